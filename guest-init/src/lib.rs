@@ -1,0 +1,13 @@
+//! PID 1 of a sandbox, and the contract between it and the host.
+//!
+//! The host writes a [`config::GuestConfig`] beside the init program in the staging root; the init
+//! reads it once and *assembles* the sandbox from it. Both sides compile the same types, so the
+//! contract cannot drift.
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | [`config`] | the guest config: what the host tells the guest |
+//! | [`net`] | addresses and routes as they are written by people |
+
+pub mod config;
+pub mod net;
