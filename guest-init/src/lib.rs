@@ -8,6 +8,31 @@
 //! |---|---|
 //! | [`config`] | the guest config: what the host tells the guest |
 //! | [`net`] | addresses and routes as they are written by people |
+//! | `plan` | what PID 1 will do, as data |
+//! | `boot` | PID 1 |
+//! | `root`, `cgroup`, `static_units`, `network` | the steps of the boot |
+//! | `enter`, `relay` | a command in a running sandbox |
 
 pub mod config;
 pub mod net;
+
+#[cfg(feature = "init")]
+pub mod boot;
+#[cfg(feature = "init")]
+mod cgroup;
+#[cfg(feature = "init")]
+mod console_log;
+#[cfg(feature = "init")]
+pub mod enter;
+#[cfg(feature = "init")]
+mod network;
+#[cfg(feature = "init")]
+pub mod plan;
+#[cfg(feature = "init")]
+mod process;
+#[cfg(feature = "init")]
+mod relay;
+#[cfg(feature = "init")]
+mod root;
+#[cfg(feature = "init")]
+mod static_units;

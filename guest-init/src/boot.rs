@@ -1,0 +1,76 @@
+//! PID 1: carries out the [plan](crate::plan) and becomes the payload.
+
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use log::{debug, warn};
+use nix::unistd::sethostname;
+
+use crate::config::{GuestConfig, VERSION};
+use crate::plan::{Step, plan};
+use crate::{cgroup, process, root, static_units};
+
+/// Where the host puts the config, in the staging root.
+pub const CONFIG_PATH: &str = "/guest.json";
+
+/// Boots the sandbox. Returns only on failure.
+pub fn boot() -> Result<std::convert::Infallible> {
+    let config = read(Path::new(CONFIG_PATH))?;
+    crate::console_log::init(config.debug);
+    let begin = Instant::now();
+    for step in plan(&config) {
+        debug!("{:>6} ms  {step:?}", begin.elapsed().as_millis());
+        match step {
+            Step::NewRoot => root::new_root()?,
+            Step::Mount(mount) => root::add(current_root(), &mount)?,
+            Step::Move(path) => root::carry_over(&path)?,
+            Step::Cgroup { name, max_pids } => {
+                cgroup::enter(Path::new(root::NEW_ROOT), &name, max_pids)?
+            }
+            Step::Pivot => root::pivot()?,
+            Step::File(file) => root::write(&file)?,
+            Step::MaskStaticUnits { keep } => {
+                for link in static_units::mask(Path::new("/"), &keep)? {
+                    debug!("masked '{}'", link.display());
+                }
+            }
+            Step::Hostname(name) => {
+                // libvirt sets it too; not being allowed to (a user namespace) is no reason to stop.
+                if let Err(error) = sethostname(&name) {
+                    warn!("setting the host name: {error}");
+                }
+            }
+            Step::Network(nics) => crate::network::start(&nics, &config.hostname)?,
+            Step::Exec {
+                command,
+                environment,
+            } => return Ok(process::exec(&command, &environment)?),
+        }
+    }
+    bail!("the plan has no payload")
+}
+
+/// The root that steps work on: the one being assembled, until it is the root itself.
+fn current_root() -> &'static Path {
+    if Path::new(root::NEW_ROOT).exists() {
+        Path::new(root::NEW_ROOT)
+    } else {
+        Path::new("/")
+    }
+}
+
+fn read(path: &Path) -> Result<GuestConfig> {
+    let doing = || format!("reading '{}'", path.display());
+    let text = fs::read_to_string(path).with_context(doing)?;
+    let config: GuestConfig = serde_json::from_str(&text).with_context(doing)?;
+    if config.version != VERSION {
+        bail!(
+            "reading '{}': version {} of the guest config, but this init speaks {VERSION}",
+            path.display(),
+            config.version
+        );
+    }
+    Ok(config)
+}

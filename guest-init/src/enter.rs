@@ -1,0 +1,298 @@
+//! Running a command in a sandbox that is up: `guest-init enter --pid PID [OPTION…] -- COMMAND`.
+//!
+//! The host starts this program from a sealed copy in memory. It joins the namespaces and cgroups of the
+//! sandbox's PID 1 and gives up every capability that PID 1 cannot have, *before* anything of the
+//! sandbox is run. The command's exit status becomes its own; death by signal N is 128+N, a command that
+//! is not found 127, one that cannot be run 126, and a failure of our own 125.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, anyhow, bail};
+use caps::CapSet;
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, setns};
+use nix::unistd::{Gid, Uid, chdir, setgid, setgroups, setuid};
+
+use crate::process::ExecError;
+use crate::{cgroup, relay};
+
+const OWN_FAILURE: u8 = 125;
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What is asked for.
+#[derive(Debug, Default)]
+struct Request {
+    pid: i32,
+    terminal: bool,
+    user: Option<String>,
+    directory: Option<PathBuf>,
+    environment: Vec<(String, String)>,
+    command: Vec<String>,
+}
+
+/// Runs the command and gives its exit status.
+#[must_use]
+pub fn main(arguments: &[String]) -> ExitCode {
+    crate::console_log::init(false);
+    match parse(arguments).and_then(run) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("virt-sandbox: {error:#}");
+            ExitCode::from(OWN_FAILURE)
+        }
+    }
+}
+
+fn parse(arguments: &[String]) -> Result<Request> {
+    let mut request = Request::default();
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        let mut value = || {
+            arguments
+                .next()
+                .with_context(|| format!("{argument} needs a value"))
+        };
+        match argument.as_str() {
+            "--pid" => request.pid = value()?.parse().context("reading --pid")?,
+            "--terminal" => request.terminal = true,
+            "--user" => request.user = Some(value()?.clone()),
+            "--directory" => request.directory = Some(value()?.into()),
+            "--env" => {
+                let pair = value()?;
+                let (key, value) = pair
+                    .split_once('=')
+                    .with_context(|| format!("'{pair}' is not KEY=VALUE"))?;
+                request.environment.push((key.to_owned(), value.to_owned()));
+            }
+            "--" => {
+                request.command = arguments.cloned().collect();
+                break;
+            }
+            other => bail!("unknown argument '{other}'"),
+        }
+    }
+    if request.pid <= 0 || request.command.is_empty() {
+        bail!("--pid and a command are needed");
+    }
+    Ok(request)
+}
+
+fn run(request: Request) -> Result<u8> {
+    let target = Target::open(request.pid)?;
+    target.join()?;
+
+    let account = Account::find(request.user.as_deref().unwrap_or("root"))?;
+    let mut environment = vec![
+        ("PATH".to_owned(), PATH.to_owned()),
+        ("HOME".to_owned(), account.home.clone()),
+        ("USER".to_owned(), account.name.clone()),
+        ("LOGNAME".to_owned(), account.name.clone()),
+        ("SHELL".to_owned(), account.shell.clone()),
+        ("container".to_owned(), "lxc-libvirt".to_owned()),
+    ];
+    for (key, value) in request.environment {
+        environment.retain(|(known, _)| *known != key);
+        environment.push((key, value));
+    }
+    let directory = request
+        .directory
+        .unwrap_or_else(|| account.home.clone().into());
+    let command = request.command;
+
+    relay::run(request.terminal, || {
+        let prepare = || -> Result<()> {
+            if chdir(&directory).is_err() {
+                chdir("/").context("entering '/'")?;
+            }
+            account.become_it()
+        };
+        if let Err(error) = prepare() {
+            return (OWN_FAILURE, format!("{error:#}"));
+        }
+        match crate::process::exec(&command, &environment) {
+            Ok(never) => match never {},
+            Err(ExecError { program, source }) => {
+                let status = if source == Errno::ENOENT { 127 } else { 126 };
+                (status, format!("running '{program}': {}", source.desc()))
+            }
+        }
+    })
+}
+
+/// The process whose sandbox is entered.
+struct Target {
+    namespaces: Vec<(CloneFlags, File)>,
+    cgroup_files: Vec<PathBuf>,
+    bounding: u64,
+}
+
+/// Namespaces in the order they are entered: the one of mounts comes last, since files of `/proc` are
+/// needed until then and it changes the root.
+const NAMESPACES: [(&str, CloneFlags); 6] = [
+    ("ipc", CloneFlags::CLONE_NEWIPC),
+    ("uts", CloneFlags::CLONE_NEWUTS),
+    ("net", CloneFlags::CLONE_NEWNET),
+    ("pid", CloneFlags::CLONE_NEWPID),
+    ("cgroup", CloneFlags::CLONE_NEWCGROUP),
+    ("mnt", CloneFlags::CLONE_NEWNS),
+];
+
+impl Target {
+    fn open(pid: i32) -> Result<Self> {
+        let proc = PathBuf::from(format!("/proc/{pid}"));
+        let read = |name: &str| {
+            let path = proc.join(name);
+            fs::read_to_string(&path).with_context(|| format!("reading '{}'", path.display()))
+        };
+        let mut namespaces = Vec::new();
+        for (name, flag) in NAMESPACES {
+            let path = proc.join("ns").join(name);
+            let doing = || format!("opening '{}'", path.display());
+            namespaces.push((flag, File::open(&path).with_context(doing)?));
+        }
+        // A user namespace other than ours owns the rest; it is entered first.
+        let (theirs, ours) = (proc.join("ns/user"), PathBuf::from("/proc/self/ns/user"));
+        if fs::read_link(&theirs)? != fs::read_link(&ours)? {
+            namespaces.insert(0, (CloneFlags::CLONE_NEWUSER, File::open(theirs)?));
+        }
+        let bounding = read("status")?
+            .lines()
+            .find_map(|line| {
+                line.strip_prefix("CapBnd:")
+                    .map(str::trim)
+                    .map(str::to_owned)
+            })
+            .and_then(|mask| u64::from_str_radix(&mask, 16).ok())
+            .ok_or_else(|| anyhow!("reading '{}': no CapBnd", proc.join("status").display()))?;
+        let mounted =
+            fs::read_to_string("/proc/self/mountinfo").context("reading '/proc/self/mountinfo'")?;
+        let cgroup_files = cgroup::parse(&read("cgroup")?)
+            .iter()
+            .filter_map(|membership| cgroup::procs_file(membership, &mounted))
+            .collect();
+        Ok(Self {
+            namespaces,
+            cgroup_files,
+            bounding,
+        })
+    }
+
+    fn join(&self) -> Result<()> {
+        for path in &self.cgroup_files {
+            fs::write(path, "0")
+                .with_context(|| format!("joining the cgroup of '{}'", path.display()))?;
+        }
+        for (flag, file) in &self.namespaces {
+            setns(file, *flag).with_context(|| format!("entering the sandbox ({flag:?})"))?;
+        }
+        chdir("/").context("entering '/'")?;
+        for capability in caps::all() {
+            if self.bounding & capability.bitmask() == 0 {
+                caps::drop(None, CapSet::Inheritable, capability)?;
+                caps::drop(None, CapSet::Bounding, capability)
+                    .with_context(|| format!("giving up {capability}"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An account of the sandbox. A static program has no name service: the file is read.
+struct Account {
+    name: String,
+    uid: u32,
+    gid: u32,
+    groups: Vec<u32>,
+    home: String,
+    shell: String,
+}
+
+impl Account {
+    fn find(name: &str) -> Result<Self> {
+        let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+        let group = fs::read_to_string("/etc/group").unwrap_or_default();
+        match Self::parse(name, &passwd, &group) {
+            Some(account) => Ok(account),
+            // A sandbox whose passwd is gone can still be repaired by root.
+            None if name == "root" => Ok(Self {
+                name: name.to_owned(),
+                uid: 0,
+                gid: 0,
+                groups: vec![0],
+                home: "/root".to_owned(),
+                shell: "/bin/sh".to_owned(),
+            }),
+            None => bail!("the sandbox has no user '{name}'"),
+        }
+    }
+
+    fn parse(name: &str, passwd: &str, group: &str) -> Option<Self> {
+        let fields: Vec<&str> = passwd
+            .lines()
+            .map(|line| line.split(':').collect::<Vec<_>>())
+            .find(|fields| fields.len() >= 7 && (fields[0] == name || fields[2] == name))?;
+        let gid = fields[3].parse().ok()?;
+        let mut groups = vec![gid];
+        groups.extend(group.lines().filter_map(|line| {
+            let entry: Vec<&str> = line.split(':').collect();
+            let is_member =
+                entry.len() >= 4 && entry[3].split(',').any(|member| member == fields[0]);
+            is_member.then(|| entry[2].parse::<u32>().ok()).flatten()
+        }));
+        Some(Self {
+            name: fields[0].to_owned(),
+            uid: fields[2].parse().ok()?,
+            gid,
+            groups,
+            home: fields[5].to_owned(),
+            shell: fields[6].to_owned(),
+        })
+    }
+
+    fn become_it(&self) -> Result<()> {
+        let groups: Vec<Gid> = self.groups.iter().copied().map(Gid::from_raw).collect();
+        setgroups(&groups).context("setting the groups")?;
+        setgid(Gid::from_raw(self.gid)).context("setting the group")?;
+        setuid(Uid::from_raw(self.uid)).context("setting the user")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accounts_are_found_by_name_and_number() {
+        let passwd = "root:x:0:0:root:/root:/bin/bash\nweb:x:33:34::/var/www:/usr/sbin/nologin\n";
+        let group = "web:x:34:\ncerts:x:111:web,other\n";
+        for key in ["web", "33"] {
+            let account = Account::parse(key, passwd, group).unwrap();
+            assert_eq!(
+                (account.uid, account.gid, account.groups),
+                (33, 34, vec![34, 111])
+            );
+            assert_eq!(account.home, "/var/www");
+        }
+        assert!(Account::parse("nobody", passwd, group).is_none());
+    }
+
+    #[test]
+    fn a_request_needs_a_pid_and_a_command() {
+        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let request = parse(&words("--pid 7 --terminal --env A=b=c -- ls -l --pid")).unwrap();
+        assert_eq!((request.pid, request.terminal), (7, true));
+        assert_eq!(request.environment, [("A".to_owned(), "b=c".to_owned())]);
+        assert_eq!(request.command, ["ls", "-l", "--pid"]);
+        for bad in [
+            "--pid 7",
+            "-- ls",
+            "--pid x -- ls",
+            "--wat -- ls",
+            "--pid 7 --env A -- ls",
+        ] {
+            assert!(parse(&words(bad)).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Forking and waiting. The one place with `unsafe`: this program has a single thread, for which
+//! fork(2) is sound.
+#![allow(unsafe_code)]
+
+use std::ffi::CString;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::unistd::{ForkResult, Pid, execve, fork};
+
+nix::ioctl_write_int_bad!(
+    /// Makes a terminal the controlling one of the session (`TIOCSCTTY(2const)`).
+    tiocsctty,
+    nix::libc::TIOCSCTTY
+);
+nix::ioctl_read_bad!(
+    /// Reads the size of a terminal's window (`TIOCGWINSZ(2const)`).
+    tiocgwinsz,
+    nix::libc::TIOCGWINSZ,
+    nix::libc::winsize
+);
+nix::ioctl_write_ptr_bad!(
+    /// Sets the size of a terminal's window (`TIOCSWINSZ(2const)`).
+    tiocswinsz,
+    nix::libc::TIOCSWINSZ,
+    nix::libc::winsize
+);
+
+/// Runs `child` in a new process, whose exit status is what it returns, and gives the pid.
+pub fn spawn(child: impl FnOnce() -> u8) -> Result<Pid> {
+    // SAFETY: guest-init never starts a thread before it forks, so the child may call anything.
+    match unsafe { fork() }.context("forking")? {
+        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Child => std::process::exit(child().into()),
+    }
+}
+
+/// Makes the terminal `fd` the controlling terminal. The caller leads a session without one.
+pub fn take_terminal(fd: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: the descriptor is open for as long as it is borrowed, and the argument is a number.
+    unsafe { tiocsctty(fd.as_raw_fd(), 0) }.context("taking the controlling terminal")?;
+    Ok(())
+}
+
+/// Copies the window size of one terminal to another.
+pub fn copy_window_size(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
+    let mut size = nix::libc::winsize {
+        ws_row: 0,
+        ws_col: 0,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // SAFETY: both descriptors are open for as long as they are borrowed, and `size` outlives the calls.
+    unsafe { tiocgwinsz(from.as_raw_fd(), &raw mut size) }.context("reading the window size")?;
+    // SAFETY: as above.
+    unsafe { tiocswinsz(to.as_raw_fd(), &raw const size) }.context("setting the window size")?;
+    Ok(())
+}
+
+/// Replaces this process by `command`, which is looked up in the `PATH` of `environment` unless it is a
+/// path. Returns only on failure.
+pub fn exec(
+    command: &[String],
+    environment: &[(String, String)],
+) -> Result<std::convert::Infallible, ExecError> {
+    let failed = |source| ExecError {
+        program: command.first().cloned().unwrap_or_default(),
+        source,
+    };
+    let (argv, envp) =
+        c_strings(command, environment).map_err(|_| failed(nix::errno::Errno::EINVAL))?;
+    let Some(program) = argv.first() else {
+        return Err(failed(nix::errno::Errno::ENOENT));
+    };
+    // A payload starts with no signal blocked.
+    let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
+    if program.as_bytes().contains(&b'/') {
+        return execve(program, &argv, &envp).map_err(failed);
+    }
+    // execvpe(3) would search our own PATH, not the payload's.
+    let path = environment.iter().find(|(key, _)| key == "PATH");
+    let mut reason = nix::errno::Errno::ENOENT;
+    for dir in path.map_or("", |(_, dirs)| dirs).split(':') {
+        let Ok(candidate) = CString::new(format!("{dir}/{}", command[0])) else {
+            continue;
+        };
+        match execve(&candidate, &argv, &envp) {
+            Ok(never) => match never {},
+            Err(nix::errno::Errno::ENOENT | nix::errno::Errno::ENOTDIR) => {}
+            Err(error) => reason = error,
+        }
+    }
+    Err(failed(reason))
+}
+
+/// Why a program did not start.
+#[derive(Debug, thiserror::Error)]
+#[error("running '{program}'")]
+pub struct ExecError {
+    /// The program as it was asked for.
+    pub program: String,
+    /// What execve(2) said.
+    pub source: nix::errno::Errno,
+}
+
+fn c_strings(
+    command: &[String],
+    environment: &[(String, String)],
+) -> Result<(Vec<CString>, Vec<CString>)> {
+    if command.is_empty() {
+        bail!("no command");
+    }
+    let argv = command.iter().map(|word| CString::new(word.as_str()));
+    let envp = environment
+        .iter()
+        .map(|(key, value)| CString::new(format!("{key}={value}")));
+    Ok((
+        argv.collect::<Result<_, _>>()?,
+        envp.collect::<Result<_, _>>()?,
+    ))
+}

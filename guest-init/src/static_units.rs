@@ -1,0 +1,92 @@
+//! Masking what `/usr` pulls into every boot.
+//!
+//! Packages ship `*.wants` directories below `/usr/lib/systemd/system`; a sandbox shares that tree with the host, so it
+//! would start the host's boot services. A link to `/dev/null` of the same name in a directory that precedes it
+//! makes systemd ignore the dependency (`systemd.unit(5)`). `/run` precedes `/usr` and is gone after the
+//! boot; `/etc` precedes both, so what an admin enables inside the sandbox is still started.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::root::{below, make_dir};
+
+const VENDOR_DIRS: [&str; 3] = [
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+    "/usr/local/lib/systemd/system",
+];
+const RUNTIME_DIR: &str = "/run/systemd/system";
+
+/// Masks every static dependency of a target below `root` that is not in `keep`.
+pub fn mask(root: &Path, keep: &[String]) -> Result<Vec<PathBuf>> {
+    let mut masked = BTreeSet::new();
+    for dir in VENDOR_DIRS {
+        for target in list(&below(root, Path::new(dir)))? {
+            let is_of_target =
+                target.ends_with(".target.wants") || target.ends_with(".target.requires");
+            if !is_of_target {
+                continue;
+            }
+            for unit in list(&below(root, Path::new(dir)).join(&target))? {
+                if !keep.contains(&unit) {
+                    masked.insert(Path::new(RUNTIME_DIR).join(&target).join(&unit));
+                }
+            }
+        }
+    }
+    for link in &masked {
+        let path = below(root, link);
+        if let Some(parent) = path.parent() {
+            make_dir(parent, 0o755)?;
+        }
+        symlink("/dev/null", &path).with_context(|| format!("masking '{}'", path.display()))?;
+    }
+    Ok(masked.into_iter().collect())
+}
+
+fn list(dir: &Path) -> Result<Vec<String>> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
+        Err(error) => return Err(error).with_context(|| format!("reading '{}'", dir.display())),
+    };
+    entries
+        .map(|entry| {
+            let entry = entry.with_context(|| format!("reading '{}'", dir.display()))?;
+            Ok(entry.file_name().to_string_lossy().into_owned())
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_kept_stays() {
+        let root = tempfile::tempdir().unwrap();
+        let wants = root
+            .path()
+            .join("usr/lib/systemd/system/sysinit.target.wants");
+        fs::create_dir_all(&wants).unwrap();
+        fs::write(wants.join("systemd-journald.service"), "").unwrap();
+        fs::write(wants.join("systemd-modules-load.service"), "").unwrap();
+        let of_service = root.path().join("usr/lib/systemd/system/web.service.wants");
+        fs::create_dir_all(&of_service).unwrap();
+        fs::write(of_service.join("web-helper.service"), "").unwrap();
+
+        let masked = mask(root.path(), &["systemd-journald.service".into()]).unwrap();
+
+        let expected =
+            PathBuf::from("/run/systemd/system/sysinit.target.wants/systemd-modules-load.service");
+        assert_eq!(masked, std::slice::from_ref(&expected));
+        assert_eq!(
+            fs::read_link(below(root.path(), &expected)).unwrap(),
+            Path::new("/dev/null")
+        );
+    }
+}
