@@ -43,7 +43,12 @@ pub struct GuestConfig {
 /// One step in assembling the root. Targets are absolute paths in the sandbox; they are created
 /// where they are missing, as what their source is (directory or file).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "type")]
+#[serde(
+    deny_unknown_fields,
+    rename_all = "kebab-case",
+    rename_all_fields = "kebab-case",
+    tag = "type"
+)]
 pub enum Mount {
     /// A directory or file of the staging root, bound with its submounts.
     Bind {
@@ -105,7 +110,12 @@ pub struct Nic {
 
 /// How a NIC gets its addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "type")]
+#[serde(
+    deny_unknown_fields,
+    rename_all = "kebab-case",
+    rename_all_fields = "kebab-case",
+    tag = "type"
+)]
 pub enum Addressing {
     /// The interface is raised and otherwise left alone.
     None,

@@ -1,0 +1,38 @@
+//! What the user asked for: one noun a file, each with one written form for the command line and
+//! for `sandbox.toml`.
+//!
+//! Parsing checks all that can be checked without the host; nothing here looks at it. The only I/O
+//! is reading and writing the file.
+
+pub mod mount;
+pub mod name;
+pub mod network;
+pub mod resources;
+pub mod service;
+pub mod size;
+
+pub use mount::Mount;
+pub use name::SandboxName;
+pub use network::Network;
+pub use resources::Resources;
+pub use service::{SandboxConfig, State};
+pub use size::Bytes;
+
+/// Makes serde use the written form of a type (`FromStr` and `Display`).
+macro_rules! as_text {
+    ($type:ty) => {
+        impl serde::Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+pub(crate) use as_text;

@@ -1,0 +1,192 @@
+//! A persistent sandbox as its file describes it: `sandbox.toml`, the source of truth from which the domain, the
+//! host's unit and the guest config are made anew at any time.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Mount, Network, Resources, SandboxName};
+use crate::error::{Error, Result};
+use crate::sys::atomic;
+
+/// Version of the file's schema.
+pub const VERSION: u32 = 1;
+
+/// A service sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct SandboxConfig {
+    /// [`VERSION`] of the file.
+    pub version: u32,
+    /// Name of the sandbox; also that of its libvirt domain.
+    pub name: SandboxName,
+    /// Identity of the domain and, without dashes, the machine id inside.
+    pub uuid: uuid::Uuid,
+    /// The libvirt connection it belongs to.
+    pub connection: String,
+    /// Units that run in it.
+    pub units: Vec<String>,
+    /// Packages named by the user beside those found.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub packages: Vec<String>,
+    /// Root of its private tree.
+    pub path: PathBuf,
+    /// Host name inside.
+    pub hostname: String,
+    /// Static boot-time dependencies of the host's `/usr` that stay, beside those every boot needs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keep_units: Vec<String>,
+    /// Seconds the units may take to become active.
+    pub timeout: u32,
+    /// NICs; none means no network but the loopback.
+    #[serde(default)]
+    pub networks: Vec<Network>,
+    /// Mounts beside those every sandbox has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<Mount>,
+    /// Limits.
+    #[serde(default)]
+    pub resources: Resources,
+}
+
+/// What becomes of the state that a service has on the host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum State {
+    /// Copy it where nothing of the service runs on the host, else refuse
+    #[default]
+    Auto,
+    /// Copy it in any case
+    Copy,
+    /// Make the directories only
+    Fresh,
+}
+
+/// Seconds the units may take to become active, unless said otherwise.
+pub const DEFAULT_TIMEOUT: u32 = 90;
+
+impl SandboxConfig {
+    /// Reads the text of a `sandbox.toml`; `path` is for the message.
+    ///
+    /// # Errors
+    /// Names the file, the line and what is wrong there.
+    pub fn parse(text: &str, path: &Path) -> Result<Self> {
+        let config: Self = toml::from_str(text).map_err(|error| Error::Config {
+            path: path.to_owned(),
+            reason: error.to_string().trim_end().to_owned(),
+        })?;
+        config.check().map_err(|reason| Error::Config {
+            path: path.to_owned(),
+            reason,
+        })?;
+        Ok(config)
+    }
+
+    fn check(&self) -> std::result::Result<(), String> {
+        if self.version != VERSION {
+            return Err(format!("version {}, but this program knows version {VERSION}", self.version));
+        }
+        if self.units.is_empty() {
+            return Err("'units' is empty".to_owned());
+        }
+        if !self.path.is_absolute() {
+            return Err(format!("'path' is not absolute: '{}'", self.path.display()));
+        }
+        Ok(())
+    }
+
+    /// The text of the file.
+    ///
+    /// # Errors
+    /// Only if a path is not UTF-8.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(|error| Error::Config {
+            path: self.path.clone(),
+            reason: error.to_string(),
+        })
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// Where it cannot be read, and as [`parse`](Self::parse).
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path).map_err(Error::io("reading", path))?;
+        Self::parse(&text, path)
+    }
+
+    /// Writes the file, whole or not at all.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let text = format!("# A sandbox of virt-sandbox; see virt-sandbox-service(1).\n{}", self.to_toml()?);
+        atomic::write(path, text.as_bytes(), 0o600)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> SandboxConfig {
+        SandboxConfig {
+            version: VERSION,
+            name: "web1".parse().unwrap(),
+            uuid: uuid::Uuid::from_u128(7),
+            connection: "lxc:///".to_owned(),
+            units: vec!["apache2.service".to_owned()],
+            packages: vec!["apache2-data".to_owned()],
+            path: "/var/lib/libvirt/filesystems/web1".into(),
+            hostname: "web1".to_owned(),
+            keep_units: vec!["dbus.socket".to_owned()],
+            timeout: DEFAULT_TIMEOUT,
+            networks: vec!["address=192.0.2.7/24,route=0.0.0.0/0%192.0.2.1".parse().unwrap()],
+            mounts: vec![r"host-bind:/a\,b=/srv,ro".parse().unwrap()],
+            resources: Resources {
+                memory: Some("1G".parse().unwrap()),
+                cpus: Some(2),
+                cpu_shares: Some(512),
+                cpu_quota: Some(150),
+                cpu_pinning: Some("0-1".parse().unwrap()),
+                numa_nodes: Some("0".parse().unwrap()),
+                pids: Some(100),
+                io_weight: Some(200),
+                io_read: vec!["/dev/sda=10M".parse().unwrap()],
+                io_write: vec!["/dev/sda=5M".parse().unwrap()],
+                io_read_ops: vec!["/dev/sda=100".parse().unwrap()],
+                io_write_ops: vec!["/dev/sda=50".parse().unwrap()],
+                net_receive: Some("10M".parse().unwrap()),
+                net_send: Some("1M".parse().unwrap()),
+            },
+        }
+    }
+
+    #[test]
+    fn a_file_round_trips_exactly() {
+        let text = example().to_toml().unwrap();
+        let read = SandboxConfig::parse(&text, Path::new("x")).unwrap();
+        assert_eq!(read, example());
+        assert_eq!(read.to_toml().unwrap(), text);
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn what_is_wrong_in_a_file_is_named_with_its_place() {
+        let good = example().to_toml().unwrap();
+        for (from, to, expected) in [
+            ("version = 1", "version = 9", "version 9"),
+            ("timeout", "timeoutt", "timeoutt"),
+            ("memory = \"1G\"", "memory = \"1X\"", "'1X' is not a size"),
+            ("name = \"web1\"", "name = \"../x\"", "line 2"),
+            ("units = [\"apache2.service\"]", "units = []", "'units' is empty"),
+        ] {
+            assert!(good.contains(from), "{from}");
+            let error = SandboxConfig::parse(&good.replace(from, to), Path::new("/etc/x.toml")).unwrap_err();
+            let message = error.to_string();
+            assert!(message.contains(expected) && message.contains("/etc/x.toml"), "{message}");
+        }
+    }
+}

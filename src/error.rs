@@ -1,0 +1,80 @@
+//! What can go wrong, said once: what was being done, to which thing, why it failed, and what to do.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Result of this library's operations.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Any failure of this library.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or directory of the host.
+    #[error("{doing} '{}'", path.display())]
+    Io {
+        /// A gerund: "reading".
+        doing: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A configuration file that is not right.
+    #[error("reading '{}': {reason}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// Where and what.
+        reason: String,
+    },
+    /// A request of libvirt's that failed.
+    #[error("{doing}: {reason}")]
+    Libvirt {
+        /// What was being done.
+        doing: String,
+        /// What libvirt said.
+        reason: String,
+    },
+    /// The host or the request is not as it must be; the text says what to do.
+    #[error("{0}")]
+    Refused(String),
+    /// The sandbox runs, but its units do not; the text names them.
+    #[error("{0}")]
+    NotReady(String),
+    /// A step with the failure of a part inside.
+    #[error("{doing}")]
+    Step {
+        /// What was being done.
+        doing: String,
+        /// The part's failure.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl Error {
+    /// For `map_err` on a system call: `fs::read(path).map_err(Error::io("reading", path))`.
+    pub fn io<'a>(doing: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Self + use<'a> {
+        move |source| Self::Io {
+            doing,
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    /// Something the user has to change.
+    pub fn refused(text: impl Into<String>) -> Self {
+        Self::Refused(text.into())
+    }
+
+    /// Wraps the failure of a part.
+    pub fn step<E>(doing: impl Into<String>) -> impl FnOnce(E) -> Self
+    where
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        let doing = doing.into();
+        move |source| Self::Step {
+            doing,
+            source: Box::new(source),
+        }
+    }
+}
