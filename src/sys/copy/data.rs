@@ -1,0 +1,118 @@
+//! The content of a regular file, with its holes.
+
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+
+use nix::errno::Errno;
+use nix::unistd::{Whence, lseek};
+
+/// How often a file is read before it counts as one that does not stop changing.
+const ATTEMPTS: u32 = 3;
+
+/// Why [`copy`] gave up; the caller knows the path.
+#[derive(Debug, thiserror::Error)]
+#[error("the file keeps changing")]
+struct Unsteady;
+
+/// Whether an error of [`copy`] means that the file was written to meanwhile.
+pub(super) fn was_changed(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<Unsteady>())
+}
+
+/// Copies the content of `from`, and returns metadata that belongs to exactly this content.
+pub(super) fn copy(from: &File, to: &File) -> io::Result<Metadata> {
+    copy_watched(from, to, |_| {})
+}
+
+/// [`copy`], calling `after` when an attempt has read everything: tests write to the file then.
+fn copy_watched(from: &File, to: &File, mut after: impl FnMut(u32)) -> io::Result<Metadata> {
+    for attempt in 1..=ATTEMPTS {
+        let before = from.metadata()?;
+        copy_extents(from, to, before.len())?;
+        after(attempt);
+        if state(&from.metadata()?) == state(&before) {
+            return Ok(before);
+        }
+    }
+    Err(io::Error::other(Unsteady))
+}
+
+/// What changes with every write. The times of the status are part of it since a writer can set the
+/// time of modification back.
+fn state(metadata: &Metadata) -> (u64, i64, i64, i64, i64) {
+    (
+        metadata.len(),
+        metadata.mtime(),
+        metadata.mtime_nsec(),
+        metadata.ctime(),
+        metadata.ctime_nsec(),
+    )
+}
+
+fn copy_extents(from: &File, to: &File, size: u64) -> io::Result<()> {
+    // Emptied first, so that a second attempt starts from one hole too.
+    to.set_len(0)?;
+    to.set_len(size)?;
+    let size = i64::try_from(size).map_err(io::Error::other)?;
+    let mut done = 0;
+    while done < size {
+        // lseek(2): ENXIO means no data after this offset; EINVAL, a filesystem that cannot tell.
+        let start = match lseek(from, done, Whence::SeekData) {
+            Ok(start) => start,
+            Err(Errno::ENXIO) => break,
+            Err(Errno::EINVAL) => done,
+            Err(errno) => return Err(errno.into()),
+        };
+        let end = match lseek(from, start, Whence::SeekHole) {
+            Ok(end) => end.min(size),
+            Err(Errno::ENXIO) => break,
+            Err(Errno::EINVAL) => size,
+            Err(errno) => return Err(errno.into()),
+        };
+        let Some(length) = u64::try_from(end - start).ok().filter(|&n| n > 0) else {
+            break;
+        };
+        lseek(from, start, Whence::SeekSet)?;
+        lseek(to, start, Whence::SeekSet)?;
+        // Between two files this is copy_file_range(2), which shares blocks where it can.
+        if io::copy(&mut Read::take(from, length), &mut &*to)? < length {
+            // It has become shorter: the caller compares the sizes.
+            break;
+        }
+        done = end;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, OpenOptions};
+    use std::io::Write;
+
+    fn attempt(changes_until: u32, change: impl Fn(&mut File)) -> io::Result<String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("from");
+        fs::write(&path, "0").unwrap();
+        let from = File::open(&path).unwrap();
+        let to = File::create(dir.path().join("to")).unwrap();
+        copy_watched(&from, &to, |attempt| {
+            if attempt < changes_until {
+                change(&mut OpenOptions::new().append(true).open(&path).unwrap());
+            }
+        })?;
+        Ok(fs::read_to_string(dir.path().join("to")).unwrap())
+    }
+
+    #[test]
+    fn a_change_is_noticed_and_read_again() {
+        let append = |file: &mut File| file.write_all(b"1").unwrap();
+        assert_eq!(attempt(1, append).unwrap(), "0");
+        assert_eq!(attempt(2, append).unwrap(), "01");
+        assert_eq!(attempt(3, append).unwrap(), "011");
+        assert!(was_changed(&attempt(4, append).unwrap_err()));
+        let shrink = |file: &mut File| file.set_len(0).unwrap();
+        assert_eq!(attempt(2, shrink).unwrap(), "");
+    }
+}

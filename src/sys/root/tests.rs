@@ -1,0 +1,150 @@
+use super::*;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+/// A root with a secret beside it that no path from inside may reach.
+fn fixture() -> (tempfile::TempDir, Root) {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    fs::create_dir_all(tree.join("etc/real")).unwrap();
+    fs::write(dir.path().join("secret"), "outside").unwrap();
+    fs::write(tree.join("secret"), "inside").unwrap();
+    fs::write(tree.join("etc/real/file"), "content").unwrap();
+    symlink("/etc/real", tree.join("etc/absolute")).unwrap();
+    symlink("../../../../secret", tree.join("etc/climbing")).unwrap();
+    symlink(dir.path().join("secret"), tree.join("etc/host")).unwrap();
+    symlink("/nowhere", tree.join("etc/dangling")).unwrap();
+    symlink("loop", tree.join("etc/loop")).unwrap();
+    let root = Root::new(&tree).unwrap();
+    (dir, root)
+}
+
+#[test]
+fn links_resolve_inside() {
+    let (_dir, root) = fixture();
+    let cases = [
+        ("/etc/real/file", "content", "/etc/real/file"),
+        ("etc/real/file", "content", "/etc/real/file"),
+        ("/etc/absolute/file", "content", "/etc/real/file"),
+        ("/etc/climbing", "inside", "/secret"),
+        ("/../../secret", "inside", "/secret"),
+    ];
+    for (path, content, canonical) in cases {
+        let path = Path::new(path);
+        assert_eq!(root.read_to_string(path).unwrap(), content, "{path:?}");
+        assert_eq!(root.canonical(path).unwrap(), Path::new(canonical));
+        assert!(root.exists(path).unwrap());
+    }
+    assert_eq!(root.canonical(Path::new("/")).unwrap(), Path::new("/"));
+    for path in ["/etc/host", "/etc/dangling", "/etc/none", "/secret/x"] {
+        assert!(!root.exists(Path::new(path)).unwrap(), "{path}");
+    }
+    assert!(root.exists(Path::new("/etc/loop")).is_err());
+}
+
+#[test]
+fn an_object_is_not_followed() {
+    let (_dir, root) = fixture();
+    let link = root.object(Path::new("/etc/absolute")).unwrap();
+    assert!(link.metadata().unwrap().is_symlink());
+    assert_eq!(link.read_link().unwrap(), Path::new("/etc/real"));
+    let names = root
+        .object(Path::new("/etc/real"))
+        .unwrap()
+        .names()
+        .unwrap();
+    assert_eq!(names, ["file"]);
+}
+
+#[test]
+fn what_is_not_a_file_is_refused_without_waiting() {
+    let (dir, root) = fixture();
+    let fifo = dir.path().join("tree/fifo");
+    nix::unistd::mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+    let error = root.read(Path::new("/fifo")).unwrap_err();
+    assert!(matches!(error, RootError::NotAFile { .. }), "{error}");
+    let big = File::create(dir.path().join("tree/big")).unwrap();
+    big.set_len(READ_LIMIT + 1).unwrap();
+    let error = root.read(Path::new("/big")).unwrap_err();
+    assert!(matches!(error, RootError::TooLarge { .. }), "{error}");
+}
+
+#[test]
+fn writing_stays_inside() {
+    let (dir, root) = fixture();
+    root.write_atomic(Path::new("/etc/absolute/new"), b"x", 0o640)
+        .unwrap();
+    let new = dir.path().join("tree/etc/real/new");
+    assert_eq!(
+        fs::metadata(&new).unwrap().permissions().mode() & 0o7777,
+        0o640
+    );
+    // The last component is replaced, never followed.
+    root.write_atomic(Path::new("/etc/climbing"), b"y", 0o644)
+        .unwrap();
+    assert_eq!(
+        fs::read_to_string(dir.path().join("tree/secret")).unwrap(),
+        "inside"
+    );
+    // A parent that points to the host leads to the same path inside, which does not exist.
+    symlink(dir.path(), dir.path().join("tree/out")).unwrap();
+    assert!(
+        root.write_atomic(Path::new("/out/secret"), b"z", 0o644)
+            .is_err()
+    );
+    assert_eq!(
+        fs::read_to_string(dir.path().join("secret")).unwrap(),
+        "outside"
+    );
+    for path in ["/", "/etc/.."] {
+        let error = root.write_atomic(Path::new(path), b"", 0o644).unwrap_err();
+        assert!(matches!(error, RootError::NoName { .. }), "{error}");
+    }
+}
+
+#[test]
+fn directories_are_made_where_they_are_missing() {
+    let (dir, root) = fixture();
+    let own = fs::metadata(dir.path()).unwrap();
+    let make = |path: &str| root.create_dir_all(Path::new(path), 0o1770, own.uid(), own.gid());
+    make("/etc/absolute/a/b").unwrap();
+    make("/etc/absolute/a/b").unwrap();
+    make("/").unwrap();
+    let made = dir.path().join("tree/etc/real/a/b");
+    assert_eq!(
+        fs::metadata(&made).unwrap().permissions().mode() & 0o7777,
+        0o1770
+    );
+    let kept = fs::metadata(dir.path().join("tree/etc/real")).unwrap();
+    assert_ne!(kept.permissions().mode() & 0o7777, 0o1770);
+    for path in ["/etc/dangling/a", "/secret/a", "/secret", "/etc/../up"] {
+        assert!(make(path).is_err(), "{path}");
+    }
+    assert!(!dir.path().join("nowhere").exists());
+}
+
+#[test]
+fn links_are_made_owned_and_removed() {
+    let (dir, root) = fixture();
+    let path = Path::new("/etc/absolute/link");
+    root.symlink(Path::new("/secret"), path).unwrap();
+    assert!(root.symlink(Path::new("/secret"), path).is_err());
+    assert_eq!(root.read_to_string(path).unwrap(), "inside");
+    let own = fs::metadata(dir.path()).unwrap();
+    root.chown(path, own.uid(), own.gid()).unwrap();
+    assert!(root.remove_file(path).unwrap());
+    assert!(!root.remove_file(path).unwrap());
+    assert!(!root.remove_file(Path::new("/none/at/all")).unwrap());
+    assert!(root.exists(Path::new("/secret")).unwrap());
+    let error = root.remove_file(Path::new("/etc/real")).unwrap_err();
+    assert!(error.to_string().starts_with("removing '"), "{error}");
+}
+
+#[test]
+fn the_host_root_works_too() {
+    let root = Root::new(Path::new("/")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("f"), "x").unwrap();
+    assert_eq!(root.read(&dir.path().join("f")).unwrap(), b"x");
+    let canonical = root.canonical(dir.path()).unwrap();
+    assert_eq!(canonical, dir.path().canonicalize().unwrap());
+}
