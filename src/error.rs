@@ -41,6 +41,9 @@ pub enum Error {
     /// The sandbox runs, but its units do not; the text names them.
     #[error("{0}")]
     NotReady(String),
+    /// A failure of a part that says all by itself.
+    #[error(transparent)]
+    Leaf(Box<dyn std::error::Error + Send + Sync>),
     /// A step with the failure of a part inside.
     #[error("{doing}")]
     Step {
@@ -50,6 +53,23 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
+
+/// Makes the errors of a leaf ours without a word of its own.
+macro_rules! from_leaf {
+    ($($leaf:ty),*) => {$(
+        impl From<$leaf> for Error {
+            fn from(error: $leaf) -> Self {
+                Self::Leaf(Box::new(error))
+            }
+        }
+    )*};
+}
+from_leaf!(
+    crate::sys::atomic::WriteError,
+    crate::sys::copy::CopyError,
+    crate::sys::lock::LockError,
+    crate::sys::root::RootError
+);
 
 impl Error {
     /// For `map_err` on a system call: `fs::read(path).map_err(Error::io("reading", path))`.

@@ -2,5 +2,22 @@
 //!
 //! A sandbox is a libvirt domain that runs the host's own `/usr`; only its configuration and its
 //! state are its own. The modules, in the order data flows through them:
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | [`config`] | what the user asked for, on the command line and in `sandbox.toml` |
+//! | [`host`] | facts about the host |
+//! | [`domain`] | config and facts become libvirt XML |
+//! | [`guest`] | what is staged for the guest |
+//! | [`hypervisor`] | libvirt |
+//! | [`sys`] | leaf wrappers of the operating system |
 
+pub mod config;
+pub mod domain;
+pub mod error;
+pub mod guest;
+pub mod host;
+pub mod hypervisor;
 pub mod sys;
+
+pub use error::{Error, Result};

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use log::{debug, warn};
 use nix::unistd::sethostname;
 
+use crate::NEW_ROOT;
 use crate::config::{GuestConfig, VERSION};
 use crate::plan::{Step, plan};
 use crate::{cgroup, process, root, static_units};
@@ -26,9 +27,7 @@ pub fn boot() -> Result<std::convert::Infallible> {
             Step::NewRoot => root::new_root()?,
             Step::Mount(mount) => root::add(current_root(), &mount)?,
             Step::Move(path) => root::carry_over(&path)?,
-            Step::Cgroup { name, max_pids } => {
-                cgroup::enter(Path::new(root::NEW_ROOT), &name, max_pids)?
-            }
+            Step::Cgroup { name, max_pids } => cgroup::enter(Path::new(NEW_ROOT), &name, max_pids)?,
             Step::Pivot => root::pivot()?,
             Step::File(file) => root::write(&file)?,
             Step::MaskStaticUnits { keep } => {
@@ -54,8 +53,8 @@ pub fn boot() -> Result<std::convert::Infallible> {
 
 /// The root that steps work on: the one being assembled, until it is the root itself.
 fn current_root() -> &'static Path {
-    if Path::new(root::NEW_ROOT).exists() {
-        Path::new(root::NEW_ROOT)
+    if Path::new(NEW_ROOT).exists() {
+        Path::new(NEW_ROOT)
     } else {
         Path::new("/")
     }

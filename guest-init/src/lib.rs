@@ -8,13 +8,18 @@
 //! |---|---|
 //! | [`config`] | the guest config: what the host tells the guest |
 //! | [`net`] | addresses and routes as they are written by people |
+//! | [`mountinfo`] | the kernel's table of mounts |
 //! | `plan` | what PID 1 will do, as data |
 //! | `boot` | PID 1 |
 //! | `root`, `cgroup`, `static_units`, `network` | the steps of the boot |
 //! | `enter`, `relay` | a command in a running sandbox |
 
 pub mod config;
+pub mod mountinfo;
 pub mod net;
+
+/// Where the new root is assembled, in the staging root.
+pub const NEW_ROOT: &str = "/newroot";
 
 #[cfg(feature = "init")]
 pub mod boot;

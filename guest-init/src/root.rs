@@ -8,10 +8,9 @@ use anyhow::{Context, Result, bail};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::unistd::{chdir, pivot_root};
 
+use crate::NEW_ROOT;
 use crate::config::{File, Mount};
-
-/// Where the new root is assembled, in the staging root.
-pub const NEW_ROOT: &str = "/newroot";
+use crate::mountinfo::mount_points;
 
 /// Size of the root's own tmpfs in bytes. It holds mount points only; a writable root is needed
 /// by the hardening of systemd units, which make mount points of their own there.
@@ -107,28 +106,12 @@ fn tmpfs(target: &Path, mode: u32, size: Option<u64>) -> Result<()> {
 fn mount_points_below(path: &Path) -> Result<Vec<PathBuf>> {
     let table =
         fs::read_to_string("/proc/self/mountinfo").context("reading '/proc/self/mountinfo'")?;
-    let mut found: Vec<PathBuf> = parse_mount_points(&table)
+    let mut found: Vec<PathBuf> = mount_points(&table)
         .filter(|mount_point| mount_point.starts_with(path))
         .collect();
     found.sort();
     found.dedup();
     Ok(found)
-}
-
-/// The mount points of a `mountinfo` table (`proc_pid_mountinfo(5)`, fifth field).
-fn parse_mount_points(table: &str) -> impl Iterator<Item = PathBuf> {
-    table
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .map(|field| {
-            PathBuf::from(
-                field
-                    .replace("\\040", " ")
-                    .replace("\\011", "\t")
-                    .replace("\\012", "\n")
-                    .replace("\\134", "\\"),
-            )
-        })
 }
 
 /// Carries a mount of the staging root over to the same place in the new one.
@@ -184,14 +167,6 @@ fn make_parent(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn mount_points_are_unescaped() {
-        let table =
-            "22 1 0:21 / /a\\040b rw - tmpfs tmpfs rw\n23 1 0:22 / /c\\134d rw - tmpfs t rw\n";
-        let points: Vec<_> = parse_mount_points(table).collect();
-        assert_eq!(points, [PathBuf::from("/a b"), PathBuf::from("/c\\d")]);
-    }
 
     #[test]
     fn paths_stay_below_the_root() {

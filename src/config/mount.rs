@@ -44,7 +44,9 @@ pub enum Mount {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseMountError {
     /// Not `TYPE:TARGET=SOURCE`.
-    #[error("'{0}' is not a mount: write TYPE:TARGET=SOURCE, with TYPE one of host-bind, guest-bind, ram")]
+    #[error(
+        "'{0}' is not a mount: write TYPE:TARGET=SOURCE, with TYPE one of host-bind, guest-bind, ram"
+    )]
     Syntax(String),
     /// A type there is not.
     #[error("'{0}' is not a type of mount: use host-bind, guest-bind or ram")]
@@ -68,7 +70,9 @@ impl Mount {
     #[must_use]
     pub fn target(&self) -> &GuestPath {
         match self {
-            Self::HostBind { target, .. } | Self::GuestBind { target, .. } | Self::Ram { target, .. } => target,
+            Self::HostBind { target, .. }
+            | Self::GuestBind { target, .. }
+            | Self::Ram { target, .. } => target,
         }
     }
 }
@@ -83,7 +87,7 @@ impl FromStr for Mount {
         let syntax = || ParseMountError::Syntax(text.to_owned());
         let (kind, rest) = text.split_once(':').ok_or_else(syntax)?;
         let (target, rest) = split_once_unescaped(rest, '=').ok_or_else(syntax)?;
-        let mut fields = split_unescaped(rest, ',');
+        let mut fields = split_unescaped(&rest, ',');
         let source = fields.remove(0);
         let mut read_only = false;
         for option in fields {
@@ -99,14 +103,21 @@ impl FromStr for Mount {
                 if !source.is_absolute() {
                     return Err(ParseMountError::Source(source.display().to_string()));
                 }
-                Ok(Self::HostBind { target, source, read_only })
+                Ok(Self::HostBind {
+                    target,
+                    source,
+                    read_only,
+                })
             }
             "guest-bind" => Ok(Self::GuestBind {
                 target,
                 source: unescape(&source).parse()?,
                 read_only,
             }),
-            "ram" => Ok(Self::Ram { target, size: source.parse()? }),
+            "ram" => Ok(Self::Ram {
+                target,
+                size: source.parse()?,
+            }),
             other => Err(ParseMountError::Type(other.to_owned())),
         }
     }
@@ -115,12 +126,20 @@ impl FromStr for Mount {
 impl fmt::Display for Mount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (kind, source, read_only) = match self {
-            Self::HostBind { source, read_only, .. } => ("host-bind", escape(source), *read_only),
-            Self::GuestBind { source, read_only, .. } => ("guest-bind", escape(source.as_path()), *read_only),
+            Self::HostBind {
+                source, read_only, ..
+            } => ("host-bind", escape(source), *read_only),
+            Self::GuestBind {
+                source, read_only, ..
+            } => ("guest-bind", escape(source.as_path()), *read_only),
             Self::Ram { size, .. } => ("ram", size.to_string(), false),
         };
         write!(f, "{kind}:{}={source}", escape(self.target().as_path()))?;
-        if read_only { f.write_str(",ro") } else { Ok(()) }
+        if read_only {
+            f.write_str(",ro")
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -193,7 +212,11 @@ fn unescape(text: &str) -> String {
     let mut characters = text.chars();
     let mut result = String::new();
     while let Some(c) = characters.next() {
-        result.push(if c == '\\' { characters.next().unwrap_or(c) } else { c });
+        result.push(if c == '\\' {
+            characters.next().unwrap_or(c)
+        } else {
+            c
+        });
     }
     result
 }
@@ -236,15 +259,32 @@ mod tests {
             assert_eq!(mount.to_string(), text);
         }
         let mount: Mount = r"host-bind:/a\=b=/c\:d\,e\\f".parse().unwrap();
-        let Mount::HostBind { target, source, .. } = mount else { panic!() };
-        assert_eq!((target.as_path(), source.as_path()), (Path::new("/a=b"), Path::new(r"/c:d,e\f")));
+        let Mount::HostBind { target, source, .. } = mount else {
+            panic!()
+        };
+        assert_eq!(
+            (target.as_path(), source.as_path()),
+            (Path::new("/a=b"), Path::new(r"/c:d,e\f"))
+        );
     }
 
     #[test]
     fn what_is_no_mount_is_named() {
         for text in [
-            "", "host-bind", "host-bind:", "host-bind:/a", "host-:/a=/b", ":/a=/b", "h:/a=/b", "host-bind:a=/b",
-            "host-bind:/a=b", "host-bind:/a=/b,rw", "host-bind:/../a=/b", "ram:/tmp=10MB", "ram:/tmp=1M,ro", "ram:/tmp=",
+            "",
+            "host-bind",
+            "host-bind:",
+            "host-bind:/a",
+            "host-:/a=/b",
+            ":/a=/b",
+            "h:/a=/b",
+            "host-bind:a=/b",
+            "host-bind:/a=b",
+            "host-bind:/a=/b,rw",
+            "host-bind:/../a=/b",
+            "ram:/tmp=10MB",
+            "ram:/tmp=1M,ro",
+            "ram:/tmp=",
             "host-bind:/a\n=/b",
         ] {
             assert!(text.parse::<Mount>().is_err(), "{text}");
@@ -253,6 +293,9 @@ mod tests {
 
     #[test]
     fn paths_are_normalised() {
-        assert_eq!("//a/./b/".parse::<GuestPath>().unwrap().as_path(), Path::new("/a/b"));
+        assert_eq!(
+            "//a/./b/".parse::<GuestPath>().unwrap().as_path(),
+            Path::new("/a/b")
+        );
     }
 }

@@ -29,7 +29,9 @@ pub enum ParseNameError {
     #[error("'{0}' is not the name of a sandbox: it must begin with a letter or a digit")]
     First(String),
     /// Any other character that does not belong there.
-    #[error("'{0}' is not the name of a sandbox: it may have letters, digits, '_', '.' and '-', but not {1:?}")]
+    #[error(
+        "'{0}' is not the name of a sandbox: it may have letters, digits, '_', '.' and '-', but not {1:?}"
+    )]
     Character(String, char),
 }
 
@@ -49,7 +51,10 @@ impl SandboxName {
     /// A host name made of it: `_` is not for host names (RFC 1123 section 2.1).
     #[must_use]
     pub fn hostname(&self) -> String {
-        self.0.replace('_', "-").trim_end_matches(['-', '.']).to_owned()
+        self.0
+            .replace('_', "-")
+            .trim_end_matches(['-', '.'])
+            .to_owned()
     }
 }
 
@@ -90,13 +95,29 @@ mod tests {
         for good in ["a", "web1", "zoo-php8.2-fpm", "A_b.c", "7", &"x".repeat(63)] {
             assert_eq!(good.parse::<SandboxName>().unwrap().as_str(), good);
         }
-        for bad in ["", "../x", "a/b", "-x", ".x", "_x", "a b", "a\n", "a%", "ä", &"x".repeat(64), &"x".repeat(300)] {
+        for bad in [
+            "",
+            "../x",
+            "a/b",
+            "-x",
+            ".x",
+            "_x",
+            "a b",
+            "a\n",
+            "a%",
+            "ä",
+            &"x".repeat(64),
+            &"x".repeat(300),
+        ] {
             assert!(bad.parse::<SandboxName>().is_err(), "{bad}");
         }
     }
 
     #[test]
     fn host_names_are_made_of_names() {
-        assert_eq!("my_web.".parse::<SandboxName>().unwrap().hostname(), "my-web");
+        assert_eq!(
+            "my_web.".parse::<SandboxName>().unwrap().hostname(),
+            "my-web"
+        );
     }
 }

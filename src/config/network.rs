@@ -46,7 +46,9 @@ pub struct Mac([u8; 6]);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseNetworkError {
     /// A field there is not, or one given twice.
-    #[error("'{0}' is not a field of a NIC: use dhcp, source=, mac=, address=, route=, filter= and filter.NAME=")]
+    #[error(
+        "'{0}' is not a field of a NIC: use dhcp, source=, mac=, address=, route=, filter= and filter.NAME="
+    )]
     Field(String),
     /// A field that can be given once only.
     #[error("'{0}' is given twice")]
@@ -95,7 +97,10 @@ impl FromStr for Mac {
         let mut bytes = [0; 6];
         let mut fields = text.split(':');
         for byte in &mut bytes {
-            let field = fields.next().filter(|field| field.len() == 2).ok_or_else(wrong)?;
+            let field = fields
+                .next()
+                .filter(|field| field.len() == 2)
+                .ok_or_else(wrong)?;
             *byte = u8::from_str_radix(field, 16).map_err(|_| wrong())?;
         }
         // The lowest bit of the first byte marks a group (IEEE 802).
@@ -255,10 +260,26 @@ mod tests {
     #[test]
     fn contradictions_and_nonsense_are_refused() {
         for text in [
-            "", "dhcp,", "dhcp,dhcp", "dhcp=x", "dhcp,address=192.0.2.7", "address=192.0.2.7,dhcp", "dhcp,route=10.0.0.0/8%192.0.2.1",
-            "route=10.0.0.0/8%192.0.2.1", "address=192.0.2.300", "address=192.0.2.7%x", "address=1.2.3.4,route=10.0.0.0/8",
-            "mac=ff:ff:ff:ff:ff:ff", "mac=1:2:3:4:5:6", "mac=00:00:00:00:00:00", "source=", "source=a,source=b", "filter.ip=1.2.3.4", "wat=1",
-            "source=a b", "source=<x>",
+            "",
+            "dhcp,",
+            "dhcp,dhcp",
+            "dhcp=x",
+            "dhcp,address=192.0.2.7",
+            "address=192.0.2.7,dhcp",
+            "dhcp,route=10.0.0.0/8%192.0.2.1",
+            "route=10.0.0.0/8%192.0.2.1",
+            "address=192.0.2.300",
+            "address=192.0.2.7%x",
+            "address=1.2.3.4,route=10.0.0.0/8",
+            "mac=ff:ff:ff:ff:ff:ff",
+            "mac=1:2:3:4:5:6",
+            "mac=00:00:00:00:00:00",
+            "source=",
+            "source=a,source=b",
+            "filter.ip=1.2.3.4",
+            "wat=1",
+            "source=a b",
+            "source=<x>",
         ] {
             assert!(text.parse::<Network>().is_err(), "{text}");
         }

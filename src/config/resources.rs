@@ -165,7 +165,12 @@ impl FromStr for IdSet {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let wrong = || ParseIdSetError(text.to_owned());
-        let number = |text: &str| text.parse::<u16>().ok().filter(|n| *n < 8192).ok_or_else(wrong);
+        let number = |text: &str| {
+            text.parse::<u16>()
+                .ok()
+                .filter(|n| *n < 8192)
+                .ok_or_else(wrong)
+        };
         let mut ids = BTreeSet::new();
         for field in text.split(',') {
             let (first, last) = field.split_once('-').unwrap_or((field, field));
@@ -206,7 +211,12 @@ mod tests {
 
     #[test]
     fn sets_of_numbers_are_normalised() {
-        for (text, shown) in [("0", "0"), ("0-3,8", "0-3,8"), ("3,1,2", "1-3"), ("5-5", "5")] {
+        for (text, shown) in [
+            ("0", "0"),
+            ("0-3,8", "0-3,8"),
+            ("3,1,2", "1-3"),
+            ("5-5", "5"),
+        ] {
             assert_eq!(text.parse::<IdSet>().unwrap().to_string(), shown);
         }
         for text in ["", "3-1", "a", "1,,2", "-1", "99999"] {
@@ -216,7 +226,11 @@ mod tests {
 
     #[test]
     fn the_tighter_cpu_limit_counts() {
-        let resources = |cpus, cpu_quota| Resources { cpus, cpu_quota, ..Resources::default() };
+        let resources = |cpus, cpu_quota| Resources {
+            cpus,
+            cpu_quota,
+            ..Resources::default()
+        };
         assert_eq!(resources(None, None).cpu_percent(), None);
         assert_eq!(resources(Some(2), None).cpu_percent(), Some(200));
         assert_eq!(resources(Some(2), Some(50)).cpu_percent(), Some(50));
@@ -224,7 +238,10 @@ mod tests {
 
     #[test]
     fn limits_of_devices_are_read() {
-        assert_eq!("/dev/sda=10M".parse::<DeviceLimit>().unwrap().to_string(), "/dev/sda=10M");
+        assert_eq!(
+            "/dev/sda=10M".parse::<DeviceLimit>().unwrap().to_string(),
+            "/dev/sda=10M"
+        );
         for text in ["sda=1", "/dev/sda", "/dev/sda=", "/dev/sda=x"] {
             assert!(text.parse::<DeviceLimit>().is_err(), "{text}");
         }

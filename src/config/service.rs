@@ -85,7 +85,10 @@ impl SandboxConfig {
 
     fn check(&self) -> std::result::Result<(), String> {
         if self.version != VERSION {
-            return Err(format!("version {}, but this program knows version {VERSION}", self.version));
+            return Err(format!(
+                "version {}, but this program knows version {VERSION}",
+                self.version
+            ));
         }
         if self.units.is_empty() {
             return Err("'units' is empty".to_owned());
@@ -121,7 +124,10 @@ impl SandboxConfig {
     /// # Errors
     /// Where it cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let text = format!("# A sandbox of virt-sandbox; see virt-sandbox-service(1).\n{}", self.to_toml()?);
+        let text = format!(
+            "# A sandbox of virt-sandbox; see virt-sandbox-service(1).\n{}",
+            self.to_toml()?
+        );
         atomic::write(path, text.as_bytes(), 0o600)?;
         Ok(())
     }
@@ -143,7 +149,11 @@ mod tests {
             hostname: "web1".to_owned(),
             keep_units: vec!["dbus.socket".to_owned()],
             timeout: DEFAULT_TIMEOUT,
-            networks: vec!["address=192.0.2.7/24,route=0.0.0.0/0%192.0.2.1".parse().unwrap()],
+            networks: vec![
+                "address=192.0.2.7/24,route=0.0.0.0/0%192.0.2.1"
+                    .parse()
+                    .unwrap(),
+            ],
             mounts: vec![r"host-bind:/a\,b=/srv,ro".parse().unwrap()],
             resources: Resources {
                 memory: Some("1G".parse().unwrap()),
@@ -181,12 +191,20 @@ mod tests {
             ("timeout", "timeoutt", "timeoutt"),
             ("memory = \"1G\"", "memory = \"1X\"", "'1X' is not a size"),
             ("name = \"web1\"", "name = \"../x\"", "line 2"),
-            ("units = [\"apache2.service\"]", "units = []", "'units' is empty"),
+            (
+                "units = [\"apache2.service\"]",
+                "units = []",
+                "'units' is empty",
+            ),
         ] {
             assert!(good.contains(from), "{from}");
-            let error = SandboxConfig::parse(&good.replace(from, to), Path::new("/etc/x.toml")).unwrap_err();
+            let error = SandboxConfig::parse(&good.replace(from, to), Path::new("/etc/x.toml"))
+                .unwrap_err();
             let message = error.to_string();
-            assert!(message.contains(expected) && message.contains("/etc/x.toml"), "{message}");
+            assert!(
+                message.contains(expected) && message.contains("/etc/x.toml"),
+                "{message}"
+            );
         }
     }
 }

@@ -101,14 +101,28 @@ mod tests {
             ("4096G", 4 << 40, "4T"),
         ] {
             let size: Bytes = text.parse().unwrap();
-            assert_eq!((size.get(), size.to_string().as_str()), (bytes, shown), "{text}");
+            assert_eq!(
+                (size.get(), size.to_string().as_str()),
+                (bytes, shown),
+                "{text}"
+            );
             assert_eq!(size.to_string().parse(), Ok(size));
         }
     }
 
     #[test]
     fn what_is_no_size_is_refused() {
-        for text in ["", "M", "-1", "1.5G", "10MB", "10 M", "10m", "8388608T", "99999999999999999999"] {
+        for text in [
+            "",
+            "M",
+            "-1",
+            "1.5G",
+            "10MB",
+            "10 M",
+            "10m",
+            "8388608T",
+            "99999999999999999999",
+        ] {
             assert!(text.parse::<Bytes>().is_err(), "{text}");
         }
     }

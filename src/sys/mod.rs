@@ -1,9 +1,10 @@
 //! Leaf wrappers of the operating system: paths resolved under a root, the exact copy of files,
-//! locks and atomic writes.
+//! locks, atomic writes, and the way into a running container.
 //!
 //! Nothing here knows what a sandbox is, and nothing here prints.
 
 pub mod atomic;
 pub mod copy;
+pub mod enter;
 pub mod lock;
 pub mod root;

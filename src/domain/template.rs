@@ -1,0 +1,114 @@
+//! Templates: built in, and replaceable by the admin under `/etc/libvirt-sandbox/templates`.
+
+use std::path::Path;
+
+use serde::Serialize;
+use tera::{Context, Tera};
+
+use crate::error::{Error, Result};
+
+/// A document made from a template.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Template {
+    /// The XML of a container.
+    LxcDomain,
+    /// The host's unit of a sandbox.
+    HostUnit,
+    /// The boot target inside.
+    BootTarget,
+    /// A unit that initialises something inside before the service starts.
+    InitUnit,
+}
+
+impl Template {
+    /// Its file below the template directory. Names that end in `.xml` are escaped for XML.
+    const fn file(self) -> &'static str {
+        match self {
+            Self::LxcDomain => "domain/lxc.xml",
+            Self::HostUnit => "unit/sandbox.service",
+            Self::BootTarget => "unit/virt-sandbox.target",
+            Self::InitUnit => "unit/init.service",
+        }
+    }
+
+    const fn built_in(self) -> &'static str {
+        match self {
+            Self::LxcDomain => include_str!("../../templates/domain/lxc.xml"),
+            Self::HostUnit => include_str!("../../templates/unit/sandbox.service"),
+            Self::BootTarget => include_str!("../../templates/unit/virt-sandbox.target"),
+            Self::InitUnit => include_str!("../../templates/unit/init.service"),
+        }
+    }
+
+    /// Renders `view`. A template of the same file name below `overrides` is used instead of the
+    /// built-in one.
+    ///
+    /// # Errors
+    /// A template that does not parse or names what `view` does not have.
+    pub fn render(self, view: &impl Serialize, overrides: Option<&Path>) -> Result<String> {
+        let path = overrides.map(|dir| dir.join(self.file()));
+        let replaced = path
+            .as_deref()
+            .map(std::fs::read_to_string)
+            .and_then(Result::ok);
+        let shown = match (&replaced, &path) {
+            (Some(_), Some(path)) => path.display().to_string(),
+            (None | Some(_), None) | (None, Some(_)) => self.file().to_owned(),
+        };
+        let failed = |error: tera::Error| {
+            let mut reason = error.to_string();
+            let mut cause = std::error::Error::source(&error);
+            while let Some(inner) = cause {
+                reason = format!("{reason}: {inner}");
+                cause = inner.source();
+            }
+            Error::Config {
+                path: shown.clone().into(),
+                reason,
+            }
+        };
+        let mut tera = Tera::default();
+        tera.register_filter("unit_value", unit_value);
+        tera.add_raw_template(self.file(), replaced.as_deref().unwrap_or(self.built_in()))
+            .map_err(failed)?;
+        let context = Context::from_serialize(view).map_err(failed)?;
+        tera.render(self.file(), &context).map_err(failed)
+    }
+}
+
+/// Filter `unit_value`: a word that `systemd.syntax(7)` and specifiers leave as it is.
+fn unit_value(text: &str, _: tera::Kwargs, _: &tera::State<'_>) -> tera::TeraResult<String> {
+    Ok(escape_word(text))
+}
+
+/// Quotes a word for a unit file: specifiers (`%`), variables (`$`), quotes, backslashes and line ends have no effect.
+#[must_use]
+pub fn escape_word(text: &str) -> String {
+    let mut result = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '%' => result.push_str("%%"),
+            '$' => result.push_str("$$"),
+            '"' => result.push_str("\\\""),
+            '\\' => result.push_str("\\\\"),
+            '\n' => result.push_str("\\n"),
+            c if c.is_control() => result.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c => result.push(c),
+        }
+    }
+    result.push('"');
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_units_are_inert() {
+        assert_eq!(
+            escape_word("a b%i$X\"\\\n\u{1}"),
+            r#""a b%%i$$X\"\\\n\x01""#
+        );
+    }
+}

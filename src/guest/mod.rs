@@ -1,0 +1,208 @@
+//! What is staged for the guest: the init, its config, and the list of what libvirt places beside them.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use guest_init::config::{self as guest, GuestConfig};
+
+use crate::config::{Mount, SandboxConfig};
+use crate::domain::Filesystem;
+use crate::error::{Error, Result};
+use crate::host::{HostFacts, SystemDir};
+use crate::sys::atomic;
+
+/// The private directories of a sandbox, in its tree and in its root.
+pub const PRIVATE_DIRS: [&str; 5] = ["/etc", "/var", "/home", "/root", "/srv"];
+
+/// Name of the init in the staging root; the domain starts it.
+const INIT: &str = "guest-init";
+
+/// How the guest is put together: what libvirt places in the staging root, and what the guest makes of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assembly {
+    /// What libvirt places in the staging root.
+    pub filesystems: Vec<Filesystem>,
+    /// How the guest makes its root of that.
+    pub mounts: Vec<guest::Mount>,
+}
+
+impl Assembly {
+    /// The assembly of a service sandbox staged in `stage`.
+    #[must_use]
+    pub fn of_service(config: &SandboxConfig, facts: &HostFacts, stage: &Path) -> Self {
+        let mut assembly = Self {
+            filesystems: vec![Filesystem {
+                source: stage.to_owned(),
+                target: "/".into(),
+                read_only: false,
+            }],
+            mounts: Vec::new(),
+        };
+        for dir in &facts.system_dirs {
+            match dir {
+                SystemDir::Directory(path) => {
+                    let staged = below("/host", path);
+                    assembly.share(facts, path, &staged, true);
+                    assembly.bind(staged, path.clone(), true);
+                }
+                SystemDir::Link(path, points_to) => assembly.mounts.push(guest::Mount::Symlink {
+                    points_to: points_to.clone(),
+                    target: path.clone(),
+                }),
+            }
+        }
+        assembly.share(facts, &config.path, Path::new("/private"), false);
+        for dir in PRIVATE_DIRS.map(Path::new) {
+            assembly.bind(below("/private", dir), dir.to_owned(), false);
+        }
+        for (target, mode) in [("/run", 0o755), ("/tmp", 0o1777)] {
+            assembly.mounts.push(guest::Mount::Tmpfs {
+                target: target.into(),
+                mode,
+                size: None,
+            });
+        }
+        for (index, mount) in config.mounts.iter().enumerate() {
+            assembly.add_user_mount(facts, index, mount);
+        }
+        assembly
+    }
+
+    fn add_user_mount(&mut self, facts: &HostFacts, index: usize, mount: &Mount) {
+        match mount {
+            Mount::HostBind {
+                target,
+                source,
+                read_only,
+            } => {
+                let staged = PathBuf::from(format!("/mnt/{index}"));
+                self.share(facts, source, &staged, *read_only);
+                self.bind(staged, target.as_path().to_owned(), *read_only);
+            }
+            Mount::GuestBind {
+                target,
+                source,
+                read_only,
+            } => {
+                let source = below(guest_init::NEW_ROOT, source.as_path());
+                self.bind(source, target.as_path().to_owned(), *read_only);
+            }
+            Mount::Ram { target, size } => self.mounts.push(guest::Mount::Tmpfs {
+                target: target.as_path().to_owned(),
+                mode: 0o1777,
+                size: Some(size.get()),
+            }),
+        }
+    }
+
+    /// Has libvirt bind `source` and, since it does not bind recursively, each mount below.
+    fn share(&mut self, facts: &HostFacts, source: &Path, staged: &Path, read_only: bool) {
+        for mount_point in facts.with_submounts(source) {
+            let inside = mount_point.strip_prefix(source).unwrap_or(Path::new(""));
+            self.filesystems.push(Filesystem {
+                source: mount_point.to_owned(),
+                target: if inside.as_os_str().is_empty() {
+                    staged.to_owned()
+                } else {
+                    staged.join(inside)
+                },
+                read_only,
+            });
+        }
+    }
+
+    fn bind(&mut self, source: PathBuf, target: PathBuf, read_only: bool) {
+        self.mounts.push(guest::Mount::Bind {
+            source,
+            target,
+            read_only,
+        });
+    }
+}
+
+fn below(root: &str, path: &Path) -> PathBuf {
+    Path::new(root).join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// Writes the staging root: the init program and its config.
+///
+/// # Errors
+/// Where the program is not installed or the directory cannot be written.
+pub fn stage(dir: &Path, init: &Path, config: &GuestConfig) -> Result<()> {
+    fs::create_dir_all(dir).map_err(Error::io("creating", dir))?;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755))
+        .map_err(Error::io("creating", dir))?;
+    let program = fs::read(init).map_err(Error::io("reading", init))?;
+    atomic::write(&dir.join(INIT), &program, 0o755)?;
+    let text =
+        serde_json::to_vec_pretty(config).map_err(Error::step("writing the guest config"))?;
+    atomic::write(&dir.join("guest.json"), &text, 0o600)?;
+    Ok(())
+}
+
+/// The installed guest-init: `$VIRT_SANDBOX_GUEST_INIT`, else where it is installed beside the
+/// program that runs, or where the build puts it.
+///
+/// # Errors
+/// Where there is none; the message names the places.
+pub fn find_init() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("VIRT_SANDBOX_GUEST_INIT") {
+        return Ok(path.into());
+    }
+    let program =
+        std::env::current_exe().map_err(Error::io("finding", Path::new("/proc/self/exe")))?;
+    let candidates: Vec<PathBuf> = program
+        .ancestors()
+        .skip(1)
+        .take(4)
+        .flat_map(|dir| {
+            ["libexec/virt-sandbox/guest-init", "guest-init/guest-init"]
+                .map(|place| dir.join(place))
+        })
+        .chain([PathBuf::from("/usr/libexec/virt-sandbox/guest-init")])
+        .collect();
+    candidates.iter().find(|path| path.is_file()).cloned().ok_or_else(|| {
+        Error::refused(format!(
+            "there is no guest-init in any of {}; install virt-sandbox whole, or build it with 'make build'",
+            candidates
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect::<Vec<_>>()
+                .join(", ")
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn submounts_of_a_shared_directory_are_bound_one_by_one() {
+        let facts = HostFacts {
+            arch: "x86_64".into(),
+            system_dirs: vec![
+                SystemDir::Directory("/usr".into()),
+                SystemDir::Link("/bin".into(), "usr/bin".into()),
+            ],
+            mount_points: ["/", "/usr", "/usr/local", "/usrlocal", "/srv/data"]
+                .map(PathBuf::from)
+                .to_vec(),
+        };
+        let mut assembly = Assembly {
+            filesystems: vec![],
+            mounts: vec![],
+        };
+        assembly.share(&facts, Path::new("/usr"), Path::new("/host/usr"), true);
+        let targets: Vec<_> = assembly
+            .filesystems
+            .iter()
+            .map(|fs| fs.target.as_path())
+            .collect();
+        assert_eq!(
+            targets,
+            [Path::new("/host/usr"), Path::new("/host/usr/local")]
+        );
+    }
+}

@@ -1,0 +1,199 @@
+//! libvirt, through the `virt` crate.
+
+use std::fmt::Display;
+
+use virt::connect::Connect;
+use virt::domain::{Domain, DomainState as State};
+use virt::error::{Error as VirtError, ErrorNumber};
+
+use crate::error::{Error, Result};
+use crate::hypervisor::{DomainState, Hypervisor};
+
+/// A connection to a libvirt daemon. It is closed when this is dropped; long waits should not hold one.
+#[derive(Debug)]
+pub struct Libvirt {
+    connection: Connect,
+    uri: String,
+}
+
+impl Libvirt {
+    /// Connects to `uri`.
+    ///
+    /// # Errors
+    /// Where no daemon answers there; the message says how to start one.
+    pub fn open(uri: &str) -> Result<Self> {
+        // libvirt prints every error to stderr unless told otherwise; ours carry its text.
+        virt::error::clear_error_callback();
+        let connection = Connect::open(Some(uri)).map_err(|error| Error::Libvirt {
+            doing: format!("connecting to libvirt at '{uri}'"),
+            reason: format!(
+                "{}; is its daemon running? Start it with 'systemctl start libvirtd.socket' (or virtlxcd.socket \
+                 and virtnetworkd.socket), without systemd with 'libvirtd -d'",
+                text(&error)
+            ),
+        })?;
+        Ok(Self {
+            connection,
+            uri: uri.to_owned(),
+        })
+    }
+
+    fn find(&self, name: &str) -> Result<Option<Domain>> {
+        match self.connection.lookup_domain_by_name(name) {
+            Ok(domain) => Ok(Some(domain)),
+            Err(error) if is(&error, ErrorNumber::NoDomain) => Ok(None),
+            Err(error) => Err(failed(format_args!("looking up domain '{name}'"), &error)),
+        }
+    }
+
+    fn must_find(&self, name: &str) -> Result<Domain> {
+        self.find(name)?.ok_or_else(|| {
+            Error::refused(format!("libvirt at '{}' has no domain '{name}'", self.uri))
+        })
+    }
+}
+
+impl Hypervisor for Libvirt {
+    fn define(&self, xml: &str) -> Result<()> {
+        self.connection
+            .define_domain_xml(xml)
+            .map(drop)
+            .map_err(|error| failed("defining the domain", &error))
+    }
+
+    fn undefine(&self, name: &str) -> Result<()> {
+        let Some(domain) = self.find(name)? else {
+            return Ok(());
+        };
+        match domain.undefine() {
+            Err(error) if !is(&error, ErrorNumber::NoDomain) => {
+                Err(failed(format_args!("undefining domain '{name}'"), &error))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    fn start(&self, name: &str) -> Result<()> {
+        self.must_find(name)?.create().map_err(|error| {
+            let mut reason = text(&error);
+            if let Some(hint) = hint(&reason) {
+                reason = format!("{reason} ({hint})");
+            }
+            Error::Libvirt {
+                doing: format!("starting domain '{name}'"),
+                reason,
+            }
+        })
+    }
+
+    fn destroy(&self, name: &str) -> Result<()> {
+        let Some(domain) = self.find(name)? else {
+            return Ok(());
+        };
+        match domain.destroy() {
+            // It may have ended by itself in the meantime.
+            Err(error)
+                if !is(&error, ErrorNumber::OperationInvalid)
+                    && !is(&error, ErrorNumber::NoDomain) =>
+            {
+                Err(failed(format_args!("ending domain '{name}'"), &error))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    fn state(&self, name: &str) -> Result<DomainState> {
+        let Some(domain) = self.find(name)? else {
+            return Ok(DomainState::Missing);
+        };
+        let (state, _) = match domain.state() {
+            Err(error) if is(&error, ErrorNumber::NoDomain) => return Ok(DomainState::Missing),
+            result => result.map_err(|error| {
+                failed(format_args!("asking for the state of '{name}'"), &error)
+            })?,
+        };
+        let is_paused = state == State::Paused.into();
+        let is_active = is_paused
+            || [State::Running, State::Blocked, State::Shutdown]
+                .iter()
+                .any(|s| state == (*s).into());
+        Ok(match domain.id() {
+            Some(controller) if is_paused => DomainState::Paused { controller },
+            Some(controller) if is_active => DomainState::Running { controller },
+            Some(_) | None => DomainState::Stopped,
+        })
+    }
+
+    fn ensure_network(&self, name: &str) -> Result<bool> {
+        let doing = format!("starting network '{name}'");
+        let network = self.connection.lookup_network_by_name(name).map_err(|error| {
+            if is(&error, ErrorNumber::NoNetwork) {
+                let known = self.connection.list_all_networks(0).unwrap_or_default();
+                let mut names: Vec<String> = known.iter().filter_map(|network| network.name().ok()).collect();
+                names.sort();
+                let others = match names.as_slice() {
+                    [] => "there is none at all".to_owned(),
+                    names => format!("there is {}", names.join(", ")),
+                };
+                Error::refused(format!(
+                    "libvirt has no network '{name}' ({others}); choose one with -N dhcp,source=NAME, or -N none"
+                ))
+            } else {
+                failed(&doing, &error)
+            }
+        })?;
+        if network
+            .is_active()
+            .map_err(|error| failed(&doing, &error))?
+        {
+            return Ok(false);
+        }
+        match network.create() {
+            // Somebody else was faster.
+            Err(_) if network.is_active().unwrap_or(false) => Ok(false),
+            result => result
+                .map(|()| true)
+                .map_err(|error| failed(&doing, &error)),
+        }
+    }
+}
+
+fn is(error: &VirtError, number: ErrorNumber) -> bool {
+    error.code() == number.into()
+}
+
+/// libvirt's text on one line.
+fn text(error: &VirtError) -> String {
+    error
+        .message()
+        .lines()
+        .map(str::trim)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+fn failed(doing: impl Display, error: &VirtError) -> Error {
+    Error::Libvirt {
+        doing: doing.to_string(),
+        reason: text(error),
+    }
+}
+
+/// What to do about a failed start, where the reason is known.
+fn hint(reason: &str) -> Option<&'static str> {
+    [
+        (
+            &["/sys/fs/cgroup/unified", "error receiving signal from container"][..],
+            "libvirt's containers do not start where cgroup versions 1 and 2 are mounted side by side; boot the host with \
+             'systemd.unified_cgroup_hierarchy=1', or run libvirtd in a mount namespace without /sys/fs/cgroup/unified \
+             and /sys/fs/cgroup/systemd",
+        ),
+        (
+            &["'memory' cgroups controller"][..],
+            "the kernel's memory controller is off; boot with 'cgroup_enable=memory'",
+        ),
+    ]
+    .into_iter()
+    .find(|(signs, _)| signs.iter().any(|sign| reason.contains(sign)))
+    .map(|(_, hint)| hint)
+}

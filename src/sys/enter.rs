@@ -1,0 +1,86 @@
+//! The way into a running container: guest-init's `enter`, run from a sealed copy in memory.
+//!
+//! A process that is about to join a sandbox can be seen, and its program opened for writing, by the
+//! sandbox's root through `/proc/PID/exe` (CVE-2019-5736); so what runs is never the installed file.
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use crate::error::{Error, Result};
+
+/// A copy of guest-init that nobody can change.
+#[derive(Debug)]
+pub struct Entrance {
+    program: File,
+}
+
+impl Entrance {
+    /// Copies the guest-init at `path`.
+    ///
+    /// # Errors
+    /// Where it cannot be read or there is no memory for it.
+    pub fn new(path: &Path) -> Result<Self> {
+        let content = fs::read(path).map_err(Error::io("reading", path))?;
+        let failed = |source: std::io::Error| Error::Io {
+            doing: "copying into memory",
+            path: path.to_owned(),
+            source,
+        };
+        let name = CString::from(c"guest-init");
+        // Not close-on-exec: the new process finds its program by this descriptor, and a script-like
+        // `/proc/self/fd/N` must still be there then.
+        let fd = memfd_create(
+            name.as_c_str(),
+            MFdFlags::MFD_ALLOW_SEALING | MFdFlags::MFD_CLOEXEC,
+        )
+        .map_err(|errno| failed(errno.into()))?;
+        let mut program = File::from(fd);
+        program.write_all(&content).map_err(failed)?;
+        let seals = SealFlag::F_SEAL_SEAL
+            | SealFlag::F_SEAL_SHRINK
+            | SealFlag::F_SEAL_GROW
+            | SealFlag::F_SEAL_WRITE;
+        fcntl(&program, FcntlArg::F_ADD_SEALS(seals)).map_err(|errno| failed(errno.into()))?;
+        Ok(Self { program })
+    }
+
+    /// `guest-init enter` into the sandbox of process `pid`, to be given options, `--` and a command.
+    #[must_use]
+    pub fn command(&self, pid: u32) -> Command {
+        // The path is resolved by the child before execve(2) closes the descriptor.
+        let mut command = Command::new(format!("/proc/self/fd/{}", self.program.as_raw_fd()));
+        command.args(["enter", "--pid", &pid.to_string()]);
+        command
+    }
+}
+
+/// The first process of a container: the child of the process that keeps it (`proc_tid_children(5)`, and where
+/// the kernel has none, by looking at every process).
+#[must_use]
+pub fn first_process(controller: u32) -> Option<u32> {
+    let children = format!("/proc/{controller}/task/{controller}/children");
+    if let Ok(text) = fs::read_to_string(children) {
+        return text.split_whitespace().next()?.parse().ok();
+    }
+    fs::read_dir("/proc")
+        .ok()?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
+        .find(|pid| parent(*pid) == Some(controller))
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(PathBuf::from(format!("/proc/{pid}/status"))).ok()?;
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("PPid:"))?
+        .trim()
+        .parse()
+        .ok()
+}
