@@ -61,7 +61,12 @@ impl Snapshot {
         Ok(Self(seen))
     }
 
-    /// What is there now and was not when `self` was taken.
+    /// What is there in `self` and was not `before`.
+    pub fn since(&self, before: &Self) -> Vec<String> {
+        self.0.difference(&before.0).cloned().collect()
+    }
+
+    /// What is there now, and stays, and was not when `self` was taken.
     ///
     /// # Errors
     ///
@@ -69,7 +74,7 @@ impl Snapshot {
     pub fn leftovers(&self) -> Result<Vec<String>> {
         let start = Instant::now();
         loop {
-            let left: Vec<String> = Self::take()?.0.difference(&self.0).cloned().collect();
+            let left = Self::take()?.since(self);
             if left.is_empty() || start.elapsed() > GRACE {
                 return Ok(left);
             }
