@@ -20,7 +20,7 @@ use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getppid};
 
 use crate::{libvirtd, network};
 
@@ -43,6 +43,7 @@ const PRIVATE: [(&str, &str); 4] = [
 ///
 /// The daemon does not start, or something it started had to be removed by force.
 pub fn serve(dir: &Path) -> Result<()> {
+    let parent = getppid();
     prctl::set_child_subreaper(true).context("becoming a subreaper")?;
     prctl::set_pdeathsig(Signal::SIGTERM).context("asking for a signal at the parent's death")?;
     // Blocked, they wait until the loop below asks for them; a child inherits the mask, so each
@@ -57,6 +58,10 @@ pub fn serve(dir: &Path) -> Result<()> {
     let mut daemon = Daemon::start(dir)?;
     let result = daemon.run(dir, &signals);
     let clean = daemon.take_down(dir);
+    // A parent that was killed can no longer remove its directory.
+    if getppid() != parent {
+        fs::remove_dir_all(dir).with_context(|| format!("removing '{}'", dir.display()))?;
+    }
     result.and(clean)
 }
 
