@@ -9,7 +9,7 @@ failed=0
 
 show() {
     printf '\n$ %s\n' "$*"
-    "$@" || { failed=1; echo "(exit status $?)"; }
+    "$@" || { echo "(exit status $?)"; failed=1; }
 }
 
 trap 'virt-sandbox-service stop $name; virt-sandbox-service delete $name' INT TERM
@@ -18,7 +18,7 @@ show virt-sandbox-service create -u $unit $name
 show virt-sandbox-service start $name
 show virt-sandbox-service list
 address=$(virt-sandbox-service list --format json | tr -d ' \n' |
-    sed -n 's/.*"name":"'$name'".*"addresses":\["\([0-9.]*\).*/\1/p')
+    sed -n 's/.*"name":"'$name'"[^}]*"addresses":\["\([0-9.]*\).*/\1/p')
 show curl -sSI --retry 5 --retry-connrefused --retry-delay 1 --max-time 10 "http://${address:-no-address}/"
 show virt-sandbox-service execute $name -- ps ax
 show virt-sandbox-service stop $name
