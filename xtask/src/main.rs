@@ -1,2 +1,30 @@
-//! Not written yet.
-fn main() {}
+//! `cargo xtask`: builds the generated things of virt-sandbox.
+
+mod elf;
+mod guest_init;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "usage: cargo xtask guest-init [--release]";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &[String]) -> Result<()> {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        ["guest-init"] => guest_init::build(false),
+        ["guest-init", "--release"] => guest_init::build(true),
+        _ => bail!(USAGE),
+    }
+}

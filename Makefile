@@ -1,0 +1,68 @@
+# virt-sandbox: `make test` and `make demo` set a fresh Debian up by themselves, as root.
+
+PREFIX  = /usr
+DESTDIR =
+CARGO   = cargo
+export CARGO_TERM_COLOR ?= never
+
+bin        = $(DESTDIR)$(PREFIX)/bin
+libexec    = $(DESTDIR)$(PREFIX)/libexec/virt-sandbox
+share      = $(DESTDIR)$(PREFIX)/share
+logrotate  = $(DESTDIR)/etc/logrotate.d
+
+setup   = bash tests/setup/packages.sh
+harness = target/debug/test-harness
+# An uninstalled program finds its parts here.
+parts   = VIRT_SANDBOX_GUEST_INIT=$(CURDIR)/target/guest-init/guest-init \
+          VIRT_SANDBOX_TEMPLATES=$(CURDIR)/templates
+
+.PHONY: build install check test demo zoo clean setup programs
+.DEFAULT_GOAL = build
+
+build:
+	$(CARGO) build --locked --release
+	$(CARGO) xtask guest-init --release
+
+# Installs what `make build` built.
+install:
+	install -D -m 755 -t $(bin) target/release/virt-sandbox-service
+	install -D -m 755 -t $(libexec) target/guest-init/guest-init
+	install -d -m 755 $(share)/virt-sandbox/services.d
+	cd templates && find . -type f -exec install -D -m 644 {} $(abspath $(share))/virt-sandbox/templates/{} \;
+	for file in etc/logrotate.d/*; do [ ! -f $$file ] || install -D -m 644 -t $(logrotate) $$file; done
+	for file in target/man/*.8; do [ ! -f $$file ] || install -D -m 644 -t $(share)/man/man8 $$file; done
+	for file in target/completions/*.bash; do [ ! -f $$file ] || install -D -m 644 $$file \
+		$(share)/bash-completion/completions/$$(basename $$file .bash); done
+
+# Needs no root, no KVM and no libvirtd.
+check:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
+	$(CARGO) test --locked --workspace --lib --bins
+	$(CARGO) test --locked --test architecture
+
+setup:
+	$(setup) base
+
+programs: setup
+	$(CARGO) build --locked -p virt-sandbox -p test-harness
+	$(CARGO) xtask guest-init
+
+# One test at a time: each looks at the host for what it left behind.
+test: setup
+	$(MAKE) check
+	$(MAKE) programs
+	$(parts) $(harness) with-libvirtd -- $(CARGO) test --locked --workspace --test '*' -- --test-threads=1
+	$(parts) $(harness) with-libvirtd -- $(harness) zoo --first 8
+
+# All rows, or some: make zoo ZOO='apache2 nginx'
+zoo: programs
+	$(parts) $(harness) with-libvirtd -- $(harness) zoo $(ZOO)
+
+demo: programs
+	$(setup) install apache2 curl
+	@$(parts) $(harness) with-libvirtd -- bash tests/demo.sh
+
+clean:
+	$(CARGO) clean

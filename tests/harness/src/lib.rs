@@ -1,0 +1,18 @@
+//! What the tests that need a real libvirt share.
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | [`libvirtd`] | starting a private libvirtd, telling the tests how to reach it, stopping it |
+//! | [`serve`] | the process that daemon lives under: its mount namespace and the reaping of orphans |
+//! | [`network`] | the libvirt network `default` of the private daemon |
+//! | [`snapshot`] | what must be as before once a sandbox is gone |
+//! | [`zoo`] | real services, created with nothing but their unit |
+//!
+//! Nothing here links libvirt or the crate under test: both are used as an admin would, by their
+//! commands.
+
+pub mod libvirtd;
+pub mod network;
+pub mod serve;
+pub mod snapshot;
+pub mod zoo;

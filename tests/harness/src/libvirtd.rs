@@ -1,0 +1,142 @@
+//! The private libvirtd of a test run, seen from the tests.
+//!
+//! Owns the daemon's directory, its life time and the environment that leads a libvirt client to
+//! it. Its namespace and its teardown are the business of [`crate::serve`].
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+/// Names the daemon's process; tests look at its mounts through it.
+pub const PID_VARIABLE: &str = "VIRT_SANDBOX_TEST_LIBVIRTD";
+/// libvirt's own variable for the URI of a client that names none.
+pub const URI_VARIABLE: &str = "LIBVIRT_DEFAULT_URI";
+
+/// A running private daemon; stopped when dropped.
+#[derive(Debug)]
+pub struct Libvirtd {
+    serve: Child,
+    pid: String,
+    dir: TempDir,
+}
+
+impl Libvirtd {
+    /// Starts a daemon and waits until it answers and its network `default` is up.
+    ///
+    /// `harness` is the `test-harness` program. The daemon is stopped when the calling *thread*
+    /// ends, prctl(2) PR_SET_PDEATHSIG, so that a killed test run leaves nothing.
+    ///
+    /// # Errors
+    ///
+    /// The daemon does not come up; the message ends with the tail of its log.
+    pub fn start(harness: &Path) -> Result<Self> {
+        // In /run: short enough for a socket's 108 bytes, and outside of any /tmp a unit hides.
+        let dir = tempfile::Builder::new()
+            .prefix("virt-sandbox-test.")
+            .tempdir_in("/run")
+            .context("creating a directory in '/run'")?;
+        let mut serve = Command::new(harness)
+            .arg("serve")
+            .arg(dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            // A Ctrl-C must reach the daemon only after its domains are gone.
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("running '{}'", harness.display()))?;
+        let mut line = String::new();
+        if let Some(stdout) = serve.stdout.take() {
+            BufReader::new(stdout)
+                .read_line(&mut line)
+                .context("waiting for libvirtd")?;
+        }
+        let Some(pid) = line.strip_prefix("ready ") else {
+            serve.wait().context("waiting for the daemon's parent")?;
+            bail!("starting libvirtd failed:\n{}", log_tail(dir.path()));
+        };
+        Ok(Self {
+            serve,
+            pid: pid.trim().to_owned(),
+            dir,
+        })
+    }
+
+    /// The URI of the LXC driver of this daemon, for any libvirt client outside its namespace.
+    pub fn uri(&self) -> String {
+        uri("lxc", self.dir.path())
+    }
+
+    /// The environment that leads clients and tests to this daemon.
+    pub fn environment(&self) -> [(&'static str, String); 2] {
+        [(URI_VARIABLE, self.uri()), (PID_VARIABLE, self.pid.clone())]
+    }
+
+    /// Stops the daemon and all below it.
+    ///
+    /// # Errors
+    ///
+    /// Domains or processes had to be removed by force: their names are on stderr.
+    pub fn stop(mut self) -> Result<()> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<()> {
+        if self.serve.try_wait()?.is_none() {
+            kill(
+                Pid::from_raw(self.serve.id().cast_signed()),
+                Signal::SIGTERM,
+            )?;
+        }
+        let status = self.serve.wait().context("waiting for libvirtd to stop")?;
+        if !status.success() {
+            bail!(
+                "the private libvirtd did not end clean:\n{}",
+                log_tail(self.dir.path())
+            );
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Libvirtd {
+    fn drop(&mut self) {
+        if matches!(self.serve.try_wait(), Ok(None))
+            && let Err(error) = self.end()
+        {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+/// The URI of `driver` at the daemon whose directory is `dir`.
+pub(crate) fn uri(driver: &str, dir: &Path) -> String {
+    format!(
+        "{driver}:///system?socket={}/run/libvirt-sock",
+        dir.display()
+    )
+}
+
+/// The URI of the private daemon, or `None` with a note that `test` is skipped.
+///
+/// A plain `cargo test` has no daemon; `make test` runs it below `test-harness with-libvirtd`.
+pub fn require(test: &str) -> Option<String> {
+    match (std::env::var(URI_VARIABLE), std::env::var(PID_VARIABLE)) {
+        (Ok(uri), Ok(_)) => Some(uri),
+        _ => {
+            eprintln!("skipped: {test}: needs the private libvirtd that `make test` starts");
+            None
+        }
+    }
+}
+
+fn log_tail(dir: &Path) -> String {
+    let log = std::fs::read_to_string(dir.join("libvirtd.log")).unwrap_or_default();
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(20)..].join("\n")
+}

@@ -1,0 +1,65 @@
+//! `test-harness`: the harness for a shell.
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use test_harness::libvirtd::Libvirtd;
+use test_harness::{serve, zoo};
+
+/// Runs commands and services against a private libvirtd
+#[derive(Debug, Parser)]
+#[command(name = "test-harness")]
+struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Run COMMAND with a private libvirtd as libvirt's default, then stop it
+    WithLibvirtd {
+        /// The command and its arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+    /// Create each service of the zoo and ask whether it answers
+    Zoo(zoo::Options),
+    /// Be the parent of a private libvirtd until SIGTERM
+    #[command(hide = true)]
+    Serve {
+        /// The daemon's directory
+        dir: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    run(Arguments::parse().action).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(action: Action) -> Result<ExitCode> {
+    match action {
+        Action::WithLibvirtd { command } => with_libvirtd(&command),
+        Action::Zoo(options) => zoo::run(&options),
+        Action::Serve { dir } => serve::serve(&dir).map(|()| ExitCode::SUCCESS),
+    }
+}
+
+fn with_libvirtd(command: &[String]) -> Result<ExitCode> {
+    let daemon = Libvirtd::start(&std::env::current_exe().context("finding this program")?)?;
+    let status = Command::new(&command[0])
+        .args(&command[1..])
+        .envs(daemon.environment())
+        .status()
+        .with_context(|| format!("running '{}'", command[0]))?;
+    daemon.stop()?;
+    // 128 + n is how a shell tells of a signal; without a code there was one.
+    Ok(status
+        .code()
+        .and_then(|code| u8::try_from(code).ok())
+        .map_or(ExitCode::from(128), ExitCode::from))
+}

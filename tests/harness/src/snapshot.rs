@@ -1,0 +1,231 @@
+//! What must be as before once a sandbox is gone.
+//!
+//! A [`Snapshot`] is a set of lines, one per thing a sandbox could leave behind; two of them are
+//! compared as sets. It only looks; it removes nothing.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::libvirtd::{PID_VARIABLE, URI_VARIABLE};
+
+/// Trees in which a sandbox has files.
+const TREES: [&str; 6] = [
+    "/etc/libvirt-sandbox",
+    "/etc/systemd/system",
+    "/etc/logrotate.d",
+    "/run/libvirt-sandbox",
+    "/var/lib/libvirt/filesystems",
+    "/var/lib/libvirt-sandbox",
+];
+
+/// How long the kernel and libvirt may take to finish what a command has begun: network links and
+/// cgroups go after the last process of a container.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Everything a sandbox could leave behind, at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot(BTreeSet<String>);
+
+impl Snapshot {
+    /// Looks at the host and at the private libvirtd that the environment names.
+    ///
+    /// # Errors
+    ///
+    /// `/proc` or libvirt cannot be read.
+    pub fn take() -> Result<Self> {
+        let mut seen = BTreeSet::new();
+        if std::env::var_os(URI_VARIABLE).is_some() {
+            domains(&mut seen)?;
+        }
+        mounts("self", &mut seen)?;
+        if let Ok(pid) = std::env::var(PID_VARIABLE) {
+            mounts(&pid, &mut seen)?;
+        }
+        processes(&mut seen)?;
+        for link in fs::read_dir("/sys/class/net")
+            .context("reading '/sys/class/net'")?
+            .flatten()
+        {
+            seen.insert(format!("network link {}", link.file_name().display()));
+        }
+        for tree in TREES {
+            files(Path::new(tree), &mut seen);
+        }
+        cgroups(Path::new("/sys/fs/cgroup"), false, &mut seen);
+        Ok(Self(seen))
+    }
+
+    /// What is there in `self` and was not `before`.
+    pub fn since(&self, before: &Self) -> Vec<String> {
+        self.0.difference(&before.0).cloned().collect()
+    }
+
+    /// What is there now, and stays, and was not when `self` was taken.
+    ///
+    /// # Errors
+    ///
+    /// As [`Snapshot::take`].
+    pub fn leftovers(&self) -> Result<Vec<String>> {
+        let start = Instant::now();
+        loop {
+            let left = Self::take()?.since(self);
+            if left.is_empty() || start.elapsed() > GRACE {
+                return Ok(left);
+            }
+            sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Fails, naming each, when something is left.
+    ///
+    /// # Errors
+    ///
+    /// Something is left, or as [`Snapshot::take`].
+    pub fn assert_clean(&self) -> Result<()> {
+        let left = self.leftovers()?;
+        if left.is_empty() {
+            Ok(())
+        } else {
+            bail!("left behind:\n  {}", left.join("\n  "))
+        }
+    }
+}
+
+fn domains(seen: &mut BTreeSet<String>) -> Result<()> {
+    let output = Command::new("virsh")
+        .args(["--quiet", "list", "--all", "--name"])
+        .output()
+        .context("running 'virsh'")?;
+    if !output.status.success() {
+        bail!(
+            "listing domains: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    for name in String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter(|line| !line.is_empty())
+    {
+        seen.insert(format!("domain {name}"));
+    }
+    Ok(())
+}
+
+fn mounts(process: &str, seen: &mut BTreeSet<String>) -> Result<()> {
+    let path = format!("/proc/{process}/mountinfo");
+    let table = fs::read_to_string(&path).with_context(|| format!("reading '{path}'"))?;
+    let place = if process == "self" {
+        ""
+    } else {
+        " of libvirtd"
+    };
+    for line in table.lines() {
+        seen.insert(format!("mount{place} {}", mount(line)));
+    }
+    Ok(())
+}
+
+/// Target, type and source of a line of proc_pid_mountinfo(5); its numbers change.
+fn mount(line: &str) -> String {
+    let (left, right) = line.split_once(" - ").unwrap_or((line, ""));
+    let target = left.split(' ').nth(4).unwrap_or(left);
+    let mut kind = right.split(' ');
+    format!(
+        "{target} ({} {})",
+        kind.next().unwrap_or(""),
+        kind.next().unwrap_or("")
+    )
+}
+
+/// Processes of a sandbox: by program, and all that are in another pid namespace than ours.
+fn processes(seen: &mut BTreeSet<String>) -> Result<()> {
+    let own = fs::read_link("/proc/self/ns/pid").context("reading '/proc/self/ns/pid'")?;
+    for entry in fs::read_dir("/proc").context("reading '/proc'")?.flatten() {
+        let path = entry.path();
+        // A process may end at any of these: then it is not left behind.
+        let Ok(command) = fs::read(path.join("cmdline")) else {
+            continue;
+        };
+        let Ok(name) = fs::read_to_string(path.join("comm")) else {
+            continue;
+        };
+        let program = fs::read_link(path.join("exe")).ok();
+        let program = program
+            .as_deref()
+            .and_then(Path::file_name)
+            .and_then(|name| name.to_str());
+        let ours = ["libvirt_lxc", "guest-init", "systemd"];
+        let elsewhere = fs::read_link(path.join("ns/pid")).is_ok_and(|namespace| namespace != own);
+        if elsewhere
+            || ours.contains(&name.trim())
+            || program.is_some_and(|program| ours.contains(&program))
+        {
+            let command = String::from_utf8_lossy(&command).replace('\0', " ");
+            seen.insert(format!(
+                "process {} {}",
+                entry.file_name().display(),
+                command.trim()
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn files(path: &Path, seen: &mut BTreeSet<String>) {
+    let Ok(entries) = fs::read_dir(path) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        seen.insert(format!("file {}", entry.path().display()));
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            files(&entry.path(), seen);
+        }
+    }
+}
+
+/// Below `machine` and our own slices; libvirt keeps `machine` itself, its default partition.
+fn cgroups(path: &Path, inside: bool, seen: &mut BTreeSet<String>) {
+    let Ok(entries) = fs::read_dir(path) else {
+        return;
+    };
+    for entry in entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+    {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let partition = name == "machine" || name == "machine.slice";
+        let inside = inside || name.starts_with("machine") || name.starts_with("virt-sandbox");
+        if inside && !partition {
+            seen.insert(format!("cgroup {}", entry.path().display()));
+        }
+        cgroups(&entry.path(), inside, seen);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_is_named_by_what_stays_the_same() {
+        let line = "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue";
+        assert_eq!(mount(line), "/mnt2 (ext3 /dev/root)");
+    }
+
+    #[test]
+    fn files_are_listed_with_what_is_below_them() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("a")).unwrap();
+        fs::write(dir.path().join("a/b"), "").unwrap();
+        let mut seen = BTreeSet::new();
+        files(dir.path(), &mut seen);
+        assert_eq!(seen.len(), 2);
+    }
+}

@@ -1,0 +1,113 @@
+//! The zoo: real services of Debian, created with nothing but their unit.
+//!
+//! Each row of `tests/zoo/zoo.tsv` is installed, created, asked by its own client, and removed
+//! without a trace. Nothing here knows a service: all there is to know is in the table.
+
+mod animal;
+mod packages;
+mod report;
+mod table;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+
+use table::Row;
+
+/// What to run, and with what.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Rows to run, by name [default: all]
+    names: Vec<String>,
+    /// Run only the first N rows of the table
+    #[arg(long, value_name = "N")]
+    first: Option<usize>,
+    /// End at the first failure
+    #[arg(long)]
+    fail_fast: bool,
+    /// Do not install packages; they are there
+    #[arg(long)]
+    no_install: bool,
+    /// The table
+    #[arg(long, default_value = "tests/zoo/zoo.tsv")]
+    table: PathBuf,
+    /// The script that installs packages
+    #[arg(long, default_value = "tests/setup/packages.sh")]
+    installer: PathBuf,
+    /// Where the output of failed rows is kept
+    #[arg(long, default_value = "target/zoo")]
+    output: PathBuf,
+    /// The program under test [default: the one beside this program]
+    #[arg(long)]
+    program: Option<PathBuf>,
+}
+
+/// Runs the zoo, prints a line per row and the sum.
+///
+/// # Errors
+///
+/// The table cannot be read or a named row is not in it; a service that fails is not an error here
+/// but a line of the report, and the exit code 1.
+pub fn run(options: &Options) -> Result<ExitCode> {
+    let text = std::fs::read_to_string(&options.table)
+        .with_context(|| format!("reading '{}'", options.table.display()))?;
+    let rows = select(table::parse(&text)?, &options.names, options.first)?;
+    let program = match &options.program {
+        Some(program) => program.clone(),
+        None => std::env::current_exe()
+            .context("finding this program")?
+            .with_file_name("virt-sandbox-service"),
+    };
+    let keeper = animal::Keeper {
+        program,
+        output: options.output.clone(),
+    };
+    let installer = (!options.no_install).then_some(options.installer.as_path());
+
+    if let Some(installer) = installer {
+        // One transaction is much faster than many. Rows with conflicts wait for their turn, and a
+        // failure here shows again at the row it belongs to.
+        let free: Vec<&str> = rows
+            .iter()
+            .filter(|row| row.conflicts.is_empty())
+            .flat_map(Row::needs)
+            .collect();
+        if let Err(error) = packages::install(installer, &free) {
+            println!("installing all at once: {error:#}");
+        }
+    }
+
+    let mut sum = report::Sum::default();
+    println!("{}", report::HEADER);
+    for row in &rows {
+        let outcome = installer.map_or(Ok(()), |installer| packages::prepare(installer, row));
+        let outcome = outcome.and_then(|()| packages::set_up(row)).map_or_else(
+            |error| animal::Outcome::failed(format!("{error:#}")),
+            |()| keeper.visit(row),
+        );
+        println!("{}", report::line(row, &outcome));
+        sum.add(&outcome);
+        if options.fail_fast && !outcome.passed() {
+            break;
+        }
+    }
+    println!("{sum}");
+    Ok(if sum.clean() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn select(rows: Vec<Row>, names: &[String], first: Option<usize>) -> Result<Vec<Row>> {
+    for name in names {
+        if !rows.iter().any(|row| &row.name == name) {
+            bail!("no row '{name}' in the zoo");
+        }
+    }
+    let chosen = rows
+        .into_iter()
+        .filter(|row| names.is_empty() || names.contains(&row.name));
+    Ok(chosen.take(first.unwrap_or(usize::MAX)).collect())
+}

@@ -1,0 +1,243 @@
+//! The visit to one service: create, ask, stop, delete, look for traces.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+use super::table::{Row, Where};
+use crate::snapshot::Snapshot;
+
+/// How long a service may take, after it is active, to give its first answer.
+const WARM_UP: Duration = Duration::from_secs(20);
+
+/// How a visit went.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// From `create` to its return.
+    pub active: Option<Duration>,
+    /// How often it was asked until it answered.
+    pub tries: Option<u32>,
+    /// Bytes the sandbox held after it answered.
+    pub memory: Option<u64>,
+    /// Everything that went wrong, in order.
+    pub trouble: Vec<String>,
+}
+
+impl Outcome {
+    /// A visit that did not begin.
+    pub fn failed(why: String) -> Self {
+        Self {
+            trouble: vec![why],
+            ..Self::default()
+        }
+    }
+
+    pub fn passed(&self) -> bool {
+        self.trouble.is_empty()
+    }
+
+    fn note<T>(&mut self, result: Result<T>) -> Option<T> {
+        result
+            .map_err(|error| self.trouble.push(format!("{error:#}")))
+            .ok()
+    }
+}
+
+/// Visits services with one program and keeps what it said of those that failed.
+#[derive(Debug)]
+pub struct Keeper {
+    pub program: PathBuf,
+    pub output: PathBuf,
+}
+
+/// What `list --format json` tells of a sandbox, as far as it matters here.
+#[derive(Debug, Deserialize)]
+struct Listed {
+    name: String,
+    #[serde(default)]
+    addresses: Vec<String>,
+}
+
+/// What a command said and how long it took.
+struct Said {
+    text: String,
+    ok: bool,
+}
+
+impl Said {
+    /// The last line: where a command says why it failed.
+    fn why(&self) -> &str {
+        self.text
+            .lines()
+            .rev()
+            .find(|line| !line.trim().is_empty())
+            .unwrap_or("no output")
+            .trim()
+    }
+
+    fn check(&self, what: &str) -> Result<()> {
+        if self.ok {
+            Ok(())
+        } else {
+            bail!("{what}: {}", self.why())
+        }
+    }
+}
+
+impl Keeper {
+    /// One service from nothing to nothing.
+    pub fn visit(&self, row: &Row) -> Outcome {
+        let mut outcome = Outcome::default();
+        let Some(before) = outcome.note(Snapshot::take()) else {
+            return outcome;
+        };
+        let name = format!("zoo-{}", row.name.replace('.', "-"));
+
+        let answered = self.create_and_ask(row, &name, &mut outcome);
+        outcome.note(answered);
+        if !outcome.passed() {
+            // Best effort: what is lost here is only an explanation.
+            let logs = self.tool(&["logs", &name], 30);
+            self.keep(row, "logs", logs.as_ref().map_or("", |said| &said.text));
+            if let Ok(inspect) = self.tool(&["status", &name], 30) {
+                self.keep(row, "status", &inspect.text);
+            }
+        }
+        for action in ["stop", "delete"] {
+            let done = self
+                .tool(&[action, &name], 60)
+                .and_then(|said| said.check(action));
+            // After a `create` that took itself back there is nothing to remove.
+            if outcome.active.is_some() {
+                outcome.note(done);
+            }
+        }
+        if let Some(left) = outcome.note(before.leftovers())
+            && !left.is_empty()
+        {
+            self.keep(row, "leftovers", &left.join("\n"));
+            outcome
+                .trouble
+                .push(format!("left {} behind: {}", left.len(), left[0]));
+        }
+        outcome
+    }
+
+    fn create_and_ask(&self, row: &Row, name: &str, outcome: &mut Outcome) -> Result<()> {
+        let start = Instant::now();
+        let created = self.tool(&["create", "-u", &row.unit, "--start", name], 120)?;
+        let took = start.elapsed();
+        if !created.ok {
+            self.keep(row, "create", &created.text);
+        }
+        created.check("create")?;
+        outcome.active = Some(took);
+
+        let start = Instant::now();
+        for tries in 1.. {
+            let said = self.ask(row, name)?;
+            if said.ok {
+                outcome.tries = Some(tries);
+                break;
+            }
+            if start.elapsed() > WARM_UP {
+                self.keep(row, "probe", &said.text);
+                bail!("no answer after {tries} tries: {}", said.why());
+            }
+            sleep(Duration::from_millis(500));
+        }
+        outcome.memory = memory(name);
+        Ok(())
+    }
+
+    fn ask(&self, row: &Row, name: &str) -> Result<Said> {
+        match row.place {
+            Where::Inside => self.tool(&["execute", name, "--", "sh", "-c", &row.probe], 30),
+            Where::Host => match self.address(name)? {
+                Some(address) => run(bounded(30)
+                    .env("IP", address)
+                    .args(["sh", "-c", &row.probe])),
+                None => Ok(Said {
+                    text: "no address".into(),
+                    ok: false,
+                }),
+            },
+        }
+    }
+
+    fn address(&self, name: &str) -> Result<Option<String>> {
+        let output = bounded(30)
+            .arg(&self.program)
+            .args(["list", "--format", "json"])
+            .stdin(Stdio::null())
+            .output()
+            .context("running 'list'")?;
+        let listed: Vec<Listed> =
+            serde_json::from_slice(&output.stdout).context("reading 'list --format json'")?;
+        let addresses = listed
+            .into_iter()
+            .filter(|sandbox| sandbox.name == name)
+            .flat_map(|sandbox| sandbox.addresses);
+        // `$IP` goes into URLs as it is, so it must be an IPv4 address; a prefix length does no harm.
+        Ok(addresses
+            .map(|address| address.split('/').next().unwrap_or("").to_owned())
+            .find(|address| address.contains('.')))
+    }
+
+    fn tool(&self, arguments: &[&str], seconds: u32) -> Result<Said> {
+        run(bounded(seconds).arg(&self.program).args(arguments))
+    }
+
+    fn keep(&self, row: &Row, what: &str, text: &str) {
+        let dir = self.output.join(&row.name);
+        let file = dir.join(format!("{what}.log"));
+        if let Err(error) = fs::create_dir_all(&dir).and_then(|()| fs::write(&file, text)) {
+            eprintln!("writing '{}': {error}", file.display());
+        }
+    }
+}
+
+/// A command that is ended when it takes too long: the zoo must reach its last line.
+fn bounded(seconds: u32) -> Command {
+    let mut command = Command::new("timeout");
+    command.arg("--kill-after=5").arg(seconds.to_string());
+    command
+}
+
+/// Runs to the end; its two streams one after the other.
+fn run(command: &mut Command) -> Result<Said> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .context("running 'timeout'")?;
+    let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.push_str(&String::from_utf8_lossy(&output.stderr));
+    if output.status.code() == Some(124) {
+        text.push_str("\ntimed out\n");
+    }
+    Ok(Said {
+        text,
+        ok: output.status.success(),
+    })
+}
+
+/// The memory of a domain's cgroup, from `virsh dommemstat`.
+fn memory(domain: &str) -> Option<u64> {
+    let output = Command::new("virsh")
+        .args(["--quiet", "dommemstat", domain])
+        .output()
+        .ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let kib: u64 = text
+        .lines()
+        .find_map(|line| line.strip_prefix("rss "))?
+        .trim()
+        .parse()
+        .ok()?;
+    Some(kib * 1024)
+}

@@ -1,0 +1,124 @@
+//! The table of the zoo, parsed.
+
+use anyhow::{Result, bail};
+
+/// Where a probe runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Where {
+    /// On the host, with the sandbox's address in `$IP`.
+    Host,
+    /// In the sandbox, through `execute`.
+    Inside,
+}
+
+/// One service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    pub name: String,
+    pub packages: Vec<String>,
+    pub unit: String,
+    pub place: Where,
+    /// A shell command that ends with 0 when the service answers.
+    pub probe: String,
+    /// Packages that must not be installed.
+    pub conflicts: Vec<String>,
+    /// A shell command that configures the host's copy.
+    pub setup: Option<String>,
+    /// Packages the probe needs.
+    pub clients: Vec<String>,
+}
+
+impl Row {
+    /// All packages of the row.
+    pub fn needs(&self) -> impl Iterator<Item = &str> {
+        self.packages
+            .iter()
+            .chain(&self.clients)
+            .map(String::as_str)
+    }
+}
+
+/// Parses the table: tab-separated, `-` for nothing, `#` for a comment, names of columns first.
+pub fn parse(text: &str) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        if line.is_empty() || line.starts_with('#') || line.starts_with("name\t") {
+            continue;
+        }
+        let columns: Vec<&str> = line.split('\t').collect();
+        let [
+            name,
+            packages,
+            unit,
+            place,
+            probe,
+            conflicts,
+            setup,
+            clients,
+        ] = columns[..]
+        else {
+            bail!(
+                "line {} of the zoo has {} columns, not 8",
+                number + 1,
+                columns.len()
+            );
+        };
+        let place = match place {
+            "host" => Where::Host,
+            "inside" => Where::Inside,
+            other => bail!(
+                "line {} of the zoo: a probe runs on 'host' or 'inside', not '{other}'",
+                number + 1
+            ),
+        };
+        rows.push(Row {
+            name: name.into(),
+            packages: words(packages),
+            unit: unit.into(),
+            place,
+            probe: probe.into(),
+            conflicts: words(conflicts),
+            setup: (setup != "-").then(|| setup.into()),
+            clients: words(clients),
+        });
+    }
+    Ok(rows)
+}
+
+fn words(column: &str) -> Vec<String> {
+    column
+        .split_whitespace()
+        .filter(|word| *word != "-")
+        .map(str::to_owned)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_has_eight_columns() {
+        let rows =
+            parse("# zoo\nname\tx\na\tp q\ta.service\tinside\ttrue | true\t-\t-\tc\n").unwrap();
+        assert_eq!(rows.len(), 1);
+        assert_eq!(rows[0].needs().collect::<Vec<_>>(), ["p", "q", "c"]);
+        assert_eq!(
+            (rows[0].place, rows[0].setup.as_deref()),
+            (Where::Inside, None)
+        );
+        for wrong in ["a\tb\n", "a\tp\tu\tnowhere\tx\t-\t-\t-\n"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_table_parses() {
+        let rows = parse(include_str!("../../../zoo/zoo.tsv")).unwrap();
+        assert!(rows.len() > 40);
+        let mut names: Vec<_> = rows.iter().map(|row| &row.name).collect();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), rows.len());
+    }
+}

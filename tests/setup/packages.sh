@@ -1,0 +1,88 @@
+#!/bin/bash
+# Installs Debian packages for the tests; nothing is started by it.
+#
+#   packages.sh base               what building and testing needs
+#   packages.sh install PACKAGE…   those of the packages that are missing
+#   packages.sh purge PACKAGE…     those of the packages that are there
+set -euo pipefail
+
+base=(
+    # build
+    gcc libc6-dev pkg-config libvirt-dev
+    # libvirt with its LXC driver, and what its networks need
+    libvirt-daemon libvirt-daemon-system libvirt-daemon-driver-lxc libvirt-clients
+    dnsmasq-base iproute2 iptables
+    # the guest's init, and what the tests look with
+    systemd dbus acl attr curl procps ca-certificates
+)
+
+[ "$(id -u)" = 0 ] || { echo "packages.sh: must be root" >&2; exit 1; }
+[ -e /etc/debian_version ] || { echo "packages.sh: knows Debian only; install: ${base[*]}" >&2; exit 1; }
+
+installed() {
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
+}
+
+# Services must not start outside of a sandbox: invoke-rc.d(8) asks this program.
+policy=/usr/sbin/policy-rc.d
+log=$(mktemp)
+made=
+cleanup() {
+    rm -f "$log"
+    [ -z "$made" ] || rm -f "$policy"
+}
+trap cleanup EXIT
+
+apt() {
+    if [ ! -e "$policy" ]; then
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+        made=1
+    fi
+    local try
+    # An older index may name versions the archive no longer has; a new one is fetched once.
+    for try in 1 2; do
+        if DEBIAN_FRONTEND=noninteractive apt-get -y -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 \
+            -o Dpkg::Options::=--force-confold "$@" >"$log" 2>&1 </dev/null; then
+            return
+        fi
+        [ "$try" = 2 ] || update force
+    done
+    tail -n 20 "$log" >&2
+    return 1
+}
+
+update() {
+    # Once: an index of the last day will do unless apt found it wanting.
+    if [ -z "${1:-}" ] && [ -n "$(find /var/lib/apt/lists -name '*Packages*' -mtime -1 -print -quit 2>/dev/null)" ]; then
+        return
+    fi
+    apt-get -qq update -o DPkg::Lock::Timeout=300 >/dev/null
+}
+
+action=${1:-base}
+shift || true
+wanted=("$@")
+case $action in
+    base) wanted=("${base[@]}") action=install ;;
+    install | purge) ;;
+    *) echo "usage: packages.sh base|install|purge [PACKAGE…]" >&2; exit 2 ;;
+esac
+
+chosen=()
+for package in $(printf '%s\n' "${wanted[@]}" | sort -u); do
+    if installed "$package"; then
+        [ "$action" = install ] || chosen+=("$package")
+    else
+        [ "$action" = purge ] || chosen+=("$package")
+    fi
+done
+[ ${#chosen[@]} -gt 0 ] || exit 0
+
+echo "$action: ${chosen[*]}"
+if [ "$action" = install ]; then
+    update
+    apt install --no-install-recommends "${chosen[@]}"
+else
+    apt purge "${chosen[@]}"
+fi
