@@ -14,7 +14,7 @@ setup   = bash tests/setup/packages.sh
 harness = target/debug/test-harness
 # An uninstalled program finds its parts here.
 parts   = VIRT_SANDBOX_GUEST_INIT=$(CURDIR)/target/guest-init/guest-init \
-          VIRT_SANDBOX_TEMPLATES=$(CURDIR)/templates
+         
 
 .PHONY: build install check test demo zoo clean setup programs
 .DEFAULT_GOAL = build

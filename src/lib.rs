@@ -10,6 +10,7 @@
 //! | [`domain`] | config and facts become libvirt XML |
 //! | [`guest`] | what is staged for the guest |
 //! | [`hypervisor`] | libvirt |
+//! | [`service`] | the persistent sandbox of a service of the host |
 //! | [`sys`] | leaf wrappers of the operating system |
 
 pub mod config;
@@ -18,6 +19,7 @@ pub mod error;
 pub mod guest;
 pub mod host;
 pub mod hypervisor;
+pub mod service;
 pub mod sys;
 
 pub use error::{Error, Result};
