@@ -115,107 +115,64 @@ pub fn closure(dirs: &UnitDirs, asked: &[UnitName], specifiers: &Specifiers) -> 
         } else {
             role(&canonical)
         };
-        match member(dirs, &name, role, reason, specifiers) {
+        match member(dirs, &name, role, &reason, specifiers) {
             Ok(member) => {
                 if let Some(loaded) = &member.loaded {
                     queue.extend(followed(&loaded.1, triggers.get(&canonical)));
                 }
                 closure.members.push(member);
             }
-            Err(Some(missing))
-                if !closure
-                    .missing
-                    .iter()
-                    .any(|other| other.name == missing.name) =>
-            {
-                closure.missing.push(missing);
+            Err(error) if reason.is_must() => {
+                if closure.missing.iter().all(|other| other.name != name) {
+                    closure.missing.push(Missing {
+                        name,
+                        reason,
+                        error,
+                    });
+                }
             }
+            // What is only wished for may be absent: systemd passes over it too.
             Err(_) => {}
         }
     }
     closure
 }
 
-/// Loads a unit if its needs count; `Err(None)` is one that is not there and need not be.
+/// Loads a unit if its needs count.
 fn member(
     dirs: &UnitDirs,
     name: &UnitName,
     role: Role,
-    reason: Reason,
+    reason: &Reason,
     specifiers: &Specifiers,
-) -> Result<Member, Option<Missing>> {
-    let descends =
-        role == Role::Service || (reason == Reason::Asked && name.kind() != UnitKind::Target);
-    let unloaded = |reason| Member {
+) -> Result<Member, LoadError> {
+    let member = |name: &UnitName, loaded| Member {
         name: name.clone(),
         role,
-        reasons: vec![reason],
-        loaded: None,
+        reasons: vec![reason.clone()],
+        loaded,
     };
     // Mounts and slices come from fstab or are made as needed: there may be no file.
-    if role == Role::NameOnly && !descends {
-        return Ok(unloaded(reason));
+    if role == Role::NameOnly {
+        return Ok(member(name, None));
     }
-    let unit = match dirs.load(name) {
-        Ok(unit) if unit.name.is_template() => {
-            return without_instance(dirs, &unit, role, reason, specifiers);
-        }
-        Ok(unit) => unit,
-        Err(error) => {
-            return Err(reason.is_must().then(|| Missing {
-                name: name.clone(),
-                reason,
-                error,
-            }));
-        }
-    };
-    let facts = unit.facts(specifiers);
+    let mut unit = dirs.load(name)?;
+    let mut facts = unit.facts(specifiers);
+    // The template behind a socket with Accept=yes is itself what the sandbox needs: its instances
+    // come with connections. Any other stands for its default instance.
+    if unit.name.is_template() && !matches!(reason, Reason::TriggeredBy(_)) {
+        let default = facts.install.default_instance.as_deref();
+        let instance = default.and_then(|instance| unit.name.instantiate(instance).ok());
+        unit = match instance {
+            Some(instance) => dirs.load(&instance)?,
+            None => return Err(LoadError::NoInstance { name: unit.name }),
+        };
+        facts = unit.facts(specifiers);
+    }
+    let asked_for = *reason == Reason::Asked && name.kind() != UnitKind::Target;
     let name = unit.name.clone();
-    let loaded = descends.then(|| Box::new((unit, facts)));
-    Ok(Member {
-        name,
-        role,
-        reasons: vec![reason],
-        loaded,
-    })
-}
-
-/// A template stands for its default instance; the template of a socket with `Accept=yes` is
-/// itself what the sandbox needs, since instances come with connections.
-fn without_instance(
-    dirs: &UnitDirs,
-    template: &Unit,
-    role: Role,
-    reason: Reason,
-    specifiers: &Specifiers,
-) -> Result<Member, Option<Missing>> {
-    let facts = template.facts(specifiers);
-    let name = template.name.clone();
-    if matches!(reason, Reason::TriggeredBy(_)) {
-        let loaded = Some(Box::new((template.clone(), facts)));
-        return Ok(Member {
-            name,
-            role,
-            reasons: vec![reason],
-            loaded,
-        });
-    }
-    let instance = facts
-        .install
-        .default_instance
-        .as_deref()
-        .and_then(|text| name.instantiate(text).ok());
-    match instance {
-        Some(instance) => member(dirs, &instance, role, reason, specifiers),
-        None => {
-            let error = LoadError::NoInstance { name: name.clone() };
-            Err(reason.is_must().then_some(Missing {
-                name,
-                reason,
-                error,
-            }))
-        }
-    }
+    let loaded = (role == Role::Service || asked_for).then(|| Box::new((unit, facts)));
+    Ok(member(&name, loaded))
 }
 
 /// The units a unit pulls in, and those that start it.

@@ -6,7 +6,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::dirs::{Beside, Located, ScanError, UnitDirs};
+use super::beside::Beside;
+use super::dirs::{Located, ScanError, UnitDirs};
 use super::name::UnitName;
 use super::nearest::nearest;
 use super::root::within;

@@ -2,10 +2,10 @@
 //!
 //! | module | what it owns |
 //! |---|---|
-//! | [`name`] | unit names and the escaping used in them |
+//! | [`name`], [`escape`] | unit names and the escaping used in them |
 //! | [`syntax`] | the text of a unit file as ordered settings |
 //! | [`words`] | splitting a value into words |
-//! | [`dirs`] | the search path: fragments, aliases, masks, drop-ins, `.wants` |
+//! | [`dirs`], [`beside`] | the search path: fragments, aliases, masks; drop-ins, `.wants` |
 //! | [`load`] | one unit put together from all its files |
 //! | [`sysv`] | init scripts as units |
 //! | [`specifier`] | `%i` and its kin |
@@ -17,11 +17,13 @@
 //! No systemd is asked and nothing is written. What the sandbox makes of the facts is decided
 //! elsewhere, as is what a package manager knows about the same files.
 
+pub mod beside;
 pub mod capability;
 pub mod closure;
 pub mod condition;
 pub mod directory;
 pub mod dirs;
+pub mod escape;
 pub mod exec;
 pub mod facts;
 #[cfg(test)]

@@ -6,7 +6,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::name::{UnitName, unescape, unescape_path};
+use super::escape::{unescape, unescape_path};
+use super::name::UnitName;
 
 /// What specifiers tell of the machine; `None` is not known yet, and stays as it is written.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
