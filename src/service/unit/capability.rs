@@ -1,0 +1,87 @@
+//! Sets of capabilities: `CapabilityBoundingSet=` and `AmbientCapabilities=` of systemd.exec(5).
+//!
+//! Names stay text: which ones there are is the kernel's to know.
+
+use std::collections::BTreeSet;
+
+/// A set of capabilities by name (`CAP_NET_ADMIN`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CapabilitySet {
+    /// These.
+    Only(BTreeSet<String>),
+    /// All but these.
+    AllBut(BTreeSet<String>),
+}
+
+impl CapabilitySet {
+    /// No capability.
+    pub const NONE: Self = Self::Only(BTreeSet::new());
+    /// Every capability.
+    pub const ALL: Self = Self::AllBut(BTreeSet::new());
+
+    /// Whether the capability is in the set.
+    pub fn contains(&self, capability: &str) -> bool {
+        match self {
+            Self::Only(names) => names.contains(capability),
+            Self::AllBut(names) => !names.contains(capability),
+        }
+    }
+
+    /// Merges the assignments of a key in order, starting from the set that counts without any.
+    ///
+    /// An empty one gives the empty set, `~` takes away, and the first one replaces the start.
+    pub fn merge<'a>(initial: Self, values: impl Iterator<Item = &'a str>) -> Self {
+        let mut set = initial.clone();
+        for value in values {
+            if value.is_empty() {
+                set = Self::NONE;
+                continue;
+            }
+            let (inverted, list) = value
+                .strip_prefix('~')
+                .map_or((false, value), |list| (true, list));
+            let names: BTreeSet<String> = list
+                .split_whitespace()
+                .map(str::to_ascii_uppercase)
+                .collect();
+            set = match (set, inverted) {
+                (old, true) if old == initial || old == Self::NONE => Self::AllBut(names),
+                (old, false) if old == initial || old == Self::NONE => Self::Only(names),
+                (Self::Only(old), false) => Self::Only(&old | &names),
+                (Self::Only(old), true) => Self::Only(&old - &names),
+                (Self::AllBut(old), false) => Self::AllBut(&old - &names),
+                (Self::AllBut(old), true) => Self::AllBut(&old | &names),
+            };
+        }
+        set
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn assignments_merge() {
+        // values, has A, has B, has C
+        let cases: [(&[&str], [bool; 3]); 7] = [
+            (&[], [true, true, true]),
+            (&[""], [false, false, false]),
+            (&["cap_a CAP_B"], [true, true, false]),
+            (&["CAP_A", "CAP_B"], [true, true, false]),
+            (&["~CAP_A", "~CAP_B"], [false, false, true]),
+            (&["CAP_A CAP_B", "~CAP_A"], [false, true, false]),
+            (&["~CAP_A CAP_B", "CAP_A"], [true, false, true]),
+        ];
+        for (values, has) in cases {
+            let set = CapabilitySet::merge(CapabilitySet::ALL, values.iter().copied());
+            assert_eq!(
+                ["CAP_A", "CAP_B", "CAP_C"].map(|name| set.contains(name)),
+                has,
+                "{values:?}"
+            );
+        }
+        let ambient = CapabilitySet::merge(CapabilitySet::NONE, ["CAP_A"].into_iter());
+        assert!(ambient.contains("CAP_A") && !ambient.contains("CAP_B"));
+    }
+}

@@ -1,0 +1,122 @@
+//! The escaping that puts any text into a unit name: systemd-escape(1).
+//!
+//! Whether the result is a valid name is told by [`super::name`].
+
+/// A character that stands for itself in an escaped name.
+pub(super) fn is_plain(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, ':' | '_' | '.')
+}
+
+/// Escapes any text for use in a unit name: `/` becomes `-`, other foreign bytes `\xNN`.
+pub fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for (i, byte) in text.bytes().enumerate() {
+        let c = char::from(byte);
+        // A leading dot would make a hidden file.
+        if c == '/' {
+            out.push('-');
+        } else if is_plain(c) && !(c == '.' && i == 0) {
+            out.push(c);
+        } else {
+            out.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    out
+}
+
+/// Undoes [`escape`]; `None` for a malformed escape or a result that is not UTF-8.
+pub fn unescape(text: &str) -> Option<String> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        match byte {
+            b'-' => out.push(b'/'),
+            b'\\' => {
+                if rest.next()? != b'x' {
+                    return None;
+                }
+                let mut digit = || char::from(rest.next()?).to_digit(16);
+                let value = digit()? * 16 + digit()?;
+                out.push(u8::try_from(value).ok()?);
+            }
+            _ => out.push(byte),
+        }
+    }
+    String::from_utf8(out).ok()
+}
+
+/// Escapes an absolute path as `systemd-escape --path` does: `/` becomes `-`, `/a/b` becomes `a-b`.
+///
+/// `None` if the path has `..` in it.
+pub fn escape_path(path: &str) -> Option<String> {
+    let parts: Vec<&str> = path
+        .split('/')
+        .filter(|part| !part.is_empty() && *part != ".")
+        .collect();
+    if parts.contains(&"..") {
+        return None;
+    }
+    Some(if parts.is_empty() {
+        "-".to_owned()
+    } else {
+        escape(&parts.join("/"))
+    })
+}
+
+/// Undoes [`escape_path`]; `None` if the text is no escaped normal path.
+pub fn unescape_path(text: &str) -> Option<String> {
+    if text == "-" {
+        return Some("/".to_owned());
+    }
+    let path = unescape(text)?;
+    let normal = path.split('/').all(|part| !matches!(part, "" | "." | ".."));
+    normal.then(|| format!("/{path}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn escaping_is_that_of_systemd_escape() {
+        for (text, escaped) in [
+            ("a/b-c", r"a-b\x2dc"),
+            (".a.b", r"\x2ea.b"),
+            ("ä \\", r"\xc3\xa4\x20\x5c"),
+            ("15-main", r"15\x2dmain"),
+        ] {
+            assert_eq!(escape(text), escaped);
+            assert_eq!(unescape(escaped).as_deref(), Some(text));
+        }
+        for (path, escaped) in [
+            ("/", "-"),
+            ("//a/./b/", "a-b"),
+            ("/var/lib/x-y", r"var-lib-x\x2dy"),
+        ] {
+            assert_eq!(escape_path(path).as_deref(), Some(escaped));
+        }
+        assert_eq!(unescape_path("var-lib").as_deref(), Some("/var/lib"));
+        assert_eq!(unescape_path("-").as_deref(), Some("/"));
+        for bad in [r"a\", r"a\y20", r"a\x2", r"\xff"] {
+            assert_eq!(unescape(bad), None, "{bad}");
+        }
+        assert_eq!(escape_path("/a/../b"), None);
+        assert_eq!(unescape_path("a--b"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn escape_round_trips(text in any::<String>()) {
+            let escaped = escape(&text);
+            prop_assert!(escaped.chars().all(|c| is_plain(c) || c == '-' || c == '\\'));
+            prop_assert_eq!(unescape(&escaped), Some(text));
+        }
+
+        #[test]
+        fn any_text_is_taken(text in any::<String>()) {
+            let _ = (unescape(&text), unescape_path(&text), escape_path(&text));
+        }
+    }
+}
