@@ -8,6 +8,18 @@
 //! |---|---|
 //! | [`config`] | the guest config: what the host tells the guest |
 //! | [`net`] | addresses and routes as they are written by people |
+//! | [`network`] | bringing up the NICs (feature `init`) |
+//! | [`netlink`] | links, addresses and routes of the kernel (feature `init`) |
+//! | [`dhcp`] | a DHCPv4 client (feature `init`) |
+//! | [`resolv`] | resolv.conf (feature `init`) |
 
 pub mod config;
+#[cfg(feature = "init")]
+pub mod dhcp;
 pub mod net;
+#[cfg(feature = "init")]
+pub mod netlink;
+#[cfg(feature = "init")]
+pub mod network;
+#[cfg(feature = "init")]
+pub mod resolv;
