@@ -1,7 +1,7 @@
 //! The states of a DHCP client (RFC 2131, figure 5), without sockets and clocks.
 //!
 //! It is told the time and what was received, and says what to do and until when to wait.
-//! [`super::Session`] does it.
+//! The loop in [`super`] does it.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
