@@ -41,7 +41,7 @@ pub fn boot() -> Result<std::convert::Infallible> {
                     warn!("setting the host name: {error}");
                 }
             }
-            Step::Network(nics) => crate::network::start(&nics, &config.hostname)?,
+            Step::Network(nics) => crate::keeper::start(&nics, &config.hostname)?,
             Step::Exec {
                 command,
                 environment,

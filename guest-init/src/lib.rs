@@ -9,9 +9,16 @@
 //! | [`config`] | the guest config: what the host tells the guest |
 //! | [`net`] | addresses and routes as they are written by people |
 //! | [`mountinfo`] | the kernel's table of mounts |
+//!
+//! With feature `init`, what PID 1 does:
+//!
+//! | module | what it owns |
+//! |---|---|
 //! | `plan` | what PID 1 will do, as data |
 //! | `boot` | PID 1 |
-//! | `root`, `cgroup`, `static_units`, `network` | the steps of the boot |
+//! | `root`, `cgroup`, `static_units` | the steps of the boot |
+//! | `network`, `keeper` | bringing up the NICs; keeping their leases |
+//! | `netlink`, `dhcp`, `resolv` | links, addresses and routes of the kernel; a DHCPv4 client; resolv.conf |
 //! | `enter`, `relay` | a command in a running sandbox |
 
 pub mod config;
@@ -28,15 +35,23 @@ mod cgroup;
 #[cfg(feature = "init")]
 mod console_log;
 #[cfg(feature = "init")]
+pub mod dhcp;
+#[cfg(feature = "init")]
 pub mod enter;
 #[cfg(feature = "init")]
-mod network;
+mod keeper;
+#[cfg(feature = "init")]
+pub mod netlink;
+#[cfg(feature = "init")]
+pub mod network;
 #[cfg(feature = "init")]
 pub mod plan;
 #[cfg(feature = "init")]
 mod process;
 #[cfg(feature = "init")]
 mod relay;
+#[cfg(feature = "init")]
+pub mod resolv;
 #[cfg(feature = "init")]
 mod root;
 #[cfg(feature = "init")]

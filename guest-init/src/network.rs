@@ -1,11 +1,124 @@
-//! Starting the network of the sandbox.
+//! Brings up the network of the sandbox.
+//!
+//! libvirt has named the interfaces already (`eth0`…). It does not keep leases alive: what is to be
+//! kept is handed back, for a process that outlives PID 1's own work.
 
-use anyhow::Result;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
 
-use crate::config::Nic;
+use crate::config::{Addressing, Nic};
+use crate::dhcp::{self, DhcpError, Interface, Lease};
+use crate::netlink::{Hop, Link, Netlink, NetlinkError};
+use crate::resolv;
 
-/// Raises the loopback and the NICs and gives them addresses.
-pub fn start(nics: &[Nic], hostname: &str) -> Result<()> {
-    let _ = (nics, hostname);
-    Ok(())
+/// Why a NIC cannot be configured.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// The kernel refused.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// DHCP could not even be tried.
+    #[error(transparent)]
+    Dhcp(#[from] DhcpError),
+    /// The config names an interface that was not given to the sandbox.
+    #[error("looking for interface {name}: there are only {}", present.join(", "))]
+    Missing {
+        /// Its name.
+        name: String,
+        /// The interfaces there are.
+        present: Vec<String>,
+    },
+    /// DHCP on something other than Ethernet.
+    #[error("asking for an address on {0}: it has no Ethernet address")]
+    NotEthernet(String),
+}
+
+/// An interface whose address [`dhcp::keep`] has to keep, or still to get.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// The interface.
+    pub interface: Interface,
+    /// Its lease, applied; none if no server answered in time.
+    pub lease: Option<Lease>,
+}
+
+/// Raises the loopback and all NICs and gives them their addresses.
+///
+/// A NIC on DHCP has `deadline` to get one; if no server answers, the sandbox starts without.
+/// `previous` are the leases of the last run by name of the NIC.
+pub fn configure(
+    nics: &[Nic],
+    hostname: &str,
+    previous: &BTreeMap<String, Lease>,
+    deadline: Duration,
+) -> Result<Vec<Kept>, NetworkError> {
+    let mut netlink = Netlink::open()?;
+    let links = netlink.links()?;
+    // 127.0.0.1 and ::1 come by themselves with it.
+    netlink.set_up(find(&links, "lo")?)?;
+    let mut dynamic = Vec::new();
+    for nic in nics {
+        let link = find(&links, &nic.name)?;
+        netlink.set_up(link)?;
+        match &nic.addressing {
+            Addressing::None => {}
+            Addressing::Static { addresses, routes } => {
+                for address in addresses {
+                    netlink.add_address(link, address)?;
+                }
+                for route in routes {
+                    netlink.set_route(link, &Hop::from(route))?;
+                }
+            }
+            Addressing::Dhcp => {
+                let interface = Interface::new(link.clone())
+                    .ok_or_else(|| NetworkError::NotEthernet(nic.name.clone()))?;
+                dynamic.push(interface);
+            }
+        }
+    }
+    dynamic
+        .into_iter()
+        .map(|interface| {
+            let previous = previous.get(&interface.link.name);
+            let lease = match dhcp::acquire(&interface, hostname, previous, deadline) {
+                Ok(lease) => {
+                    dhcp::apply(&interface.link, &lease, None)?;
+                    Some(lease)
+                }
+                Err(error @ DhcpError::NoAnswer { .. }) => {
+                    log::warn!("{error}");
+                    None
+                }
+                Err(error @ DhcpError::System { .. }) => return Err(error.into()),
+            };
+            Ok(Kept { interface, lease })
+        })
+        .collect()
+}
+
+/// resolv.conf for leases of several NICs, first come, first asked; `None` if they name no server,
+/// so that the file is better left as it is.
+#[must_use]
+pub fn resolv_conf<'a>(leases: impl IntoIterator<Item = &'a Lease>) -> Option<String> {
+    let mut dns = Vec::new();
+    let mut domain = None;
+    let mut search = Vec::new();
+    for lease in leases {
+        dns.extend(lease.dns.iter().copied().map(IpAddr::from));
+        domain = domain.or(lease.domain.as_deref());
+        search.extend(lease.search.iter().cloned());
+    }
+    (!dns.is_empty()).then(|| resolv::render(&dns, domain, &search))
+}
+
+fn find<'a>(links: &'a [Link], name: &str) -> Result<&'a Link, NetworkError> {
+    links
+        .iter()
+        .find(|link| link.name == name)
+        .ok_or_else(|| NetworkError::Missing {
+            name: name.to_owned(),
+            present: links.iter().map(|link| link.name.clone()).collect(),
+        })
 }

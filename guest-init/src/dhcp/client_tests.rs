@@ -1,0 +1,321 @@
+use super::*;
+use crate::dhcp::lease::Terms;
+
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
+const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const OTHER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+const START: Duration = Duration::from_secs(1000);
+
+fn identity() -> Identity {
+    Identity {
+        mac: MAC,
+        hostname: "box".to_owned(),
+    }
+}
+
+fn client(previous: Option<&Lease>) -> Client {
+    Client::new(identity(), previous, 42, START)
+}
+
+/// What a server answers to the client's last message: a lease of 120 s.
+fn reply(client: &Client, kind: Kind, server: Ipv4Addr) -> Message {
+    let mut message = Message::request(kind, client.xid, MAC);
+    message.yours = ADDRESS;
+    put_address(&mut message, option::SERVER, server);
+    let options = &mut message.options;
+    options.insert(option::SUBNET_MASK, vec![255, 255, 255, 0]);
+    options.insert(option::LEASE_TIME, vec![0, 0, 0, 120]);
+    message
+}
+
+fn lease(obtained: u64) -> Lease {
+    let message = reply(&client(None), Kind::Ack, SERVER);
+    Lease::from_message(&message, Duration::from_secs(obtained)).unwrap()
+}
+
+/// Lets the deadline come, and says when that was.
+fn expire(client: &mut Client) -> (Duration, Vec<Action>) {
+    let now = client.deadline().unwrap();
+    (now, client.timer(now))
+}
+
+#[track_caller]
+fn sent(actions: &[Action]) -> (&Message, Destination) {
+    match actions {
+        [Action::Send(message, destination)] => (message, *destination),
+        other => panic!("no single message: {other:?}"),
+    }
+}
+
+#[test]
+fn an_address_is_got_by_discover_offer_request_ack() {
+    let mut client = client(None);
+    let actions = client.timer(START);
+    let (discover, destination) = sent(&actions);
+    assert_eq!(
+        (discover.kind, destination),
+        (Kind::Discover, Destination::Unconfigured)
+    );
+    assert_eq!(discover.options[&option::HOST_NAME], b"box");
+    assert_eq!(discover.options[&option::CLIENT_ID], [1, 2, 0, 0, 0, 0, 1]);
+    assert_eq!(client.listening(), Listening::Packets);
+
+    let now = START + Duration::from_millis(10);
+    let actions = client.received(&reply(&client.clone(), Kind::Offer, SERVER), now);
+    let (request, _) = sent(&actions);
+    assert_eq!((request.kind, request.xid), (Kind::Request, discover.xid));
+    assert_eq!(request.address(option::REQUESTED_ADDRESS), Some(ADDRESS));
+    assert_eq!(request.address(option::SERVER), Some(SERVER));
+
+    let actions = client.received(&reply(&client.clone(), Kind::Ack, SERVER), now);
+    let [
+        Action::Configure {
+            lease,
+            previous: None,
+        },
+    ] = &actions[..]
+    else {
+        panic!("{actions:?}");
+    };
+    assert_eq!((lease.address, lease.prefix), (ADDRESS, 24));
+    assert_eq!(client.listening(), Listening::No);
+    assert_eq!(client.deadline(), Some(START + Duration::from_secs(60)));
+}
+
+#[test]
+fn discover_is_sent_again_after_longer_and_longer_waits() {
+    let mut client = client(None);
+    let first = sent(&client.timer(START)).0.xid;
+    assert_eq!(client.timer(START), [], "not before its time");
+    let mut last = START;
+    for seconds in [1, 2, 4, 8, 16, 32, 64, 64] {
+        let (now, actions) = expire(&mut client);
+        let waited = (now - last).as_secs_f64() / f64::from(seconds);
+        assert!((0.87..1.13).contains(&waited), "{seconds}: {waited}");
+        let (message, _) = sent(&actions);
+        assert_eq!((message.kind, message.xid), (Kind::Discover, first));
+        assert_eq!(u64::from(message.secs), (now - START).as_secs());
+        last = now;
+    }
+}
+
+#[test]
+fn other_peoples_messages_are_ignored() {
+    let mut client = client(None);
+    client.timer(START);
+    let good = reply(&client, Kind::Offer, SERVER);
+    let mut no_server = good.clone();
+    no_server.options.remove(&option::SERVER);
+    for (what, message) in [
+        (
+            "xid",
+            Message {
+                xid: good.xid ^ 1,
+                ..good.clone()
+            },
+        ),
+        (
+            "mac",
+            Message {
+                mac: [9; 6],
+                ..good.clone()
+            },
+        ),
+        ("no offer", reply(&client, Kind::Ack, SERVER)),
+        (
+            "no address",
+            Message {
+                yours: Ipv4Addr::UNSPECIFIED,
+                ..good.clone()
+            },
+        ),
+        ("no server", no_server),
+    ] {
+        assert_eq!(client.received(&message, START), [], "{what}");
+    }
+    sent(&client.received(&good, START));
+    for kind in [Kind::Ack, Kind::Nak] {
+        let message = reply(&client, kind, OTHER);
+        assert_eq!(client.received(&message, START), [], "another server");
+    }
+}
+
+#[test]
+fn a_request_without_answer_leads_to_another_search() {
+    let mut client = client(None);
+    client.timer(START);
+    let xid = client.xid;
+    client.received(&reply(&client.clone(), Kind::Offer, SERVER), START);
+    for _ in 1..REQUESTS {
+        assert_eq!(sent(&expire(&mut client).1).0.kind, Kind::Request);
+    }
+    assert_eq!(expire(&mut client).1, []);
+    let (_, actions) = expire(&mut client);
+    let (discover, _) = sent(&actions);
+    assert_eq!(discover.kind, Kind::Discover);
+    assert_ne!(discover.xid, xid);
+}
+
+#[test]
+fn a_previous_address_is_asked_for_first() {
+    let mut client = client(Some(&lease(0)));
+    let actions = client.timer(START);
+    let (request, destination) = sent(&actions);
+    assert_eq!(
+        (request.kind, destination),
+        (Kind::Request, Destination::Unconfigured)
+    );
+    assert_eq!(request.address(option::REQUESTED_ADDRESS), Some(ADDRESS));
+    assert_eq!(
+        request.address(option::SERVER),
+        None,
+        "as RFC 2131, 4.3.2 has it"
+    );
+    assert!(request.client.is_unspecified());
+    let actions = client.received(&reply(&client.clone(), Kind::Ack, OTHER), START);
+    assert!(matches!(actions[..], [Action::Configure { .. }]));
+}
+
+#[test]
+fn a_previous_address_nobody_knows_costs_little_time() {
+    let mut silent = client(Some(&lease(0)));
+    let kinds: Vec<_> = (0..3)
+        .map(|_| sent(&expire(&mut silent).1).0.kind)
+        .collect();
+    assert_eq!(kinds, [Kind::Request, Kind::Request, Kind::Discover]);
+    assert!(silent.deadline().unwrap() < START + Duration::from_secs(3));
+
+    let mut refused = client(Some(&lease(0)));
+    refused.timer(START);
+    assert_eq!(
+        refused.received(&reply(&refused.clone(), Kind::Nak, SERVER), START),
+        []
+    );
+    assert_eq!(sent(&refused.timer(START)).0.kind, Kind::Discover);
+}
+
+#[test]
+fn refusal_after_refusal_slows_us_down() {
+    let mut client = client(None);
+    let mut delays = Vec::new();
+    let mut now = START;
+    for _ in 0..4 {
+        sent(&client.timer(now));
+        client.received(&reply(&client.clone(), Kind::Offer, SERVER), now);
+        client.received(&reply(&client.clone(), Kind::Nak, SERVER), now);
+        let next = client.deadline().unwrap();
+        delays.push((next - now).as_secs_f64().round() as u64);
+        now = next;
+    }
+    assert_eq!(delays, [0, 1, 2, 4]);
+}
+
+#[test]
+fn a_lease_is_renewed_by_its_server() {
+    let mut client = Client::bound(identity(), lease(1000), 42, START);
+    let (now, actions) = expire(&mut client);
+    assert_eq!(now, START + Duration::from_secs(60));
+    let (request, destination) = sent(&actions);
+    assert_eq!(
+        (request.kind, destination),
+        (Kind::Request, Destination::Server(SERVER))
+    );
+    assert_eq!(request.client, ADDRESS);
+    for code in [option::REQUESTED_ADDRESS, option::SERVER] {
+        assert_eq!(request.address(code), None, "as RFC 2131, 4.3.2 has it");
+    }
+    assert_eq!(client.listening(), Listening::Datagrams);
+    let actions = client.received(&reply(&client.clone(), Kind::Ack, SERVER), now);
+    let renewed = lease(1060);
+    let previous = Some(lease(1000));
+    assert_eq!(
+        actions,
+        [Action::Configure {
+            lease: renewed,
+            previous
+        }]
+    );
+    assert_eq!(client.deadline(), Some(START + Duration::from_secs(120)));
+}
+
+#[test]
+fn a_lease_nobody_renews_is_rebound_and_lost() {
+    let terms = Terms {
+        renewal: 1000,
+        rebinding: 1400,
+        expiry: 1600,
+    };
+    let lease = Lease {
+        terms: Some(terms),
+        ..lease(1000)
+    };
+    let mut client = Client::bound(identity(), lease.clone(), 42, START);
+    let mut steps = Vec::new();
+    loop {
+        let (now, actions) = expire(&mut client);
+        let after = (now - START).as_secs();
+        match &actions[..] {
+            [Action::Send(_, destination)] => steps.push((after, *destination)),
+            actions => {
+                assert_eq!(actions, [Action::Deconfigure(lease)]);
+                assert_eq!(after, 1600);
+                break;
+            }
+        }
+    }
+    let server = Destination::Server(SERVER);
+    let all = Destination::Broadcast;
+    assert_eq!(
+        steps,
+        [
+            (1000, server),
+            (1200, server),
+            (1300, server),
+            (1360, server),
+            (1400, all),
+            (1500, all),
+            (1560, all)
+        ]
+    );
+    assert_eq!(client.listening(), Listening::Packets);
+    assert_eq!(sent(&expire(&mut client).1).0.kind, Kind::Discover);
+}
+
+#[test]
+fn a_refused_renewal_loses_the_lease() {
+    let mut client = Client::bound(identity(), lease(1000), 42, START);
+    let (now, _) = expire(&mut client);
+    let actions = client.received(&reply(&client.clone(), Kind::Nak, SERVER), now);
+    assert_eq!(actions, [Action::Deconfigure(lease(1000))]);
+    assert_eq!(sent(&client.timer(now)).0.kind, Kind::Discover);
+}
+
+#[test]
+fn leases_found_late_are_dealt_with_at_once() {
+    for (obtained, expected) in [
+        (1000 - 61, Some(Destination::Server(SERVER))),
+        (1000 - 106, Some(Destination::Broadcast)),
+        (1000 - 121, None),
+    ] {
+        let mut client = Client::bound(identity(), lease(obtained), 42, START);
+        match (&client.timer(START)[..], expected) {
+            ([Action::Send(_, destination)], Some(expected)) => assert_eq!(*destination, expected),
+            ([Action::Deconfigure(_)], None) => {}
+            (actions, _) => panic!("{obtained}: {actions:?}"),
+        }
+    }
+    // Of another boot of the host: confirmed first.
+    let mut client = Client::bound(identity(), lease(5000), 42, START);
+    assert_eq!(sent(&client.timer(START)).1, Destination::Unconfigured);
+}
+
+#[test]
+fn a_lease_for_ever_is_left_alone() {
+    let lease = Lease {
+        terms: None,
+        ..lease(1000)
+    };
+    let client = Client::bound(identity(), lease, 42, START);
+    assert_eq!(client.deadline(), None);
+}
