@@ -248,4 +248,12 @@ mod tests {
             );
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_line_is_an_entry_or_an_error(line in r#"[ufdmrLz]?[-+!~:]{0,2} ?([ -~é"'\\]){0,40}"#) {
+            let _ = crate::service::tmpfiles::parse_rule(&line);
+            let _ = crate::service::sysusers::parse_entry(&line);
+        }
+    }
 }

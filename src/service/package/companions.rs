@@ -11,6 +11,9 @@ use super::{PackageDb, PackageName, Result, canonical, dependency_closure};
 /// A directory used by more sources than this is everybody's (`/etc/default`, `/etc/logrotate.d`).
 const FEW_SOURCES: usize = 4;
 
+/// Where packages keep what the maintainer scripts of others use: helpers, defaults, registries.
+const SCRIPTED: &[&str] = &["/etc", "/var/lib", "/usr/share", "/usr/lib"];
+
 /// A package that is configured together with a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Companion {
@@ -37,6 +40,13 @@ pub enum Reason {
         /// The package it is shared with.
         with: PackageName,
     },
+    /// The maintainer scripts of the service's package, which depends on it, use a directory that it ships.
+    UsedByScripts {
+        /// The directory.
+        directory: PathBuf,
+        /// The package whose scripts use it.
+        by: PackageName,
+    },
     /// It depends on the service's package, and its maintainer scripts use a directory of that package.
     ScriptsUse {
         /// The directory.
@@ -55,6 +65,13 @@ impl fmt::Display for Reason {
             Self::SharedDirectory { directory, with } => {
                 write!(f, "shares '{}' with {with}", directory.display())
             }
+            Self::UsedByScripts { directory, by } => {
+                write!(
+                    f,
+                    "ships '{}', which the maintainer scripts of {by} use",
+                    directory.display()
+                )
+            }
             Self::ScriptsUse { directory, of } => {
                 write!(
                     f,
@@ -69,9 +86,10 @@ impl fmt::Display for Reason {
 /// The installed packages that hold part of the configuration of a service, whose unit the given packages ship; sorted,
 /// without the given ones.
 ///
-/// Downwards, along dependencies: packages of the same source, and packages that share a directory below /etc. Upwards,
-/// along direct reverse dependencies: a unit is often shipped by a wrapper, and the packages that do the work (or plug
-/// into it) build on that. These share its directory in /etc or /var/lib, or call its files from their scripts.
+/// Downwards, along dependencies: packages of the same source, packages that share a directory below /etc, and those
+/// whose directories the service's own maintainer scripts use. Upwards, along direct reverse dependencies: a
+/// unit is often shipped by a wrapper, and the packages that do the work (or plug into it) build on that. These are of
+/// the same source, share its directory in /etc or /var/lib, or use its files in their scripts.
 pub fn configuration_packages(
     db: &dyn PackageDb,
     service: &[PackageName],
@@ -97,6 +115,7 @@ pub fn configuration_packages(
     }
     let etc = own_directories(db, &wrappers, &["/etc"])?;
     found.add_sharing(db, &etc, &closure, service)?;
+    found.add_used_by_scripts(db, service, &wrappers)?;
 
     let upper = above(db, service, &wrappers, &mut found)?;
 
@@ -142,6 +161,33 @@ impl Found {
         }
         Ok(())
     }
+
+    /// Adds the direct dependencies of the wrappers whose own directories the service's scripts use.
+    fn add_used_by_scripts(
+        &mut self,
+        db: &dyn PackageDb,
+        service: &[PackageName],
+        wrappers: &[PackageName],
+    ) -> Result<()> {
+        let mut dependencies = BTreeSet::new();
+        for wrapper in wrappers {
+            dependencies.extend(db.info(wrapper)?.dependencies);
+        }
+        dependencies.retain(|package| !service.contains(package) && !self.0.contains_key(package));
+        for package in dependencies {
+            let directories = own_directories(db, std::slice::from_ref(&package), SCRIPTED)?;
+            for by in service {
+                if let Some((directory, _)) = mentioned(&directories, &db.scripts(by)?) {
+                    let reason = Reason::UsedByScripts {
+                        directory: directory.clone(),
+                        by: by.clone(),
+                    };
+                    self.add(package.clone(), reason);
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 fn same_source(
@@ -172,26 +218,31 @@ fn above(
     }
     candidates.retain(|package| !service.contains(package) && !found.0.contains_key(package));
 
+    let mut sources = BTreeMap::new();
+    for package in service.iter().filter(|package| wrappers.contains(package)) {
+        sources.insert(db.info(package)?.source, package.clone());
+    }
     let state = own_directories(db, wrappers, &["/etc", "/var/lib"])?;
-    let programs = own_directories(
-        db,
-        wrappers,
-        &["/etc", "/var/lib", "/usr/share", "/usr/lib"],
-    )?;
+    let scripted = own_directories(db, wrappers, SCRIPTED)?;
     let mut upper = Vec::new();
     for package in candidates {
-        let reason = match shared(db, &state, &package)? {
-            Some(reason) => Some(reason),
-            None => {
-                let scripts = db.scripts(&package)?;
-                programs
-                    .iter()
-                    .find(|(directory, _)| mentions_below(&scripts, directory))
-                    .map(|(directory, of)| Reason::ScriptsUse {
-                        directory: directory.clone(),
-                        of: of.clone(),
-                    })
-            }
+        let info = db.info(&package)?;
+        let reason = if let Some(of) = sources
+            .get(&info.source)
+            .filter(|of| info.dependencies.contains(of))
+        {
+            let of = of.clone();
+            Some(Reason::SameSource {
+                source: info.source,
+                of,
+            })
+        } else if let Some(reason) = shared(db, &state, &package)? {
+            Some(reason)
+        } else {
+            mentioned(&scripted, &db.scripts(&package)?).map(|(directory, of)| Reason::ScriptsUse {
+                directory: directory.clone(),
+                of: of.clone(),
+            })
         };
         if let Some(reason) = reason {
             found.add(package.clone(), reason);
@@ -263,6 +314,16 @@ fn shared(
         }
     }
     Ok(None)
+}
+
+/// The first of the directories that the scripts name.
+fn mentioned<'a>(
+    directories: &'a OwnDirectories,
+    scripts: &str,
+) -> Option<(&'a PathBuf, &'a PackageName)> {
+    directories
+        .iter()
+        .find(|(directory, _)| mentions_below(scripts, directory))
 }
 
 /// Whether a text names the directory itself or something in it, and not merely a longer name.

@@ -142,6 +142,57 @@ fn a_wrapper_finds_who_builds_on_it() {
 }
 
 #[test]
+fn a_helper_that_the_scripts_of_the_service_use_is_a_companion() {
+    let (_root, db) = dpkg(&[
+        (
+            "worker",
+            "Source: lang-9\nDepends: lang-9-lib, debconf, lib",
+            &["/etc/lang/9/worker"],
+            ". /usr/share/debconf/confmodule\n. /usr/lib/lang/helper\n",
+        ),
+        (
+            "lang-9-lib",
+            "Source: lang-9\nDepends: lang-common",
+            &["/usr/lib/lang/9"],
+            "",
+        ),
+        (
+            "lang-common",
+            "",
+            &["/usr/lib/lang/helper", "/var/lib/lang"],
+            "",
+        ),
+        (
+            "debconf",
+            "Priority: required",
+            &["/usr/share/debconf/confmodule"],
+            "",
+        ),
+        ("lib", "", &["/usr/lib/language/x"], ""),
+    ]);
+    assert_eq!(
+        companions(&db, &["worker"]),
+        [
+            "lang-9-lib is built from source 'lang-9' like worker",
+            "lang-common ships '/usr/lib/lang', which the maintainer scripts of worker use",
+        ]
+    );
+}
+
+#[test]
+fn a_package_of_the_same_source_that_builds_on_the_service_is_a_companion() {
+    let (_root, db) = dpkg(&[
+        ("web-common", "Source: web", &["/etc/web/x"], ""),
+        ("web", "Depends: web-common", &["/usr/sbin/web"], ""),
+        ("web-doc", "Source: web", &["/usr/share/doc/web"], ""),
+    ]);
+    assert_eq!(
+        companions(&db, &["web-common"]),
+        ["web is built from source 'web' like web-common"]
+    );
+}
+
+#[test]
 fn the_base_system_has_no_companions_above() {
     let (_root, db) = dpkg(&[
         (

@@ -11,6 +11,7 @@ impl RunRpm for Recorded {
         let answer = match arguments {
             ["-qa", "--queryformat", PACKAGES] => include_str!("fixtures/rpm/packages.txt"),
             ["-qa", "--queryformat", FILES] => include_str!("fixtures/rpm/files.txt"),
+            ["-q", "--scripts", "httpd"] => include_str!("fixtures/rpm/scripts-httpd.txt"),
             ["-q", "--scripts", "mod_ssl"] => include_str!("fixtures/rpm/scripts-mod_ssl.txt"),
             ["-q", "--scripts", "httpd-filesystem"] => {
                 include_str!("fixtures/rpm/scripts-httpd-filesystem.txt")
