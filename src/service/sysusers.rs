@@ -1,0 +1,310 @@
+//! sysusers.d(5): the users and groups that packages need.
+//!
+//! Owns reading the entries of a root. It does not create users and does not look into /etc/passwd.
+
+use std::path::{Path, PathBuf};
+
+pub use super::conf_d::{LineError, ReadError};
+use super::conf_d::{given, parse_lines, read, split};
+use super::package::{self, PackageDb, PackageName};
+
+/// Where the number of a user or group comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Id {
+    /// `-`: any free one.
+    Any,
+    /// This number.
+    Number(u32),
+    /// This number, or any free one, for the user, whose group is another one: a name or a number.
+    WithGroup {
+        /// The number of the user.
+        number: Option<u32>,
+        /// Its primary group.
+        group: String,
+    },
+    /// The number of the owner of this path.
+    OwnerOf(PathBuf),
+}
+
+/// One line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry {
+    /// `u`: a user and, unless [`Id::WithGroup`] names one, a group of the same name.
+    User {
+        /// Its name.
+        name: String,
+        /// Its number.
+        id: Id,
+        /// The description.
+        gecos: Option<String>,
+        /// The home directory; `/` where none is given.
+        home: Option<PathBuf>,
+        /// The login shell; nologin where none is given.
+        shell: Option<PathBuf>,
+        /// `u!`: the account is locked.
+        locked: bool,
+    },
+    /// `g`: a group.
+    Group {
+        /// Its name.
+        name: String,
+        /// Its number.
+        id: Id,
+    },
+    /// `m`: a user that is in a group.
+    Member {
+        /// The user.
+        user: String,
+        /// The group.
+        group: String,
+    },
+    /// `r`: numbers to choose from.
+    Range {
+        /// The lowest.
+        first: u32,
+        /// The highest.
+        last: u32,
+    },
+}
+
+/// A file of entries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct File {
+    /// Where it is, as the root sees it.
+    pub path: PathBuf,
+    /// Its entries, in its order.
+    pub entries: Vec<Entry>,
+}
+
+/// The effective entries of a root.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sysusers {
+    files: Vec<File>,
+}
+
+impl Sysusers {
+    /// Reads the entries of a root. Lines that cannot be parsed are logged and skipped.
+    pub fn load(root: &Path) -> Result<Self, ReadError> {
+        let files = read(root, "sysusers.d")?
+            .into_iter()
+            .map(|(path, content)| File {
+                entries: parse_lines(&path, &content, parse_entry),
+                path,
+            })
+            .collect();
+        Ok(Self { files })
+    }
+
+    /// The files, by name.
+    pub fn files(&self) -> &[File] {
+        &self.files
+    }
+
+    /// All entries, in the order in which their files are read.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.files.iter().flat_map(|file| &file.entries)
+    }
+
+    /// The files that one of the packages ships.
+    pub fn files_of<'a>(
+        &'a self,
+        db: &dyn PackageDb,
+        packages: &[PackageName],
+    ) -> package::Result<Vec<&'a File>> {
+        let mut files = Vec::new();
+        for file in &self.files {
+            if db
+                .owners(&file.path)?
+                .iter()
+                .any(|owner| packages.contains(owner))
+            {
+                files.push(file);
+            }
+        }
+        Ok(files)
+    }
+}
+
+/// Parses one line that is neither empty nor a comment.
+pub fn parse_entry(line: &str) -> Result<Entry, LineError> {
+    let error = |problem| LineError {
+        line: line.into(),
+        problem,
+    };
+    let (words, rest) =
+        split(line, 6).ok_or_else(|| error("a quote or an escape is not finished"))?;
+    if !rest.is_empty() {
+        return Err(error("there are more than six fields"));
+    }
+    let name = given(words.get(1)).map(str::to_owned);
+    let name = || name.clone().ok_or_else(|| error("the name is missing"));
+    let id = || parse_id(given(words.get(2))).ok_or_else(|| error("the number is not one"));
+    let path = |index| given(words.get(index)).map(PathBuf::from);
+    match words.first().map_or("", String::as_str) {
+        kind @ ("u" | "u!") => Ok(Entry::User {
+            name: name()?,
+            id: id()?,
+            gecos: given(words.get(3)).map(str::to_owned),
+            home: path(4),
+            shell: path(5),
+            locked: kind == "u!",
+        }),
+        "g" => Ok(Entry::Group {
+            name: name()?,
+            id: id()?,
+        }),
+        "m" => {
+            let group = given(words.get(2)).ok_or_else(|| error("the group is missing"))?;
+            Ok(Entry::Member {
+                user: name()?,
+                group: group.into(),
+            })
+        }
+        "r" => {
+            let range = given(words.get(2)).and_then(parse_range);
+            let (first, last) = range.ok_or_else(|| error("the range is not one"))?;
+            Ok(Entry::Range { first, last })
+        }
+        _ => Err(error("the type is not known")),
+    }
+}
+
+fn parse_id(id: Option<&str>) -> Option<Id> {
+    let Some(id) = id else {
+        return Some(Id::Any);
+    };
+    if id.starts_with('/') {
+        return Some(Id::OwnerOf(id.into()));
+    }
+    match id.split_once(':') {
+        Some((_, "")) => None,
+        Some(("-", group)) => Some(Id::WithGroup {
+            number: None,
+            group: group.into(),
+        }),
+        Some((number, group)) => Some(Id::WithGroup {
+            number: Some(number.parse().ok()?),
+            group: group.into(),
+        }),
+        None => id.parse().ok().map(Id::Number),
+    }
+}
+
+fn parse_range(range: &str) -> Option<(u32, u32)> {
+    let (first, last) = range.split_once('-').unwrap_or((range, range));
+    let (first, last) = (first.parse().ok()?, last.parse().ok()?);
+    (first <= last).then_some((first, last))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(name: &str, id: Id) -> Entry {
+        Entry::User {
+            name: name.into(),
+            id,
+            gecos: None,
+            home: None,
+            shell: None,
+            locked: false,
+        }
+    }
+
+    #[test]
+    fn lines_of_each_type() {
+        let group = |number, group: &str| Id::WithGroup {
+            number,
+            group: group.into(),
+        };
+        for (line, expected) in [
+            ("u a", user("a", Id::Any)),
+            ("u a -", user("a", Id::Any)),
+            ("u a 33 - - -", user("a", Id::Number(33))),
+            ("u a 4:65534", user("a", group(Some(4), "65534"))),
+            ("u a -:games", user("a", group(None, "games"))),
+            (
+                "u a /usr/bin/a",
+                user("a", Id::OwnerOf("/usr/bin/a".into())),
+            ),
+            (
+                "u! a 27 \"A \\\"big\\\" Server\" /var/lib/a /bin/bash",
+                Entry::User {
+                    name: "a".into(),
+                    id: Id::Number(27),
+                    gecos: Some("A \"big\" Server".into()),
+                    home: Some("/var/lib/a".into()),
+                    shell: Some("/bin/bash".into()),
+                    locked: true,
+                },
+            ),
+            (
+                "g tty 5",
+                Entry::Group {
+                    name: "tty".into(),
+                    id: Id::Number(5),
+                },
+            ),
+            (
+                "m a audio",
+                Entry::Member {
+                    user: "a".into(),
+                    group: "audio".into(),
+                },
+            ),
+            (
+                "r - 500-900",
+                Entry::Range {
+                    first: 500,
+                    last: 900,
+                },
+            ),
+            (
+                "r - 500",
+                Entry::Range {
+                    first: 500,
+                    last: 500,
+                },
+            ),
+        ] {
+            assert_eq!(parse_entry(line).unwrap(), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn wrong_lines_say_what_is_wrong() {
+        for (line, problem) in [
+            ("x a", "the type is not known"),
+            ("u", "the name is missing"),
+            ("u - 3", "the name is missing"),
+            ("u a 3x", "the number is not one"),
+            ("u a 3:", "the number is not one"),
+            ("m a", "the group is missing"),
+            ("r - 9-5", "the range is not one"),
+            (
+                "u a - A Server / /bin/sh x",
+                "there are more than six fields",
+            ),
+            ("u a - \"A", "a quote or an escape is not finished"),
+        ] {
+            assert_eq!(parse_entry(line).unwrap_err().problem, problem, "{line}");
+        }
+    }
+
+    #[test]
+    fn every_entry_of_a_real_root_is_understood() {
+        let files = read(Path::new("/"), "sysusers.d").unwrap();
+        if files.is_empty() {
+            println!("SKIP: this system has no sysusers.d");
+        }
+        for (path, content) in files {
+            for line in content
+                .lines()
+                .map(str::trim)
+                .filter(|l| !l.is_empty() && !l.starts_with('#'))
+            {
+                assert!(parse_entry(line).is_ok(), "{}: {line}", path.display());
+            }
+        }
+    }
+}
