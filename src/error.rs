@@ -65,6 +65,8 @@ macro_rules! from_leaf {
     )*};
 }
 from_leaf!(
+    crate::service::package::PackageError,
+    crate::service::manifest::ScanError,
     crate::sys::atomic::WriteError,
     crate::sys::copy::CopyError,
     crate::sys::lock::LockError,

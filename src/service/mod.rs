@@ -5,11 +5,13 @@
 
 pub mod accounts;
 mod conf_d;
+pub mod discover;
 pub mod manifest;
 pub mod package;
 pub mod secrets;
 pub mod sysusers;
 pub mod tmpfiles;
+pub mod tree;
 pub mod unit;
 
 use std::path::{Component, Path, PathBuf};

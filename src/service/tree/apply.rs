@@ -1,0 +1,47 @@
+//! Making the tree that was planned.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::service::discover::below;
+use crate::service::tree::{Class, TreePlan};
+use crate::sys::copy::{Copier, Existing, Report};
+use crate::sys::root::Root;
+
+/// Makes the tree of `plan` in the empty directory `tree`, from the host below `root`.
+///
+/// # Errors
+/// Where the host's files cannot be read or the tree cannot be written; a full disk is named as such. What was made until
+/// then is left for the caller to remove.
+pub fn apply(plan: &TreePlan, root: &Path, tree: &Path) -> Result<Report> {
+    fs::set_permissions(tree, fs::Permissions::from_mode(0o755))
+        .map_err(Error::io("changing the mode of", tree))?;
+    let source = Root::new(root)?;
+    let destination = Root::new(tree)?;
+    let mut copier = Copier::new(&source, &destination, Existing::Replace);
+    for (path, entry) in &plan.entries {
+        match &entry.class {
+            Class::Copied | Class::Empty => {
+                copier.copy_object(path, path)?;
+            }
+            Class::Made { mode, uid, gid } => {
+                destination.create_dir_all(path, *mode, *uid, *gid)?
+            }
+            Class::Written { content, mode } => {
+                destination.write_atomic(path, content.as_bytes(), *mode)?;
+                if let Ok(metadata) = fs::metadata(below(root, path)) {
+                    destination.chown(path, metadata.uid(), metadata.gid())?;
+                    // chown(2) may clear bits, and the group of shadow(5) has to be able to read it.
+                    let made = destination.host_path(path);
+                    fs::set_permissions(&made, fs::Permissions::from_mode(*mode))
+                        .map_err(Error::io("writing", &made))?;
+                }
+            }
+            Class::Linked(target) => destination.symlink(target, path)?,
+            Class::LeftOut | Class::Shared => {}
+        }
+    }
+    Ok(copier.finish()?)
+}
