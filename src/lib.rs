@@ -5,6 +5,7 @@
 //!
 //! | module | what it owns |
 //! |---|---|
+//! | [`commands`] | the command lines |
 //! | [`config`] | what the user asked for, on the command line and in `sandbox.toml` |
 //! | [`host`] | facts about the host |
 //! | [`domain`] | config and facts become libvirt XML |
@@ -13,6 +14,7 @@
 //! | [`service`] | the persistent sandbox of a service of the host |
 //! | [`sys`] | leaf wrappers of the operating system |
 
+pub mod commands;
 pub mod config;
 pub mod domain;
 pub mod error;

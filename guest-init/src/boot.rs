@@ -16,8 +16,16 @@ use crate::{cgroup, process, root, static_units};
 /// Where the host puts the config, in the staging root.
 pub const CONFIG_PATH: &str = "/guest.json";
 
-/// Boots the sandbox. Returns only on failure.
-pub fn boot() -> Result<std::convert::Infallible> {
+/// Boots the sandbox. Returns only on failure, which it has logged.
+pub fn boot() {
+    crate::console_log::keep_in_stage();
+    crate::console_log::init(false);
+    if let Err(error) = run() {
+        log::error!("{error:#}");
+    }
+}
+
+fn run() -> Result<std::convert::Infallible> {
     let config = read(Path::new(CONFIG_PATH))?;
     crate::console_log::init(config.debug);
     let begin = Instant::now();

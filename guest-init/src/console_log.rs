@@ -1,8 +1,22 @@
-//! Messages of PID 1, on standard error: the console of the domain.
+//! Messages of PID 1: on the console of the domain, and in a file of the staging root that the host can
+//! read when the sandbox did not come up.
+
+use std::fs::File;
+use std::io::Write;
+use std::sync::OnceLock;
 
 use log::{LevelFilter, Log, Metadata, Record};
 
-struct Console;
+/// The file in the staging root. It stays open when the staging root is gone.
+const PATH: &str = "/guest.log";
+
+struct Console {
+    file: OnceLock<File>,
+}
+
+static CONSOLE: Console = Console {
+    file: OnceLock::new(),
+};
 
 impl Log for Console {
     fn enabled(&self, _: &Metadata<'_>) -> bool {
@@ -10,20 +24,31 @@ impl Log for Console {
     }
 
     fn log(&self, record: &Record<'_>) {
-        eprintln!("guest-init: {}", record.args());
+        let line = format!("guest-init: {}\n", record.args());
+        eprint!("{line}");
+        if let Some(mut file) = self.file.get() {
+            let _ = file.write_all(line.as_bytes());
+        }
     }
 
     fn flush(&self) {}
 }
 
-/// Shows warnings, and every step with `debug`.
+/// Keeps what PID 1 says in the staging root, too.
+pub fn keep_in_stage() {
+    if let Ok(file) = File::create(PATH) {
+        let _ = CONSOLE.file.set(file);
+    }
+}
+
+/// Shows warnings and errors, and every step with `debug`.
 pub fn init(debug: bool) {
     let level = if debug {
         LevelFilter::Debug
     } else {
         LevelFilter::Warn
     };
-    if log::set_logger(&Console).is_ok() {
+    if log::set_logger(&CONSOLE).is_ok() || log::max_level() < level {
         log::set_max_level(level);
     }
 }

@@ -10,13 +10,10 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Some("enter") => guest_init::enter::main(&arguments[1..]),
-        _ if std::process::id() == 1 => match guest_init::boot::boot() {
-            Ok(never) => match never {},
-            Err(error) => {
-                eprintln!("guest-init: {error:#}");
-                ExitCode::FAILURE
-            }
-        },
+        _ if std::process::id() == 1 => {
+            guest_init::boot::boot();
+            ExitCode::FAILURE
+        }
         _ => {
             eprintln!("guest-init: this is the first process of a sandbox; it is not run by hand");
             ExitCode::from(2)

@@ -31,6 +31,9 @@ pub struct SandboxConfig {
     /// Packages named by the user beside those found.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub packages: Vec<String>,
+    /// The packages of the service: those that were found, and `packages`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub service_packages: Vec<String>,
     /// Root of its private tree.
     pub path: PathBuf,
     /// Host name inside.
@@ -145,6 +148,7 @@ mod tests {
             connection: "lxc:///".to_owned(),
             units: vec!["apache2.service".to_owned()],
             packages: vec!["apache2-data".to_owned()],
+            service_packages: vec!["apache2".to_owned(), "apache2-data".to_owned()],
             path: "/var/lib/libvirt/filesystems/web1".into(),
             hostname: "web1".to_owned(),
             keep_units: vec!["dbus.socket".to_owned()],

@@ -170,6 +170,7 @@ mod tests {
             connection: "lxc:///".into(),
             units: vec!["apache2.service".into()],
             packages: vec![],
+            service_packages: vec![],
             path: "/var/lib/libvirt/filesystems/web1".into(),
             hostname: "web1".into(),
             keep_units: vec![],

@@ -69,6 +69,7 @@ impl Template {
         };
         let mut tera = Tera::default();
         tera.register_filter("unit_value", unit_value);
+        tera.register_filter("unit_path", unit_path);
         tera.add_raw_template(self.file(), replaced.as_deref().unwrap_or(self.built_in()))
             .map_err(failed)?;
         let context = Context::from_serialize(view).map_err(failed)?;
@@ -79,6 +80,11 @@ impl Template {
 /// Filter `unit_value`: a word that `systemd.syntax(7)` and specifiers leave as it is.
 fn unit_value(text: &str, _: tera::Kwargs, _: &tera::State<'_>) -> tera::TeraResult<String> {
     Ok(escape_word(text))
+}
+
+/// Filter `unit_path`: a path for a setting that takes the rest of its line as it is, but for specifiers.
+fn unit_path(text: &str, _: tera::Kwargs, _: &tera::State<'_>) -> tera::TeraResult<String> {
+    Ok(text.replace('%', "%%").replace(char::is_control, ""))
 }
 
 /// Quotes a word for a unit file: specifiers (`%`), variables (`$`), quotes, backslashes and line ends have no effect.

@@ -5,6 +5,7 @@ use std::fmt::Display;
 use virt::connect::Connect;
 use virt::domain::{Domain, DomainState as State};
 use virt::error::{Error as VirtError, ErrorNumber};
+use virt::network::Network;
 
 use crate::error::{Error, Result};
 use crate::hypervisor::{DomainState, Hypervisor};
@@ -44,6 +45,24 @@ impl Libvirt {
             Err(error) if is(&error, ErrorNumber::NoDomain) => Ok(None),
             Err(error) => Err(failed(format_args!("looking up domain '{name}'"), &error)),
         }
+    }
+
+    fn network(&self, name: &str) -> Result<Network> {
+        self.connection.lookup_network_by_name(name).map_err(|error| {
+            if !is(&error, ErrorNumber::NoNetwork) {
+                return failed(format_args!("looking up network '{name}'"), &error);
+            }
+            let known = self.connection.list_all_networks(0).unwrap_or_default();
+            let mut names: Vec<String> = known.iter().filter_map(|network| network.name().ok()).collect();
+            names.sort();
+            let others = match names.as_slice() {
+                [] => "there is none at all".to_owned(),
+                names => format!("there is {}", names.join(", ")),
+            };
+            Error::refused(format!(
+                "libvirt has no network '{name}' ({others}); choose one with -N dhcp,source=NAME, or -N none"
+            ))
+        })
     }
 
     fn must_find(&self, name: &str) -> Result<Domain> {
@@ -124,36 +143,20 @@ impl Hypervisor for Libvirt {
         })
     }
 
-    fn ensure_network(&self, name: &str) -> Result<bool> {
-        let doing = format!("starting network '{name}'");
-        let network = self.connection.lookup_network_by_name(name).map_err(|error| {
-            if is(&error, ErrorNumber::NoNetwork) {
-                let known = self.connection.list_all_networks(0).unwrap_or_default();
-                let mut names: Vec<String> = known.iter().filter_map(|network| network.name().ok()).collect();
-                names.sort();
-                let others = match names.as_slice() {
-                    [] => "there is none at all".to_owned(),
-                    names => format!("there is {}", names.join(", ")),
-                };
-                Error::refused(format!(
-                    "libvirt has no network '{name}' ({others}); choose one with -N dhcp,source=NAME, or -N none"
-                ))
-            } else {
-                failed(&doing, &error)
-            }
-        })?;
-        if network
+    fn is_network_active(&self, name: &str) -> Result<bool> {
+        self.network(name)?
             .is_active()
-            .map_err(|error| failed(&doing, &error))?
-        {
-            return Ok(false);
-        }
+            .map_err(|error| failed(format_args!("looking at network '{name}'"), &error))
+    }
+
+    fn start_network(&self, name: &str) -> Result<()> {
+        let network = self.network(name)?;
         match network.create() {
             // Somebody else was faster.
-            Err(_) if network.is_active().unwrap_or(false) => Ok(false),
-            result => result
-                .map(|()| true)
-                .map_err(|error| failed(&doing, &error)),
+            Err(_) if network.is_active().unwrap_or(false) => Ok(()),
+            result => {
+                result.map_err(|error| failed(format_args!("starting network '{name}'"), &error))
+            }
         }
     }
 }

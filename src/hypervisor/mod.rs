@@ -37,11 +37,17 @@ pub trait Hypervisor {
     /// Where the hypervisor does not answer.
     fn state(&self, name: &str) -> Result<DomainState>;
 
-    /// Sees to it that a virtual network is up. `true` if it had to be started.
+    /// Whether a virtual network is up.
     ///
     /// # Errors
-    /// Where there is no such network or it does not start.
-    fn ensure_network(&self, name: &str) -> Result<bool>;
+    /// Where there is no such network; the message names those there are.
+    fn is_network_active(&self, name: &str) -> Result<bool>;
+
+    /// Starts a virtual network; one that is up is no error.
+    ///
+    /// # Errors
+    /// Where it does not start.
+    fn start_network(&self, name: &str) -> Result<()>;
 }
 
 /// What a domain is doing.

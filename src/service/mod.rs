@@ -4,15 +4,29 @@
 //! Nothing here prints, and nothing here knows which hypervisor runs the sandbox.
 
 pub mod accounts;
+pub mod activity;
+mod addresses;
+mod cgroup;
 mod conf_d;
+pub mod create;
 pub mod discover;
+pub mod inside;
+pub mod lifecycle;
 pub mod manifest;
 pub mod package;
+mod preflight;
+pub mod ready;
+pub mod sandboxes;
 pub mod secrets;
+mod services_d;
+pub mod store;
 pub mod sysusers;
 pub mod tmpfiles;
 pub mod tree;
 pub mod unit;
+
+pub use create::{Plan, Request};
+pub use sandboxes::{Sandboxes, Summary};
 
 use std::path::{Component, Path, PathBuf};
 

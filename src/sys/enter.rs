@@ -5,14 +5,16 @@
 
 use std::ffi::CString;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
+use super::command::Captured;
 use crate::error::{Error, Result};
 
 /// A copy of guest-init that nobody can change.
@@ -34,8 +36,6 @@ impl Entrance {
             source,
         };
         let name = CString::from(c"guest-init");
-        // Not close-on-exec: the new process finds its program by this descriptor, and a script-like
-        // `/proc/self/fd/N` must still be there then.
         let fd = memfd_create(
             name.as_c_str(),
             MFdFlags::MFD_ALLOW_SEALING | MFdFlags::MFD_CLOEXEC,
@@ -51,14 +51,53 @@ impl Entrance {
         Ok(Self { program })
     }
 
-    /// `guest-init enter` into the sandbox of process `pid`, to be given options, `--` and a command.
-    #[must_use]
-    pub fn command(&self, pid: u32) -> Command {
-        // The path is resolved by the child before execve(2) closes the descriptor.
+    /// Runs `command` to its end in the sandbox of process `pid`, as its root, without standard input.
+    ///
+    /// # Errors
+    /// Where the entrance cannot be started.
+    pub fn capture(&self, pid: u32, command: &[&str]) -> io::Result<Captured> {
+        let mut entering = self.entering(pid);
+        entering.arg("--").args(command).stdin(Stdio::null());
+        Ok(entering.output()?.into())
+    }
+
+    /// Becomes `command` in the sandbox of process `pid`, with our standard streams; returns only on failure.
+    pub fn exec(&self, pid: u32, how: &Entry, command: &[String]) -> io::Error {
+        let mut entering = self.entering(pid);
+        if how.terminal {
+            entering.arg("--terminal");
+        }
+        if let Some(user) = &how.user {
+            entering.args(["--user", user]);
+        }
+        if let Some(directory) = &how.directory {
+            entering.arg("--directory").arg(directory);
+        }
+        for (key, value) in &how.environment {
+            entering.args(["--env", &format!("{key}={value}")]);
+        }
+        entering.arg("--").args(command).exec()
+    }
+
+    fn entering(&self, pid: u32) -> Command {
+        // The path is resolved before execve(2) closes the descriptor.
         let mut command = Command::new(format!("/proc/self/fd/{}", self.program.as_raw_fd()));
         command.args(["enter", "--pid", &pid.to_string()]);
         command
     }
+}
+
+/// How a command is run inside.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Entry {
+    /// Give it a terminal of the sandbox, connected to ours.
+    pub terminal: bool,
+    /// The user it runs as; root if absent.
+    pub user: Option<String>,
+    /// The directory it starts in; the user's home if absent.
+    pub directory: Option<PathBuf>,
+    /// Added to its environment.
+    pub environment: Vec<(String, String)>,
 }
 
 /// The first process of a container: the child of the process that keeps it (`proc_tid_children(5)`, and where

@@ -4,7 +4,9 @@
 //! Nothing here knows what a sandbox is, and nothing here prints.
 
 pub mod atomic;
+pub mod command;
 pub mod copy;
 pub mod enter;
 pub mod lock;
+pub mod notify;
 pub mod root;

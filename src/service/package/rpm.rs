@@ -7,8 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::OnceLock;
+
+use crate::sys::command::capture;
 
 use super::{Package, PackageDb, PackageError, PackageName, Result, canonical};
 
@@ -52,11 +53,7 @@ impl RpmCommand {
                 .iter()
                 .any(|file| directory.join(file).exists())
         })?;
-        let version = Command::new("rpm")
-            .arg("--version")
-            .stdin(Stdio::null())
-            .output();
-        let runs = version.is_ok_and(|output| output.status.success());
+        let runs = capture("rpm", ["--version"]).is_ok_and(|version| version.success);
         runs.then(|| Self {
             root: root.into(),
             database,
@@ -66,35 +63,29 @@ impl RpmCommand {
 
 impl RunRpm for RpmCommand {
     fn run(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = Command::new("rpm");
+        let mut words = Vec::new();
         // With --root rpm calls chroot(2), which needs privileges that "/" does not.
+        let root = self.root.to_string_lossy();
         if self.root != Path::new("/") {
-            command.arg("--root").arg(&self.root);
+            words.extend(["--root", &root]);
         }
         // The command's own default may be another one than the root's.
-        command.args(["--dbpath", self.database]).args(arguments);
-        let shown = || format!("rpm {}", arguments.join(" "));
-        let output = command
-            .env("LC_ALL", "C")
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|source| PackageError::Start {
-                command: shown(),
-                source,
-            })?;
-        if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        words.extend(["--dbpath", self.database]);
+        words.extend(arguments);
+        let command = format!("rpm {}", arguments.join(" "));
+        match capture("rpm", words) {
+            Ok(captured) if captured.success => Ok(captured.stdout),
+            Ok(captured) => Err(PackageError::Failed {
+                command,
+                message: captured
+                    .stderr
+                    .lines()
+                    .last()
+                    .unwrap_or_default()
+                    .to_owned(),
+            }),
+            Err(source) => Err(PackageError::Start { command, source }),
         }
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        let message = stderr
-            .trim()
-            .lines()
-            .last()
-            .map_or_else(|| output.status.to_string(), str::to_owned);
-        Err(PackageError::Failed {
-            command: shown(),
-            message,
-        })
     }
 }
 

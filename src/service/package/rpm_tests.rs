@@ -1,6 +1,8 @@
 //! The fixtures are what rpm 4.18 answered to the two queries for packages cut down from Fedora's httpd.
 
 use super::super::{companions::configuration_packages, dependency_closure};
+use std::process::Command;
+
 use super::*;
 
 #[derive(Debug)]

@@ -10,18 +10,26 @@ use crate::service::tree::{Class, TreePlan};
 use crate::sys::copy::{Copier, Existing, Report};
 use crate::sys::root::Root;
 
-/// Makes the tree of `plan` in the empty directory `tree`, from the host below `root`.
+/// Makes the tree of `plan` in the empty directory `tree`, from the host below `root`, unless `interrupted` says to stop.
 ///
 /// # Errors
 /// Where the host's files cannot be read or the tree cannot be written; a full disk is named as such. What was made until
 /// then is left for the caller to remove.
-pub fn apply(plan: &TreePlan, root: &Path, tree: &Path) -> Result<Report> {
+pub fn apply(
+    plan: &TreePlan,
+    root: &Path,
+    tree: &Path,
+    interrupted: &dyn Fn() -> bool,
+) -> Result<Report> {
     fs::set_permissions(tree, fs::Permissions::from_mode(0o755))
         .map_err(Error::io("changing the mode of", tree))?;
     let source = Root::new(root)?;
     let destination = Root::new(tree)?;
     let mut copier = Copier::new(&source, &destination, Existing::Replace);
     for (path, entry) in &plan.entries {
+        if interrupted() {
+            return Err(Error::refused("interrupted"));
+        }
         match &entry.class {
             Class::Copied | Class::Empty => {
                 copier.copy_object(path, path)?;

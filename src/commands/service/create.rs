@@ -1,0 +1,195 @@
+//! `create`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use crate::commands::output;
+use crate::config::network::NetworkChoice;
+use crate::config::service::DEFAULT_TIMEOUT;
+use crate::config::{Mount, Network, Resources, SandboxName, State};
+use crate::error::{Error, Result};
+use crate::host;
+use crate::service::{Plan, Request, Sandboxes};
+
+/// Make a sandbox around units of this host
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Unit that runs in the sandbox; may be given more than once
+    #[arg(
+        short,
+        long = "unitfile",
+        visible_alias = "unit",
+        value_name = "UNIT",
+        required = true
+    )]
+    unitfile: Vec<String>,
+    /// Package whose configuration and state belong to the service, beside those that are found
+    #[arg(short = 'P', long, value_name = "PACKAGE")]
+    package: Vec<String>,
+    /// What becomes of the state that the service has on the host
+    #[arg(long, value_enum, default_value_t)]
+    state: State,
+    /// Copy the state in any case: the same as --state copy
+    #[arg(short = 'C', long, conflicts_with = "state")]
+    copy: bool,
+    /// NIC: dhcp, source=NETWORK, mac=MAC, address=IP[/PREFIX], route=NET[/PREFIX]%GATEWAY, filter=NAME; or none
+    /// [default: dhcp,source=default]
+    #[arg(short = 'N', long, value_name = "NIC")]
+    network: Vec<NetworkChoice>,
+    /// Mount: host-bind:TARGET=SOURCE[,ro], guest-bind:TARGET=SOURCE[,ro] or ram:TARGET=SIZE
+    #[arg(short, long, value_name = "MOUNT")]
+    mount: Vec<Mount>,
+    /// Directory that the sandbox's tree is made in [default: /var/lib/libvirt/filesystems]
+    #[arg(short, long, value_name = "DIR")]
+    path: Option<PathBuf>,
+    /// Host name inside [default: the name of the sandbox]
+    #[arg(long, value_name = "NAME", value_parser = hostname)]
+    hostname: Option<String>,
+    /// Seconds the units may take to become active
+    #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_TIMEOUT, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    timeout: u32,
+    #[command(flatten)]
+    resources: Resources,
+    /// Start it, and wait until its units are active; if they do not come up, nothing is left
+    #[arg(long)]
+    start: bool,
+    /// Print every path with what becomes of it and why, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Name of the sandbox
+    name: SandboxName,
+}
+
+/// A host name (RFC 1123): labels of letters, digits and inner dashes.
+fn hostname(text: &str) -> std::result::Result<String, String> {
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    if text.len() <= 64 && text.split('.').all(is_label) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("'{text}' is not a host name"))
+    }
+}
+
+pub fn run(args: Args, sandboxes: &Sandboxes) -> Result<()> {
+    let networks = networks(&args.network)?;
+    let request = Request {
+        name: args.name,
+        units: args.unitfile,
+        packages: args.package,
+        base: args.path.map(absolute).transpose()?,
+        state: if args.copy { State::Copy } else { args.state },
+        networks,
+        mounts: args.mount,
+        resources: args.resources,
+        hostname: args.hostname,
+        timeout: args.timeout,
+    };
+    if args.dry_run {
+        return show(&sandboxes.plan(&request)?);
+    }
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&interrupted))
+            .map_err(Error::step("listening for signals"))?;
+    }
+    let name = request.name.clone();
+    let config = sandboxes.create(&request, &|| interrupted.load(Ordering::Relaxed))?;
+    output::progress(&format!(
+        "created sandbox '{name}' in '{}'",
+        config.path.display()
+    ));
+    if !host::runs_systemd() {
+        log::info!(
+            "this host does not run systemd: start the sandbox with 'virt-sandbox-service start {name}'"
+        );
+    }
+    if args.start {
+        let timeout = Duration::from_secs(args.timeout.into());
+        if let Err(error) = sandboxes.start(&name, Some(timeout)) {
+            sandboxes.delete(&name, true)?;
+            log::info!("nothing is left of '{name}'; create it without --start to look into it");
+            return Err(error);
+        }
+        output::progress(&format!("the units of '{name}' are active"));
+    }
+    Ok(())
+}
+
+fn absolute(path: PathBuf) -> Result<PathBuf> {
+    std::path::absolute(&path).map_err(Error::io("finding", &path))
+}
+
+fn networks(choices: &[NetworkChoice]) -> Result<Vec<Network>> {
+    let nics: Vec<Network> = choices
+        .iter()
+        .filter_map(|choice| match choice {
+            NetworkChoice::Nic(nic) => Some(nic.clone()),
+            NetworkChoice::None => None,
+        })
+        .collect();
+    match (choices.len() - nics.len(), nics.is_empty()) {
+        (0, true) => Ok(vec![Network::dhcp(crate::config::network::DEFAULT_SOURCE)]),
+        (0, false) => Ok(nics),
+        (_, true) => Ok(vec![]),
+        (_, false) => Err(Error::refused("'-N none' and a NIC exclude each other")),
+    }
+}
+
+fn show(plan: &Plan) -> Result<()> {
+    let mut text = format!(
+        "sandbox  {}\nunits    {}\ntree     {}\n",
+        plan.config.name,
+        plan.config.units.join(" "),
+        plan.config.path.display()
+    );
+    for (package, reason) in &plan.packages {
+        text.push_str(&format!("package  {package}  [{reason}]\n"));
+    }
+    for network in &plan.config.networks {
+        text.push_str(&format!("nic      {network}\n"));
+    }
+    for line in plan.tree.lines() {
+        text.push_str(&line);
+        text.push('\n');
+    }
+    output::print(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_network_excludes_nics() {
+        let choices = |texts: &[&str]| {
+            texts
+                .iter()
+                .map(|text| text.parse().unwrap())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(networks(&[]).unwrap(), [Network::dhcp("default")]);
+        assert_eq!(networks(&choices(&["none"])).unwrap(), []);
+        assert_eq!(
+            networks(&choices(&["dhcp", "source=lab"])).unwrap().len(),
+            2
+        );
+        assert!(networks(&choices(&["none", "dhcp"])).is_err());
+    }
+
+    #[test]
+    fn host_names_are_checked() {
+        assert!(hostname("web-1.example.org").is_ok());
+        for bad in ["", "-a", "a-", "a_b", "a..b", "ä"] {
+            assert!(hostname(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! `execute` and `connect`.
+
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+
+use super::{Name, PROGRAM};
+use crate::commands::output;
+use crate::service::Sandboxes;
+use crate::sys::enter::Entry;
+
+/// Run a command in a running sandbox
+#[derive(Debug, clap::Args)]
+pub struct ExecuteArgs {
+    /// Give the command a terminal [default: if standard input and output are one]
+    #[arg(short, long, overrides_with = "no_tty")]
+    tty: bool,
+    /// Do not give the command a terminal
+    #[arg(short = 'T', long)]
+    no_tty: bool,
+    /// User of the sandbox that runs it, by name or number
+    #[arg(short, long, value_name = "USER")]
+    user: Option<String>,
+    /// Directory it starts in [default: the user's home]
+    #[arg(short = 'w', long, value_name = "DIR")]
+    workdir: Option<std::path::PathBuf>,
+    /// Added to its environment
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = pair)]
+    env: Vec<(String, String)>,
+    #[command(flatten)]
+    name: Name,
+    /// Command with its arguments; looked up in the PATH of the sandbox
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+/// Open a shell in a running sandbox
+#[derive(Debug, clap::Args)]
+pub struct ConnectArgs {
+    #[command(flatten)]
+    name: Name,
+}
+
+/// Status of our own failures, as of podman-exec(1).
+const OWN_FAILURE: u8 = 125;
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        Some(_) | None => Err(format!("'{text}' is not KEY=VALUE")),
+    }
+}
+
+pub fn execute(args: ExecuteArgs, sandboxes: &Sandboxes) -> ExitCode {
+    let is_terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
+    let how = Entry {
+        terminal: args.tty || (is_terminal && !args.no_tty),
+        user: args.user,
+        directory: args.workdir,
+        environment: args.env,
+    };
+    enter(&args.name, how, &args.command, sandboxes)
+}
+
+pub fn connect(args: &ConnectArgs, sandboxes: &Sandboxes) -> ExitCode {
+    let how = Entry {
+        terminal: io::stdin().is_terminal(),
+        ..Entry::default()
+    };
+    // The login shell of root, or what every system has.
+    let shell = "if [ -x /bin/bash ]; then exec /bin/bash -l; else exec /bin/sh -l; fi";
+    enter(
+        &args.name,
+        how,
+        &["/bin/sh", "-c", shell].map(str::to_owned),
+        sandboxes,
+    )
+}
+
+/// Returns only on failure.
+fn enter(name: &Name, mut how: Entry, command: &[String], sandboxes: &Sandboxes) -> ExitCode {
+    if how.terminal
+        && let Ok(terminal) = std::env::var("TERM")
+    {
+        how.environment.insert(0, ("TERM".to_owned(), terminal));
+    }
+    match sandboxes.enter(&name.name) {
+        Ok(inside) => eprintln!(
+            "{PROGRAM}: error: entering '{}': {}",
+            name.name,
+            inside.exec(&how, command)
+        ),
+        Err(error) => drop(output::fail(PROGRAM, &error)),
+    }
+    ExitCode::from(OWN_FAILURE)
+}

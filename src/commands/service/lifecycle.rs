@@ -1,0 +1,179 @@
+//! `start`, `stop`, `restart`, `reload`, `delete`, and `run`, which the host's unit calls.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use super::Name;
+use crate::commands::output;
+use crate::error::{Error, Result};
+use crate::host;
+use crate::service::Sandboxes;
+use crate::sys::{command, notify};
+
+/// Start a sandbox, and wait until its units are active
+#[derive(Debug, clap::Args)]
+pub struct StartArgs {
+    #[command(flatten)]
+    name: Name,
+    /// Seconds the units may take to become active [default: as the sandbox was created]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    timeout: Option<u32>,
+}
+
+/// Stop a sandbox: its units first, then the rest
+#[derive(Debug, clap::Args)]
+pub struct StopArgs {
+    #[command(flatten)]
+    name: Name,
+}
+
+/// Have units in a running sandbox read their configuration again
+#[derive(Debug, clap::Args)]
+pub struct ReloadArgs {
+    /// Unit to reload [default: all of the sandbox]
+    #[arg(short, long = "unitfile", visible_alias = "unit", value_name = "UNIT")]
+    unitfile: Vec<String>,
+    #[command(flatten)]
+    name: Name,
+}
+
+/// Remove a sandbox that is stopped, with all it has
+#[derive(Debug, clap::Args)]
+pub struct DeleteArgs {
+    /// Stop it first if it runs
+    #[arg(short, long)]
+    force: bool,
+    #[command(flatten)]
+    name: Name,
+}
+
+/// Run a sandbox until it ends or SIGTERM comes; for the host's unit
+#[derive(Debug, clap::Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    name: Name,
+}
+
+/// Whether the host's systemd is to start the sandbox, so that it knows of it.
+fn is_hosts(sandboxes: &Sandboxes, args: &Name) -> bool {
+    host::runs_systemd() && sandboxes.store.unit(&args.name).exists()
+}
+
+pub fn start(args: &StartArgs, sandboxes: &Sandboxes) -> Result<()> {
+    let name = &args.name.name;
+    sandboxes.store.load(name)?;
+    if is_hosts(sandboxes, &args.name) && args.timeout.is_none() {
+        return systemctl("start", &args.name, sandboxes);
+    }
+    let timeout = args
+        .timeout
+        .map(|seconds| Duration::from_secs(seconds.into()));
+    sandboxes.start(name, timeout)?;
+    output::progress(&format!("the units of '{name}' are active"));
+    Ok(())
+}
+
+pub fn stop(args: &StopArgs, sandboxes: &Sandboxes) -> Result<()> {
+    let name = &args.name.name;
+    sandboxes.store.load(name)?;
+    if is_hosts(sandboxes, &args.name) {
+        systemctl("stop", &args.name, sandboxes)?;
+    }
+    // One that was started by hand is none of systemd's.
+    sandboxes.stop(name).map(drop)
+}
+
+pub fn restart(args: &StartArgs, sandboxes: &Sandboxes) -> Result<()> {
+    stop(
+        &StopArgs {
+            name: Name {
+                name: args.name.name.clone(),
+            },
+        },
+        sandboxes,
+    )?;
+    start(args, sandboxes)
+}
+
+/// Asks the host's systemd. What its unit said went to the journal; the end of it is shown where it failed.
+fn systemctl(verb: &str, args: &Name, sandboxes: &Sandboxes) -> Result<()> {
+    let unit = args.name.unit();
+    let run = |program: &str, arguments: &[&str]| {
+        command::capture(program, arguments.iter().copied())
+            .map_err(Error::step(format!("running {program}")))
+    };
+    let done = run("systemctl", &[verb, "--", &unit])?;
+    if done.success {
+        return Ok(());
+    }
+    drop(sandboxes.store.load(&args.name)?);
+    let journal = run(
+        "journalctl",
+        &["--no-pager", "--output=cat", "-n", "25", "-u", &unit],
+    )?;
+    Err(Error::NotReady(format!(
+        "systemctl {verb} {unit}: {}\n{}",
+        done.stderr,
+        journal.stdout.trim_end()
+    )))
+}
+
+pub fn reload(args: &ReloadArgs, sandboxes: &Sandboxes) -> Result<()> {
+    sandboxes.reload(&args.name.name, &args.unitfile)
+}
+
+pub fn delete(args: &DeleteArgs, sandboxes: &Sandboxes) -> Result<()> {
+    if args.force {
+        stop(
+            &StopArgs {
+                name: Name {
+                    name: args.name.name.clone(),
+                },
+            },
+            sandboxes,
+        )?;
+    }
+    sandboxes.delete(&args.name.name, args.force)
+}
+
+pub fn run(args: &RunArgs, sandboxes: &Sandboxes) -> Result<()> {
+    let name = &args.name.name;
+    let stopped = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&stopped))
+            .map_err(Error::step("listening for signals"))?;
+    }
+    sandboxes.start(name, None)?;
+    notify::ready(&format!("the units of '{name}' are active"))?;
+    let config = sandboxes.store.load(name)?;
+    // The sandbox's journal becomes the unit's. Where it cannot be followed the sandbox still runs.
+    let journal = config.path.join("var/log/journal");
+    let directory = format!("--directory={}", journal.display());
+    let mut follower = command::spawn(
+        "journalctl",
+        [
+            &directory,
+            "--follow",
+            "--lines=0",
+            "--output=cat",
+            "--quiet",
+        ],
+    )
+    .ok();
+    let ended = sandboxes.wait(name, &|| stopped.load(Ordering::Relaxed));
+    if let Some(follower) = &mut follower {
+        let _ = follower.kill();
+        let _ = follower.wait();
+    }
+    if ended? {
+        sandboxes.settle_ended(name)?;
+        return Err(Error::refused(format!(
+            "the sandbox '{name}' has ended by itself"
+        )));
+    }
+    notify::stopping()?;
+    sandboxes.stop(name).map(drop)
+}

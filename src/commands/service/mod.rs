@@ -1,0 +1,153 @@
+//! `virt-sandbox-service`.
+
+mod create;
+mod execute;
+mod lifecycle;
+mod logs;
+mod show;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::commands::output;
+use crate::config::SandboxName;
+use crate::error::{Error, Result};
+use crate::service::Sandboxes;
+
+const PROGRAM: &str = "virt-sandbox-service";
+
+/// Runs services of this host in sandboxes of their own
+#[derive(Debug, Parser)]
+#[command(name = PROGRAM, version, max_term_width = 100, help_expected = true)]
+#[command(
+    after_help = "Exit status: 0 success, 1 failure, 2 wrong usage, 3 the sandbox runs but its units did not come up; \
+                        'execute' and 'connect' give that of the command, or 125 for a failure of their own."
+)]
+pub struct Cli {
+    /// libvirt connection [default: $LIBVIRT_DEFAULT_URI if it is one of LXC, else lxc:///]
+    #[arg(short, long, value_name = "URI", global = true)]
+    connect: Option<String>,
+    /// Say more of what is done
+    #[arg(short, long, global = true)]
+    verbose: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Create(Box<create::Args>),
+    Start(lifecycle::StartArgs),
+    Stop(lifecycle::StopArgs),
+    Restart(lifecycle::StartArgs),
+    Reload(lifecycle::ReloadArgs),
+    Delete(lifecycle::DeleteArgs),
+    List(show::ListArgs),
+    Status(show::StatusArgs),
+    Inspect(show::InspectArgs),
+    Logs(logs::Args),
+    Execute(execute::ExecuteArgs),
+    Connect(execute::ConnectArgs),
+    Run(lifecycle::RunArgs),
+}
+
+/// The sandbox a command is about.
+#[derive(Debug, clap::Args)]
+struct Name {
+    /// Name of the sandbox
+    name: SandboxName,
+}
+
+/// Parses the command line and does what it says.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    output::log_to_stderr(PROGRAM, cli.verbose);
+    match run(cli) {
+        Ok(status) => status,
+        Err(error) => output::fail(PROGRAM, &error),
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(Error::refused(
+            "sandboxes of services are made and run by root; use sudo",
+        ));
+    }
+    let sandboxes = Sandboxes::new(&connection(cli.connect)?);
+    sandboxes.recover()?;
+    let done = match cli.command {
+        Command::Create(args) => create::run(*args, &sandboxes),
+        Command::Start(args) => lifecycle::start(&args, &sandboxes),
+        Command::Stop(args) => lifecycle::stop(&args, &sandboxes),
+        Command::Restart(args) => lifecycle::restart(&args, &sandboxes),
+        Command::Reload(args) => lifecycle::reload(&args, &sandboxes),
+        Command::Delete(args) => lifecycle::delete(&args, &sandboxes),
+        Command::List(args) => show::list(&args, &sandboxes),
+        Command::Status(args) => show::status(&args, &sandboxes),
+        Command::Inspect(args) => show::inspect(&args, &sandboxes),
+        Command::Logs(args) => logs::run(&args, &sandboxes),
+        Command::Execute(args) => return Ok(execute::execute(args, &sandboxes)),
+        Command::Connect(args) => return Ok(execute::connect(&args, &sandboxes)),
+        Command::Run(args) => lifecycle::run(&args, &sandboxes),
+    };
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+/// The connection that is asked for. It has to be one of LXC on this host.
+fn connection(asked: Option<String>) -> Result<String> {
+    let from_environment = || {
+        std::env::var("LIBVIRT_DEFAULT_URI")
+            .ok()
+            .filter(|uri| uri.starts_with("lxc"))
+    };
+    let uri = asked
+        .or_else(from_environment)
+        .unwrap_or_else(|| "lxc:///".to_owned());
+    let (scheme, rest) = uri.split_once("://").unwrap_or((&uri, ""));
+    let is_local = rest.is_empty() || rest.starts_with('/');
+    match scheme {
+        "lxc" | "lxc+unix" if is_local => Ok(uri),
+        "lxc" | "lxc+unix" | "lxc+ssh" | "lxc+tcp" | "lxc+tls" => Err(Error::refused(format!(
+            "'{uri}' is another host; the files of a sandbox are on the host that runs it: run the command there"
+        ))),
+        _ => Err(Error::refused(format!(
+            "'{uri}' is not a connection of libvirt's container driver; use lxc:///"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn only_containers_of_this_host_are_served() {
+        for good in [
+            "lxc:///",
+            "lxc:///system",
+            "lxc:///system?socket=/run/x",
+            "lxc+unix:///system?socket=/x",
+        ] {
+            assert!(connection(Some(good.to_owned())).is_ok(), "{good}");
+        }
+        for bad in [
+            "qemu:///system",
+            "lxc://far/",
+            "lxc+ssh://far/",
+            "xen:///",
+            "",
+        ] {
+            assert!(connection(Some(bad.to_owned())).is_err(), "{bad}");
+        }
+    }
+}

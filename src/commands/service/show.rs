@@ -1,0 +1,120 @@
+//! `list`, `status` and `inspect`.
+
+use serde::Serialize;
+
+use super::Name;
+use crate::commands::output::{self, Format};
+use crate::config::SandboxConfig;
+use crate::error::Result;
+use crate::service::{Sandboxes, Summary};
+
+/// List the sandboxes
+#[derive(Debug, clap::Args)]
+pub struct ListArgs {
+    /// Only those that run
+    #[arg(short, long)]
+    running: bool,
+    /// How to print
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+/// Show how a sandbox and its units are
+#[derive(Debug, clap::Args)]
+pub struct StatusArgs {
+    /// How to print
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    #[command(flatten)]
+    name: Name,
+}
+
+/// Show everything a sandbox was configured with
+#[derive(Debug, clap::Args)]
+pub struct InspectArgs {
+    /// How to print: the configuration file, or JSON together with the state
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    #[command(flatten)]
+    name: Name,
+}
+
+pub fn list(args: &ListArgs, sandboxes: &Sandboxes) -> Result<()> {
+    let mut summaries = sandboxes.list()?;
+    summaries.retain(|summary| !args.running || summary.state == "running");
+    match args.format {
+        Format::Json => output::print_json(&summaries),
+        Format::Table => {
+            let heading = ["NAME", "STATE", "DRIVER", "ADDRESSES", "UNITS"]
+                .map(str::to_owned)
+                .to_vec();
+            let rows = summaries.into_iter().map(|summary| {
+                let addresses = if summary.addresses.is_empty() {
+                    "-".to_owned()
+                } else {
+                    summary.addresses.join(",")
+                };
+                vec![
+                    summary.name.to_string(),
+                    summary.state,
+                    summary.driver,
+                    addresses,
+                    summary.units.join(","),
+                ]
+            });
+            output::print(&output::table(
+                &std::iter::once(heading).chain(rows).collect::<Vec<_>>(),
+            ))
+        }
+    }
+}
+
+pub fn status(args: &StatusArgs, sandboxes: &Sandboxes) -> Result<()> {
+    let name = &args.name.name;
+    let summary = sandboxes.summary(name)?;
+    if args.format == Format::Json {
+        return output::print_json(&summary);
+    }
+    let mut text = output::table(&[
+        vec!["name".into(), name.to_string()],
+        vec!["state".into(), summary.state.clone()],
+        vec!["driver".into(), summary.driver.clone()],
+        vec!["hostname".into(), summary.hostname.clone()],
+        vec!["addresses".into(), summary.addresses.join(" ")],
+        vec!["tree".into(), summary.path.display().to_string()],
+        vec!["units".into(), summary.units.join(" ")],
+    ]);
+    if summary.state == "running" {
+        let mut command = vec![
+            "systemctl",
+            "status",
+            "--no-pager",
+            "--full",
+            "--lines=5",
+            "--",
+        ];
+        command.extend(summary.units.iter().map(String::as_str));
+        let shown = sandboxes.enter(name)?.capture(&command)?;
+        text.push('\n');
+        text.push_str(&output::printable(&shown.stdout));
+    }
+    output::print(&text)
+}
+
+pub fn inspect(args: &InspectArgs, sandboxes: &Sandboxes) -> Result<()> {
+    #[derive(Serialize)]
+    struct View {
+        #[serde(flatten)]
+        summary: Summary,
+        config: SandboxConfig,
+    }
+    let name = &args.name.name;
+    let config = sandboxes.store.load(name)?;
+    match args.format {
+        Format::Table => output::print(&config.to_toml()?),
+        Format::Json => {
+            let summary = sandboxes.summary(name)?;
+            output::print_json(&View { summary, config })
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! What a sandbox leaves behind in the cgroup hierarchies that libvirt does not keep: its first process made a group of its
+//! own there, which it cannot remove itself.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::config::SandboxName;
+
+/// How deep libvirt and systemd put a domain.
+const DEEPEST: usize = 6;
+
+/// Removes the empty groups of a sandbox. Groups with processes in them stay: the kernel refuses.
+pub fn remove(name: &SandboxName) {
+    let group = format!("virt-sandbox-{name}");
+    for hierarchy in hierarchies() {
+        let walk = walkdir::WalkDir::new(&hierarchy)
+            .max_depth(DEEPEST)
+            .into_iter();
+        for entry in walk
+            .flatten()
+            .filter(|entry| entry.file_type().is_dir() && *entry.file_name() == *group)
+        {
+            remove_groups(entry.path());
+        }
+    }
+}
+
+/// Mount points of the hierarchies a sandbox makes groups in.
+fn hierarchies() -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    mounts
+        .lines()
+        .filter_map(|line| {
+            let (mount, filesystem) = line.split_once(" - ")?;
+            let kind = filesystem.split(' ').next()?;
+            let has_pids = filesystem.split([' ', ',']).any(|word| word == "pids");
+            let is_ours = kind == "cgroup2" || (kind == "cgroup" && has_pids);
+            is_ours
+                .then(|| mount.split(' ').nth(4).map(PathBuf::from))
+                .flatten()
+        })
+        .collect()
+}
+
+/// A group can be removed once it has none below (`cgroups(7)`).
+fn remove_groups(group: &Path) {
+    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_groups(&entry.path());
+        }
+    }
+    let _ = fs::remove_dir(group);
+}

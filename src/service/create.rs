@@ -1,0 +1,285 @@
+//! Making a sandbox, and removing one.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use crate::config::service::VERSION;
+use crate::config::{Mount, Network, Resources, SandboxConfig, SandboxName, State};
+use crate::error::{Error, Result};
+use crate::host;
+use crate::hypervisor::libvirt::Libvirt;
+use crate::hypervisor::{DomainState, Hypervisor};
+use crate::service::activity;
+use crate::service::discover::Service;
+use crate::service::manifest::Manifest;
+use crate::service::preflight;
+use crate::service::sandboxes::Sandboxes;
+use crate::service::store::Removal;
+use crate::service::tree::{self, Class, TreePlan};
+use crate::service::unit::special::Role;
+use crate::sys::atomic;
+
+/// What a new sandbox is to be.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Its name.
+    pub name: SandboxName,
+    /// Units of the host that run in it; at least one.
+    pub units: Vec<String>,
+    /// Packages beside those that are found.
+    pub packages: Vec<String>,
+    /// Directory its tree is made in, instead of the usual one.
+    pub base: Option<PathBuf>,
+    /// What becomes of the service's state.
+    pub state: State,
+    /// Its NICs.
+    pub networks: Vec<Network>,
+    /// Its mounts.
+    pub mounts: Vec<Mount>,
+    /// Its limits.
+    pub resources: Resources,
+    /// Host name inside, instead of the sandbox's name.
+    pub hostname: Option<String>,
+    /// Seconds the units may take to become active.
+    pub timeout: u32,
+}
+
+/// What making a sandbox would do.
+#[derive(Debug)]
+pub struct Plan {
+    /// Its configuration.
+    pub config: SandboxConfig,
+    /// Its tree.
+    pub tree: TreePlan,
+    /// The packages of the service, and why each is one.
+    pub packages: Vec<(String, String)>,
+}
+
+impl Sandboxes {
+    /// Finds out what belongs to the service, and plans. Nothing is changed.
+    ///
+    /// # Errors
+    /// A unit that is not there or cannot work in a sandbox, a package that is not installed, state that is being
+    /// written, a network that libvirt does not have, a source of a mount that is missing.
+    pub fn plan(&self, request: &Request) -> Result<Plan> {
+        let root = Path::new("/");
+        let hostname = request
+            .hostname
+            .clone()
+            .unwrap_or_else(|| request.name.hostname());
+        let service = Service::discover(root, &request.units, &request.packages, &hostname)?;
+        preflight::check(root, &service)?;
+        check_mounts(&request.mounts)?;
+        let config = SandboxConfig {
+            version: VERSION,
+            name: request.name.clone(),
+            uuid: uuid::Uuid::new_v4(),
+            connection: self.connection.clone(),
+            units: service.units.iter().map(ToString::to_string).collect(),
+            packages: request.packages.clone(),
+            service_packages: service.packages.keys().map(ToString::to_string).collect(),
+            path: request
+                .base
+                .clone()
+                .unwrap_or_else(|| self.store.trees.clone())
+                .join(request.name.as_str()),
+            hostname,
+            keep_units: keep_units(&service),
+            timeout: request.timeout,
+            networks: request.networks.clone(),
+            mounts: request.mounts.clone(),
+            resources: request.resources.clone(),
+        };
+        let mut tree = TreePlan::new(root, &config, &service, request.state)?;
+        if request.state == State::Auto {
+            activity::refuse_live_state(&service, &tree.state)?;
+        }
+        shared(&mut tree);
+        let packages = service
+            .packages
+            .iter()
+            .map(|(package, reason)| (package.to_string(), reason.clone()))
+            .collect();
+        Ok(Plan {
+            config,
+            tree,
+            packages,
+        })
+    }
+
+    /// Makes a sandbox. `interrupted` is asked between two files; once it says so everything is undone.
+    ///
+    /// # Errors
+    /// As [`plan`](Self::plan); where the name is taken, the tree's place is not empty, the disk is full or libvirt refuses. After
+    /// an error nothing is left.
+    pub fn create(
+        &self,
+        request: &Request,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<SandboxConfig> {
+        let plan = self.plan(request)?;
+        let config = &plan.config;
+        let name = &config.name;
+        let hypervisor = Libvirt::open(&config.connection)?;
+        for network in &config.networks {
+            hypervisor.is_network_active(&network.source)?;
+        }
+        let lock = self.store.reserve(name)?;
+        let mut removal = Removal {
+            name: name.clone(),
+            connection: config.connection.clone(),
+            tree: None,
+            keep_directory: false,
+            registered: false,
+        };
+        let made = self.make(&plan, &hypervisor, &mut removal, interrupted);
+        if let Err(error) = made {
+            if let Err(second) = self.remove(&removal, &hypervisor) {
+                log::warn!("removing what was made of '{name}': {second}");
+            }
+            return Err(error);
+        }
+        drop(lock);
+        Ok(plan.config)
+    }
+
+    fn make(
+        &self,
+        plan: &Plan,
+        hypervisor: &dyn Hypervisor,
+        removal: &mut Removal,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<()> {
+        let config = &plan.config;
+        let name = &config.name;
+        self.store.note(removal)?;
+        if hypervisor.state(name.as_str())? != DomainState::Missing {
+            return Err(Error::refused(format!(
+                "libvirt has a domain '{name}' that is not a sandbox's; choose another name"
+            )));
+        }
+        let unit = self.store.unit(name);
+        if unit.exists() {
+            return Err(Error::refused(format!(
+                "there is a unit '{}' already; choose another name",
+                unit.display()
+            )));
+        }
+        // Noted before it is made: what is noted and not there is no trouble.
+        removal.keep_directory = is_empty_dir(&config.path)?;
+        removal.tree = Some(config.path.clone());
+        self.store.note(removal)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(&config.path)
+            .map_err(Error::io("creating", &config.path))?;
+        let report = tree::apply(&plan.tree, Path::new("/"), &config.path, interrupted)?;
+        for skipped in &report.skipped {
+            log::debug!("not copied: {skipped}");
+        }
+        let manifest = Manifest::scan(&config.path, &[Path::new("/etc")])?;
+        atomic::write(
+            &self.store.manifest(name),
+            manifest.to_string().as_bytes(),
+            0o600,
+        )?;
+
+        removal.registered = true;
+        self.store.note(removal)?;
+        self.render(config, hypervisor)?;
+        config.save(&self.store.config(name))?;
+        self.store.settle(name)
+    }
+
+    /// Removes a sandbox with all it has. With `force` one that runs is stopped first.
+    ///
+    /// # Errors
+    /// Where there is no such sandbox, it runs, or libvirt does not answer.
+    pub fn delete(&self, name: &SandboxName, force: bool) -> Result<()> {
+        let config = self.store.load(name)?;
+        if force {
+            self.stop(name)?;
+        }
+        let lock = self.store.lock(name)?;
+        let hypervisor = self.hypervisor(&config)?;
+        if hypervisor.state(name.as_str())?.controller().is_some() {
+            return Err(Error::refused(format!(
+                "the sandbox '{name}' is running; stop it with 'virt-sandbox-service stop {name}', or use --force"
+            )));
+        }
+        let removal = Removal {
+            name: name.clone(),
+            connection: config.connection.clone(),
+            tree: Some(config.path.clone()),
+            keep_directory: false,
+            registered: true,
+        };
+        self.store.note(&removal)?;
+        self.remove(&removal, &hypervisor)?;
+        drop(lock);
+        Ok(())
+    }
+}
+
+/// Boot-time units of the host's `/usr` that belong to the service.
+fn keep_units(service: &Service) -> Vec<String> {
+    let names: BTreeSet<String> = service
+        .closure
+        .members
+        .iter()
+        .filter(|member| member.role == Role::Service)
+        .map(|member| member.name.to_string())
+        .collect();
+    names.into_iter().collect()
+}
+
+/// What the plan shows of the host's system directories.
+fn shared(tree: &mut TreePlan) {
+    let Ok(facts) = host::HostFacts::probe(Path::new("/")) else {
+        return;
+    };
+    for dir in facts.system_dirs {
+        let (path, reason) = match dir {
+            host::SystemDir::Directory(path) => (path, "programs of the host".to_owned()),
+            host::SystemDir::Link(path, target) => (path, format!("link to {}", target.display())),
+        };
+        let entry = tree::Entry {
+            class: Class::Shared,
+            reason,
+        };
+        tree.entries.insert(path, entry);
+    }
+}
+
+fn check_mounts(mounts: &[Mount]) -> Result<()> {
+    for mount in mounts {
+        if let Mount::HostBind { source, .. } = mount {
+            fs::metadata(source).map_err(|error| {
+                Error::refused(format!(
+                    "mount '{mount}': looking at '{}': {error}",
+                    source.display()
+                ))
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether there is an empty directory. Anything else that is there is an error.
+fn is_empty_dir(path: &Path) -> Result<bool> {
+    match fs::read_dir(path) {
+        Ok(mut entries) => match entries.next() {
+            None => Ok(true),
+            Some(_) => Err(Error::refused(format!(
+                "'{}' is not empty; move it away, or choose another place with --path",
+                path.display()
+            ))),
+        },
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::io("reading", path)(error)),
+    }
+}

@@ -1,0 +1,53 @@
+//! Reaching into a running sandbox.
+
+use std::io;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::guest;
+use crate::sys::command::Captured;
+use crate::sys::enter::{self, Entrance, Entry};
+
+/// A running sandbox, to run commands in.
+#[derive(Debug)]
+pub struct Inside {
+    entrance: Entrance,
+    pid: u32,
+}
+
+impl Inside {
+    /// The sandbox that process `controller` keeps.
+    ///
+    /// # Errors
+    /// Where it has ended meanwhile, or guest-init is not installed.
+    pub fn new(controller: u32) -> Result<Self> {
+        let pid = enter::first_process(controller)
+            .ok_or_else(|| Error::refused("the sandbox has ended meanwhile".to_owned()))?;
+        Ok(Self {
+            entrance: Entrance::new(&guest::find_init()?)?,
+            pid,
+        })
+    }
+
+    /// The host's number of the sandbox's first process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Runs a command of the sandbox to its end, as its root.
+    ///
+    /// # Errors
+    /// Where the way in is barred; a command that fails is no error.
+    pub fn capture(&self, command: &[&str]) -> Result<Captured> {
+        self.entrance.capture(self.pid, command).map_err(Error::io(
+            "running",
+            Path::new(command.first().copied().unwrap_or_default()),
+        ))
+    }
+
+    /// Becomes a command of the sandbox; returns only on failure.
+    pub fn exec(&self, how: &Entry, command: &[String]) -> io::Error {
+        self.entrance.exec(self.pid, how, command)
+    }
+}

@@ -1,0 +1,412 @@
+//! Starting a sandbox and waiting until its units are up; stopping it.
+
+use std::fs;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::config::{SandboxConfig, SandboxName};
+use crate::error::{Error, Result};
+use crate::hypervisor::{DomainState, Hypervisor};
+use crate::service::cgroup;
+use crate::service::inside::Inside;
+use crate::service::ready::{self, Readiness, UnitState, judge};
+use crate::service::sandboxes::Sandboxes;
+
+/// Seconds the units inside may take to stop before the sandbox is ended by force.
+pub const STOP_SECONDS: u64 = 90;
+
+/// Between two looks at the units.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How long the units have to stay up without a restart. `Type=simple` units are active before they have done
+/// anything.
+const STABLE: Duration = Duration::from_millis(700);
+
+/// Lines of the journal that are shown of a unit that failed.
+const JOURNAL_LINES: &str = "15";
+
+impl Sandboxes {
+    /// Starts a sandbox and waits until its units are up, for `timeout` or the time of its configuration.
+    ///
+    /// # Errors
+    /// Where it runs already or does not start. Where its units do not come up, [`Error::NotReady`] names them, their
+    /// result, the end of their journal, and what may help; the sandbox is stopped again.
+    pub fn start(&self, name: &SandboxName, timeout: Option<Duration>) -> Result<()> {
+        let config = self.store.load(name)?;
+        let _lock = self.store.lock(name)?;
+        let controller = self.boot(&config)?;
+        let outcome = self.wait_ready(&config, controller, timeout);
+        self.show_boot(name);
+        if outcome.is_err() {
+            self.end(&config)?;
+        }
+        outcome
+    }
+
+    /// Starts the domain; gives the process that keeps it.
+    fn boot(&self, config: &SandboxConfig) -> Result<u32> {
+        let name = &config.name;
+        let hypervisor = self.hypervisor(config)?;
+        match hypervisor.state(name.as_str())? {
+            DomainState::Running { .. } => {
+                return Err(Error::refused(format!(
+                    "the sandbox '{name}' is running already"
+                )));
+            }
+            DomainState::Paused { .. } => {
+                return Err(Error::refused(format!(
+                    "the sandbox '{name}' is running already, but paused"
+                )));
+            }
+            DomainState::Missing | DomainState::Stopped => {}
+        }
+        for network in &config.networks {
+            if !hypervisor.is_network_active(&network.source)? {
+                log::info!("network '{}' is inactive: starting it", network.source);
+                hypervisor.start_network(&network.source)?;
+            }
+        }
+        cgroup::remove(name);
+        self.render(config, &hypervisor)?;
+        hypervisor.start(name.as_str())?;
+        hypervisor
+            .state(name.as_str())?
+            .controller()
+            .ok_or_else(|| self.ended_early(name))
+    }
+
+    fn ended_early(&self, name: &SandboxName) -> Error {
+        let said = fs::read_to_string(self.store.stage(name).join("guest.log")).unwrap_or_default();
+        let said = match said.trim() {
+            "" => "it said nothing".to_owned(),
+            said => format!("its init said:\n{said}"),
+        };
+        Error::NotReady(format!(
+            "the sandbox '{name}' ended before its units were up; {said}"
+        ))
+    }
+
+    /// Shows what the init did, if that was asked for.
+    fn show_boot(&self, name: &SandboxName) {
+        if std::env::var_os("LIBVIRT_SANDBOX_INIT_DEBUG").is_some() {
+            let said =
+                fs::read_to_string(self.store.stage(name).join("guest.log")).unwrap_or_default();
+            for line in said.lines() {
+                log::info!("{line}");
+            }
+        }
+    }
+
+    fn wait_ready(
+        &self,
+        config: &SandboxConfig,
+        controller: u32,
+        timeout: Option<Duration>,
+    ) -> Result<()> {
+        let timeout = timeout.unwrap_or(Duration::from_secs(config.timeout.into()));
+        let begin = Instant::now();
+        let mut since: Option<(String, Instant)> = None;
+        let mut inside = None;
+        loop {
+            if !is_alive(controller) {
+                return Err(self.ended_early(&config.name));
+            }
+            if inside.is_none() {
+                inside = Inside::new(controller).ok();
+            }
+            let waiting = match inside
+                .as_ref()
+                .map(|inside| (inside, look(inside, &config.units)))
+            {
+                Some((inside, Some(Readiness::Failed(units)))) => {
+                    return Err(failure(inside, &config.name, &units));
+                }
+                Some((_, Some(Readiness::Ready(run)))) => {
+                    match &since {
+                        Some((before, begin)) if *before == run => {
+                            if begin.elapsed() >= STABLE {
+                                return Ok(());
+                            }
+                        }
+                        Some(_) | None => since = Some((run, Instant::now())),
+                    }
+                    vec![]
+                }
+                Some((_, Some(Readiness::Waiting(units)))) => {
+                    since = None;
+                    units
+                }
+                Some((_, None)) | None => {
+                    since = None;
+                    vec![]
+                }
+            };
+            if begin.elapsed() > timeout {
+                return Err(match inside.filter(|_| !waiting.is_empty()) {
+                    Some(inside) => {
+                        let error = failure(&inside, &config.name, &waiting);
+                        Error::NotReady(format!(
+                            "{error}\n(waited {} s; --timeout gives it more)",
+                            timeout.as_secs()
+                        ))
+                    }
+                    None => Error::NotReady(format!(
+                        "the sandbox '{}' did not come up within {} s; --timeout gives it more",
+                        config.name,
+                        timeout.as_secs()
+                    )),
+                });
+            }
+            sleep(LOOK);
+        }
+    }
+
+    /// Stops a sandbox: its units are asked to, and what has not ended in time is ended. One that does not run is no error; `false`
+    /// then.
+    ///
+    /// # Errors
+    /// Where there is no such sandbox or libvirt does not answer.
+    pub fn stop(&self, name: &SandboxName) -> Result<bool> {
+        let config = self.store.load(name)?;
+        let _lock = self.store.lock(name)?;
+        if self
+            .hypervisor(&config)?
+            .state(name.as_str())?
+            .controller()
+            .is_none()
+        {
+            return Ok(false);
+        }
+        self.end(&config)?;
+        Ok(true)
+    }
+
+    fn end(&self, config: &SandboxConfig) -> Result<()> {
+        let name = config.name.as_str();
+        let state = self.hypervisor(config)?.state(name)?;
+        if let DomainState::Running { controller } = state {
+            let asked = Inside::new(controller)
+                .and_then(|inside| inside.capture(&["systemctl", "--no-block", "poweroff"]));
+            let begin = Instant::now();
+            if asked.is_ok_and(|asked| asked.success) {
+                while is_alive(controller) && begin.elapsed() < Duration::from_secs(STOP_SECONDS) {
+                    sleep(LOOK / 2);
+                }
+                if is_alive(controller) {
+                    log::warn!("'{name}' did not stop within {STOP_SECONDS} s: ending it");
+                }
+            }
+        }
+        let hypervisor = self.hypervisor(config)?;
+        // The daemon takes a moment to notice that a domain has ended.
+        let begin = Instant::now();
+        while hypervisor
+            .state(name)?
+            .controller()
+            .is_some_and(|controller| !is_alive(controller))
+            && begin.elapsed() < Duration::from_secs(5)
+        {
+            sleep(LOOK / 2);
+        }
+        hypervisor.destroy(name)?;
+        cgroup::remove(&config.name);
+        Ok(())
+    }
+
+    /// Waits until the sandbox has ended or `stop` says so. `true` if it ended by itself.
+    ///
+    /// # Errors
+    /// Where there is no such sandbox or libvirt does not answer.
+    pub fn wait(&self, name: &SandboxName, stop: &dyn Fn() -> bool) -> Result<bool> {
+        let config = self.store.load(name)?;
+        let Some(controller) = self.hypervisor(&config)?.state(name.as_str())?.controller() else {
+            return Ok(true);
+        };
+        // The process is watched and not libvirt asked: the daemon may be restarted meanwhile.
+        while is_alive(controller) {
+            if stop() {
+                return Ok(false);
+            }
+            sleep(LOOK);
+        }
+        Ok(true)
+    }
+
+    /// Clears up after a sandbox that has ended by itself.
+    ///
+    /// # Errors
+    /// Where there is no such sandbox or libvirt does not answer.
+    pub fn settle_ended(&self, name: &SandboxName) -> Result<()> {
+        let config = self.store.load(name)?;
+        self.end(&config)
+    }
+
+    /// Has units of a running sandbox read their configuration again; all of its units if none is named.
+    ///
+    /// # Errors
+    /// Where it does not run or a unit cannot do so.
+    pub fn reload(&self, name: &SandboxName, units: &[String]) -> Result<()> {
+        let config = self.store.load(name)?;
+        let units = if units.is_empty() {
+            &config.units
+        } else {
+            units
+        };
+        let mut command = vec!["systemctl", "reload", "--"];
+        command.extend(units.iter().map(String::as_str));
+        let done = self.enter(name)?.capture(&command)?;
+        if done.success {
+            return Ok(());
+        }
+        Err(Error::refused(format!(
+            "reloading {} in '{name}': {}",
+            units.join(" "),
+            done.stderr
+        )))
+    }
+}
+
+/// Whether a process is there and not a zombie.
+fn is_alive(pid: u32) -> bool {
+    fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"))
+        .ok()
+        .and_then(|stat| {
+            Some(
+                !stat
+                    .rsplit_once(')')?
+                    .1
+                    .trim_start()
+                    .starts_with(['Z', 'X']),
+            )
+        })
+        .unwrap_or(false)
+}
+
+/// What systemd inside says of the units; `None` while it does not answer yet.
+fn look(inside: &Inside, units: &[String]) -> Option<Readiness> {
+    let asked = show(inside, units.iter().map(String::as_str))?;
+    let mut services: Vec<&str> = asked.iter().flat_map(UnitState::services).collect();
+    services.sort_unstable();
+    services.dedup();
+    let behind = if services.is_empty() {
+        vec![]
+    } else {
+        show(inside, services.into_iter())?
+    };
+    Some(judge(&asked, &behind))
+}
+
+fn show<'a>(inside: &Inside, units: impl Iterator<Item = &'a str>) -> Option<Vec<UnitState>> {
+    let mut command = vec!["systemctl", "show", "--property", ready::PROPERTIES, "--"];
+    command.extend(units);
+    let shown = inside
+        .capture(&command)
+        .ok()
+        .filter(|shown| shown.success)?;
+    Some(ready::parse(&shown.stdout))
+}
+
+/// Names the units, why, the end of their journal, and what may help.
+fn failure(inside: &Inside, name: &SandboxName, units: &[UnitState]) -> Error {
+    let mut text = format!("the units of sandbox '{name}' are not up:");
+    for unit in units {
+        text.push_str(&format!(
+            "\n{}: {}, result {}",
+            unit.id(),
+            unit.state(),
+            unit.result()
+        ));
+        let run = |command: &[&str]| {
+            inside
+                .capture(command)
+                .map(|done| done.stdout)
+                .unwrap_or_default()
+        };
+        let status = run(&[
+            "systemctl",
+            "status",
+            "--no-pager",
+            "--lines=0",
+            "--",
+            unit.id(),
+        ]);
+        let unmet: Vec<&str> = status
+            .lines()
+            .map(str::trim)
+            .filter(|line| line.contains("was not met"))
+            .collect();
+        for line in &unmet {
+            text.push_str(&format!("\n  {}", line.trim_start_matches("└─").trim()));
+        }
+        let journal = run(&[
+            "journalctl",
+            "--no-pager",
+            "--output=cat",
+            "-n",
+            JOURNAL_LINES,
+            "-u",
+            unit.id(),
+        ]);
+        for line in journal.lines() {
+            text.push_str(&format!("\n  | {}", sanitise(line)));
+        }
+        if let Some(hint) = hint(&unit.result(), &journal, !unmet.is_empty()) {
+            text.push_str(&format!("\n  hint: {hint}"));
+        }
+    }
+    Error::NotReady(text)
+}
+
+/// A line from inside, without what a terminal would take for a command.
+fn sanitise(line: &str) -> String {
+    line.chars()
+        .map(|c| if c.is_control() && c != '\t' { '?' } else { c })
+        .collect()
+}
+
+/// What may help, where the reason is known.
+fn hint(result: &str, journal: &str, is_condition: bool) -> Option<&'static str> {
+    let says = |text: &str| journal.contains(text);
+    [
+        (
+            is_condition,
+            "a condition of the unit is not met in a sandbox; a drop-in below the sandbox's /etc/systemd/system can change it",
+        ),
+        (
+            result.contains("status 226"),
+            "the kernel refused a mount that the unit's hardening asks for",
+        ),
+        (
+            result.contains("status 203"),
+            "the unit's program is not in the sandbox; -m host-bind:TARGET=SOURCE,ro shows it",
+        ),
+        (
+            result.contains("timeout"),
+            "it did not report that it is ready; --timeout and TimeoutStartSec= of the unit give it more time",
+        ),
+        (
+            result.contains("oom") || says("Out of memory"),
+            "it ran out of memory; --memory gives it more",
+        ),
+        (
+            says("/dev/net/tun"),
+            "it needs a device that a container does not have",
+        ),
+        (
+            says("Operation not permitted"),
+            "it asks for a privilege that a sandbox does not have",
+        ),
+        (
+            says("No such file or directory"),
+            "a path that it needs is not in the sandbox; 'create --dry-run' shows what is, --package and -m add to it",
+        ),
+        (
+            says("Read-only file system"),
+            "it writes to a place that the host shares read-only; -m ram:TARGET=SIZE or host-bind makes one of its own",
+        ),
+    ]
+    .into_iter()
+    .find(|(applies, _)| *applies)
+    .map(|(_, hint)| hint)
+}

@@ -1,0 +1,91 @@
+//! What can be told of a service before anything is made: conditions that a sandbox does not meet.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::service::discover::Service;
+use crate::service::unit::condition::{Check, Virtualization, World, unmet};
+
+/// Capabilities of the kernel that libvirt and we take from a container, in the words of `capabilities(7)`.
+const WITHHELD: [&str; 10] = [
+    "CAP_SYS_MODULE",
+    "CAP_SYS_TIME",
+    "CAP_MKNOD",
+    "CAP_AUDIT_CONTROL",
+    "CAP_MAC_ADMIN",
+    "CAP_MAC_OVERRIDE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYSLOG",
+    "CAP_WAKE_ALARM",
+    "CAP_BLOCK_SUSPEND",
+];
+
+/// Refuses a unit that was asked for and would silently not start.
+///
+/// # Errors
+/// Names the unit and the condition.
+pub fn check(root: &Path, service: &Service) -> Result<()> {
+    let modules = loaded_modules();
+    let world = World {
+        root,
+        virtualization: Virtualization::Container("lxc-libvirt".to_owned()),
+        capabilities: None,
+        modules: modules.as_ref(),
+    };
+    for unit in &service.units {
+        let Some(loaded) = service
+            .closure
+            .member(unit)
+            .and_then(|member| member.loaded.as_ref())
+        else {
+            continue;
+        };
+        let conditions = &loaded.1.conditions;
+        let failed =
+            unmet(conditions, &world)
+                .into_iter()
+                .find(|condition| match &condition.check {
+                    Check::Virtualization(_) | Check::KernelModuleLoaded(_) => true,
+                    // The tree is a copy of what these look at; what is made at boot cannot be judged here.
+                    Check::PathExists(path)
+                    | Check::PathIsDirectory(path)
+                    | Check::FileNotEmpty(path)
+                    | Check::DirectoryNotEmpty(path) => ["/etc", "/usr", "/dev"]
+                        .iter()
+                        .any(|top| path.starts_with(top)),
+                    Check::Capability(_) | Check::Other { .. } => false,
+                });
+        if let Some(condition) = failed {
+            return Err(Error::refused(format!(
+                "'{unit}' would not start in a sandbox: its '{condition}' is not met there; if it works all the same, a drop-in for the \
+                 unit on the host can reset the condition"
+            )));
+        }
+        let withheld = conditions
+            .iter()
+            .find_map(|condition| match &condition.check {
+                Check::Capability(name) if !condition.negated => WITHHELD
+                    .iter()
+                    .find(|withheld| withheld.eq_ignore_ascii_case(name)),
+                _ => None,
+            });
+        if let Some(capability) = withheld {
+            return Err(Error::refused(format!(
+                "'{unit}' would not start in a sandbox: it needs {capability}, with which it would change the host itself"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn loaded_modules() -> Option<BTreeSet<String>> {
+    let text = std::fs::read_to_string("/proc/modules").ok()?;
+    let names: BTreeSet<String> = text
+        .lines()
+        .filter_map(|line| line.split(' ').next())
+        .map(str::to_owned)
+        .collect();
+    // A kernel without modules has all it has built in, and does not say what that is.
+    (!names.is_empty()).then_some(names)
+}

@@ -1,0 +1,243 @@
+//! When the units of a sandbox are up, judged from what `systemctl show` says inside. Pure.
+//!
+//! "active" alone is not enough: a daemon that crashes is active between two attempts, a unit whose condition is not
+//! met stays inactive without a word, and a wrapper is active while the instances behind it fail.
+
+use std::collections::BTreeMap;
+
+/// The properties that are asked for.
+pub const PROPERTIES: &str = "Id,Names,LoadState,ActiveState,SubState,Result,ConditionResult,ConditionTimestampMonotonic,NRestarts,InvocationID,Type,\
+                              RemainAfterExit,ExecMainCode,ExecMainStatus,ExecMainExitTimestampMonotonic,Requires,Wants,BindsTo,Job";
+
+/// A unit as systemd shows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UnitState(BTreeMap<String, String>);
+
+impl UnitState {
+    fn get(&self, key: &str) -> &str {
+        self.0.get(key).map_or("", String::as_str)
+    }
+
+    /// The unit's name.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        self.get("Id")
+    }
+
+    /// `ActiveState (SubState)`.
+    #[must_use]
+    pub fn state(&self) -> String {
+        format!("{} ({})", self.get("ActiveState"), self.get("SubState"))
+    }
+
+    /// Why it failed: systemd's result, and the status of its main process.
+    #[must_use]
+    pub fn result(&self) -> String {
+        match (self.get("Result"), self.get("ExecMainStatus")) {
+            (result, "" | "0") => result.to_owned(),
+            (result, status) => format!("{result}, status {status}"),
+        }
+    }
+
+    /// What tells one run of the unit from the next.
+    fn run(&self) -> (&str, &str) {
+        (self.get("InvocationID"), self.get("NRestarts"))
+    }
+
+    /// The services it pulls in itself.
+    pub fn services(&self) -> impl Iterator<Item = &str> {
+        ["Requires", "Wants", "BindsTo"]
+            .into_iter()
+            .flat_map(|key| self.get(key).split_whitespace())
+            .filter(|unit| unit.ends_with(".service") && !unit.starts_with("systemd-"))
+    }
+
+    fn judge(&self) -> Verdict {
+        let has_ended = !matches!(self.get("ExecMainExitTimestampMonotonic"), "" | "0");
+        let restarts: u32 = self.get("NRestarts").parse().unwrap_or(0);
+        match self.get("ActiveState") {
+            "active" => Verdict::Ready,
+            "failed" => Verdict::Failed,
+            _ if matches!(
+                self.get("LoadState"),
+                "not-found" | "bad-setting" | "error" | "masked"
+            ) =>
+            {
+                Verdict::Failed
+            }
+            // A queued job means that more is to come.
+            "inactive" if !matches!(self.get("Job"), "" | "0") => Verdict::Waiting,
+            "inactive" if self.get("ConditionResult") == "no" && has_condition_failed(self) => {
+                Verdict::Skipped
+            }
+            "inactive"
+                if self.get("Type") == "oneshot"
+                    && has_ended
+                    && self.get("Result") == "success" =>
+            {
+                Verdict::Ready
+            }
+            "activating" if self.get("SubState") == "auto-restart" && restarts >= RESTARTS => {
+                Verdict::Failed
+            }
+            _ => Verdict::Waiting,
+        }
+    }
+}
+
+/// systemd leaves the result at "no" until it has looked; only then has it a time.
+fn has_condition_failed(unit: &UnitState) -> bool {
+    !matches!(unit.get("ConditionTimestampMonotonic"), "0")
+}
+
+/// After so many restarts in a row a unit is not going to come up.
+const RESTARTS: u32 = 5;
+
+/// What is to be thought of a unit, or of all together: the gravest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Verdict {
+    Ready,
+    Waiting,
+    Skipped,
+    Failed,
+}
+
+/// What is to be thought of all units.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Readiness {
+    /// All are up; the text is equal for two looks between which nothing was restarted.
+    Ready(String),
+    /// Not yet: those that are awaited, with their state.
+    Waiting(Vec<UnitState>),
+    /// These will not come up.
+    Failed(Vec<UnitState>),
+}
+
+/// Reads what `systemctl show` prints: blocks of `KEY=VALUE` parted by empty lines.
+#[must_use]
+pub fn parse(text: &str) -> Vec<UnitState> {
+    text.split("\n\n")
+        .map(|block| {
+            let pairs = block.lines().filter_map(|line| line.split_once('='));
+            UnitState(
+                pairs
+                    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                    .collect(),
+            )
+        })
+        .filter(|unit| !unit.id().is_empty())
+        .collect()
+}
+
+/// Judges the units that were asked for and, behind them, those they pull in: the latter need not be
+/// up, but must not have failed or still be on their way.
+#[must_use]
+pub fn judge(asked: &[UnitState], behind: &[UnitState]) -> Readiness {
+    let is_bad = |unit: &&UnitState| matches!(unit.judge(), Verdict::Failed | Verdict::Skipped);
+    let failed: Vec<UnitState> =
+        asked
+            .iter()
+            .filter(is_bad)
+            .chain(behind.iter().filter(|unit| {
+                unit.judge() == Verdict::Failed && unit.get("LoadState") == "loaded"
+            }))
+            .cloned()
+            .collect();
+    if !failed.is_empty() {
+        return Readiness::Failed(failed);
+    }
+    let is_coming = |unit: &&UnitState| {
+        unit.judge() == Verdict::Waiting
+            && (unit.get("ActiveState") != "inactive" || !matches!(unit.get("Job"), "" | "0"))
+    };
+    let waiting: Vec<UnitState> = asked
+        .iter()
+        .filter(|unit| unit.judge() == Verdict::Waiting)
+        .chain(behind.iter().filter(is_coming))
+        .cloned()
+        .collect();
+    if waiting.is_empty() {
+        let runs = asked
+            .iter()
+            .chain(behind)
+            .map(|unit| format!("{:?}", unit.run()));
+        return Readiness::Ready(runs.collect());
+    }
+    Readiness::Waiting(waiting)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unit(text: &str) -> UnitState {
+        parse(&format!(
+            "Id=web.service\nLoadState=loaded\nJob=\nConditionResult=yes\n{}",
+            text.replace(' ', "\n")
+        ))
+        .remove(0)
+    }
+
+    #[test]
+    fn units_are_judged() {
+        for (text, expected) in [
+            ("ActiveState=active SubState=running", Verdict::Ready),
+            ("ActiveState=activating SubState=start", Verdict::Waiting),
+            (
+                "ActiveState=activating SubState=auto-restart NRestarts=2",
+                Verdict::Waiting,
+            ),
+            (
+                "ActiveState=activating SubState=auto-restart NRestarts=5",
+                Verdict::Failed,
+            ),
+            ("ActiveState=failed Result=exit-code", Verdict::Failed),
+            ("ActiveState=inactive LoadState=not-found", Verdict::Failed),
+            ("ActiveState=inactive ConditionResult=no", Verdict::Skipped),
+            (
+                "ActiveState=inactive ConditionResult=no Job=7",
+                Verdict::Waiting,
+            ),
+            (
+                "ActiveState=inactive Type=oneshot Result=success ExecMainExitTimestampMonotonic=9",
+                Verdict::Ready,
+            ),
+            (
+                "ActiveState=inactive Type=simple Result=success ExecMainExitTimestampMonotonic=9",
+                Verdict::Waiting,
+            ),
+        ] {
+            assert_eq!(unit(text).judge(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_wrapper_is_ready_when_what_is_behind_it_is() {
+        let wrapper = unit("ActiveState=active SubState=exited Wants=web@1.service");
+        assert_eq!(wrapper.services().collect::<Vec<_>>(), ["web@1.service"]);
+        let failed = unit("ActiveState=failed");
+        let starting = unit("ActiveState=activating");
+        let unused = unit("ActiveState=inactive ConditionResult=no");
+        let asked = [wrapper];
+        assert!(matches!(judge(&asked, &[failed]), Readiness::Failed(_)));
+        assert!(matches!(judge(&asked, &[starting]), Readiness::Waiting(_)));
+        assert!(matches!(judge(&asked, &[unused]), Readiness::Ready(_)));
+    }
+
+    #[test]
+    fn a_restart_shows() {
+        let ready = |text| match judge(&[unit(text)], &[]) {
+            Readiness::Ready(run) => run,
+            other @ (Readiness::Waiting(_) | Readiness::Failed(_)) => panic!("{other:?}"),
+        };
+        let before = ready("ActiveState=active NRestarts=0 InvocationID=a");
+        assert_ne!(
+            before,
+            ready("ActiveState=active NRestarts=1 InvocationID=b")
+        );
+        assert_eq!(
+            before,
+            ready("ActiveState=active NRestarts=0 InvocationID=a")
+        );
+    }
+}

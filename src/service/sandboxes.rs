@@ -1,0 +1,321 @@
+//! The sandboxes of a host: what every operation needs, and the operations that are a few lines.
+
+use std::path::{Path, PathBuf};
+
+use guest_init::config::{File, GuestConfig, Nic, StaticUnits, VERSION};
+use serde::Serialize;
+
+use crate::config::{SandboxConfig, SandboxName};
+use crate::domain::lxc::LxcDomain;
+use crate::domain::template::Template;
+use crate::error::{Error, Result};
+use crate::guest::{self, Assembly};
+use crate::host::{self, HostFacts};
+use crate::hypervisor::libvirt::Libvirt;
+use crate::hypervisor::{DomainState, Hypervisor};
+use crate::service::inside::Inside;
+use crate::service::store::{Removal, Store, remove_tree};
+use crate::service::{addresses, cgroup, services_d};
+use crate::sys::atomic;
+use crate::sys::command;
+
+/// The sandboxes of a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sandboxes {
+    /// Where they are kept.
+    pub store: Store,
+    /// The libvirt connection of new ones.
+    pub connection: String,
+}
+
+/// What is known of a sandbox right now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    /// Its name.
+    pub name: SandboxName,
+    /// `running`, `stopped`, `paused`, or `undefined` where libvirt has forgotten it.
+    pub state: String,
+    /// The hypervisor's driver.
+    pub driver: String,
+    /// The units that run in it.
+    pub units: Vec<String>,
+    /// Its addresses, if it runs and has any.
+    pub addresses: Vec<String>,
+    /// Its private tree on the host.
+    pub path: PathBuf,
+    /// Host name inside.
+    pub hostname: String,
+}
+
+impl Sandboxes {
+    /// Those of this host, new ones on `connection`.
+    #[must_use]
+    pub fn new(connection: &str) -> Self {
+        Self {
+            store: Store::default(),
+            connection: connection.to_owned(),
+        }
+    }
+
+    /// Takes away what commands that were cut short have left.
+    ///
+    /// # Errors
+    /// Where libvirt does not answer, and only if there is something to take away.
+    pub fn recover(&self) -> Result<()> {
+        for (removal, lock) in self.store.interrupted()? {
+            log::info!(
+                "removing what is left of '{}', whose create or delete was interrupted",
+                removal.name
+            );
+            let hypervisor = Libvirt::open(&removal.connection)?;
+            self.remove(&removal, &hypervisor)?;
+            drop(lock);
+        }
+        Ok(())
+    }
+
+    /// Takes away a sandbox, as far as it is there. What cannot be removed is said, and the rest still removed.
+    pub(super) fn remove(&self, removal: &Removal, hypervisor: &dyn Hypervisor) -> Result<()> {
+        let name = &removal.name;
+        if removal.registered {
+            hypervisor.destroy(name.as_str())?;
+            hypervisor.undefine(name.as_str())?;
+            let unit = self.store.unit(name);
+            if host::runs_systemd() && unit.exists() {
+                self.systemctl(&["disable", "--quiet", &name.unit()]);
+            }
+            let _ = std::fs::remove_file(&unit);
+            self.reload_host();
+            cgroup::remove(name);
+        }
+        if let Some(tree) = &removal.tree {
+            if removal.keep_directory {
+                for entry in std::fs::read_dir(tree).into_iter().flatten().flatten() {
+                    match entry.file_type() {
+                        Ok(kind) if kind.is_dir() => remove_tree(&entry.path()),
+                        Ok(_) | Err(_) => drop(std::fs::remove_file(entry.path())),
+                    }
+                }
+            } else {
+                remove_tree(tree);
+            }
+        }
+        self.store.forget(name);
+        Ok(())
+    }
+
+    /// Has the host's systemd read its units again, where there is one.
+    pub(super) fn reload_host(&self) {
+        if host::runs_systemd() {
+            self.systemctl(&["daemon-reload"]);
+        }
+    }
+
+    fn systemctl(&self, arguments: &[&str]) {
+        let shown = || format!("systemctl {}", arguments.join(" "));
+        match command::capture("systemctl", arguments.iter().copied()) {
+            Ok(captured) if captured.success => {}
+            Ok(captured) => log::warn!("{}: {}", shown(), captured.stderr),
+            Err(error) => log::warn!("{}: {error}", shown()),
+        }
+    }
+
+    /// Makes everything that is derived from the configuration anew: the staging root, the domain, the host's unit.
+    ///
+    /// # Errors
+    /// Where a template is wrong, a file cannot be written or libvirt refuses the domain.
+    pub(super) fn render(&self, config: &SandboxConfig, hypervisor: &dyn Hypervisor) -> Result<()> {
+        let facts = HostFacts::probe(Path::new("/"))?;
+        let stage = self.store.stage(&config.name);
+        let assembly = Assembly::of_service(config, &facts, &stage);
+        let guest = self.guest_config(config, assembly.mounts)?;
+        guest::stage(&stage, &guest::find_init()?, &guest)?;
+        let domain = LxcDomain::new(config, &facts, assembly.filesystems);
+        hypervisor.define(&Template::LxcDomain.render(&domain, Some(&self.store.templates))?)?;
+        if self.store.units.is_dir() {
+            let unit = self.host_unit(config)?;
+            let path = self.store.unit(&config.name);
+            if std::fs::read_to_string(&path).ok().as_deref() != Some(&unit) {
+                atomic::write(&path, unit.as_bytes(), 0o644)?;
+                self.reload_host();
+            }
+        }
+        Ok(())
+    }
+
+    /// The host's unit of a sandbox.
+    ///
+    /// # Errors
+    /// Where the template is wrong.
+    pub fn host_unit(&self, config: &SandboxConfig) -> Result<String> {
+        #[derive(Serialize)]
+        struct View<'a> {
+            name: &'a SandboxName,
+            units: &'a [String],
+            program: String,
+            start_seconds: u32,
+            stop_seconds: u64,
+        }
+        let program =
+            std::env::current_exe().map_err(Error::io("finding", Path::new("/proc/self/exe")))?;
+        let view = View {
+            name: &config.name,
+            units: &config.units,
+            program: program.display().to_string(),
+            // The units' own time, and libvirt's and systemd's to get that far.
+            start_seconds: config.timeout + 30,
+            stop_seconds: super::lifecycle::STOP_SECONDS + 30,
+        };
+        Template::HostUnit.render(&view, Some(&self.store.templates))
+    }
+
+    fn guest_config(
+        &self,
+        config: &SandboxConfig,
+        mounts: Vec<guest_init::config::Mount>,
+    ) -> Result<GuestConfig> {
+        #[derive(Serialize)]
+        struct View<'a> {
+            name: &'a SandboxName,
+            units: Vec<&'a str>,
+        }
+        let init_units = services_d::init_units(config, &self.store)?;
+        let view = View {
+            name: &config.name,
+            units: config
+                .units
+                .iter()
+                .map(String::as_str)
+                .chain(init_units.iter().map(|unit| unit.name.as_str()))
+                .collect(),
+        };
+        let target = Template::BootTarget.render(&view, Some(&self.store.templates))?;
+        let unit_file = |name: &str, content: String| File {
+            path: Path::new("/run/systemd/system").join(name),
+            mode: 0o644,
+            content,
+        };
+        let mut files = vec![unit_file(BOOT_TARGET, target)];
+        files.extend(
+            init_units
+                .into_iter()
+                .map(|unit| unit_file(&unit.name, unit.content)),
+        );
+        let keep = KEPT_UNITS.iter().map(ToString::to_string);
+        Ok(GuestConfig {
+            version: VERSION,
+            name: config.name.to_string(),
+            hostname: config.hostname.clone(),
+            debug: std::env::var_os("LIBVIRT_SANDBOX_INIT_DEBUG").is_some(),
+            mounts,
+            files,
+            static_units: Some(StaticUnits {
+                keep: keep.chain(config.keep_units.iter().cloned()).collect(),
+            }),
+            max_pids: Some(config.resources.pids()),
+            network: config
+                .networks
+                .iter()
+                .enumerate()
+                .map(|(index, network)| Nic {
+                    name: format!("eth{index}"),
+                    addressing: network.addressing.clone(),
+                })
+                .collect(),
+            command: vec![SYSTEMD.to_owned(), format!("--unit={BOOT_TARGET}")],
+            environment: vec![
+                // systemd recognises containers by it (CONTAINER_INTERFACE of systemd).
+                ("container".to_owned(), "lxc-libvirt".to_owned()),
+                ("container_uuid".to_owned(), config.uuid.to_string()),
+            ],
+        })
+    }
+
+    /// A connection for the domain of a sandbox.
+    ///
+    /// # Errors
+    /// Where no daemon answers.
+    pub(super) fn hypervisor(&self, config: &SandboxConfig) -> Result<Libvirt> {
+        Libvirt::open(&config.connection)
+    }
+
+    /// Reaches into a running sandbox.
+    ///
+    /// # Errors
+    /// Where it does not run; the message says how to start it.
+    pub fn enter(&self, name: &SandboxName) -> Result<Inside> {
+        let config = self.store.load(name)?;
+        match self.hypervisor(&config)?.state(name.as_str())? {
+            DomainState::Running { controller } => Inside::new(controller),
+            DomainState::Paused { .. } => Err(Error::refused(format!(
+                "the sandbox '{name}' is paused; resume it with 'virsh -c {} resume {name}'",
+                config.connection
+            ))),
+            DomainState::Missing | DomainState::Stopped => Err(Error::refused(format!(
+                "the sandbox '{name}' does not run; start it with 'virt-sandbox-service start {name}'"
+            ))),
+        }
+    }
+
+    /// What is known of a sandbox.
+    ///
+    /// # Errors
+    /// Where there is no such sandbox or libvirt does not answer.
+    pub fn summary(&self, name: &SandboxName) -> Result<Summary> {
+        let config = self.store.load(name)?;
+        let hypervisor = self.hypervisor(&config)?;
+        let state = hypervisor.state(name.as_str())?;
+        let pid = state
+            .controller()
+            .and_then(crate::sys::enter::first_process);
+        Ok(Summary {
+            name: name.clone(),
+            state: state.as_str().to_owned(),
+            driver: "lxc".to_owned(),
+            units: config.units,
+            addresses: pid.map(addresses::of_process).unwrap_or_default(),
+            path: config.path,
+            hostname: config.hostname,
+        })
+    }
+
+    /// What is known of every sandbox. One that cannot be looked at is said, and the others still listed.
+    ///
+    /// # Errors
+    /// Where the sandboxes cannot be listed at all.
+    pub fn list(&self) -> Result<Vec<Summary>> {
+        let mut summaries = Vec::new();
+        for name in self.store.names()? {
+            // Half made, by a command that is at it.
+            if !self.store.config(&name).exists() {
+                continue;
+            }
+            match self.summary(&name) {
+                Ok(summary) => summaries.push(summary),
+                Err(error @ Error::Libvirt { .. }) => return Err(error),
+                Err(error) => log::warn!("{name}: {error}"),
+            }
+        }
+        Ok(summaries)
+    }
+}
+
+/// Static boot-time units that every sandbox keeps: the journal, temporary files, the message bus, and leave to log in.
+/// `systemd-user-sessions` removes `/run/nologin`, without which logins by password are refused.
+const KEPT_UNITS: [&str; 9] = [
+    "systemd-journald.service",
+    "systemd-journald.socket",
+    "systemd-journald-dev-log.socket",
+    "systemd-journal-flush.service",
+    "systemd-tmpfiles-setup.service",
+    "systemd-tmpfiles-clean.timer",
+    "systemd-user-sessions.service",
+    "dbus.socket",
+    "dbus.service",
+];
+
+/// The boot target inside.
+const BOOT_TARGET: &str = "virt-sandbox.target";
+
+/// The host's systemd, where every distribution with a merged `/usr` has it, and Debian before that.
+const SYSTEMD: &str = "/lib/systemd/systemd";

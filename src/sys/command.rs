@@ -1,0 +1,63 @@
+//! Programs of the host. This and [`enter`](super::enter) are the only places that start one.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Output, Stdio};
+
+/// What a program that ended has left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Captured {
+    /// Whether it ended with status 0.
+    pub success: bool,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error, or its exit status where it wrote nothing there.
+    pub stderr: String,
+}
+
+impl From<Output> for Captured {
+    fn from(output: Output) -> Self {
+        let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        Self {
+            success: output.status.success(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: if stderr.is_empty() {
+                output.status.to_string()
+            } else {
+                stderr
+            },
+        }
+    }
+}
+
+/// Runs `program` to its end. It has no standard input and speaks the language of programs.
+///
+/// # Errors
+/// Where it cannot be started.
+pub fn capture<'a>(
+    program: &str,
+    arguments: impl IntoIterator<Item = &'a str>,
+) -> io::Result<Captured> {
+    Command::new(program)
+        .args(arguments)
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .output()
+        .map(Captured::from)
+}
+
+/// Starts `program` with our standard output and error, and no standard input.
+///
+/// # Errors
+/// Where it cannot be started.
+pub fn spawn<'a>(program: &str, arguments: impl IntoIterator<Item = &'a str>) -> io::Result<Child> {
+    Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .spawn()
+}
+
+/// Becomes `program`; returns only on failure.
+pub fn exec<'a>(program: &str, arguments: impl IntoIterator<Item = &'a str>) -> io::Error {
+    Command::new(program).args(arguments).exec()
+}
