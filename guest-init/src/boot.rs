@@ -20,9 +20,8 @@ pub const CONFIG_PATH: &str = "/guest.json";
 pub fn boot() {
     crate::console_log::keep_in_stage();
     crate::console_log::init(false);
-    if let Err(error) = run() {
-        log::error!("{error:#}");
-    }
+    let Err(error) = run();
+    log::error!("{error:#}");
 }
 
 fn run() -> Result<std::convert::Infallible> {
@@ -36,7 +35,10 @@ fn run() -> Result<std::convert::Infallible> {
             Step::Mount(mount) => root::add(current_root(), &mount)?,
             Step::Move(path) => root::carry_over(&path)?,
             Step::Cgroup { name, max_pids } => cgroup::enter(Path::new(NEW_ROOT), &name, max_pids)?,
-            Step::Pivot => root::pivot()?,
+            Step::Pivot => {
+                root::pivot()?;
+                root::drop_unseekable_meminfo();
+            }
             Step::File(file) => root::write(&file)?,
             Step::MaskStaticUnits { keep } => {
                 for link in static_units::mask(Path::new("/"), &keep)? {

@@ -2,6 +2,7 @@
 //!
 //! The host has resolved every choice before; the guest only carries it out.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -106,6 +107,8 @@ pub struct Nic {
     pub name: String,
     /// How it gets its addresses.
     pub addressing: Addressing,
+    /// With DHCP, an address that the server may well give: it is asked for that one first.
+    pub hint: Option<Ipv4Addr>,
 }
 
 /// How a NIC gets its addresses.

@@ -21,9 +21,9 @@ use crate::{process, resolv};
 /// Where the leases are remembered, in the sandbox.
 const LEASES: &str = "/var/lib/virt-sandbox/leases.json";
 
-/// How long the payload waits for an address. libvirt's server takes three seconds to make sure that a new
-/// address is free.
-const DEADLINE: Duration = Duration::from_secs(10);
+/// How long the payload waits for an address. A bridge with STP takes four seconds until it lets anything through,
+/// and libvirt's server three more to make sure that a new address is free.
+const DEADLINE: Duration = Duration::from_secs(20);
 
 /// All that keeping a lease takes.
 const CAPABILITIES: [Capability; 3] = [
@@ -32,7 +32,7 @@ const CAPABILITIES: [Capability; 3] = [
     Capability::CAP_NET_BIND_SERVICE,
 ];
 
-/// Leases by name of their NIC.
+/// Leases by [`Kept::key`].
 type Leases = BTreeMap<String, Lease>;
 
 /// Raises the loopback and the NICs, gives them addresses, and leaves a process behind that renews
@@ -45,7 +45,7 @@ pub fn start(nics: &[Nic], hostname: &str) -> Result<()> {
     }
     let leases: Leases = kept
         .iter()
-        .filter_map(|kept| Some((kept.interface.link.name.clone(), kept.lease.clone()?)))
+        .filter_map(|kept| Some((kept.key(), kept.lease()?.clone())))
         .collect();
     record(&leases);
     process::spawn(|| {
@@ -65,12 +65,11 @@ pub fn start(nics: &[Nic], hostname: &str) -> Result<()> {
 }
 
 fn keep(kept: &Kept, hostname: &str, leases: &Mutex<Leases>) {
-    let name = &kept.interface.link.name;
-    dhcp::keep(&kept.interface, hostname, kept.lease.clone(), |event| {
+    dhcp::keep(&kept.interface, hostname, kept.known.clone(), |event| {
         let mut leases = leases.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
-            LeaseEvent::Obtained { lease, .. } => leases.insert(name.clone(), lease.clone()),
-            LeaseEvent::Lost(_) => leases.remove(name),
+            LeaseEvent::Obtained { lease, .. } => leases.insert(kept.key(), lease.clone()),
+            LeaseEvent::Lost(_) => leases.remove(&kept.key()),
         };
         record(&leases);
     });

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::config::{Addressing, Nic};
-use crate::dhcp::{self, DhcpError, Interface, Lease};
+use crate::dhcp::{self, DhcpError, Interface, Known, Lease};
 use crate::netlink::{Hop, Link, Netlink, NetlinkError};
 use crate::resolv;
 
@@ -39,14 +39,35 @@ pub enum NetworkError {
 pub struct Kept {
     /// The interface.
     pub interface: Interface,
-    /// Its lease, applied; none if no server answered in time.
-    pub lease: Option<Lease>,
+    /// What is known of its lease. One that is known is applied.
+    pub known: Known,
+}
+
+impl Kept {
+    /// The name under which its lease is remembered: another NIC of the same name must not take it over.
+    #[must_use]
+    pub fn key(&self) -> String {
+        key(&self.interface)
+    }
+
+    /// The lease that is applied.
+    #[must_use]
+    pub fn lease(&self) -> Option<&Lease> {
+        match &self.known {
+            Known::Remembered(lease) | Known::Confirmed(lease) => Some(lease),
+            Known::Nothing | Known::Address(_) => None,
+        }
+    }
+}
+
+fn key(interface: &Interface) -> String {
+    interface.mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 /// Raises the loopback and all NICs and gives them their addresses.
 ///
 /// A NIC on DHCP has `deadline` to get one; if no server answers, the sandbox starts without.
-/// `previous` are the leases of the last run by name of the NIC.
+/// `previous` are the leases of the last run by [`Kept::key`]; one that still holds is used at once.
 pub fn configure(
     nics: &[Nic],
     hostname: &str,
@@ -74,26 +95,32 @@ pub fn configure(
             Addressing::Dhcp => {
                 let interface = Interface::new(link.clone())
                     .ok_or_else(|| NetworkError::NotEthernet(nic.name.clone()))?;
-                dynamic.push(interface);
+                dynamic.push((interface, nic.hint));
             }
         }
     }
     dynamic
         .into_iter()
-        .map(|interface| {
-            let previous = previous.get(&interface.link.name);
-            let lease = match dhcp::acquire(&interface, hostname, previous, deadline) {
+        .map(|(interface, hint)| {
+            let previous = previous.get(&key(&interface));
+            if let Some(lease) = previous.filter(|lease| dhcp::still_holds(lease)) {
+                dhcp::apply(&interface.link, lease, None)?;
+                let known = Known::Remembered(lease.clone());
+                return Ok(Kept { interface, known });
+            }
+            let wanted = previous.map(|lease| lease.address).or(hint);
+            let known = match dhcp::acquire(&interface, hostname, wanted, deadline) {
                 Ok(lease) => {
                     dhcp::apply(&interface.link, &lease, None)?;
-                    Some(lease)
+                    Known::Confirmed(lease)
                 }
                 Err(error @ DhcpError::NoAnswer { .. }) => {
                     log::warn!("{error}");
-                    None
+                    Known::Nothing
                 }
                 Err(error @ DhcpError::System { .. }) => return Err(error.into()),
             };
-            Ok(Kept { interface, lease })
+            Ok(Kept { interface, known })
         })
         .collect()
 }

@@ -1,6 +1,7 @@
 //! Assembling the root filesystem of the sandbox and changing over to it.
 
 use std::fs;
+use std::io::Seek;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
@@ -135,6 +136,18 @@ pub fn pivot() -> Result<()> {
     pivot_root(".", ".").context("changing to the new root")?;
     umount2(".", MntFlags::MNT_DETACH).context("letting go of the staging root")?;
     chdir("/").context("entering the new root")
+}
+
+/// Uncovers the kernel's own `/proc/meminfo` where libvirt's cannot be used.
+///
+/// libvirt lays a file of its own over it, which shows the limits of the domain. Newer kernels and libfuse make it
+/// unseekable, and procps (`ps`, `free`, `top`) fails on that.
+pub fn drop_unseekable_meminfo() {
+    let path = Path::new("/proc/meminfo");
+    let is_seekable = fs::File::open(path).is_ok_and(|mut file| file.rewind().is_ok());
+    if !is_seekable && let Err(error) = umount2(path, MntFlags::MNT_DETACH) {
+        log::warn!("uncovering '{}': {error}", path.display());
+    }
 }
 
 /// Writes one of the host's files.

@@ -89,6 +89,24 @@ impl Network {
     }
 }
 
+impl Mac {
+    /// The address of NIC `index` of the sandbox `uuid`: locally administered, in the range that libvirt uses for
+    /// containers, and the same at every start, so that a lease can be kept.
+    #[must_use]
+    pub fn of_sandbox(uuid: &uuid::Uuid, index: usize) -> Self {
+        let bytes = uuid.as_bytes();
+        let index = u8::try_from(index).unwrap_or(u8::MAX);
+        Self([
+            0x52,
+            0x54,
+            0x00,
+            bytes[0],
+            bytes[1],
+            bytes[2].wrapping_add(index),
+        ])
+    }
+}
+
 impl FromStr for Mac {
     type Err = ParseNetworkError;
 

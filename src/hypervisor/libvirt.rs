@@ -1,6 +1,8 @@
 //! libvirt, through the `virt` crate.
 
 use std::fmt::Display;
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 
 use virt::connect::Connect;
 use virt::domain::{Domain, DomainState as State};
@@ -149,6 +151,14 @@ impl Hypervisor for Libvirt {
             .map_err(|error| failed(format_args!("looking at network '{name}'"), &error))
     }
 
+    fn leased_range(&self, name: &str) -> Result<Option<RangeInclusive<Ipv4Addr>>> {
+        let xml = self
+            .network(name)?
+            .xml_desc(0)
+            .map_err(|error| failed(format_args!("looking at network '{name}'"), &error))?;
+        Ok(parse_range(&xml))
+    }
+
     fn start_network(&self, name: &str) -> Result<()> {
         let network = self.network(name)?;
         match network.create() {
@@ -159,6 +169,18 @@ impl Hypervisor for Libvirt {
             }
         }
     }
+}
+
+/// The first range of IPv4 addresses in the XML of a network.
+fn parse_range(xml: &str) -> Option<RangeInclusive<Ipv4Addr>> {
+    let document = roxmltree::Document::parse(xml).ok()?;
+    document
+        .descendants()
+        .filter(|node| node.has_tag_name("range"))
+        .find_map(|range| {
+            let address = |name| range.attribute(name)?.parse::<Ipv4Addr>().ok();
+            Some(address("start")?..=address("end")?)
+        })
 }
 
 fn is(error: &VirtError, number: ErrorNumber) -> bool {

@@ -3,6 +3,9 @@
 
 pub mod libvirt;
 
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
+
 use crate::error::Result;
 
 /// A connection to a hypervisor.
@@ -42,6 +45,12 @@ pub trait Hypervisor {
     /// # Errors
     /// Where there is no such network; the message names those there are.
     fn is_network_active(&self, name: &str) -> Result<bool>;
+
+    /// The addresses that a virtual network leases; none where it leases none.
+    ///
+    /// # Errors
+    /// Where there is no such network.
+    fn leased_range(&self, name: &str) -> Result<Option<RangeInclusive<Ipv4Addr>>>;
 
     /// Starts a virtual network; one that is up is no error.
     ///

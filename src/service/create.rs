@@ -6,6 +6,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use crate::config::network::Mac;
 use crate::config::service::VERSION;
 use crate::config::{Mount, Network, Resources, SandboxConfig, SandboxName, State};
 use crate::error::{Error, Result};
@@ -73,10 +74,17 @@ impl Sandboxes {
         let service = Service::discover(root, &request.units, &request.packages, &hostname)?;
         preflight::check(root, &service)?;
         check_mounts(&request.mounts)?;
+        let uuid = uuid::Uuid::new_v4();
+        let mut networks = request.networks.clone();
+        for (index, network) in networks.iter_mut().enumerate() {
+            network
+                .mac
+                .get_or_insert_with(|| Mac::of_sandbox(&uuid, index));
+        }
         let config = SandboxConfig {
             version: VERSION,
             name: request.name.clone(),
-            uuid: uuid::Uuid::new_v4(),
+            uuid,
             connection: self.connection.clone(),
             units: service.units.iter().map(ToString::to_string).collect(),
             packages: request.packages.clone(),
@@ -89,7 +97,7 @@ impl Sandboxes {
             hostname,
             keep_units: keep_units(&service),
             timeout: request.timeout,
-            networks: request.networks.clone(),
+            networks,
             mounts: request.mounts.clone(),
             resources: request.resources.clone(),
         };

@@ -62,13 +62,22 @@ pub fn check(root: &Path, service: &Service) -> Result<()> {
                  unit on the host can reset the condition"
             )));
         }
-        let withheld = conditions
-            .iter()
-            .find_map(|condition| match &condition.check {
-                Check::Capability(name) if !condition.negated => WITHHELD
+        let needed = conditions.iter().filter(|condition| !condition.negated);
+        let withheld = needed
+            .filter_map(|condition| match &condition.check {
+                Check::Capability(name) => Some(name),
+                Check::PathExists(_)
+                | Check::PathIsDirectory(_)
+                | Check::FileNotEmpty(_)
+                | Check::DirectoryNotEmpty(_)
+                | Check::Virtualization(_)
+                | Check::KernelModuleLoaded(_)
+                | Check::Other { .. } => None,
+            })
+            .find(|name| {
+                WITHHELD
                     .iter()
-                    .find(|withheld| withheld.eq_ignore_ascii_case(name)),
-                _ => None,
+                    .any(|withheld| withheld.eq_ignore_ascii_case(name))
             });
         if let Some(capability) = withheld {
             return Err(Error::refused(format!(

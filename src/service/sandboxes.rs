@@ -128,7 +128,11 @@ impl Sandboxes {
         let facts = HostFacts::probe(Path::new("/"))?;
         let stage = self.store.stage(&config.name);
         let assembly = Assembly::of_service(config, &facts, &stage);
-        let guest = self.guest_config(config, assembly.mounts)?;
+        let mut guest = self.guest_config(config, assembly.mounts)?;
+        for (nic, network) in guest.network.iter_mut().zip(&config.networks) {
+            let range = hypervisor.leased_range(&network.source)?;
+            nic.hint = range.and_then(|range| addresses::of_range(&range, &config.uuid));
+        }
         guest::stage(&stage, &guest::find_init()?, &guest)?;
         let domain = LxcDomain::new(config, &facts, assembly.filesystems);
         hypervisor.define(&Template::LxcDomain.render(&domain, Some(&self.store.templates))?)?;
@@ -220,6 +224,7 @@ impl Sandboxes {
                 .map(|(index, network)| Nic {
                     name: format!("eth{index}"),
                     addressing: network.addressing.clone(),
+                    hint: None,
                 })
                 .collect(),
             command: vec![SYSTEMD.to_owned(), format!("--unit={BOOT_TARGET}")],

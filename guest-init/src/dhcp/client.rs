@@ -25,7 +25,10 @@ const PARAMETERS: [u8; 8] = [
 const MAX_SIZE: u16 = 1472;
 /// How long the server that gave the previous lease has to confirm it: it needs not look whether
 /// the address is free, so it is quick, and one that does not know us is silent for good.
-const REBOOT_WAITS: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(1)];
+/// But a bridge with STP lets nothing through for its first four seconds, so it is asked a few times.
+const REBOOT_WAITS: [Duration; 11] = [Duration::from_millis(500); 11];
+/// How often an address is sought at this pace before the pauses grow, for the same reason.
+const STEADY_TRIES: u32 = 6;
 /// How often a request for an offered address is sent before we look for another offer.
 const REQUESTS: u32 = 4;
 /// Longest wait between two tries for an address.
@@ -40,6 +43,19 @@ pub struct Identity {
     pub mac: [u8; 6],
     /// Host name sent to the server; none if empty.
     pub hostname: String,
+}
+
+/// What a client begins with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Known {
+    /// Nothing.
+    Nothing,
+    /// An address that may be had: the server is asked for it first.
+    Address(Ipv4Addr),
+    /// The lease of an earlier run that has not expired and is in use; the server is asked to confirm it.
+    Remembered(Lease),
+    /// A lease the server has just given.
+    Confirmed(Lease),
 }
 
 /// What is to be done.
@@ -88,8 +104,12 @@ enum State {
     Selecting,
     /// REQUEST was sent for an offer.
     Requesting { offer: Lease },
-    /// REQUEST was sent for the address of an earlier run.
-    Rebooting { address: Ipv4Addr },
+    /// REQUEST was sent for an address that we know of.
+    Rebooting {
+        address: Ipv4Addr,
+        /// The lease of an earlier run that has not expired: it is ours until somebody says no.
+        held: Option<Box<Lease>>,
+    },
     /// There is a lease.
     Bound { lease: Lease },
     /// Its server was asked for more time.
@@ -118,21 +138,15 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client without a lease. It asks for the address of a previous one first.
+    /// A client that begins with what is known.
     ///
     /// All times are on `CLOCK_BOOTTIME`; `seed` is for transaction ids and jitter.
     #[must_use]
-    pub fn new(identity: Identity, previous: Option<&Lease>, seed: u64, now: Duration) -> Self {
-        let state = match previous {
-            Some(lease) => State::Rebooting {
-                address: lease.address,
-            },
-            None => State::Init,
-        };
+    pub fn new(identity: Identity, known: Known, seed: u64, now: Duration) -> Self {
         let mut random = Random(seed);
-        Self {
+        let mut client = Self {
             identity,
-            state,
+            state: State::Init,
             xid: random.next(),
             random,
             sent: 0,
@@ -140,21 +154,22 @@ impl Client {
             asked: now,
             failures: 0,
             deadline: now,
-        }
-    }
-
-    /// A client that has a lease.
-    #[must_use]
-    pub fn bound(identity: Identity, lease: Lease, seed: u64, now: Duration) -> Self {
-        let mut client = Self::new(identity, None, seed, now);
-        // A lease of the future is one of another boot: nothing is known about its age.
-        if Duration::from_secs(lease.obtained) <= now {
-            client.bind(lease);
-        } else {
-            client.state = State::Rebooting {
+        };
+        client.state = match known {
+            Known::Nothing => State::Init,
+            Known::Address(address) => State::Rebooting {
+                address,
+                held: None,
+            },
+            Known::Remembered(lease) => State::Rebooting {
                 address: lease.address,
-            };
-        }
+                held: Some(Box::new(lease)),
+            },
+            Known::Confirmed(lease) => {
+                client.bind(lease);
+                return client;
+            }
+        };
         client
     }
 
@@ -194,17 +209,24 @@ impl Client {
                 self.restart(now);
                 Vec::new()
             }
-            State::Rebooting { address } => match REBOOT_WAITS.get(self.sent as usize) {
+            State::Rebooting { address, held } => match REBOOT_WAITS.get(self.sent as usize) {
                 Some(wait) => {
                     let mut message = self.message(Kind::Request, now);
                     put_address(&mut message, option::REQUESTED_ADDRESS, address);
                     self.wait(now, *wait);
                     vec![Action::Send(message, Destination::Unconfigured)]
                 }
-                None => {
-                    self.enter(State::Selecting);
-                    vec![self.discover(now)]
-                }
+                // RFC 2131, 3.2: where no server answers, a lease that has not expired may be used on.
+                None => match held {
+                    Some(lease) => {
+                        self.bind(*lease);
+                        Vec::new()
+                    }
+                    None => {
+                        self.enter(State::Selecting);
+                        vec![self.discover(now)]
+                    }
+                },
             },
             State::Bound { lease } => {
                 self.enter(State::Renewing {
@@ -238,7 +260,9 @@ impl Client {
             (Kind::Ack, State::Requesting { offer }) if server == Some(offer.server) => {
                 self.acknowledged(message, None)
             }
-            (Kind::Ack, State::Rebooting { .. }) => self.acknowledged(message, None),
+            (Kind::Ack, State::Rebooting { held, .. }) => {
+                self.acknowledged(message, held.map(|lease| *lease))
+            }
             (Kind::Ack, State::Renewing { lease } | State::Rebinding { lease }) => {
                 self.acknowledged(message, Some(lease))
             }
@@ -246,9 +270,11 @@ impl Client {
                 self.restart(now);
                 Vec::new()
             }
-            (Kind::Nak, State::Rebooting { .. }) => {
+            (Kind::Nak, State::Rebooting { held, .. }) => {
                 self.restart(now);
-                Vec::new()
+                held.map(|lease| Action::Deconfigure(*lease))
+                    .into_iter()
+                    .collect()
             }
             (Kind::Nak, State::Renewing { lease } | State::Rebinding { lease }) => {
                 self.restart(now);
@@ -296,7 +322,7 @@ impl Client {
 
     fn discover(&mut self, now: Duration) -> Action {
         let message = self.message(Kind::Discover, now);
-        let wait = self.backoff(self.sent);
+        let wait = self.backoff(self.sent.saturating_sub(STEADY_TRIES));
         self.wait(now, wait);
         Action::Send(message, Destination::Unconfigured)
     }

@@ -11,6 +11,7 @@ pub mod lease;
 pub mod packet;
 mod socket;
 
+use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::thread;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::time::{ClockId, clock_gettime};
 
+pub use self::client::Known;
 use self::client::{Action, Client, Identity, Listening};
 pub use self::lease::{GivenRoute, Lease};
 use self::socket::Socket;
@@ -88,17 +90,18 @@ pub enum LeaseEvent {
 
 /// Gets a lease, which [`apply`] then puts to use. The link has to be up.
 ///
-/// With a previous lease its address is asked for first, which takes but an instant if the server
-/// still knows us; a new address takes the server some seconds if it looks whether it is free.
+/// The address `wanted` is asked for first, which takes but an instant if the server knows us or may give it; to
+/// find one takes the server some seconds if it looks whether it is free.
 pub fn acquire(
     nic: &Interface,
     hostname: &str,
-    previous: Option<&Lease>,
+    wanted: Option<Ipv4Addr>,
     deadline: Duration,
 ) -> Result<Lease, DhcpError> {
     let now = boottime(nic)?;
     let end = now.saturating_add(deadline);
-    let client = Client::new(identity(nic, hostname), previous, seed(now), now);
+    let known = wanted.map_or(Known::Nothing, Known::Address);
+    let client = Client::new(identity(nic, hostname), known, seed(now), now);
     let mut session = Session::new(nic, client);
     while boottime(nic)? < end {
         for event in session.step(Some(end))? {
@@ -114,12 +117,12 @@ pub fn acquire(
     })
 }
 
-/// Renews a lease as long as the process lives, and seeks another when it is lost; without one it
+/// Keeps what is `known` as long as the process lives, and seeks another lease when it is lost; with nothing it
 /// begins by seeking. The kernel's configuration follows; `on_change` is called afterwards.
 pub fn keep(
     nic: &Interface,
     hostname: &str,
-    lease: Option<Lease>,
+    known: Known,
     mut on_change: impl FnMut(&LeaseEvent),
 ) -> ! {
     let now = loop {
@@ -128,11 +131,7 @@ pub fn keep(
             Err(error) => pause(&error),
         }
     };
-    let identity = identity(nic, hostname);
-    let client = match lease {
-        Some(lease) => Client::bound(identity, lease, seed(now), now),
-        None => Client::new(identity, None, seed(now), now),
-    };
+    let client = Client::new(identity(nic, hostname), known, seed(now), now);
     let mut session = Session::new(nic, client);
     loop {
         let events = session.step(None).unwrap_or_else(|error| {
@@ -152,6 +151,17 @@ pub fn keep(
             on_change(event);
         }
     }
+}
+
+/// Whether a lease of an earlier run still holds, by the clock that counts from the host's boot.
+#[must_use]
+pub fn still_holds(lease: &Lease) -> bool {
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |now| Duration::from(now).as_secs());
+    let expiry = lease
+        .terms
+        .map(|terms| lease.obtained.saturating_add(terms.expiry.into()));
+    // A lease of the future is one of another boot: nothing is known about its age.
+    lease.obtained <= now && expiry.is_some_and(|expiry| now < expiry)
 }
 
 /// Gives a lease to the kernel: address, MTU and routes, instead of those of the previous one. To do
