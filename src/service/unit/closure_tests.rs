@@ -178,6 +178,9 @@ fn the_units_of_this_machine_are_read() {
                 closure(&dirs, &[unit.instantiate("x").unwrap()], &specifiers);
             }
             Err(LoadError::Masked { .. }) => {}
+            // Other tests come and go.
+            Err(LoadError::Read { source, .. })
+                if source.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => panic!("{unit}: {error}"),
         }
     }
