@@ -136,6 +136,9 @@ impl Service {
                 }
             }
             for path in mentioned_paths(&text, Comments::Skip) {
+                if self.is_content(root, &path) {
+                    paths.add(path.clone(), Fact::Mentioned(file.clone()));
+                }
                 named.entry(path).or_insert_with(|| file.clone());
             }
         }
@@ -147,6 +150,14 @@ impl Service {
             }
         }
         self.named = named;
+    }
+
+    /// Whether a path that the configuration names is something to serve, which may be anybody's: what lies in `/var/www` or
+    /// `/srv`, and a file in `/var` that no package ships.
+    fn is_content(&self, root: &Path, path: &Path) -> bool {
+        let is_site = ["/var/www", "/srv"].iter().any(|top| path.starts_with(top));
+        let is_file = path.starts_with("/var") && below(root, path).is_file();
+        is_site || (is_file && self.owners(path).is_empty())
     }
 
     /// The service's configuration files that can be read as text.
@@ -218,11 +229,25 @@ struct Paths<'a> {
 }
 
 impl Paths<'_> {
-    /// Adds a path that exists and is somebody's.
+    /// Adds a path that exists and is somebody's, and what it leads to if it is reached through links.
     fn add(&mut self, path: PathBuf, fact: Fact) {
+        let Some(path) = self.resolve_parents(&path) else {
+            return;
+        };
         if !is_shared(&path) && below(self.root, &path).symlink_metadata().is_ok() {
             self.found.entry(path).or_insert(fact);
         }
+    }
+
+    /// The path without links on the way to it; a link at its end stays one.
+    fn resolve_parents(&self, path: &Path) -> Option<PathBuf> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Some(path.to_owned());
+        };
+        let parent = fs::canonicalize(below(self.root, parent)).ok()?;
+        let root = fs::canonicalize(self.root).ok()?;
+        let inside = Path::new("/").join(parent.strip_prefix(root).ok()?);
+        Some(inside.join(name))
     }
 
     fn add_unit(&mut self, facts: &UnitFacts) {

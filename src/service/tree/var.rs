@@ -1,5 +1,6 @@
 //! `/var`, `/srv`, `/home` and `/root`: the state of the service, and empty directories.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::config::State;
@@ -7,23 +8,13 @@ use crate::error::Result;
 use crate::service::discover::{Service, below, is_shared};
 use crate::service::tree::{Class, TreePlan};
 
-/// Directories that every system has, empty, as on the host.
-const SKELETON: [&str; 18] = [
-    "/var",
-    "/var/backups",
-    "/var/cache",
-    "/var/lib",
+/// Directories that every system has, empty, as on the host; so are those directly in `/var`.
+const SKELETON: [&str; 8] = [
     "/var/lib/misc",
     "/var/lib/systemd",
     "/var/lib/dbus",
-    "/var/local",
-    "/var/log",
-    "/var/mail",
-    "/var/opt",
-    "/var/spool",
     "/var/spool/cron",
-    "/var/tmp",
-    "/var/empty",
+    "/var",
     "/home",
     "/root",
     "/srv",
@@ -40,14 +31,18 @@ const TRANSIENT: [&str; 4] = ["/var/log", "/var/cache", "/var/spool", "/var/tmp"
 /// # Errors
 /// Where the package database cannot be read.
 pub fn plan(plan: &mut TreePlan, root: &Path, service: &Service, state: State) -> Result<()> {
-    for dir in SKELETON.map(Path::new) {
-        let on_host = below(root, dir);
-        if on_host
-            .symlink_metadata()
-            .is_ok_and(|metadata| metadata.is_symlink())
-        {
+    let of_var = fs::read_dir(below(root, Path::new("/var")))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let of_var = of_var.map(|entry| Path::new("/var").join(entry.file_name()));
+    for dir in SKELETON.map(PathBuf::from).into_iter().chain(of_var) {
+        let Ok(metadata) = below(root, &dir).symlink_metadata() else {
+            continue;
+        };
+        if metadata.is_symlink() {
             plan.set(dir, Class::Copied, "as on the host");
-        } else if on_host.is_dir() {
+        } else if metadata.is_dir() {
             plan.set(dir, Class::Empty, "every system has it");
         }
     }
@@ -95,6 +90,7 @@ fn own(plan: &mut TreePlan, root: &Path, top: &Path, reason: &str, state: State)
     plan.set_parents(root, top, reason);
     let mut has_content = false;
     for entry in walkdir::WalkDir::new(below(root, top))
+        .follow_root_links(false)
         .into_iter()
         .flatten()
     {
