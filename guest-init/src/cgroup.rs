@@ -86,8 +86,7 @@ pub fn enter(root: &Path, name: &str, max_pids: Option<u64>) -> Result<()> {
     if let Some(limit) = max_pids {
         match pids {
             Some(pids) => Hierarchy::mount(root, pids)?.join(name, Some(limit))?,
-            // In a unified hierarchy the domain's own group has the controller, if any group has.
-            None => Hierarchy::mount(root, unified)?.limit_pids(limit)?,
+            None => Hierarchy::mount(root, unified)?.limit_pids(limit),
         }
     }
     Hierarchy::mount(root, unified)?.join(name, None)?;
@@ -134,8 +133,23 @@ impl Hierarchy {
         set(&group.join("cgroup.procs"), "0")
     }
 
-    fn limit_pids(&self, limit: u64) -> Result<()> {
-        set(&self.group.join("pids.max"), &limit.to_string())
+    /// In a unified hierarchy the domain has groups of its own already; the innermost that counts processes is
+    /// limited. Which those are depends on libvirt and on the host's systemd, so that none does is only said.
+    fn limit_pids(&self, limit: u64) {
+        let groups = self
+            .group
+            .ancestors()
+            .take_while(|group| *group != self.mount_point);
+        let Some(file) = groups
+            .map(|group| group.join("pids.max"))
+            .find(|file| file.exists())
+        else {
+            log::warn!("limiting processes to {limit}: no group of the domain counts them");
+            return;
+        };
+        if let Err(error) = set(&file, &limit.to_string()) {
+            log::warn!("{error:#}");
+        }
     }
 }
 

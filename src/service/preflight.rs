@@ -21,6 +21,19 @@ const WITHHELD: [&str; 10] = [
     "CAP_BLOCK_SUSPEND",
 ];
 
+/// Devices that libvirt gives every container.
+const DEVICES: [&str; 9] = [
+    "/dev/null",
+    "/dev/zero",
+    "/dev/full",
+    "/dev/random",
+    "/dev/urandom",
+    "/dev/tty",
+    "/dev/ptmx",
+    "/dev/console",
+    "/dev/fuse",
+];
+
 /// Refuses a unit that was asked for and would silently not start.
 ///
 /// # Errors
@@ -41,6 +54,15 @@ pub fn check(root: &Path, service: &Service) -> Result<()> {
         else {
             continue;
         };
+        for rule in &loaded.1.device_rules {
+            let is_node = rule.device.starts_with("/dev/") && Path::new(&rule.device).exists();
+            if is_node && !DEVICES.contains(&rule.device.as_str()) {
+                log::warn!(
+                    "'{unit}' uses '{}', which a container does not have",
+                    rule.device
+                );
+            }
+        }
         let conditions = &loaded.1.conditions;
         let failed =
             unmet(conditions, &world)

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use super::{Name, lifecycle};
 use crate::commands::output;
 use crate::config::network::NetworkChoice;
 use crate::config::service::DEFAULT_TIMEOUT;
@@ -107,19 +107,16 @@ pub fn run(args: Args, sandboxes: &Sandboxes) -> Result<()> {
         "created sandbox '{name}' in '{}'",
         config.path.display()
     ));
-    if !host::runs_systemd() {
-        log::info!(
-            "this host does not run systemd: start the sandbox with 'virt-sandbox-service start {name}'"
-        );
-    }
     if args.start {
-        let timeout = Duration::from_secs(args.timeout.into());
-        if let Err(error) = sandboxes.start(&name, Some(timeout)) {
+        if let Err(error) = lifecycle::start_named(&Name { name: name.clone() }, None, sandboxes) {
             sandboxes.delete(&name, true)?;
             log::info!("nothing is left of '{name}'; create it without --start to look into it");
             return Err(error);
         }
-        output::progress(&format!("the units of '{name}' are active"));
+    } else if !host::runs_systemd() {
+        log::info!(
+            "this host does not run systemd: start the sandbox with 'virt-sandbox-service start {name}'"
+        );
     }
     Ok(())
 }

@@ -63,14 +63,19 @@ fn is_hosts(sandboxes: &Sandboxes, args: &Name) -> bool {
 }
 
 pub fn start(args: &StartArgs, sandboxes: &Sandboxes) -> Result<()> {
-    let name = &args.name.name;
-    sandboxes.store.load(name)?;
-    if is_hosts(sandboxes, &args.name) && args.timeout.is_none() {
-        return systemctl("start", &args.name, sandboxes);
-    }
     let timeout = args
         .timeout
         .map(|seconds| Duration::from_secs(seconds.into()));
+    start_named(&args.name, timeout, sandboxes)
+}
+
+/// Starts a sandbox: through the host's systemd, so that it knows of it, but for a time of its own.
+pub fn start_named(args: &Name, timeout: Option<Duration>, sandboxes: &Sandboxes) -> Result<()> {
+    let name = &args.name;
+    sandboxes.store.load(name)?;
+    if is_hosts(sandboxes, args) && timeout.is_none() {
+        return systemctl("start", args, sandboxes);
+    }
     sandboxes.start(name, timeout)?;
     output::progress(&format!("the units of '{name}' are active"));
     Ok(())
