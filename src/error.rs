@@ -54,24 +54,17 @@ pub enum Error {
     },
 }
 
-/// Makes the errors of a leaf ours without a word of its own.
+/// Makes errors of leaves ours without a word of their own.
 macro_rules! from_leaf {
-    ($($leaf:ty),*) => {$(
-        impl From<$leaf> for Error {
+    ($($leaf:ty),* $(,)?) => {$(
+        impl From<$leaf> for crate::error::Error {
             fn from(error: $leaf) -> Self {
                 Self::Leaf(Box::new(error))
             }
         }
     )*};
 }
-from_leaf!(
-    crate::service::package::PackageError,
-    crate::service::manifest::ScanError,
-    crate::sys::atomic::WriteError,
-    crate::sys::copy::CopyError,
-    crate::sys::lock::LockError,
-    crate::sys::root::RootError
-);
+pub(crate) use from_leaf;
 
 impl Error {
     /// For `map_err` on a system call: `fs::read(path).map_err(Error::io("reading", path))`.

@@ -7,13 +7,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules, top down; one may use those of the groups below its own.
-const LAYERS: [&[&str]; 6] = [
+const LAYERS: [&[&str]; 7] = [
     &["commands"],
     &["service", "console"],
     &["guest", "hypervisor", "label"],
     &["domain"],
     &["config", "host"],
     &["sys"],
+    &["error"],
 ];
 
 /// The most lines of a file that is still read in one go.
@@ -46,8 +47,18 @@ fn name(path: &Path) -> String {
         .to_string()
 }
 
+/// Whether a file holds nothing but unit tests.
+fn is_test(path: &Path) -> bool {
+    path.file_stem()
+        .and_then(|stem| stem.to_str())
+        .is_some_and(|stem| stem == "tests" || stem.ends_with("_tests"))
+}
+
 /// The product's code: without comments and without the unit tests at the end of a file.
 fn code(path: &Path) -> String {
+    if is_test(path) {
+        return String::new();
+    }
     let text = fs::read_to_string(path).unwrap();
     let text = text.split("#[cfg(test)]\nmod ").next().unwrap_or("");
     let lines = text
@@ -183,7 +194,7 @@ fn files_are_short_and_finished() {
     for path in files("src").into_iter().chain(files("guest-init/src")) {
         let text = fs::read_to_string(&path).unwrap();
         let lines = text.lines().count();
-        if lines > MOST_LINES {
+        if lines > MOST_LINES && !is_test(&path) {
             broken.push(format!(
                 "{}: {lines} lines, at most {MOST_LINES}",
                 name(&path)

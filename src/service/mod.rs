@@ -30,6 +30,8 @@ pub use sandboxes::{Sandboxes, Summary};
 
 use std::path::{Component, Path, PathBuf};
 
+crate::error::from_leaf!(package::PackageError, manifest::ScanError);
+
 /// A path made absolute and normal by its text alone: no `.`, `..`, `//` or trailing slash.
 fn normal(path: &Path) -> PathBuf {
     let mut normal = PathBuf::from("/");

@@ -10,3 +10,10 @@ pub mod enter;
 pub mod lock;
 pub mod notify;
 pub mod root;
+
+crate::error::from_leaf!(
+    atomic::WriteError,
+    copy::CopyError,
+    lock::LockError,
+    root::RootError,
+);

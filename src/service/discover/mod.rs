@@ -1,6 +1,6 @@
 //! What belongs to a service: its units, its packages, its accounts, and the paths that any of these name.
 //!
-//! Which paths those are is told by [`paths`].
+//! Which paths those are is told by `paths`.
 //!
 //! Only facts of the host are read: unit files, the package database, `tmpfiles.d` and `sysusers.d`, the service's own
 //! configuration. What is made of a path is decided by [`tree`](super::tree).

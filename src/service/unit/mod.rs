@@ -12,7 +12,7 @@
 //! | [`facts`] | what a unit says it needs |
 //! | [`exec`], [`condition`], [`listen`], [`directory`], [`capability`], [`mention`] | the kinds of facts |
 //! | [`special`] | which units are systemd's own |
-//! | [`closure`] | the units that belong together |
+//! | [`closure`](mod@closure) | the units that belong together |
 //!
 //! No systemd is asked and nothing is written. What the sandbox makes of the facts is decided
 //! elsewhere, as is what a package manager knows about the same files.

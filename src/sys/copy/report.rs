@@ -62,7 +62,7 @@ impl std::fmt::Display for Skipped {
     }
 }
 
-/// What a [`Copier`] did.
+/// What a [`Copier`](super::Copier) did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
     /// How many objects were made; directories that were there count too.
