@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use caps::{CapSet, Capability, CapsHashSet};
 use log::warn;
+use serde::{Deserialize, Serialize};
 
 use crate::config::Nic;
 use crate::dhcp::{self, Lease, LeaseEvent};
@@ -32,8 +33,31 @@ const CAPABILITIES: [Capability; 3] = [
     Capability::CAP_NET_BIND_SERVICE,
 ];
 
+/// Changes with every boot of the host, and so does the clock that leases are measured by (random(4)).
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
 /// Leases by [`Kept::key`].
 type Leases = BTreeMap<String, Lease>;
+
+/// What is remembered of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Record {
+    /// The boot of the host in which the leases were got.
+    boot: String,
+    leases: Leases,
+}
+
+impl Record {
+    /// The leases as they are seen from the boot `boot`.
+    fn into_leases(self, boot: &str) -> Leases {
+        if self.boot == boot && !boot.is_empty() {
+            return self.leases;
+        }
+        let of_another_boot = |(key, lease): (String, Lease)| (key, lease.of_another_boot());
+        self.leases.into_iter().map(of_another_boot).collect()
+    }
+}
 
 /// Raises the loopback and the NICs, gives them addresses, and leaves a process behind that renews
 /// those which are leased.
@@ -78,8 +102,15 @@ fn keep(kept: &Kept, hostname: &str, leases: &Mutex<Leases>) {
 fn remembered() -> Leases {
     fs::read_to_string(LEASES)
         .ok()
-        .and_then(|text| serde_json::from_str(&text).ok())
+        .and_then(|text| serde_json::from_str::<Record>(&text).ok())
+        .map(|record| record.into_leases(&boot_id()))
         .unwrap_or_default()
+}
+
+/// Empty if the kernel does not say.
+fn boot_id() -> String {
+    let id = fs::read_to_string(BOOT_ID).unwrap_or_default();
+    id.trim_end().to_owned()
 }
 
 /// Writes down what is known; the sandbox works without, so a failure is only said.
@@ -93,7 +124,11 @@ fn record(leases: &Leases) {
         if let Some(parent) = Path::new(LEASES).parent() {
             fs::create_dir_all(parent)?;
         }
-        Ok(fs::write(LEASES, serde_json::to_vec(leases)?)?)
+        let record = Record {
+            boot: boot_id(),
+            leases: leases.clone(),
+        };
+        Ok(fs::write(LEASES, serde_json::to_vec(&record)?)?)
     };
     if let Err(error) = write() {
         warn!("writing '{LEASES}': {error}");
@@ -104,4 +139,46 @@ fn give_up_capabilities() -> Result<()> {
     let kept: CapsHashSet = CAPABILITIES.into_iter().collect();
     caps::set(None, CapSet::Effective, &kept).context("giving up capabilities")?;
     caps::set(None, CapSet::Permitted, &kept).context("giving up capabilities")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::dhcp::lease::Terms;
+
+    #[test]
+    fn a_lease_of_another_boot_is_but_an_address() {
+        let lease = Lease {
+            address: Ipv4Addr::new(192, 0, 2, 7),
+            prefix: 24,
+            broadcast: None,
+            server: Ipv4Addr::new(192, 0, 2, 1),
+            routes: vec![],
+            dns: vec![],
+            domain: None,
+            search: vec![],
+            mtu: None,
+            obtained: 0,
+            terms: Some(Terms {
+                renewal: u32::MAX - 3,
+                rebinding: u32::MAX - 2,
+                expiry: u32::MAX - 1,
+            }),
+        };
+        for (then, now, holds) in [("a", "a", true), ("a", "b", false), ("", "", false)] {
+            let record = Record {
+                boot: then.to_owned(),
+                leases: Leases::from([("02:00:00:00:00:01".to_owned(), lease.clone())]),
+            };
+            let text = serde_json::to_string(&record).unwrap();
+            let leases = serde_json::from_str::<Record>(&text)
+                .unwrap()
+                .into_leases(now);
+            let found = &leases["02:00:00:00:00:01"];
+            assert_eq!(found.address, lease.address);
+            assert_eq!(dhcp::still_holds(found), holds, "{then} {now}");
+        }
+    }
 }

@@ -104,9 +104,14 @@ pub fn configure(
         .map(|(interface, hint)| {
             let previous = previous.get(&key(&interface));
             if let Some(lease) = previous.filter(|lease| dhcp::still_holds(lease)) {
-                dhcp::apply(&interface.link, lease, None)?;
-                let known = Known::Remembered(lease.clone());
-                return Ok(Kept { interface, known });
+                match dhcp::apply(&interface.link, lease, None) {
+                    Ok(()) => {
+                        let known = Known::Remembered(lease.clone());
+                        return Ok(Kept { interface, known });
+                    }
+                    // What is remembered may have been damaged; a server knows better.
+                    Err(error) => log::warn!("{error}"),
+                }
             }
             let wanted = previous.map(|lease| lease.address).or(hint);
             let known = match dhcp::acquire(&interface, hostname, wanted, deadline) {
@@ -116,7 +121,7 @@ pub fn configure(
                 }
                 Err(error @ DhcpError::NoAnswer { .. }) => {
                     log::warn!("{error}");
-                    Known::Nothing
+                    wanted.map_or(Known::Nothing, Known::Address)
                 }
                 Err(error @ DhcpError::System { .. }) => return Err(error.into()),
             };

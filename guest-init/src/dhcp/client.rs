@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::lease::Lease;
+use super::pace::{Random, confirmation_wait, renewal_wait};
 use super::packet::{Kind, Message, option};
 
 /// What we ask servers to tell.
@@ -23,18 +24,8 @@ const PARAMETERS: [u8; 8] = [
 ];
 /// Largest DHCP message we take, in bytes: an Ethernet packet without its headers.
 const MAX_SIZE: u16 = 1472;
-/// How long the server that gave the previous lease has to confirm it: it needs not look whether
-/// the address is free, so it is quick, and one that does not know us is silent for good.
-/// But a bridge with STP lets nothing through for its first four seconds, so it is asked a few times.
-const REBOOT_WAITS: [Duration; 11] = [Duration::from_millis(500); 11];
-/// How often an address is sought at this pace before the pauses grow, for the same reason.
-const STEADY_TRIES: u32 = 6;
 /// How often a request for an offered address is sent before we look for another offer.
 const REQUESTS: u32 = 4;
-/// Longest wait between two tries for an address.
-const MAX_WAIT: Duration = Duration::from_secs(64);
-/// Shortest wait between two tries to renew a lease (RFC 2131, 4.4.5).
-const MIN_RENEWAL_WAIT: Duration = Duration::from_secs(60);
 
 /// Who the client is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,7 +134,7 @@ impl Client {
     /// All times are on `CLOCK_BOOTTIME`; `seed` is for transaction ids and jitter.
     #[must_use]
     pub fn new(identity: Identity, known: Known, seed: u64, now: Duration) -> Self {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let mut client = Self {
             identity,
             state: State::Init,
@@ -209,11 +200,11 @@ impl Client {
                 self.restart(now);
                 Vec::new()
             }
-            State::Rebooting { address, held } => match REBOOT_WAITS.get(self.sent as usize) {
+            State::Rebooting { address, held } => match confirmation_wait(self.sent) {
                 Some(wait) => {
                     let mut message = self.message(Kind::Request, now);
                     put_address(&mut message, option::REQUESTED_ADDRESS, address);
-                    self.wait(now, *wait);
+                    self.wait(now, wait);
                     vec![Action::Send(message, Destination::Unconfigured)]
                 }
                 // RFC 2131, 3.2: where no server answers, a lease that has not expired may be used on.
@@ -308,7 +299,7 @@ impl Client {
         self.began = now;
         self.deadline = match self.failures {
             0 => now,
-            failures => now + self.backoff(failures - 1),
+            failures => now + self.random.backoff(failures - 1),
         };
         self.failures = self.failures.saturating_add(1);
     }
@@ -322,7 +313,7 @@ impl Client {
 
     fn discover(&mut self, now: Duration) -> Action {
         let message = self.message(Kind::Discover, now);
-        let wait = self.backoff(self.sent.saturating_sub(STEADY_TRIES));
+        let wait = self.random.search_wait(self.sent);
         self.wait(now, wait);
         Action::Send(message, Destination::Unconfigured)
     }
@@ -331,7 +322,7 @@ impl Client {
         let mut message = self.message(Kind::Request, now);
         put_address(&mut message, option::REQUESTED_ADDRESS, offer.address);
         put_address(&mut message, option::SERVER, offer.server);
-        let wait = self.backoff(self.sent);
+        let wait = self.random.backoff(self.sent);
         self.wait(now, wait);
         Action::Send(message, Destination::Unconfigured)
     }
@@ -356,9 +347,7 @@ impl Client {
             self.state = State::Rebinding { lease };
             (expiry, Destination::Broadcast)
         };
-        // Half of the time that is left, again and again.
-        let wait = ((until - now) / 2).max(MIN_RENEWAL_WAIT).min(until - now);
-        self.wait(now, wait);
+        self.wait(now, renewal_wait(until - now));
         vec![Action::Send(message, destination)]
     }
 
@@ -366,14 +355,6 @@ impl Client {
         self.sent += 1;
         self.asked = now;
         self.deadline = now + wait;
-    }
-
-    /// 1 s, 2 s, 4 s… with a quarter of jitter, so that sandboxes started together do not stay in
-    /// step. RFC 2131 begins with 4 s, made for slower networks.
-    fn backoff(&mut self, tries: u32) -> Duration {
-        let base = Duration::from_secs(1_u64 << tries.min(6)).min(MAX_WAIT);
-        let thousandths = 875 + self.random.next() % 250;
-        base * thousandths / 1000
     }
 
     fn message(&self, kind: Kind, now: Duration) -> Message {
@@ -399,20 +380,6 @@ fn put_address(message: &mut Message, code: u8, address: Ipv4Addr) {
 
 fn after(lease: &Lease, seconds: u32) -> Duration {
     Duration::from_secs(lease.obtained.saturating_add(seconds.into()))
-}
-
-/// SplitMix64: transaction ids have to differ, not to be secret.
-#[derive(Debug, Clone)]
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u32 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ (mixed >> 31)) >> 32) as u32
-    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 use super::*;
 use crate::dhcp::lease::Terms;
+use crate::dhcp::pace::CONFIRMATIONS;
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
@@ -14,8 +15,8 @@ fn identity() -> Identity {
     }
 }
 
-fn client(previous: Option<&Lease>) -> Client {
-    Client::new(identity(), previous, 42, START)
+fn client(known: Known) -> Client {
+    Client::new(identity(), known, 42, START)
 }
 
 /// What a server answers to the client's last message: a lease of 120 s.
@@ -30,7 +31,7 @@ fn reply(client: &Client, kind: Kind, server: Ipv4Addr) -> Message {
 }
 
 fn lease(obtained: u64) -> Lease {
-    let message = reply(&client(None), Kind::Ack, SERVER);
+    let message = reply(&client(Known::Nothing), Kind::Ack, SERVER);
     Lease::from_message(&message, Duration::from_secs(obtained)).unwrap()
 }
 
@@ -50,7 +51,7 @@ fn sent(actions: &[Action]) -> (&Message, Destination) {
 
 #[test]
 fn an_address_is_got_by_discover_offer_request_ack() {
-    let mut client = client(None);
+    let mut client = client(Known::Nothing);
     let actions = client.timer(START);
     let (discover, destination) = sent(&actions);
     assert_eq!(
@@ -84,12 +85,12 @@ fn an_address_is_got_by_discover_offer_request_ack() {
 }
 
 #[test]
-fn discover_is_sent_again_after_longer_and_longer_waits() {
-    let mut client = client(None);
+fn discover_is_sent_again_steadily_and_then_after_longer_and_longer_waits() {
+    let mut client = client(Known::Nothing);
     let first = sent(&client.timer(START)).0.xid;
     assert_eq!(client.timer(START), [], "not before its time");
     let mut last = START;
-    for seconds in [1, 2, 4, 8, 16, 32, 64, 64] {
+    for seconds in [1, 1, 1, 1, 1, 1, 2, 4, 8, 16, 32, 64, 64] {
         let (now, actions) = expire(&mut client);
         let waited = (now - last).as_secs_f64() / f64::from(seconds);
         assert!((0.87..1.13).contains(&waited), "{seconds}: {waited}");
@@ -102,7 +103,7 @@ fn discover_is_sent_again_after_longer_and_longer_waits() {
 
 #[test]
 fn other_peoples_messages_are_ignored() {
-    let mut client = client(None);
+    let mut client = client(Known::Nothing);
     client.timer(START);
     let good = reply(&client, Kind::Offer, SERVER);
     let mut no_server = good.clone();
@@ -143,7 +144,7 @@ fn other_peoples_messages_are_ignored() {
 
 #[test]
 fn a_request_without_answer_leads_to_another_search() {
-    let mut client = client(None);
+    let mut client = client(Known::Nothing);
     client.timer(START);
     let xid = client.xid;
     client.received(&reply(&client.clone(), Kind::Offer, SERVER), START);
@@ -158,46 +159,109 @@ fn a_request_without_answer_leads_to_another_search() {
 }
 
 #[test]
-fn a_previous_address_is_asked_for_first() {
-    let mut client = client(Some(&lease(0)));
-    let actions = client.timer(START);
-    let (request, destination) = sent(&actions);
-    assert_eq!(
-        (request.kind, destination),
-        (Kind::Request, Destination::Unconfigured)
-    );
-    assert_eq!(request.address(option::REQUESTED_ADDRESS), Some(ADDRESS));
-    assert_eq!(
-        request.address(option::SERVER),
-        None,
-        "as RFC 2131, 4.3.2 has it"
-    );
-    assert!(request.client.is_unspecified());
-    let actions = client.received(&reply(&client.clone(), Kind::Ack, OTHER), START);
-    assert!(matches!(actions[..], [Action::Configure { .. }]));
+fn a_known_address_is_asked_for_first() {
+    for (known, previous) in [
+        (Known::Address(ADDRESS), None),
+        (Known::Remembered(lease(990)), Some(lease(990))),
+    ] {
+        let mut client = client(known);
+        assert_eq!(client.listening(), Listening::Packets);
+        let actions = client.timer(START);
+        let (request, destination) = sent(&actions);
+        assert_eq!(
+            (request.kind, destination),
+            (Kind::Request, Destination::Unconfigured)
+        );
+        assert_eq!(request.address(option::REQUESTED_ADDRESS), Some(ADDRESS));
+        assert_eq!(
+            request.address(option::SERVER),
+            None,
+            "as RFC 2131, 4.3.2 has it"
+        );
+        assert!(request.client.is_unspecified());
+        let actions = client.received(&reply(&client.clone(), Kind::Ack, OTHER), START);
+        let [
+            Action::Configure {
+                lease,
+                previous: replaced,
+            },
+        ] = &actions[..]
+        else {
+            panic!("{actions:?}");
+        };
+        assert_eq!((lease.server, lease.obtained), (OTHER, 1000));
+        assert_eq!(replaced, &previous);
+        assert_eq!(client.deadline(), Some(START + Duration::from_secs(60)));
+    }
 }
 
 #[test]
-fn a_previous_address_nobody_knows_costs_little_time() {
-    let mut silent = client(Some(&lease(0)));
-    let kinds: Vec<_> = (0..3)
-        .map(|_| sent(&expire(&mut silent).1).0.kind)
-        .collect();
-    assert_eq!(kinds, [Kind::Request, Kind::Request, Kind::Discover]);
-    assert!(silent.deadline().unwrap() < START + Duration::from_secs(3));
+fn an_address_nobody_confirms_is_given_up() {
+    let mut silent = client(Known::Address(ADDRESS));
+    for _ in 0..CONFIRMATIONS {
+        assert_eq!(sent(&expire(&mut silent).1).0.kind, Kind::Request);
+    }
+    let (now, actions) = expire(&mut silent);
+    assert_eq!(sent(&actions).0.kind, Kind::Discover);
+    let waited = now - START;
+    // Longer than a bridge takes that begins with STP, and no more than one would wait.
+    assert!(waited > Duration::from_secs(4) && waited < Duration::from_secs(6));
 
-    let mut refused = client(Some(&lease(0)));
+    let mut refused = client(Known::Address(ADDRESS));
     refused.timer(START);
     assert_eq!(
         refused.received(&reply(&refused.clone(), Kind::Nak, SERVER), START),
-        []
+        [],
+        "there is nothing to take back"
     );
     assert_eq!(sent(&refused.timer(START)).0.kind, Kind::Discover);
 }
 
 #[test]
+fn a_remembered_lease_that_is_refused_is_withdrawn_and_another_got() {
+    let mut client = client(Known::Remembered(lease(990)));
+    client.timer(START);
+    let actions = client.received(&reply(&client.clone(), Kind::Nak, SERVER), START);
+    assert_eq!(actions, [Action::Deconfigure(lease(990))]);
+    assert_eq!(sent(&client.timer(START)).0.kind, Kind::Discover);
+    sent(&client.received(&reply(&client.clone(), Kind::Offer, OTHER), START));
+    let actions = client.received(&reply(&client.clone(), Kind::Ack, OTHER), START);
+    assert!(
+        matches!(&actions[..], [Action::Configure { previous: None, .. }]),
+        "{actions:?}"
+    );
+}
+
+#[test]
+fn a_remembered_lease_nobody_confirms_is_kept_and_renewed_in_time() {
+    let mut client = client(Known::Remembered(lease(990)));
+    for _ in 0..CONFIRMATIONS {
+        assert_eq!(sent(&expire(&mut client).1).1, Destination::Unconfigured);
+    }
+    assert_eq!(expire(&mut client).1, [], "it is in use already");
+    assert_eq!(client.listening(), Listening::No);
+    let (now, actions) = expire(&mut client);
+    assert_eq!(now, Duration::from_secs(990 + 60));
+    assert_eq!(sent(&actions).1, Destination::Server(SERVER));
+}
+
+#[test]
+fn a_remembered_lease_that_expires_unconfirmed_is_lost() {
+    let mut client = client(Known::Remembered(lease(1000 - 118)));
+    for _ in 0..CONFIRMATIONS {
+        sent(&expire(&mut client).1);
+    }
+    let (now, actions) = expire(&mut client);
+    assert_eq!(actions, []);
+    assert!(now < START + Duration::from_secs(6));
+    let actions = client.timer(now);
+    assert_eq!(actions, [Action::Deconfigure(lease(1000 - 118))]);
+    assert_eq!(sent(&expire(&mut client).1).0.kind, Kind::Discover);
+}
+
+#[test]
 fn refusal_after_refusal_slows_us_down() {
-    let mut client = client(None);
+    let mut client = client(Known::Nothing);
     let mut delays = Vec::new();
     let mut now = START;
     for _ in 0..4 {
@@ -213,7 +277,7 @@ fn refusal_after_refusal_slows_us_down() {
 
 #[test]
 fn a_lease_is_renewed_by_its_server() {
-    let mut client = Client::bound(identity(), lease(1000), 42, START);
+    let mut client = client(Known::Confirmed(lease(1000)));
     let (now, actions) = expire(&mut client);
     assert_eq!(now, START + Duration::from_secs(60));
     let (request, destination) = sent(&actions);
@@ -250,7 +314,7 @@ fn a_lease_nobody_renews_is_rebound_and_lost() {
         terms: Some(terms),
         ..lease(1000)
     };
-    let mut client = Client::bound(identity(), lease.clone(), 42, START);
+    let mut client = client(Known::Confirmed(lease.clone()));
     let mut steps = Vec::new();
     loop {
         let (now, actions) = expire(&mut client);
@@ -284,7 +348,7 @@ fn a_lease_nobody_renews_is_rebound_and_lost() {
 
 #[test]
 fn a_refused_renewal_loses_the_lease() {
-    let mut client = Client::bound(identity(), lease(1000), 42, START);
+    let mut client = client(Known::Confirmed(lease(1000)));
     let (now, _) = expire(&mut client);
     let actions = client.received(&reply(&client.clone(), Kind::Nak, SERVER), now);
     assert_eq!(actions, [Action::Deconfigure(lease(1000))]);
@@ -298,16 +362,13 @@ fn leases_found_late_are_dealt_with_at_once() {
         (1000 - 106, Some(Destination::Broadcast)),
         (1000 - 121, None),
     ] {
-        let mut client = Client::bound(identity(), lease(obtained), 42, START);
+        let mut client = client(Known::Confirmed(lease(obtained)));
         match (&client.timer(START)[..], expected) {
             ([Action::Send(_, destination)], Some(expected)) => assert_eq!(*destination, expected),
             ([Action::Deconfigure(_)], None) => {}
             (actions, _) => panic!("{obtained}: {actions:?}"),
         }
     }
-    // Of another boot of the host: confirmed first.
-    let mut client = Client::bound(identity(), lease(5000), 42, START);
-    assert_eq!(sent(&client.timer(START)).1, Destination::Unconfigured);
 }
 
 #[test]
@@ -316,6 +377,6 @@ fn a_lease_for_ever_is_left_alone() {
         terms: None,
         ..lease(1000)
     };
-    let client = Client::bound(identity(), lease, 42, START);
+    let client = client(Known::Confirmed(lease));
     assert_eq!(client.deadline(), None);
 }

@@ -8,6 +8,8 @@
 pub mod client;
 pub mod frame;
 pub mod lease;
+mod names;
+mod pace;
 pub mod packet;
 mod socket;
 
@@ -154,13 +156,16 @@ pub fn keep(
 }
 
 /// Whether a lease of an earlier run still holds, by the clock that counts from the host's boot.
+///
+/// One without end is said not to: were its server gone, nothing would ever take it back, so it is
+/// better asked for anew.
 #[must_use]
 pub fn still_holds(lease: &Lease) -> bool {
     let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |now| Duration::from(now).as_secs());
     let expiry = lease
         .terms
         .map(|terms| lease.obtained.saturating_add(terms.expiry.into()));
-    // A lease of the future is one of another boot: nothing is known about its age.
+    // A lease of the future is one of another boot, see `Lease::of_another_boot`.
     lease.obtained <= now && expiry.is_some_and(|expiry| now < expiry)
 }
 

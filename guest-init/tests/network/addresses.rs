@@ -29,6 +29,7 @@ fn static_addresses_are_there_at_once() {
                 .map(|route| route.parse().unwrap())
                 .to_vec(),
             },
+            hint: None,
         };
         for _ in 0..2 {
             let nics = std::slice::from_ref(&nic);

@@ -5,4 +5,5 @@
 
 mod addresses;
 mod dhcp;
+mod remembered;
 mod wire;

@@ -108,5 +108,6 @@ pub fn dynamic(name: &str) -> Nic {
     Nic {
         name: name.to_owned(),
         addressing: Addressing::Dhcp,
+        hint: None,
     }
 }

@@ -1,0 +1,58 @@
+//! How long a DHCP client waits before it says something again.
+
+use std::time::Duration;
+
+/// How long the server has to confirm an address: it needs not look whether it is free, so it is
+/// quick, and one that does not know us is silent for good. But a bridge with STP lets nothing
+/// through for its first four seconds, so it is asked again and again until that is over.
+const CONFIRMATION_WAIT: Duration = Duration::from_millis(500);
+/// How often a server is asked to confirm an address.
+pub const CONFIRMATIONS: u32 = 11;
+/// How often an address is sought at the first pace before the pauses grow, for the same reason.
+const STEADY_TRIES: u32 = 6;
+/// Longest wait between two tries for an address.
+const MAX_WAIT: Duration = Duration::from_secs(64);
+/// Shortest wait between two tries to renew a lease (RFC 2131, 4.4.5).
+const MIN_RENEWAL_WAIT: Duration = Duration::from_secs(60);
+
+/// The wait after a request to confirm an address, if `sent` went before it; `None` if those were
+/// enough.
+pub fn confirmation_wait(sent: u32) -> Option<Duration> {
+    (sent < CONFIRMATIONS).then_some(CONFIRMATION_WAIT)
+}
+
+/// The wait after a request for more time: half of what is left, again and again.
+pub fn renewal_wait(left: Duration) -> Duration {
+    (left / 2).max(MIN_RENEWAL_WAIT).min(left)
+}
+
+/// SplitMix64: transaction ids and jitter have to differ, not to be secret.
+#[derive(Debug, Clone)]
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub fn next(&mut self) -> u32 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((mixed ^ (mixed >> 31)) >> 32) as u32
+    }
+
+    /// The wait after a DISCOVER, if `sent` went before it.
+    pub fn search_wait(&mut self, sent: u32) -> Duration {
+        self.backoff((sent + 1).saturating_sub(STEADY_TRIES))
+    }
+
+    /// 1 s, 2 s, 4 s… with a quarter of jitter, so that sandboxes started together do not stay in
+    /// step. RFC 2131 begins with 4 s, made for slower networks.
+    pub fn backoff(&mut self, tries: u32) -> Duration {
+        let base = Duration::from_secs(1_u64 << tries.min(6)).min(MAX_WAIT);
+        let thousandths = 875 + self.next() % 250;
+        base * thousandths / 1000
+    }
+}
