@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use log::{debug, warn};
+use nix::sys::stat::{Mode, umask};
 use nix::unistd::sethostname;
 
 use crate::NEW_ROOT;
@@ -27,6 +28,8 @@ pub fn boot() {
 fn run() -> Result<std::convert::Infallible> {
     let config = read(Path::new(CONFIG_PATH))?;
     crate::console_log::init(config.debug);
+    // libvirt hands down that of whoever started its daemon, which may lock out all but root.
+    umask(Mode::S_IWGRP | Mode::S_IWOTH);
     let begin = Instant::now();
     for step in plan(&config) {
         debug!("{:>6} ms  {step:?}", begin.elapsed().as_millis());

@@ -10,12 +10,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail};
-use caps::CapSet;
+use caps::{CapSet, CapsHashSet};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use nix::unistd::{Gid, Uid, chdir, setgid, setgroups, setuid};
 
-use crate::process::ExecError;
+use crate::process::{ExecError, close_other_files};
 use crate::{cgroup, relay};
 
 const OWN_FAILURE: u8 = 125;
@@ -96,15 +96,18 @@ fn run(request: Request) -> Result<u8> {
         environment.retain(|(known, _)| *known != key);
         environment.push((key, value));
     }
-    let directory = request
-        .directory
-        .unwrap_or_else(|| account.home.clone().into());
     let command = request.command;
 
     relay::run(request.terminal, || {
         let prepare = || -> Result<()> {
-            if chdir(&directory).is_err() {
-                chdir("/").context("entering '/'")?;
+            close_other_files()?;
+            match &request.directory {
+                Some(directory) => chdir(directory)
+                    .with_context(|| format!("entering '{}'", directory.display()))?,
+                // Not every account has a home.
+                None => chdir(account.home.as_str())
+                    .or_else(|_| chdir("/"))
+                    .context("entering '/'")?,
             }
             account.become_it()
         };
@@ -154,8 +157,13 @@ impl Target {
         }
         // A user namespace other than ours owns the rest; it is entered first.
         let (theirs, ours) = (proc.join("ns/user"), PathBuf::from("/proc/self/ns/user"));
-        if fs::read_link(&theirs)? != fs::read_link(&ours)? {
-            namespaces.insert(0, (CloneFlags::CLONE_NEWUSER, File::open(theirs)?));
+        let identify = |path: &PathBuf| {
+            fs::read_link(path).with_context(|| format!("reading '{}'", path.display()))
+        };
+        if identify(&theirs)? != identify(&ours)? {
+            let file =
+                File::open(&theirs).with_context(|| format!("opening '{}'", theirs.display()))?;
+            namespaces.insert(0, (CloneFlags::CLONE_NEWUSER, file));
         }
         let bounding = read("status")?
             .lines()
@@ -194,6 +202,16 @@ impl Target {
                 caps::drop(None, CapSet::Bounding, capability)
                     .with_context(|| format!("giving up {capability}"))?;
             }
+        }
+        // The bounding set counts at execve(2) only; until then a process of the sandbox could trace us.
+        let granted = |set| -> Result<CapsHashSet> {
+            let held = caps::read(None, set)?.into_iter();
+            Ok(held
+                .filter(|capability| self.bounding & capability.bitmask() != 0)
+                .collect())
+        };
+        for set in [CapSet::Effective, CapSet::Permitted] {
+            caps::set(None, set, &granted(set)?).context("giving up capabilities")?;
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::ffi::CString;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
 use nix::unistd::{ForkResult, Pid, execve, fork};
 
 nix::ioctl_write_int_bad!(
@@ -34,6 +34,21 @@ pub fn spawn(child: impl FnOnce() -> u8) -> Result<Pid> {
         ForkResult::Parent { child } => Ok(child),
         ForkResult::Child => std::process::exit(child().into()),
     }
+}
+
+/// Lets a signal do what it does by itself (signal(7)).
+pub fn default_action(which: Signal) -> nix::Result<()> {
+    // SAFETY: no handler is installed that could run at a bad moment.
+    unsafe { signal(which, SigHandler::SigDfl) }.map(drop)
+}
+
+/// Closes all files but the standard streams: a directory of the caller's would be a way out of the
+/// sandbox. What follows cannot use any of them.
+pub fn close_other_files() -> Result<()> {
+    // SAFETY: the caller is about to become another program and uses none of these files again.
+    let closed = unsafe { nix::libc::syscall(nix::libc::SYS_close_range, 3_u32, u32::MAX, 0_u32) };
+    nix::errno::Errno::result(closed).context("closing files")?;
+    Ok(())
 }
 
 /// Makes the terminal `fd` the controlling terminal. The caller leads a session without one.
@@ -73,7 +88,9 @@ pub fn exec(
     let Some(program) = argv.first() else {
         return Err(failed(nix::errno::Errno::ENOENT));
     };
-    // A payload starts with no signal blocked.
+    // A payload starts with no signal blocked, and with SIGPIPE as it was before Rust's runtime set it
+    // to be ignored: that outlives execve(2).
+    let _ = default_action(Signal::SIGPIPE);
     let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
     if program.as_bytes().contains(&b'/') {
         return execve(program, &argv, &envp).map_err(failed);

@@ -4,21 +4,24 @@
 //! lost. With one it gets a terminal of the sandbox, since the caller's would let it type into the
 //! caller's session (`TIOCSTI`) and has no name inside.
 
+mod exchange;
+
 use std::io::Write;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, read, setsid, write};
+use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 
-use crate::process::{copy_window_size, spawn, take_terminal};
+use self::exchange::Exchange;
+use crate::process::{copy_window_size, default_action, spawn, take_terminal};
 
 /// Signals that are passed on to the command.
 const FORWARDED: [Signal; 7] = [
@@ -34,9 +37,15 @@ const FORWARDED: [Signal; 7] = [
 /// Runs `child` in a process of its own and gives its exit status, 128+N for signal N. `child` replaces its
 /// process; if it returns, its status and message are what went wrong.
 pub fn run(terminal: bool, child: impl FnOnce() -> (u8, String)) -> Result<u8> {
+    // Were it ignored, as a caller may leave it, the kernel would not say that the command ended.
+    default_action(Signal::SIGCHLD).context("listening for signals")?;
     let mut signals = SigSet::empty();
     for signal in FORWARDED.iter().chain(&[Signal::SIGCHLD, Signal::SIGWINCH]) {
         signals.add(*signal);
+    }
+    if terminal {
+        // Otherwise the command is stopped together with us.
+        signals.add(Signal::SIGTSTP);
     }
     signals.thread_block().context("blocking signals")?;
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
@@ -53,8 +62,11 @@ pub fn run(terminal: bool, child: impl FnOnce() -> (u8, String)) -> Result<u8> {
             )
         })?;
         drop(pty.slave);
-        let _raw = RawMode::enter()?;
-        relay(pid, &signals, Some(&pty.master))
+        let terminal = Terminal {
+            master: pty.master,
+            raw: RawMode::enter()?,
+        };
+        relay(pid, &signals, Some(terminal))
     } else {
         let pid = spawn(|| fail(child()))?;
         relay(pid, &signals, None)
@@ -75,7 +87,9 @@ struct Pty {
 impl Pty {
     fn open() -> Result<Self> {
         let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-        let master = posix_openpt(flags).context("opening a terminal in the sandbox")?;
+        // A command that does not read must not keep us from taking what it writes.
+        let master =
+            posix_openpt(flags | OFlag::O_NONBLOCK).context("opening a terminal in the sandbox")?;
         grantpt(&master).context("opening a terminal in the sandbox")?;
         unlockpt(&master).context("opening a terminal in the sandbox")?;
         let name = ptsname_r(&master).context("naming the terminal")?;
@@ -98,173 +112,150 @@ impl Pty {
 }
 
 /// The caller's terminal in raw mode, for as long as this lives.
-struct RawMode(Termios);
+struct RawMode {
+    before: Termios,
+    raw: Termios,
+}
 
 impl RawMode {
+    /// `None` if standard input is no terminal.
     fn enter() -> Result<Option<Self>> {
-        let stdin = std::io::stdin();
-        let Ok(before) = tcgetattr(&stdin) else {
+        let Ok(before) = tcgetattr(std::io::stdin()) else {
             return Ok(None);
         };
         let mut raw = before.clone();
         cfmakeraw(&mut raw);
-        tcsetattr(&stdin, SetArg::TCSADRAIN, &raw).context("setting the terminal to raw mode")?;
-        Ok(Some(Self(before)))
+        let mode = Self { before, raw };
+        mode.set(&mode.raw)
+            .context("setting the terminal to raw mode")?;
+        Ok(Some(mode))
+    }
+
+    fn set(&self, mode: &Termios) -> nix::Result<()> {
+        tcsetattr(std::io::stdin(), SetArg::TCSADRAIN, mode)
     }
 }
 
 impl Drop for RawMode {
     fn drop(&mut self) {
-        let _ = tcsetattr(std::io::stdin(), SetArg::TCSADRAIN, &self.0);
+        let _ = self.set(&self.before);
+    }
+}
+
+/// Both ends of a session with a terminal.
+struct Terminal {
+    /// Of the terminal the command has.
+    master: OwnedFd,
+    /// The caller's, if it has one.
+    raw: Option<RawMode>,
+}
+
+impl Terminal {
+    /// Stops us as the caller wants, with its terminal as it was.
+    fn suspend(&self) {
+        if let Some(raw) = &self.raw {
+            let _ = raw.set(&raw.before);
+        }
+        let _ = raise(Signal::SIGSTOP);
+        self.resume();
+    }
+
+    /// After a stop: a shell has set its terminal to its own mode, and the window may be another.
+    fn resume(&self) {
+        if let Some(raw) = &self.raw {
+            let _ = raw.set(&raw.raw);
+        }
+        self.resize();
+    }
+
+    fn resize(&self) {
+        let _ = copy_window_size(std::io::stdin().as_fd(), self.master.as_fd());
     }
 }
 
 /// Passes on signals, and bytes where there is a terminal, until the command has ended.
-fn relay(pid: Pid, signals: &SignalFd, terminal: Option<&OwnedFd>) -> Result<u8> {
+fn relay(pid: Pid, signals: &SignalFd, terminal: Option<Terminal>) -> Result<u8> {
     let stdin = std::io::stdin();
     let stdout = std::io::stdout();
-    let mut input_open = terminal.is_some();
-    let mut output_open = terminal.is_some();
+    let mut exchange = Exchange::new(terminal.is_some());
     let mut status = None;
-    let mut exchange = Exchange::default();
     loop {
-        if let (Some(status), false) = (status, output_open) {
-            return Ok(status);
+        if let Some(status) = status {
+            exchange.end();
+            if exchange.is_over() {
+                return Ok(status);
+            }
         }
         let mut polled = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-        if let Some(master) = terminal.filter(|_| output_open) {
-            let mut events = PollFlags::empty();
-            events.set(PollFlags::POLLIN, exchange.to_caller.is_empty());
-            events.set(PollFlags::POLLOUT, !exchange.to_command.is_empty());
-            polled.push(PollFd::new(master.as_fd(), events));
-            let reads = input_open && exchange.to_command.is_empty();
-            polled.push(PollFd::new(
-                stdin.as_fd(),
-                if reads {
-                    PollFlags::POLLIN
-                } else {
-                    PollFlags::empty()
-                },
-            ));
+        if let Some(terminal) = &terminal {
+            // What nothing is wanted of is left out: poll(2) would report its end again and again.
+            let all = [
+                (terminal.master.as_fd(), exchange.wanted_of_command()),
+                (stdin.as_fd(), exchange.wanted_of_stdin()),
+                (stdout.as_fd(), exchange.wanted_of_stdout()),
+            ];
+            let wanted = all.into_iter().filter(|(_, events)| !events.is_empty());
+            polled.extend(wanted.map(|(fd, events)| PollFd::new(fd, events)));
         }
         // Once the command has ended, what is left in the terminal is taken without waiting: a
         // process it left behind may hold the terminal open for ever.
-        let timeout = if status.is_some() {
+        let timeout = if status.is_some() && exchange.to_caller.is_empty() {
             PollTimeout::ZERO
         } else {
             PollTimeout::NONE
         };
-        let ready = match poll(&mut polled, timeout) {
-            Ok(ready) => ready,
-            Err(Errno::EINTR) => continue,
+        match poll(&mut polled, timeout) {
+            Ok(0) => exchange.output_open = false,
+            Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error).context("waiting for the command"),
-        };
-        let events: Vec<PollFlags> = polled
+        }
+        let ready: Vec<(i32, PollFlags)> = polled
             .iter()
-            .map(|fd| fd.revents().unwrap_or(PollFlags::empty()))
+            .map(|fd| {
+                let events = fd.revents().unwrap_or(PollFlags::empty());
+                (fd.as_fd().as_raw_fd(), events)
+            })
             .collect();
-        if ready == 0 {
-            output_open = false;
-            continue;
-        }
-        if !events[0].is_empty() {
-            while let Ok(Some(signal)) = signals.read_signal() {
-                match Signal::try_from(signal.ssi_signo as i32) {
-                    Ok(Signal::SIGCHLD) => status = status.or(reap(pid)?),
-                    Ok(Signal::SIGWINCH) => {
-                        if let Some(master) = terminal {
-                            let _ = copy_window_size(stdin.as_fd(), master.as_fd());
+        for (fd, events) in ready {
+            if events.is_empty() {
+                continue;
+            }
+            if fd == signals.as_fd().as_raw_fd() {
+                while let Ok(Some(signal)) = signals.read_signal() {
+                    match Signal::try_from(signal.ssi_signo as i32) {
+                        Ok(Signal::SIGCHLD) if status.is_none() => status = reap(pid)?,
+                        // The pid may be that of another process by now.
+                        Ok(_) if status.is_some() => {}
+                        Ok(signal_of) => {
+                            let typed = signal.ssi_code == nix::libc::SI_KERNEL;
+                            pass_on(signal_of, typed, pid, terminal.as_ref());
                         }
+                        Err(_) => {}
                     }
-                    // A key typed at a terminal that is shared reaches the command without our help.
-                    Ok(_) if terminal.is_none() && signal.ssi_code == nix::libc::SI_KERNEL => {}
-                    Ok(other) => {
-                        let _ = kill(pid, other);
-                    }
-                    Err(_) => {}
                 }
+            } else if fd == stdin.as_fd().as_raw_fd() {
+                exchange.fill_to_command(stdin.as_fd())?;
+            } else if fd == stdout.as_fd().as_raw_fd() {
+                exchange.drain_to_caller(stdout.as_fd())?;
+            } else if let Some(terminal) = &terminal {
+                exchange.fill_to_caller(terminal.master.as_fd())?;
+                exchange.drain_to_command(terminal.master.as_fd())?;
             }
         }
-        let Some(master) = terminal.filter(|_| events.len() > 1) else {
-            continue;
-        };
-        let wakes = PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR;
-        if events[1].intersects(wakes) && exchange.to_caller.is_empty() {
-            // EIO is what a terminal says when no process has it open any more.
-            output_open = exchange.fill_to_caller(master.as_fd())?;
-        }
-        if events[1].contains(PollFlags::POLLOUT) {
-            exchange.drain_to_command(master.as_fd())?;
-        }
-        if events[2].intersects(wakes) && exchange.to_command.is_empty() {
-            input_open = exchange.fill_to_command(stdin.as_fd())?;
-        }
-        exchange.drain_to_caller(stdout.as_fd())?;
     }
 }
 
-/// Bytes on their way, a page of each direction at the most.
-#[derive(Default)]
-struct Exchange {
-    to_caller: Vec<u8>,
-    to_command: Vec<u8>,
-}
-
-/// What a terminal reads as the end of its input (`VEOF`).
-const END_OF_INPUT: u8 = 4;
-
-impl Exchange {
-    fn fill_to_caller(&mut self, master: BorrowedFd<'_>) -> Result<bool> {
-        let mut buffer = [0; 4096];
-        match read(master, &mut buffer) {
-            Ok(0) | Err(Errno::EIO) => Ok(false),
-            Ok(count) => {
-                self.to_caller.extend_from_slice(&buffer[..count]);
-                Ok(true)
-            }
-            Err(Errno::EINTR | Errno::EAGAIN) => Ok(true),
-            Err(error) => Err(error).context("reading the command's terminal"),
+fn pass_on(signal: Signal, typed: bool, pid: Pid, terminal: Option<&Terminal>) {
+    match (signal, terminal) {
+        (Signal::SIGWINCH, Some(terminal)) => terminal.resize(),
+        (Signal::SIGTSTP, Some(terminal)) => terminal.suspend(),
+        (Signal::SIGCONT, Some(terminal)) => terminal.resume(),
+        (Signal::SIGWINCH | Signal::SIGCHLD, _) => {}
+        // A key typed at a terminal that is shared reaches the command without our help.
+        (_, None) if typed => {}
+        (signal, _) => {
+            let _ = kill(pid, signal);
         }
-    }
-
-    fn fill_to_command(&mut self, stdin: BorrowedFd<'_>) -> Result<bool> {
-        let mut buffer = [0; 4096];
-        match read(stdin, &mut buffer) {
-            Ok(0) => {
-                self.to_command.push(END_OF_INPUT);
-                Ok(false)
-            }
-            Ok(count) => {
-                self.to_command.extend_from_slice(&buffer[..count]);
-                Ok(true)
-            }
-            Err(Errno::EINTR | Errno::EAGAIN) => Ok(true),
-            Err(error) => Err(error).context("reading standard input"),
-        }
-    }
-
-    fn drain_to_command(&mut self, master: BorrowedFd<'_>) -> Result<()> {
-        match write(master, &self.to_command) {
-            Ok(count) => {
-                self.to_command.drain(..count);
-            }
-            Err(Errno::EINTR | Errno::EAGAIN) => {}
-            Err(error) => return Err(error).context("writing to the command's terminal"),
-        }
-        Ok(())
-    }
-
-    fn drain_to_caller(&mut self, stdout: BorrowedFd<'_>) -> Result<()> {
-        while !self.to_caller.is_empty() {
-            match write(stdout, &self.to_caller) {
-                Ok(count) => {
-                    self.to_caller.drain(..count);
-                }
-                Err(Errno::EINTR | Errno::EAGAIN) => {}
-                Err(error) => return Err(error).context("writing to standard output"),
-            }
-        }
-        Ok(())
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{chdir, pivot_root};
 
 use crate::NEW_ROOT;
@@ -79,13 +80,28 @@ fn bind(source: &Path, target: &Path, read_only: bool) -> Result<()> {
         // MS_BIND does not take other flags at once, and a remount reaches one mount only, so each
         // submount gets its own.
         for mount_point in mount_points_below(target)? {
-            let flags =
-                MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_NODEV;
+            let flags = MsFlags::MS_BIND
+                | MsFlags::MS_REMOUNT
+                | MsFlags::MS_RDONLY
+                | MsFlags::MS_NODEV
+                | restrictions(statvfs(&mount_point).with_context(doing)?.flags());
             mount(none, &mount_point, none, flags, none)
                 .with_context(|| format!("making '{}' read-only", mount_point.display()))?;
         }
     }
     Ok(())
+}
+
+/// What a mount forbids, and would allow again if a remount did not repeat it (mount(2)).
+fn restrictions(of: FsFlags) -> MsFlags {
+    [
+        (FsFlags::ST_NOSUID, MsFlags::MS_NOSUID),
+        (FsFlags::ST_NOEXEC, MsFlags::MS_NOEXEC),
+    ]
+    .into_iter()
+    .filter(|(has, _)| of.contains(*has))
+    .map(|(_, flag)| flag)
+    .collect()
 }
 
 fn tmpfs(target: &Path, mode: u32, size: Option<u64>) -> Result<()> {
@@ -187,5 +203,13 @@ mod tests {
             below(Path::new("/newroot"), Path::new("/etc")),
             Path::new("/newroot/etc")
         );
+    }
+
+    #[test]
+    fn a_remount_repeats_what_is_forbidden() {
+        let both = FsFlags::ST_NOSUID | FsFlags::ST_NOEXEC | FsFlags::ST_RDONLY;
+        assert_eq!(restrictions(both), MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC);
+        assert_eq!(restrictions(FsFlags::ST_NOSUID), MsFlags::MS_NOSUID);
+        assert_eq!(restrictions(FsFlags::empty()), MsFlags::empty());
     }
 }
