@@ -9,6 +9,7 @@ use crate::config::{SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
 use crate::hypervisor::{DomainState, Hypervisor};
 use crate::service::cgroup;
+use crate::service::failure::failure;
 use crate::service::inside::Inside;
 use crate::service::ready::{self, Readiness, UnitState, judge};
 use crate::service::sandboxes::Sandboxes;
@@ -22,9 +23,6 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How long the units have to stay up without a restart. `Type=simple` units are active before they have done
 /// anything.
 const STABLE: Duration = Duration::from_millis(700);
-
-/// Lines of the journal that are shown of a unit that failed.
-const JOURNAL_LINES: &str = "15";
 
 impl Sandboxes {
     /// Starts a sandbox and waits until its units are up, for `timeout` or the time of its configuration.
@@ -305,108 +303,4 @@ fn show<'a>(inside: &Inside, units: impl Iterator<Item = &'a str>) -> Option<Vec
         .ok()
         .filter(|shown| shown.success)?;
     Some(ready::parse(&shown.stdout))
-}
-
-/// Names the units, why, the end of their journal, and what may help.
-fn failure(inside: &Inside, name: &SandboxName, units: &[UnitState]) -> Error {
-    let mut text = format!("the units of sandbox '{name}' are not up:");
-    for unit in units {
-        text.push_str(&format!(
-            "\n{}: {}, result {}",
-            unit.id(),
-            unit.state(),
-            unit.result()
-        ));
-        let run = |command: &[&str]| {
-            inside
-                .capture(command)
-                .map(|done| done.stdout)
-                .unwrap_or_default()
-        };
-        let status = run(&[
-            "systemctl",
-            "status",
-            "--no-pager",
-            "--lines=0",
-            "--",
-            unit.id(),
-        ]);
-        let unmet: Vec<&str> = status
-            .lines()
-            .map(str::trim)
-            .filter(|line| line.contains("was not met"))
-            .collect();
-        for line in &unmet {
-            text.push_str(&format!("\n  {}", line.trim_start_matches("└─").trim()));
-        }
-        let journal = run(&[
-            "journalctl",
-            "--no-pager",
-            "--output=cat",
-            "-n",
-            JOURNAL_LINES,
-            "-u",
-            unit.id(),
-        ]);
-        for line in journal.lines() {
-            text.push_str(&format!("\n  | {}", sanitise(line)));
-        }
-        if let Some(hint) = hint(&unit.result(), &journal, !unmet.is_empty()) {
-            text.push_str(&format!("\n  hint: {hint}"));
-        }
-    }
-    Error::NotReady(text)
-}
-
-/// A line from inside, without what a terminal would take for a command.
-fn sanitise(line: &str) -> String {
-    line.chars()
-        .map(|c| if c.is_control() && c != '\t' { '?' } else { c })
-        .collect()
-}
-
-/// What may help, where the reason is known.
-fn hint(result: &str, journal: &str, is_condition: bool) -> Option<&'static str> {
-    let says = |text: &str| journal.contains(text);
-    [
-        (
-            is_condition,
-            "a condition of the unit is not met in a sandbox; a drop-in below the sandbox's /etc/systemd/system can change it",
-        ),
-        (
-            result.contains("status 226"),
-            "the kernel refused a mount that the unit's hardening asks for",
-        ),
-        (
-            result.contains("status 203"),
-            "the unit's program is not in the sandbox; -m host-bind:TARGET=SOURCE,ro shows it",
-        ),
-        (
-            result.contains("timeout"),
-            "it did not report that it is ready; --timeout and TimeoutStartSec= of the unit give it more time",
-        ),
-        (
-            result.contains("oom") || says("Out of memory"),
-            "it ran out of memory; --memory gives it more",
-        ),
-        (
-            says("/dev/net/tun"),
-            "it needs a device that a container does not have",
-        ),
-        (
-            says("Operation not permitted"),
-            "it asks for a privilege that a sandbox does not have",
-        ),
-        (
-            says("No such file or directory"),
-            "a path that it needs is not in the sandbox; 'create --dry-run' shows what is, --package and -m add to it",
-        ),
-        (
-            says("Read-only file system"),
-            "it writes to a place that the host shares read-only; -m ram:TARGET=SIZE or host-bind makes one of its own",
-        ),
-    ]
-    .into_iter()
-    .find(|(applies, _)| *applies)
-    .map(|(_, hint)| hint)
 }

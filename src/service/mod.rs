@@ -10,6 +10,7 @@ mod cgroup;
 mod conf_d;
 pub mod create;
 pub mod discover;
+mod failure;
 pub mod inside;
 pub mod lifecycle;
 pub mod manifest;

@@ -32,8 +32,12 @@ pub fn build(release: bool) -> Result<()> {
         .args(["--target", &target])
         .arg("--target-dir")
         .arg(&directory);
+    // The symbols are four fifths of it, and it is copied for every way into a sandbox.
     // Given with --target, the flags reach the target only, not build scripts.
-    cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
+    cargo.env(
+        "RUSTFLAGS",
+        "-C target-feature=+crt-static -C strip=symbols",
+    );
     if release {
         cargo.arg("--release");
     }
