@@ -15,7 +15,7 @@ use crate::hypervisor::libvirt::Libvirt;
 use crate::hypervisor::{DomainState, Hypervisor};
 use crate::service::inside::Inside;
 use crate::service::store::{Removal, Store, remove_tree};
-use crate::service::{addresses, cgroup, services_d};
+use crate::service::{addresses, cgroup, package, services_d};
 use crate::sys::atomic;
 use crate::sys::command;
 
@@ -98,10 +98,27 @@ impl Sandboxes {
                 }
             } else {
                 remove_tree(tree);
+                self.remove_base(tree);
             }
         }
         self.store.forget(name);
         Ok(())
+    }
+
+    /// Removes the directory of all trees with the last of them, unless it came with a package.
+    fn remove_base(&self, tree: &Path) {
+        let base = &self.store.trees;
+        let is_last = tree.parent() == Some(base)
+            && std::fs::read_dir(base).is_ok_and(|mut entries| entries.next().is_none());
+        let is_shipped = || {
+            let database = package::open(Path::new("/")).ok().flatten();
+            database.is_some_and(|database| {
+                database.owners(base).is_ok_and(|owners| !owners.is_empty())
+            })
+        };
+        if is_last && !is_shipped() {
+            let _ = std::fs::remove_dir(base);
+        }
     }
 
     /// Has the host's systemd read its units again, where there is one.
