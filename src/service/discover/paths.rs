@@ -128,6 +128,10 @@ impl Service {
     fn find_mentions(&mut self, root: &Path, paths: &mut Paths<'_>) {
         let mut named = BTreeMap::new();
         for (file, text) in self.configuration(root, &paths.found) {
+            // A link names what it leads to.
+            if below(root, &file).is_symlink() {
+                named.insert(file.clone(), file.clone());
+            }
             for path in mentioned_paths(&text, Comments::Read) {
                 // People's homes are theirs, whoever serves them.
                 let is_home = path.starts_with("/home") || path.starts_with("/root");

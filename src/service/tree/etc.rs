@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::service::discover::{Service, below};
+use crate::service::discover::{Fact, Service, below};
 use crate::service::secrets::{self, SecretReason};
 use crate::service::tree::{Class, TreePlan};
 use crate::service::unit::special::Role;
@@ -248,7 +248,15 @@ impl Walk<'_> {
         self.ids.contains(&metadata.uid())
             || self.service.ships(path)
             || path.ancestors().any(|dir| self.service.has_to_itself(dir))
-            || (!metadata.is_dir() && self.service.paths.contains_key(path))
+            || (!metadata.is_dir() && self.is_made_by_service(path))
+    }
+
+    /// Whether more than a mention says that a file is the service's: a comment mentions, too.
+    fn is_made_by_service(&self, path: &Path) -> bool {
+        self.service
+            .paths
+            .get(path)
+            .is_some_and(|fact| !matches!(fact, Fact::Mentioned(_)))
     }
 
     /// Lets in a secret file that the service's configuration names, and the way to it.

@@ -179,3 +179,6 @@ impl TreePlan {
         lines
     }
 }
+
+#[cfg(test)]
+mod tests;
