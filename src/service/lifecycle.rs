@@ -20,8 +20,7 @@ pub const STOP_SECONDS: u64 = 90;
 /// Between two looks at the units.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// How long the units have to stay up without a restart. `Type=simple` units are active before they have done
-/// anything.
+/// How long units that cannot tell that they are up have to stay so without a restart.
 const STABLE: Duration = Duration::from_millis(700);
 
 impl Sandboxes {
@@ -120,7 +119,8 @@ impl Sandboxes {
                 Some((inside, Some(Readiness::Failed(units)))) => {
                     return Err(failure(inside, &config.name, &units));
                 }
-                Some((_, Some(Readiness::Ready(run)))) => {
+                Some((_, Some(Readiness::Ready { told: true, .. }))) => return Ok(()),
+                Some((_, Some(Readiness::Ready { run, told: false }))) => {
                     match &since {
                         Some((before, begin)) if *before == run => {
                             if begin.elapsed() >= STABLE {

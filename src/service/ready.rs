@@ -52,6 +52,11 @@ impl UnitState {
             .filter(|unit| unit.ends_with(".service") && !unit.starts_with("systemd-"))
     }
 
+    /// Whether being active means that the unit itself said so (`systemd.service(5)`, `Type=`).
+    fn has_told(&self) -> bool {
+        !matches!(self.get("Type"), "simple" | "exec" | "idle")
+    }
+
     fn judge(&self) -> Verdict {
         let has_ended = !matches!(self.get("ExecMainExitTimestampMonotonic"), "" | "0");
         let restarts: u32 = self.get("NRestarts").parse().unwrap_or(0);
@@ -105,8 +110,13 @@ enum Verdict {
 /// What is to be thought of all units.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Readiness {
-    /// All are up; the text is equal for two looks between which nothing was restarted.
-    Ready(String),
+    /// All are up.
+    Ready {
+        /// Equal for two looks between which nothing was restarted.
+        run: String,
+        /// Whether all have told so themselves. A `Type=simple` unit is active before it has done anything.
+        told: bool,
+    },
     /// Not yet: those that are awaited, with their state.
     Waiting(Vec<UnitState>),
     /// These will not come up.
@@ -161,7 +171,10 @@ pub fn judge(asked: &[UnitState], behind: &[UnitState]) -> Readiness {
             .iter()
             .chain(behind)
             .map(|unit| format!("{:?}", unit.run()));
-        return Readiness::Ready(runs.collect());
+        return Readiness::Ready {
+            run: runs.collect(),
+            told: asked.iter().chain(behind).all(UnitState::has_told),
+        };
     }
     Readiness::Waiting(waiting)
 }
@@ -221,13 +234,13 @@ mod tests {
         let asked = [wrapper];
         assert!(matches!(judge(&asked, &[failed]), Readiness::Failed(_)));
         assert!(matches!(judge(&asked, &[starting]), Readiness::Waiting(_)));
-        assert!(matches!(judge(&asked, &[unused]), Readiness::Ready(_)));
+        assert!(matches!(judge(&asked, &[unused]), Readiness::Ready { .. }));
     }
 
     #[test]
     fn a_restart_shows() {
         let ready = |text| match judge(&[unit(text)], &[]) {
-            Readiness::Ready(run) => run,
+            Readiness::Ready { run, .. } => run,
             other @ (Readiness::Waiting(_) | Readiness::Failed(_)) => panic!("{other:?}"),
         };
         let before = ready("ActiveState=active NRestarts=0 InvocationID=a");

@@ -165,9 +165,11 @@ fn a_fresh_state_has_directories_only() {
 #[test]
 fn accounts_have_no_people_and_no_passwords() {
     let plan = plan(&host(), State::Copy);
-    let content = |path: &str| match &plan.entries[Path::new(path)].class {
-        Class::Written { content, .. } => content.clone(),
-        other => panic!("{path}: {other:?}"),
+    let content = |path: &str| {
+        let Class::Written { content, .. } = &plan.entries[Path::new(path)].class else {
+            panic!("'{path}' is not written");
+        };
+        content.clone()
     };
     assert!(
         !content("/etc/passwd").contains("alice") && content("/etc/passwd").contains("web:x:105")
