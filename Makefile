@@ -8,7 +8,6 @@ export CARGO_TERM_COLOR ?= never
 bin        = $(DESTDIR)$(PREFIX)/bin
 libexec    = $(DESTDIR)$(PREFIX)/libexec/virt-sandbox
 share      = $(DESTDIR)$(PREFIX)/share
-logrotate  = $(DESTDIR)/etc/logrotate.d
 
 setup   = bash tests/setup/packages.sh
 harness = target/debug/test-harness
@@ -27,12 +26,8 @@ build:
 install:
 	install -D -m 755 -t $(bin) target/release/virt-sandbox-service
 	install -D -m 755 -t $(libexec) target/guest-init/guest-init
-	install -d -m 755 $(share)/virt-sandbox/services.d
+	install -D -m 644 -t $(share)/virt-sandbox/services.d services.d/*.toml
 	cd templates && find . -type f -exec install -D -m 644 {} $(abspath $(share))/virt-sandbox/templates/{} \;
-	for file in etc/logrotate.d/*; do [ ! -f $$file ] || install -D -m 644 -t $(logrotate) $$file; done
-	for file in target/man/*.8; do [ ! -f $$file ] || install -D -m 644 -t $(share)/man/man8 $$file; done
-	for file in target/completions/*.bash; do [ ! -f $$file ] || install -D -m 644 $$file \
-		$(share)/bash-completion/completions/$$(basename $$file .bash); done
 
 # Needs no root, no KVM and no libvirtd.
 check:

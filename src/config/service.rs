@@ -128,7 +128,7 @@ impl SandboxConfig {
     /// Where it cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         let text = format!(
-            "# A sandbox of virt-sandbox; see virt-sandbox-service(1).\n{}",
+            "# A sandbox of virt-sandbox; see the README.\n{}",
             self.to_toml()?
         );
         atomic::write(path, text.as_bytes(), 0o600)?;
