@@ -1,0 +1,168 @@
+//! From create to delete, and two sandboxes of one unit.
+
+use std::fs;
+
+use crate::support::{
+    Test, address, get, in_tree, inside, listed, ok, output, run, run_with_input, says,
+};
+
+#[test]
+fn a_sandbox_lives_from_create_to_delete() {
+    let Some(test) = Test::begin("a_sandbox_lives_from_create_to_delete") else {
+        return;
+    };
+    ok(&["create", "-u", "apache2.service", "t-web"]);
+    let one = listed("t-web").unwrap();
+    assert_eq!(one["state"], "stopped");
+    assert_eq!(one["addresses"], serde_json::json!([]));
+    ok(&["start", "t-web"]);
+    assert_eq!(listed("t-web").unwrap()["state"], "running");
+    let url = format!("http://{}/", address("t-web"));
+    assert!(get(&url).stdout.contains("<html"), "{:?}", get(&url));
+
+    assert!(ok(&["list"]).contains("t-web"));
+    assert!(ok(&["list", "--running"]).contains("t-web"));
+    let status = ok(&["status", "t-web"]);
+    assert!(status.contains("active (running)"), "{status}");
+    let config = ok(&["inspect", "t-web"]);
+    assert!(config.contains("apache2.service"), "{config}");
+    let both: serde_json::Value =
+        serde_json::from_str(&ok(&["inspect", "--format", "json", "t-web"])).unwrap();
+    assert_eq!(both["state"], "running");
+    assert_eq!(both["config"]["name"], "t-web");
+    let logs = ok(&["logs", "t-web"]);
+    assert!(logs.contains("Started apache2.service"), "{logs}");
+    assert_eq!(ok(&["logs", "-n", "1", "t-web"]).lines().count(), 1);
+
+    // What a service has written is there after the next start.
+    says("t-web", "echo kept > /var/www/html/kept");
+    ok(&["stop", "t-web"]);
+    assert_eq!(listed("t-web").unwrap()["state"], "stopped");
+    assert!(!ok(&["list", "--running"]).contains("t-web"));
+    assert!(ok(&["logs", "t-web"]).contains("Started apache2.service"));
+    // One that is stopped already is as it should be.
+    ok(&["stop", "t-web"]);
+    ok(&["start", "t-web"]);
+    assert_eq!(
+        get(&format!("http://{}/kept", address("t-web"))).stdout,
+        "kept\n"
+    );
+
+    let master = || says("t-web", "systemctl show -P MainPID apache2.service");
+    let before = (
+        says("t-web", "cat /proc/sys/kernel/random/boot_id"),
+        master(),
+    );
+    ok(&["reload", "t-web"]);
+    assert_eq!(master(), before.1, "a reload keeps the process");
+    ok(&["restart", "t-web"]);
+    assert!(
+        !get(&format!("http://{}/", address("t-web")))
+            .stdout
+            .is_empty()
+    );
+
+    ok(&["stop", "t-web"]);
+    ok(&["delete", "t-web"]);
+    assert_eq!(listed("t-web"), None);
+    test.end();
+}
+
+#[test]
+fn commands_inside_are_as_if_they_were_outside() {
+    let Some(test) = Test::begin("commands_inside_are_as_if_they_were_outside") else {
+        return;
+    };
+    ok(&[
+        "create",
+        "--start",
+        "-N",
+        "none",
+        "-u",
+        "apache2.service",
+        "t-exec",
+    ]);
+    for (script, code) in [
+        ("exit 0", 0),
+        ("exit 7", 7),
+        ("kill -KILL $$", 128 + 9),
+        ("kill -TERM $$", 128 + 15),
+        ("exec /nonexistent", 127),
+    ] {
+        assert_eq!(inside("t-exec", script).code, code, "{script}");
+    }
+    let command = |arguments: &[&str]| run(&[&["execute"], arguments].concat());
+    assert_eq!(command(&["t-exec", "--", "no-such-program"]).code, 127);
+    assert_eq!(command(&["t-exec", "--", "/etc/passwd"]).code, 126);
+    assert_eq!(command(&["t-none", "--", "true"]).code, 125);
+    let echoed = run_with_input(&["execute", "t-exec", "--", "cat"], "hi\n");
+    assert_eq!((echoed.code, echoed.stdout.as_str()), (0, "hi\n"));
+    let parted = inside("t-exec", "echo out; echo err >&2");
+    assert_eq!(
+        (parted.stdout.as_str(), parted.stderr.as_str()),
+        ("out\n", "err\n")
+    );
+    let as_user = command(&[
+        "-u",
+        "www-data",
+        "-w",
+        "/tmp",
+        "-e",
+        "A=b c",
+        "t-exec",
+        "--",
+        "sh",
+        "-c",
+        "echo $(id -un) $(pwd) $A",
+    ]);
+    assert_eq!(as_user.stdout, "www-data /tmp b c\n", "{as_user:?}");
+    let shell = run_with_input(&["connect", "t-exec"], "echo sum-$((1 + 1))\nexit 5\n");
+    assert!(shell.stdout.contains("sum-2"), "{shell:?}");
+    assert_eq!(shell.code, 5);
+    ok(&["delete", "--force", "t-exec"]);
+    test.end();
+}
+
+#[test]
+fn two_sandboxes_of_a_unit_have_nothing_in_common() {
+    let Some(test) = Test::begin("two_sandboxes_of_a_unit_have_nothing_in_common") else {
+        return;
+    };
+    let before = host_copy();
+    for name in ["t-red", "t-blue"] {
+        ok(&["create", "-u", "apache2.service", name]);
+        fs::write(in_tree(name, "var/www/html/index.html"), name).unwrap();
+        ok(&["start", name]);
+    }
+    assert_ne!(address("t-red"), address("t-blue"));
+    for name in ["t-red", "t-blue"] {
+        assert_eq!(get(&format!("http://{}/", address(name))).stdout, name);
+    }
+    // They reach each other as two hosts would.
+    let blue = format!("http://{}/", address("t-blue"));
+    assert_eq!(
+        says(
+            "t-red",
+            &format!("curl -sS --max-time 10 --noproxy '*' {blue}")
+        ),
+        "t-blue"
+    );
+    says(
+        "t-red",
+        "echo '# mine' >> /etc/apache2/apache2.conf; rm -r /var/www/html",
+    );
+    ok(&["stop", "t-red"]);
+    assert_eq!(get(&blue).stdout, "t-blue");
+    for name in ["t-red", "t-blue"] {
+        ok(&["delete", "--force", name]);
+    }
+    assert_eq!(host_copy(), before, "the host's own files were changed");
+    test.end();
+}
+
+/// Names, owners, modes, times and content of what the host has of the service.
+fn host_copy() -> String {
+    let script = "find /etc/apache2 /var/www /var/log/apache2 -printf '%p %m %u %g %T@ %C@ %s\\n' | sort; \
+                  find /etc/apache2 /var/www -type f -print0 | sort -z | xargs -0 sha256sum";
+    output("sh", &["-c", script])
+}

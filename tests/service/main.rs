@@ -1,0 +1,26 @@
+//! `virt-sandbox-service` as an admin uses it: the real program, the real libvirt, the real systemd.
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | [`support`] | running the program, units and files of the host for the time of a test, leftovers |
+//! | [`life`] | from create to delete, and two sandboxes of one unit |
+//! | [`isolation`] | what a sandbox does not see of the host |
+//! | [`errors`] | one line for each mistake, and nothing left |
+//! | [`interruption`] | create cut short |
+//! | [`units`] | units of an admin: those that work and those that fail |
+//! | [`host`] | the host's unit of a sandbox, and libvirtd restarted |
+//! | [`limits`] | limits in the kernel, and a static address |
+//!
+//! Each test needs the private libvirtd of `make test` and is skipped without it.
+
+// Helpers of a test are part of it.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod errors;
+mod host;
+mod interruption;
+mod isolation;
+mod life;
+mod limits;
+mod support;
+mod units;

@@ -1,0 +1,299 @@
+//! What the tests share: the program, things of the host that go with their test, leftovers.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use test_harness::libvirtd::{PID_VARIABLE, require};
+use test_harness::snapshot::Snapshot;
+
+/// Where the trees of sandboxes are.
+pub const TREES: &str = "/var/lib/libvirt/filesystems";
+const CONFIGS: &str = "/etc/libvirt-sandbox/services";
+/// Sandboxes of these tests begin with it, so that others on the host are left alone.
+const PREFIX: &str = "t-";
+/// As long as libvirt and the kernel may take to finish what a command has begun.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// A test that has a libvirtd. What it made is removed when it is dropped, also by a panic.
+#[must_use]
+pub struct Test {
+    before: Snapshot,
+}
+
+impl Test {
+    /// Looks at the host, so that [`Test::end`] can compare; `None` where there is no libvirtd.
+    pub fn begin(name: &str) -> Option<Self> {
+        require(name)?;
+        static INSTALLED: OnceLock<()> = OnceLock::new();
+        INSTALLED.get_or_init(install);
+        Some(Self {
+            before: Snapshot::take().unwrap(),
+        })
+    }
+
+    /// Whether all is as it was at the beginning.
+    pub fn assert_clean(&self) {
+        let begin = Instant::now();
+        loop {
+            let mut left = Snapshot::take().unwrap().since(&self.before);
+            left.retain(|line| is_of_tests(line));
+            if left.is_empty() {
+                return;
+            }
+            assert!(
+                begin.elapsed() < GRACE,
+                "left behind:\n  {}",
+                left.join("\n  ")
+            );
+            sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// The end of a test: nothing is left.
+    pub fn end(self) {
+        self.assert_clean();
+    }
+}
+
+impl Drop for Test {
+    fn drop(&mut self) {
+        for entry in fs::read_dir(CONFIGS).into_iter().flatten().flatten() {
+            if let Some(name) = entry.file_name().to_str()
+                && name.starts_with(PREFIX)
+            {
+                let done = run(&["delete", "--force", name]);
+                eprintln!("removed {name}: {}", done.stderr);
+            }
+        }
+    }
+}
+
+fn install() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/setup/packages.sh");
+    let status = Command::new("bash")
+        .arg(script)
+        .args(["install", "apache2", "curl", "python3-minimal"])
+        .status();
+    assert!(status.unwrap().success(), "installing apache2 failed");
+}
+
+/// Other sandboxes may come and go on the host meanwhile, at other daemons: a process is of these tests if it is
+/// below their libvirtd, whose parent is a subreaper; a link if it is a port of no bridge of somebody else's.
+fn is_of_tests(line: &str) -> bool {
+    if let Some(rest) = line.strip_prefix("process ") {
+        let pid = rest.split(' ').next().and_then(|pid| pid.parse().ok());
+        return pid.is_some_and(|pid| is_below(pid, daemon_parent()));
+    }
+    if let Some(link) = line.strip_prefix("network link ") {
+        let master = fs::read_link(format!("/sys/class/net/{link}/master"));
+        return master.is_ok_and(|master| master.ends_with(bridge()));
+    }
+    if let Some(mount) = line.strip_prefix("mount ") {
+        return mount.contains("t-") || mount.contains("libvirt-sandbox");
+    }
+    line.contains("/t-") || line.contains("-t-") || line.starts_with("domain ")
+}
+
+/// The process that restarts and reaps for the private libvirtd.
+fn daemon_parent() -> u32 {
+    std::env::var(PID_VARIABLE).unwrap().parse().unwrap()
+}
+
+fn is_below(mut pid: u32, ancestor: u32) -> bool {
+    while pid > 1 {
+        if pid == ancestor {
+            return true;
+        }
+        let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else {
+            return false;
+        };
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+        pid = parent.and_then(|pid| pid.trim().parse().ok()).unwrap_or(0);
+    }
+    false
+}
+
+/// The first three numbers of the subnet of the network `default`, as "192.168.150".
+pub fn subnet() -> String {
+    let xml = network();
+    let address = xml.split("ip address='").nth(1).unwrap();
+    let address = address.split('\'').next().unwrap();
+    address.rsplit_once('.').unwrap().0.to_owned()
+}
+
+fn bridge() -> String {
+    let xml = network();
+    let name = xml.split("bridge name='").nth(1).unwrap();
+    name.split('\'').next().unwrap().to_owned()
+}
+
+fn network() -> String {
+    output("virsh", &["--quiet", "net-dumpxml", "default"])
+}
+
+/// The standard output of a command that has to succeed.
+pub fn output(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub struct Done {
+    /// Its exit status.
+    pub code: i32,
+    /// What it printed.
+    pub stdout: String,
+    /// What it complained of.
+    pub stderr: String,
+}
+
+/// The program under test.
+pub fn program() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_virt-sandbox-service"))
+}
+
+/// Runs the program to its end.
+pub fn run(arguments: &[&str]) -> Done {
+    run_with_input(arguments, "")
+}
+
+/// Runs the program to its end, with something to read.
+pub fn run_with_input(arguments: &[&str], input: &str) -> Done {
+    let mut command = program();
+    command.args(arguments);
+    finish(command, input)
+}
+
+/// Runs a command to its end.
+pub fn finish(mut command: Command, input: &str) -> Done {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // One that does not read is none of our concern.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    Done {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// Runs the program, which has to succeed.
+pub fn ok(arguments: &[&str]) -> String {
+    let done = run(arguments);
+    assert_eq!(done.code, 0, "{arguments:?}: {done:?}");
+    done.stdout
+}
+
+/// Runs a script inside.
+pub fn inside(name: &str, script: &str) -> Done {
+    run(&["execute", name, "--", "sh", "-c", script])
+}
+
+/// What a script inside prints.
+pub fn says(name: &str, script: &str) -> String {
+    let done = inside(name, script);
+    assert_eq!(done.code, 0, "{script}: {done:?}");
+    done.stdout.trim().to_owned()
+}
+
+/// What `list` says of a sandbox.
+pub fn listed(name: &str) -> Option<serde_json::Value> {
+    let all: Vec<serde_json::Value> =
+        serde_json::from_str(&ok(&["list", "--format", "json"])).unwrap();
+    all.into_iter().find(|one| one["name"] == name)
+}
+
+/// The first IPv4 address of a running sandbox.
+pub fn address(name: &str) -> String {
+    let one = listed(name).expect("the sandbox is listed");
+    let addresses = one["addresses"].as_array().unwrap();
+    addresses[0].as_str().unwrap().to_owned()
+}
+
+/// What a web server answers.
+pub fn get(url: &str) -> Done {
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--show-error", "--fail", "--max-time", "10"]);
+    curl.args(["--noproxy", "*", url]);
+    finish(curl, "")
+}
+
+/// A path inside, seen from the host.
+pub fn in_tree(name: &str, path: &str) -> PathBuf {
+    Path::new(TREES).join(name).join(path)
+}
+
+/// Waits until something is so.
+pub fn eventually(what: &str, is_so: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < Duration::from_secs(30), "{what}");
+        sleep(Duration::from_millis(50));
+    }
+}
+
+/// A file of the host for the time of a test.
+pub struct HostFile {
+    path: PathBuf,
+    /// The directory that was made for it.
+    made: Option<PathBuf>,
+}
+
+impl HostFile {
+    /// Writes it, with the directories it needs.
+    pub fn new(path: &str, content: &str) -> Self {
+        let path = PathBuf::from(path);
+        let parent = path.parent().unwrap();
+        let missing = parent.ancestors().take_while(|dir| !dir.exists()).last();
+        let made = missing.map(Path::to_owned);
+        fs::create_dir_all(parent).unwrap();
+        fs::write(&path, content).unwrap();
+        Self { path, made }
+    }
+
+    /// A unit of the admin's, of no package.
+    pub fn unit(name: &str, content: &str) -> Self {
+        Self::new(&format!("/etc/systemd/system/{name}"), content)
+    }
+
+    /// A program.
+    pub fn script(path: &str, content: &str) -> Self {
+        let file = Self::new(path, content);
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(&file.path, mode).unwrap();
+        file
+    }
+
+    /// A symbolic link.
+    pub fn link(path: &str, target: &str) -> Self {
+        let file = Self::new(path, "");
+        fs::remove_file(&file.path).unwrap();
+        std::os::unix::fs::symlink(target, &file.path).unwrap();
+        file
+    }
+}
+
+impl Drop for HostFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+        if let Some(made) = &self.made {
+            let _ = fs::remove_dir_all(made);
+        }
+    }
+}
