@@ -1,1 +1,177 @@
-//! isolation
+//! What a sandbox does not see of the host.
+
+use std::fs;
+
+use crate::support::{HostFile, Test, inside, ok, says};
+
+#[test]
+fn the_host_is_not_seen_from_inside() {
+    let Some(test) = Test::begin("the_host_is_not_seen_from_inside") else {
+        return;
+    };
+    let secrets = [
+        HostFile::new("/root/t-marker", "t-secret"),
+        HostFile::new("/home/t-marker/file", "t-secret"),
+        HostFile::new("/srv/t-marker/file", "t-secret"),
+        HostFile::new("/var/lib/t-marker/file", "t-secret"),
+        HostFile::new("/var/log/t-marker/file", "t-secret"),
+        HostFile::new("/tmp/t-marker", "t-secret"),
+        HostFile::new("/run/t-marker", "t-secret"),
+        HostFile::new("/etc/ssh/ssh_host_t-test_key", "t-secret"),
+        HostFile::new("/etc/ssl/private/t-test.key", "t-secret"),
+        HostFile::new("/etc/cron.d/t-test", "0 0 1 1 * root true t-secret\n"),
+        HostFile::unit(
+            "t-other.service",
+            "[Service]\nExecStart=/bin/true t-secret\n",
+        ),
+        HostFile::link(
+            "/etc/systemd/system/multi-user.target.wants/t-other.service",
+            "/etc/systemd/system/t-other.service",
+        ),
+    ];
+    for name in ["t-spy", "t-victim"] {
+        ok(&["create", "-u", "apache2.service", name]);
+    }
+    ok(&["start", "t-spy"]);
+
+    let found = inside(
+        "t-spy",
+        "find / -xdev -name '*t-marker*' -o -name '*t-test*' -o -name 't-other*' -o -name '*t-victim*'; \
+        for dir in /etc /var /root /home /srv /run /tmp; do find $dir -name '*t-marker*' -o -name '*t-test*' -o -name 't-other*' -o -name '*t-victim*'; \
+        grep -rl t-secret $dir 2>/dev/null; done",
+    );
+    assert_eq!(found.stdout, "", "{found:?}");
+
+    let shadow = says("t-spy", "cat /etc/shadow /etc/gshadow");
+    for line in shadow.lines() {
+        let password = line.split(':').nth(1).unwrap();
+        let is_locked = password.starts_with(['!', '*']);
+        // An empty one in gshadow(5) means that only members may enter the group.
+        assert!(
+            is_locked || password.is_empty() && line.split(':').count() == 4,
+            "{line}"
+        );
+    }
+    for (what, script, expected) in [
+        (
+            "ssh host keys",
+            "ls /etc/ssh | grep '^ssh_host' | wc -l",
+            "0",
+        ),
+        (
+            "other trees",
+            "find /var/lib/libvirt 2>/dev/null | grep -c filesystems/",
+            "0",
+        ),
+        ("file systems to mount", "grep -vc '^#' /etc/fstab", "0"),
+        (
+            "disks to open",
+            "cat /etc/crypttab 2>/dev/null | grep -vc '^#'",
+            "0",
+        ),
+        ("block devices", "find /dev -type b | wc -l", "0"),
+        (
+            "memory devices",
+            "ls /dev/mem /dev/kmsg /dev/port 2>/dev/null | wc -l",
+            "0",
+        ),
+        ("NICs", "ls /sys/class/net | tr '\\n' ' '", "eth0 lo"),
+        (
+            "processes of the host",
+            "ps -e -o comm= | grep -cE 'libvirt|test-harness|cargo'",
+            "0",
+        ),
+        ("the first process", "ps -p 1 -o comm=", "systemd"),
+        ("host name", "hostname", "t-spy"),
+        (
+            "sockets of the host's libvirt",
+            "ls /run/libvirt 2>/dev/null | wc -l",
+            "0",
+        ),
+        (
+            "failed units",
+            "systemctl --failed --no-legend | wc -l",
+            "0",
+        ),
+    ] {
+        assert_eq!(inside("t-spy", script).stdout.trim(), expected, "{what}");
+    }
+    for path in [
+        "/usr/t-x",
+        "/bin/t-x",
+        "/opt/t-x",
+        "/sys/t-x",
+        "/proc/sys/kernel/hostname",
+    ] {
+        let done = inside("t-spy", &format!("echo x > {path}"));
+        assert_ne!(done.code, 0, "{path} can be written");
+    }
+    let done = inside("t-spy", "touch /usr/t-x");
+    assert!(done.stderr.contains("Read-only file system"), "{done:?}");
+    for (what, script) in [
+        (
+            "mounting /usr anew",
+            "mount -o remount,rw /usr || mount -o remount,rw,bind /usr; touch /usr/t-x",
+        ),
+        (
+            "making a disk",
+            "mknod /tmp/disk b 254 0 && head -c 1 /tmp/disk",
+        ),
+        ("the clock", "date -s 2001-01-01"),
+        ("a module", "modprobe dummy || insmod /dev/null"),
+        (
+            "the host's cgroups",
+            "echo 1 > /proc/1/root/sys/fs/cgroup/../../../proc/sysrq-trigger",
+        ),
+    ] {
+        let done = inside("t-spy", script);
+        assert_ne!(done.code, 0, "{what}: {done:?}");
+    }
+
+    let id = says("t-spy", "cat /etc/machine-id");
+    assert_ne!(
+        id,
+        fs::read_to_string("/etc/machine-id")
+            .unwrap_or_default()
+            .trim()
+    );
+    let uuid = ok(&["inspect", "t-spy"]);
+    let uuid = uuid
+        .lines()
+        .find_map(|line| line.strip_prefix("uuid = "))
+        .unwrap();
+    assert_eq!(id, uuid.trim_matches('"').replace('-', ""));
+    let other = ok(&["inspect", "t-victim"]);
+    assert!(!other.contains(uuid), "two sandboxes have one uuid");
+
+    for name in ["t-spy", "t-victim"] {
+        ok(&["delete", "--force", name]);
+    }
+    drop(secrets);
+    test.end();
+}
+
+#[test]
+fn without_a_network_there_is_only_loopback() {
+    let Some(test) = Test::begin("without_a_network_there_is_only_loopback") else {
+        return;
+    };
+    ok(&[
+        "create",
+        "--start",
+        "-N",
+        "none",
+        "--hostname",
+        "inner.example.org",
+        "-u",
+        "apache2.service",
+        "t-alone",
+    ]);
+    assert_eq!(says("t-alone", "ls /sys/class/net"), "lo");
+    assert_eq!(says("t-alone", "ip route show | wc -l"), "0");
+    assert_eq!(says("t-alone", "hostname"), "inner.example.org");
+    let page = says("t-alone", "curl -sS --noproxy '*' http://127.0.0.1/");
+    assert!(page.contains("<html"), "{page}");
+    ok(&["delete", "--force", "t-alone"]);
+    test.end();
+}
