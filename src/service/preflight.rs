@@ -6,6 +6,7 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::service::discover::Service;
 use crate::service::unit::condition::{Check, Virtualization, World, unmet};
+use crate::service::unit::special::Role;
 
 /// Capabilities of the kernel that libvirt and we take from a container, in the words of `capabilities(7)`.
 const WITHHELD: [&str; 10] = [
@@ -47,6 +48,16 @@ pub fn check(root: &Path, service: &Service) -> Result<()> {
         modules: modules.as_ref(),
     };
     for unit in &service.units {
+        // Nothing is looked up for these, so one that is not there would show only at the start.
+        if service
+            .closure
+            .member(unit)
+            .is_some_and(|member| member.role == Role::NameOnly)
+        {
+            return Err(Error::refused(format!(
+                "'{unit}' is not a unit that can run in a sandbox; name a service, socket, timer, path or target"
+            )));
+        }
         let Some(loaded) = service
             .closure
             .member(unit)
