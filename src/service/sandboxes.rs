@@ -301,12 +301,14 @@ impl Sandboxes {
         })
     }
 
-    /// What is known of every sandbox. One that cannot be looked at is said, and the others still listed.
+    /// What is known of every sandbox. One that cannot be looked at is said, and the others still listed: each may have a
+    /// connection of its own.
     ///
     /// # Errors
-    /// Where the sandboxes cannot be listed at all.
+    /// Where the sandboxes cannot be listed at all, or libvirt answers for none.
     pub fn list(&self) -> Result<Vec<Summary>> {
         let mut summaries = Vec::new();
+        let mut silent = Vec::new();
         for name in self.store.names()? {
             // Half made, by a command that is at it.
             if !self.store.config(&name).exists() {
@@ -314,9 +316,15 @@ impl Sandboxes {
             }
             match self.summary(&name) {
                 Ok(summary) => summaries.push(summary),
-                Err(error @ Error::Libvirt { .. }) => return Err(error),
+                Err(error @ Error::Libvirt { .. }) => silent.push((name, error)),
                 Err(error) => log::warn!("{name}: {error}"),
             }
+        }
+        if summaries.is_empty() && !silent.is_empty() {
+            return Err(silent.remove(0).1);
+        }
+        for (name, error) in silent {
+            log::warn!("{name}: {error}");
         }
         Ok(summaries)
     }
