@@ -7,13 +7,17 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-/// Names the daemon's process; tests look at its mounts through it.
+use crate::serve;
+
+/// Names the daemon's parent, which has its mounts and outlives its restarts; tests look at them through it.
 pub const PID_VARIABLE: &str = "VIRT_SANDBOX_TEST_LIBVIRTD";
 /// libvirt's own variable for the URI of a client that names none.
 pub const URI_VARIABLE: &str = "LIBVIRT_DEFAULT_URI";
@@ -120,6 +124,32 @@ pub(crate) fn uri(driver: &str, dir: &Path) -> String {
         "{driver}:///system?socket={}/run/libvirt-sock",
         dir.display()
     )
+}
+
+/// Restarts the private daemon that the environment names, and waits until it answers.
+///
+/// # Errors
+///
+/// There is none, or it does not come back.
+pub fn restart() -> Result<()> {
+    let uri = std::env::var(URI_VARIABLE).context("no libvirtd is named")?;
+    let parent = std::env::var(PID_VARIABLE).context("no libvirtd is named")?;
+    let dir = uri
+        .split_once("socket=")
+        .and_then(|(_, socket)| socket.strip_suffix("/run/libvirt-sock"))
+        .with_context(|| format!("'{uri}' is not of a private libvirtd"))?;
+    let note = Path::new(dir).join(serve::RESTARTED);
+    // Absent before the first restart.
+    let _ = std::fs::remove_file(&note);
+    kill(Pid::from_raw(parent.parse()?), Signal::SIGHUP)?;
+    let begin = Instant::now();
+    while !note.exists() {
+        if begin.elapsed() > Duration::from_secs(60) {
+            bail!("libvirtd did not come back");
+        }
+        sleep(Duration::from_millis(50));
+    }
+    Ok(())
 }
 
 /// The URI of the private daemon, or `None` with a note that `test` is skipped.

@@ -2,8 +2,8 @@
 //!
 //! It gives the daemon a mount namespace in which its configuration and state are its own and the
 //! cgroup layout is one libvirt can use; it is the subreaper of all the daemon starts; and it
-//! takes everything down in order when it is told to or when the test run dies. It knows nothing
-//! of tests.
+//! takes everything down in order when it is told to or when the test run dies. At SIGHUP it starts
+//! the daemon anew. It knows nothing of tests.
 
 use std::fs;
 use std::os::unix::net::UnixDatagram;
@@ -27,6 +27,9 @@ use crate::{libvirtd, network};
 /// How long a daemon may take to say that it is ready.
 const READY: Duration = Duration::from_secs(60);
 
+/// Names the daemon that a restart has made, below the daemon's directory.
+pub(crate) const RESTARTED: &str = "restarted";
+
 /// Directories of libvirt that the private daemon must not share, and what each is in its own.
 ///
 /// `/run/libvirt` holds the sockets too: outside of the namespace they are `DIR/run/…`.
@@ -37,7 +40,8 @@ const PRIVATE: [(&str, &str); 4] = [
     ("qemu", "/var/lib/libvirt/qemu"),
 ];
 
-/// Runs a libvirtd in `dir` until SIGTERM; prints `ready PID` once it answers.
+/// Runs a libvirtd in `dir` until SIGTERM; prints `ready PID` once it answers, with the process in
+/// whose namespace it lives: this one, which stays when the daemon is restarted.
 ///
 /// # Errors
 ///
@@ -49,7 +53,12 @@ pub fn serve(dir: &Path) -> Result<()> {
     // Blocked, they wait until the loop below asks for them; a child inherits the mask, so each
     // command gets it reset by `env`.
     let mut signals = SigSet::empty();
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD] {
+    for signal in [
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+        Signal::SIGCHLD,
+    ] {
         signals.add(signal);
     }
     signals.thread_block().context("blocking signals")?;
@@ -133,36 +142,37 @@ impl Daemon {
         let notify = dir.join("notify");
         let ready = UnixDatagram::bind(&notify).context("binding the notify socket")?;
         ready.set_read_timeout(Some(Duration::from_millis(200)))?;
-        let log =
-            fs::File::create(dir.join("libvirtd.log")).context("creating the daemon's log")?;
-        let child = unblocked("libvirtd")
-            .arg("--config")
-            .arg(dir.join("etc/libvirtd.conf"))
-            .arg("--pid-file")
-            .arg(dir.join("libvirtd.pid"))
-            // sd_notify(3): libvirtd says READY=1 once its drivers are initialised.
-            .env("NOTIFY_SOCKET", &notify)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .context("running 'libvirtd'")?;
         Ok(Self {
-            libvirtd: pid_of(&child),
+            libvirtd: spawn(dir)?,
             running: true,
             ready,
         })
+    }
+
+    /// What runs stays: containers are kept by processes of their own.
+    fn restart(&mut self, dir: &Path) -> Result<()> {
+        kill(self.libvirtd, Signal::SIGTERM).context("stopping libvirtd")?;
+        while self.running {
+            self.note(waitpid(None, None).context("waiting for libvirtd")?);
+        }
+        self.libvirtd = spawn(dir)?;
+        self.running = true;
+        self.wait_ready()?;
+        fs::write(dir.join(RESTARTED), self.libvirtd.to_string()).context("noting the restart")
     }
 
     /// From the start to the signal that ends it.
     fn run(&mut self, dir: &Path, signals: &SigSet) -> Result<()> {
         self.wait_ready()?;
         self.start_network(dir)?;
-        println!("ready {}", self.libvirtd);
+        println!("ready {}", std::process::id());
         loop {
             // SIGCHLD at once: libvirt waits for a QEMU's pid to go, and PID 1 of a small
             // container may take seconds to reap it.
-            if signals.wait().context("waiting for a signal")? != Signal::SIGCHLD {
+            let signal = signals.wait().context("waiting for a signal")?;
+            if signal == Signal::SIGHUP {
+                self.restart(dir)?;
+            } else if signal != Signal::SIGCHLD {
                 return Ok(());
             }
             self.reap();
@@ -293,6 +303,28 @@ impl Daemon {
             }
         }
     }
+}
+
+/// Starts a daemon; it says that it is ready at the socket `notify`.
+fn spawn(dir: &Path) -> Result<Pid> {
+    let log = fs::File::options()
+        .append(true)
+        .create(true)
+        .open(dir.join("libvirtd.log"))
+        .context("creating the daemon's log")?;
+    let child = unblocked("libvirtd")
+        .arg("--config")
+        .arg(dir.join("etc/libvirtd.conf"))
+        .arg("--pid-file")
+        .arg(dir.join("libvirtd.pid"))
+        // sd_notify(3): libvirtd says READY=1 once its drivers are initialised.
+        .env("NOTIFY_SOCKET", dir.join("notify"))
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()
+        .context("running 'libvirtd'")?;
+    Ok(pid_of(&child))
 }
 
 struct Output {
