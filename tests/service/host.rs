@@ -1,1 +1,170 @@
-//! host
+//! The host's unit of a sandbox, and libvirtd restarted.
+
+use std::io::ErrorKind;
+use std::os::unix::net::UnixDatagram;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use test_harness::libvirtd;
+
+use crate::support::{
+    HostFile, Test, address, eventually, finish, get, listed, ok, program, run, says,
+};
+
+#[test]
+fn systemd_accepts_the_unit() {
+    let Some(test) = Test::begin("systemd_accepts_the_unit") else {
+        return;
+    };
+    if Command::new("systemd-analyze")
+        .arg("--version")
+        .output()
+        .is_err()
+    {
+        eprintln!("skipped: systemd_accepts_the_unit: there is no systemd-analyze");
+        return;
+    }
+    ok(&["create", "-N", "none", "-u", "apache2.service", "t-unit"]);
+    let mut verify = Command::new("systemd-analyze");
+    verify.args(["verify", "--man=no", "--recursive-errors=no"]);
+    verify.arg("/etc/systemd/system/t-unit_sandbox.service");
+    let done = finish(verify, "");
+    assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{done:?}");
+    ok(&["delete", "t-unit"]);
+    test.end();
+}
+
+/// What a service manager is told, with sd_notify(3).
+struct Manager {
+    socket: UnixDatagram,
+    dir: tempfile::TempDir,
+}
+
+impl Manager {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = UnixDatagram::bind(dir.path().join("notify")).unwrap();
+        Self { socket, dir }
+    }
+
+    fn run(&self, name: &str) -> Child {
+        program()
+            .args(["run", name])
+            .env("NOTIFY_SOCKET", self.dir.path().join("notify"))
+            .spawn()
+            .unwrap()
+    }
+
+    /// Whether `line` comes within so many seconds.
+    fn is_told(&self, line: &str, seconds: u64) -> bool {
+        let end = Instant::now() + Duration::from_secs(seconds);
+        let mut message = [0; 4096];
+        while let Some(left) = end.checked_duration_since(Instant::now()) {
+            let left = left.max(Duration::from_millis(1));
+            self.socket.set_read_timeout(Some(left)).unwrap();
+            match self.socket.recv(&mut message) {
+                Ok(length) => {
+                    let text = String::from_utf8_lossy(&message[..length]);
+                    if text.lines().any(|told| told == line) {
+                        return true;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        false
+    }
+}
+
+#[test]
+fn run_tells_when_the_units_are_up_and_stops_at_sigterm() {
+    let Some(test) = Test::begin("run_tells_when_the_units_are_up_and_stops_at_sigterm") else {
+        return;
+    };
+    let unit = HostFile::unit(
+        "t-run.service",
+        "[Service]\nExecStartPre=/bin/sleep 3\nExecStart=/bin/sleep infinity\n\
+         ExecStop=/bin/sh -c 'echo stopped-well'\n",
+    );
+    ok(&["create", "-N", "none", "-u", "t-run.service", "t-run"]);
+    let manager = Manager::new();
+    let mut child = manager.run("t-run");
+    assert!(
+        !manager.is_told("READY=1", 2),
+        "told before the unit was up"
+    );
+    assert!(manager.is_told("READY=1", 30));
+    assert_eq!(says("t-run", "systemctl is-active t-run.service"), "active");
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
+    assert!(manager.is_told("STOPPING=1", 10));
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(listed("t-run").unwrap()["state"], "stopped");
+    assert!(ok(&["logs", "t-run"]).contains("stopped-well"));
+
+    // One that powers itself off is no success: the host's unit is to start it again.
+    let mut child = manager.run("t-run");
+    assert!(manager.is_told("READY=1", 30));
+    run(&[
+        "execute",
+        "t-run",
+        "--",
+        "systemctl",
+        "--no-block",
+        "poweroff",
+    ]);
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert_eq!(listed("t-run").unwrap()["state"], "stopped");
+    ok(&["delete", "t-run"]);
+    drop(unit);
+    test.end();
+}
+
+#[test]
+fn run_does_not_tell_of_units_that_fail() {
+    let Some(test) = Test::begin("run_does_not_tell_of_units_that_fail") else {
+        return;
+    };
+    let unit = HostFile::unit("t-run.service", "[Service]\nExecStart=/bin/false\n");
+    ok(&["create", "-N", "none", "-u", "t-run.service", "t-run"]);
+    let manager = Manager::new();
+    let mut child = manager.run("t-run");
+    assert_eq!(child.wait().unwrap().code(), Some(3));
+    assert!(!manager.is_told("READY=1", 0));
+    ok(&["delete", "t-run"]);
+    drop(unit);
+    test.end();
+}
+
+#[test]
+fn a_sandbox_outlives_libvirtd() {
+    let Some(test) = Test::begin("a_sandbox_outlives_libvirtd") else {
+        return;
+    };
+    ok(&["create", "--start", "-u", "apache2.service", "t-stay"]);
+    let before = (
+        address("t-stay"),
+        says("t-stay", "systemctl show -P MainPID apache2.service"),
+    );
+    libvirtd::restart().unwrap();
+    let one = listed("t-stay").unwrap();
+    assert_eq!(
+        (&one["state"], &one["addresses"][0]),
+        (&"running".into(), &before.0.as_str().into())
+    );
+    assert_eq!(
+        says("t-stay", "systemctl show -P MainPID apache2.service"),
+        before.1
+    );
+    eventually("the page is served", || {
+        get(&format!("http://{}/", before.0))
+            .stdout
+            .contains("<html")
+    });
+    ok(&["stop", "t-stay"]);
+    ok(&["start", "t-stay"]);
+    ok(&["delete", "--force", "t-stay"]);
+    test.end();
+}
