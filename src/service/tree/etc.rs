@@ -25,8 +25,6 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("/etc/wireguard", "network of the host"),
     ("/etc/libvirt", "sandboxes and machines of the host"),
     ("/etc/libvirt-sandbox", "sandboxes and machines of the host"),
-    ("/etc/crontab", "jobs of the host"),
-    ("/etc/anacrontab", "jobs of the host"),
     ("/etc/passwd-", "backup of accounts"),
     ("/etc/group-", "backup of accounts"),
     ("/etc/shadow-", "backup of accounts"),
@@ -38,8 +36,11 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("/etc/.pwd.lock", "lock of the host"),
 ];
 
-/// Directories of jobs and scripts that systemd or cron runs by themselves: only the service's own stay.
+/// Jobs and scripts that systemd or cron runs by themselves: only the service's own stay. Of a
+/// directory that is told of each entry; a table belongs to the scheduler that reads it.
 const OWN_ONLY: &[&str] = &[
+    "/etc/crontab",
+    "/etc/anacrontab",
     "/etc/cron.d",
     "/etc/cron.hourly",
     "/etc/cron.daily",
@@ -126,7 +127,11 @@ impl Walk<'_> {
             plan.set(&path, Class::Copied, "units that belong to the service");
             return self.units(plan, &path);
         }
-        if OWN_ONLY.iter().any(|dir| Path::new(dir) == path) {
+        if OWN_ONLY.iter().any(|own| Path::new(own) == path) {
+            if !metadata.is_dir() {
+                self.own(plan, path);
+                return Ok(());
+            }
             plan.set(&path, Class::Copied, "jobs and scripts of the service");
             return self.own_only(plan, &path);
         }
@@ -148,14 +153,17 @@ impl Walk<'_> {
             .map_err(Error::io("reading", &path))?
             .flatten()
         {
-            let inside = dir.join(entry.file_name());
-            if self.service.ships(&inside) || self.service.paths.contains_key(&inside) {
-                plan.set(inside, Class::Copied, "belongs to the service");
-            } else {
-                plan.set(inside, Class::LeftOut, "job or script of the host");
-            }
+            self.own(plan, dir.join(entry.file_name()));
         }
         Ok(())
+    }
+
+    fn own(&self, plan: &mut TreePlan, path: PathBuf) {
+        if self.service.ships(&path) || self.service.paths.contains_key(&path) {
+            plan.set(path, Class::Copied, "belongs to the service");
+        } else {
+            plan.set(path, Class::LeftOut, "job or script of the host");
+        }
     }
 
     /// Of the host's units, those of the service, with their drop-ins and what is linked beside them.

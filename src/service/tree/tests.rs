@@ -72,7 +72,7 @@ fn host() -> Host {
         "web",
         "web-common, libweb",
         &[
-            "/etc", "/etc/web", "/etc/web/web.conf", "/etc/cron.d", "/etc/cron.d/web", "/usr/lib/systemd/system/web.service",
+            "/etc", "/etc/web", "/etc/web/web.conf", "/etc/anacrontab", "/etc/cron.d", "/etc/cron.d/web", "/usr/lib/systemd/system/web.service",
             "/var", "/var/log", "/var/log/web", "/var/cache", "/var/cache/web",
         ],
         "#!/bin/sh\nadduser --system web\nmkdir -p /var/lib/web-state\n",
@@ -97,6 +97,8 @@ fn host() -> Host {
     .file("/etc/fstab", 0o644, "/dev/sda1 / ext4\n")
     .file("/etc/hosts", 0o644, "127.0.0.1 localhost\n192.0.2.9 db\n")
     .file("/etc/network/interfaces", 0o644, "auto eth0\n")
+    .file("/etc/anacrontab", 0o644, "")
+    .file("/etc/crontab", 0o644, "")
     .file("/etc/cron.d/web", 0o644, "")
     .file("/etc/cron.d/other", 0o644, "")
     .file("/etc/systemd/system/web.service.d/mine.conf", 0o644, "[Service]\nNice=5\n")
