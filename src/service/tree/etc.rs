@@ -11,6 +11,7 @@ use crate::service::discover::{Fact, Service, below};
 use crate::service::secrets::{self, SecretReason};
 use crate::service::tree::{Class, TreePlan};
 use crate::service::unit::special::Role;
+use crate::sys::root::Root;
 
 /// What of the host stays out although nothing secret is in it, and why. A directory keeps its
 /// place and starts empty.
@@ -272,6 +273,10 @@ impl Walk<'_> {
         let mut path = path.to_owned();
         // A link of the service's own names what it leads to.
         for _ in 0..8 {
+            let Some(real) = self.real_parents(&path) else {
+                return;
+            };
+            path = real;
             let Ok(metadata) = below(self.root, &path).symlink_metadata() else {
                 return;
             };
@@ -303,6 +308,12 @@ impl Walk<'_> {
             }
             return;
         }
+    }
+
+    /// The path without links on the way to it: nothing can be made behind one in the tree.
+    fn real_parents(&self, path: &Path) -> Option<PathBuf> {
+        let parent = Root::new(self.root).ok()?.canonical(path.parent()?).ok()?;
+        Some(parent.join(path.file_name()?))
     }
 }
 

@@ -1,6 +1,7 @@
 //! `/var`, `/srv`, `/home` and `/root`: the state of the service, and empty directories.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::config::State;
@@ -111,20 +112,27 @@ fn own(plan: &mut TreePlan, root: &Path, top: &Path, reason: &str, state: State)
             has_content = true;
             plan.set(path, Class::Copied, reason);
         } else {
-            plan.set(
-                path,
-                Class::LeftOut,
-                if is_transient {
-                    "starts empty"
-                } else {
-                    "--state fresh"
-                },
-            );
+            let (class, reason) = match empty_log(&path, &entry) {
+                Some(class) => (class, reason),
+                None if is_transient => (Class::LeftOut, "starts empty"),
+                None => (Class::LeftOut, "--state fresh"),
+            };
+            plan.set(path, class, reason);
         }
     }
     if has_content {
         plan.state.push(top.to_owned());
     }
+}
+
+/// A log that lies where its account could not make it again, as it was on its first day.
+fn empty_log(path: &Path, entry: &walkdir::DirEntry) -> Option<Class> {
+    let is_log = entry.file_type().is_file() && path.parent() == Some(Path::new("/var/log"));
+    let mode = entry.metadata().ok().filter(|_| is_log)?.mode() & 0o7777;
+    Some(Class::Written {
+        content: String::new(),
+        mode,
+    })
 }
 
 /// A copied directory wins over the same one planned empty before.
