@@ -73,9 +73,9 @@ fn host() -> Host {
         "web-common, libweb",
         &[
             "/etc", "/etc/web", "/etc/web/web.conf", "/etc/anacrontab", "/etc/cron.d", "/etc/cron.d/web", "/usr/lib/systemd/system/web.service",
-            "/var", "/var/log", "/var/log/web", "/var/cache", "/var/cache/web",
+            "/var", "/var/log", "/var/log/web", "/var/cache", "/var/cache/web", "/var/spool/web",
         ],
-        "#!/bin/sh\nadduser --system web\nmkdir -p /var/lib/web-state\ntouch /var/log/web.log\n",
+        "#!/bin/sh\nadduser --system web\nmkdir -p /var/lib/web-state\ntouch /var/log/web.log /var/spool/web/.seq\n",
     )
     .package("web-common", "web", "", &["/etc", "/etc/web", "/etc/web/common.conf"], "")
     .package("libweb", "libweb", "", &["/var", "/var/lib", "/var/lib/libweb"], "")
@@ -114,6 +114,8 @@ fn host() -> Host {
     .file("/var/lib/libweb/index", 0o644, "data")
     .file("/var/log/web/access.log", 0o644, "log")
     .file("/var/log/web.log", 0o640, "log")
+    .file("/var/spool/web/.seq", 0o600, "7")
+    .file("/var/spool/web/job", 0o600, "work")
     .file("/var/cache/web/x", 0o644, "cache")
     .file("/srv/site/index.html", 0o644, "hello")
     .file("/srv/elsewhere/index.html", 0o644, "hello")

@@ -112,7 +112,7 @@ fn own(plan: &mut TreePlan, root: &Path, top: &Path, reason: &str, state: State)
             has_content = true;
             plan.set(path, Class::Copied, reason);
         } else {
-            let (class, reason) = match empty_log(&path, &entry) {
+            let (class, reason) = match empty_file(&path, top, &entry) {
                 Some(class) => (class, reason),
                 None if is_transient => (Class::LeftOut, "starts empty"),
                 None => (Class::LeftOut, "--state fresh"),
@@ -125,13 +125,21 @@ fn own(plan: &mut TreePlan, root: &Path, top: &Path, reason: &str, state: State)
     }
 }
 
-/// A log that lies where its account could not make it again, as it was on its first day.
-fn empty_log(path: &Path, entry: &walkdir::DirEntry) -> Option<Class> {
-    let is_log = entry.file_type().is_file() && path.parent() == Some(Path::new("/var/log"));
-    let mode = entry.metadata().ok().filter(|_| is_log)?.mode() & 0o7777;
+/// A file that was named by itself, as it was on its first day: its account may not be able to make it. A
+/// cache is whole or not at all.
+fn empty_file(path: &Path, top: &Path, entry: &walkdir::DirEntry) -> Option<Class> {
+    let is_named = path == top && entry.file_type().is_file();
+    let may_be_empty = ["/var/log", "/var/spool"]
+        .iter()
+        .any(|dir| path.starts_with(dir));
+    let mode = entry
+        .metadata()
+        .ok()
+        .filter(|_| is_named && may_be_empty)?
+        .mode();
     Some(Class::Written {
         content: String::new(),
-        mode,
+        mode: mode & 0o7777,
     })
 }
 
