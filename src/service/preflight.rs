@@ -5,7 +5,8 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::service::discover::Service;
-use crate::service::unit::condition::{Check, Virtualization, World, unmet};
+use crate::service::unit::UnitName;
+use crate::service::unit::condition::{Check, Condition, Virtualization, World, unmet};
 use crate::service::unit::special::Role;
 
 /// Capabilities of the kernel that libvirt and we take from a container, in the words of `capabilities(7)`.
@@ -90,10 +91,7 @@ pub fn check(root: &Path, service: &Service) -> Result<()> {
                     Check::Capability(_) | Check::Other { .. } => false,
                 });
         if let Some(condition) = failed {
-            return Err(Error::refused(format!(
-                "'{unit}' would not start in a sandbox: its '{condition}' is not met there; if it works all the same, a drop-in for the \
-                 unit on the host can reset the condition"
-            )));
+            return Err(refusal(unit, condition));
         }
         let needed = conditions.iter().filter(|condition| !condition.negated);
         let withheld = needed
@@ -121,6 +119,34 @@ pub fn check(root: &Path, service: &Service) -> Result<()> {
     Ok(())
 }
 
+/// What is missing below /etc and /usr is missing on the host too: that is for the admin to put right there.
+fn refusal(unit: &UnitName, condition: &Condition) -> Error {
+    Error::refused(match &condition.check {
+        Check::PathExists(path)
+        | Check::PathIsDirectory(path)
+        | Check::FileNotEmpty(path)
+        | Check::DirectoryNotEmpty(path)
+            if !path.starts_with("/dev") =>
+        {
+            format!(
+                "'{unit}' would not start, in a sandbox or on the host: its '{condition}' is not met; put '{}' right on the host first",
+                path.display()
+            )
+        }
+        Check::PathExists(_)
+        | Check::PathIsDirectory(_)
+        | Check::FileNotEmpty(_)
+        | Check::DirectoryNotEmpty(_)
+        | Check::Virtualization(_)
+        | Check::KernelModuleLoaded(_)
+        | Check::Capability(_)
+        | Check::Other { .. } => format!(
+            "'{unit}' would not start in a sandbox: its '{condition}' is not met there; if it works all the same, a drop-in for the \
+             unit on the host can reset the condition"
+        ),
+    })
+}
+
 fn loaded_modules() -> Option<BTreeSet<String>> {
     let text = std::fs::read_to_string("/proc/modules").ok()?;
     let names: BTreeSet<String> = text
@@ -130,4 +156,27 @@ fn loaded_modules() -> Option<BTreeSet<String>> {
         .collect();
     // A kernel without modules has all it has built in, and does not say what that is.
     (!names.is_empty()).then_some(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_host_lacks_is_told_from_what_a_sandbox_lacks() {
+        let unit = UnitName::exact("web.service").unwrap();
+        for (key, value, expected) in [
+            (
+                "ConditionPathExists",
+                "/etc/web.conf",
+                "put '/etc/web.conf' right",
+            ),
+            ("ConditionPathExists", "/dev/tty0", "in a sandbox: its"),
+            ("ConditionVirtualization", "!container", "in a sandbox: its"),
+        ] {
+            let condition = Condition::parse(key, value).unwrap();
+            let told = refusal(&unit, &condition).to_string();
+            assert!(told.contains(expected), "{told}");
+        }
+    }
 }

@@ -12,6 +12,7 @@ use crate::service::sandboxes::KEPT_UNITS;
 use crate::service::secrets::{self, SecretReason};
 use crate::service::tree::{Class, TreePlan};
 use crate::service::unit::special::Role;
+use crate::sys::root::Root;
 
 /// What of the host stays out although nothing secret is in it, and why. A directory keeps its
 /// place and starts empty.
@@ -27,8 +28,6 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("/etc/libvirt", "sandboxes and machines of the host"),
     ("/etc/libvirt-sandbox", "sandboxes and machines of the host"),
     ("/etc/rc.local", "jobs of the host"),
-    ("/etc/crontab", "jobs of the host"),
-    ("/etc/anacrontab", "jobs of the host"),
     ("/etc/passwd-", "backup of accounts"),
     ("/etc/group-", "backup of accounts"),
     ("/etc/shadow-", "backup of accounts"),
@@ -40,8 +39,11 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("/etc/.pwd.lock", "lock of the host"),
 ];
 
-/// Directories of jobs and scripts that systemd or cron runs by themselves: only the service's own stay.
+/// Jobs and scripts that systemd or cron runs by themselves: only the service's own stay. Of a
+/// directory that is told of each entry; a table belongs to the scheduler that reads it.
 const OWN_ONLY: &[&str] = &[
+    "/etc/crontab",
+    "/etc/anacrontab",
     "/etc/cron.d",
     "/etc/cron.hourly",
     "/etc/cron.daily",
@@ -128,7 +130,11 @@ impl Walk<'_> {
             plan.set(&path, Class::Copied, "units that belong to the service");
             return self.units(plan, &path);
         }
-        if OWN_ONLY.iter().any(|dir| Path::new(dir) == path) {
+        if OWN_ONLY.iter().any(|own| Path::new(own) == path) {
+            if !metadata.is_dir() {
+                self.own(plan, path);
+                return Ok(());
+            }
             plan.set(&path, Class::Copied, "jobs and scripts of the service");
             return self.own_only(plan, &path);
         }
@@ -150,14 +156,17 @@ impl Walk<'_> {
             .map_err(Error::io("reading", &path))?
             .flatten()
         {
-            let inside = dir.join(entry.file_name());
-            if self.service.ships(&inside) || self.service.paths.contains_key(&inside) {
-                plan.set(inside, Class::Copied, "belongs to the service");
-            } else {
-                plan.set(inside, Class::LeftOut, "job or script of the host");
-            }
+            self.own(plan, dir.join(entry.file_name()));
         }
         Ok(())
+    }
+
+    fn own(&self, plan: &mut TreePlan, path: PathBuf) {
+        if self.service.ships(&path) || self.service.paths.contains_key(&path) {
+            plan.set(path, Class::Copied, "belongs to the service");
+        } else {
+            plan.set(path, Class::LeftOut, "job or script of the host");
+        }
     }
 
     /// Of the host's units, those of the service, with their drop-ins and what is linked beside them.
@@ -270,6 +279,10 @@ impl Walk<'_> {
         let mut path = path.to_owned();
         // A link of the service's own names what it leads to.
         for _ in 0..8 {
+            let Some(real) = self.real_parents(&path) else {
+                return;
+            };
+            path = real;
             let Ok(metadata) = below(self.root, &path).symlink_metadata() else {
                 return;
             };
@@ -301,6 +314,12 @@ impl Walk<'_> {
             }
             return;
         }
+    }
+
+    /// The path without links on the way to it: nothing can be made behind one in the tree.
+    fn real_parents(&self, path: &Path) -> Option<PathBuf> {
+        let parent = Root::new(self.root).ok()?.canonical(path.parent()?).ok()?;
+        Some(parent.join(path.file_name()?))
     }
 }
 

@@ -72,10 +72,10 @@ fn host() -> Host {
         "web",
         "web-common, libweb",
         &[
-            "/etc", "/etc/web", "/etc/web/web.conf", "/etc/cron.d", "/etc/cron.d/web", "/usr/lib/systemd/system/web.service",
+            "/etc", "/etc/web", "/etc/web/web.conf", "/etc/anacrontab", "/etc/cron.d", "/etc/cron.d/web", "/usr/lib/systemd/system/web.service",
             "/var", "/var/log", "/var/log/web", "/var/cache", "/var/cache/web",
         ],
-        "#!/bin/sh\nadduser --system web\nmkdir -p /var/lib/web-state\n",
+        "#!/bin/sh\nadduser --system web\nmkdir -p /var/lib/web-state\ntouch /var/log/web.log\n",
     )
     .package("web-common", "web", "", &["/etc", "/etc/web", "/etc/web/common.conf"], "")
     .package("libweb", "libweb", "", &["/var", "/var/lib", "/var/lib/libweb"], "")
@@ -85,9 +85,12 @@ fn host() -> Host {
     .file("/etc/shadow", 0o640, "root:$6$secret:1::::::\nweb:!:1::::::\nalice:$6$secret:1::::::\n")
     .file("/etc/gshadow", 0o640, "root:*::\nweb:!::\n")
     .file("/etc/shadow-", 0o600, "root:$6$secret:1::::::\n")
-    .file("/etc/web/web.conf", 0o644, "key /etc/ssl/private/web.key\n#key /etc/ssl/private/old.key\nroot /srv/site\nlog /var/log/web\n")
+    .file("/etc/web/web.conf", 0o644, "key /etc/ssl/private/web.key\n#key /etc/ssl/private/old.key\nroot /srv/site\ninclude /etc/web/sites/one.conf\nlog /var/log/web\n")
     .file("/etc/web/secret.conf", 0o600, "password\n")
     .link("/etc/web/link.key", "../ssl/private/linked.key")
+    .link("/etc/web/sites", "../alternatives/sites")
+    .link("/etc/alternatives/sites", "/etc/web/sites-example")
+    .file("/etc/web/sites-example/one.conf", 0o644, "")
     .file("/etc/ssl/private/web.key", 0o600, "-----BEGIN PRIVATE KEY-----\n")
     .file("/etc/ssl/private/old.key", 0o600, "-----BEGIN PRIVATE KEY-----\n")
     .file("/etc/ssl/private/linked.key", 0o600, "-----BEGIN PRIVATE KEY-----\n")
@@ -97,6 +100,8 @@ fn host() -> Host {
     .file("/etc/fstab", 0o644, "/dev/sda1 / ext4\n")
     .file("/etc/hosts", 0o644, "127.0.0.1 localhost\n192.0.2.9 db\n")
     .file("/etc/network/interfaces", 0o644, "auto eth0\n")
+    .file("/etc/anacrontab", 0o644, "")
+    .file("/etc/crontab", 0o644, "")
     .file("/etc/cron.d/web", 0o644, "")
     .file("/etc/cron.d/other", 0o644, "")
     .file("/etc/systemd/system/web.service.d/mine.conf", 0o644, "[Service]\nNice=5\n")
@@ -108,6 +113,7 @@ fn host() -> Host {
     .file("/var/lib/other/data", 0o600, "data")
     .file("/var/lib/libweb/index", 0o644, "data")
     .file("/var/log/web/access.log", 0o644, "log")
+    .file("/var/log/web.log", 0o640, "log")
     .file("/var/cache/web/x", 0o644, "cache")
     .file("/srv/site/index.html", 0o644, "hello")
     .file("/srv/elsewhere/index.html", 0o644, "hello")

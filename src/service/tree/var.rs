@@ -1,6 +1,7 @@
 //! `/var`, `/srv`, `/home` and `/root`: the state of the service, and empty directories.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::config::State;
@@ -120,7 +121,7 @@ fn own(plan: &mut TreePlan, root: &Path, top: &Path, reason: &str, state: State)
             (true, _) if elsewhere.is_some() => Class::CopiedFrom(source),
             (true, _) => Class::Copied,
             (false, true) => Class::Empty,
-            (false, false) => Class::LeftOut,
+            (false, false) => empty_log(&path, &entry).unwrap_or(Class::LeftOut),
         };
         has_content |= copied && !is_dir;
         let reason = if class == Class::LeftOut {
@@ -140,6 +141,16 @@ fn own(plan: &mut TreePlan, root: &Path, top: &Path, reason: &str, state: State)
     if has_content {
         plan.state.push(origin.to_owned());
     }
+}
+
+/// A log that lies where its account could not make it again, as it was on its first day.
+fn empty_log(path: &Path, entry: &walkdir::DirEntry) -> Option<Class> {
+    let is_log = entry.file_type().is_file() && path.parent() == Some(Path::new("/var/log"));
+    let mode = entry.metadata().ok().filter(|_| is_log)?.mode() & 0o7777;
+    Some(Class::Written {
+        content: String::new(),
+        mode,
+    })
 }
 
 /// State of package managers and of other sandboxes: never that of a service.

@@ -228,12 +228,19 @@ fn followed(
     all
 }
 
-/// Of each unit the sockets, timers and paths that name it, with what these conflict with.
+/// Of each unit the sockets, timers and paths that name it, and the sockets of its own name that the host has enabled, with
+/// what these conflict with.
 fn triggers_by_service(
     dirs: &UnitDirs,
     specifiers: &Specifiers,
 ) -> BTreeMap<UnitName, Vec<(UnitName, Vec<UnitName>)>> {
     let mut found: BTreeMap<UnitName, Vec<(UnitName, Vec<UnitName>)>> = BTreeMap::new();
+    // The admin's choice where a service may run with or without its socket.
+    let enabled: Vec<UnitName> = UnitName::exact("sockets.target")
+        .ok()
+        .and_then(|sockets| dirs.load(&sockets).ok())
+        .map(|sockets| sockets.wants_links)
+        .unwrap_or_default();
     for name in dirs.names() {
         let starts_others = matches!(
             name.kind(),
@@ -250,7 +257,7 @@ fn triggers_by_service(
         let dependencies = unit.facts(specifiers).dependencies;
         if let Some(service) = dependencies
             .triggers
-            .filter(|_| dependencies.triggers_named)
+            .filter(|_| dependencies.triggers_named || enabled.contains(name))
         {
             let service = match dirs.locate(&service) {
                 Located::Fragment { name, .. } | Located::SysV { name, .. } => name,

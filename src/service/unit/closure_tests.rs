@@ -69,9 +69,18 @@ fn sockets_and_their_services_belong_together() {
         "daemon-admin.socket",
         "[Socket]\nListenStream=/run/d\nService=daemon.service\n",
     )
+    .unit("sockets.target", "[Unit]\n")
+    .unit("trap.service", RUN)
+    .unit("trap.socket", "[Socket]\nListenDatagram=162\n")
+    .link(
+        "etc/systemd/system/sockets.target.wants/trap.socket",
+        "/lib/systemd/system/trap.socket",
+    )
+    .unit("able.service", RUN)
+    .unit("able.socket", "[Socket]\nListenStream=2\n")
     .unit("conn.socket", "[Socket]\nListenStream=1\nAccept=yes\n")
     .unit("conn@.service", RUN);
-    let cases: [(&str, &[&str]); 5] = [
+    let cases: [(&str, &[&str]); 7] = [
         (
             "print.service",
             &[
@@ -96,6 +105,14 @@ fn sockets_and_their_services_belong_together() {
                 "daemon-admin.socket Service triggers daemon.service",
             ],
         ),
+        (
+            "trap.service",
+            &[
+                "trap.service Service asked",
+                "trap.socket Service triggers trap.service",
+            ],
+        ),
+        ("able.service", &["able.service Service asked"]),
         (
             "conn.socket",
             &[
