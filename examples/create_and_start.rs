@@ -28,7 +28,7 @@ fn main() -> Result<()> {
     };
     let config = sandboxes.create(&request, &|| false)?;
     println!("created {} in {}", config.name, config.path.display());
-    sandboxes.start(&config.name, None)?;
+    sandboxes.start(&config.name, None, &|| false)?;
     let summary = sandboxes.summary(&config.name)?;
     println!(
         "{} is {} at {}",

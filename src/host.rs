@@ -25,9 +25,7 @@ pub enum SystemDir {
     Link(PathBuf, PathBuf),
 }
 
-const SYSTEM_DIRS: [&str; 8] = [
-    "usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "opt",
-];
+const SYSTEM_DIRS: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 
 impl HostFacts {
     /// Looks at the host below `root`; `/` but for tests.

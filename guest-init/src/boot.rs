@@ -38,6 +38,8 @@ fn run() -> Result<std::convert::Infallible> {
             Step::Mount(mount) => root::add(current_root(), &mount)?,
             Step::Move(path) => root::carry_over(&path)?,
             Step::Cgroup { name, max_pids } => cgroup::enter(Path::new(NEW_ROOT), &name, max_pids)?,
+            Step::CarryMounts => root::carry_mounts()?,
+            Step::ReleaseMounts => root::release_mounts()?,
             Step::Pivot => {
                 root::pivot()?;
                 root::drop_unseekable_meminfo();

@@ -133,13 +133,15 @@ impl Hierarchy {
         set(&group.join("cgroup.procs"), "0")
     }
 
-    /// In a unified hierarchy the domain has groups of its own already; the innermost that counts processes is
-    /// limited. Which those are depends on libvirt and on the host's systemd, so that none does is only said.
+    /// In a unified hierarchy the domain has a group of its own already, and below a scope of systemd's libvirt makes
+    /// another one, named after itself. Any group above is shared with others. That none counts processes is only
+    /// said.
     fn limit_pids(&self, limit: u64) {
-        let groups = self
+        let scope = self
             .group
-            .ancestors()
-            .take_while(|group| *group != self.mount_point);
+            .parent()
+            .filter(|_| self.group.ends_with("libvirt"));
+        let groups = [Some(self.group.as_path()), scope].into_iter().flatten();
         let Some(file) = groups
             .map(|group| group.join("pids.max"))
             .find(|file| file.exists())

@@ -27,6 +27,9 @@ pub struct GuestConfig {
     pub debug: bool,
     /// The root filesystem, assembled on an empty tmpfs in this order.
     pub mounts: Vec<Mount>,
+    /// The user's mounts, made in the finished root, where links on the way to them lead where they should. Sources of the host are
+    /// below [`CARRIED_MOUNTS`](crate::CARRIED_MOUNTS).
+    pub user_mounts: Vec<Mount>,
     /// Files written below `/run` before the payload starts.
     pub files: Vec<File>,
     /// Where static dependencies of `/usr` are masked, and which are kept.

@@ -28,6 +28,12 @@ pub mod net;
 /// Where the new root is assembled, in the staging root.
 pub const NEW_ROOT: &str = "/newroot";
 
+/// Where libvirt places the sources of the user's mounts, in the staging root.
+pub const STAGED_MOUNTS: &str = "/mnt";
+
+/// Where they are while the root is finished, in the new one.
+pub const CARRIED_MOUNTS: &str = "/.mounts";
+
 #[cfg(feature = "init")]
 pub mod boot;
 #[cfg(feature = "init")]

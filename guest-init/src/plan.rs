@@ -24,8 +24,12 @@ pub enum Step {
         /// Highest number of processes and threads.
         max_pids: Option<u64>,
     },
+    /// Carry the sources of the user's mounts over.
+    CarryMounts,
     /// Make the new root the root and let go of the staging root.
     Pivot,
+    /// Let go of the sources of the user's mounts.
+    ReleaseMounts,
     /// Write a file.
     File(File),
     /// Mask what `/usr` pulls in, but these.
@@ -56,6 +60,8 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
         name: format!("virt-sandbox-{}", config.name),
         max_pids: config.max_pids,
     });
+    let has_mounts = !config.user_mounts.is_empty();
+    steps.extend(has_mounts.then_some(Step::CarryMounts));
     steps.push(Step::Pivot);
     steps.extend(DEVICE_MOUNTS.map(|(target, mode)| {
         Step::Mount(Mount::Tmpfs {
@@ -64,6 +70,8 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
             size: None,
         })
     }));
+    steps.extend(config.user_mounts.iter().cloned().map(Step::Mount));
+    steps.extend(has_mounts.then_some(Step::ReleaseMounts));
     steps.extend(config.files.iter().cloned().map(Step::File));
     if let Some(units) = &config.static_units {
         steps.push(Step::MaskStaticUnits {
@@ -106,6 +114,7 @@ mod tests {
                 points_to: "usr/bin".into(),
                 target: "/bin".into(),
             }],
+            user_mounts: vec![],
             files: vec![],
             static_units: Some(StaticUnits { keep: vec![] }),
             max_pids: Some(10),

@@ -10,9 +10,9 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{chdir, pivot_root};
 
-use crate::NEW_ROOT;
 use crate::config::{File, Mount};
 use crate::mountinfo::mount_points;
+use crate::{CARRIED_MOUNTS, NEW_ROOT, STAGED_MOUNTS};
 
 /// Size of the root's own tmpfs in bytes. It holds mount points only; a writable root is needed
 /// by the hardening of systemd units, which make mount points of their own there.
@@ -79,7 +79,9 @@ fn bind(source: &Path, target: &Path, read_only: bool) -> Result<()> {
     if read_only {
         // MS_BIND does not take other flags at once, and a remount reaches one mount only, so each
         // submount gets its own.
-        for mount_point in mount_points_below(target)? {
+        // The table of mounts has the place that links on the way lead to.
+        let target = fs::canonicalize(target).with_context(doing)?;
+        for mount_point in mount_points_below(&target)? {
             let flags = MsFlags::MS_BIND
                 | MsFlags::MS_REMOUNT
                 | MsFlags::MS_RDONLY
@@ -143,6 +145,29 @@ pub fn carry_over(path: &Path) -> Result<()> {
         None::<&str>,
     )
     .with_context(|| format!("moving '{}' to the new root", path.display()))
+}
+
+/// Carries the sources of the user's mounts over. There is nothing to carry where all of them are the guest's own.
+pub fn carry_mounts() -> Result<()> {
+    let staged = Path::new(STAGED_MOUNTS);
+    if !staged.exists() {
+        return Ok(());
+    }
+    bind(
+        staged,
+        &below(Path::new(NEW_ROOT), Path::new(CARRIED_MOUNTS)),
+        false,
+    )
+}
+
+/// Lets go of them.
+pub fn release_mounts() -> Result<()> {
+    let carried = Path::new(CARRIED_MOUNTS);
+    if carried.exists() {
+        umount2(carried, MntFlags::MNT_DETACH).context("letting go of the sources of mounts")?;
+        fs::remove_dir(carried).context("letting go of the sources of mounts")?;
+    }
+    Ok(())
 }
 
 /// Makes the new root the root of this mount namespace and lets go of the old one.

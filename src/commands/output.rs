@@ -94,9 +94,13 @@ pub fn log_to_stderr(program: &'static str, verbose: bool) {
         .filter_level(LevelFilter::Warn)
         .filter_module("virt_sandbox", level)
         .format(move |out, record| match record.level() {
-            Level::Error | Level::Warn => writeln!(out, "{program}: warning: {}", record.args()),
+            Level::Error | Level::Warn => writeln!(
+                out,
+                "{program}: warning: {}",
+                printable(&record.args().to_string())
+            ),
             Level::Info | Level::Debug | Level::Trace => {
-                writeln!(out, "{program}: {}", record.args())
+                writeln!(out, "{program}: {}", printable(&record.args().to_string()))
             }
         })
         .try_init();
@@ -111,7 +115,7 @@ pub fn progress(text: &str) {
     }
 }
 
-/// Prints an error with its causes on one line and gives the exit status: 3 where the sandbox runs but its units did not
+/// Prints an error with its causes on one line and gives the exit status: 3 where the sandbox started but its units did not
 /// come up, else 1.
 #[must_use]
 pub fn fail(program: &str, error: &Error) -> ExitCode {
@@ -121,7 +125,7 @@ pub fn fail(program: &str, error: &Error) -> ExitCode {
         text = format!("{text}: {inner}");
         cause = inner.source();
     }
-    eprintln!("{program}: error: {text}");
+    eprintln!("{program}: error: {}", printable(&text));
     match error {
         Error::NotReady(_) => ExitCode::from(3),
         Error::Io { .. }

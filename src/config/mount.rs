@@ -57,6 +57,9 @@ pub enum ParseMountError {
     /// Target or source is no usable path.
     #[error(transparent)]
     Path(#[from] ParsePathError),
+    /// The target is `/`, or lies in `/dev`, `/proc` or `/sys`.
+    #[error("nothing can be mounted on '{0}'")]
+    Target(GuestPath),
     /// The source of `host-bind` is not absolute.
     #[error("the source '{0}' is not an absolute path")]
     Source(String),
@@ -66,6 +69,18 @@ pub enum ParseMountError {
 }
 
 impl Mount {
+    /// What is at `path` on the host, read-only at the same place of the sandbox.
+    ///
+    /// # Errors
+    /// Where the path cannot be one of the sandbox.
+    pub fn read_only_view(path: &Path) -> Result<Self, ParseMountError> {
+        Ok(Self::HostBind {
+            target: target(&path.display().to_string())?,
+            source: path.to_owned(),
+            read_only: true,
+        })
+    }
+
     /// Where the mount appears in the sandbox.
     #[must_use]
     pub fn target(&self) -> &GuestPath {
@@ -75,6 +90,18 @@ impl Mount {
             | Self::Ram { target, .. } => target,
         }
     }
+}
+
+/// A place where something can be mounted: not the root, and not what the kernel shows of itself.
+fn target(text: &str) -> Result<GuestPath, ParseMountError> {
+    let target: GuestPath = text.parse()?;
+    let is_kernels = ["/dev", "/proc", "/sys"]
+        .iter()
+        .any(|top| target.0.starts_with(top));
+    if is_kernels || target.0 == Path::new("/") {
+        return Err(ParseMountError::Target(target));
+    }
+    Ok(target)
 }
 
 impl FromStr for Mount {
@@ -96,7 +123,7 @@ impl FromStr for Mount {
                 _ => return Err(ParseMountError::Option(kind.to_owned(), option)),
             }
         }
-        let target = unescape(&target).parse()?;
+        let target = self::target(&unescape(&target))?;
         match kind {
             "host-bind" => {
                 let source = PathBuf::from(unescape(&source));
@@ -286,6 +313,9 @@ mod tests {
             "ram:/tmp=1M,ro",
             "ram:/tmp=",
             "host-bind:/a\n=/b",
+            "ram:/=1M",
+            "host-bind:/dev/x=/dev/x",
+            "ram:/proc/x=1M",
         ] {
             assert!(text.parse::<Mount>().is_err(), "{text}");
         }

@@ -25,6 +25,8 @@ pub struct Assembly {
     pub filesystems: Vec<Filesystem>,
     /// How the guest makes its root of that.
     pub mounts: Vec<guest::Mount>,
+    /// What it mounts in the finished root.
+    pub user_mounts: Vec<guest::Mount>,
 }
 
 impl Assembly {
@@ -38,6 +40,7 @@ impl Assembly {
                 read_only: false,
             }],
             mounts: Vec::new(),
+            user_mounts: Vec::new(),
         };
         for dir in &facts.system_dirs {
             match dir {
@@ -70,30 +73,41 @@ impl Assembly {
     }
 
     fn add_user_mount(&mut self, facts: &HostFacts, index: usize, mount: &Mount) {
-        match mount {
+        let made = match mount {
             Mount::HostBind {
                 target,
                 source,
                 read_only,
             } => {
-                let staged = PathBuf::from(format!("/mnt/{index}"));
-                self.share(facts, source, &staged, *read_only);
-                self.bind(staged, target.as_path().to_owned(), *read_only);
+                let name = index.to_string();
+                self.share(
+                    facts,
+                    source,
+                    &Path::new(guest_init::STAGED_MOUNTS).join(&name),
+                    *read_only,
+                );
+                guest::Mount::Bind {
+                    source: Path::new(guest_init::CARRIED_MOUNTS).join(name),
+                    target: target.as_path().to_owned(),
+                    read_only: *read_only,
+                }
             }
             Mount::GuestBind {
                 target,
                 source,
                 read_only,
-            } => {
-                let source = below(guest_init::NEW_ROOT, source.as_path());
-                self.bind(source, target.as_path().to_owned(), *read_only);
-            }
-            Mount::Ram { target, size } => self.mounts.push(guest::Mount::Tmpfs {
+            } => guest::Mount::Bind {
+                source: source.as_path().to_owned(),
+                target: target.as_path().to_owned(),
+                read_only: *read_only,
+            },
+            Mount::Ram { target, size } => guest::Mount::Tmpfs {
                 target: target.as_path().to_owned(),
                 mode: 0o1777,
                 size: Some(size.get()),
-            }),
-        }
+            },
+        };
+        self.user_mounts.push(made);
     }
 
     /// Has libvirt bind `source` and, since it does not bind recursively, each mount below.
@@ -193,6 +207,7 @@ mod tests {
         let mut assembly = Assembly {
             filesystems: vec![],
             mounts: vec![],
+            user_mounts: vec![],
         };
         assembly.share(&facts, Path::new("/usr"), Path::new("/host/usr"), true);
         let targets: Vec<_> = assembly

@@ -41,14 +41,26 @@ pub fn refuse_live_state(service: &Service, state: &[PathBuf]) -> Result<()> {
     )))
 }
 
+/// A unit of the service that systemd has up, or on its way there.
 fn active_unit(service: &Service) -> Option<String> {
     if !host::runs_systemd() {
         return None;
     }
-    service.units.iter().map(ToString::to_string).find(|unit| {
-        command::capture("systemctl", ["is-active", "--quiet", "--", unit])
-            .is_ok_and(|answer| answer.success)
-    })
+    service
+        .members()
+        .map(|facts| facts.name.to_string())
+        .find(|unit| {
+            let answer = command::capture(
+                "systemctl",
+                ["show", "--property=ActiveState", "--value", "--", unit],
+            );
+            answer.is_ok_and(|answer| {
+                matches!(
+                    answer.stdout.trim(),
+                    "active" | "activating" | "reloading" | "deactivating"
+                )
+            })
+        })
 }
 
 /// A process of our mount namespace with a file below `paths` open for writing.

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::ErrorKind;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use crate::config::network::Mac;
@@ -14,13 +12,13 @@ use crate::host;
 use crate::hypervisor::libvirt::Libvirt;
 use crate::hypervisor::{DomainState, Hypervisor};
 use crate::service::activity;
-use crate::service::discover::Service;
+use crate::service::discover::{Fact, Service};
 use crate::service::manifest::Manifest;
-use crate::service::preflight;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::Removal;
 use crate::service::tree::{self, Class, TreePlan};
 use crate::service::unit::special::Role;
+use crate::service::{place, preflight};
 use crate::sys::atomic;
 
 /// What a new sandbox is to be.
@@ -66,6 +64,7 @@ impl Sandboxes {
     /// A unit that is not there or cannot work in a sandbox, a package that is not installed, state that is being
     /// written, a network that libvirt does not have, a source of a mount that is missing.
     pub fn plan(&self, request: &Request) -> Result<Plan> {
+        self.check(request)?;
         let root = Path::new("/");
         let hostname = request
             .hostname
@@ -73,7 +72,6 @@ impl Sandboxes {
             .unwrap_or_else(|| request.name.hostname());
         let service = Service::discover(root, &request.units, &request.packages, &hostname)?;
         preflight::check(root, &service)?;
-        check_mounts(&request.mounts)?;
         let uuid = uuid::Uuid::new_v4();
         let mut networks = request.networks.clone();
         for (index, network) in networks.iter_mut().enumerate() {
@@ -89,16 +87,15 @@ impl Sandboxes {
             units: service.units.iter().map(ToString::to_string).collect(),
             packages: request.packages.clone(),
             service_packages: service.packages.keys().map(ToString::to_string).collect(),
-            path: request
-                .base
-                .clone()
-                .unwrap_or_else(|| self.store.trees.clone())
-                .join(request.name.as_str()),
+            path: self.tree_of(request),
             hostname,
             keep_units: keep_units(&service),
             timeout: request.timeout,
             networks,
-            mounts: request.mounts.clone(),
+            mounts: programs_elsewhere(&service)
+                .into_iter()
+                .chain(request.mounts.clone())
+                .collect(),
             resources: request.resources.clone(),
         };
         let mut tree = TreePlan::new(root, &config, &service, request.state)?;
@@ -139,8 +136,8 @@ impl Sandboxes {
         let mut removal = Removal {
             name: name.clone(),
             connection: config.connection.clone(),
+            uuid: config.uuid,
             tree: None,
-            keep_directory: false,
             registered: false,
         };
         let made = self.make(&plan, &hypervisor, &mut removal, interrupted);
@@ -163,28 +160,16 @@ impl Sandboxes {
     ) -> Result<()> {
         let config = &plan.config;
         let name = &config.name;
-        self.store.note(removal)?;
         if hypervisor.state(name.as_str())? != DomainState::Missing {
             return Err(Error::refused(format!(
                 "libvirt has a domain '{name}' that is not a sandbox's; choose another name"
             )));
         }
-        let unit = self.store.unit(name);
-        if unit.exists() {
-            return Err(Error::refused(format!(
-                "there is a unit '{}' already; choose another name",
-                unit.display()
-            )));
-        }
         // Noted before it is made: what is noted and not there is no trouble.
-        removal.keep_directory = is_empty_dir(&config.path)?;
+        place::check(&config.path)?;
         removal.tree = Some(config.path.clone());
         self.store.note(removal)?;
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(&config.path)
-            .map_err(Error::io("creating", &config.path))?;
+        place::make(&config.path, config.uuid)?;
         let report = tree::apply(&plan.tree, Path::new("/"), &config.path, interrupted)?;
         for skipped in &report.skipped {
             log::debug!("not copied: {skipped}");
@@ -203,16 +188,35 @@ impl Sandboxes {
         self.store.settle(name)
     }
 
+    /// Checks what can be without looking for what belongs to the service.
+    fn check(&self, request: &Request) -> Result<()> {
+        let name = &request.name;
+        self.store.check_free(name)?;
+        let unit = self.store.unit(name);
+        if unit.symlink_metadata().is_ok() {
+            return Err(Error::refused(format!(
+                "there is a unit '{}' already; choose another name",
+                unit.display()
+            )));
+        }
+        place::check(&self.tree_of(request))?;
+        check_mounts(&request.mounts)
+    }
+
+    fn tree_of(&self, request: &Request) -> PathBuf {
+        let base = request.base.as_ref().unwrap_or(&self.store.trees);
+        base.join(request.name.as_str())
+    }
+
     /// Removes a sandbox with all it has. With `force` one that runs is stopped first.
     ///
     /// # Errors
-    /// Where there is no such sandbox, it runs, or libvirt does not answer.
+    /// Where there is no such sandbox, it runs, its tree is not its own any more, or libvirt does not answer.
     pub fn delete(&self, name: &SandboxName, force: bool) -> Result<()> {
-        let config = self.store.load(name)?;
         if force {
             self.stop(name)?;
         }
-        let lock = self.store.lock(name)?;
+        let (lock, config) = self.store.lock(name)?;
         let hypervisor = self.hypervisor(&config)?;
         if hypervisor.state(name.as_str())?.controller().is_some() {
             return Err(Error::refused(format!(
@@ -222,8 +226,8 @@ impl Sandboxes {
         let removal = Removal {
             name: name.clone(),
             connection: config.connection.clone(),
+            uuid: config.uuid,
             tree: Some(config.path.clone()),
-            keep_directory: false,
             registered: true,
         };
         self.store.note(&removal)?;
@@ -232,6 +236,31 @@ impl Sandboxes {
         Ok(())
     }
 }
+
+/// Read-only mounts of what the units run from outside of the system's directories, such as `/opt/X`.
+fn programs_elsewhere(service: &Service) -> Vec<Mount> {
+    let tops: BTreeSet<PathBuf> = service
+        .paths
+        .iter()
+        .filter(|(_, fact)| matches!(fact, Fact::Unit(..) | Fact::Package(_)))
+        .filter_map(|(path, _)| {
+            let mut names = path.components();
+            names.next()?;
+            let (first, second) = (names.next()?.as_os_str(), names.next()?);
+            let is_elsewhere = !SHOWN.iter().any(|shown| first == *shown);
+            is_elsewhere.then(|| Path::new("/").join(first).join(second))
+        })
+        .collect();
+    tops.iter()
+        .filter_map(|top| Mount::read_only_view(top).ok())
+        .collect()
+}
+
+/// Directories of the root that every sandbox has.
+const SHOWN: [&str; 15] = [
+    "usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "etc", "var", "home", "root", "srv",
+    "run", "tmp", "dev",
+];
 
 /// Boot-time units of the host's `/usr` that belong to the service.
 fn keep_units(service: &Service) -> Vec<String> {
@@ -275,19 +304,4 @@ fn check_mounts(mounts: &[Mount]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Whether there is an empty directory. Anything else that is there is an error.
-fn is_empty_dir(path: &Path) -> Result<bool> {
-    match fs::read_dir(path) {
-        Ok(mut entries) => match entries.next() {
-            None => Ok(true),
-            Some(_) => Err(Error::refused(format!(
-                "'{}' is not empty; move it away, or choose another place with --path",
-                path.display()
-            ))),
-        },
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(Error::io("reading", path)(error)),
-    }
 }

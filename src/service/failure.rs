@@ -50,20 +50,13 @@ pub(super) fn failure(inside: &Inside, name: &SandboxName, units: &[UnitState]) 
             unit.id(),
         ]);
         for line in journal.lines() {
-            text.push_str(&format!("\n  | {}", sanitise(line)));
+            text.push_str(&format!("\n  | {}", line));
         }
         if let Some(hint) = hint(&unit.result(), &journal, !unmet.is_empty()) {
             text.push_str(&format!("\n  hint: {hint}"));
         }
     }
     Error::NotReady(text)
-}
-
-/// A line from inside, without what a terminal would take for a command.
-fn sanitise(line: &str) -> String {
-    line.chars()
-        .map(|c| if c.is_control() && c != '\t' { '?' } else { c })
-        .collect()
 }
 
 /// What may help, where the reason is known.

@@ -17,6 +17,9 @@ use crate::service::sandboxes::Sandboxes;
 /// Seconds the units inside may take to stop before the sandbox is ended by force.
 pub const STOP_SECONDS: u64 = 90;
 
+/// How long libvirt may take to start a sandbox anew that reboots.
+const REBOOT: Duration = Duration::from_secs(3);
+
 /// Between two looks at the units.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -24,16 +27,28 @@ const LOOK: Duration = Duration::from_millis(100);
 const STABLE: Duration = Duration::from_millis(700);
 
 impl Sandboxes {
-    /// Starts a sandbox and waits until its units are up, for `timeout` or the time of its configuration.
+    /// Starts a sandbox and waits until its units are up, for `timeout` or the time of its configuration. `interrupted` is
+    /// asked meanwhile; once it says so the sandbox is stopped again.
     ///
     /// # Errors
     /// Where it runs already or does not start. Where its units do not come up, [`Error::NotReady`] names them, their
     /// result, the end of their journal, and what may help; the sandbox is stopped again.
-    pub fn start(&self, name: &SandboxName, timeout: Option<Duration>) -> Result<()> {
-        let config = self.store.load(name)?;
-        let _lock = self.store.lock(name)?;
-        let controller = self.boot(&config)?;
-        let outcome = self.wait_ready(&config, controller, timeout);
+    pub fn start(
+        &self,
+        name: &SandboxName,
+        timeout: Option<Duration>,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<()> {
+        let (_lock, config) = self.store.lock(name)?;
+        let hypervisor = self.hypervisor(&config)?;
+        if hypervisor.state(name.as_str())?.controller().is_some() {
+            return Err(Error::refused(format!(
+                "the sandbox '{name}' is running already"
+            )));
+        }
+        let controller = self.boot(&config, &hypervisor)?;
+        drop(hypervisor);
+        let outcome = self.wait_ready(&config, controller, timeout, interrupted);
         self.show_boot(name);
         if outcome.is_err() {
             self.end(&config)?;
@@ -41,23 +56,25 @@ impl Sandboxes {
         outcome
     }
 
-    /// Starts the domain; gives the process that keeps it.
-    fn boot(&self, config: &SandboxConfig) -> Result<u32> {
-        let name = &config.name;
-        let hypervisor = self.hypervisor(config)?;
-        match hypervisor.state(name.as_str())? {
-            DomainState::Running { .. } => {
-                return Err(Error::refused(format!(
-                    "the sandbox '{name}' is running already"
-                )));
+    /// As [`start`](Self::start), but a sandbox that runs already is taken over: who kept it before may have been killed.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn take_over(&self, name: &SandboxName, interrupted: &dyn Fn() -> bool) -> Result<()> {
+        let config = self.store.load(name)?;
+        match self.hypervisor(&config)?.state(name.as_str())? {
+            DomainState::Running { controller } => {
+                self.wait_ready(&config, controller, None, interrupted)
             }
-            DomainState::Paused { .. } => {
-                return Err(Error::refused(format!(
-                    "the sandbox '{name}' is running already, but paused"
-                )));
+            DomainState::Paused { .. } | DomainState::Missing | DomainState::Stopped => {
+                self.start(name, None, interrupted)
             }
-            DomainState::Missing | DomainState::Stopped => {}
         }
+    }
+
+    /// Starts the domain; gives the process that keeps it.
+    fn boot(&self, config: &SandboxConfig, hypervisor: &dyn Hypervisor) -> Result<u32> {
+        let name = &config.name;
         for network in &config.networks {
             if !hypervisor.is_network_active(&network.source)? {
                 log::info!("network '{}' is inactive: starting it", network.source);
@@ -65,7 +82,7 @@ impl Sandboxes {
             }
         }
         cgroup::remove(name);
-        self.render(config, &hypervisor)?;
+        self.render(config, hypervisor)?;
         hypervisor.start(name.as_str())?;
         hypervisor
             .state(name.as_str())?
@@ -100,12 +117,16 @@ impl Sandboxes {
         config: &SandboxConfig,
         controller: u32,
         timeout: Option<Duration>,
+        interrupted: &dyn Fn() -> bool,
     ) -> Result<()> {
         let timeout = timeout.unwrap_or(Duration::from_secs(config.timeout.into()));
         let begin = Instant::now();
         let mut since: Option<(String, Instant)> = None;
         let mut inside = None;
         loop {
+            if interrupted() {
+                return Err(Error::refused("interrupted"));
+            }
             if !is_alive(controller) {
                 return Err(self.ended_early(&config.name));
             }
@@ -160,24 +181,30 @@ impl Sandboxes {
         }
     }
 
-    /// Stops a sandbox: its units are asked to, and what has not ended in time is ended. One that does not run is no error; `false`
-    /// then.
+    /// Stops a sandbox: its units are asked to, and what has not ended in time is ended. The host's unit of it is stopped, too. One
+    /// that does not run is no error; `false` then.
     ///
     /// # Errors
     /// Where there is no such sandbox or libvirt does not answer.
     pub fn stop(&self, name: &SandboxName) -> Result<bool> {
-        let config = self.store.load(name)?;
-        let _lock = self.store.lock(name)?;
-        if self
+        self.store.load(name)?;
+        self.stop_unit(name);
+        self.halt(name)
+    }
+
+    /// [`stop`](Self::stop) for the host's unit itself.
+    ///
+    /// # Errors
+    /// As [`stop`](Self::stop).
+    pub fn halt(&self, name: &SandboxName) -> Result<bool> {
+        let (_lock, config) = self.store.lock(name)?;
+        let runs = self
             .hypervisor(&config)?
             .state(name.as_str())?
             .controller()
-            .is_none()
-        {
-            return Ok(false);
-        }
+            .is_some();
         self.end(&config)?;
-        Ok(true)
+        Ok(runs)
     }
 
     fn end(&self, config: &SandboxConfig) -> Result<()> {
@@ -212,32 +239,35 @@ impl Sandboxes {
         Ok(())
     }
 
-    /// Waits until the sandbox has ended or `stop` says so. `true` if it ended by itself.
+    /// Waits until the sandbox has ended or `stop` says so. `true` if it ended by itself. One that reboots has not ended.
     ///
     /// # Errors
     /// Where there is no such sandbox or libvirt does not answer.
     pub fn wait(&self, name: &SandboxName, stop: &dyn Fn() -> bool) -> Result<bool> {
         let config = self.store.load(name)?;
-        let Some(controller) = self.hypervisor(&config)?.state(name.as_str())?.controller() else {
-            return Ok(true);
-        };
-        // The process is watched and not libvirt asked: the daemon may be restarted meanwhile.
-        while is_alive(controller) {
-            if stop() {
-                return Ok(false);
+        let mut controller = self.hypervisor(&config)?.state(name.as_str())?.controller();
+        while let Some(watched) = controller {
+            // The process is watched and not libvirt asked: the daemon may be restarted meanwhile.
+            while is_alive(watched) {
+                if stop() {
+                    return Ok(false);
+                }
+                sleep(LOOK);
             }
-            sleep(LOOK);
+            let begin = Instant::now();
+            controller = None;
+            while controller.is_none() && begin.elapsed() < REBOOT {
+                let state = self
+                    .hypervisor(&config)
+                    .and_then(|hypervisor| hypervisor.state(name.as_str()));
+                controller = state
+                    .ok()
+                    .and_then(DomainState::controller)
+                    .filter(|pid| is_alive(*pid));
+                sleep(LOOK);
+            }
         }
         Ok(true)
-    }
-
-    /// Clears up after a sandbox that has ended by itself.
-    ///
-    /// # Errors
-    /// Where there is no such sandbox or libvirt does not answer.
-    pub fn settle_ended(&self, name: &SandboxName) -> Result<()> {
-        let config = self.store.load(name)?;
-        self.end(&config)
     }
 
     /// Has units of a running sandbox read their configuration again; all of its units if none is named.

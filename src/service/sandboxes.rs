@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use guest_init::config::{File, GuestConfig, Nic, StaticUnits, VERSION};
+use guest_init::config::{File, GuestConfig, Mount, Nic, StaticUnits, VERSION};
 use serde::Serialize;
 
 use crate::config::{SandboxConfig, SandboxName};
@@ -14,8 +14,8 @@ use crate::host::{self, HostFacts};
 use crate::hypervisor::libvirt::Libvirt;
 use crate::hypervisor::{DomainState, Hypervisor};
 use crate::service::inside::Inside;
-use crate::service::store::{Removal, Store, remove_tree};
-use crate::service::{addresses, cgroup, package, services_d};
+use crate::service::store::{Removal, Store};
+use crate::service::{addresses, cgroup, package, place, services_d};
 use crate::sys::atomic;
 use crate::sys::command;
 
@@ -67,14 +67,21 @@ impl Sandboxes {
                 "removing what is left of '{}', whose create or delete was interrupted",
                 removal.name
             );
-            let hypervisor = Libvirt::open(&removal.connection)?;
-            self.remove(&removal, &hypervisor)?;
+            // One that cannot be removed must not be in the way of every other command.
+            let removed = Libvirt::open(&removal.connection)
+                .and_then(|hypervisor| self.remove(&removal, &hypervisor));
+            if let Err(error) = removed {
+                log::warn!("removing what is left of '{}': {error}", removal.name);
+            }
             drop(lock);
         }
         Ok(())
     }
 
-    /// Takes away a sandbox, as far as it is there. What cannot be removed is said, and the rest still removed.
+    /// Takes away a sandbox, as far as it is there.
+    ///
+    /// # Errors
+    /// Where libvirt refuses, or its tree is not its own any more; what is left can be removed later.
     pub(super) fn remove(&self, removal: &Removal, hypervisor: &dyn Hypervisor) -> Result<()> {
         let name = &removal.name;
         if removal.registered {
@@ -86,23 +93,26 @@ impl Sandboxes {
             }
             let _ = std::fs::remove_file(&unit);
             self.reload_host();
+            if host::runs_systemd() {
+                // One that has failed would stay in systemd's list without a file; that it has not is no matter.
+                let _ = command::capture("systemctl", ["reset-failed", "--", &name.unit()]);
+            }
             cgroup::remove(name);
         }
         if let Some(tree) = &removal.tree {
-            if removal.keep_directory {
-                for entry in std::fs::read_dir(tree).into_iter().flatten().flatten() {
-                    match entry.file_type() {
-                        Ok(kind) if kind.is_dir() => remove_tree(&entry.path()),
-                        Ok(_) | Err(_) => drop(std::fs::remove_file(entry.path())),
-                    }
-                }
-            } else {
-                remove_tree(tree);
-                self.remove_base(tree);
-            }
+            place::remove(tree, removal.uuid)?;
+            self.remove_base(tree);
         }
         self.store.forget(name);
         Ok(())
+    }
+
+    /// Stops the host's unit of a sandbox, where there is one that runs it. Not to be called under the sandbox's lock, which
+    /// what the unit runs takes too.
+    pub(super) fn stop_unit(&self, name: &SandboxName) {
+        if host::runs_systemd() && self.store.unit(name).exists() {
+            self.systemctl(&["stop", "--", &name.unit()]);
+        }
     }
 
     /// Removes the directory of all trees with the last of them, unless it came with a package.
@@ -145,7 +155,7 @@ impl Sandboxes {
         let facts = HostFacts::probe(Path::new("/"))?;
         let stage = self.store.stage(&config.name);
         let assembly = Assembly::of_service(config, &facts, &stage);
-        let mut guest = self.guest_config(config, assembly.mounts)?;
+        let mut guest = self.guest_config(config, assembly.mounts, assembly.user_mounts)?;
         for (nic, network) in guest.network.iter_mut().zip(&config.networks) {
             let range = hypervisor.leased_range(&network.source)?;
             nic.hint = range.and_then(|range| addresses::of_range(&range, &config.uuid));
@@ -174,8 +184,9 @@ impl Sandboxes {
             name: &'a SandboxName,
             units: &'a [String],
             program: String,
-            start_seconds: u32,
+            start_seconds: u64,
             stop_seconds: u64,
+            tree: String,
         }
         let program =
             std::env::current_exe().map_err(Error::io("finding", Path::new("/proc/self/exe")))?;
@@ -183,9 +194,10 @@ impl Sandboxes {
             name: &config.name,
             units: &config.units,
             program: program.display().to_string(),
-            // The units' own time, and libvirt's and systemd's to get that far.
-            start_seconds: config.timeout + 30,
+            // Where the units do not come up the sandbox is stopped again before it is said why.
+            start_seconds: u64::from(config.timeout) + super::lifecycle::STOP_SECONDS + 30,
             stop_seconds: super::lifecycle::STOP_SECONDS + 30,
+            tree: config.path.display().to_string(),
         };
         Template::HostUnit.render(&view, Some(&self.store.templates))
     }
@@ -193,7 +205,8 @@ impl Sandboxes {
     fn guest_config(
         &self,
         config: &SandboxConfig,
-        mounts: Vec<guest_init::config::Mount>,
+        mounts: Vec<Mount>,
+        user_mounts: Vec<Mount>,
     ) -> Result<GuestConfig> {
         #[derive(Serialize)]
         struct View<'a> {
@@ -229,6 +242,7 @@ impl Sandboxes {
             hostname: config.hostname.clone(),
             debug: std::env::var_os("LIBVIRT_SANDBOX_INIT_DEBUG").is_some(),
             mounts,
+            user_mounts,
             files,
             static_units: Some(StaticUnits {
                 keep: keep.chain(config.keep_units.iter().cloned()).collect(),
@@ -332,7 +346,7 @@ impl Sandboxes {
 
 /// Static boot-time units that every sandbox keeps: the journal, temporary files, the message bus, and leave to log in.
 /// `systemd-user-sessions` removes `/run/nologin`, without which logins by password are refused.
-const KEPT_UNITS: [&str; 9] = [
+pub(super) const KEPT_UNITS: [&str; 9] = [
     "systemd-journald.service",
     "systemd-journald.socket",
     "systemd-journald-dev-log.socket",

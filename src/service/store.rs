@@ -51,10 +51,10 @@ pub struct Removal {
     pub name: SandboxName,
     /// The libvirt connection of its domain.
     pub connection: String,
+    /// Its identity, which marks its tree.
+    pub uuid: uuid::Uuid,
     /// Its tree, once it is ours.
     pub tree: Option<PathBuf>,
-    /// Whether the tree's own directory was there before and stays.
-    pub keep_directory: bool,
     /// Whether its unit and its domain are ours.
     pub registered: bool,
 }
@@ -135,37 +135,72 @@ impl Store {
         SandboxConfig::load(&path)
     }
 
+    /// Checks that a name is free.
+    ///
+    /// # Errors
+    /// Where there is such a sandbox.
+    pub fn check_free(&self, name: &SandboxName) -> Result<()> {
+        match self.dir(name).symlink_metadata() {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Ok(_) | Err(_) => Err(Error::refused(format!(
+                "there is a sandbox '{name}' already; choose another name, or remove it with 'virt-sandbox-service delete {name}'"
+            ))),
+        }
+    }
+
     /// Reserves a name, by making its directory, and takes its lock.
     ///
     /// # Errors
     /// Where the name is taken.
     pub fn reserve(&self, name: &SandboxName) -> Result<Lock> {
         let dir = self.dir(name);
-        fs::create_dir_all(&self.configs).map_err(Error::io("creating", &self.configs))?;
-        match fs::DirBuilder::new().mode(0o700).create(&dir) {
-            Ok(()) => self.lock(name),
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(Error::refused(format!(
-                "there is a sandbox '{name}' already; choose another name, or remove it with 'virt-sandbox-service delete {name}'"
-            ))),
-            Err(error) => Err(Error::io("creating", &dir)(error)),
+        // Somebody may clear the directories away between two steps, taking them for left over.
+        for _ in 0..ATTEMPTS {
+            fs::create_dir_all(&self.configs).map_err(Error::io("creating", &self.configs))?;
+            match fs::DirBuilder::new().mode(0o700).create(&dir) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => self.check_free(name)?,
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) => return Err(Error::io("creating", &dir)(error)),
+            }
+            let path = dir.join(LOCK);
+            match Lock::acquire(&path, Sharing::Exclusive, |_| {}) {
+                Ok(lock) if lock.is_at(&path) => return Ok(lock),
+                Ok(_) => {}
+                Err(error) if error.source.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
+            }
         }
+        Err(Error::refused(format!(
+            "other commands keep removing '{}'; try again",
+            dir.display()
+        )))
     }
 
-    /// Takes the lock of a sandbox, and waits for whoever has it.
+    /// Takes the lock of a sandbox, waiting for whoever has it, and then reads its configuration: it is true for
+    /// as long as the lock is held.
     ///
     /// # Errors
-    /// Where the sandbox is gone once the lock is free.
-    pub fn lock(&self, name: &SandboxName) -> Result<Lock> {
-        let path = self.dir(name).join("lock");
-        let lock = Lock::acquire(&path, Sharing::Exclusive, |held| {
-            log::warn!("waiting: {held}")
-        })?;
-        if !path.exists() {
-            return Err(Error::refused(format!(
-                "the sandbox '{name}' has been removed meanwhile"
-            )));
+    /// As [`load`](Self::load), also where the sandbox is gone once the lock is free.
+    pub fn lock(&self, name: &SandboxName) -> Result<(Lock, SandboxConfig)> {
+        self.load(name)?;
+        let path = self.dir(name).join(LOCK);
+        for _ in 0..ATTEMPTS {
+            match Lock::acquire(&path, Sharing::Exclusive, |held| {
+                log::warn!("waiting: {held}")
+            }) {
+                Ok(lock) if lock.is_at(&path) => return Ok((lock, self.load(name)?)),
+                // Removed while we waited, and perhaps made anew.
+                Ok(_) => self.load(name).map(drop)?,
+                Err(error) if error.source.kind() == ErrorKind::NotFound => {
+                    self.load(name).map(drop)?
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
-        Ok(lock)
+        Err(Error::refused(format!(
+            "other commands keep replacing the sandbox '{name}'; try again"
+        )))
     }
 
     /// Notes what to take away should this command not come to its end.
@@ -200,33 +235,66 @@ impl Store {
             if is_whole || !dir.is_dir() {
                 continue;
             }
-            let Ok(Ok(lock)) = Lock::try_acquire(&dir.join("lock"), Sharing::Exclusive) else {
+            let path = dir.join(LOCK);
+            let Ok(Ok(lock)) = Lock::try_acquire(&path, Sharing::Exclusive) else {
                 continue;
             };
-            let note = fs::read(self.removal(&name)).ok();
-            match note.and_then(|text| serde_json::from_slice(&text).ok()) {
-                Some(removal) => found.push((removal, lock)),
-                // Nothing was made yet but the directory itself.
-                None if !self.config(&name).exists() => self.forget(&name),
-                None => {}
+            if !lock.is_at(&path) {
+                continue;
+            }
+            match fs::read(self.removal(&name)) {
+                Ok(text) => match serde_json::from_slice(&text) {
+                    Ok(removal) => found.push((removal, lock)),
+                    Err(error) => {
+                        log::warn!("reading '{}': {error}", self.removal(&name).display())
+                    }
+                },
+                // Nothing was made yet but the directory itself. Should anything else be in it, it is not ours and stays.
+                Err(_) => {
+                    let _ = fs::remove_file(&path);
+                    let _ = fs::remove_dir(&dir);
+                    self.prune();
+                }
             }
         }
         Ok(found)
     }
 
-    /// Removes the directories of a sandbox, and those above that are ours and empty.
+    /// Removes the directories of a sandbox, and those above that are ours and empty. The note of what to remove goes last, so
+    /// that this can be cut short as well.
     pub fn forget(&self, name: &SandboxName) {
-        for dir in [self.stage(name), self.dir(name)] {
-            remove_tree(&dir);
+        let dir = self.dir(name);
+        remove_tree(&self.stage(name));
+        let _ = fs::remove_file(self.config(name));
+        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            if entry.path() != self.removal(name) {
+                match entry.file_type() {
+                    Ok(kind) if kind.is_dir() => remove_tree(&entry.path()),
+                    Ok(_) | Err(_) => drop(fs::remove_file(entry.path())),
+                }
+            }
         }
-        for dir in [&self.configs, &self.stages].map(PathBuf::as_path) {
-            let _ = fs::remove_dir(dir);
-        }
-        if let Some(parent) = self.configs.parent() {
+        let _ = fs::remove_file(self.removal(name));
+        let _ = fs::remove_dir(&dir);
+        self.prune();
+    }
+
+    /// Removes the directories of all sandboxes where there is none.
+    fn prune(&self) {
+        let _ = fs::remove_dir(&self.stages);
+        if fs::remove_dir(&self.configs).is_ok()
+            && let Some(parent) = self.configs.parent()
+        {
             let _ = fs::remove_dir(parent);
         }
     }
 }
+
+/// Name of the lock in a sandbox's directory.
+const LOCK: &str = "lock";
+
+/// How often a step that another command got in the way of is tried.
+const ATTEMPTS: u32 = 20;
 
 /// Removes a directory with all in it, and says what stays.
 pub fn remove_tree(path: &Path) {
@@ -260,8 +328,8 @@ mod tests {
         let removal = Removal {
             name: name.clone(),
             connection: "lxc:///".into(),
+            uuid: uuid::Uuid::from_u128(7),
             tree: None,
-            keep_directory: false,
             registered: false,
         };
         let lock = store.reserve(&name).unwrap();
@@ -275,6 +343,17 @@ mod tests {
         );
         store.forget(&name);
         assert!(!store.configs.exists());
+    }
+
+    #[test]
+    fn what_is_not_ours_is_left_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let store = store(root.path());
+        let name: SandboxName = "old".parse().unwrap();
+        fs::create_dir_all(store.dir(&name).join("config")).unwrap();
+        fs::write(store.dir(&name).join("config/sandbox.cfg"), "[core]").unwrap();
+        assert!(store.interrupted().unwrap().is_empty());
+        assert!(store.dir(&name).join("config/sandbox.cfg").exists());
     }
 
     #[test]

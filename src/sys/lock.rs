@@ -1,11 +1,11 @@
 //! One command at a time: an advisory lock on a file.
 //!
-//! The lock is flock(2), so the kernel releases it when its holder dies. The file is never removed: a
-//! second command that had already opened it would then lock a file that no third one can find.
+//! The lock is flock(2), so the kernel releases it when its holder dies. Who removes the file
+//! makes others lock one that no third can find: they look with [`Lock::is_at`].
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -23,7 +23,7 @@ pub enum Sharing {
 /// A lock, held until it is dropped.
 #[derive(Debug)]
 pub struct Lock {
-    _file: Flock<File>,
+    file: Flock<File>,
 }
 
 /// What [`Lock::acquire`] is waiting for. Prints as a sentence for the user.
@@ -58,6 +58,16 @@ pub struct LockError {
 }
 
 impl Lock {
+    /// Whether the lock's file is still the one at `path`: it may have been removed, and made anew, before the lock was free.
+    #[must_use]
+    pub fn is_at(&self, path: &Path) -> bool {
+        let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+        match (self.file.metadata(), std::fs::symlink_metadata(path)) {
+            (Ok(held), Ok(there)) => identity(held) == identity(there),
+            (Err(_), _) | (_, Err(_)) => false,
+        }
+    }
+
     /// Takes the lock at `path`, making the file (mode 0600) if there is none. If it is held, calls
     /// `waiting` once and then waits for as long as it takes.
     pub fn acquire(
@@ -120,7 +130,7 @@ impl Lock {
                 .and_then(|_| file.write_all(pid.as_bytes()))
                 .map_err(|source| failure(path, source))?;
         }
-        Ok(Lock { _file: file })
+        Ok(Lock { file })
     }
 }
 

@@ -112,6 +112,12 @@ impl Root {
         self.resolve(path)?.open()
     }
 
+    /// Opens the regular file or directory at `path` for reading, where no symlink is on the way to it and it is none.
+    pub fn open_plain(&self, path: &Path) -> Result<File> {
+        let file = self.open_path(path, OFlag::empty(), Parents::NoSymlinks)?;
+        self.object_of(file, path).open()
+    }
+
     /// The content of the file at `path`, at most [`READ_LIMIT`] bytes.
     pub fn read(&self, path: &Path) -> Result<Vec<u8>> {
         let mut content = Vec::new();

@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{Flock, FlockArg};
 use test_harness::libvirtd::{PID_VARIABLE, require};
 use test_harness::snapshot::Snapshot;
 
@@ -23,6 +24,8 @@ const GRACE: Duration = Duration::from_secs(10);
 #[must_use]
 pub struct Test {
     before: Snapshot,
+    /// Two runs at a time on one host would take each other's sandboxes: the names and the places are the same.
+    _turn: Flock<fs::File>,
 }
 
 impl Test {
@@ -31,7 +34,10 @@ impl Test {
         require(name)?;
         static INSTALLED: OnceLock<()> = OnceLock::new();
         INSTALLED.get_or_init(install);
+        let lock = fs::File::create("/run/lock/virt-sandbox-tests").unwrap();
+        let turn = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error);
         Some(Self {
+            _turn: turn.unwrap(),
             before: Snapshot::take().unwrap(),
         })
     }

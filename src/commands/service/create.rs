@@ -1,10 +1,6 @@
 //! `create`.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::{Name, lifecycle};
 use crate::commands::output;
@@ -96,21 +92,22 @@ pub fn run(args: Args, sandboxes: &Sandboxes) -> Result<()> {
     if args.dry_run {
         return show(&sandboxes.plan(&request)?);
     }
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
-        signal_hook::flag::register(signal, Arc::clone(&interrupted))
-            .map_err(Error::step("listening for signals"))?;
-    }
+    let interrupted = lifecycle::interruption()?;
     let name = request.name.clone();
-    let config = sandboxes.create(&request, &|| interrupted.load(Ordering::Relaxed))?;
+    let config = sandboxes.create(&request, &interrupted)?;
     output::progress(&format!(
         "created sandbox '{name}' in '{}'",
         config.path.display()
     ));
     if args.start {
-        if let Err(error) = lifecycle::start_named(&Name { name: name.clone() }, None, sandboxes) {
-            sandboxes.delete(&name, true)?;
-            log::info!("nothing is left of '{name}'; create it without --start to look into it");
+        let args = Name { name: name.clone() };
+        if let Err(error) = lifecycle::start_named(&args, None, sandboxes, &interrupted) {
+            match sandboxes.delete(&name, true) {
+                Ok(()) => log::info!(
+                    "nothing is left of '{name}'; create it without --start to look into it"
+                ),
+                Err(second) => log::warn!("removing '{name}': {second}"),
+            }
             return Err(error);
         }
     } else if !host::runs_systemd() {

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::Name;
 use crate::commands::output;
 use crate::error::{Error, Result};
 use crate::host;
-use crate::service::Sandboxes;
+use crate::service::{Sandboxes, journal};
 use crate::sys::{command, notify};
 
 /// Start a sandbox, and wait until its units are active
@@ -57,6 +57,16 @@ pub struct RunArgs {
     name: Name,
 }
 
+/// Says whether one of the usual signals has asked to end.
+pub fn interruption() -> Result<impl Fn() -> bool> {
+    let asked = Arc::new(AtomicBool::new(false));
+    for signal in [SIGHUP, SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&asked))
+            .map_err(Error::step("listening for signals"))?;
+    }
+    Ok(move || asked.load(Ordering::Relaxed))
+}
+
 /// Whether the host's systemd is to start the sandbox, so that it knows of it.
 fn is_hosts(sandboxes: &Sandboxes, args: &Name) -> bool {
     host::runs_systemd() && sandboxes.store.unit(&args.name).exists()
@@ -66,40 +76,32 @@ pub fn start(args: &StartArgs, sandboxes: &Sandboxes) -> Result<()> {
     let timeout = args
         .timeout
         .map(|seconds| Duration::from_secs(seconds.into()));
-    start_named(&args.name, timeout, sandboxes)
+    start_named(&args.name, timeout, sandboxes, &interruption()?)
 }
 
 /// Starts a sandbox: through the host's systemd, so that it knows of it, but for a time of its own.
-pub fn start_named(args: &Name, timeout: Option<Duration>, sandboxes: &Sandboxes) -> Result<()> {
+pub fn start_named(
+    args: &Name,
+    timeout: Option<Duration>,
+    sandboxes: &Sandboxes,
+    interrupted: &dyn Fn() -> bool,
+) -> Result<()> {
     let name = &args.name;
     sandboxes.store.load(name)?;
     if is_hosts(sandboxes, args) && timeout.is_none() {
         return systemctl("start", args, sandboxes);
     }
-    sandboxes.start(name, timeout)?;
+    sandboxes.start(name, timeout, interrupted)?;
     output::progress(&format!("the units of '{name}' are active"));
     Ok(())
 }
 
 pub fn stop(args: &StopArgs, sandboxes: &Sandboxes) -> Result<()> {
-    let name = &args.name.name;
-    sandboxes.store.load(name)?;
-    if is_hosts(sandboxes, &args.name) {
-        systemctl("stop", &args.name, sandboxes)?;
-    }
-    // One that was started by hand is none of systemd's.
-    sandboxes.stop(name).map(drop)
+    sandboxes.stop(&args.name.name).map(drop)
 }
 
 pub fn restart(args: &StartArgs, sandboxes: &Sandboxes) -> Result<()> {
-    stop(
-        &StopArgs {
-            name: Name {
-                name: args.name.name.clone(),
-            },
-        },
-        sandboxes,
-    )?;
+    sandboxes.stop(&args.name.name)?;
     start(args, sandboxes)
 }
 
@@ -131,54 +133,34 @@ pub fn reload(args: &ReloadArgs, sandboxes: &Sandboxes) -> Result<()> {
 }
 
 pub fn delete(args: &DeleteArgs, sandboxes: &Sandboxes) -> Result<()> {
-    if args.force {
-        stop(
-            &StopArgs {
-                name: Name {
-                    name: args.name.name.clone(),
-                },
-            },
-            sandboxes,
-        )?;
-    }
     sandboxes.delete(&args.name.name, args.force)
 }
 
 pub fn run(args: &RunArgs, sandboxes: &Sandboxes) -> Result<()> {
     let name = &args.name.name;
-    let stopped = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&stopped))
-            .map_err(Error::step("listening for signals"))?;
-    }
-    sandboxes.start(name, None)?;
-    notify::ready(&format!("the units of '{name}' are active"))?;
+    let interrupted = interruption()?;
     let config = sandboxes.store.load(name)?;
+    let begin = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    sandboxes.take_over(name, &interrupted)?;
+    notify::ready(&format!("the units of '{name}' are active"))?;
     // The sandbox's journal becomes the unit's. Where it cannot be followed the sandbox still runs.
-    let journal = config.path.join("var/log/journal");
-    let directory = format!("--directory={}", journal.display());
-    let mut follower = command::spawn(
-        "journalctl",
-        [
-            &directory,
-            "--follow",
-            "--lines=0",
-            "--output=cat",
-            "--quiet",
-        ],
-    )
-    .ok();
-    let ended = sandboxes.wait(name, &|| stopped.load(Ordering::Relaxed));
-    if let Some(follower) = &mut follower {
-        let _ = follower.kill();
-        let _ = follower.wait();
+    let follower = journal::follow(&config, begin);
+    let ended = sandboxes.wait(name, &interrupted);
+    match follower {
+        Ok(mut follower) => {
+            let _ = follower.kill();
+            let _ = follower.wait();
+        }
+        Err(error) => log::warn!("following the journal: {error}"),
     }
-    if ended? {
-        sandboxes.settle_ended(name)?;
-        return Err(Error::refused(format!(
-            "the sandbox '{name}' has ended by itself"
-        )));
+    if !ended? {
+        notify::stopping()?;
+        return sandboxes.halt(name).map(drop);
     }
-    notify::stopping()?;
-    sandboxes.stop(name).map(drop)
+    sandboxes.halt(name)?;
+    Err(Error::refused(format!(
+        "the sandbox '{name}' has ended by itself"
+    )))
 }

@@ -1,9 +1,8 @@
 //! `logs`.
 
 use super::Name;
-use crate::error::{Error, Result};
-use crate::service::Sandboxes;
-use crate::sys::command;
+use crate::error::Result;
+use crate::service::{Sandboxes, journal};
 
 /// Show the journal of a sandbox, also of one that is stopped
 #[derive(Debug, clap::Args)]
@@ -26,15 +25,10 @@ pub struct Args {
 
 pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
     let config = sandboxes.store.load(&args.name.name)?;
-    let journal = config.path.join("var/log/journal");
-    let mut arguments = vec![
-        "--no-pager".to_owned(),
-        format!("--directory={}", journal.display()),
-    ];
+    let mut arguments = Vec::new();
     arguments.extend(args.follow.then(|| "--follow".to_owned()));
     arguments.extend(args.unit.iter().map(|unit| format!("--unit={unit}")));
     arguments.extend(args.since.iter().map(|since| format!("--since={since}")));
     arguments.extend(args.lines.iter().map(|lines| format!("--lines={lines}")));
-    let error = command::exec("journalctl", arguments.iter().map(String::as_str));
-    Err(Error::step("running journalctl")(error))
+    Err(journal::show(&config, &arguments))
 }

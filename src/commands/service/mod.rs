@@ -21,7 +21,7 @@ const PROGRAM: &str = "virt-sandbox-service";
 #[derive(Debug, Parser)]
 #[command(name = PROGRAM, version, max_term_width = 100, help_expected = true)]
 #[command(
-    after_help = "Exit status: 0 success, 1 failure, 2 wrong usage, 3 the sandbox runs but its units did not come up; \
+    after_help = "Exit status: 0 success, 1 failure, 2 wrong usage, 3 the units of the sandbox did not come up; \
                         'execute' and 'connect' give that of the command, or 125 for a failure of their own."
 )]
 pub struct Cli {

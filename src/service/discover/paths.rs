@@ -24,6 +24,8 @@ pub enum Fact {
     Script(PackageName),
     /// The service's configuration names it.
     Mentioned(PathBuf),
+    /// A comment in its configuration names it, as they do with defaults.
+    Commented(PathBuf),
     /// A rule of `tmpfiles.d` makes it.
     Tmpfiles(PathBuf),
     /// It is the home of an account of the service.
@@ -39,6 +41,7 @@ impl fmt::Display for Fact {
             Self::Package(package) => write!(f, "package {package}"),
             Self::Script(package) => write!(f, "maintainer scripts of {package}"),
             Self::Mentioned(file) => write!(f, "named in '{}'", file.display()),
+            Self::Commented(file) => write!(f, "named in a comment of '{}'", file.display()),
             Self::Tmpfiles(file) => write!(f, "'{}'", file.display()),
             Self::Home(user) => write!(f, "home of {user}"),
             Self::OwnedBy(user) => write!(f, "belongs to {user}"),
@@ -115,7 +118,7 @@ impl Service {
             .filter_map(|name| self.accounts.user(name))
         {
             let home = PathBuf::from(&user.home);
-            if !self.is_of_others(&home) {
+            if self.is_unclaimed(&home) {
                 paths.add(home, Fact::Home(user.name.clone()));
             }
         }
@@ -127,23 +130,28 @@ impl Service {
     /// What the texts of the service's configuration name.
     fn find_mentions(&mut self, root: &Path, paths: &mut Paths<'_>) {
         let mut named = BTreeMap::new();
+        let mut commented = BTreeMap::new();
         for (file, text) in self.configuration(root, &paths.found) {
             // A link names what it leads to.
             if below(root, &file).is_symlink() {
                 named.insert(file.clone(), file.clone());
             }
+            let active = mentioned_paths(&text, Comments::Skip);
             for path in mentioned_paths(&text, Comments::Read) {
-                // People's homes are theirs, whoever serves them.
-                let is_home = path.starts_with("/home") || path.starts_with("/root");
-                if !is_home && !self.is_of_others(&path) {
-                    paths.add(path, Fact::Mentioned(file.clone()));
+                if !active.contains(&path) {
+                    commented.entry(path).or_insert_with(|| file.clone());
                 }
             }
-            for path in mentioned_paths(&text, Comments::Skip) {
-                if self.is_content(root, &path) {
+            for path in active {
+                if self.is_content(root, &path) || self.is_unclaimed(&path) {
                     paths.add(path.clone(), Fact::Mentioned(file.clone()));
                 }
                 named.entry(path).or_insert_with(|| file.clone());
+            }
+        }
+        for (path, file) in commented {
+            if self.is_unclaimed(&path) {
+                paths.add(path, Fact::Commented(file));
             }
         }
         for facts in self.members() {
@@ -154,6 +162,13 @@ impl Service {
             }
         }
         self.named = named;
+    }
+
+    /// Whether a path is neither another package's nor at somebody's home: what people have there is theirs, whoever
+    /// serves it.
+    fn is_unclaimed(&self, path: &Path) -> bool {
+        let is_home = path.starts_with("/home") || path.starts_with("/root");
+        !is_home && !self.is_of_others(path)
     }
 
     /// Whether a path that the configuration names is something to serve, which may be anybody's: what lies in `/var/www` or

@@ -21,8 +21,6 @@ pub fn apply(
     tree: &Path,
     interrupted: &dyn Fn() -> bool,
 ) -> Result<Report> {
-    fs::set_permissions(tree, fs::Permissions::from_mode(0o755))
-        .map_err(Error::io("changing the mode of", tree))?;
     let source = Root::new(root)?;
     let destination = Root::new(tree)?;
     let mut copier = Copier::new(&source, &destination, Existing::Replace);
@@ -33,6 +31,9 @@ pub fn apply(
         match &entry.class {
             Class::Copied | Class::Empty => {
                 copier.copy_object(path, path)?;
+            }
+            Class::CopiedFrom(from) => {
+                copier.copy_object(from, path)?;
             }
             Class::Made { mode, uid, gid } => {
                 destination.create_dir_all(path, *mode, *uid, *gid)?

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::service::discover::{Fact, Service, below};
+use crate::service::sandboxes::KEPT_UNITS;
 use crate::service::secrets::{self, SecretReason};
 use crate::service::tree::{Class, TreePlan};
 use crate::service::unit::special::Role;
@@ -26,6 +27,7 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("/etc/wireguard", "network of the host"),
     ("/etc/libvirt", "sandboxes and machines of the host"),
     ("/etc/libvirt-sandbox", "sandboxes and machines of the host"),
+    ("/etc/rc.local", "jobs of the host"),
     ("/etc/passwd-", "backup of accounts"),
     ("/etc/group-", "backup of accounts"),
     ("/etc/shadow-", "backup of accounts"),
@@ -184,6 +186,10 @@ impl Walk<'_> {
                 None if self.is_ours(&name) => {
                     plan.set(inside, Class::Copied, "unit of the service")
                 }
+                // The message bus has several makers; which one it is, an alias here says.
+                None if KEPT_UNITS.contains(&name.as_str()) => {
+                    plan.set(inside, Class::Copied, "every sandbox has it")
+                }
                 None => plan.set(inside, Class::LeftOut, "unit of the host"),
                 Some(unit) if self.is_ours(unit) => {
                     self.all(plan, &inside, "belongs to a unit of the service")
@@ -265,7 +271,7 @@ impl Walk<'_> {
         self.service
             .paths
             .get(path)
-            .is_some_and(|fact| !matches!(fact, Fact::Mentioned(_)))
+            .is_some_and(|fact| !matches!(fact, Fact::Mentioned(_) | Fact::Commented(_)))
     }
 
     /// Lets in a secret file that the service's configuration names, and the way to it.

@@ -27,6 +27,8 @@ pub use apply::apply;
 pub enum Class {
     /// It is copied; of a directory, what is below has entries of its own.
     Copied,
+    /// It is copied from another place of the host, to which a link leads.
+    CopiedFrom(PathBuf),
     /// It is a directory that starts empty, with the owner and mode of the host's.
     Empty,
     /// It is a directory made anew.
@@ -56,7 +58,7 @@ pub enum Class {
 impl fmt::Display for Class {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Copied => "copied",
+            Self::Copied | Self::CopiedFrom(_) => "copied",
             Self::Empty | Self::Made { .. } => "empty",
             Self::Written { .. } | Self::Linked(_) => "written",
             Self::LeftOut => "masked",

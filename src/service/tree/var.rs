@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::State;
 use crate::error::Result;
-use crate::service::discover::{Service, below, is_shared};
+use crate::service::discover::{Fact, Service, below, is_shared};
 use crate::service::tree::{Class, TreePlan};
 
 /// Directories that every system has, empty, as on the host; so are those directly in `/var`.
@@ -20,6 +20,9 @@ const SKELETON: [&str; 8] = [
     "/root",
     "/srv",
 ];
+
+/// The private directories besides `/etc`.
+const TOPS: [&str; 4] = ["/var", "/home", "/root", "/srv"];
 
 /// Links of `/var` into `/run`.
 const LINKS: [(&str, &str); 2] = [("/var/run", "/run"), ("/var/lock", "/run/lock")];
@@ -41,13 +44,15 @@ pub fn plan(plan: &mut TreePlan, root: &Path, service: &Service, state: State) -
         let Ok(metadata) = below(root, &dir).symlink_metadata() else {
             continue;
         };
-        if metadata.is_symlink() {
+        let is_top = TOPS.iter().any(|top| Path::new(top) == dir);
+        if metadata.is_symlink() && !is_top {
             plan.set(dir, Class::Copied, "as on the host");
         } else if metadata.is_dir() {
             plan.set(dir, Class::Empty, "every system has it");
         }
     }
-    for dir in ["/var", "/home", "/root", "/srv"] {
+    // Where the host has a link, what it leads to is elsewhere; the sandbox's own is a directory.
+    for dir in TOPS {
         let mode = if dir == "/root" { 0o700 } else { 0o755 };
         plan.set_new(
             dir,
@@ -73,11 +78,14 @@ pub fn plan(plan: &mut TreePlan, root: &Path, service: &Service, state: State) -
         }
     }
     for (path, fact) in &service.paths {
-        let is_private = ["/var", "/srv", "/home", "/root"]
-            .iter()
-            .any(|top| path.starts_with(top));
         let is_link = LINKS.iter().any(|(link, _)| path.starts_with(link));
-        if is_private && !is_link {
+        if is_private(path) && !is_link {
+            // What only a comment names may be anything: its place is enough.
+            let state = if matches!(fact, Fact::Commented(_)) {
+                State::Fresh
+            } else {
+                state
+            };
             own(plan, root, path, &fact.to_string(), state);
         }
     }
@@ -88,40 +96,50 @@ pub fn plan(plan: &mut TreePlan, root: &Path, service: &Service, state: State) -
 /// Takes over a path that is the service's, and all below.
 fn own(plan: &mut TreePlan, root: &Path, top: &Path, reason: &str, state: State) {
     let is_transient = TRANSIENT.iter().any(|dir| top.starts_with(dir));
+    let left_out = if is_transient {
+        "starts empty"
+    } else {
+        "--state fresh"
+    };
+    let copied = !is_transient && state != State::Fresh;
     plan.set_parents(root, top, reason);
+    let elsewhere = elsewhere(root, top);
+    let origin = elsewhere.as_deref().unwrap_or(top);
     let mut has_content = false;
-    for entry in walkdir::WalkDir::new(below(root, top))
-        .follow_root_links(false)
-        .into_iter()
-        .flatten()
-    {
-        let path = Path::new("/").join(entry.path().strip_prefix(root).unwrap_or(entry.path()));
-        let kind = entry.file_type();
-        // Another sandbox's tree is not this one's state, wherever it lies.
-        if path.starts_with("/var/lib/libvirt")
-            || path.starts_with("/var/lib/dpkg")
-            || path.starts_with("/var/lib/rpm")
-        {
+    let walk = walkdir::WalkDir::new(below(root, origin)).follow_root_links(false);
+    for entry in walk.into_iter().flatten() {
+        let source = Path::new("/").join(entry.path().strip_prefix(root).unwrap_or(entry.path()));
+        let path = match source.strip_prefix(origin) {
+            Ok(inside) if !inside.as_os_str().is_empty() => top.join(inside),
+            Ok(_) | Err(_) => top.to_owned(),
+        };
+        if NOBODYS.iter().any(|dir| source.starts_with(dir)) {
             continue;
         }
-        let copied = !is_transient && state != State::Fresh;
-        if kind.is_dir() {
-            let class = if copied { Class::Copied } else { Class::Empty };
-            replace_empty(plan, path, class, reason);
-        } else if copied || (kind.is_symlink() && state != State::Fresh && !is_transient) {
-            has_content = true;
-            plan.set(path, Class::Copied, reason);
+        let is_dir = entry.file_type().is_dir();
+        let class = match (copied, is_dir) {
+            (true, _) if elsewhere.is_some() => Class::CopiedFrom(source),
+            (true, _) => Class::Copied,
+            (false, true) => Class::Empty,
+            (false, false) => empty_file(&path, top, &entry).unwrap_or(Class::LeftOut),
+        };
+        has_content |= copied && !is_dir;
+        let reason = if class == Class::LeftOut {
+            left_out
         } else {
-            let (class, reason) = match empty_file(&path, top, &entry) {
-                Some(class) => (class, reason),
-                None if is_transient => (Class::LeftOut, "starts empty"),
-                None => (Class::LeftOut, "--state fresh"),
-            };
+            reason
+        };
+        // What is copied for one reason stays copied, whatever another says.
+        let is_copied = plan
+            .entries
+            .get(&path)
+            .is_some_and(|entry| entry.class == Class::Copied);
+        if !is_copied {
             plan.set(path, class, reason);
         }
     }
     if has_content {
-        plan.state.push(top.to_owned());
+        plan.state.push(origin.to_owned());
     }
 }
 
@@ -143,12 +161,27 @@ fn empty_file(path: &Path, top: &Path, entry: &walkdir::DirEntry) -> Option<Clas
     })
 }
 
-/// A copied directory wins over the same one planned empty before.
-fn replace_empty(plan: &mut TreePlan, path: PathBuf, class: Class, reason: &str) {
-    match plan.entries.get(&path).map(|entry| &entry.class) {
-        Some(Class::Copied) => {}
-        _ => plan.set(path, class, reason),
+/// State of package managers and of other sandboxes: never that of a service.
+const NOBODYS: [&str; 3] = ["/var/lib/libvirt", "/var/lib/dpkg", "/var/lib/rpm"];
+
+/// Where a link leads that an admin has put in the place of a directory, as to a larger disk. A link to what the sandbox has, too,
+/// stays a link.
+fn elsewhere(root: &Path, top: &Path) -> Option<PathBuf> {
+    let on_host = below(root, top);
+    if !on_host.is_symlink() {
+        return None;
     }
+    let target = fs::canonicalize(on_host)
+        .ok()
+        .filter(|target| target.is_dir())?;
+    let inside = Path::new("/").join(target.strip_prefix(fs::canonicalize(root).ok()?).ok()?);
+    let is_shown = is_private(&inside) || inside.starts_with("/etc") || inside.starts_with("/usr");
+    (!is_shown).then_some(inside)
+}
+
+/// Whether a path lies in the part of the tree that is planned here.
+fn is_private(path: &Path) -> bool {
+    TOPS.iter().any(|top| path.starts_with(top))
 }
 
 /// Homes of the service's accounts that are nowhere yet, and the skeleton of root's.

@@ -1,0 +1,212 @@
+//! The place of a sandbox's tree on the host: taken with care, and given back with more.
+//!
+//! The tree's top holds a mark that names the sandbox. Only what is below the top is shown to the sandbox, so it can neither see
+//! nor change the mark; and nothing is ever removed that does not carry it.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::error::{Error, Result};
+use crate::sys::atomic;
+
+/// Name of the mark.
+const MARK: &str = ".virt-sandbox.json";
+
+/// What the mark says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Mark {
+    /// The sandbox it belongs to.
+    uuid: Uuid,
+    /// The outermost directory that was made for it; none if the tree's own was there before and stays.
+    made: Option<PathBuf>,
+}
+
+/// Checks that a tree can be made at `path`.
+///
+/// # Errors
+/// Where something else is there, or the place lies in another sandbox's tree.
+pub fn check(path: &Path) -> Result<()> {
+    for ancestor in path.ancestors() {
+        if ancestor.join(MARK).exists() {
+            return Err(Error::refused(format!(
+                "'{}' lies in the tree of another sandbox; choose another place with --path",
+                path.display()
+            )));
+        }
+    }
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Error::io("looking at", path)(error)),
+        Ok(metadata) if metadata.is_dir() => {
+            let mut entries = fs::read_dir(path).map_err(Error::io("reading", path))?;
+            match entries.next() {
+                None => Ok(()),
+                Some(_) => Err(Error::refused(format!(
+                    "'{}' is not empty; move it away, or choose another place with --path",
+                    path.display()
+                ))),
+            }
+        }
+        Ok(_) => Err(Error::refused(format!(
+            "'{}' is there and no directory; move it away, or choose another place with --path",
+            path.display()
+        ))),
+    }
+}
+
+/// Makes the top of a tree at `path` and marks it. Nobody but root may enter: the sandbox's root could leave a setuid program in
+/// its tree, which must be out of reach for the host's users.
+///
+/// # Errors
+/// Where it cannot be made.
+pub fn make(path: &Path, uuid: Uuid) -> Result<()> {
+    check(path)?;
+    let made = path
+        .ancestors()
+        .take_while(|ancestor| !ancestor.exists())
+        .last();
+    let made = made.map(Path::to_owned);
+    if let Some(parent) = path.parent() {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(parent)
+            .map_err(Error::io("creating", parent))?;
+    }
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+            return Err(Error::io("creating", path)(error));
+        }
+        Ok(()) | Err(_) => {}
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+        .map_err(Error::io("creating", path))?;
+    let text = serde_json::to_vec(&Mark { uuid, made }).map_err(Error::step("marking the tree"))?;
+    atomic::write(&path.join(MARK), &text, 0o600)?;
+    Ok(())
+}
+
+/// Removes the tree at `path` if it is that of sandbox `uuid`, and what was made for it above. One that is not there is no error.
+///
+/// # Errors
+/// Where it is not that sandbox's, or something is mounted in it: nothing is removed then.
+pub fn remove(path: &Path, uuid: Uuid) -> Result<()> {
+    let mark = match fs::read(path.join(MARK)) {
+        Ok(text) => serde_json::from_slice::<Mark>(&text).ok(),
+        // It was not marked yet; then there is nothing in it either.
+        Err(error) if error.kind() == ErrorKind::NotFound && is_empty(path) => {
+            let _ = fs::remove_dir(path);
+            return Ok(());
+        }
+        Err(_) => None,
+    };
+    let Some(mark) = mark.filter(|mark| mark.uuid == uuid) else {
+        return Err(Error::refused(format!(
+            "'{}' has no mark of this sandbox, so it is not removed; look at it and remove it by hand",
+            path.display()
+        )));
+    };
+    if let Some(mount_point) = mount_point_below(path)? {
+        return Err(Error::refused(format!(
+            "'{}' is mounted in the sandbox's tree; unmount it first",
+            mount_point.display()
+        )));
+    }
+    // The mark goes last, so that a removal that is cut short can be finished.
+    for entry in fs::read_dir(path)
+        .map_err(Error::io("reading", path))?
+        .flatten()
+    {
+        if entry.file_name() == MARK {
+            continue;
+        }
+        let inside = entry.path();
+        let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let removed = if is_dir {
+            fs::remove_dir_all(&inside)
+        } else {
+            fs::remove_file(&inside)
+        };
+        removed.map_err(Error::io("removing", &inside))?;
+    }
+    let file = path.join(MARK);
+    fs::remove_file(&file).map_err(Error::io("removing", &file))?;
+    for dir in path
+        .ancestors()
+        .take_while(|dir| mark.made.as_ref().is_some_and(|made| dir.starts_with(made)))
+    {
+        if fs::remove_dir(dir).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Whether nothing is there but perhaps an empty directory.
+fn is_empty(path: &Path) -> bool {
+    match fs::read_dir(path) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == ErrorKind::NotFound,
+    }
+}
+
+fn mount_point_below(path: &Path) -> Result<Option<PathBuf>> {
+    let table = Path::new("/proc/self/mountinfo");
+    let text = fs::read_to_string(table).map_err(Error::io("reading", table))?;
+    let path = fs::canonicalize(path).map_err(Error::io("finding", path))?;
+    Ok(guest_init::mountinfo::mount_points(&text)
+        .find(|mount_point| mount_point.starts_with(&path) && *mount_point != path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UUID: Uuid = Uuid::from_u128(7);
+
+    #[test]
+    fn a_place_is_given_back_as_it_was() {
+        let root = tempfile::tempdir().unwrap();
+        let tree = root.path().join("a/b/web1");
+        make(&tree, UUID).unwrap();
+        assert_eq!(
+            fs::metadata(&tree).unwrap().permissions().mode() & 0o777,
+            0o700
+        );
+        fs::create_dir_all(tree.join("etc/x")).unwrap();
+        remove(&tree, UUID).unwrap();
+        assert!(fs::read_dir(root.path()).unwrap().next().is_none());
+
+        let kept = root.path().join("kept");
+        fs::create_dir(&kept).unwrap();
+        make(&kept, UUID).unwrap();
+        remove(&kept, UUID).unwrap();
+        assert!(kept.is_dir());
+    }
+
+    #[test]
+    fn what_is_not_ours_is_neither_taken_nor_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let tree = root.path().join("web1");
+        fs::create_dir(&tree).unwrap();
+        fs::write(tree.join("letter"), "dear").unwrap();
+        assert!(make(&tree, UUID).is_err());
+        assert!(remove(&tree, UUID).is_err());
+        assert!(tree.join("letter").exists());
+
+        let other = root.path().join("other");
+        make(&other, Uuid::from_u128(8)).unwrap();
+        assert!(remove(&other, UUID).is_err());
+        assert!(make(&other.join("var/web2"), UUID).is_err());
+
+        let link = root.path().join("link");
+        std::os::unix::fs::symlink(root.path(), &link).unwrap();
+        assert!(make(&link, UUID).is_err());
+    }
+}
