@@ -40,6 +40,7 @@ enum Command {
     Create(Box<create::Args>),
     Start(lifecycle::StartArgs),
     Stop(lifecycle::StopArgs),
+    /// Stop a sandbox and start it again
     Restart(lifecycle::StartArgs),
     Reload(lifecycle::ReloadArgs),
     Delete(lifecycle::DeleteArgs),
