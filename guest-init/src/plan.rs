@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 
-use crate::config::{Addressing, File, GuestConfig, Mount, Nic};
+use crate::config::{File, GuestConfig, Mount, Nic};
 
 /// One thing PID 1 does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,14 +89,6 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
 
 /// What libvirt's `/dev` lacks.
 const DEVICE_MOUNTS: [(&str, u32); 1] = [("/dev/shm", 0o1777)];
-
-/// Whether any NIC asks a server for its address.
-#[must_use]
-pub fn needs_dhcp(network: &[Nic]) -> bool {
-    network
-        .iter()
-        .any(|nic| matches!(nic.addressing, Addressing::Dhcp))
-}
 
 #[cfg(test)]
 mod tests {

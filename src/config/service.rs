@@ -137,22 +137,38 @@ impl SandboxConfig {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn example() -> SandboxConfig {
-        SandboxConfig {
+impl SandboxConfig {
+    /// A small config for tests to start from.
+    pub(crate) fn example() -> Self {
+        Self {
             version: VERSION,
             name: "web1".parse().unwrap(),
             uuid: uuid::Uuid::from_u128(7),
             connection: "lxc:///".to_owned(),
             units: vec!["apache2.service".to_owned()],
-            packages: vec!["apache2-data".to_owned()],
-            service_packages: vec!["apache2".to_owned(), "apache2-data".to_owned()],
+            packages: vec![],
+            service_packages: vec![],
             path: "/var/lib/libvirt/filesystems/web1".into(),
             hostname: "web1".to_owned(),
-            keep_units: vec!["dbus.socket".to_owned()],
+            keep_units: vec![],
             timeout: DEFAULT_TIMEOUT,
+            networks: vec![],
+            mounts: vec![],
+            resources: Resources::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A config with every key.
+    fn full() -> SandboxConfig {
+        SandboxConfig {
+            packages: vec!["apache2-data".to_owned()],
+            service_packages: vec!["apache2".to_owned(), "apache2-data".to_owned()],
+            keep_units: vec!["dbus.socket".to_owned()],
             networks: vec![
                 "address=192.0.2.7/24,route=0.0.0.0/0%192.0.2.1"
                     .parse()
@@ -175,21 +191,22 @@ mod tests {
                 net_receive: Some("10M".parse().unwrap()),
                 net_send: Some("1M".parse().unwrap()),
             },
+            ..SandboxConfig::example()
         }
     }
 
     #[test]
     fn a_file_round_trips_exactly() {
-        let text = example().to_toml().unwrap();
+        let text = full().to_toml().unwrap();
         let read = SandboxConfig::parse(&text, Path::new("x")).unwrap();
-        assert_eq!(read, example());
+        assert_eq!(read, full());
         assert_eq!(read.to_toml().unwrap(), text);
         insta::assert_snapshot!(text);
     }
 
     #[test]
     fn what_is_wrong_in_a_file_is_named_with_its_place() {
-        let good = example().to_toml().unwrap();
+        let good = full().to_toml().unwrap();
         for (from, to, expected) in [
             ("version = 1", "version = 9", "version 9"),
             ("timeout", "timeoutt", "timeoutt"),

@@ -159,28 +159,16 @@ fn interface(index: usize, network: &Network, resources: &Resources) -> Interfac
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::service::{DEFAULT_TIMEOUT, VERSION};
     use crate::domain::template::Template;
 
     fn config(resources: Resources, networks: &[&str]) -> SandboxConfig {
         SandboxConfig {
-            version: VERSION,
-            name: "web1".parse().unwrap(),
-            uuid: uuid::Uuid::from_u128(7),
-            connection: "lxc:///".into(),
-            units: vec!["apache2.service".into()],
-            packages: vec![],
-            service_packages: vec![],
-            path: "/var/lib/libvirt/filesystems/web1".into(),
-            hostname: "web1".into(),
-            keep_units: vec![],
-            timeout: DEFAULT_TIMEOUT,
             networks: networks
                 .iter()
                 .map(|network| network.parse().unwrap())
                 .collect(),
-            mounts: vec![],
             resources,
+            ..SandboxConfig::example()
         }
     }
 

@@ -57,13 +57,6 @@ pub struct Accounts {
     pub bad_lines: Vec<BadLine>,
 }
 
-/// The account files of a sandbox: [`Accounts::filter`] from text to text, with the lines of the host's
-/// files that were dropped since they could not be understood.
-pub fn filter(texts: &Texts, limits: Limits, needed: &Needed) -> (Texts, Vec<BadLine>) {
-    let kept = Accounts::parse(texts).filter(limits, needed);
-    (kept.render(), kept.bad_lines)
-}
-
 impl Accounts {
     /// Parses the files. Empty lines, comments and the `+`/`-` lines of NIS are passed over.
     pub fn parse(texts: &Texts) -> Accounts {
@@ -136,29 +129,9 @@ impl Accounts {
         self.users.iter().find(|user| user.name == name)
     }
 
-    /// The first user of this number.
-    pub fn user_by_uid(&self, uid: u32) -> Option<&User> {
-        self.users.iter().find(|user| user.uid == uid)
-    }
-
     /// The group of this name; the first, as for getgrnam(3).
     pub fn group(&self, name: &str) -> Option<&Group> {
         self.groups.iter().find(|group| group.name == name)
-    }
-
-    /// The first group of this number.
-    pub fn group_by_gid(&self, gid: u32) -> Option<&Group> {
-        self.groups.iter().find(|group| group.gid == gid)
-    }
-
-    /// The primary group of a user, then those it is a member of.
-    pub fn groups_of(&self, user: &User) -> Vec<&Group> {
-        let primary = self.group_by_gid(user.gid);
-        let member = |group: &&Group| group.gid != user.gid && group.members.contains(&user.name);
-        primary
-            .into_iter()
-            .chain(self.groups.iter().filter(member))
-            .collect()
     }
 }
 

@@ -37,6 +37,30 @@ pub struct LineError {
     pub problem: &'static str,
 }
 
+/// A file and what its lines say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct File<T> {
+    /// Where it is, as the root sees it.
+    pub path: PathBuf,
+    /// Its lines, in its order, without empty ones and comments.
+    pub lines: Vec<T>,
+}
+
+/// The effective files of `directory`, parsed. Lines that cannot be are logged and skipped.
+pub(super) fn load<T>(
+    root: &Path,
+    directory: &str,
+    parse: fn(&str) -> Result<T, LineError>,
+) -> Result<Vec<File<T>>, ReadError> {
+    let files = read(root, directory)?.into_iter();
+    Ok(files
+        .map(|(path, content)| File {
+            lines: parse_lines(&path, &content, parse),
+            path,
+        })
+        .collect())
+}
+
 /// The effective files of `directory` (say "tmpfiles.d") in the order of their names: path as the root sees it, and
 /// content. A link to /dev/null masks its name.
 pub(super) fn read(root: &Path, directory: &str) -> Result<Vec<(PathBuf, String)>, ReadError> {
@@ -113,7 +137,7 @@ fn under(root: &Path, path: &Path) -> PathBuf {
 }
 
 /// Parses each line that says something, and logs those that cannot be parsed: the tools skip them as well.
-pub(super) fn parse_lines<T>(
+fn parse_lines<T>(
     file: &Path,
     content: &str,
     parse: impl Fn(&str) -> Result<T, LineError>,
@@ -247,6 +271,25 @@ mod tests {
                 "{line}"
             );
         }
+    }
+
+    #[test]
+    fn comments_and_wrong_lines_are_skipped() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("usr/lib/x.d");
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("a.conf"), "# comment\n\n 1\nnonsense\n2\n").unwrap();
+        let number = |line: &str| {
+            line.parse::<u32>().map_err(|_| LineError {
+                line: line.into(),
+                problem: "not a number",
+            })
+        };
+        let expected = File {
+            path: "/usr/lib/x.d/a.conf".into(),
+            lines: vec![1, 2],
+        };
+        assert_eq!(load(root.path(), "x.d", number).unwrap(), [expected]);
     }
 
     proptest::proptest! {

@@ -29,12 +29,6 @@ impl Inside {
         })
     }
 
-    /// The host's number of the sandbox's first process.
-    #[must_use]
-    pub fn pid(&self) -> u32 {
-        self.pid
-    }
-
     /// Runs a command of the sandbox to its end, as its root.
     ///
     /// # Errors

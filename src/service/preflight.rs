@@ -121,26 +121,12 @@ pub fn check(root: &Path, service: &Service) -> Result<()> {
 
 /// What is missing below /etc and /usr is missing on the host too: that is for the admin to put right there.
 fn refusal(unit: &UnitName, condition: &Condition) -> Error {
-    Error::refused(match &condition.check {
-        Check::PathExists(path)
-        | Check::PathIsDirectory(path)
-        | Check::FileNotEmpty(path)
-        | Check::DirectoryNotEmpty(path)
-            if !path.starts_with("/dev") =>
-        {
-            format!(
-                "'{unit}' would not start, in a sandbox or on the host: its '{condition}' is not met; put '{}' right on the host first",
-                path.display()
-            )
-        }
-        Check::PathExists(_)
-        | Check::PathIsDirectory(_)
-        | Check::FileNotEmpty(_)
-        | Check::DirectoryNotEmpty(_)
-        | Check::Virtualization(_)
-        | Check::KernelModuleLoaded(_)
-        | Check::Capability(_)
-        | Check::Other { .. } => format!(
+    Error::refused(match condition.path() {
+        Some(path) if !path.starts_with("/dev") => format!(
+            "'{unit}' would not start, in a sandbox or on the host: its '{condition}' is not met; put '{}' right on the host first",
+            path.display()
+        ),
+        Some(_) | None => format!(
             "'{unit}' would not start in a sandbox: its '{condition}' is not met there; if it works all the same, a drop-in for the \
              unit on the host can reset the condition"
         ),

@@ -4,9 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-pub use super::conf_d::{LineError, ReadError};
-use super::conf_d::{given, parse_lines, read, split};
-use super::package::{self, PackageDb, PackageName};
+use super::conf_d::{self, File, LineError, ReadError, given, split};
 
 /// Where the number of a user or group comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,62 +65,9 @@ pub enum Entry {
     },
 }
 
-/// A file of entries.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct File {
-    /// Where it is, as the root sees it.
-    pub path: PathBuf,
-    /// Its entries, in its order.
-    pub entries: Vec<Entry>,
-}
-
-/// The effective entries of a root.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Sysusers {
-    files: Vec<File>,
-}
-
-impl Sysusers {
-    /// Reads the entries of a root. Lines that cannot be parsed are logged and skipped.
-    pub fn load(root: &Path) -> Result<Self, ReadError> {
-        let files = read(root, "sysusers.d")?
-            .into_iter()
-            .map(|(path, content)| File {
-                entries: parse_lines(&path, &content, parse_entry),
-                path,
-            })
-            .collect();
-        Ok(Self { files })
-    }
-
-    /// The files, by name.
-    pub fn files(&self) -> &[File] {
-        &self.files
-    }
-
-    /// All entries, in the order in which their files are read.
-    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.files.iter().flat_map(|file| &file.entries)
-    }
-
-    /// The files that one of the packages ships.
-    pub fn files_of<'a>(
-        &'a self,
-        db: &dyn PackageDb,
-        packages: &[PackageName],
-    ) -> package::Result<Vec<&'a File>> {
-        let mut files = Vec::new();
-        for file in &self.files {
-            if db
-                .owners(&file.path)?
-                .iter()
-                .any(|owner| packages.contains(owner))
-            {
-                files.push(file);
-            }
-        }
-        Ok(files)
-    }
+/// Reads the entries of a root. Lines that cannot be parsed are logged and skipped.
+pub fn load(root: &Path) -> Result<Vec<File<Entry>>, ReadError> {
+    conf_d::load(root, "sysusers.d", parse_entry)
 }
 
 /// Parses one line that is neither empty nor a comment.
@@ -293,7 +238,7 @@ mod tests {
 
     #[test]
     fn every_entry_of_a_real_root_is_understood() {
-        let files = read(Path::new("/"), "sysusers.d").unwrap();
+        let files = conf_d::read(Path::new("/"), "sysusers.d").unwrap();
         if files.is_empty() {
             println!("SKIP: this system has no sysusers.d");
         }

@@ -5,10 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
-pub use super::conf_d::{LineError, ReadError};
-use super::conf_d::{given, parse_lines, read, split};
+use super::conf_d::{self, File, LineError, ReadError, given, split};
 use super::normal;
-use super::package::{self, PackageDb, PackageName};
 
 /// What a rule does to its path; named after tmpfiles.d(5), "Configuration File Format".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,14 +89,6 @@ impl Action {
             _ => return None,
         })
     }
-
-    /// Whether the rule makes a directory where there is none.
-    pub fn makes_directory(self) -> bool {
-        matches!(
-            self,
-            Self::Directory | Self::EmptiedDirectory | Self::Subvolume
-        )
-    }
 }
 
 /// The access mode of a rule.
@@ -142,76 +132,9 @@ pub struct Rule {
     pub argument: Option<String>,
 }
 
-impl Rule {
-    /// Whether it is applied only at boot (`!`), and so not to a running system.
-    pub fn only_at_boot(&self) -> bool {
-        self.modifiers.contains('!')
-    }
-}
-
-/// A file of rules.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct File {
-    /// Where it is, as the root sees it.
-    pub path: PathBuf,
-    /// Its rules, in its order.
-    pub rules: Vec<Rule>,
-}
-
-/// The effective rules of a root.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Tmpfiles {
-    files: Vec<File>,
-}
-
-impl Tmpfiles {
-    /// Reads the rules of a root. Lines that cannot be parsed are logged and skipped.
-    pub fn load(root: &Path) -> Result<Self, ReadError> {
-        let files = read(root, "tmpfiles.d")?
-            .into_iter()
-            .map(|(path, content)| File {
-                rules: parse_lines(&path, &content, parse_rule),
-                path,
-            })
-            .collect();
-        Ok(Self { files })
-    }
-
-    /// The files, by name.
-    pub fn files(&self) -> &[File] {
-        &self.files
-    }
-
-    /// All rules, in the order in which their files are read.
-    pub fn rules(&self) -> impl Iterator<Item = &Rule> {
-        self.files.iter().flat_map(|file| &file.rules)
-    }
-
-    /// The rules for `path` and for everything below it.
-    pub fn rules_below(&self, path: &Path) -> impl Iterator<Item = &Rule> {
-        let path = path_of(&path.to_string_lossy());
-        self.rules()
-            .filter(move |rule| rule.path.starts_with(&path))
-    }
-
-    /// The files that one of the packages ships.
-    pub fn files_of<'a>(
-        &'a self,
-        db: &dyn PackageDb,
-        packages: &[PackageName],
-    ) -> package::Result<Vec<&'a File>> {
-        let mut files = Vec::new();
-        for file in &self.files {
-            if db
-                .owners(&file.path)?
-                .iter()
-                .any(|owner| packages.contains(owner))
-            {
-                files.push(file);
-            }
-        }
-        Ok(files)
-    }
+/// Reads the rules of a root. Lines that cannot be parsed are logged and skipped.
+pub fn load(root: &Path) -> Result<Vec<File<Rule>>, ReadError> {
+    conf_d::load(root, "tmpfiles.d", parse_rule)
 }
 
 /// Parses one line that is neither empty nor a comment.
@@ -292,8 +215,6 @@ fn owner(owner: &str) -> Owner {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     fn mode(bits: u32) -> Option<Mode> {
@@ -331,10 +252,7 @@ mod tests {
             }
         );
         let rule = parse_rule("f+! \"/run/a b\" :~2640 - - - one  two").unwrap();
-        assert_eq!(
-            (rule.action, rule.modifiers.as_str(), rule.only_at_boot()),
-            (Action::File, "+!", true)
-        );
+        assert_eq!((rule.action, rule.modifiers.as_str()), (Action::File, "+!"));
         assert_eq!(rule.path, Path::new("/run/a b"));
         assert_eq!(
             rule.mode,
@@ -369,31 +287,8 @@ mod tests {
     }
 
     #[test]
-    fn rules_are_found_below_a_path() {
-        let root = tempfile::tempdir().unwrap();
-        let directory = root.path().join("usr/lib/tmpfiles.d");
-        fs::create_dir_all(&directory).unwrap();
-        fs::write(
-            directory.join("a.conf"),
-            "# comment\n\nd /run/a\nd /run/a/b\nd /run/ab\nnonsense\nL /etc/mtab - - - - ../proc/self/mounts\n",
-        )
-        .unwrap();
-        let tmpfiles = Tmpfiles::load(root.path()).unwrap();
-        let below = |path| tmpfiles.rules_below(Path::new(path)).count();
-        assert_eq!(
-            (
-                below("/run/a"),
-                below("/var/run/a/b"),
-                below("/"),
-                below("/srv")
-            ),
-            (2, 1, 4, 0)
-        );
-    }
-
-    #[test]
     fn every_rule_of_a_real_root_is_understood() {
-        let files = read(Path::new("/"), "tmpfiles.d").unwrap();
+        let files = conf_d::read(Path::new("/"), "tmpfiles.d").unwrap();
         if files.is_empty() {
             println!("SKIP: this system has no tmpfiles.d");
         }

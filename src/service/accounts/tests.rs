@@ -56,6 +56,12 @@ fn names(list: &[&str]) -> BTreeSet<String> {
     list.iter().map(|name| (*name).to_owned()).collect()
 }
 
+/// From text to text, with the lines that were dropped.
+fn filter(texts: &Texts, limits: Limits, needed: &Needed) -> (Texts, Vec<BadLine>) {
+    let kept = Accounts::parse(texts).filter(limits, needed);
+    (kept.render(), kept.bad_lines)
+}
+
 #[test]
 fn people_and_passwords_stay_on_the_host() {
     let needed = Needed {
@@ -148,13 +154,8 @@ fn look_ups() {
     let accounts = Accounts::parse(&host());
     let ada = accounts.user("ada").unwrap();
     assert_eq!((ada.uid, ada.home.as_str()), (1000, "/home/ada"));
-    assert_eq!(accounts.user_by_uid(0).unwrap().name, "root");
     assert_eq!(accounts.group("shared").unwrap().gid, 1002);
-    assert_eq!(accounts.group_by_gid(1500).unwrap().name, "app");
     assert!(accounts.user("out").is_none() && accounts.group("none").is_none());
-    let groups = accounts.groups_of(ada);
-    let groups: Vec<_> = groups.iter().map(|group| group.name.as_str()).collect();
-    assert_eq!(groups, ["ada", "daemon", "adm", "app", "people", "shared"]);
 }
 
 #[test]

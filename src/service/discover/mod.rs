@@ -18,7 +18,7 @@ use crate::service::accounts::{Accounts, Needed, Texts};
 use crate::service::package::{
     self, PackageDb, PackageName, configuration_packages, dependency_closure,
 };
-use crate::service::sysusers::{Entry, Sysusers};
+use crate::service::sysusers::{self, Entry};
 use crate::service::unit::special::Role;
 use crate::service::unit::{self, Closure, LoadError, Specifiers, UnitDirs, UnitFacts, UnitName};
 
@@ -233,23 +233,22 @@ impl Service {
             groups.extend(facts.supplementary_groups.iter().cloned());
         }
         let shipped = |path: &Path| self.ships(path);
-        let sysusers = Sysusers::load(root).map_err(Error::step("reading sysusers.d"))?;
-        for entry in sysusers
-            .files()
-            .iter()
+        let files = sysusers::load(root).map_err(Error::step("reading sysusers.d"))?;
+        for entry in files
+            .into_iter()
             .filter(|file| shipped(&file.path))
-            .flat_map(|file| &file.entries)
+            .flat_map(|file| file.lines)
         {
             match entry {
                 Entry::User { name, .. } => {
-                    users.insert(name.clone());
+                    users.insert(name);
                 }
                 Entry::Group { name, .. } => {
-                    groups.insert(name.clone());
+                    groups.insert(name);
                 }
                 Entry::Member { user, group } => {
-                    users.insert(user.clone());
-                    groups.insert(group.clone());
+                    users.insert(user);
+                    groups.insert(group);
                 }
                 Entry::Range { .. } => {}
             }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::{FIRST_PACKAGE_UID, Service};
 use crate::error::{Error, Result};
 use crate::service::package::{Comments, PackageName, mentioned_paths};
-use crate::service::tmpfiles::Tmpfiles;
+use crate::service::tmpfiles;
 use crate::service::unit::directory::DirectoryKind;
 use crate::service::unit::{UnitFacts, UnitName};
 
@@ -94,14 +94,10 @@ impl Service {
                 }
             }
         }
-        let tmpfiles = Tmpfiles::load(root).map_err(Error::step("reading tmpfiles.d"))?;
-        for file in tmpfiles
-            .files()
-            .iter()
-            .filter(|file| self.ships(&file.path))
-        {
-            for rule in &file.rules {
-                paths.add(rule.path.clone(), Fact::Tmpfiles(file.path.clone()));
+        let files = tmpfiles::load(root).map_err(Error::step("reading tmpfiles.d"))?;
+        for file in files.into_iter().filter(|file| self.ships(&file.path)) {
+            for rule in file.lines {
+                paths.add(rule.path, Fact::Tmpfiles(file.path.clone()));
             }
         }
         for (package, script) in self.scripts()? {

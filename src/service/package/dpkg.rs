@@ -86,11 +86,6 @@ impl Dpkg {
         }))
     }
 
-    /// All installed packages, sorted.
-    pub fn packages(&self) -> impl Iterator<Item = &PackageName> {
-        self.installed.keys()
-    }
-
     fn record(&self, package: &PackageName) -> Result<(&PackageName, &Record)> {
         let found = self.installed.get_key_value(package).or_else(|| {
             // `name:amd64` is the same as `name` where amd64 is native.
@@ -232,16 +227,6 @@ impl PackageDb for Dpkg {
             .collect())
     }
 
-    fn conffiles(&self, package: &PackageName) -> Result<Vec<PathBuf>> {
-        let (_, record) = self.record(package)?;
-        let content = self.info_file(record, "conffiles")?.unwrap_or_default();
-        Ok(lines(&content)
-            // deb-conffiles(5): "remove-on-upgrade /etc/x" names a file that is no longer shipped.
-            .filter(|line| line.starts_with(b"/"))
-            .map(|line| PathBuf::from(OsStr::from_bytes(line)))
-            .collect())
-    }
-
     fn info(&self, package: &PackageName) -> Result<Package> {
         let (name, record) = self.record(package)?;
         Ok(Package {
@@ -252,16 +237,6 @@ impl PackageDb for Dpkg {
             dependencies: self.dependencies(record).into_iter().cloned().collect(),
             base: record.base,
         })
-    }
-
-    fn siblings(&self, package: &PackageName) -> Result<Vec<PackageName>> {
-        let (own, Record { source, .. }) = self.record(package)?;
-        Ok(self
-            .installed
-            .iter()
-            .filter(|(name, record)| record.source == *source && *name != own)
-            .map(|(name, _)| name.clone())
-            .collect())
     }
 
     fn dependants(&self, package: &PackageName) -> Result<Vec<PackageName>> {

@@ -120,14 +120,8 @@ pub trait PackageDb: fmt::Debug + Send + Sync {
     /// Every path the package ships, with directories, as the package spells them.
     fn files(&self, package: &PackageName) -> Result<Vec<PathBuf>>;
 
-    /// The files the package marks as configuration.
-    fn conffiles(&self, package: &PackageName) -> Result<Vec<PathBuf>>;
-
     /// The package's own record.
     fn info(&self, package: &PackageName) -> Result<Package>;
-
-    /// The other installed packages that were built from the same source, sorted.
-    fn siblings(&self, package: &PackageName) -> Result<Vec<PackageName>>;
 
     /// The installed packages with a direct dependency that this package satisfies, sorted.
     fn dependants(&self, package: &PackageName) -> Result<Vec<PackageName>>;
@@ -139,15 +133,6 @@ pub trait PackageDb: fmt::Debug + Send + Sync {
     ///
     /// Answered for directories of the first three levels (`/etc/x`, `/var/lib/x`, `/usr/share/x`); none for others.
     fn users_of_directory(&self, directory: &Path) -> Result<Vec<PackageName>>;
-
-    /// The sources of [`users_of_directory`](Self::users_of_directory): one or few for a directory that belongs to a
-    /// service, many for one that all share.
-    fn sources_of_directory(&self, directory: &Path) -> Result<BTreeSet<String>> {
-        self.users_of_directory(directory)?
-            .iter()
-            .map(|user| Ok(self.info(user)?.source))
-            .collect()
-    }
 }
 
 /// Opens the package database of a root; `None` where there is none that can be read.

@@ -16,11 +16,8 @@ use super::{Package, PackageDb, PackageError, PackageName, Result, canonical};
 /// One line per package, then one for each thing it requires and provides.
 const PACKAGES: &str = "package\\t%{NAME}\\t%{EVR}\\t%{ARCH}\\t%{SOURCERPM}\\n[requires\\t%{REQUIRENAME}\\n][provides\\t%{PROVIDENAME}\\n]";
 
-/// One line per package, then one for each of its files: its flags and its path.
-const FILES: &str = "package\\t%{NAME}\\n[file\\t%{FILEFLAGS}\\t%{FILENAMES}\\n]";
-
-/// RPMFILE_CONFIG of rpmfiles.h.
-const CONFIG_FLAG: u32 = 1;
+/// One line per package, then one for each of its files.
+const FILES: &str = "package\\t%{NAME}\\n[file\\t%{FILENAMES}\\n]";
 
 /// Where rpm keeps its database: now, and before Fedora 36.
 const DATABASES: &[&str] = &["/usr/lib/sysimage/rpm", "/var/lib/rpm"];
@@ -107,16 +104,10 @@ struct Record {
     provides: BTreeSet<String>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
-struct File {
-    path: PathBuf,
-    is_config: bool,
-}
-
 /// What all packages ship. Read only when it is asked for, since it is by far the longest answer.
 #[derive(Debug, Default)]
 struct Files {
-    by_package: BTreeMap<PackageName, Vec<File>>,
+    by_package: BTreeMap<PackageName, Vec<PathBuf>>,
     owners: BTreeMap<PathBuf, BTreeSet<PackageName>>,
     /// Directories of the first three levels, with the packages that ship something in them: unlike dpkg, rpm does not
     /// list the parents of a file.
@@ -160,7 +151,7 @@ impl Rpm {
         Ok(self.files.get_or_init(|| Files::index(listed)))
     }
 
-    fn files_of(&self, package: &PackageName) -> Result<&[File]> {
+    fn files_of(&self, package: &PackageName) -> Result<&[PathBuf]> {
         let (name, _) = self.record(package)?;
         Ok(self
             .all_files()?
@@ -214,19 +205,7 @@ impl PackageDb for Rpm {
     }
 
     fn files(&self, package: &PackageName) -> Result<Vec<PathBuf>> {
-        Ok(self
-            .files_of(package)?
-            .iter()
-            .map(|file| file.path.clone())
-            .collect())
-    }
-
-    fn conffiles(&self, package: &PackageName) -> Result<Vec<PathBuf>> {
-        let files = self.files_of(package)?.iter();
-        Ok(files
-            .filter(|file| file.is_config)
-            .map(|file| file.path.clone())
-            .collect())
+        Ok(self.files_of(package)?.to_vec())
     }
 
     fn info(&self, package: &PackageName) -> Result<Package> {
@@ -243,16 +222,6 @@ impl PackageDb for Rpm {
                 .collect(),
             base: self.is_base(name)?,
         })
-    }
-
-    fn siblings(&self, package: &PackageName) -> Result<Vec<PackageName>> {
-        let (own, Record { source, .. }) = self.record(package)?;
-        Ok(self
-            .installed
-            .iter()
-            .filter(|(name, record)| record.source == *source && *name != own)
-            .map(|(name, _)| name.clone())
-            .collect())
     }
 
     fn dependants(&self, package: &PackageName) -> Result<Vec<PackageName>> {
@@ -278,14 +247,14 @@ impl PackageDb for Rpm {
 }
 
 impl Files {
-    fn index(by_package: BTreeMap<PackageName, Vec<File>>) -> Self {
+    fn index(by_package: BTreeMap<PackageName, Vec<PathBuf>>) -> Self {
         let mut files = Self {
             by_package,
             ..Self::default()
         };
         for (name, shipped) in &files.by_package {
             for file in shipped {
-                let path = canonical(&file.path);
+                let path = canonical(file);
                 for directory in path
                     .ancestors()
                     .filter(|directory| (2..=4).contains(&directory.components().count()))
@@ -336,21 +305,15 @@ fn parse_packages(answer: &str) -> BTreeMap<PackageName, Record> {
 }
 
 /// Reads the answer to [`FILES`].
-fn parse_files(answer: &str) -> BTreeMap<PackageName, Vec<File>> {
-    let mut packages: BTreeMap<PackageName, Vec<File>> = BTreeMap::new();
+fn parse_files(answer: &str) -> BTreeMap<PackageName, Vec<PathBuf>> {
+    let mut packages: BTreeMap<PackageName, Vec<PathBuf>> = BTreeMap::new();
     let mut current: Option<PackageName> = None;
     for line in answer.lines() {
-        match line.splitn(3, '\t').collect::<Vec<_>>()[..] {
+        match line.splitn(2, '\t').collect::<Vec<_>>()[..] {
             ["package", name] => current = Some(name.into()),
-            ["file", flags, path] if path.starts_with('/') => {
+            ["file", path] if path.starts_with('/') => {
                 if let Some(name) = &current {
-                    let is_config = flags
-                        .parse::<u32>()
-                        .is_ok_and(|flags| flags & CONFIG_FLAG != 0);
-                    packages.entry(name.clone()).or_default().push(File {
-                        path: path.into(),
-                        is_config,
-                    });
+                    packages.entry(name.clone()).or_default().push(path.into());
                 }
             }
             _ => {}

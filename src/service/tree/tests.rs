@@ -5,8 +5,6 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use super::*;
-use crate::config::Resources;
-use crate::config::service::DEFAULT_TIMEOUT;
 
 struct Host(tempfile::TempDir);
 
@@ -134,20 +132,8 @@ fn plan(host: &Host, state: State) -> TreePlan {
         ["web.service"]
     );
     let config = SandboxConfig {
-        version: 1,
-        name: "web1".parse().unwrap(),
-        uuid: uuid::Uuid::from_u128(7),
-        connection: "lxc:///".into(),
         units: vec!["web.service".into()],
-        packages: vec![],
-        service_packages: vec![],
-        path: "/var/lib/libvirt/filesystems/web1".into(),
-        hostname: "web1".into(),
-        keep_units: vec![],
-        timeout: DEFAULT_TIMEOUT,
-        networks: vec![],
-        mounts: vec![],
-        resources: Resources::default(),
+        ..SandboxConfig::example()
     };
     TreePlan::new(host.root(), &config, &service, state).unwrap()
 }

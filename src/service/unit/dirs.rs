@@ -131,11 +131,6 @@ impl UnitDirs {
         &self.root
     }
 
-    /// The directories of the search path that exist, highest precedence first.
-    pub fn dirs(&self) -> &[PathBuf] {
-        &self.dirs
-    }
-
     /// All names there are: unit files, aliases, masks, and init scripts as services.
     pub fn names(&self) -> impl Iterator<Item = &UnitName> {
         self.units.keys().chain(

@@ -120,7 +120,7 @@ fn fragments_aliases_and_masks_are_found() {
         ["tpl@x.service", "auto@x.service"].map(name)
     );
     assert_eq!(
-        dirs.dirs(),
+        dirs.dirs,
         ["/etc/systemd/system", "/usr/lib/systemd/system"].map(Path::new)
     );
 }
@@ -138,7 +138,7 @@ fn without_a_merged_usr_both_directories_count() {
     }
     let dirs = UnitDirs::scan(dir.path()).unwrap();
     assert_eq!(dirs.names().count(), 2);
-    assert_eq!(dirs.dirs().len(), 2);
+    assert_eq!(dirs.dirs.len(), 2);
 }
 
 #[test]
