@@ -34,7 +34,7 @@ impl Test {
         require(name)?;
         static INSTALLED: OnceLock<()> = OnceLock::new();
         INSTALLED.get_or_init(install);
-        let lock = fs::File::create("/run/lock/virt-sandbox-tests").unwrap();
+        let lock = fs::File::create("/run/virt-sandbox-tests.lock").unwrap();
         let turn = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error);
         Some(Self {
             _turn: turn.unwrap(),
