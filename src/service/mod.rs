@@ -3,15 +3,15 @@
 //!
 //! Nothing here prints, and nothing here knows which hypervisor runs the sandbox.
 
-pub mod accounts;
-pub mod activity;
+mod accounts;
+mod activity;
 mod addresses;
 mod cgroup;
 mod conf_d;
 pub mod create;
 pub mod discover;
 mod failure;
-pub mod inside;
+mod inside;
 pub mod journal;
 pub mod lifecycle;
 pub mod manifest;
@@ -20,11 +20,11 @@ mod place;
 mod preflight;
 pub mod ready;
 pub mod sandboxes;
-pub mod secrets;
+mod secrets;
 mod services_d;
 pub mod store;
-pub mod sysusers;
-pub mod tmpfiles;
+mod sysusers;
+mod tmpfiles;
 pub mod tree;
 pub mod unit;
 

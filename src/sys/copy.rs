@@ -67,19 +67,10 @@ pub enum Existing {
     Replace,
 }
 
-/// Whether [`Copier::copy_tree`] copies an object, and if it is a directory, looks below it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keep {
-    /// It does.
-    Yes,
-    /// It does not.
-    No,
-}
-
 /// Device and inode: the identity of a file.
 type Identity = (u64, u64);
 
-/// Copies objects one by one or as trees, and remembers what ties them together: hard links, and the
+/// Copies objects one by one, and remembers what ties them together: hard links, and the
 /// directories that get their final attributes at the end.
 #[derive(Debug)]
 #[must_use = "directories get their owner, mode and times in `finish`"]
@@ -123,40 +114,6 @@ impl<'r> Copier<'r> {
             return Ok(self.skip(from, Omission::Vanished));
         };
         self.copy_opened(&object, &metadata, from, to)
-    }
-
-    /// Copies `from` and what is below it. `filter` is asked for every object, parents first and
-    /// names sorted, with its path in the source root and its own (unfollowed) metadata.
-    pub fn copy_tree(
-        &mut self,
-        from: &Path,
-        to: &Path,
-        mut filter: impl FnMut(&Path, &Metadata) -> Keep,
-    ) -> Result<()> {
-        let mut rest = vec![(from.to_owned(), to.to_owned())];
-        while let Some((from, to)) = rest.pop() {
-            let Some((object, metadata)) = self.look(&from)? else {
-                self.skip(&from, Omission::Vanished);
-                continue;
-            };
-            if filter(&from, &metadata) == Keep::No {
-                continue;
-            }
-            if self.copy_opened(&object, &metadata, &from, &to)? != Copied::Directory {
-                continue;
-            }
-            match object.names() {
-                Ok(names) => {
-                    let below = names.iter().rev();
-                    rest.extend(below.map(|name| (from.join(name), to.join(name))));
-                }
-                Err(error) if error.is_not_found() => {
-                    self.skip(&from, Omission::Vanished);
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
     }
 
     /// Gives the copied directories their owner, mode, attributes and times, and reports.

@@ -7,19 +7,16 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata};
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2, readlinkat};
 use nix::sys::stat::{Mode, fchmod, mkdirat};
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, symlinkat, unlinkat};
+use nix::unistd::{Gid, Uid, fchown, fchownat, symlinkat};
 
 use super::atomic;
-
-/// The largest file [`Root::read`] reads, in bytes: a sandbox must not fill the host's memory.
-pub const READ_LIMIT: u64 = 16 << 20;
 
 /// Work under a root failed. Paths are those of the host, root included.
 #[derive(Debug, thiserror::Error)]
@@ -34,8 +31,6 @@ pub enum RootError {
     },
     #[error("reading '{path}': neither a regular file nor a directory")]
     NotAFile { path: PathBuf },
-    #[error("reading '{path}': larger than {READ_LIMIT} bytes")]
-    TooLarge { path: PathBuf },
     #[error("using '{path}': it names no object of its own")]
     NoName { path: PathBuf },
 }
@@ -48,7 +43,7 @@ impl RootError {
                 source.kind(),
                 io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
             ),
-            Self::NotAFile { .. } | Self::TooLarge { .. } | Self::NoName { .. } => false,
+            Self::NotAFile { .. } | Self::NoName { .. } => false,
         }
     }
 }
@@ -84,11 +79,6 @@ impl Root {
         })
     }
 
-    /// The root itself, on the host.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// `path` as the host would write it: for messages, and for paths known to hold no symlinks.
     pub fn host_path(&self, path: &Path) -> PathBuf {
         self.path.join(relative(path))
@@ -106,52 +96,16 @@ impl Root {
         Ok(self.object_of(file, path))
     }
 
-    /// Opens the regular file or directory at `path` for reading. Devices and fifos, whose opening has
-    /// effects, are refused.
-    pub fn open(&self, path: &Path) -> Result<File> {
-        self.resolve(path)?.open()
-    }
-
-    /// Opens the regular file or directory at `path` for reading, where no symlink is on the way to it and it is none.
+    /// Opens the regular file or directory at `path` for reading, where no symlink is on the way to it and
+    /// it is none; see [`Object::open`].
     pub fn open_plain(&self, path: &Path) -> Result<File> {
         let file = self.open_path(path, OFlag::empty(), Parents::NoSymlinks)?;
         self.object_of(file, path).open()
     }
 
-    /// The content of the file at `path`, at most [`READ_LIMIT`] bytes.
-    pub fn read(&self, path: &Path) -> Result<Vec<u8>> {
-        let mut content = Vec::new();
-        let mut file = self.open(path)?.take(READ_LIMIT + 1);
-        file.read_to_end(&mut content)
-            .map_err(|source| self.failure("reading", path, source))?;
-        if content.len() as u64 > READ_LIMIT {
-            return Err(RootError::TooLarge {
-                path: self.host_path(path),
-            });
-        }
-        Ok(content)
-    }
-
-    /// [`Root::read`], for text; anything but UTF-8 is an error.
-    pub fn read_to_string(&self, path: &Path) -> Result<String> {
-        String::from_utf8(self.read(path)?).map_err(|e| {
-            let source = io::Error::new(io::ErrorKind::InvalidData, e.utf8_error());
-            self.failure("reading", path, source)
-        })
-    }
-
     /// The metadata of what `path` leads to; a symlink there is followed.
     pub fn metadata(&self, path: &Path) -> Result<Metadata> {
         self.resolve(path)?.metadata()
-    }
-
-    /// Whether `path` leads to anything. A dangling symlink leads to nothing.
-    pub fn exists(&self, path: &Path) -> Result<bool> {
-        match self.resolve(path) {
-            Ok(_) => Ok(true),
-            Err(error) if error.is_not_found() => Ok(false),
-            Err(error) => Err(error),
-        }
     }
 
     /// The absolute path, seen from inside and free of symlinks, of what `path` leads to.
@@ -229,19 +183,6 @@ impl Root {
             .map_err(|errno| failure("changing the owner of", self.host_path(path), errno))
     }
 
-    /// Removes the object at `path`, which is not a directory; says whether there was one.
-    pub fn remove_file(&self, path: &Path) -> Result<bool> {
-        let removed = self.parent(path, Parents::InRoot).and_then(|(fd, name)| {
-            unlinkat(&fd, name, UnlinkatFlags::NoRemoveDir)
-                .map_err(|errno| failure("removing", self.host_path(path), errno))
-        });
-        match removed {
-            Ok(()) => Ok(true),
-            Err(error) if error.is_not_found() => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
     /// The directory that holds `path`, opened, and the name in it.
     pub(super) fn parent<'p>(
         &self,
@@ -313,7 +254,8 @@ impl Object {
         metadata.map_err(|source| failure("examining", self.path.clone(), source))
     }
 
-    /// Opens a regular file or directory for reading; see [`Root::open`].
+    /// Opens a regular file or directory for reading. Devices and fifos, whose opening has effects, are
+    /// refused.
     pub fn open(&self) -> Result<File> {
         let kind = self.metadata()?.file_type();
         if !kind.is_file() && !kind.is_dir() {
