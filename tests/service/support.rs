@@ -83,7 +83,7 @@ fn install() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/setup/packages.sh");
     let status = Command::new("bash")
         .arg(script)
-        .args(["install", "apache2", "curl", "python3-minimal"])
+        .args(["install", "apache2", "curl", "python3"])
         .status();
     assert!(status.unwrap().success(), "installing apache2 failed");
 }
