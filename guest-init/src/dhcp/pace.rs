@@ -4,10 +4,12 @@ use std::time::Duration;
 
 /// How long the server has to confirm an address: it needs not look whether it is free, so it is
 /// quick, and one that does not know us is silent for good. But a bridge with STP lets nothing
-/// through for its first four seconds, so it is asked again and again until that is over.
+/// through for its first four seconds, so it is asked again and again until that is over. The first
+/// request is often lost as well: it goes out before the other end of the link is up.
 const CONFIRMATION_WAIT: Duration = Duration::from_millis(500);
+const FIRST_CONFIRMATION_WAIT: Duration = Duration::from_millis(50);
 /// How often a server is asked to confirm an address.
-pub const CONFIRMATIONS: u32 = 11;
+pub const CONFIRMATIONS: u32 = 12;
 /// How often an address is sought at the first pace before the pauses grow, for the same reason.
 const STEADY_TRIES: u32 = 6;
 /// Longest wait between two tries for an address.
@@ -18,7 +20,11 @@ const MIN_RENEWAL_WAIT: Duration = Duration::from_secs(60);
 /// The wait after a request to confirm an address, if `sent` went before it; `None` if those were
 /// enough.
 pub fn confirmation_wait(sent: u32) -> Option<Duration> {
-    (sent < CONFIRMATIONS).then_some(CONFIRMATION_WAIT)
+    match sent {
+        0..=1 => Some(FIRST_CONFIRMATION_WAIT),
+        2..CONFIRMATIONS => Some(CONFIRMATION_WAIT),
+        CONFIRMATIONS.. => None,
+    }
 }
 
 /// The wait after a request for more time: half of what is left, again and again.
