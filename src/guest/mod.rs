@@ -148,10 +148,10 @@ pub fn stage(dir: &Path, init: &Path, config: &GuestConfig) -> Result<()> {
     fs::set_permissions(dir, fs::Permissions::from_mode(0o755))
         .map_err(Error::io("creating", dir))?;
     let program = fs::read(init).map_err(Error::io("reading", init))?;
-    atomic::write(&dir.join(INIT), &program, 0o755)?;
+    atomic::replace(&dir.join(INIT), &program, 0o755)?;
     let text =
         serde_json::to_vec_pretty(config).map_err(Error::step("writing the guest config"))?;
-    atomic::write(&dir.join("guest.json"), &text, 0o600)?;
+    atomic::replace(&dir.join("guest.json"), &text, 0o600)?;
     Ok(())
 }
 

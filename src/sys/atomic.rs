@@ -31,6 +31,29 @@ pub struct WriteError {
 ///
 /// A symlink at `path` is replaced, not followed. When this returns, the content is on disk.
 pub fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), WriteError> {
+    write_path(path, content, mode, Durability::AtOnce)
+}
+
+/// As [`write()`], but when this returns the content need not be on disk yet: for what can be made anew.
+pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), WriteError> {
+    write_path(path, content, mode, Durability::InTime)
+}
+
+/// When a file is on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Durability {
+    /// Before the call returns.
+    AtOnce,
+    /// When the kernel gets to it; a disk may take long to say that it has something.
+    InTime,
+}
+
+fn write_path(
+    path: &Path,
+    content: &[u8],
+    mode: u32,
+    durability: Durability,
+) -> Result<(), WriteError> {
     let fail = |source| WriteError {
         path: path.to_owned(),
         source,
@@ -43,7 +66,7 @@ pub fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), WriteError> {
         Some(_) | None => Path::new("."),
     };
     let directory = File::open(parent).map_err(fail)?;
-    write_at(directory.as_fd(), name, content, mode).map_err(fail)
+    write_at(directory.as_fd(), name, content, mode, durability).map_err(fail)
 }
 
 /// [`write`], for a name in a directory that is already open.
@@ -52,6 +75,7 @@ pub(super) fn write_at(
     name: &OsStr,
     content: &[u8],
     mode: u32,
+    durability: Durability,
 ) -> io::Result<()> {
     let temporary = temporary_name();
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
@@ -60,7 +84,9 @@ pub(super) fn write_at(
     let written = (|| {
         file.write_all(content)?;
         fchmod(&file, Mode::from_bits_truncate(mode))?;
-        file.sync_all()?;
+        if durability == Durability::AtOnce {
+            file.sync_all()?;
+        }
         renameat(directory, temporary.as_str(), directory, name)?;
         Ok(())
     })();
@@ -69,8 +95,11 @@ pub(super) fn write_at(
         let _ = unlinkat(directory, temporary.as_str(), UnlinkatFlags::NoRemoveDir);
         return written;
     }
-    // Without this, the rename itself may be lost in a crash: fsync(2).
-    Ok(fsync(directory)?)
+    match durability {
+        // Without this, the rename itself may be lost in a crash: fsync(2).
+        Durability::AtOnce => Ok(fsync(directory)?),
+        Durability::InTime => Ok(()),
+    }
 }
 
 /// A name nothing else uses: begins with a dot, so that the directories of snippets in `/etc` do not

@@ -16,7 +16,7 @@ use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2, readlinkat};
 use nix::sys::stat::{Mode, fchmod, mkdirat};
 use nix::unistd::{Gid, Uid, fchown, fchownat, symlinkat};
 
-use super::atomic;
+use super::atomic::{self, Durability};
 
 /// Work under a root failed. Paths are those of the host, root included.
 #[derive(Debug, thiserror::Error)]
@@ -122,10 +122,10 @@ impl Root {
     }
 
     /// Replaces the object at `path` by a file with this content and these permission bits, owned by
-    /// the caller. A symlink there is replaced, not followed.
+    /// the caller. A symlink there is replaced, not followed. It is on disk as soon as what is copied is.
     pub fn write_atomic(&self, path: &Path, content: &[u8], mode: u32) -> Result<()> {
         let (parent, name) = self.parent(path, Parents::InRoot)?;
-        atomic::write_at(parent.as_fd(), name, content, mode)
+        atomic::write_at(parent.as_fd(), name, content, mode, Durability::InTime)
             .map_err(|source| self.failure("writing", path, source))
     }
 
