@@ -46,12 +46,10 @@ impl HostFacts {
                 Ok(_) | Err(_) => {}
             }
         }
-        let table = Path::new("/proc/self/mountinfo");
-        let text = fs::read_to_string(table).map_err(Error::io("reading", table))?;
         Ok(Self {
             arch: std::env::consts::ARCH.to_owned(),
             system_dirs,
-            mount_points: guest_init::mountinfo::mount_points(&text).collect(),
+            mount_points: mount_points()?,
         })
     }
 
@@ -67,6 +65,16 @@ impl HostFacts {
         below.dedup();
         std::iter::once(path).chain(below)
     }
+}
+
+/// Every mount point of the host.
+///
+/// # Errors
+/// Where `/proc` cannot be read.
+pub fn mount_points() -> Result<Vec<PathBuf>> {
+    let table = Path::new("/proc/self/mountinfo");
+    let text = fs::read_to_string(table).map_err(Error::io("reading", table))?;
+    Ok(guest_init::mountinfo::mount_points(&text).collect())
 }
 
 /// Whether systemd is the host's init, by the test of `sd_booted(3)`.

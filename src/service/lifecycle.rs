@@ -90,9 +90,13 @@ impl Sandboxes {
             .ok_or_else(|| self.ended_early(name))
     }
 
+    /// What the init of a sandbox has said at its last start.
+    fn init_log(&self, name: &SandboxName) -> String {
+        fs::read_to_string(self.store.stage(name).join("guest.log")).unwrap_or_default()
+    }
+
     fn ended_early(&self, name: &SandboxName) -> Error {
-        let said = fs::read_to_string(self.store.stage(name).join("guest.log")).unwrap_or_default();
-        let said = match said.trim() {
+        let said = match self.init_log(name).trim() {
             "" => "it said nothing".to_owned(),
             said => format!("its init said:\n{said}"),
         };
@@ -104,9 +108,7 @@ impl Sandboxes {
     /// Shows what the init did, if that was asked for.
     fn show_boot(&self, name: &SandboxName) {
         if std::env::var_os("LIBVIRT_SANDBOX_INIT_DEBUG").is_some() {
-            let said =
-                fs::read_to_string(self.store.stage(name).join("guest.log")).unwrap_or_default();
-            for line in said.lines() {
+            for line in self.init_log(name).lines() {
                 log::info!("{line}");
             }
         }
@@ -182,11 +184,11 @@ impl Sandboxes {
     }
 
     /// Stops a sandbox: its units are asked to, and what has not ended in time is ended. The host's unit of it is stopped, too. One
-    /// that does not run is no error; `false` then.
+    /// that does not run is no error.
     ///
     /// # Errors
     /// Where there is no such sandbox or libvirt does not answer.
-    pub fn stop(&self, name: &SandboxName) -> Result<bool> {
+    pub fn stop(&self, name: &SandboxName) -> Result<()> {
         self.store.load(name)?;
         self.stop_unit(name);
         self.halt(name)
@@ -196,15 +198,9 @@ impl Sandboxes {
     ///
     /// # Errors
     /// As [`stop`](Self::stop).
-    pub fn halt(&self, name: &SandboxName) -> Result<bool> {
+    pub fn halt(&self, name: &SandboxName) -> Result<()> {
         let (_lock, config) = self.store.lock(name)?;
-        let runs = self
-            .hypervisor(&config)?
-            .state(name.as_str())?
-            .controller()
-            .is_some();
-        self.end(&config)?;
-        Ok(runs)
+        self.end(&config)
     }
 
     fn end(&self, config: &SandboxConfig) -> Result<()> {

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
+use crate::host;
 use crate::sys::atomic;
 
 /// Name of the mark.
@@ -157,10 +158,9 @@ fn is_empty(path: &Path) -> bool {
 }
 
 fn mount_point_below(path: &Path) -> Result<Option<PathBuf>> {
-    let table = Path::new("/proc/self/mountinfo");
-    let text = fs::read_to_string(table).map_err(Error::io("reading", table))?;
     let path = fs::canonicalize(path).map_err(Error::io("finding", path))?;
-    Ok(guest_init::mountinfo::mount_points(&text)
+    Ok(host::mount_points()?
+        .into_iter()
         .find(|mount_point| mount_point.starts_with(&path) && *mount_point != path))
 }
 

@@ -89,7 +89,7 @@ pub fn start_named(
     let name = &args.name;
     sandboxes.store.load(name)?;
     if is_hosts(sandboxes, args) && timeout.is_none() {
-        return systemctl("start", args, sandboxes);
+        return start_unit(args);
     }
     sandboxes.start(name, timeout, interrupted)?;
     output::progress(&format!("the units of '{name}' are active"));
@@ -97,7 +97,7 @@ pub fn start_named(
 }
 
 pub fn stop(args: &StopArgs, sandboxes: &Sandboxes) -> Result<()> {
-    sandboxes.stop(&args.name.name).map(drop)
+    sandboxes.stop(&args.name.name)
 }
 
 pub fn restart(args: &StartArgs, sandboxes: &Sandboxes) -> Result<()> {
@@ -105,24 +105,24 @@ pub fn restart(args: &StartArgs, sandboxes: &Sandboxes) -> Result<()> {
     start(args, sandboxes)
 }
 
-/// Asks the host's systemd. What its unit said went to the journal; the end of it is shown where it failed.
-fn systemctl(verb: &str, args: &Name, sandboxes: &Sandboxes) -> Result<()> {
+/// Has the host's systemd start the unit of a sandbox. What it said went to the journal; the end of it is shown where it
+/// failed.
+fn start_unit(args: &Name) -> Result<()> {
     let unit = args.name.unit();
     let run = |program: &str, arguments: &[&str]| {
         command::capture(program, arguments.iter().copied())
             .map_err(Error::step(format!("running {program}")))
     };
-    let done = run("systemctl", &[verb, "--", &unit])?;
+    let done = run("systemctl", &["start", "--", &unit])?;
     if done.success {
         return Ok(());
     }
-    drop(sandboxes.store.load(&args.name)?);
     let journal = run(
         "journalctl",
         &["--no-pager", "--output=cat", "-n", "25", "-u", &unit],
     )?;
     Err(Error::NotReady(format!(
-        "systemctl {verb} {unit}: {}\n{}",
+        "systemctl start {unit}: {}\n{}",
         done.stderr,
         journal.stdout.trim_end()
     )))
@@ -157,7 +157,7 @@ pub fn run(args: &RunArgs, sandboxes: &Sandboxes) -> Result<()> {
     }
     if !ended? {
         notify::stopping()?;
-        return sandboxes.halt(name).map(drop);
+        return sandboxes.halt(name);
     }
     sandboxes.halt(name)?;
     Err(Error::refused(format!(
