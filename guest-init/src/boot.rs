@@ -31,17 +31,21 @@ fn run() -> Result<std::convert::Infallible> {
     // libvirt hands down that of whoever started its daemon, which may lock out all but root.
     umask(Mode::S_IWGRP | Mode::S_IWOTH);
     let begin = Instant::now();
+    let mut place = root::Place::assembling()?;
     for step in plan(&config) {
         debug!("{:>6} ms  {step:?}", begin.elapsed().as_millis());
         match step {
-            Step::NewRoot => root::new_root()?,
-            Step::Mount(mount) => root::add(current_root(), &mount)?,
+            Step::Stage(staged) => bail!("{staged:?} cannot be mounted yet"),
+            Step::NewRoot { root, .. } => root::new_root(&root)?,
+            Step::Mount(mount) => root::add(&place, &mount)?,
             Step::Move(path) => root::carry_over(&path)?,
             Step::Cgroup { name, max_pids } => cgroup::enter(Path::new(NEW_ROOT), &name, max_pids)?,
-            Step::CarryMounts => root::carry_mounts()?,
-            Step::ReleaseMounts => root::release_mounts()?,
-            Step::Pivot => {
-                root::pivot()?;
+            Step::Enter => place = root::enter(place)?,
+            Step::LinkDisks(_) | Step::Include(_) | Step::Mask(_) | Step::Shell(_) => {
+                bail!("this cannot be done yet")
+            }
+            Step::Pivot(_) => {
+                place = root::pivot(place)?;
                 root::drop_unseekable_meminfo();
             }
             Step::File(file) => root::write(&file)?,
@@ -61,18 +65,10 @@ fn run() -> Result<std::convert::Infallible> {
                 command,
                 environment,
             } => return Ok(process::exec(&command, &environment)?),
+            Step::Run(_) => bail!("this cannot be run yet"),
         }
     }
     bail!("the plan has no payload")
-}
-
-/// The root that steps work on: the one being assembled, until it is the root itself.
-fn current_root() -> &'static Path {
-    if Path::new(NEW_ROOT).exists() {
-        Path::new(NEW_ROOT)
-    } else {
-        Path::new("/")
-    }
 }
 
 fn read(path: &Path) -> Result<GuestConfig> {

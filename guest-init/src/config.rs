@@ -1,9 +1,13 @@
 //! What the host tells the guest: one JSON document, read once by PID 1.
 //!
 //! The host has resolved every choice before; the guest only carries it out.
+//!
+//! Paths "of the staging root" are where the guest boots: the directory that libvirt made the container's
+//! `/`, or the initramfs. Paths "of the sandbox" are below the root that is made there.
 
+use std::ffi::OsString;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +15,7 @@ use crate::net::{Address, Route};
 
 /// Version of the contract. Host and guest must agree on it exactly: the init is staged together
 /// with its config, so a difference means a damaged staging root.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Everything PID 1 does, in the order of the fields.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,11 +29,23 @@ pub struct GuestConfig {
     pub hostname: String,
     /// Print every step on the console.
     pub debug: bool,
-    /// The root filesystem, assembled on an empty tmpfs in this order.
+    /// What it runs in.
+    pub platform: Platform,
+    /// What is mounted in the staging root before anything else, in this order. Empty in a container, where libvirt has
+    /// mounted all but images.
+    pub staged: Vec<Staged>,
+    /// What the root begins as.
+    pub root: Root,
+    /// What is added to the root while it is made, in this order. Targets are taken literally.
     pub mounts: Vec<Mount>,
-    /// The user's mounts, made in the finished root, where links on the way to them lead where they should. Sources of the host are
-    /// below [`CARRIED_MOUNTS`](crate::CARRIED_MOUNTS).
+    /// The user's mounts, made in the finished root, where links on the way to them lead where they should.
     pub user_mounts: Vec<Mount>,
+    /// What is copied into the finished root once all is mounted.
+    pub includes: Vec<Include>,
+    /// Files and sockets of the root that are covered with `/dev/null`; one that is not there any more is no matter.
+    pub masked: Vec<PathBuf>,
+    /// Block devices that get a link in `/dev/disk/by-tag`.
+    pub disks: Vec<Disk>,
     /// Files written below `/run` before the payload starts.
     pub files: Vec<File>,
     /// Where static dependencies of `/usr` are masked, and which are kept.
@@ -38,10 +54,222 @@ pub struct GuestConfig {
     pub max_pids: Option<u64>,
     /// NICs in the order `eth0`, `eth1`…
     pub network: Vec<Nic>,
-    /// The program that becomes PID 1, with its arguments. Never empty.
-    pub command: Vec<String>,
-    /// Environment of that program; nothing is inherited.
-    pub environment: Vec<(String, String)>,
+    /// Opens a shell of root's on this device, again and again: `/dev/tty2`, `/dev/hvc1`.
+    pub shell: Option<PathBuf>,
+    /// What runs in it.
+    pub payload: Payload,
+}
+
+/// What a guest runs in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Platform {
+    /// Namespaces of the host's kernel; libvirt has mounted `/proc`, `/sys` and `/dev` and what is shared.
+    Container,
+    /// A kernel of its own, which has started guest-init from an initramfs.
+    Machine,
+}
+
+/// What runs in the sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    deny_unknown_fields,
+    rename_all = "kebab-case",
+    rename_all_fields = "kebab-case",
+    tag = "type"
+)]
+pub enum Payload {
+    /// A program that becomes PID 1.
+    Init {
+        /// The program with its arguments. Never empty.
+        command: Vec<String>,
+        /// All of its environment.
+        environment: Vec<(String, String)>,
+    },
+    /// A command that PID 1 starts and watches, over the [channel](crate::wire).
+    Command(Command),
+}
+
+/// A command that PID 1 starts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Command {
+    /// The program with its arguments, looked up in the `PATH` of `environment`. Never empty.
+    pub argv: Vec<OsString>,
+    /// All of its environment.
+    pub environment: Vec<(OsString, OsString)>,
+    /// Where it starts.
+    pub directory: Directory,
+    /// Who it runs as.
+    pub identity: Identity,
+    /// What its standard streams are.
+    pub stdio: Stdio,
+}
+
+/// The directory a command starts in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    deny_unknown_fields,
+    rename_all = "kebab-case",
+    tag = "type",
+    content = "path"
+)]
+pub enum Directory {
+    /// This one, or the command does not start.
+    Must(PathBuf),
+    /// This one if it can be entered, else `/`.
+    Try(PathBuf),
+}
+
+/// Who a command runs as.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Identity {
+    /// User id.
+    pub uid: u32,
+    /// Primary group id. There are no others.
+    pub gid: u32,
+    /// Whether it keeps the capabilities of PID 1. Otherwise it has none and cannot get any (`PR_SET_NO_NEW_PRIVS(2const)`).
+    pub privileged: bool,
+}
+
+/// What the standard streams of a command are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    deny_unknown_fields,
+    rename_all = "kebab-case",
+    rename_all_fields = "kebab-case",
+    tag = "type"
+)]
+pub enum Stdio {
+    /// A terminal of the sandbox, its bytes on the channel.
+    Terminal(WindowSize),
+    /// Each on its own, in the order standard input, output, error.
+    Streams([Stream; 3]),
+}
+
+/// One standard stream of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stream {
+    /// The caller's own, handed down as a file descriptor.
+    Inherited,
+    /// A pipe, its bytes on the channel.
+    Channel,
+}
+
+/// The size of a terminal's window, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowSize {
+    /// Lines.
+    pub rows: u16,
+    /// Characters of a line.
+    pub columns: u16,
+}
+
+/// Something that is mounted in the staging root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    deny_unknown_fields,
+    rename_all = "kebab-case",
+    rename_all_fields = "kebab-case",
+    tag = "type"
+)]
+pub enum Staged {
+    /// A directory of the host.
+    Share {
+        /// How it gets here.
+        transport: Transport,
+        /// Its name on the device.
+        tag: String,
+        /// Path in the staging root.
+        path: PathBuf,
+        /// Whether it is mounted read-only.
+        read_only: bool,
+    },
+    /// The filesystem of an image.
+    Image {
+        /// The device it is on.
+        device: BlockDevice,
+        /// The partition, from 1. Without it the whole device, or its only partition with a filesystem that is known.
+        partition: Option<u32>,
+        /// Path in the staging root.
+        path: PathBuf,
+        /// Whether it is mounted read-only.
+        read_only: bool,
+    },
+}
+
+/// How a directory of the host gets into a virtual machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Transport {
+    /// 9p over virtio.
+    Plan9,
+    /// virtiofs.
+    Virtiofs,
+}
+
+/// A block device as the guest finds it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BlockDevice {
+    /// By its node.
+    Node(PathBuf),
+    /// By the serial number of a virtio disk.
+    Serial(String),
+}
+
+/// A block device with a name of the user's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Disk {
+    /// The name: a link in `/dev/disk/by-tag`.
+    pub tag: String,
+    /// The device. Its node is given to the command's user.
+    pub device: BlockDevice,
+}
+
+/// What the root of a sandbox begins as.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    deny_unknown_fields,
+    rename_all = "kebab-case",
+    rename_all_fields = "kebab-case",
+    tag = "type"
+)]
+pub enum Root {
+    /// An empty, writable tmpfs.
+    Empty,
+    /// A tree of the staging root, with all that is mounted below it.
+    Tree {
+        /// Path in the staging root.
+        source: PathBuf,
+        /// What may become of it.
+        access: Access,
+    },
+}
+
+/// What a sandbox may do to the tree that is its root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Access {
+    /// Read it. Mount points that it lacks are made beside it.
+    ReadOnly,
+    /// Change it.
+    Writable,
+    /// Change what it sees of it; the changes are thrown away.
+    Volatile,
+}
+
+/// Something that is copied into the sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Include {
+    /// Path in the staging root: a file, a link or a directory with all below it.
+    pub source: PathBuf,
+    /// Path in the sandbox; parents are made.
+    pub target: PathBuf,
 }
 
 /// One step in assembling the root. Targets are absolute paths in the sandbox; they are created
@@ -54,13 +282,13 @@ pub struct GuestConfig {
     tag = "type"
 )]
 pub enum Mount {
-    /// A directory or file of the staging root, bound with its submounts.
+    /// A directory or file, bound with its submounts.
     Bind {
-        /// Path in the staging root.
-        source: PathBuf,
+        /// Where it is.
+        source: Source,
         /// Path in the sandbox.
         target: PathBuf,
-        /// Whether the sandbox may write to it.
+        /// Whether the sandbox may only read it.
         read_only: bool,
     },
     /// A fresh tmpfs, always nosuid and nodev.
@@ -79,6 +307,28 @@ pub enum Mount {
         /// Path of the link in the sandbox.
         target: PathBuf,
     },
+}
+
+impl Mount {
+    /// Path in the sandbox.
+    #[must_use]
+    pub fn target(&self) -> &Path {
+        match self {
+            Self::Bind { target, .. }
+            | Self::Tmpfs { target, .. }
+            | Self::Symlink { target, .. } => target,
+        }
+    }
+}
+
+/// Where something that is bound is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// Path in the staging root.
+    Stage(PathBuf),
+    /// Path in the sandbox.
+    Sandbox(PathBuf),
 }
 
 /// A file to write before the payload starts.

@@ -7,6 +7,7 @@
 //! | module | what it owns |
 //! |---|---|
 //! | [`config`] | the guest config: what the host tells the guest |
+//! | [`wire`] | what host and guest say to each other while a command runs |
 //! | [`net`] | addresses and routes as they are written by people |
 //! | [`mountinfo`] | the kernel's table of mounts |
 //!
@@ -24,15 +25,13 @@
 pub mod config;
 pub mod mountinfo;
 pub mod net;
+pub mod wire;
 
 /// Where the new root is assembled, in the staging root.
 pub const NEW_ROOT: &str = "/newroot";
 
 /// Where libvirt places the sources of the user's mounts, in the staging root.
 pub const STAGED_MOUNTS: &str = "/mnt";
-
-/// Where they are while the root is finished, in the new one.
-pub const CARRIED_MOUNTS: &str = "/.mounts";
 
 #[cfg(feature = "init")]
 pub mod boot;

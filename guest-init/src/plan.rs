@@ -4,15 +4,24 @@
 //! before anything is taken from the staging root for good, cgroups are entered while the host's
 //! hierarchy can still be seen, and the network is up before the payload looks for it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::config::{File, GuestConfig, Mount, Nic};
+use crate::config::{
+    Command, Disk, File, GuestConfig, Include, Mount, Nic, Payload, Platform, Root, Staged,
+};
 
 /// One thing PID 1 does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Put an empty tmpfs where the new root is assembled.
-    NewRoot,
+    /// Mount something in the staging root.
+    Stage(Staged),
+    /// Put what the root begins as where it is assembled.
+    NewRoot {
+        /// What that is.
+        root: Root,
+        /// Mount points it must have in the end.
+        targets: Vec<PathBuf>,
+    },
     /// Add to the new root.
     Mount(Mount),
     /// Carry `/proc`, `/sys` or `/dev` over, with all that is mounted below.
@@ -24,12 +33,16 @@ pub enum Step {
         /// Highest number of processes and threads.
         max_pids: Option<u64>,
     },
-    /// Carry the sources of the user's mounts over.
-    CarryMounts,
+    /// See the new root as the root, while the staging root can still be reached.
+    Enter,
+    /// Link the block devices by their tags.
+    LinkDisks(Vec<Disk>),
+    /// Copy into the new root.
+    Include(Include),
+    /// Cover a file with `/dev/null`.
+    Mask(PathBuf),
     /// Make the new root the root and let go of the staging root.
-    Pivot,
-    /// Let go of the sources of the user's mounts.
-    ReleaseMounts,
+    Pivot(Platform),
     /// Write a file.
     File(File),
     /// Mask what `/usr` pulls in, but these.
@@ -41,6 +54,8 @@ pub enum Step {
     Hostname(String),
     /// Raise the loopback and the NICs and give them addresses.
     Network(Vec<Nic>),
+    /// Keep a shell of root's on a device.
+    Shell(PathBuf),
     /// Become the payload.
     Exec {
         /// Program and arguments.
@@ -48,21 +63,33 @@ pub enum Step {
         /// All of its environment.
         environment: Vec<(String, String)>,
     },
+    /// Start the payload and watch it.
+    Run(Command),
 }
 
 /// The steps for `config`, in order.
 #[must_use]
 pub fn plan(config: &GuestConfig) -> Vec<Step> {
-    let mut steps = vec![Step::NewRoot];
-    steps.extend(config.mounts.iter().cloned().map(Step::Mount));
-    steps.extend(["/proc", "/sys", "/dev"].map(|dir| Step::Move(dir.into())));
-    steps.push(Step::Cgroup {
-        name: format!("virt-sandbox-{}", config.name),
-        max_pids: config.max_pids,
+    let mut steps: Vec<Step> = config.staged.iter().cloned().map(Step::Stage).collect();
+    let mounts = config.mounts.iter().map(Mount::target);
+    let user_mounts = config.user_mounts.iter().map(Mount::target);
+    let kernels = KERNELS.map(Path::new);
+    steps.push(Step::NewRoot {
+        root: config.root.clone(),
+        targets: (mounts.chain(kernels).chain(user_mounts))
+            .map(Path::to_owned)
+            .collect(),
     });
-    let has_mounts = !config.user_mounts.is_empty();
-    steps.extend(has_mounts.then_some(Step::CarryMounts));
-    steps.push(Step::Pivot);
+    steps.extend(config.mounts.iter().cloned().map(Step::Mount));
+    steps.extend(KERNELS.map(|dir| Step::Move(dir.into())));
+    match config.platform {
+        Platform::Container => steps.push(Step::Cgroup {
+            name: format!("virt-sandbox-{}", config.name),
+            max_pids: config.max_pids,
+        }),
+        Platform::Machine => {}
+    }
+    steps.push(Step::Enter);
     steps.extend(DEVICE_MOUNTS.map(|(target, mode)| {
         Step::Mount(Mount::Tmpfs {
             target: target.into(),
@@ -70,8 +97,12 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
             size: None,
         })
     }));
+    let has_disks = !config.disks.is_empty();
+    steps.extend(has_disks.then(|| Step::LinkDisks(config.disks.clone())));
+    steps.extend(config.masked.iter().cloned().map(Step::Mask));
     steps.extend(config.user_mounts.iter().cloned().map(Step::Mount));
-    steps.extend(has_mounts.then_some(Step::ReleaseMounts));
+    steps.extend(config.includes.iter().cloned().map(Step::Include));
+    steps.push(Step::Pivot(config.platform));
     steps.extend(config.files.iter().cloned().map(Step::File));
     if let Some(units) = &config.static_units {
         steps.push(Step::MaskStaticUnits {
@@ -80,12 +111,22 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
     }
     steps.push(Step::Hostname(config.hostname.clone()));
     steps.push(Step::Network(config.network.clone()));
-    steps.push(Step::Exec {
-        command: config.command.clone(),
-        environment: config.environment.clone(),
+    steps.extend(config.shell.iter().cloned().map(Step::Shell));
+    steps.push(match &config.payload {
+        Payload::Init {
+            command,
+            environment,
+        } => Step::Exec {
+            command: command.clone(),
+            environment: environment.clone(),
+        },
+        Payload::Command(command) => Step::Run(command.clone()),
     });
     steps
 }
+
+/// What the kernel shows of itself; mounted in the staging root, and moved.
+const KERNELS: [&str; 3] = ["/proc", "/sys", "/dev"];
 
 /// What libvirt's `/dev` lacks.
 const DEVICE_MOUNTS: [(&str, u32); 1] = [("/dev/shm", 0o1777)];
@@ -102,22 +143,31 @@ mod tests {
             name: "web1".into(),
             hostname: "web1".into(),
             debug: false,
+            platform: Platform::Container,
+            staged: vec![],
+            root: Root::Empty,
             mounts: vec![Mount::Symlink {
                 points_to: "usr/bin".into(),
                 target: "/bin".into(),
             }],
             user_mounts: vec![],
+            includes: vec![],
+            masked: vec![],
+            disks: vec![],
+            shell: None,
             files: vec![],
             static_units: Some(StaticUnits { keep: vec![] }),
             max_pids: Some(10),
             network: vec![],
-            command: vec!["/usr/lib/systemd/systemd".into()],
-            environment: vec![],
+            payload: Payload::Init {
+                command: vec!["/usr/lib/systemd/systemd".into()],
+                environment: vec![],
+            },
         };
         let steps = plan(&config);
         let at = |wanted: &Step| steps.iter().position(|step| step == wanted).unwrap();
-        let pivot = at(&Step::Pivot);
-        assert_eq!(at(&Step::NewRoot), 0);
+        let pivot = at(&Step::Pivot(Platform::Container));
+        assert!(matches!(steps[0], Step::NewRoot { .. }));
         assert!(at(&Step::Mount(config.mounts[0].clone())) < pivot);
         assert!(at(&Step::Move("/dev".into())) < pivot);
         assert!(

@@ -2,17 +2,20 @@
 
 use std::fs;
 use std::io::Seek;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::Mode;
 use nix::sys::statvfs::{FsFlags, statvfs};
-use nix::unistd::{chdir, pivot_root};
+use nix::unistd::{chdir, chroot, fchdir, pivot_root};
 
-use crate::config::{File, Mount};
+use crate::NEW_ROOT;
+use crate::config::{Access, File, Mount, Root, Source};
 use crate::mountinfo::mount_points;
-use crate::{CARRIED_MOUNTS, NEW_ROOT, STAGED_MOUNTS};
 
 /// Size of the root's own tmpfs in bytes. It holds mount points only; a writable root is needed
 /// by the hardening of systemd units, which make mount points of their own there.
@@ -23,8 +26,56 @@ pub fn below(root: &Path, inside: &Path) -> PathBuf {
     root.join(inside.strip_prefix("/").unwrap_or(inside))
 }
 
-/// Mounts the empty tmpfs that becomes the root.
-pub fn new_root() -> Result<()> {
+/// Where the steps work: which directory is the root of the sandbox, and how the staging root is reached.
+#[derive(Debug)]
+pub struct Place {
+    root: &'static Path,
+    /// The staging root, also where it is not the root any more.
+    stage: Option<OwnedFd>,
+}
+
+impl Place {
+    /// The root is being assembled in the staging root.
+    pub fn assembling() -> Result<Self> {
+        Ok(Self {
+            root: Path::new(NEW_ROOT),
+            stage: Some(open_directory(Path::new("/"))?),
+        })
+    }
+
+    fn resolve(&self, source: &Source) -> Result<PathBuf> {
+        match (source, &self.stage) {
+            (Source::Sandbox(path), _) => Ok(below(self.root, path)),
+            // A path through a directory that is held open leads there whatever the root is by now.
+            (Source::Stage(path), Some(stage)) => {
+                let stage = format!("/proc/self/fd/{}", stage.as_raw_fd());
+                Ok(below(Path::new(&stage), path))
+            }
+            (Source::Stage(path), None) => {
+                bail!("looking for '{}': the staging root is gone", path.display())
+            }
+        }
+    }
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    open(path, flags, Mode::empty()).with_context(|| format!("opening '{}'", path.display()))
+}
+
+/// Makes the new root what paths begin at, so that links in it lead where they should. The staging root stays mounted
+/// above it.
+pub fn enter(place: Place) -> Result<Place> {
+    chroot(NEW_ROOT).context("entering the new root")?;
+    chdir("/").context("entering the new root")?;
+    Ok(Place {
+        root: Path::new("/"),
+        stage: place.stage,
+    })
+}
+
+/// Mounts what the root begins as.
+pub fn new_root(root: &Root) -> Result<()> {
     // What is mounted from here on must not travel back to where the namespace came from.
     mount(
         None::<&str>,
@@ -35,17 +86,23 @@ pub fn new_root() -> Result<()> {
     )
     .context("making the mounts private")?;
     make_dir(Path::new(NEW_ROOT), 0o755)?;
-    tmpfs(Path::new(NEW_ROOT), 0o755, Some(ROOT_SIZE))
+    match root {
+        Root::Empty => tmpfs(Path::new(NEW_ROOT), 0o755, Some(ROOT_SIZE)),
+        Root::Tree { source, access } => {
+            bind(source, Path::new(NEW_ROOT), *access == Access::ReadOnly)
+        }
+    }
 }
 
 /// Adds one mount to the tree below `root`.
-pub fn add(root: &Path, wanted: &Mount) -> Result<()> {
+pub fn add(place: &Place, wanted: &Mount) -> Result<()> {
+    let root = place.root;
     match wanted {
         Mount::Bind {
             source,
             target,
             read_only,
-        } => bind(source, &below(root, target), *read_only),
+        } => bind(&place.resolve(source)?, &below(root, target), *read_only),
         Mount::Tmpfs { target, mode, size } => {
             let target = below(root, target);
             make_dir(&target, 0o755)?;
@@ -147,36 +204,21 @@ pub fn carry_over(path: &Path) -> Result<()> {
     .with_context(|| format!("moving '{}' to the new root", path.display()))
 }
 
-/// Carries the sources of the user's mounts over. There is nothing to carry where all of them are the guest's own.
-pub fn carry_mounts() -> Result<()> {
-    let staged = Path::new(STAGED_MOUNTS);
-    if !staged.exists() {
-        return Ok(());
-    }
-    bind(
-        staged,
-        &below(Path::new(NEW_ROOT), Path::new(CARRIED_MOUNTS)),
-        false,
-    )
-}
-
-/// Lets go of them.
-pub fn release_mounts() -> Result<()> {
-    let carried = Path::new(CARRIED_MOUNTS);
-    if carried.exists() {
-        umount2(carried, MntFlags::MNT_DETACH).context("letting go of the sources of mounts")?;
-        fs::remove_dir(carried).context("letting go of the sources of mounts")?;
-    }
-    Ok(())
-}
-
 /// Makes the new root the root of this mount namespace and lets go of the old one.
-pub fn pivot() -> Result<()> {
+pub fn pivot(place: Place) -> Result<Place> {
+    if let Some(stage) = &place.stage {
+        fchdir(stage).context("returning to the staging root")?;
+        chroot(".").context("returning to the staging root")?;
+    }
     chdir(NEW_ROOT).context("entering the new root")?;
     // pivot_root(2): with both arguments the same, the old root ends up stacked below the new one.
     pivot_root(".", ".").context("changing to the new root")?;
     umount2(".", MntFlags::MNT_DETACH).context("letting go of the staging root")?;
-    chdir("/").context("entering the new root")
+    chdir("/").context("entering the new root")?;
+    Ok(Place {
+        root: Path::new("/"),
+        stage: None,
+    })
 }
 
 /// Uncovers the kernel's own `/proc/meminfo` where libvirt's cannot be used.

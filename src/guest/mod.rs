@@ -87,7 +87,7 @@ impl Assembly {
                     *read_only,
                 );
                 guest::Mount::Bind {
-                    source: Path::new(guest_init::CARRIED_MOUNTS).join(name),
+                    source: guest::Source::Stage(Path::new(guest_init::STAGED_MOUNTS).join(name)),
                     target: target.as_path().to_owned(),
                     read_only: *read_only,
                 }
@@ -97,7 +97,7 @@ impl Assembly {
                 source,
                 read_only,
             } => guest::Mount::Bind {
-                source: source.as_path().to_owned(),
+                source: guest::Source::Sandbox(source.as_path().to_owned()),
                 target: target.as_path().to_owned(),
                 read_only: *read_only,
             },
@@ -128,7 +128,7 @@ impl Assembly {
 
     fn bind(&mut self, source: PathBuf, target: PathBuf, read_only: bool) {
         self.mounts.push(guest::Mount::Bind {
-            source,
+            source: guest::Source::Stage(source),
             target,
             read_only,
         });

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use guest_init::config::{File, GuestConfig, Mount, Nic, StaticUnits, VERSION};
+use guest_init::config::{
+    File, GuestConfig, Mount, Nic, Payload, Platform, Root, StaticUnits, VERSION,
+};
 use serde::Serialize;
 
 use crate::config::{SandboxConfig, SandboxName};
@@ -241,8 +243,15 @@ impl Sandboxes {
             name: config.name.to_string(),
             hostname: config.hostname.clone(),
             debug: std::env::var_os("LIBVIRT_SANDBOX_INIT_DEBUG").is_some(),
+            platform: Platform::Container,
+            staged: vec![],
+            root: Root::Empty,
             mounts,
             user_mounts,
+            includes: vec![],
+            masked: vec![],
+            disks: vec![],
+            shell: None,
             files,
             static_units: Some(StaticUnits {
                 keep: keep.chain(config.keep_units.iter().cloned()).collect(),
@@ -258,12 +267,14 @@ impl Sandboxes {
                     hint: None,
                 })
                 .collect(),
-            command: vec![SYSTEMD.to_owned(), format!("--unit={BOOT_TARGET}")],
-            environment: vec![
-                // systemd recognises containers by it (CONTAINER_INTERFACE of systemd).
-                ("container".to_owned(), "lxc-libvirt".to_owned()),
-                ("container_uuid".to_owned(), config.uuid.to_string()),
-            ],
+            payload: Payload::Init {
+                command: vec![SYSTEMD.to_owned(), format!("--unit={BOOT_TARGET}")],
+                environment: vec![
+                    // systemd recognises containers by it (CONTAINER_INTERFACE of systemd).
+                    ("container".to_owned(), "lxc-libvirt".to_owned()),
+                    ("container_uuid".to_owned(), config.uuid.to_string()),
+                ],
+            },
         })
     }
 

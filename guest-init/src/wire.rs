@@ -1,0 +1,333 @@
+//! What host and guest say to each other while a command runs.
+//!
+//! They share one byte stream, the channel: a socket in a container, a virtio-serial port in a virtual machine.
+//! On it are frames: a kind (1 byte), the length of the payload (4 bytes, little-endian), the payload. The host
+//! speaks first, with the [config](crate::config::GuestConfig).
+//!
+//! Bytes of the command's streams may be sent only as far as the other side has room ([`WINDOW`], and
+//! [`Frame::Room`] when some was used up). Whoever reads the channel can therefore always take what comes, and a
+//! stream that nobody reads does not hold up another stream, a signal or the end.
+
+use serde::{Deserialize, Serialize};
+
+/// Bytes of one stream that may be on their way before the other side says that it has more room.
+pub const WINDOW: u32 = 256 << 10;
+
+/// The largest payload of a frame, in bytes: a config with very many arguments and mounts.
+pub const LARGEST: usize = 16 << 20;
+
+/// Bytes of a stream that are put into one frame at most.
+pub const CHUNK: usize = 32 << 10;
+
+/// Bytes before a payload.
+pub const HEADER: usize = 5;
+
+/// Name of the virtio-serial port that is the channel.
+pub const PORT: &str = "org.virt-sandbox.channel.0";
+
+/// File descriptor of the channel in a container, where init systems expect the first socket they are handed
+/// (`sd_listen_fds(3)`). Streams that are inherited follow in the order of their numbers.
+pub const CHANNEL_FD: i32 = 3;
+
+/// One message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Frame {
+    /// To the guest, first: a [`GuestConfig`](crate::config::GuestConfig) as JSON.
+    Config(Vec<u8>),
+    /// To the host: a moment of the boot was reached.
+    Milestone(Milestone),
+    /// To the host: a line of the guest's log.
+    Log(Vec<u8>),
+    /// Bytes of a stream.
+    Data(Channel, Vec<u8>),
+    /// The stream has ended: no more bytes come, or, said by who receives it, none are wanted.
+    End(Channel),
+    /// Whoever received bytes of this stream can take so many more.
+    Room(Channel, u32),
+    /// To the guest: pass on a signal.
+    Signal(SignalFrame),
+    /// To the guest: the window of the terminal has another size, in rows and columns.
+    Resize(u16, u16),
+    /// To the host, last: how it ended.
+    Exit(Exit),
+}
+
+/// A stream of the command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Channel {
+    /// Standard input.
+    Stdin,
+    /// Standard output, and all that a terminal says.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// A moment of the boot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Milestone {
+    /// What was reached: `booted`, `root`, `network`, `started`.
+    pub name: String,
+    /// Milliseconds since the guest's first process began, or in a virtual machine since its kernel did.
+    pub millis: u64,
+}
+
+/// A signal to pass on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SignalFrame {
+    /// Its number (`signal(7)`); the same in host and guest, which are of one architecture.
+    pub number: u8,
+    /// To the whole foreground group, as for a key typed at a terminal, instead of the command alone.
+    pub group: bool,
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "type")]
+pub enum Exit {
+    /// By itself, with this status.
+    Status {
+        /// 0 to 255.
+        code: u8,
+    },
+    /// By a signal.
+    Signal {
+        /// Its number.
+        number: u8,
+    },
+    /// It did not start: there is no such program, or it cannot be run.
+    NotRun {
+        /// Whether there is none.
+        missing: bool,
+        /// Why, on one line.
+        reason: String,
+    },
+    /// The guest could not do what the host asked.
+    Failed {
+        /// Why, on one line.
+        reason: String,
+    },
+}
+
+/// Why bytes are no frame.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// A kind there is not.
+    #[error("a message of unknown kind {0}")]
+    Kind(u8),
+    /// A payload longer than [`LARGEST`].
+    #[error("a message of {0} bytes")]
+    Length(usize),
+    /// A payload that is not what its kind has.
+    #[error("a message of kind {0} that makes no sense")]
+    Payload(u8),
+}
+
+const CONFIG: u8 = 1;
+const MILESTONE: u8 = 2;
+const LOG: u8 = 3;
+const DATA: u8 = 4;
+const END: u8 = 5;
+const ROOM: u8 = 6;
+const SIGNAL: u8 = 7;
+const RESIZE: u8 = 8;
+const EXIT: u8 = 9;
+
+impl Channel {
+    const ALL: [Self; 3] = [Self::Stdin, Self::Stdout, Self::Stderr];
+
+    fn number(self) -> u8 {
+        match self {
+            Self::Stdin => 0,
+            Self::Stdout => 1,
+            Self::Stderr => 2,
+        }
+    }
+
+    fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
+}
+
+impl Exit {
+    /// The status a shell would give it: 128+N for signal N, 127 and 126 for a command that is missing or
+    /// cannot be run, and 125 for a failure that is not the command's (`podman-run(1)`, `env(1)`).
+    #[must_use]
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::Status { code } => *code,
+            Self::Signal { number } => 128_u8.saturating_add(*number),
+            Self::NotRun { missing: true, .. } => 127,
+            Self::NotRun { missing: false, .. } => 126,
+            Self::Failed { .. } => 125,
+        }
+    }
+}
+
+impl Frame {
+    /// Appends the bytes of the frame to `buffer`.
+    pub fn write(&self, buffer: &mut Vec<u8>) {
+        let begin = buffer.len();
+        buffer.extend([self.kind(), 0, 0, 0, 0]);
+        match self {
+            Self::Config(text) | Self::Log(text) => buffer.extend_from_slice(text),
+            Self::Data(channel, bytes) => {
+                buffer.push(channel.number());
+                buffer.extend_from_slice(bytes);
+            }
+            Self::End(channel) => buffer.push(channel.number()),
+            Self::Room(channel, count) => {
+                buffer.push(channel.number());
+                buffer.extend(count.to_le_bytes());
+            }
+            Self::Signal(signal) => buffer.extend([signal.number, u8::from(signal.group)]),
+            Self::Resize(rows, columns) => {
+                buffer.extend(rows.to_le_bytes());
+                buffer.extend(columns.to_le_bytes());
+            }
+            Self::Milestone(milestone) => json(milestone, buffer),
+            Self::Exit(exit) => json(exit, buffer),
+        }
+        let length = u32::try_from(buffer.len() - begin - HEADER).unwrap_or(u32::MAX);
+        buffer[begin + 1..begin + HEADER].copy_from_slice(&length.to_le_bytes());
+    }
+
+    fn kind(&self) -> u8 {
+        match self {
+            Self::Config(_) => CONFIG,
+            Self::Milestone(_) => MILESTONE,
+            Self::Log(_) => LOG,
+            Self::Data(..) => DATA,
+            Self::End(_) => END,
+            Self::Room(..) => ROOM,
+            Self::Signal(_) => SIGNAL,
+            Self::Resize(..) => RESIZE,
+            Self::Exit(_) => EXIT,
+        }
+    }
+
+    /// Takes the first frame out of `buffer`; `None` while it is not all there.
+    ///
+    /// # Errors
+    /// Where the bytes are no frame. Nothing that follows can be read then.
+    pub fn take(buffer: &mut Vec<u8>) -> Result<Option<Self>, WireError> {
+        let Some(header) = buffer.get(..HEADER) else {
+            return Ok(None);
+        };
+        let kind = header[0];
+        let length = u32::from_le_bytes([header[1], header[2], header[3], header[4]]) as usize;
+        if length > LARGEST {
+            return Err(WireError::Length(length));
+        }
+        if buffer.len() < HEADER + length {
+            return Ok(None);
+        }
+        let rest = buffer.split_off(HEADER + length);
+        let payload = std::mem::replace(buffer, rest).split_off(HEADER);
+        Self::read(kind, payload).map(Some).ok_or(match kind {
+            CONFIG..=EXIT => WireError::Payload(kind),
+            _ => WireError::Kind(kind),
+        })
+    }
+
+    fn read(kind: u8, payload: Vec<u8>) -> Option<Self> {
+        let channel = || Channel::from_number(*payload.first()?);
+        Some(match (kind, payload.as_slice()) {
+            (CONFIG, _) => Self::Config(payload),
+            (LOG, _) => Self::Log(payload),
+            (MILESTONE, text) => Self::Milestone(serde_json::from_slice(text).ok()?),
+            (EXIT, text) => Self::Exit(serde_json::from_slice(text).ok()?),
+            (DATA, [_, bytes @ ..]) => Self::Data(channel()?, bytes.to_vec()),
+            (END, [_]) => Self::End(channel()?),
+            (ROOM, &[_, a, b, c, d]) => Self::Room(channel()?, u32::from_le_bytes([a, b, c, d])),
+            (SIGNAL, &[number, group]) => Self::Signal(SignalFrame {
+                number,
+                group: group != 0,
+            }),
+            (RESIZE, &[a, b, c, d]) => {
+                Self::Resize(u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]))
+            }
+            _ => return None,
+        })
+    }
+}
+
+/// These types have nothing that JSON cannot carry.
+fn json(value: &impl Serialize, buffer: &mut Vec<u8>) {
+    buffer.extend(serde_json::to_vec(value).unwrap_or_default());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn frames() -> Vec<Frame> {
+        vec![
+            Frame::Config(b"{}".to_vec()),
+            Frame::Milestone(Milestone {
+                name: "booted".into(),
+                millis: 1200,
+            }),
+            Frame::Log(b"x".to_vec()),
+            Frame::Data(Channel::Stdin, vec![]),
+            Frame::Data(Channel::Stderr, vec![0, 255, 10]),
+            Frame::End(Channel::Stdout),
+            Frame::Room(Channel::Stdout, 70_000),
+            Frame::Signal(SignalFrame {
+                number: 15,
+                group: true,
+            }),
+            Frame::Resize(24, 300),
+            Frame::Exit(Exit::Status { code: 3 }),
+            Frame::Exit(Exit::NotRun {
+                missing: true,
+                reason: "no".into(),
+            }),
+        ]
+    }
+
+    #[test]
+    fn frames_are_read_back_however_they_are_cut() {
+        let mut bytes = Vec::new();
+        for frame in frames() {
+            frame.write(&mut bytes);
+        }
+        for step in [1, 2, 7, bytes.len()] {
+            let mut buffer = Vec::new();
+            let mut read = Vec::new();
+            for chunk in bytes.chunks(step) {
+                buffer.extend_from_slice(chunk);
+                while let Some(frame) = Frame::take(&mut buffer).unwrap() {
+                    read.push(frame);
+                }
+            }
+            assert_eq!(read, frames());
+            assert!(buffer.is_empty());
+        }
+    }
+
+    #[test]
+    fn statuses_are_those_of_a_shell() {
+        for (exit, code) in [
+            (Exit::Status { code: 7 }, 7),
+            (Exit::Signal { number: 9 }, 137),
+            (
+                Exit::Failed {
+                    reason: String::new(),
+                },
+                125,
+            ),
+        ] {
+            assert_eq!(exit.code(), code);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_refused_or_waited_for(mut bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            while let Ok(Some(_)) = Frame::take(&mut bytes) {}
+        }
+    }
+}
