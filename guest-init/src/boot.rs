@@ -1,32 +1,34 @@
 //! PID 1: carries out the [plan](crate::plan) and becomes the payload.
 
-use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use log::{debug, warn};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::sethostname;
 
 use crate::NEW_ROOT;
-use crate::config::{GuestConfig, VERSION};
+use crate::caller::Caller;
 use crate::plan::{Step, plan};
 use crate::{cgroup, process, root, static_units};
 
-/// Where the host puts the config, in the staging root.
-pub const CONFIG_PATH: &str = "/guest.json";
-
-/// Boots the sandbox. Returns only on failure, which it has logged.
+/// Boots the sandbox. Returns when its command has ended, or on failure, which it has told.
 pub fn boot() {
     crate::console_log::keep_in_stage();
     crate::console_log::init(false);
-    let Err(error) = run();
-    log::error!("{error:#}");
+    let mut caller = match Caller::of_container() {
+        Ok(caller) => caller,
+        Err(error) => return log::error!("{error:#}"),
+    };
+    if let Err(error) = carry_out(&mut caller) {
+        log::error!("{error:#}");
+        caller.fail(&error);
+    }
 }
 
-fn run() -> Result<std::convert::Infallible> {
-    let config = read(Path::new(CONFIG_PATH))?;
+fn carry_out(caller: &mut Caller) -> Result<()> {
+    let config = caller.config()?;
     crate::console_log::init(config.debug);
     // libvirt hands down that of whoever started its daemon, which may lock out all but root.
     umask(Mode::S_IWGRP | Mode::S_IWOTH);
@@ -47,6 +49,7 @@ fn run() -> Result<std::convert::Infallible> {
             Step::Pivot(_) => {
                 place = root::pivot(place)?;
                 root::drop_unseekable_meminfo();
+                caller.reached("root");
             }
             Step::File(file) => root::write(&file)?,
             Step::MaskStaticUnits { keep } => {
@@ -60,27 +63,16 @@ fn run() -> Result<std::convert::Infallible> {
                     warn!("setting the host name: {error}");
                 }
             }
-            Step::Network(nics) => crate::keeper::start(&nics, &config.hostname)?,
+            Step::Network(nics) => {
+                crate::keeper::start(&nics, &config.hostname)?;
+                caller.reached("network");
+            }
             Step::Exec {
                 command,
                 environment,
-            } => return Ok(process::exec(&command, &environment)?),
-            Step::Run(_) => bail!("this cannot be run yet"),
+            } => match process::exec(&command, &environment)? {},
+            Step::Run(command) => return caller.run(&command),
         }
     }
     bail!("the plan has no payload")
-}
-
-fn read(path: &Path) -> Result<GuestConfig> {
-    let doing = || format!("reading '{}'", path.display());
-    let text = fs::read_to_string(path).with_context(doing)?;
-    let config: GuestConfig = serde_json::from_str(&text).with_context(doing)?;
-    if config.version != VERSION {
-        bail!(
-            "reading '{}': version {} of the guest config, but this init speaks {VERSION}",
-            path.display(),
-            config.version
-        );
-    }
-    Ok(config)
 }

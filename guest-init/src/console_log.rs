@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use log::{LevelFilter, Log, Metadata, Record};
 
@@ -12,10 +12,13 @@ const PATH: &str = "/guest.log";
 
 struct Console {
     file: OnceLock<File>,
+    /// What was said so far, for a caller that is told later.
+    said: Mutex<Vec<String>>,
 }
 
 static CONSOLE: Console = Console {
     file: OnceLock::new(),
+    said: Mutex::new(Vec::new()),
 };
 
 impl Log for Console {
@@ -29,6 +32,8 @@ impl Log for Console {
         if let Some(mut file) = self.file.get() {
             let _ = file.write_all(line.as_bytes());
         }
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.push(record.args().to_string());
     }
 
     fn flush(&self) {}
@@ -39,6 +44,12 @@ pub fn keep_in_stage() {
     if let Ok(file) = File::create(PATH) {
         let _ = CONSOLE.file.set(file);
     }
+}
+
+/// Takes what was said so far.
+pub fn take() -> Vec<String> {
+    let mut said = CONSOLE.said.lock().unwrap_or_else(PoisonError::into_inner);
+    std::mem::take(&mut said)
 }
 
 /// Shows warnings and errors, and every step with `debug`.

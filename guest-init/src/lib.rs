@@ -11,6 +11,8 @@
 //! | [`net`] | addresses and routes as they are written by people |
 //! | [`mountinfo`] | the kernel's table of mounts |
 //!
+//! With feature `link`, which both sides use: [`link`], the channel on a file descriptor.
+//!
 //! With feature `init`, what PID 1 does:
 //!
 //! | module | what it owns |
@@ -20,7 +22,10 @@
 //! | `root`, `cgroup`, `static_units` | the steps of the boot |
 //! | `network`, `keeper` | bringing up the NICs; keeping their leases |
 //! | `netlink`, `dhcp`, `resolv` | links, addresses and routes of the kernel; a DHCPv4 client; resolv.conf |
+//! | `caller` | whoever started the sandbox and waits for word of it |
+//! | `session` | a command that PID 1 starts and watches |
 //! | `enter`, `relay` | a command in a running sandbox |
+//! | `process`, `pty` | starting processes, terminals |
 
 pub mod config;
 pub mod mountinfo;
@@ -33,8 +38,13 @@ pub const NEW_ROOT: &str = "/newroot";
 /// Where libvirt places the sources of the user's mounts, in the staging root.
 pub const STAGED_MOUNTS: &str = "/mnt";
 
+#[cfg(feature = "link")]
+pub mod link;
+
 #[cfg(feature = "init")]
 pub mod boot;
+#[cfg(feature = "init")]
+mod caller;
 #[cfg(feature = "init")]
 mod cgroup;
 #[cfg(feature = "init")]
@@ -54,10 +64,14 @@ pub mod plan;
 #[cfg(feature = "init")]
 mod process;
 #[cfg(feature = "init")]
+mod pty;
+#[cfg(feature = "init")]
 mod relay;
 #[cfg(feature = "init")]
 pub mod resolv;
 #[cfg(feature = "init")]
 mod root;
+#[cfg(feature = "init")]
+mod session;
 #[cfg(feature = "init")]
 mod static_units;

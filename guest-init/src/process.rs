@@ -2,8 +2,9 @@
 //! fork(2) is sound.
 #![allow(unsafe_code)]
 
-use std::ffi::CString;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ffi::{CString, OsStr};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
@@ -51,10 +52,36 @@ pub fn close_other_files() -> Result<()> {
     Ok(())
 }
 
+/// Takes over the file that was handed down as `number`; `None` if there is none.
+///
+/// To be called once for each number.
+pub fn handed_down(number: i32) -> Option<OwnedFd> {
+    // SAFETY: fcntl(2) with F_GETFD looks at a number only.
+    if unsafe { nix::libc::fcntl(number, nix::libc::F_GETFD) } < 0 {
+        return None;
+    }
+    // SAFETY: the file is open, and whoever handed it down leaves it to us.
+    Some(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
 /// Makes the terminal `fd` the controlling terminal. The caller leads a session without one.
 pub fn take_terminal(fd: BorrowedFd<'_>) -> Result<()> {
     // SAFETY: the descriptor is open for as long as it is borrowed, and the argument is a number.
     unsafe { tiocsctty(fd.as_raw_fd(), 0) }.context("taking the controlling terminal")?;
+    Ok(())
+}
+
+/// Sets the size of a terminal's window, in characters.
+pub fn set_window_size(terminal: BorrowedFd<'_>, rows: u16, columns: u16) -> Result<()> {
+    let size = nix::libc::winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // SAFETY: the descriptor is open for as long as it is borrowed, and `size` outlives the call.
+    unsafe { tiocswinsz(terminal.as_raw_fd(), &raw const size) }
+        .context("setting the window size")?;
     Ok(())
 }
 
@@ -75,12 +102,15 @@ pub fn copy_window_size(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> 
 
 /// Replaces this process by `command`, which is looked up in the `PATH` of `environment` unless it is a
 /// path. Returns only on failure.
-pub fn exec(
-    command: &[String],
-    environment: &[(String, String)],
+pub fn exec<S: AsRef<OsStr>>(
+    command: &[S],
+    environment: &[(S, S)],
 ) -> Result<std::convert::Infallible, ExecError> {
     let failed = |source| ExecError {
-        program: command.first().cloned().unwrap_or_default(),
+        program: command
+            .first()
+            .map(|program| program.as_ref().to_string_lossy().into_owned())
+            .unwrap_or_default(),
         source,
     };
     let (argv, envp) =
@@ -96,10 +126,11 @@ pub fn exec(
         return execve(program, &argv, &envp).map_err(failed);
     }
     // execvpe(3) would search our own PATH, not the payload's.
-    let path = environment.iter().find(|(key, _)| key == "PATH");
+    let path = environment.iter().find(|(key, _)| key.as_ref() == "PATH");
+    let path = path.map_or(&b""[..], |(_, dirs)| dirs.as_ref().as_bytes());
     let mut reason = nix::errno::Errno::ENOENT;
-    for dir in path.map_or("", |(_, dirs)| dirs).split(':') {
-        let Ok(candidate) = CString::new(format!("{dir}/{}", command[0])) else {
+    for dir in path.split(|byte| *byte == b':') {
+        let Ok(candidate) = CString::new([dir, b"/", program.as_bytes()].concat()) else {
             continue;
         };
         match execve(&candidate, &argv, &envp) {
@@ -121,17 +152,19 @@ pub struct ExecError {
     pub source: nix::errno::Errno,
 }
 
-fn c_strings(
-    command: &[String],
-    environment: &[(String, String)],
+fn c_strings<S: AsRef<OsStr>>(
+    command: &[S],
+    environment: &[(S, S)],
 ) -> Result<(Vec<CString>, Vec<CString>)> {
     if command.is_empty() {
         bail!("no command");
     }
-    let argv = command.iter().map(|word| CString::new(word.as_str()));
-    let envp = environment
+    let argv = command
         .iter()
-        .map(|(key, value)| CString::new(format!("{key}={value}")));
+        .map(|word| CString::new(word.as_ref().as_bytes()));
+    let envp = environment.iter().map(|(key, value)| {
+        CString::new([key.as_ref().as_bytes(), b"=", value.as_ref().as_bytes()].concat())
+    });
     Ok((
         argv.collect::<Result<_, _>>()?,
         envp.collect::<Result<_, _>>()?,

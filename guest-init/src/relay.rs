@@ -11,17 +11,16 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::signal::{SigSet, Signal, kill, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
+use nix::unistd::Pid;
 
 use self::exchange::Exchange;
-use crate::process::{copy_window_size, default_action, spawn, take_terminal};
+use crate::process::{copy_window_size, default_action, spawn};
+use crate::pty::Pty;
 
 /// Signals that are passed on to the command.
 const FORWARDED: [Signal; 7] = [
@@ -76,39 +75,6 @@ pub fn run(terminal: bool, child: impl FnOnce() -> (u8, String)) -> Result<u8> {
 fn fail((status, message): (u8, String)) -> u8 {
     let _ = writeln!(std::io::stderr(), "virt-sandbox: {message}");
     status
-}
-
-/// A terminal of the sandbox: its name is known there, so that `tty` and `ps` work.
-struct Pty {
-    master: OwnedFd,
-    slave: OwnedFd,
-}
-
-impl Pty {
-    fn open() -> Result<Self> {
-        let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-        // A command that does not read must not keep us from taking what it writes.
-        let master =
-            posix_openpt(flags | OFlag::O_NONBLOCK).context("opening a terminal in the sandbox")?;
-        grantpt(&master).context("opening a terminal in the sandbox")?;
-        unlockpt(&master).context("opening a terminal in the sandbox")?;
-        let name = ptsname_r(&master).context("naming the terminal")?;
-        let slave = nix::fcntl::open(name.as_str(), flags, nix::sys::stat::Mode::empty())
-            .with_context(|| format!("opening '{name}'"))?;
-        Ok(Self {
-            master: master.into(),
-            slave,
-        })
-    }
-
-    fn attach(&self) -> Result<()> {
-        setsid().context("starting a session")?;
-        take_terminal(self.slave.as_fd())?;
-        dup2_stdin(&self.slave)?;
-        dup2_stdout(&self.slave)?;
-        dup2_stderr(&self.slave)?;
-        Ok(())
-    }
 }
 
 /// The caller's terminal in raw mode, for as long as this lives.

@@ -69,8 +69,22 @@ pub enum Channel {
 pub struct Milestone {
     /// What was reached: `booted`, `root`, `network`, `started`.
     pub name: String,
-    /// Milliseconds since the guest's first process began, or in a virtual machine since its kernel did.
+    /// Milliseconds since the guest's kernel began.
     pub millis: u64,
+}
+
+impl Milestone {
+    /// The moment now, by the uptime of the kernel (`proc_uptime(5)`).
+    #[must_use]
+    pub fn now(name: &str) -> Self {
+        let uptime = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
+        let seconds = uptime.split(' ').next().unwrap_or("").replace('.', "");
+        Self {
+            name: name.to_owned(),
+            // Two digits behind the point.
+            millis: seconds.parse::<u64>().unwrap_or(0) * 10,
+        }
+    }
 }
 
 /// A signal to pass on.

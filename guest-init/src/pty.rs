@@ -1,0 +1,48 @@
+//! Terminals of the sandbox: their names are known there, so that `tty` and `ps` work.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use anyhow::{Context, Result};
+use nix::fcntl::OFlag;
+use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
+
+use crate::process::take_terminal;
+
+/// A terminal of the sandbox.
+#[derive(Debug)]
+pub struct Pty {
+    /// The end of who types and reads, which does not block.
+    pub master: OwnedFd,
+    /// The end of the command.
+    pub slave: OwnedFd,
+}
+
+impl Pty {
+    /// Opens one.
+    pub fn open() -> Result<Self> {
+        let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+        // A command that does not read must not keep us from taking what it writes.
+        let master =
+            posix_openpt(flags | OFlag::O_NONBLOCK).context("opening a terminal in the sandbox")?;
+        grantpt(&master).context("opening a terminal in the sandbox")?;
+        unlockpt(&master).context("opening a terminal in the sandbox")?;
+        let name = ptsname_r(&master).context("naming the terminal")?;
+        let slave = nix::fcntl::open(name.as_str(), flags, nix::sys::stat::Mode::empty())
+            .with_context(|| format!("opening '{name}'"))?;
+        Ok(Self {
+            master: master.into(),
+            slave,
+        })
+    }
+
+    /// Makes it the controlling terminal and the standard streams of this process, in a session of its own.
+    pub fn attach(&self) -> Result<()> {
+        setsid().context("starting a session")?;
+        take_terminal(self.slave.as_fd())?;
+        dup2_stdin(&self.slave)?;
+        dup2_stdout(&self.slave)?;
+        dup2_stderr(&self.slave)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,247 @@
+//! A command that PID 1 starts and watches, with its streams, signals and end on the channel.
+//!
+//! When the command has ended, every other process of the sandbox is ended too, so that what is left in its pipes
+//! comes to an end and nothing is lost. The last frame says how it ended.
+
+mod start;
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use self::start::Started;
+use crate::config::Command;
+use crate::link::{Link, Sink, Source};
+use crate::process::set_window_size;
+use crate::wire::{Channel, Exit, Frame, Milestone, SignalFrame};
+
+/// Milliseconds the host may take to close the channel after the last frame.
+const FAREWELL: u16 = 5000;
+
+/// Runs `command` to its end, and tells the host on `link`. `inherited` are the caller's streams, in the order of their
+/// numbers. Returns when the host has been told, or is gone.
+pub fn run(command: &Command, inherited: Vec<OwnedFd>, link: &mut Link) {
+    let exit = watch(command, inherited, link).unwrap_or_else(|error| Exit::Failed {
+        reason: format!("{error:#}"),
+    });
+    tell(link, &exit);
+}
+
+/// Sends the last frame and waits until the host has closed the channel: until then it may not have read it.
+pub fn tell(link: &mut Link, exit: &Exit) {
+    // What was written must outlive a machine that the host ends at once.
+    nix::unistd::sync();
+    link.send(&Frame::Exit(exit.clone()));
+    let mut is_open = true;
+    while is_open {
+        let mut polled = [PollFd::new(link.as_fd(), link.wants())];
+        match poll(&mut polled, FAREWELL) {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(Errno::EINTR) => continue,
+            Err(_) => return,
+        }
+        let hung_up = polled[0]
+            .revents()
+            .is_some_and(|events| events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR));
+        is_open = link.flush().is_ok() && link.fill().unwrap_or(false) && !hung_up;
+    }
+}
+
+/// The state of a session.
+struct Session<'a> {
+    link: &'a mut Link,
+    pid: Pid,
+    stdin: Option<Sink>,
+    outputs: Vec<(Channel, Source)>,
+    /// A terminal's end, to resize it.
+    terminal: Option<OwnedFd>,
+    exit: Option<Exit>,
+    host_is_there: bool,
+}
+
+fn watch(command: &Command, inherited: Vec<OwnedFd>, link: &mut Link) -> Result<Exit> {
+    let mut mask = SigSet::empty();
+    mask.add(Signal::SIGCHLD);
+    mask.thread_block().context("blocking signals")?;
+    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .context("listening for signals")?;
+
+    let started = match start::start(command, inherited)? {
+        Started::Runs(running) => running,
+        Started::Not(exit) => return Ok(exit),
+    };
+    link.send(&Frame::Milestone(Milestone::now("started")));
+    let mut session = Session {
+        link,
+        pid: started.pid,
+        stdin: started.stdin,
+        outputs: started.outputs,
+        terminal: started.terminal,
+        exit: None,
+        host_is_there: true,
+    };
+    while !session.is_over() {
+        session.turn(&signals)?;
+    }
+    // A caller that is gone will not ask.
+    Ok(session.exit.unwrap_or(Exit::Signal {
+        number: Signal::SIGKILL as u8,
+    }))
+}
+
+impl Session<'_> {
+    fn is_over(&self) -> bool {
+        let is_drained = self.outputs.iter().all(|(_, source)| !source.is_open());
+        !self.host_is_there || (self.exit.is_some() && is_drained && self.link.is_flushed())
+    }
+
+    /// Waits until something can be done, and does it.
+    fn turn(&mut self, signals: &SignalFd) -> Result<()> {
+        let mut polled = vec![
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.link.as_fd(), self.link.wants()),
+        ];
+        let stdin = self.stdin.as_ref().and_then(Sink::wants);
+        polled.extend(stdin.map(|fd| PollFd::new(fd, PollFlags::POLLOUT)));
+        let outputs = self.outputs.iter();
+        let outputs = outputs.filter_map(|(_, source)| source.wants(self.link));
+        polled.extend(outputs.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        match poll(&mut polled, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error).context("waiting for the command"),
+        }
+        let ready: Vec<i32> = polled
+            .iter()
+            .filter(|fd| fd.revents().is_some_and(|events| !events.is_empty()))
+            .map(|fd| fd.as_fd().as_raw_fd())
+            .collect();
+        let is_ready = |fd: Option<BorrowedFd<'_>>| fd.is_some_and(|fd| ready.contains(&fd.as_raw_fd()));
+
+        if is_ready(Some(signals.as_fd())) {
+            while let Ok(Some(_)) = signals.read_signal() {}
+            self.reap();
+        }
+        if is_ready(self.stdin.as_ref().and_then(Sink::wants))
+            && let Some(stdin) = &mut self.stdin
+        {
+            complain(stdin.drain(self.link));
+        }
+        for (_, source) in &mut self.outputs {
+            if is_ready(source.wants(self.link)) {
+                complain(source.pump(self.link));
+            }
+        }
+        if is_ready(Some(self.link.as_fd())) {
+            self.host_is_there = self.link.fill().unwrap_or(false);
+            while let Some(frame) = self.link.next_frame().context("reading the channel")? {
+                self.obey(frame);
+            }
+        }
+        if self.link.flush().is_err() {
+            self.host_is_there = false;
+        }
+        Ok(())
+    }
+
+    /// Takes notice of every process that ended; orphans of the sandbox are children of PID 1.
+    fn reap(&mut self) {
+        while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            let exit = match status {
+                WaitStatus::Exited(pid, code) if pid == self.pid => Exit::Status {
+                    code: u8::try_from(code).unwrap_or(u8::MAX),
+                },
+                WaitStatus::Signaled(pid, signal, _) if pid == self.pid => Exit::Signal {
+                    number: signal as u8,
+                },
+                WaitStatus::StillAlive => return,
+                WaitStatus::Exited(..)
+                | WaitStatus::Signaled(..)
+                | WaitStatus::Stopped(..)
+                | WaitStatus::Continued(_)
+                | WaitStatus::PtraceEvent(..)
+                | WaitStatus::PtraceSyscall(_) => continue,
+            };
+            if self.exit.is_none() {
+                self.exit = Some(exit);
+                // Whoever still holds a pipe of the command would keep it open. As PID 1 this reaches all others (kill(2)).
+                if std::process::id() == 1 {
+                    let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+                }
+            }
+        }
+    }
+
+    fn obey(&mut self, frame: Frame) {
+        match frame {
+            Frame::Data(Channel::Stdin, bytes) => {
+                if let Some(stdin) = &mut self.stdin {
+                    stdin.accept(&bytes);
+                }
+            }
+            Frame::End(Channel::Stdin) => {
+                if let Some(stdin) = &mut self.stdin {
+                    stdin.end();
+                }
+            }
+            Frame::End(channel) => {
+                if let Some(source) = self.output(channel) {
+                    source.close();
+                }
+            }
+            Frame::Room(channel, count) => {
+                if let Some(source) = self.output(channel) {
+                    source.more_room(count);
+                }
+            }
+            Frame::Signal(signal) => self.signal(signal),
+            Frame::Resize(rows, columns) => {
+                if let Some(terminal) = &self.terminal {
+                    complain(set_window_size(terminal.as_fd(), rows, columns));
+                }
+            }
+            // Nothing of the host's.
+            Frame::Config(_)
+            | Frame::Milestone(_)
+            | Frame::Log(_)
+            | Frame::Data(..)
+            | Frame::Exit(_) => {}
+        }
+    }
+
+    fn output(&mut self, channel: Channel) -> Option<&mut Source> {
+        let mut outputs = self.outputs.iter_mut();
+        outputs
+            .find(|(of, _)| *of == channel)
+            .map(|(_, source)| source)
+    }
+
+    fn signal(&self, signal: SignalFrame) {
+        // The pid may be that of another process once the command was reaped.
+        if self.exit.is_some() {
+            return;
+        }
+        let Ok(number) = Signal::try_from(i32::from(signal.number)) else {
+            return;
+        };
+        let whom = if signal.group {
+            Pid::from_raw(-self.pid.as_raw())
+        } else {
+            self.pid
+        };
+        let _ = kill(whom, number);
+    }
+}
+
+/// A stream that fails has ended, and the other side was told.
+fn complain<E: std::fmt::Display>(result: Result<(), E>) {
+    if let Err(error) = result {
+        log::warn!("{error}");
+    }
+}

@@ -1,0 +1,208 @@
+//! Starting the command of a session: its streams, its identity, and whether it runs at all.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+
+use anyhow::{Context, Result, bail};
+use caps::CapSet;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::prctl::set_no_new_privs;
+use nix::sys::stat::{Mode, fchmod, umask};
+use nix::unistd::{
+    Gid, Pid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, fchown, pipe2, setgid, setgroups,
+    setsid, setuid,
+};
+
+use crate::config::{Command, Directory, Identity, Stdio, Stream, WindowSize};
+use crate::link::{AtEnd, Sink, Source};
+use crate::process::{self, ExecError, set_window_size};
+use crate::pty::Pty;
+use crate::wire::{Channel, Exit};
+
+/// What came of starting a command.
+pub enum Started {
+    /// It runs.
+    Runs(Running),
+    /// It does not.
+    Not(Exit),
+}
+
+/// A command that runs, and our ends of its streams.
+pub struct Running {
+    pub pid: Pid,
+    pub stdin: Option<Sink>,
+    pub outputs: Vec<(Channel, Source)>,
+    pub terminal: Option<OwnedFd>,
+}
+
+/// What the child makes its standard streams of.
+enum Theirs {
+    Terminal(Pty),
+    Files([OwnedFd; 3]),
+}
+
+/// Starts `command`; `inherited` are the streams it shares with the caller, in the order of their numbers.
+pub fn start(command: &Command, inherited: Vec<OwnedFd>) -> Result<Started> {
+    let (theirs, mut running) = streams(command, inherited)?;
+    // Closed by execve(2): nothing comes where the program runs, else why it does not.
+    let (report, failure) = pipe2(OFlag::O_CLOEXEC).context("making a pipe")?;
+    running.pid = process::spawn(|| {
+        let exit = become_it(command, &theirs).unwrap_or_else(|error| Exit::Failed {
+            reason: format!("{error:#}"),
+        });
+        let text = serde_json::to_vec(&exit).unwrap_or_default();
+        // PID 1 is gone if this fails.
+        let _ = File::from(failure.try_clone().unwrap_or(failure)).write_all(&text);
+        exit.code()
+    })?;
+    drop(theirs);
+    let mut text = Vec::new();
+    File::from(report)
+        .read_to_end(&mut text)
+        .context("starting the command")?;
+    if text.is_empty() {
+        return Ok(Started::Runs(running));
+    }
+    let exit = serde_json::from_slice(&text).context("starting the command")?;
+    Ok(Started::Not(exit))
+}
+
+fn streams(command: &Command, inherited: Vec<OwnedFd>) -> Result<(Theirs, Running)> {
+    let mut running = Running {
+        // Not known yet.
+        pid: Pid::from_raw(0),
+        stdin: None,
+        outputs: Vec::new(),
+        terminal: None,
+    };
+    let theirs = match &command.stdio {
+        Stdio::Terminal(size) => Theirs::Terminal(terminal(command, *size, &mut running)?),
+        Stdio::Streams(streams) => {
+            let mut inherited = inherited.into_iter();
+            let mut file = |stream: Stream, channel| match stream {
+                Stream::Inherited => inherited.next().context("a stream of the caller is missing"),
+                Stream::Channel => pipe(channel, command, &mut running),
+            };
+            Theirs::Files([
+                file(streams[0], Channel::Stdin)?,
+                file(streams[1], Channel::Stdout)?,
+                file(streams[2], Channel::Stderr)?,
+            ])
+        }
+    };
+    Ok((theirs, running))
+}
+
+fn terminal(command: &Command, size: WindowSize, running: &mut Running) -> Result<Pty> {
+    let pty = Pty::open()?;
+    // The group `tty` of write(1) and wall(1) stays, as devpts made it.
+    fchown(&pty.slave, Some(Uid::from_raw(command.identity.uid)), None)
+        .context("handing over the terminal")?;
+    fchmod(&pty.slave, Mode::from_bits_truncate(0o620)).context("handing over the terminal")?;
+    set_window_size(pty.master.as_fd(), size.rows, size.columns)?;
+    let master = || pty.master.try_clone().context("handing over the terminal");
+    running.stdin = Some(Sink::new(
+        Channel::Stdin,
+        master()?,
+        usize::MAX,
+        AtEnd::Type,
+    ));
+    let output = Source::new(Channel::Stdout, master()?);
+    running.outputs.push((Channel::Stdout, output));
+    running.terminal = Some(master()?);
+    Ok(pty)
+}
+
+/// A pipe of which our end is carried over the channel; gives the command's.
+fn pipe(channel: Channel, command: &Command, running: &mut Running) -> Result<OwnedFd> {
+    let (read, write) = pipe2(OFlag::O_CLOEXEC).context("making a pipe")?;
+    let (ours, theirs) = match channel {
+        Channel::Stdin => (write, read),
+        Channel::Stdout | Channel::Stderr => (read, write),
+    };
+    // Of our end only: the command's is a description of its own.
+    fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).context("making a pipe")?;
+    // So that it may open /dev/stdout.
+    let identity = &command.identity;
+    fchown(
+        &theirs,
+        Some(Uid::from_raw(identity.uid)),
+        Some(Gid::from_raw(identity.gid)),
+    )
+    .context("making a pipe")?;
+    match channel {
+        Channel::Stdin => {
+            running.stdin = Some(Sink::new(channel, ours, usize::MAX, AtEnd::Close));
+        }
+        Channel::Stdout | Channel::Stderr => {
+            running.outputs.push((channel, Source::new(channel, ours)));
+        }
+    }
+    Ok(theirs)
+}
+
+/// Becomes the command. Returns only where it cannot, with the reason.
+fn become_it(command: &Command, theirs: &Theirs) -> Result<Exit> {
+    match theirs {
+        Theirs::Terminal(pty) => pty.attach()?,
+        Theirs::Files([stdin, stdout, stderr]) => {
+            setsid().context("starting a session")?;
+            dup2_stdin(stdin).context("connecting the streams")?;
+            dup2_stdout(stdout).context("connecting the streams")?;
+            dup2_stderr(stderr).context("connecting the streams")?;
+        }
+    }
+    umask(Mode::S_IWGRP | Mode::S_IWOTH);
+    take_identity(&command.identity)?;
+    match &command.directory {
+        Directory::Must(path) => {
+            chdir(path).with_context(|| format!("entering '{}'", path.display()))?;
+        }
+        Directory::Try(path) => chdir(path)
+            .or_else(|_| chdir("/"))
+            .context("entering '/'")?,
+    }
+    if command.argv.is_empty() {
+        bail!("there is no command");
+    }
+    match process::exec(&command.argv, &command.environment) {
+        Ok(never) => match never {},
+        Err(ExecError { program, source }) => Ok(Exit::NotRun {
+            missing: source == Errno::ENOENT,
+            reason: format!("running '{program}': {}", source.desc()),
+        }),
+    }
+}
+
+/// Becomes the user. Without privileges no capability is left, nor a way to get one: the bounding set is empty, and
+/// `PR_SET_NO_NEW_PRIVS(2const)` makes set-user-ID programs ordinary ones.
+fn take_identity(identity: &Identity) -> Result<()> {
+    if !identity.privileged {
+        // CAP_SETPCAP is needed for that, and goes with the rest.
+        for capability in caps::all() {
+            match caps::drop(None, CapSet::Bounding, capability) {
+                Err(error) if caps::has_cap(None, CapSet::Bounding, capability)? => {
+                    return Err(error).context(format!("giving up {capability}"));
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+    }
+    setgroups(&[]).context("leaving all groups")?;
+    setgid(Gid::from_raw(identity.gid)).context("setting the group")?;
+    setuid(Uid::from_raw(identity.uid)).context("setting the user")?;
+    if !identity.privileged {
+        for set in [
+            CapSet::Ambient,
+            CapSet::Inheritable,
+            CapSet::Effective,
+            CapSet::Permitted,
+        ] {
+            caps::clear(None, set).context("giving up capabilities")?;
+        }
+        set_no_new_privs().context("giving up new privileges")?;
+    }
+    Ok(())
+}
