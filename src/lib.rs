@@ -11,11 +11,13 @@
 //! | [`domain`] | config and facts become libvirt XML |
 //! | [`guest`] | what is staged for the guest |
 //! | [`hypervisor`] | libvirt |
+//! | [`console`] | the caller's streams, terminal and signals |
 //! | [`service`] | the persistent sandbox of a service of the host |
 //! | [`sys`] | leaf wrappers of the operating system |
 
 pub mod commands;
 pub mod config;
+pub mod console;
 pub mod domain;
 pub mod error;
 pub mod guest;

@@ -59,8 +59,8 @@ impl Caller {
     pub fn config(&mut self) -> Result<GuestConfig> {
         let (text, place) = match self {
             Self::Absent => {
-                let text = fs::read(CONFIG_PATH)
-                    .with_context(|| format!("reading '{CONFIG_PATH}'"))?;
+                let text =
+                    fs::read(CONFIG_PATH).with_context(|| format!("reading '{CONFIG_PATH}'"))?;
                 (text, CONFIG_PATH)
             }
             Self::There { link, .. } => (receive(link)?, "the channel"),

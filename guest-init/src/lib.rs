@@ -11,7 +11,7 @@
 //! | [`net`] | addresses and routes as they are written by people |
 //! | [`mountinfo`] | the kernel's table of mounts |
 //!
-//! With feature `link`, which both sides use: [`link`], the channel on a file descriptor.
+//! With feature `link`, which both sides use: `link`, the channel on a file descriptor, and `terminal`, the caller's.
 //!
 //! With feature `init`, what PID 1 does:
 //!
@@ -40,6 +40,8 @@ pub const STAGED_MOUNTS: &str = "/mnt";
 
 #[cfg(feature = "link")]
 pub mod link;
+#[cfg(feature = "link")]
+pub mod terminal;
 
 #[cfg(feature = "init")]
 pub mod boot;

@@ -89,7 +89,8 @@ impl Link {
             // A virtio port says EPIPE, a socket ECONNRESET, when nobody is there any more.
             Ok(0) | Err(Errno::EPIPE | Errno::ECONNRESET) => Ok(false),
             Ok(count) => {
-                self.inbox.extend_from_slice(buffer.get(..count).unwrap_or_default());
+                self.inbox
+                    .extend_from_slice(buffer.get(..count).unwrap_or_default());
                 Ok(true)
             }
             Err(Errno::EAGAIN | Errno::EINTR) => Ok(true),
@@ -161,8 +162,16 @@ impl Source {
     /// # Errors
     /// Where the stream fails.
     pub fn pump(&mut self, link: &mut Link) -> io::Result<()> {
+        self.pump_unless(link, None).map(drop)
+    }
+
+    /// As [`pump`](Self::pump), but `false`, and nothing carried over, where the first byte is `escape`.
+    ///
+    /// # Errors
+    /// Where the stream fails.
+    pub fn pump_unless(&mut self, link: &mut Link, escape: Option<u8>) -> io::Result<bool> {
         let Some(stream) = &self.stream else {
-            return Ok(());
+            return Ok(true);
         };
         let mut buffer = [0; CHUNK];
         let most = CHUNK.min(self.room as usize);
@@ -172,10 +181,13 @@ impl Source {
                 self.stream = None;
                 link.send(&Frame::End(self.channel));
             }
+            Ok(_) if escape == Some(buffer[0]) => return Ok(false),
             Ok(count) => {
                 let bytes = buffer.get(..count).unwrap_or_default();
                 link.send(&Frame::Data(self.channel, bytes.to_vec()));
-                self.room = self.room.saturating_sub(u32::try_from(count).unwrap_or(u32::MAX));
+                self.room = self
+                    .room
+                    .saturating_sub(u32::try_from(count).unwrap_or(u32::MAX));
             }
             Err(Errno::EAGAIN | Errno::EINTR) => {}
             Err(error) => {
@@ -184,7 +196,7 @@ impl Source {
                 return Err(error.into());
             }
         }
-        Ok(())
+        Ok(true)
     }
 }
 

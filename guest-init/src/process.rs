@@ -15,18 +15,6 @@ nix::ioctl_write_int_bad!(
     tiocsctty,
     nix::libc::TIOCSCTTY
 );
-nix::ioctl_read_bad!(
-    /// Reads the size of a terminal's window (`TIOCGWINSZ(2const)`).
-    tiocgwinsz,
-    nix::libc::TIOCGWINSZ,
-    nix::libc::winsize
-);
-nix::ioctl_write_ptr_bad!(
-    /// Sets the size of a terminal's window (`TIOCSWINSZ(2const)`).
-    tiocswinsz,
-    nix::libc::TIOCSWINSZ,
-    nix::libc::winsize
-);
 
 /// Runs `child` in a new process, whose exit status is what it returns, and gives the pid.
 pub fn spawn(child: impl FnOnce() -> u8) -> Result<Pid> {
@@ -68,35 +56,6 @@ pub fn handed_down(number: i32) -> Option<OwnedFd> {
 pub fn take_terminal(fd: BorrowedFd<'_>) -> Result<()> {
     // SAFETY: the descriptor is open for as long as it is borrowed, and the argument is a number.
     unsafe { tiocsctty(fd.as_raw_fd(), 0) }.context("taking the controlling terminal")?;
-    Ok(())
-}
-
-/// Sets the size of a terminal's window, in characters.
-pub fn set_window_size(terminal: BorrowedFd<'_>, rows: u16, columns: u16) -> Result<()> {
-    let size = nix::libc::winsize {
-        ws_row: rows,
-        ws_col: columns,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    // SAFETY: the descriptor is open for as long as it is borrowed, and `size` outlives the call.
-    unsafe { tiocswinsz(terminal.as_raw_fd(), &raw const size) }
-        .context("setting the window size")?;
-    Ok(())
-}
-
-/// Copies the window size of one terminal to another.
-pub fn copy_window_size(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
-    let mut size = nix::libc::winsize {
-        ws_row: 0,
-        ws_col: 0,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    // SAFETY: both descriptors are open for as long as they are borrowed, and `size` outlives the calls.
-    unsafe { tiocgwinsz(from.as_raw_fd(), &raw mut size) }.context("reading the window size")?;
-    // SAFETY: as above.
-    unsafe { tiocswinsz(to.as_raw_fd(), &raw const size) }.context("setting the window size")?;
     Ok(())
 }
 

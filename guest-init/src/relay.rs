@@ -7,20 +7,20 @@
 mod exchange;
 
 use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use self::exchange::Exchange;
-use crate::process::{copy_window_size, default_action, spawn};
+use crate::process::{default_action, spawn};
 use crate::pty::Pty;
+use crate::terminal::{RawMode, set_window_size, window_size};
 
 /// Signals that are passed on to the command.
 const FORWARDED: [Signal; 7] = [
@@ -53,7 +53,7 @@ pub fn run(terminal: bool, child: impl FnOnce() -> (u8, String)) -> Result<u8> {
     if terminal {
         let pty = Pty::open()?;
         let stdin = std::io::stdin();
-        let _ = copy_window_size(stdin.as_fd(), pty.master.as_fd());
+        copy_window_size(stdin.as_fd(), pty.master.as_fd());
         let pid = spawn(|| {
             fail(
                 pty.attach()
@@ -63,7 +63,7 @@ pub fn run(terminal: bool, child: impl FnOnce() -> (u8, String)) -> Result<u8> {
         drop(pty.slave);
         let terminal = Terminal {
             master: pty.master,
-            raw: RawMode::enter()?,
+            raw: RawMode::enter().context("setting the terminal to raw mode")?,
         };
         relay(pid, &signals, Some(terminal))
     } else {
@@ -75,37 +75,6 @@ pub fn run(terminal: bool, child: impl FnOnce() -> (u8, String)) -> Result<u8> {
 fn fail((status, message): (u8, String)) -> u8 {
     let _ = writeln!(std::io::stderr(), "virt-sandbox: {message}");
     status
-}
-
-/// The caller's terminal in raw mode, for as long as this lives.
-struct RawMode {
-    before: Termios,
-    raw: Termios,
-}
-
-impl RawMode {
-    /// `None` if standard input is no terminal.
-    fn enter() -> Result<Option<Self>> {
-        let Ok(before) = tcgetattr(std::io::stdin()) else {
-            return Ok(None);
-        };
-        let mut raw = before.clone();
-        cfmakeraw(&mut raw);
-        let mode = Self { before, raw };
-        mode.set(&mode.raw)
-            .context("setting the terminal to raw mode")?;
-        Ok(Some(mode))
-    }
-
-    fn set(&self, mode: &Termios) -> nix::Result<()> {
-        tcsetattr(std::io::stdin(), SetArg::TCSADRAIN, mode)
-    }
-}
-
-impl Drop for RawMode {
-    fn drop(&mut self) {
-        let _ = self.set(&self.before);
-    }
 }
 
 /// Both ends of a session with a terminal.
@@ -120,7 +89,7 @@ impl Terminal {
     /// Stops us as the caller wants, with its terminal as it was.
     fn suspend(&self) {
         if let Some(raw) = &self.raw {
-            let _ = raw.set(&raw.before);
+            raw.leave();
         }
         let _ = raise(Signal::SIGSTOP);
         self.resume();
@@ -129,13 +98,20 @@ impl Terminal {
     /// After a stop: a shell has set its terminal to its own mode, and the window may be another.
     fn resume(&self) {
         if let Some(raw) = &self.raw {
-            let _ = raw.set(&raw.raw);
+            let _ = raw.enter_again();
         }
         self.resize();
     }
 
     fn resize(&self) {
-        let _ = copy_window_size(std::io::stdin().as_fd(), self.master.as_fd());
+        copy_window_size(std::io::stdin().as_fd(), self.master.as_fd());
+    }
+}
+
+/// Where one of them is no terminal there is no size to copy.
+fn copy_window_size(from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
+    if let Ok((rows, columns)) = window_size(from) {
+        let _ = set_window_size(to, rows, columns);
     }
 }
 

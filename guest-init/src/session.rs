@@ -18,8 +18,8 @@ use nix::unistd::Pid;
 use self::start::Started;
 use crate::config::Command;
 use crate::link::{Link, Sink, Source};
-use crate::process::set_window_size;
-use crate::wire::{Channel, Exit, Frame, Milestone, SignalFrame};
+use crate::terminal::set_window_size;
+use crate::wire::{Channel, Exit, Frame, Milestone, STARTED, SignalFrame};
 
 /// Milliseconds the host may take to close the channel after the last frame.
 const FAREWELL: u16 = 5000;
@@ -77,7 +77,7 @@ fn watch(command: &Command, inherited: Vec<OwnedFd>, link: &mut Link) -> Result<
         Started::Runs(running) => running,
         Started::Not(exit) => return Ok(exit),
     };
-    link.send(&Frame::Milestone(Milestone::now("started")));
+    link.send(&Frame::Milestone(Milestone::now(STARTED)));
     let mut session = Session {
         link,
         pid: started.pid,
@@ -122,7 +122,8 @@ impl Session<'_> {
             .filter(|fd| fd.revents().is_some_and(|events| !events.is_empty()))
             .map(|fd| fd.as_fd().as_raw_fd())
             .collect();
-        let is_ready = |fd: Option<BorrowedFd<'_>>| fd.is_some_and(|fd| ready.contains(&fd.as_raw_fd()));
+        let is_ready =
+            |fd: Option<BorrowedFd<'_>>| fd.is_some_and(|fd| ready.contains(&fd.as_raw_fd()));
 
         if is_ready(Some(signals.as_fd())) {
             while let Ok(Some(_)) = signals.read_signal() {}

@@ -25,6 +25,9 @@ pub const HEADER: usize = 5;
 /// Name of the virtio-serial port that is the channel.
 pub const PORT: &str = "org.virt-sandbox.channel.0";
 
+/// Name of the [`Milestone`] after which the command runs.
+pub const STARTED: &str = "started";
+
 /// File descriptor of the channel in a container, where init systems expect the first socket they are handed
 /// (`sd_listen_fds(3)`). Streams that are inherited follow in the order of their numbers.
 pub const CHANNEL_FD: i32 = 3;

@@ -17,8 +17,9 @@ use nix::unistd::{
 
 use crate::config::{Command, Directory, Identity, Stdio, Stream, WindowSize};
 use crate::link::{AtEnd, Sink, Source};
-use crate::process::{self, ExecError, set_window_size};
+use crate::process::{self, ExecError};
 use crate::pty::Pty;
+use crate::terminal::set_window_size;
 use crate::wire::{Channel, Exit};
 
 /// What came of starting a command.
@@ -82,7 +83,9 @@ fn streams(command: &Command, inherited: Vec<OwnedFd>) -> Result<(Theirs, Runnin
         Stdio::Streams(streams) => {
             let mut inherited = inherited.into_iter();
             let mut file = |stream: Stream, channel| match stream {
-                Stream::Inherited => inherited.next().context("a stream of the caller is missing"),
+                Stream::Inherited => inherited
+                    .next()
+                    .context("a stream of the caller is missing"),
                 Stream::Channel => pipe(channel, command, &mut running),
             };
             Theirs::Files([
@@ -101,7 +104,8 @@ fn terminal(command: &Command, size: WindowSize, running: &mut Running) -> Resul
     fchown(&pty.slave, Some(Uid::from_raw(command.identity.uid)), None)
         .context("handing over the terminal")?;
     fchmod(&pty.slave, Mode::from_bits_truncate(0o620)).context("handing over the terminal")?;
-    set_window_size(pty.master.as_fd(), size.rows, size.columns)?;
+    set_window_size(pty.master.as_fd(), size.rows, size.columns)
+        .context("setting the window size")?;
     let master = || pty.master.try_clone().context("handing over the terminal");
     running.stdin = Some(Sink::new(
         Channel::Stdin,

@@ -1,0 +1,154 @@
+//! The caller's standard streams: which of them the command may have itself, and which are carried.
+
+use std::io::{IsTerminal, stderr, stdin, stdout};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use guest_init::config::{self as guest, WindowSize};
+use guest_init::link::{AtEnd, PAGE, Sink, Source};
+use guest_init::wire::Channel;
+use nix::sys::stat::{SFlag, fstat, major, minor};
+
+use crate::error::{Error, Result};
+
+/// What becomes of the caller's standard streams.
+#[derive(Debug)]
+pub struct Stdio {
+    streams: [Stream; 3],
+    terminal: bool,
+}
+
+#[derive(Debug)]
+struct Stream {
+    file: OwnedFd,
+    shared: bool,
+}
+
+const CHANNELS: [Channel; 3] = [Channel::Stdin, Channel::Stdout, Channel::Stderr];
+
+impl Stdio {
+    /// Those of this process. With `terminal` the command gets a terminal of the sandbox. `shares` says whether files
+    /// can be handed down, as they can to a container.
+    ///
+    /// # Errors
+    /// Where there are no more files for us.
+    pub fn of_process(terminal: bool, shares: bool) -> Result<Self> {
+        let stream = |fd: BorrowedFd<'_>| -> Result<Stream> {
+            // A stream that the caller has closed is an empty one.
+            let (file, is_open) = match fd.try_clone_to_owned() {
+                Ok(file) => (file, true),
+                Err(_) => (null()?, false),
+            };
+            let shared = shares && !terminal && (!is_open || is_harmless(&file));
+            Ok(Stream { file, shared })
+        };
+        Ok(Self {
+            streams: [
+                stream(stdin().as_fd())?,
+                stream(stdout().as_fd())?,
+                stream(stderr().as_fd())?,
+            ],
+            terminal,
+        })
+    }
+
+    /// Whether the command gets a terminal.
+    #[must_use]
+    pub fn is_terminal(&self) -> bool {
+        self.terminal
+    }
+
+    /// What the guest is told.
+    #[must_use]
+    pub fn for_guest(&self) -> guest::Stdio {
+        if self.terminal {
+            return guest::Stdio::Terminal(terminal_size());
+        }
+        guest::Stdio::Streams(
+            [0, 1, 2].map(|index: usize| match self.streams[index].shared {
+                true => guest::Stream::Inherited,
+                false => guest::Stream::Channel,
+            }),
+        )
+    }
+
+    /// Those that are handed down, in the order of their numbers.
+    pub fn shared(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let shared = self.streams.iter().filter(|stream| stream.shared);
+        shared.map(|stream| stream.file.as_fd())
+    }
+
+    /// The ends of those that are carried.
+    pub(super) fn into_ends(self) -> (Option<Source>, Vec<(Channel, Sink)>) {
+        let mut source = None;
+        let mut sinks = Vec::new();
+        for (channel, stream) in CHANNELS.into_iter().zip(self.streams) {
+            // All that a terminal says comes as standard output.
+            let is_silent = self.terminal && channel == Channel::Stderr;
+            if stream.shared || is_silent {
+                continue;
+            }
+            match channel {
+                Channel::Stdin => source = Some(Source::new(channel, stream.file)),
+                Channel::Stdout | Channel::Stderr => {
+                    let at_once = if is_regular(&stream.file) {
+                        usize::MAX
+                    } else {
+                        PAGE
+                    };
+                    let sink = Sink::new(channel, stream.file, at_once, AtEnd::Close);
+                    sinks.push((channel, sink));
+                }
+            }
+        }
+        (source, sinks)
+    }
+}
+
+fn null() -> Result<OwnedFd> {
+    let path = std::path::Path::new("/dev/null");
+    let mut options = std::fs::File::options();
+    let file = options.read(true).write(true).open(path);
+    Ok(file.map_err(Error::io("opening", path))?.into())
+}
+
+/// Whether the command may have the file itself.
+///
+/// Through `/proc/self/fd` it could open a file once more for what it likes, a directory leads out of the
+/// sandbox, and a terminal takes what is typed into the caller's session (`TIOCSTI(2const)`). A pipe, a socket or
+/// `/dev/null` has nothing more to give than was meant.
+fn is_harmless(file: &OwnedFd) -> bool {
+    let Ok(status) = fstat(file) else {
+        return false;
+    };
+    let kind = SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT;
+    let is_null = (major(status.st_rdev), minor(status.st_rdev)) == (1, 3);
+    kind == SFlag::S_IFIFO || kind == SFlag::S_IFSOCK || (kind == SFlag::S_IFCHR && is_null)
+}
+
+fn is_regular(file: &OwnedFd) -> bool {
+    fstat(file).is_ok_and(|status| {
+        SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG
+    })
+}
+
+/// The size of the caller's window; that of an old terminal if it has none.
+#[must_use]
+pub fn terminal_size() -> WindowSize {
+    let sizes = [stdin().as_fd(), stdout().as_fd(), stderr().as_fd()].map(size);
+    let found = sizes
+        .into_iter()
+        .flatten()
+        .find(|size| size.rows > 0 && size.columns > 0);
+    found.unwrap_or(WindowSize {
+        rows: 24,
+        columns: 80,
+    })
+}
+
+fn size(terminal: BorrowedFd<'_>) -> Option<WindowSize> {
+    if !terminal.is_terminal() {
+        return None;
+    }
+    let (rows, columns) = guest_init::terminal::window_size(terminal).ok()?;
+    Some(WindowSize { rows, columns })
+}
