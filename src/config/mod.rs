@@ -4,17 +4,34 @@
 //! Parsing checks all that can be checked without the host; nothing here looks at it. The only I/O
 //! is reading and writing the file.
 
+pub mod disk;
+mod escape;
+pub mod hostname;
+pub mod image;
+pub mod include;
+pub mod mac;
 pub mod mount;
 pub mod name;
 pub mod network;
+pub mod path;
+pub mod publish;
 pub mod resources;
+pub mod security;
 pub mod service;
 pub mod size;
 
+pub use disk::Disk;
+pub use hostname::Hostname;
+pub use image::ImageFormat;
+pub use include::Include;
+pub use mac::Mac;
 pub use mount::Mount;
 pub use name::SandboxName;
 pub use network::Network;
+pub use path::GuestPath;
+pub use publish::Publish;
 pub use resources::Resources;
+pub use security::Security;
 pub use service::{SandboxConfig, State};
 pub use size::Bytes;
 

@@ -1,24 +1,41 @@
 //! Mounts a sandbox may ask for.
 //!
-//! A mount is written `TYPE:TARGET=SOURCE[,ro]` on the command line and in TOML alike; `FromStr` and
+//! A mount is written `TYPE:TARGET=SOURCE[,OPTION…]` on the command line and in TOML alike; `FromStr` and
 //! `Display` are inverse. A backslash makes the character after it an ordinary one, for paths
 //! with `:`, `,`, `=` or `\`. What a mount *becomes* is decided by `domain` and by the guest.
 
 use std::fmt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use crate::config::escape::{absolute, escape, split, split_once, unescape};
+use crate::config::image::{ImageFormat, ParseFormatError};
+use crate::config::path::{GuestPath, ParsePathError, check_writable};
 use crate::config::{Bytes, as_text};
 
 /// A filesystem to place inside the sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mount {
-    /// `host-bind:TARGET=SOURCE[,ro]`: a directory or file of the host, seen live by the sandbox.
+    /// `host-bind:TARGET=[SOURCE][,ro]`: a directory or file of the host, seen live by the sandbox.
     HostBind {
-        /// Where it appears.
+        /// Where it appears; `/` replaces the root.
         target: GuestPath,
-        /// What appears: an absolute path of the host.
+        /// What appears; a fresh directory that goes away with the sandbox where there is none. Relative only until
+        /// [`absolute`](Self::absolute).
+        source: Option<PathBuf>,
+        /// Whether the sandbox may only read it.
+        read_only: bool,
+    },
+    /// `host-image:TARGET=SOURCE[,format=FORMAT][,partition=N][,ro]`: the filesystem in a disk image of the host.
+    HostImage {
+        /// Where it appears; `/` replaces the root.
+        target: GuestPath,
+        /// The image. Relative only until [`absolute`](Self::absolute).
         source: PathBuf,
+        /// Its format; what its name tells where it is not said.
+        format: Option<ImageFormat>,
+        /// The partition that holds the filesystem, 1 to 255; the whole image where there is none.
+        partition: Option<u32>,
         /// Whether the sandbox may only read it.
         read_only: bool,
     },
@@ -45,28 +62,40 @@ pub enum Mount {
 pub enum ParseMountError {
     /// Not `TYPE:TARGET=SOURCE`.
     #[error(
-        "'{0}' is not a mount: write TYPE:TARGET=SOURCE, with TYPE one of host-bind, guest-bind, ram"
+        "'{0}' is not a mount: write TYPE:TARGET=SOURCE, with TYPE one of host-bind, host-image, guest-bind, ram"
     )]
     Syntax(String),
     /// A type there is not.
-    #[error("'{0}' is not a type of mount: use host-bind, guest-bind or ram")]
+    #[error("'{0}' is not a type of mount: use host-bind, host-image, guest-bind or ram")]
     Type(String),
     /// An option there is not.
     #[error("'{1}' is not an option of a {0} mount")]
     Option(String, String),
+    /// An option more than once.
+    #[error("'{0}' is given twice")]
+    Twice(&'static str),
     /// Target or source is no usable path.
     #[error(transparent)]
     Path(#[from] ParsePathError),
-    /// The target is `/`, or lies in `/dev`, `/proc` or `/sys`.
+    /// The target lies in `/dev`, `/proc` or `/sys`, or is `/` where the root cannot be replaced.
     #[error("nothing can be mounted on '{0}'")]
     Target(GuestPath),
-    /// The source of `host-bind` is not absolute.
-    #[error("the source '{0}' is not an absolute path")]
-    Source(String),
+    /// `host-image` without an image.
+    #[error("the mount on '{0}' has no source")]
+    NoSource(GuestPath),
+    /// The number of a partition is none.
+    #[error("'{0}' is not the number of a partition (1 to {MOST_PARTITIONS})")]
+    Partition(String),
+    /// The format of an image is none.
+    #[error(transparent)]
+    Format(#[from] ParseFormatError),
     /// The size of `ram` is none.
     #[error(transparent)]
     Size(#[from] crate::config::size::ParseBytesError),
 }
+
+/// Partitions of one disk that Linux has numbers for (`DISK_MAX_PARTS`).
+const MOST_PARTITIONS: u32 = 255;
 
 impl Mount {
     /// What is at `path` on the host, read-only at the same place of the sandbox.
@@ -74,11 +103,15 @@ impl Mount {
     /// # Errors
     /// Where the path cannot be one of the sandbox.
     pub fn read_only_view(path: &Path) -> Result<Self, ParseMountError> {
-        Ok(Self::HostBind {
-            target: target(&path.display().to_string())?,
-            source: path.to_owned(),
-            read_only: true,
-        })
+        let target = target(&path.display().to_string())?;
+        match target.is_root() {
+            true => Err(ParseMountError::Target(target)),
+            false => Ok(Self::HostBind {
+                target,
+                source: Some(path.to_owned()),
+                read_only: true,
+            }),
+        }
     }
 
     /// Where the mount appears in the sandbox.
@@ -86,188 +119,184 @@ impl Mount {
     pub fn target(&self) -> &GuestPath {
         match self {
             Self::HostBind { target, .. }
+            | Self::HostImage { target, .. }
             | Self::GuestBind { target, .. }
             | Self::Ram { target, .. } => target,
         }
     }
+
+    /// Whether it takes the place of the sandbox's root.
+    #[must_use]
+    pub fn is_root(&self) -> bool {
+        self.target().is_root()
+    }
+
+    /// What is needed of the host, if anything.
+    #[must_use]
+    pub fn host_source(&self) -> Option<&Path> {
+        match self {
+            Self::HostBind { source, .. } => source.as_deref(),
+            Self::HostImage { source, .. } => Some(source),
+            Self::GuestBind { .. } | Self::Ram { .. } => None,
+        }
+    }
+
+    /// The same with its source on the host as seen from `cwd`.
+    #[must_use]
+    pub fn absolute(mut self, cwd: &Path) -> Self {
+        match &mut self {
+            Self::HostBind {
+                source: Some(source),
+                ..
+            }
+            | Self::HostImage { source, .. } => *source = absolute(source, cwd),
+            Self::HostBind { source: None, .. } | Self::GuestBind { .. } | Self::Ram { .. } => {}
+        }
+        self
+    }
 }
 
-/// A place where something can be mounted: not the root, and not what the kernel shows of itself.
+/// A place where something can be mounted: not what the kernel shows of itself.
 fn target(text: &str) -> Result<GuestPath, ParseMountError> {
     let target: GuestPath = text.parse()?;
     let is_kernels = ["/dev", "/proc", "/sys"]
         .iter()
-        .any(|top| target.0.starts_with(top));
-    if is_kernels || target.0 == Path::new("/") {
-        return Err(ParseMountError::Target(target));
+        .any(|top| target.as_path().starts_with(top));
+    match is_kernels {
+        true => Err(ParseMountError::Target(target)),
+        false => Ok(target),
     }
-    Ok(target)
+}
+
+/// The options behind a source.
+#[derive(Default)]
+struct Options {
+    read_only: Option<()>,
+    format: Option<ImageFormat>,
+    partition: Option<u32>,
+}
+
+impl Options {
+    fn parse(kind: &str, fields: &[String]) -> Result<Self, ParseMountError> {
+        let mut options = Self::default();
+        for field in fields {
+            let (key, value) = field.split_once('=').unwrap_or((field, ""));
+            match (key, kind) {
+                ("ro", "host-bind" | "host-image" | "guest-bind") if field == "ro" => {
+                    once(&mut options.read_only, "ro", ())?;
+                }
+                ("format", "host-image") => once(&mut options.format, "format", value.parse()?)?,
+                ("partition", "host-image") => {
+                    once(&mut options.partition, "partition", partition(value)?)?;
+                }
+                _ => return Err(ParseMountError::Option(kind.to_owned(), field.clone())),
+            }
+        }
+        Ok(options)
+    }
+}
+
+fn once<T>(slot: &mut Option<T>, option: &'static str, value: T) -> Result<(), ParseMountError> {
+    match slot.replace(value) {
+        Some(_) => Err(ParseMountError::Twice(option)),
+        None => Ok(()),
+    }
+}
+
+fn partition(text: &str) -> Result<u32, ParseMountError> {
+    text.parse()
+        .ok()
+        .filter(|number| (1..=MOST_PARTITIONS).contains(number))
+        .ok_or_else(|| ParseMountError::Partition(text.to_owned()))
 }
 
 impl FromStr for Mount {
     type Err = ParseMountError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.chars().any(char::is_control) {
-            return Err(ParsePathError::Control(text.to_owned()).into());
-        }
+        check_writable(text)?;
         let syntax = || ParseMountError::Syntax(text.to_owned());
         let (kind, rest) = text.split_once(':').ok_or_else(syntax)?;
-        let (target, rest) = split_once_unescaped(rest, '=').ok_or_else(syntax)?;
-        let mut fields = split_unescaped(&rest, ',');
-        let source = fields.remove(0);
-        let mut read_only = false;
-        for option in fields {
-            match option.as_str() {
-                "ro" if kind != "ram" => read_only = true,
-                _ => return Err(ParseMountError::Option(kind.to_owned(), option)),
-            }
+        if !["host-bind", "host-image", "guest-bind", "ram"].contains(&kind) {
+            return Err(ParseMountError::Type(kind.to_owned()));
         }
+        let (target, rest) = split_once(rest, '=').ok_or_else(syntax)?;
         let target = self::target(&unescape(&target))?;
+        let mut fields = split(&rest, ',');
+        let source = unescape(&fields.remove(0));
+        let options = Options::parse(kind, &fields)?;
+        let read_only = options.read_only.is_some();
         match kind {
-            "host-bind" => {
-                let source = PathBuf::from(unescape(&source));
-                if !source.is_absolute() {
-                    return Err(ParseMountError::Source(source.display().to_string()));
-                }
-                Ok(Self::HostBind {
-                    target,
-                    source,
-                    read_only,
-                })
-            }
-            "guest-bind" => Ok(Self::GuestBind {
+            "host-bind" => Ok(Self::HostBind {
                 target,
-                source: unescape(&source).parse()?,
+                source: (!source.is_empty()).then(|| source.into()),
                 read_only,
             }),
-            "ram" => Ok(Self::Ram {
+            "host-image" if source.is_empty() => Err(ParseMountError::NoSource(target)),
+            "host-image" => Ok(Self::HostImage {
+                target,
+                source: source.into(),
+                format: options.format,
+                partition: options.partition,
+                read_only,
+            }),
+            _ if target.is_root() => Err(ParseMountError::Target(target)),
+            "guest-bind" => Ok(Self::GuestBind {
+                target,
+                source: source.parse()?,
+                read_only,
+            }),
+            _ => Ok(Self::Ram {
                 target,
                 size: source.parse()?,
             }),
-            other => Err(ParseMountError::Type(other.to_owned())),
         }
     }
 }
 
 impl fmt::Display for Mount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (kind, source, read_only) = match self {
+        let target = escape(self.target().as_path());
+        let read_only = match self {
             Self::HostBind {
                 source, read_only, ..
-            } => ("host-bind", escape(source), *read_only),
+            } => {
+                let source = source.as_deref().map(escape).unwrap_or_default();
+                write!(f, "host-bind:{target}={source}")?;
+                *read_only
+            }
+            Self::HostImage {
+                source,
+                format,
+                partition,
+                read_only,
+                ..
+            } => {
+                write!(f, "host-image:{target}={}", escape(source))?;
+                if let Some(format) = format {
+                    write!(f, ",format={format}")?;
+                }
+                if let Some(partition) = partition {
+                    write!(f, ",partition={partition}")?;
+                }
+                *read_only
+            }
             Self::GuestBind {
                 source, read_only, ..
-            } => ("guest-bind", escape(source.as_path()), *read_only),
-            Self::Ram { size, .. } => ("ram", size.to_string(), false),
+            } => {
+                write!(f, "guest-bind:{target}={}", escape(source.as_path()))?;
+                *read_only
+            }
+            Self::Ram { size, .. } => {
+                write!(f, "ram:{target}={size}")?;
+                false
+            }
         };
-        write!(f, "{kind}:{}={source}", escape(self.target().as_path()))?;
-        if read_only {
-            f.write_str(",ro")
-        } else {
-            Ok(())
-        }
+        f.write_str(if read_only { ",ro" } else { "" })
     }
 }
 
 as_text!(Mount);
-
-/// An absolute, normalised path in the sandbox without control characters.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct GuestPath(PathBuf);
-
-/// Why a text is no path in the sandbox.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ParsePathError {
-    /// It does not begin with `/`.
-    #[error("'{0}' is not an absolute path")]
-    Relative(String),
-    /// It has `..` in it.
-    #[error("'{0}' has '..' in it")]
-    Parent(String),
-    /// It has a control character in it, which XML and unit files cannot carry.
-    #[error("{0:?} has a control character in it")]
-    Control(String),
-}
-
-impl GuestPath {
-    /// The path itself.
-    #[must_use]
-    pub fn as_path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl FromStr for GuestPath {
-    type Err = ParsePathError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.chars().any(char::is_control) {
-            return Err(ParsePathError::Control(text.to_owned()));
-        }
-        let path = Path::new(text);
-        if !path.is_absolute() {
-            return Err(ParsePathError::Relative(text.to_owned()));
-        }
-        if path.components().any(|part| part == Component::ParentDir) {
-            return Err(ParsePathError::Parent(text.to_owned()));
-        }
-        // Collecting components drops `.`, `//` and a slash at the end.
-        Ok(Self(path.components().collect()))
-    }
-}
-
-impl fmt::Display for GuestPath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.display().fmt(f)
-    }
-}
-
-as_text!(GuestPath);
-
-const SPECIAL: [char; 4] = ['\\', ':', ',', '='];
-
-fn escape(path: &Path) -> String {
-    path.display()
-        .to_string()
-        .chars()
-        .flat_map(|c| SPECIAL.contains(&c).then_some('\\').into_iter().chain([c]))
-        .collect()
-}
-
-fn unescape(text: &str) -> String {
-    let mut characters = text.chars();
-    let mut result = String::new();
-    while let Some(c) = characters.next() {
-        result.push(if c == '\\' {
-            characters.next().unwrap_or(c)
-        } else {
-            c
-        });
-    }
-    result
-}
-
-fn split_unescaped(text: &str, separator: char) -> Vec<String> {
-    let mut fields = vec![String::new()];
-    let mut escaped = false;
-    for c in text.chars() {
-        if c == separator && !escaped {
-            fields.push(String::new());
-        } else if let Some(field) = fields.last_mut() {
-            field.push(c);
-        }
-        escaped = c == '\\' && !escaped;
-    }
-    fields
-}
-
-fn split_once_unescaped(text: &str, separator: char) -> Option<(String, String)> {
-    let mut fields = split_unescaped(text, separator).into_iter();
-    let first = fields.next()?;
-    let rest: Vec<String> = fields.collect();
-    (!rest.is_empty()).then(|| (first, rest.join(&separator.to_string())))
-}
 
 #[cfg(test)]
 mod tests {
@@ -278,7 +307,13 @@ mod tests {
         for text in [
             "host-bind:/data=/srv/data",
             "host-bind:/data=/srv/data,ro",
+            "host-bind:/data=srv/data",
+            "host-bind:/tmp=",
+            "host-bind:/tmp=,ro",
+            "host-bind:/=/srv/root",
             r"host-bind:/a\=b=/c\:d\,e\\f",
+            "host-image:/data=/srv/data.qcow2",
+            "host-image:/=root.img,format=qcow2,partition=2,ro",
             "guest-bind:/tmp=/var/tmp",
             "ram:/tmp=100M",
         ] {
@@ -286,12 +321,9 @@ mod tests {
             assert_eq!(mount.to_string(), text);
         }
         let mount: Mount = r"host-bind:/a\=b=/c\:d\,e\\f".parse().unwrap();
-        let Mount::HostBind { target, source, .. } = mount else {
-            panic!()
-        };
         assert_eq!(
-            (target.as_path(), source.as_path()),
-            (Path::new("/a=b"), Path::new(r"/c:d,e\f"))
+            (mount.target().as_path(), mount.host_source()),
+            (Path::new("/a=b"), Some(Path::new(r"/c:d,e\f")))
         );
     }
 
@@ -306,15 +338,27 @@ mod tests {
             ":/a=/b",
             "h:/a=/b",
             "host-bind:a=/b",
-            "host-bind:/a=b",
             "host-bind:/a=/b,rw",
+            "host-bind:/a=/b,ro,ro",
+            "host-bind:/a=/b,ro=",
+            "host-bind:/a=/b,format=raw",
             "host-bind:/../a=/b",
+            "host-image:/a=",
+            "host-image:/a=,ro",
+            "host-image:/a=/b,format=wat",
+            "host-image:/a=/b,partition=0",
+            "host-image:/a=/b,partition=256",
+            "host-image:/a=/b,partition=1,partition=2",
+            "guest-bind:/a=b",
+            "guest-bind:/a=",
+            "guest-bind:/=/b",
             "ram:/tmp=10MB",
             "ram:/tmp=1M,ro",
             "ram:/tmp=",
             "host-bind:/a\n=/b",
             "ram:/=1M",
             "host-bind:/dev/x=/dev/x",
+            "host-image:/sys=/b",
             "ram:/proc/x=1M",
         ] {
             assert!(text.parse::<Mount>().is_err(), "{text}");
@@ -322,10 +366,18 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_normalised() {
-        assert_eq!(
-            "//a/./b/".parse::<GuestPath>().unwrap().as_path(),
-            Path::new("/a/b")
-        );
+    fn relative_sources_are_resolved_and_others_kept() {
+        for (text, absolute) in [
+            ("host-bind:/a=b", "host-bind:/a=/home/me/b"),
+            ("host-bind:/a=.", "host-bind:/a=/home/me"),
+            ("host-bind:/a=/b/./c/", "host-bind:/a=/b/./c/"),
+            ("host-bind:/a=", "host-bind:/a="),
+            ("host-image:/a=../b", "host-image:/a=/home/me/../b"),
+            ("guest-bind:/a=/b", "guest-bind:/a=/b"),
+        ] {
+            let mount = text.parse::<Mount>().unwrap();
+            let mount = mount.absolute(Path::new("/home/me"));
+            assert_eq!(mount.to_string(), absolute);
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! NICs a sandbox may ask for.
 //!
-//! One `-N` is one NIC: comma-separated fields `dhcp`, `source=NETWORK`, `mac=MAC`, `address=IP[/PREFIX][%BROADCAST]`,
-//! `route=NETWORK[/PREFIX]%GATEWAY`, `filter=NAME`, `filter.PARAMETER=VALUE`. The word `none` alone means
-//! that there is no NIC at all. Within the sandbox the NICs are `eth0`, `eth1`… in order.
+//! One `-N` is one NIC: comma-separated fields `dhcp`, `address=IP[/PREFIX][%BROADCAST]`, `route=NETWORK[/PREFIX]%GATEWAY`,
+//! `mac=MAC`, `filter=NAME`, `filter.PARAMETER=VALUE`, and at most one of `source=NETWORK`, `bridge=BRIDGE`,
+//! `direct=DEVICE[,mode=MODE]` and `user`. The word `none` alone means that there is no NIC at all. Within the sandbox
+//! the NICs are `eth0`, `eth1`… in order.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,13 +13,16 @@ use guest_init::config::Addressing;
 use guest_init::net::{Address, ParseNetError, Route};
 
 use crate::config::as_text;
+use crate::config::escape::is_unwritable;
+use crate::config::mac::{Mac, ParseMacError};
 
 /// A network interface of a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Network {
-    /// The libvirt network it is plugged into.
-    pub source: String,
-    /// Its hardware address; libvirt makes one up where there is none.
+    /// What it is plugged into; where nothing is said, libvirt's network `default` for a container, user mode for a
+    /// virtual machine.
+    pub source: Option<Source>,
+    /// Its hardware address; one is made up where there is none.
     pub mac: Option<Mac>,
     /// How it gets its addresses.
     pub addressing: Addressing,
@@ -26,7 +30,54 @@ pub struct Network {
     pub filter: Option<Filter>,
 }
 
-/// The network a NIC is plugged into when none is named.
+/// What a NIC is plugged into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// `source=NETWORK`: a network of libvirt's.
+    Network(String),
+    /// `bridge=BRIDGE`: a bridge of the host.
+    Bridge(String),
+    /// `direct=DEVICE[,mode=MODE]`: a device of the host, through macvtap.
+    Direct {
+        /// The device.
+        device: String,
+        /// How it is shared.
+        mode: DirectMode,
+    },
+    /// `user`: connections that the hypervisor's process makes.
+    User,
+}
+
+/// How several NICs share one device of the host (`ip-link(8)`, macvlan).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum DirectMode {
+    /// They see one another.
+    #[default]
+    Bridge,
+    /// A switch outside decides whether they see one another.
+    Vepa,
+    /// They do not see one another.
+    Private,
+    /// One NIC has the device for itself.
+    Passthrough,
+}
+
+impl DirectMode {
+    const ALL: [Self; 4] = [Self::Bridge, Self::Vepa, Self::Private, Self::Passthrough];
+
+    /// Its name, here and in libvirt.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bridge => "bridge",
+            Self::Vepa => "vepa",
+            Self::Private => "private",
+            Self::Passthrough => "passthrough",
+        }
+    }
+}
+
+/// The network of libvirt that a container's NIC is plugged into when nothing is said.
 pub const DEFAULT_SOURCE: &str = "default";
 
 /// A network filter of libvirt with its parameters.
@@ -38,16 +89,12 @@ pub struct Filter {
     pub parameters: BTreeMap<String, String>,
 }
 
-/// A unicast hardware address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Mac([u8; 6]);
-
 /// Why a text is no NIC.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseNetworkError {
     /// A field there is not, or one given twice.
     #[error(
-        "'{0}' is not a field of a NIC: use dhcp, source=, mac=, address=, route=, filter= and filter.NAME="
+        "'{0}' is not a field of a NIC: use dhcp, address=, route=, source=, bridge=, direct=, mode=, user, mac=, filter= and filter.NAME="
     )]
     Field(String),
     /// A field that can be given once only.
@@ -65,9 +112,23 @@ pub enum ParseNetworkError {
     /// Filter parameters without a filter.
     #[error("filter parameters need filter=NAME")]
     ParameterWithoutFilter,
-    /// No hardware address, or one of a group.
-    #[error("'{0}' is not a unicast MAC address such as 52:54:00:12:34:56")]
-    Mac(String),
+    /// Plugged into two things.
+    #[error("a NIC has one of source=, bridge=, direct= and user")]
+    Sources,
+    /// `mode=` of something that has none.
+    #[error("mode= needs direct=DEVICE")]
+    ModeWithoutDirect,
+    /// A mode there is not.
+    #[error("'{0}' is not a mode of direct: use bridge, vepa, private or passthrough")]
+    Mode(String),
+    /// A name too long for a device of the kernel.
+    #[error(
+        "'{0}' is not the name of a network device: it has at most {LONGEST_DEVICE} characters"
+    )]
+    Device(String),
+    /// No hardware address.
+    #[error(transparent)]
+    Mac(#[from] ParseMacError),
     /// A name with characters it cannot have.
     #[error("{0:?} is not a name")]
     Name(String),
@@ -81,68 +142,56 @@ impl Network {
     #[must_use]
     pub fn dhcp(source: &str) -> Self {
         Self {
-            source: source.to_owned(),
+            source: Some(Source::Network(source.to_owned())),
             mac: None,
             addressing: Addressing::Dhcp,
             filter: None,
         }
     }
-}
 
-impl Mac {
-    /// The address of NIC `index` of the sandbox `uuid`: locally administered, in the range that libvirt uses for
-    /// containers, and the same at every start, so that a lease can be kept.
+    /// The libvirt network that the NIC of a container is plugged into, if it is one.
     #[must_use]
-    pub fn of_sandbox(uuid: &uuid::Uuid, index: usize) -> Self {
-        let bytes = uuid.as_bytes();
-        let index = u8::try_from(index).unwrap_or(u8::MAX);
-        Self([
-            0x52,
-            0x54,
-            0x00,
-            bytes[0],
-            bytes[1],
-            bytes[2].wrapping_add(index),
-        ])
-    }
-}
-
-impl FromStr for Mac {
-    type Err = ParseNetworkError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = || ParseNetworkError::Mac(text.to_owned());
-        let mut bytes = [0; 6];
-        let mut fields = text.split(':');
-        for byte in &mut bytes {
-            let field = fields
-                .next()
-                .filter(|field| field.len() == 2)
-                .ok_or_else(wrong)?;
-            *byte = u8::from_str_radix(field, 16).map_err(|_| wrong())?;
+    pub fn container_network(&self) -> Option<&str> {
+        match &self.source {
+            None => Some(DEFAULT_SOURCE),
+            Some(Source::Network(name)) => Some(name),
+            Some(Source::Bridge(_) | Source::Direct { .. } | Source::User) => None,
         }
-        // The lowest bit of the first byte marks a group (IEEE 802).
-        if fields.next().is_some() || bytes[0] & 1 == 1 || bytes == [0; 6] {
-            return Err(wrong());
-        }
-        Ok(Self(bytes))
-    }
-}
-
-impl fmt::Display for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
     }
 }
 
 /// A name of libvirt's: no separators of this grammar, nothing XML cannot carry.
 fn name(text: &str) -> Result<String, ParseNetworkError> {
-    let is_odd = |c: char| c.is_control() || c.is_whitespace() || "/,=<>&'\"".contains(c);
+    let is_odd = |c: char| is_unwritable(c) || c.is_whitespace() || "/,=<>&'\"".contains(c);
     if text.is_empty() || text.chars().any(is_odd) {
         return Err(ParseNetworkError::Name(text.to_owned()));
     }
     Ok(text.to_owned())
+}
+
+/// Most characters of a network device's name: `IFNAMSIZ` of the kernel, with its NUL.
+const LONGEST_DEVICE: usize = 15;
+
+fn device(text: &str) -> Result<String, ParseNetworkError> {
+    match text.len() <= LONGEST_DEVICE {
+        true => name(text),
+        false => Err(ParseNetworkError::Device(text.to_owned())),
+    }
+}
+
+fn mode(text: &str) -> Result<DirectMode, ParseNetworkError> {
+    DirectMode::ALL
+        .into_iter()
+        .find(|mode| mode.as_str() == text)
+        .ok_or_else(|| ParseNetworkError::Mode(text.to_owned()))
+}
+
+/// The one thing of several that a NIC is plugged into.
+fn plug(slot: &mut Option<Source>, source: Source) -> Result<(), ParseNetworkError> {
+    match slot.replace(source) {
+        Some(_) => Err(ParseNetworkError::Sources),
+        None => Ok(()),
+    }
 }
 
 fn once<T>(slot: &mut Option<T>, field: &'static str, value: T) -> Result<(), ParseNetworkError> {
@@ -157,12 +206,16 @@ impl FromStr for Network {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mut dhcp = None;
-        let (mut source, mut mac, mut filter) = (None, None, None);
+        let (mut source, mut direct_mode, mut mac, mut filter) = (None, None, None, None);
         let (mut addresses, mut routes) = (Vec::<Address>::new(), Vec::<Route>::new());
         let mut parameters = BTreeMap::new();
         for field in text.split(',') {
             if field == "dhcp" {
                 once(&mut dhcp, "dhcp", ())?;
+                continue;
+            }
+            if field == "user" {
+                plug(&mut source, Source::User)?;
                 continue;
             }
             let (key, value) = field
@@ -172,7 +225,16 @@ impl FromStr for Network {
                 return Err(ParseNetworkError::Empty(field.to_owned()));
             }
             match key {
-                "source" => once(&mut source, "source", name(value)?)?,
+                "source" => plug(&mut source, Source::Network(name(value)?))?,
+                "bridge" => plug(&mut source, Source::Bridge(device(value)?))?,
+                "direct" => plug(
+                    &mut source,
+                    Source::Direct {
+                        device: device(value)?,
+                        mode: DirectMode::default(),
+                    },
+                )?,
+                "mode" => once(&mut direct_mode, "mode", mode(value)?)?,
                 "mac" => once(&mut mac, "mac", value.parse::<Mac>()?)?,
                 "filter" => once(&mut filter, "filter", name(value)?)?,
                 "address" => addresses.push(value.parse()?),
@@ -198,8 +260,16 @@ impl FromStr for Network {
             None if parameters.is_empty() => None,
             None => return Err(ParseNetworkError::ParameterWithoutFilter),
         };
+        if let Some(chosen) = direct_mode {
+            match &mut source {
+                Some(Source::Direct { mode, .. }) => *mode = chosen,
+                Some(Source::Network(_) | Source::Bridge(_) | Source::User) | None => {
+                    return Err(ParseNetworkError::ModeWithoutDirect);
+                }
+            }
+        }
         Ok(Self {
-            source: source.unwrap_or_else(|| DEFAULT_SOURCE.to_owned()),
+            source,
             mac,
             addressing,
             filter,
@@ -209,29 +279,36 @@ impl FromStr for Network {
 
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut fields = Vec::new();
         match &self.addressing {
-            Addressing::Dhcp => f.write_str("dhcp,")?,
+            Addressing::Dhcp => fields.push("dhcp".to_owned()),
             Addressing::None => {}
             Addressing::Static { addresses, routes } => {
-                for address in addresses {
-                    write!(f, "address={address},")?;
-                }
-                for route in routes {
-                    write!(f, "route={route},")?;
-                }
+                fields.extend(addresses.iter().map(|address| format!("address={address}")));
+                fields.extend(routes.iter().map(|route| format!("route={route}")));
             }
         }
-        write!(f, "source={}", self.source)?;
-        if let Some(mac) = self.mac {
-            write!(f, ",mac={mac}")?;
-        }
+        fields.extend(self.source.as_ref().map(ToString::to_string));
+        fields.extend(self.mac.map(|mac| format!("mac={mac}")));
         if let Some(filter) = &self.filter {
-            write!(f, ",filter={}", filter.name)?;
-            for (key, value) in &filter.parameters {
-                write!(f, ",filter.{}={value}", key.to_lowercase())?;
-            }
+            fields.push(format!("filter={}", filter.name));
+            let parameters = filter.parameters.iter();
+            fields.extend(
+                parameters.map(|(key, value)| format!("filter.{}={value}", key.to_lowercase())),
+            );
         }
-        Ok(())
+        f.write_str(&fields.join(","))
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Network(name) => write!(f, "source={name}"),
+            Self::Bridge(name) => write!(f, "bridge={name}"),
+            Self::Direct { device, mode } => write!(f, "direct={device},mode={}", mode.as_str()),
+            Self::User => f.write_str("user"),
+        }
     }
 }
 
@@ -269,10 +346,21 @@ mod tests {
             "address=192.0.2.7/24,address=2001:db8::7/64,route=0.0.0.0/0%192.0.2.1,source=default",
             "dhcp,source=default,filter=clean-traffic,filter.ip=192.0.2.7",
             "source=default",
+            "dhcp",
+            "dhcp,user,mac=52:54:00:12:34:56",
+            "dhcp,bridge=br0",
+            "address=192.0.2.7/24%192.0.2.127,direct=eth0,mode=private",
         ] {
             assert_eq!(text.parse::<Network>().unwrap().to_string(), text);
         }
-        assert_eq!("dhcp".parse::<Network>().unwrap(), Network::dhcp("default"));
+        assert_eq!(
+            "dhcp,source=default".parse::<Network>().unwrap(),
+            Network::dhcp("default")
+        );
+        assert_eq!(
+            "direct=eth0".parse::<Network>().unwrap().to_string(),
+            "direct=eth0,mode=bridge"
+        );
     }
 
     #[test]
@@ -282,12 +370,31 @@ mod tests {
             "dhcp,",
             "dhcp,dhcp",
             "dhcp=x",
+            "dhcp,dhcp=x",
+            "user=x",
+            "user,user",
+            "user,source=default",
+            "bridge=br0,direct=eth0",
+            "bridge=",
+            "bridge=a/b",
+            "bridge=a-name-that-is-too-long",
+            "direct=eth0,mode=wat",
+            "direct=eth0,mode=vepa,mode=vepa",
+            "mode=vepa",
+            "bridge=br0,mode=vepa",
             "dhcp,address=192.0.2.7",
             "address=192.0.2.7,dhcp",
             "dhcp,route=10.0.0.0/8%192.0.2.1",
             "route=10.0.0.0/8%192.0.2.1",
             "address=192.0.2.300",
             "address=192.0.2.7%x",
+            "address=192.0.2.7%192.0.2.300",
+            "address=2001:db8::g",
+            "address=2001:db8::7%2001:db8::8",
+            "address=192.0.2.7,route=10.0.0.0/33%192.0.2.1",
+            "address=192.0.2.7,route=x%192.0.2.1",
+            "dhcp,route=10.0.0.0/8%192.0.2.1,address=192.0.2.7",
+            "dhcp,filter.ip=192.0.2.7",
             "address=1.2.3.4,route=10.0.0.0/8",
             "mac=ff:ff:ff:ff:ff:ff",
             "mac=1:2:3:4:5:6",

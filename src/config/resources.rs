@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Bytes, as_text};
 
-/// What a sandbox may use of the host. What is absent is not limited, but for memory (2 GiB) and the number of
-/// processes (16384).
+/// What a sandbox may use of the host. What is absent is not limited, but for memory (2 GiB for a container, 1 GiB for a
+/// virtual machine) and the number of processes (16384).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, Args)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 #[command(next_help_heading = "Limits")]
@@ -75,20 +75,17 @@ pub struct Resources {
     pub net_send: Option<Bytes>,
 }
 
-/// Memory of a sandbox that says nothing of it.
-pub const DEFAULT_MEMORY: Bytes = Bytes::mebi(2048);
+/// Most memory of a container that says nothing of it.
+pub const DEFAULT_CONTAINER_MEMORY: Bytes = Bytes::mebi(2048);
+
+/// Memory of a virtual machine that says nothing of it.
+pub const DEFAULT_MACHINE_MEMORY: Bytes = Bytes::mebi(1024);
 
 /// Processes of a sandbox that says nothing of them: enough for any server, too few for a fork bomb to
 /// take the host along.
 pub const DEFAULT_PIDS: u64 = 16384;
 
 impl Resources {
-    /// Memory limit.
-    #[must_use]
-    pub fn memory(&self) -> Bytes {
-        self.memory.unwrap_or(DEFAULT_MEMORY)
-    }
-
     /// Highest number of processes and threads.
     #[must_use]
     pub fn pids(&self) -> u64 {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use crate::config::network::Source;
 use crate::config::{Mount, Network, Resources, SandboxName};
 use crate::error::{Error, Result};
 use crate::sys::atomic;
@@ -86,7 +87,11 @@ impl SandboxConfig {
         Ok(config)
     }
 
-    fn check(&self) -> std::result::Result<(), String> {
+    /// Whether a service sandbox can be so.
+    ///
+    /// # Errors
+    /// What cannot be, in words.
+    pub fn check(&self) -> std::result::Result<(), String> {
         if self.version != VERSION {
             return Err(format!(
                 "version {}, but this program knows version {VERSION}",
@@ -98,6 +103,16 @@ impl SandboxConfig {
         }
         if !self.path.is_absolute() {
             return Err(format!("'path' is not absolute: '{}'", self.path.display()));
+        }
+        self.mounts.iter().try_for_each(check_mount)?;
+        if let Some(network) = self
+            .networks
+            .iter()
+            .find(|network| network.source == Some(Source::User))
+        {
+            return Err(format!(
+                "the NIC '{network}': a container has no user-mode network; use source=NETWORK, bridge= or direct="
+            ));
         }
         Ok(())
     }
@@ -136,6 +151,25 @@ impl SandboxConfig {
     }
 }
 
+/// A service lives in a container with a root of its own, and longer than anything temporary.
+fn check_mount(mount: &Mount) -> std::result::Result<(), String> {
+    let reason = match mount {
+        mount if mount.is_root() => "the root of a service sandbox cannot be replaced",
+        Mount::HostImage { .. } => {
+            "a service sandbox cannot mount an image; mount it on the host and use host-bind"
+        }
+        Mount::HostBind { source: None, .. } => {
+            "a service sandbox has no temporary directories of the host; say a source, or use ram"
+        }
+        Mount::HostBind {
+            source: Some(source),
+            ..
+        } if !source.is_absolute() => "its source is not an absolute path",
+        Mount::HostBind { .. } | Mount::GuestBind { .. } | Mount::Ram { .. } => return Ok(()),
+    };
+    Err(format!("the mount '{mount}': {reason}"))
+}
+
 #[cfg(test)]
 impl SandboxConfig {
     /// A small config for tests to start from.
@@ -170,7 +204,7 @@ mod tests {
             service_packages: vec!["apache2".to_owned(), "apache2-data".to_owned()],
             keep_units: vec!["dbus.socket".to_owned()],
             networks: vec![
-                "address=192.0.2.7/24,route=0.0.0.0/0%192.0.2.1"
+                "address=192.0.2.7/24,route=0.0.0.0/0%192.0.2.1,source=default"
                     .parse()
                     .unwrap(),
             ],

@@ -1,11 +1,13 @@
 //! A container's domain.
 
-use std::collections::BTreeMap;
-
 use serde::Serialize;
 
-use crate::config::{Bytes, Network, Resources, SandboxConfig};
-use crate::domain::Filesystem;
+use crate::config::network::{DEFAULT_SOURCE, Source};
+use crate::config::resources::DEFAULT_CONTAINER_MEMORY;
+use crate::domain::interface::Interface;
+use crate::domain::tune::{Tune, quota_us};
+use crate::domain::{BlockKind, Domain, Filesystem, SecLabelView, disk_name};
+use crate::error::{Error, Result};
 use crate::host::HostFacts;
 
 /// Capabilities taken from what libvirt leaves a container, in libvirt's spelling. None of them
@@ -29,150 +31,114 @@ pub struct LxcDomain {
     arch: String,
     memory_kib: u64,
     vcpus: u32,
-    cpuset: Option<String>,
-    cpu_shares: Option<u64>,
     cpu_quota_us: Option<u64>,
-    nodeset: Option<String>,
-    io_weight: Option<u32>,
-    io_devices: Vec<IoDevice>,
+    #[serde(flatten)]
+    tune: Tune,
+    on_reboot: &'static str,
     dropped_capabilities: &'static [&'static str],
     filesystems: Vec<Filesystem>,
+    disks: Vec<Disk>,
     interfaces: Vec<Interface>,
+    consoles: u32,
+    security: Option<SecLabelView>,
 }
 
 #[derive(Debug, Serialize)]
-struct IoDevice {
-    path: String,
-    limits: Vec<IoLimit>,
+struct Disk {
+    source: String,
+    target: String,
+    read_only: bool,
 }
 
-#[derive(Debug, Serialize)]
-struct IoLimit {
-    element: &'static str,
-    amount: u64,
+/// What libvirt's containers cannot do, said before libvirt says it.
+///
+/// # Errors
+/// Names what was asked for, why it cannot be and what to do instead.
+pub fn check(domain: &Domain) -> Result<()> {
+    for network in &domain.networks {
+        if network.source == Some(Source::User) {
+            return Err(Error::refused(format!(
+                "the NIC '{network}': a container has no user-mode network; use source=NETWORK, bridge= or direct="
+            )));
+        }
+    }
+    if let Some(publish) = domain.publish.first() {
+        return Err(Error::refused(format!(
+            "publishing '{publish}': a container has an address of its own, which the host reaches as it is; only the \
+             user-mode network of a virtual machine publishes ports"
+        )));
+    }
+    for disk in &domain.disks {
+        match disk.kind {
+            BlockKind::Block => {}
+            BlockKind::File => {
+                return Err(Error::refused(format!(
+                    "the disk '{}': a container takes block devices only; attach the image to one with 'losetup'",
+                    disk.source.display()
+                )));
+            }
+        }
+    }
+    Ok(())
 }
-
-#[derive(Debug, Serialize)]
-struct Interface {
-    mac: Option<String>,
-    network: String,
-    guest_name: String,
-    filter: Option<Filter>,
-    receive_kib: Option<u64>,
-    send_kib: Option<u64>,
-}
-
-#[derive(Debug, Serialize)]
-struct Filter {
-    name: String,
-    parameters: Vec<Parameter>,
-}
-
-#[derive(Debug, Serialize)]
-struct Parameter {
-    name: String,
-    value: String,
-}
-
-/// Period of the CPU quota, in microseconds: the template says the same.
-const CPU_PERIOD_US: u64 = 100_000;
 
 impl LxcDomain {
-    /// The domain of `config`, with `filesystems` as the guest side wants them.
+    /// The domain, with `filesystems` as the guest side wants them.
     #[must_use]
-    pub fn new(config: &SandboxConfig, facts: &HostFacts, filesystems: Vec<Filesystem>) -> Self {
-        let resources = &config.resources;
+    pub fn new(domain: &Domain, facts: &HostFacts, filesystems: Vec<Filesystem>) -> Self {
+        let resources = &domain.resources;
+        let default_source = Source::Network(DEFAULT_SOURCE.to_owned());
+        let interface = |(index, network): (usize, &crate::config::Network)| {
+            let source = network.source.as_ref().unwrap_or(&default_source);
+            Interface::new(index, network, source, network.mac, resources)
+        };
         Self {
-            name: config.name.to_string(),
-            uuid: config.uuid.to_string(),
-            description: format!("virt-sandbox: {}", config.units.join(" ")),
+            name: domain.name.to_string(),
+            uuid: domain.uuid.to_string(),
+            description: domain.description.clone(),
             arch: facts.arch.clone(),
-            memory_kib: resources.memory().kibi(),
+            memory_kib: resources.memory.unwrap_or(DEFAULT_CONTAINER_MEMORY).kibi(),
             vcpus: resources.cpus.unwrap_or(1),
-            cpuset: resources.cpu_pinning.as_ref().map(ToString::to_string),
-            cpu_shares: resources.cpu_shares,
-            cpu_quota_us: resources
-                .cpu_percent()
-                .map(|percent| u64::from(percent) * CPU_PERIOD_US / 100),
-            nodeset: resources.numa_nodes.as_ref().map(ToString::to_string),
-            io_weight: resources.io_weight,
-            io_devices: io_devices(resources),
+            cpu_quota_us: resources.cpu_percent().map(quota_us),
+            tune: Tune::new(resources),
+            on_reboot: domain.on_reboot.as_str(),
             dropped_capabilities: &DROPPED_CAPABILITIES,
             filesystems,
-            interfaces: config
-                .networks
+            disks: domain
+                .disks
                 .iter()
                 .enumerate()
-                .map(|(index, network)| interface(index, network, resources))
-                .collect(),
-        }
-    }
-}
-
-fn io_devices(resources: &Resources) -> Vec<IoDevice> {
-    let mut devices: BTreeMap<String, Vec<IoLimit>> = BTreeMap::new();
-    for (element, limits) in [
-        ("read_iops_sec", &resources.io_read_ops),
-        ("write_iops_sec", &resources.io_write_ops),
-        ("read_bytes_sec", &resources.io_read),
-        ("write_bytes_sec", &resources.io_write),
-    ] {
-        for limit in limits {
-            devices
-                .entry(limit.device.display().to_string())
-                .or_default()
-                .push(IoLimit {
-                    element,
-                    amount: limit.amount.get(),
-                });
-        }
-    }
-    devices
-        .into_iter()
-        .map(|(path, limits)| IoDevice { path, limits })
-        .collect()
-}
-
-fn interface(index: usize, network: &Network, resources: &Resources) -> Interface {
-    // libvirt's bandwidth is in KiB a second and not zero.
-    let kib = |limit: Option<Bytes>| limit.map(|limit| limit.kibi().max(1));
-    Interface {
-        mac: network.mac.map(|mac| mac.to_string()),
-        network: network.source.clone(),
-        guest_name: format!("eth{index}"),
-        filter: network.filter.as_ref().map(|filter| Filter {
-            name: filter.name.clone(),
-            parameters: filter
-                .parameters
-                .iter()
-                .map(|(name, value)| Parameter {
-                    name: name.clone(),
-                    value: value.clone(),
+                .map(|(index, disk)| Disk {
+                    source: disk.source.display().to_string(),
+                    target: disk_name("sd", index),
+                    read_only: disk.read_only,
                 })
                 .collect(),
-        }),
-        receive_kib: kib(resources.net_receive),
-        send_kib: kib(resources.net_send),
+            interfaces: domain.networks.iter().enumerate().map(interface).collect(),
+            consoles: domain.consoles,
+            security: domain.security.as_ref().map(SecLabelView::from),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Resources, SandboxConfig};
     use crate::domain::template::Template;
 
-    fn config(resources: Resources, networks: &[&str]) -> SandboxConfig {
-        SandboxConfig {
+    fn service(resources: Resources, networks: &[&str]) -> Domain {
+        Domain::of_service(&SandboxConfig {
             networks: networks
                 .iter()
                 .map(|network| network.parse().unwrap())
                 .collect(),
             resources,
             ..SandboxConfig::example()
-        }
+        })
     }
 
-    fn render(config: &SandboxConfig) -> String {
+    fn render(domain: &Domain) -> String {
         let facts = HostFacts {
             arch: "x86_64".into(),
             system_dirs: vec![],
@@ -190,7 +156,7 @@ mod tests {
                 read_only: true,
             },
         ];
-        let domain = LxcDomain::new(config, &facts, filesystems);
+        let domain = LxcDomain::new(domain, &facts, filesystems);
         Template::LxcDomain.render(&domain, None).unwrap()
     }
 
@@ -204,7 +170,7 @@ mod tests {
 
     #[test]
     fn the_smallest_domain() {
-        let xml = render(&config(Resources::default(), &[]));
+        let xml = render(&service(Resources::default(), &[]));
         assert_valid(&xml);
         insta::assert_snapshot!(xml);
     }
@@ -231,7 +197,7 @@ mod tests {
             "dhcp,mac=52:54:00:12:34:56,filter=clean-traffic,filter.ip=192.0.2.7",
             "address=192.0.2.7/24,source=lab",
         ];
-        let xml = render(&config(resources, &networks));
+        let xml = render(&service(resources, &networks));
         assert_valid(&xml);
         insta::assert_snapshot!(xml);
     }

@@ -1,9 +1,107 @@
 //! Config and facts become libvirt XML. Pure: neither libvirt nor the filesystem is asked.
+//!
+//! [`Domain`] is what both drivers have; [`lxc`] and [`qemu`] add their own, say what they cannot do, and fill their
+//! template.
 
+mod interface;
 pub mod lxc;
+pub mod qemu;
 pub mod template;
+mod tune;
 
 use std::path::PathBuf;
+
+use uuid::Uuid;
+
+use crate::config::security::Label;
+use crate::config::{ImageFormat, Network, Publish, Resources, SandboxConfig, SandboxName};
+
+/// A domain, whatever runs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Domain {
+    /// Name of the sandbox.
+    pub name: SandboxName,
+    /// Its identity.
+    pub uuid: Uuid,
+    /// What it is for, in a line.
+    pub description: String,
+    /// Limits.
+    pub resources: Resources,
+    /// NICs in order.
+    pub networks: Vec<Network>,
+    /// Ports of the sandbox that the host answers on.
+    pub publish: Vec<Publish>,
+    /// Its security label; the driver's choice where there is none.
+    pub security: Option<SecLabel>,
+    /// Disks in order.
+    pub disks: Vec<BlockDevice>,
+    /// Consoles beside the first, each a terminal of the host.
+    pub consoles: u32,
+    /// What becomes of it when it reboots itself.
+    pub on_reboot: OnReboot,
+}
+
+/// What becomes of a domain that reboots itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnReboot {
+    /// It starts again.
+    Restart,
+    /// It ends.
+    Destroy,
+}
+
+impl OnReboot {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Restart => "restart",
+            Self::Destroy => "destroy",
+        }
+    }
+}
+
+/// The security label of a domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecLabel {
+    /// Whose label it is.
+    pub model: SecModel,
+    /// The label.
+    pub kind: LabelKind,
+}
+
+/// A security model that libvirt labels domains with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SecModel {
+    /// SELinux: labels are contexts.
+    SeLinux,
+    /// AppArmor: labels are names of profiles, and dynamic ones have no base.
+    AppArmor,
+}
+
+impl SecModel {
+    /// Its name in libvirt.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::SeLinux => "selinux",
+            Self::AppArmor => "apparmor",
+        }
+    }
+}
+
+/// Who picks the label of a domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LabelKind {
+    /// libvirt, from a base or from its own.
+    Dynamic {
+        /// The label it starts from.
+        base: Option<Label>,
+    },
+    /// The user.
+    Static {
+        /// The label.
+        label: Label,
+    },
+}
 
 /// A host directory or file that libvirt places in the staging root.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -15,3 +113,90 @@ pub struct Filesystem {
     /// Whether the sandbox may only read it.
     pub read_only: bool,
 }
+
+/// A disk of a domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockDevice {
+    /// Absolute path of the image or the device on the host.
+    pub source: PathBuf,
+    /// Which of the two it is.
+    pub kind: BlockKind,
+    /// Format of what is in it, never guessed by the hypervisor.
+    pub format: ImageFormat,
+    /// Whether the sandbox may only read it.
+    pub read_only: bool,
+    /// How the guest of a virtual machine finds it: 1 to 20 letters, digits, `_`, `.` and `-`
+    /// (`/sys/block/*/serial`). Containers have none.
+    pub serial: String,
+}
+
+/// What is behind a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlockKind {
+    /// An image file.
+    File,
+    /// A block device.
+    Block,
+}
+
+impl Domain {
+    /// The domain of a service.
+    #[must_use]
+    pub fn of_service(config: &SandboxConfig) -> Self {
+        Self {
+            name: config.name.clone(),
+            uuid: config.uuid,
+            description: format!("virt-sandbox: {}", config.units.join(" ")),
+            resources: config.resources.clone(),
+            networks: config.networks.clone(),
+            publish: vec![],
+            security: None,
+            disks: vec![],
+            consoles: 0,
+            on_reboot: OnReboot::Restart,
+        }
+    }
+}
+
+/// The security label as templates see it.
+#[derive(Debug, serde::Serialize)]
+struct SecLabelView {
+    model: &'static str,
+    r#type: &'static str,
+    label: Option<String>,
+    base_label: Option<String>,
+}
+
+impl From<&SecLabel> for SecLabelView {
+    fn from(security: &SecLabel) -> Self {
+        let (r#type, label, base) = match (&security.kind, security.model) {
+            (LabelKind::Dynamic { base }, SecModel::SeLinux) => ("dynamic", None, base.as_ref()),
+            // libvirt makes the profile's name itself.
+            (LabelKind::Dynamic { .. }, SecModel::AppArmor) => ("dynamic", None, None),
+            (LabelKind::Static { label }, SecModel::SeLinux | SecModel::AppArmor) => {
+                ("static", Some(label), None)
+            }
+        };
+        Self {
+            model: security.model.as_str(),
+            r#type,
+            label: label.map(ToString::to_string),
+            base_label: base.map(ToString::to_string),
+        }
+    }
+}
+
+/// Name of disk `index` after `prefix`, counted as libvirt and the kernel do: `sda`…`sdz`, `sdaa`…
+fn disk_name(prefix: &str, index: usize) -> String {
+    let mut letters = String::new();
+    let mut rest = index + 1;
+    while rest > 0 {
+        rest -= 1;
+        letters.insert(0, char::from(b'a' + (rest % 26) as u8));
+        rest /= 26;
+    }
+    format!("{prefix}{letters}")
+}
+
+#[cfg(test)]
+mod tests;

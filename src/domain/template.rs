@@ -12,6 +12,8 @@ use crate::error::{Error, Result};
 pub enum Template {
     /// The XML of a container.
     LxcDomain,
+    /// The XML of a virtual machine.
+    QemuDomain,
     /// The host's unit of a sandbox.
     HostUnit,
     /// The boot target inside.
@@ -25,6 +27,7 @@ impl Template {
     const fn file(self) -> &'static str {
         match self {
             Self::LxcDomain => "domain/lxc.xml",
+            Self::QemuDomain => "domain/qemu.xml",
             Self::HostUnit => "unit/sandbox.service",
             Self::BootTarget => "unit/virt-sandbox.target",
             Self::InitUnit => "unit/init.service",
@@ -34,6 +37,7 @@ impl Template {
     const fn built_in(self) -> &'static str {
         match self {
             Self::LxcDomain => include_str!("../../templates/domain/lxc.xml"),
+            Self::QemuDomain => include_str!("../../templates/domain/qemu.xml"),
             Self::HostUnit => include_str!("../../templates/unit/sandbox.service"),
             Self::BootTarget => include_str!("../../templates/unit/virt-sandbox.target"),
             Self::InitUnit => include_str!("../../templates/unit/init.service"),

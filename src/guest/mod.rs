@@ -76,7 +76,7 @@ impl Assembly {
         let made = match mount {
             Mount::HostBind {
                 target,
-                source,
+                source: Some(source),
                 read_only,
             } => {
                 let name = index.to_string();
@@ -106,6 +106,8 @@ impl Assembly {
                 mode: 0o1777,
                 size: Some(size.get()),
             },
+            // No service has one: `SandboxConfig::check`.
+            Mount::HostBind { source: None, .. } | Mount::HostImage { .. } => return,
         };
         self.user_mounts.push(made);
     }

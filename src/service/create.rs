@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::config::network::Mac;
+use crate::config::network::{DEFAULT_SOURCE, Source};
 use crate::config::service::VERSION;
-use crate::config::{Mount, Network, Resources, SandboxConfig, SandboxName, State};
+use crate::config::{Hostname, Mac, Mount, Network, Resources, SandboxConfig, SandboxName, State};
 use crate::error::{Error, Result};
 use crate::host;
 use crate::hypervisor::libvirt::Libvirt;
@@ -41,7 +41,7 @@ pub struct Request {
     /// Its limits.
     pub resources: Resources,
     /// Host name inside, instead of the sandbox's name.
-    pub hostname: Option<String>,
+    pub hostname: Option<Hostname>,
     /// Seconds the units may take to become active.
     pub timeout: u32,
 }
@@ -68,13 +68,17 @@ impl Sandboxes {
         let root = Path::new("/");
         let hostname = request
             .hostname
-            .clone()
+            .as_ref()
+            .map(ToString::to_string)
             .unwrap_or_else(|| request.name.hostname());
         let service = Service::discover(root, &request.units, &request.packages, &hostname)?;
         preflight::check(root, &service)?;
         let uuid = uuid::Uuid::new_v4();
         let mut networks = request.networks.clone();
         for (index, network) in networks.iter_mut().enumerate() {
+            network
+                .source
+                .get_or_insert_with(|| Source::Network(DEFAULT_SOURCE.to_owned()));
             network
                 .mac
                 .get_or_insert_with(|| Mac::of_sandbox(&uuid, index));
@@ -98,6 +102,7 @@ impl Sandboxes {
                 .collect(),
             resources: request.resources.clone(),
         };
+        config.check().map_err(Error::refused)?;
         let mut tree = TreePlan::new(root, &config, &service, request.state)?;
         if request.state == State::Auto {
             activity::refuse_live_state(&service, &tree.state)?;
@@ -130,7 +135,9 @@ impl Sandboxes {
         let name = &config.name;
         let hypervisor = Libvirt::open(&config.connection)?;
         for network in &config.networks {
-            hypervisor.is_network_active(&network.source)?;
+            if let Some(source) = network.container_network() {
+                hypervisor.is_network_active(source)?;
+            }
         }
         let lock = self.store.reserve(name)?;
         let mut removal = Removal {
@@ -294,7 +301,7 @@ fn shared(tree: &mut TreePlan) {
 
 fn check_mounts(mounts: &[Mount]) -> Result<()> {
     for mount in mounts {
-        if let Mount::HostBind { source, .. } = mount {
+        if let Some(source) = mount.host_source() {
             fs::metadata(source).map_err(|error| {
                 Error::refused(format!(
                     "mount '{mount}': looking at '{}': {error}",

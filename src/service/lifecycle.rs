@@ -76,9 +76,12 @@ impl Sandboxes {
     fn boot(&self, config: &SandboxConfig, hypervisor: &dyn Hypervisor) -> Result<u32> {
         let name = &config.name;
         for network in &config.networks {
-            if !hypervisor.is_network_active(&network.source)? {
-                log::info!("network '{}' is inactive: starting it", network.source);
-                hypervisor.start_network(&network.source)?;
+            let Some(source) = network.container_network() else {
+                continue;
+            };
+            if !hypervisor.is_network_active(source)? {
+                log::info!("network '{source}' is inactive: starting it");
+                hypervisor.start_network(source)?;
             }
         }
         cgroup::remove(name);

@@ -8,7 +8,8 @@ use guest_init::config::{
 use serde::Serialize;
 
 use crate::config::{SandboxConfig, SandboxName};
-use crate::domain::lxc::LxcDomain;
+use crate::domain::Domain;
+use crate::domain::lxc::{self, LxcDomain};
 use crate::domain::template::Template;
 use crate::error::{Error, Result};
 use crate::guest::{self, Assembly};
@@ -156,14 +157,19 @@ impl Sandboxes {
     pub(super) fn render(&self, config: &SandboxConfig, hypervisor: &dyn Hypervisor) -> Result<()> {
         let facts = HostFacts::probe(Path::new("/"))?;
         let stage = self.store.stage(&config.name);
+        let domain = Domain::of_service(config);
+        lxc::check(&domain)?;
         let assembly = Assembly::of_service(config, &facts, &stage);
         let mut guest = self.guest_config(config, assembly.mounts, assembly.user_mounts)?;
         for (nic, network) in guest.network.iter_mut().zip(&config.networks) {
-            let range = hypervisor.leased_range(&network.source)?;
+            let Some(source) = network.container_network() else {
+                continue;
+            };
+            let range = hypervisor.leased_range(source)?;
             nic.hint = range.and_then(|range| addresses::of_range(&range, &config.uuid));
         }
         guest::stage(&stage, &guest::find_init()?, &guest)?;
-        let domain = LxcDomain::new(config, &facts, assembly.filesystems);
+        let domain = LxcDomain::new(&domain, &facts, assembly.filesystems);
         hypervisor.define(&Template::LxcDomain.render(&domain, Some(&self.store.templates))?)?;
         if self.store.units.is_dir() {
             let unit = self.host_unit(config)?;

@@ -1,0 +1,79 @@
+//! The host name inside a sandbox.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::config::as_text;
+
+/// A host name (RFC 1123): labels of 1 to 63 letters, digits and inner dashes, with dots between them; at most 64
+/// characters, which is what the kernel keeps.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Hostname(String);
+
+/// Why a text is no host name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is not a host name")]
+pub struct ParseHostnameError(String);
+
+/// Most characters of a host name, and of one label of it.
+const LONGEST: usize = 64;
+const LONGEST_LABEL: usize = 63;
+
+impl Hostname {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Hostname {
+    type Err = ParseHostnameError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_label = |label: &str| {
+            (1..=LONGEST_LABEL).contains(&label.len())
+                && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        };
+        if text.len() <= LONGEST && text.split('.').all(is_label) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(ParseHostnameError(text.to_owned()))
+        }
+    }
+}
+
+impl fmt::Display for Hostname {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+as_text!(Hostname);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_names_are_checked() {
+        for good in ["a", "web-1.example.org", &"x".repeat(63)] {
+            assert_eq!(good.parse::<Hostname>().unwrap().as_str(), good);
+        }
+        for bad in [
+            "",
+            "-a",
+            "a-",
+            "a_b",
+            "a..b",
+            "a.",
+            "ä",
+            "a b",
+            &"x".repeat(64),
+        ] {
+            assert!(bad.parse::<Hostname>().is_err(), "{bad}");
+        }
+    }
+}

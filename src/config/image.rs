@@ -1,0 +1,174 @@
+//! Formats of disk images.
+
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+
+use crate::config::as_text;
+
+/// Format of a disk image, written as QEMU names it; `img` is another word for `raw`, `vhd` for `vpc`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ImageFormat {
+    /// The bytes of the disk.
+    Raw,
+    /// QEMU's own.
+    Qcow2,
+    /// The one before.
+    Qcow,
+    /// QEMU's enhanced disk.
+    Qed,
+    /// VMware's.
+    Vmdk,
+    /// VirtualBox's.
+    Vdi,
+    /// Virtual PC's, also called VHD.
+    Vpc,
+    /// That of the emulator Bochs.
+    Bochs,
+    /// A compressed loop, read-only.
+    Cloop,
+    /// Apple's, read-only.
+    Dmg,
+    /// Parallels'.
+    Parallels,
+}
+
+/// Every format with its name; the first is the one that is written.
+const NAMES: [(&str, ImageFormat); 13] = [
+    ("raw", ImageFormat::Raw),
+    ("qcow2", ImageFormat::Qcow2),
+    ("qcow", ImageFormat::Qcow),
+    ("qed", ImageFormat::Qed),
+    ("vmdk", ImageFormat::Vmdk),
+    ("vdi", ImageFormat::Vdi),
+    ("vpc", ImageFormat::Vpc),
+    ("bochs", ImageFormat::Bochs),
+    ("cloop", ImageFormat::Cloop),
+    ("dmg", ImageFormat::Dmg),
+    ("parallels", ImageFormat::Parallels),
+    ("img", ImageFormat::Raw),
+    ("vhd", ImageFormat::Vpc),
+];
+
+/// Why a text is no format.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "'{0}' is not a format of disk images: use raw, qcow2, qcow, qed, vmdk, vdi, vpc, bochs, cloop, dmg or parallels"
+)]
+pub struct ParseFormatError(String);
+
+impl ImageFormat {
+    /// The format that the end of a file's name tells, in upper or lower case; raw where it tells none. The content is never
+    /// asked: whoever can write to a raw image could make it say anything.
+    #[must_use]
+    pub fn of(path: &Path) -> Self {
+        path.extension()
+            .and_then(|extension| extension.to_ascii_lowercase().to_str()?.parse().ok())
+            .unwrap_or(Self::Raw)
+    }
+
+    /// Name of the format.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+            Self::Qcow => "qcow",
+            Self::Qed => "qed",
+            Self::Vmdk => "vmdk",
+            Self::Vdi => "vdi",
+            Self::Vpc => "vpc",
+            Self::Bochs => "bochs",
+            Self::Cloop => "cloop",
+            Self::Dmg => "dmg",
+            Self::Parallels => "parallels",
+        }
+    }
+
+    /// Its name in libvirt, which is QEMU's but for one.
+    #[must_use]
+    pub fn libvirt_name(self) -> &'static str {
+        match self {
+            Self::Parallels => "ploop",
+            Self::Raw
+            | Self::Qcow2
+            | Self::Qcow
+            | Self::Qed
+            | Self::Vmdk
+            | Self::Vdi
+            | Self::Vpc
+            | Self::Bochs
+            | Self::Cloop
+            | Self::Dmg => self.as_str(),
+        }
+    }
+
+    /// Whether QEMU can only read it.
+    #[must_use]
+    pub fn is_read_only(self) -> bool {
+        match self {
+            Self::Bochs | Self::Cloop | Self::Dmg => true,
+            Self::Raw
+            | Self::Qcow2
+            | Self::Qcow
+            | Self::Qed
+            | Self::Vmdk
+            | Self::Vdi
+            | Self::Vpc
+            | Self::Parallels => false,
+        }
+    }
+}
+
+impl FromStr for ImageFormat {
+    type Err = ParseFormatError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        NAMES
+            .iter()
+            .find(|(name, _)| *name == text)
+            .map(|(_, format)| *format)
+            .ok_or_else(|| ParseFormatError(text.to_owned()))
+    }
+}
+
+impl fmt::Display for ImageFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+as_text!(ImageFormat);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_and_written() {
+        for (name, format) in &NAMES[..11] {
+            assert_eq!(format.to_string(), *name);
+        }
+        assert_eq!("img".parse(), Ok(ImageFormat::Raw));
+        assert_eq!("vhd".parse(), Ok(ImageFormat::Vpc));
+        for text in ["", "RAW", "dir", "qcow3", "raw "] {
+            assert!(text.parse::<ImageFormat>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_without_a_known_end_is_raw() {
+        for (path, format) in [
+            ("/a/disk.qcow2", ImageFormat::Qcow2),
+            ("/a/DISK.VHD", ImageFormat::Vpc),
+            ("/a/disk.img", ImageFormat::Raw),
+            ("/a/disk.iso", ImageFormat::Raw),
+            ("/a/disk", ImageFormat::Raw),
+            ("/a.qcow2/disk", ImageFormat::Raw),
+            ("/a/.qcow2", ImageFormat::Raw),
+            ("/a/disk.", ImageFormat::Raw),
+        ] {
+            assert_eq!(ImageFormat::of(Path::new(path)), format, "{path}");
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! A virtual machine's domain: the least that can share files of the host and speak with it.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::config::network::Source;
+use crate::config::publish::Protocol;
+use crate::config::resources::DEFAULT_MACHINE_MEMORY;
+use crate::config::{Mac, Publish};
+use crate::domain::interface::Interface;
+use crate::domain::tune::{Tune, quota_us};
+use crate::domain::{BlockDevice, BlockKind, Domain, SecLabelView, disk_name};
+use crate::host::HostFacts;
+
+mod check;
+
+pub use check::{Authority, check};
+
+/// Name of the virtio-serial port that host and guest speak over: `/dev/virtio-ports/NAME`.
+pub const CHANNEL: &str = "org.virt-sandbox.channel.0";
+
+/// What a virtual machine has beside its [`Domain`]. Every path is absolute and of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// What runs the guest's instructions.
+    pub emulation: Emulation,
+    /// The guest's kernel.
+    pub kernel: PathBuf,
+    /// Its initramfs.
+    pub initrd: PathBuf,
+    /// Its command line.
+    pub command_line: String,
+    /// Unix socket that QEMU makes for [`CHANNEL`]; at most 107 bytes.
+    pub channel: PathBuf,
+    /// Unix socket that QEMU makes for the console `hvc0`; at most 107 bytes.
+    pub console: PathBuf,
+    /// Directories of the host.
+    pub shares: Vec<Share>,
+}
+
+/// What runs the guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Emulation {
+    /// The CPU.
+    Kvm,
+    /// QEMU, in software.
+    Tcg,
+}
+
+/// A directory of the host that the guest can mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Share {
+    /// What the guest mounts it by: 1 to 31 bytes for 9p, to 35 for virtiofs.
+    pub tag: String,
+    /// The directory.
+    pub source: PathBuf,
+    /// Whether the host refuses to write.
+    pub read_only: bool,
+    /// How it gets there.
+    pub transport: Transport,
+}
+
+/// How files get into a virtual machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transport {
+    /// QEMU reads and writes the files.
+    Plan9 {
+        /// Whether files belong to whoever runs QEMU, and failures to give them away are hidden: for a QEMU that is not root.
+        squash: bool,
+    },
+    /// A virtiofsd does. libvirt 9 starts none that refuses to write.
+    Virtiofs {
+        /// The program.
+        binary: PathBuf,
+        /// Whether it locks itself in with `chroot(2)`, where `pivot_root(2)` does not work.
+        chroot: bool,
+    },
+}
+
+/// What the template of a virtual machine's domain is filled with.
+#[derive(Debug, Serialize)]
+pub struct QemuDomain {
+    r#type: &'static str,
+    name: String,
+    uuid: String,
+    description: String,
+    arch: String,
+    machine: Option<&'static str>,
+    memory_kib: u64,
+    vcpus: u32,
+    cpu_quota_us: Option<u64>,
+    #[serde(flatten)]
+    tune: Tune,
+    shared_memory: bool,
+    kernel: String,
+    initrd: String,
+    command_line: String,
+    on_reboot: &'static str,
+    filesystems: Vec<ShareView>,
+    disks: Vec<Disk>,
+    interfaces: Vec<Interface>,
+    arguments: Vec<String>,
+    console: String,
+    consoles: u32,
+    channel: String,
+    channel_name: &'static str,
+    security: Option<SecLabelView>,
+}
+
+#[derive(Debug, Serialize)]
+struct ShareView {
+    source: String,
+    tag: String,
+    read_only: bool,
+    access_mode: &'static str,
+    virtiofsd: Option<String>,
+    chroot: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Disk {
+    r#type: &'static str,
+    source_attribute: &'static str,
+    source: String,
+    format: &'static str,
+    target: String,
+    serial: String,
+    read_only: bool,
+}
+
+impl QemuDomain {
+    /// The domain on `machine`.
+    #[must_use]
+    pub fn new(domain: &Domain, machine: &Machine, facts: &HostFacts) -> Self {
+        let resources = &domain.resources;
+        let (interfaces, arguments) = network(domain);
+        Self {
+            r#type: match machine.emulation {
+                Emulation::Kvm => "kvm",
+                Emulation::Tcg => "qemu",
+            },
+            name: domain.name.to_string(),
+            uuid: domain.uuid.to_string(),
+            description: domain.description.clone(),
+            arch: facts.arch.clone(),
+            // The one that starts fastest; other architectures have one that libvirt knows.
+            machine: (facts.arch == "x86_64").then_some("pc"),
+            memory_kib: resources.memory.unwrap_or(DEFAULT_MACHINE_MEMORY).kibi(),
+            vcpus: resources.cpus.unwrap_or(1),
+            cpu_quota_us: resources.cpu_quota.map(quota_us),
+            tune: Tune::new(resources),
+            shared_memory: machine
+                .shares
+                .iter()
+                .any(|share| matches!(share.transport, Transport::Virtiofs { .. })),
+            kernel: machine.kernel.display().to_string(),
+            initrd: machine.initrd.display().to_string(),
+            command_line: machine.command_line.clone(),
+            on_reboot: domain.on_reboot.as_str(),
+            filesystems: machine.shares.iter().map(ShareView::from).collect(),
+            disks: domain.disks.iter().enumerate().map(disk).collect(),
+            interfaces,
+            arguments,
+            console: machine.console.display().to_string(),
+            consoles: domain.consoles,
+            channel: machine.channel.display().to_string(),
+            channel_name: CHANNEL,
+            security: domain.security.as_ref().map(SecLabelView::from),
+        }
+    }
+}
+
+/// The address of NIC `index`, by which the guest tells it from the others.
+#[must_use]
+pub fn mac(domain: &Domain, index: usize) -> Mac {
+    domain
+        .networks
+        .get(index)
+        .and_then(|network| network.mac)
+        .unwrap_or_else(|| Mac::of_sandbox(&domain.uuid, index))
+}
+
+/// The NICs, and the arguments of QEMU for the one that publishes ports: libvirt 9 has no words for it.
+fn network(domain: &Domain) -> (Vec<Interface>, Vec<String>) {
+    let (mut interfaces, mut arguments) = (Vec::new(), Vec::new());
+    let mut publish = domain.publish.as_slice();
+    for (index, network) in domain.networks.iter().enumerate() {
+        let source = network.source.as_ref().unwrap_or(&Source::User);
+        let mac = mac(domain, index);
+        if *source == Source::User && !publish.is_empty() {
+            arguments.extend(publishing_nic(index, mac, std::mem::take(&mut publish)));
+        } else {
+            interfaces.push(Interface::new(
+                index,
+                network,
+                source,
+                Some(mac),
+                &domain.resources,
+            ));
+        }
+    }
+    (interfaces, arguments)
+}
+
+fn publishing_nic(index: usize, mac: Mac, publish: &[Publish]) -> [String; 4] {
+    let forwards: String = publish
+        .iter()
+        .map(|publish| {
+            let protocol = match publish.protocol {
+                Protocol::Tcp => "tcp",
+                Protocol::Udp => "udp",
+            };
+            let address = publish
+                .address
+                .map(|address| address.to_string())
+                .unwrap_or_default();
+            format!(
+                ",hostfwd={protocol}:{address}:{}-:{}",
+                publish.host, publish.guest
+            )
+        })
+        .collect();
+    [
+        "-netdev".to_owned(),
+        format!("user,id=published{index}{forwards}"),
+        "-device".to_owned(),
+        format!("virtio-net-pci,netdev=published{index},mac={mac},romfile="),
+    ]
+}
+
+fn disk((index, disk): (usize, &BlockDevice)) -> Disk {
+    let (r#type, source_attribute) = match disk.kind {
+        BlockKind::File => ("file", "file"),
+        BlockKind::Block => ("block", "dev"),
+    };
+    Disk {
+        r#type,
+        source_attribute,
+        source: disk.source.display().to_string(),
+        format: disk.format.libvirt_name(),
+        target: disk_name("vd", index),
+        serial: disk.serial.clone(),
+        read_only: disk.read_only || disk.format.is_read_only(),
+    }
+}
+
+impl From<&Share> for ShareView {
+    fn from(share: &Share) -> Self {
+        let (access_mode, virtiofsd, chroot) = match &share.transport {
+            Transport::Plan9 { squash: true } => ("squash", None, false),
+            Transport::Plan9 { squash: false } => ("passthrough", None, false),
+            Transport::Virtiofs { binary, chroot } => {
+                ("passthrough", Some(binary.display().to_string()), *chroot)
+            }
+        };
+        Self {
+            source: share.source.display().to_string(),
+            tag: share.tag.clone(),
+            read_only: share.read_only,
+            access_mode,
+            virtiofsd,
+            chroot,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
