@@ -12,6 +12,7 @@
 //! | [`guest`] | what is staged for the guest |
 //! | [`hypervisor`] | libvirt |
 //! | [`console`] | the caller's streams, terminal and signals |
+//! | [`run`] | one command in a throw-away sandbox |
 //! | [`service`] | the persistent sandbox of a service of the host |
 //! | [`sys`] | leaf wrappers of the operating system |
 
@@ -23,6 +24,7 @@ pub mod error;
 pub mod guest;
 pub mod host;
 pub mod hypervisor;
+pub mod run;
 pub mod service;
 pub mod sys;
 

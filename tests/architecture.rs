@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 /// The modules, top down; one may use those of the groups below its own.
 const LAYERS: [&[&str]; 7] = [
     &["commands"],
-    &["service", "console"],
-    &["guest", "hypervisor", "label"],
+    &["service", "run"],
+    &["console", "guest", "hypervisor", "label"],
     &["domain"],
     &["config", "host"],
     &["sys"],

@@ -15,12 +15,10 @@ use crate::{cgroup, process, root, static_units};
 
 /// Boots the sandbox. Returns when its command has ended, or on failure, which it has told.
 pub fn boot() {
+    // Before any file is opened: what was handed down is known by its number.
+    let mut caller = Caller::of_container();
     crate::console_log::keep_in_stage();
     crate::console_log::init(false);
-    let mut caller = match Caller::of_container() {
-        Ok(caller) => caller,
-        Err(error) => return log::error!("{error:#}"),
-    };
     if let Err(error) = carry_out(&mut caller) {
         log::error!("{error:#}");
         caller.fail(&error);
@@ -71,7 +69,7 @@ fn carry_out(caller: &mut Caller) -> Result<()> {
                 command,
                 environment,
             } => match process::exec(&command, &environment)? {},
-            Step::Run(command) => return caller.run(&command),
+            Step::Run(command) => return caller.run(&command, config.platform),
         }
     }
     bail!("the plan has no payload")

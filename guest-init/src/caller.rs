@@ -5,20 +5,18 @@
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::config::{Command, GuestConfig, VERSION};
+use crate::config::{Command, GuestConfig, Platform, VERSION};
 use crate::link::Link;
 use crate::wire::{CHANNEL_FD, Exit, Frame, Milestone};
 use crate::{console_log, process, session};
 
 /// Where the host puts the config of a sandbox that lives by itself, in the staging root.
 const CONFIG_PATH: &str = "/guest.json";
-
-/// How many files were handed down, from [`CHANNEL_FD`] on (`sd_listen_fds(3)`; libvirt sets it).
-const COUNT: &str = "LISTEN_FDS";
 
 /// Whoever started the sandbox.
 #[derive(Debug)]
@@ -35,24 +33,21 @@ pub enum Caller {
 }
 
 impl Caller {
-    /// Finds it in a container.
-    pub fn of_container() -> Result<Self> {
-        let Ok(count) = std::env::var(COUNT) else {
-            return Ok(Self::Absent);
-        };
-        let count: usize = count.parse().with_context(|| format!("reading ${COUNT}"))?;
-        let mut files = (CHANNEL_FD..)
-            .take(count)
-            .map_while(process::handed_down)
-            .collect::<Vec<_>>();
-        if files.len() < count || files.is_empty() {
-            bail!("taking over {count} files: there are {}", files.len());
+    /// Finds it in a container. To be asked once, before anything is opened.
+    ///
+    /// libvirt hands files down from number 3 on and closes all others, but does not say how many there are.
+    pub fn of_container() -> Self {
+        if Path::new(CONFIG_PATH).exists() {
+            return Self::Absent;
         }
-        let channel = files.remove(0);
-        Ok(Self::There {
-            link: Link::new(channel),
-            inherited: files,
-        })
+        let mut files = (CHANNEL_FD..).map_while(process::handed_down);
+        match files.next() {
+            Some(channel) => Self::There {
+                link: Link::new(channel),
+                inherited: files.collect(),
+            },
+            None => Self::Absent,
+        }
     }
 
     /// What it wants.
@@ -87,14 +82,20 @@ impl Caller {
     }
 
     /// Runs the command it waits for, to its end.
-    pub fn run(&mut self, command: &Command) -> Result<()> {
+    pub fn run(&mut self, command: &Command, platform: Platform) -> Result<()> {
         let Self::There { link, inherited } = self else {
             bail!("there is a command, but nobody waits for it");
         };
         for line in console_log::take() {
             link.send(&Frame::Log(line.into_bytes()));
         }
-        session::run(command, std::mem::take(inherited), link);
+        let exit = session::run(command, std::mem::take(inherited), link);
+        match platform {
+            Platform::Container => {}
+            // The host may end the machine as soon as it knows.
+            Platform::Machine => nix::unistd::sync(),
+        }
+        session::tell(link, &exit);
         Ok(())
     }
 

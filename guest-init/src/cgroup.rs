@@ -116,7 +116,8 @@ struct Hierarchy {
 
 impl Hierarchy {
     fn mount(root: &Path, membership: &Membership) -> Result<Self> {
-        let mount_point = root.join(".cgroup");
+        // A root may be read-only; what libvirt made of /dev is not.
+        let mount_point = root.join("dev/.cgroup");
         make_dir(&mount_point, 0o700)?;
         let controllers = (!membership.is_unified()).then_some(membership.controllers.as_str());
         mount_cgroup(&mount_point, controllers)?;

@@ -135,12 +135,7 @@ pub struct Identity {
 
 /// What the standard streams of a command are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(
-    deny_unknown_fields,
-    rename_all = "kebab-case",
-    rename_all_fields = "kebab-case",
-    tag = "type"
-)]
+#[serde(rename_all = "kebab-case")]
 pub enum Stdio {
     /// A terminal of the sandbox, its bytes on the channel.
     Terminal(WindowSize),

@@ -24,19 +24,16 @@ use crate::wire::{Channel, Exit, Frame, Milestone, STARTED, SignalFrame};
 /// Milliseconds the host may take to close the channel after the last frame.
 const FAREWELL: u16 = 5000;
 
-/// Runs `command` to its end, and tells the host on `link`. `inherited` are the caller's streams, in the order of their
-/// numbers. Returns when the host has been told, or is gone.
-pub fn run(command: &Command, inherited: Vec<OwnedFd>, link: &mut Link) {
-    let exit = watch(command, inherited, link).unwrap_or_else(|error| Exit::Failed {
+/// Runs `command` to its end, with `link` to the host, and says how it ended. `inherited` are the caller's streams, in the
+/// order of their numbers.
+pub fn run(command: &Command, inherited: Vec<OwnedFd>, link: &mut Link) -> Exit {
+    watch(command, inherited, link).unwrap_or_else(|error| Exit::Failed {
         reason: format!("{error:#}"),
-    });
-    tell(link, &exit);
+    })
 }
 
 /// Sends the last frame and waits until the host has closed the channel: until then it may not have read it.
 pub fn tell(link: &mut Link, exit: &Exit) {
-    // What was written must outlive a machine that the host ends at once.
-    nix::unistd::sync();
     link.send(&Frame::Exit(exit.clone()));
     let mut is_open = true;
     while is_open {

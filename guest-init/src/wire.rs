@@ -28,8 +28,8 @@ pub const PORT: &str = "org.virt-sandbox.channel.0";
 /// Name of the [`Milestone`] after which the command runs.
 pub const STARTED: &str = "started";
 
-/// File descriptor of the channel in a container, where init systems expect the first socket they are handed
-/// (`sd_listen_fds(3)`). Streams that are inherited follow in the order of their numbers.
+/// File descriptor of the channel in a container: the first that libvirt hands down. Streams that are inherited follow in
+/// the order of their numbers.
 pub const CHANNEL_FD: i32 = 3;
 
 /// One message.

@@ -7,6 +7,9 @@ use tera::{Context, Tera};
 
 use crate::error::{Error, Result};
 
+/// Where an admin's own templates are.
+pub const OVERRIDES: &str = "/etc/libvirt-sandbox/templates";
+
 /// A document made from a template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Template {

@@ -146,14 +146,23 @@ fn below(root: &str, path: &Path) -> PathBuf {
 /// # Errors
 /// Where the program is not installed or the directory cannot be written.
 pub fn stage(dir: &Path, init: &Path, config: &GuestConfig) -> Result<()> {
+    stage_init(dir, init)?;
+    let text =
+        serde_json::to_vec_pretty(config).map_err(Error::step("writing the guest config"))?;
+    atomic::replace(&dir.join("guest.json"), &text, 0o600)?;
+    Ok(())
+}
+
+/// Writes the staging root of a sandbox that gets its config otherwise: the init program alone.
+///
+/// # Errors
+/// As [`stage`].
+pub fn stage_init(dir: &Path, init: &Path) -> Result<()> {
     fs::create_dir_all(dir).map_err(Error::io("creating", dir))?;
     fs::set_permissions(dir, fs::Permissions::from_mode(0o755))
         .map_err(Error::io("creating", dir))?;
     let program = fs::read(init).map_err(Error::io("reading", init))?;
     atomic::replace(&dir.join(INIT), &program, 0o755)?;
-    let text =
-        serde_json::to_vec_pretty(config).map_err(Error::step("writing the guest config"))?;
-    atomic::replace(&dir.join("guest.json"), &text, 0o600)?;
     Ok(())
 }
 

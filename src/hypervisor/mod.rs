@@ -5,6 +5,7 @@ pub mod libvirt;
 
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
+use std::os::fd::BorrowedFd;
 
 use crate::error::Result;
 
@@ -27,6 +28,13 @@ pub trait Hypervisor {
     /// # Errors
     /// Where it does not start.
     fn start(&self, name: &str) -> Result<()>;
+
+    /// Starts a domain that nobody has defined, and that ends with this connection. `files` are handed down to a container's
+    /// first process, from file descriptor 3 on.
+    ///
+    /// # Errors
+    /// Where it does not start.
+    fn run(&self, xml: &str, files: &[BorrowedFd<'_>]) -> Result<()>;
 
     /// Ends a domain at once; one that does not run is no error.
     ///
@@ -57,6 +65,36 @@ pub trait Hypervisor {
     /// # Errors
     /// Where it does not start.
     fn start_network(&self, name: &str) -> Result<()>;
+
+    /// Makes sure that a virtual network is up.
+    ///
+    /// # Errors
+    /// Where there is no such network, or it does not start.
+    fn ensure_network(&self, name: &str) -> Result<()> {
+        if self.is_network_active(name)? {
+            return Ok(());
+        }
+        log::info!("network '{name}' is inactive: starting it");
+        self.start_network(name)
+    }
+
+    /// An address that the server of a virtual network may well give to the sandbox `uuid`: a server that leases it gives it at
+    /// once if it is free, where it takes seconds to choose one itself.
+    ///
+    /// # Errors
+    /// Where there is no such network.
+    fn likely_address(&self, name: &str, uuid: &uuid::Uuid) -> Result<Option<Ipv4Addr>> {
+        let range = self.leased_range(name)?;
+        Ok(range.and_then(|range| address_of(&range, uuid)))
+    }
+}
+
+/// An address of a range, told by the identity of a sandbox.
+fn address_of(range: &RangeInclusive<Ipv4Addr>, uuid: &uuid::Uuid) -> Option<Ipv4Addr> {
+    let (first, last) = (u32::from(*range.start()), u32::from(*range.end()));
+    let size = u128::from(last.checked_sub(first)?) + 1;
+    let offset = u32::try_from(uuid.as_u128() % size).ok()?;
+    Some(Ipv4Addr::from(first + offset))
 }
 
 /// What a domain is doing.
@@ -97,5 +135,21 @@ impl DomainState {
             Self::Running { controller } | Self::Paused { controller } => Some(controller),
             Self::Missing | Self::Stopped => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_lies_in_its_range() {
+        let range = Ipv4Addr::new(192, 0, 2, 2)..=Ipv4Addr::new(192, 0, 2, 4);
+        for seed in [0, 1, 2, u128::MAX] {
+            let address = address_of(&range, &uuid::Uuid::from_u128(seed)).unwrap();
+            assert!(range.contains(&address), "{address}");
+        }
+        let backwards = Ipv4Addr::new(192, 0, 2, 4)..=Ipv4Addr::new(192, 0, 2, 2);
+        assert_eq!(address_of(&backwards, &uuid::Uuid::from_u128(1)), None);
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::ops::RangeInclusive;
 
 /// Addresses of the namespace of process `pid`, without the loopback's and link-local ones; IPv4 first.
 #[must_use]
@@ -17,16 +16,6 @@ pub fn of_process(pid: u32) -> Vec<String> {
         .into_iter()
         .map(IpAddr::from);
     v4.chain(v6).map(|address| address.to_string()).collect()
-}
-
-/// An address of a range, told by the identity of a sandbox. A server that leases the range gives it at once if it is free,
-/// where it takes seconds to choose one itself.
-#[must_use]
-pub fn of_range(range: &RangeInclusive<Ipv4Addr>, uuid: &uuid::Uuid) -> Option<Ipv4Addr> {
-    let (first, last) = (u32::from(*range.start()), u32::from(*range.end()));
-    let size = u128::from(last.checked_sub(first)?) + 1;
-    let offset = u32::try_from(uuid.as_u128() % size).ok()?;
-    Some(Ipv4Addr::from(first + offset))
 }
 
 /// Local addresses of `fib_trie`: a line `|-- ADDRESS` followed by `/32 host LOCAL`.
@@ -57,17 +46,6 @@ fn parse_if_inet6(text: &str) -> Vec<Ipv6Addr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_address_lies_in_its_range() {
-        let range = Ipv4Addr::new(192, 0, 2, 2)..=Ipv4Addr::new(192, 0, 2, 4);
-        for seed in [0, 1, 2, u128::MAX] {
-            let address = of_range(&range, &uuid::Uuid::from_u128(seed)).unwrap();
-            assert!(range.contains(&address), "{address}");
-        }
-        let backwards = Ipv4Addr::new(192, 0, 2, 4)..=Ipv4Addr::new(192, 0, 2, 2);
-        assert_eq!(of_range(&backwards, &uuid::Uuid::from_u128(1)), None);
-    }
 
     #[test]
     fn tables_of_the_kernel_are_read() {

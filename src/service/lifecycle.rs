@@ -76,12 +76,8 @@ impl Sandboxes {
     fn boot(&self, config: &SandboxConfig, hypervisor: &dyn Hypervisor) -> Result<u32> {
         let name = &config.name;
         for network in &config.networks {
-            let Some(source) = network.container_network() else {
-                continue;
-            };
-            if !hypervisor.is_network_active(source)? {
-                log::info!("network '{source}' is inactive: starting it");
-                hypervisor.start_network(source)?;
+            if let Some(source) = network.container_network() {
+                hypervisor.ensure_network(source)?;
             }
         }
         cgroup::remove(name);

@@ -165,8 +165,7 @@ impl Sandboxes {
             let Some(source) = network.container_network() else {
                 continue;
             };
-            let range = hypervisor.leased_range(source)?;
-            nic.hint = range.and_then(|range| addresses::of_range(&range, &config.uuid));
+            nic.hint = hypervisor.likely_address(source, &config.uuid)?;
         }
         guest::stage(&stage, &guest::find_init()?, &guest)?;
         let domain = LxcDomain::new(&domain, &facts, assembly.filesystems);

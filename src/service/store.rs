@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{SandboxConfig, SandboxName};
+use crate::domain::template;
 use crate::error::{Error, Result};
 use crate::sys::atomic;
 use crate::sys::lock::{Lock, Sharing};
@@ -38,7 +39,7 @@ impl Default for Store {
             stages: "/var/lib/libvirt-sandbox".into(),
             units: "/etc/systemd/system".into(),
             trees: "/var/lib/libvirt/filesystems".into(),
-            templates: "/etc/libvirt-sandbox/templates".into(),
+            templates: template::OVERRIDES.into(),
         }
     }
 }

@@ -1,0 +1,384 @@
+//! `virt-sandbox`.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, IsTerminal};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use clap::builder::{OsStringValueParser, TypedValueParser};
+
+use crate::commands::output;
+use crate::config::network::NetworkChoice;
+use crate::config::{
+    Disk, Hostname, Include, Mount, Network, Publish, Resources, SandboxName, Security,
+};
+use crate::domain::qemu::Emulation;
+use crate::error::{Error, Result};
+use crate::run::{
+    self, Account, Connection, OWN_FAILURE, Outcome, Places, Request, Surroundings, Who,
+};
+
+const PROGRAM: &str = "virt-sandbox";
+
+/// Run one command in a throw-away sandbox
+///
+/// The command sees the host's root read-only; what it is given besides, and a network, is said by options. It has the
+/// caller's streams, and its exit status becomes that of virt-sandbox.
+#[derive(Debug, Parser)]
+#[command(name = PROGRAM, version, disable_version_flag = true, max_term_width = 100, help_expected = true)]
+#[command(
+    after_help = "Exit status: that of the command; 128+N if signal N ended it; 127 if there is no such command, 126 if it \
+                        cannot be run, 124 if it took longer than --timeout, 125 for a failure of virt-sandbox itself."
+)]
+pub struct Cli {
+    /// libvirt connection: lxc:///, qemu:///system, qemu:///session or qemu:///embed?root=DIR
+    /// [default: $LIBVIRT_DEFAULT_URI, else what can run here]
+    #[arg(short, long, value_name = "URI", help_heading = "Sandbox")]
+    connect: Option<String>,
+    /// Name of the domain [default: one of its own]
+    #[arg(short, long, value_name = "NAME", help_heading = "Sandbox")]
+    name: Option<SandboxName>,
+    /// Host name inside [default: the name of the domain]
+    #[arg(long, value_name = "NAME", help_heading = "Sandbox")]
+    hostname: Option<Hostname>,
+    /// Security label: dynamic[,label=LABEL], static,label=LABEL or inherit
+    #[arg(short, long, value_name = "LABEL", help_heading = "Sandbox")]
+    security: Option<Security>,
+    /// Seconds the command may run
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, help_heading = "Sandbox")]
+    timeout: Option<Duration>,
+    /// Seconds the sandbox may take until the command runs [default: 60, in software emulation 180]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, help_heading = "Sandbox")]
+    start_timeout: Option<Duration>,
+
+    /// Directory of the host that is the root, instead of the host's own
+    #[arg(short, long, value_name = "DIR", help_heading = "Files")]
+    root: Option<PathBuf>,
+    /// Let the root be written to; the changes are thrown away
+    #[arg(long, help_heading = "Files")]
+    volatile: bool,
+    /// Mount: host-bind:TARGET=[SOURCE][,ro], host-image:TARGET=IMAGE[,format=FORMAT][,partition=N][,ro],
+    /// guest-bind:TARGET=SOURCE[,ro] or ram:TARGET=SIZE; in order
+    #[arg(short, long, value_name = "MOUNT", help_heading = "Files")]
+    mount: Vec<Mount>,
+    /// Copy a file or directory of the host into a mount: GUEST[=HOST]
+    #[arg(short, long, value_name = "INCLUDE", help_heading = "Files")]
+    include: Vec<Include>,
+    /// File with an include on each line
+    #[arg(short = 'I', long, value_name = "FILE", help_heading = "Files")]
+    includefile: Vec<PathBuf>,
+    /// Disk at /dev/disk/by-tag/TAG: file:TAG=IMAGE[,format=FORMAT][,ro] or block:TAG=DEVICE[,ro]
+    #[arg(long, value_name = "DISK", help_heading = "Files")]
+    disk: Vec<Disk>,
+
+    /// NIC: dhcp, source=NETWORK or bridge=BRIDGE or direct=DEVICE or user, mac=MAC, address=IP[/PREFIX],
+    /// route=NET[/PREFIX]%GATEWAY, filter=NAME; or none [default: none]
+    #[arg(short = 'N', long, value_name = "NIC", help_heading = "Network")]
+    network: Vec<NetworkChoice>,
+    /// Answer on a port of the host: [ADDRESS:]HOST:GUEST[/udp]
+    #[arg(long, value_name = "PORT", help_heading = "Network")]
+    publish: Vec<Publish>,
+
+    /// Run the command as root, with the capabilities of the sandbox
+    #[arg(short, long, conflicts_with = "switchto", help_heading = "Command")]
+    privileged: bool,
+    /// Run the command as this user of the host, by name or number
+    #[arg(
+        short = 'S',
+        long,
+        visible_alias = "user",
+        value_name = "USER",
+        help_heading = "Command"
+    )]
+    switchto: Option<String>,
+    /// Added to the environment of the command; without a value, taken from the caller's
+    #[arg(short, long, value_name = "KEY[=VALUE]", value_parser = OsStringValueParser::new().try_map(pair), help_heading = "Command")]
+    env: Vec<(OsString, OsString)>,
+    /// Directory the command starts in [default: the caller's, or / if that is not there]
+    #[arg(short, long, value_name = "DIR", help_heading = "Command")]
+    workdir: Option<PathBuf>,
+    /// Give the command a terminal [default: if standard input and output are one]
+    #[arg(short, long, overrides_with = "no_tty", help_heading = "Command")]
+    tty: bool,
+    /// Do not give the command a terminal
+    #[arg(short = 'T', long, overrides_with = "tty", help_heading = "Command")]
+    no_tty: bool,
+    /// Character that, typed with Ctrl at a terminal, ends the sandbox; or none
+    #[arg(long, value_name = "CHARACTER", default_value = "]", value_parser = escape, help_heading = "Command")]
+    escape: Escape,
+    /// Let a shell of root's wait on a second console, for 'virsh console --devname console1'
+    #[arg(short = 'l', long, help_heading = "Command")]
+    shell: bool,
+
+    /// Run a virtual machine with kvm or qemu (software) [default: $VIRT_SANDBOX_VIRT_TYPE, else what the host has]
+    #[arg(long, value_name = "TYPE", value_parser = emulation, help_heading = "Virtual machine")]
+    virt_type: Option<Emulation>,
+    #[command(flatten)]
+    resources: Resources,
+
+    /// Print the domain of libvirt, and start nothing
+    #[arg(long, help_heading = "Information")]
+    print_xml: bool,
+    /// Print the domain and what the guest would do, and start nothing
+    #[arg(long, conflicts_with = "print_xml", help_heading = "Information")]
+    dry_run: bool,
+    /// Print how long each stage of the start took
+    #[arg(long, help_heading = "Information")]
+    timing: bool,
+    /// Say more of what is done
+    #[arg(short, long, help_heading = "Information")]
+    verbose: bool,
+    /// Show the steps of the guest, too [also by $LIBVIRT_SANDBOX_INIT_DEBUG]
+    #[arg(short, long, help_heading = "Information")]
+    debug: bool,
+    /// Print the version
+    #[arg(short = 'V', long, action = clap::ArgAction::Version, help_heading = "Information")]
+    version: Option<bool>,
+
+    /// Command with its arguments, looked up in the PATH of the sandbox
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+/// The key that ends a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Escape(Option<u8>);
+
+fn escape(text: &str) -> std::result::Result<Escape, String> {
+    match text.as_bytes() {
+        b"none" => Ok(Escape(None)),
+        // What a terminal sends for a key with Ctrl (ascii(7)).
+        [character @ b'@'..=b'_'] => Ok(Escape(Some(character & 0x1f))),
+        [character @ b'a'..=b'z'] => Ok(Escape(Some(character & 0x1f))),
+        _ => Err(format!("'{text}' is not a letter, one of @[\\]^_, or none")),
+    }
+}
+
+fn seconds(text: &str) -> std::result::Result<Duration, String> {
+    text.parse::<f64>()
+        .ok()
+        .filter(|seconds| *seconds > 0.0 && *seconds <= 31_536_000.0)
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| format!("'{text}' is not a number of seconds, up to a year"))
+}
+
+fn emulation(text: &str) -> std::result::Result<Emulation, String> {
+    match text {
+        "kvm" => Ok(Emulation::Kvm),
+        "qemu" | "tcg" => Ok(Emulation::Tcg),
+        _ => Err(format!(
+            "'{text}' is not a type of virtual machine: use kvm or qemu"
+        )),
+    }
+}
+
+fn pair(text: OsString) -> std::result::Result<(OsString, OsString), String> {
+    let bytes = text.as_bytes();
+    let (key, value) = match bytes.iter().position(|byte| *byte == b'=') {
+        Some(at) => (&bytes[..at], OsString::from_vec(bytes[at + 1..].to_vec())),
+        None => {
+            let value = std::env::var_os(&text);
+            let value = value.ok_or_else(|| {
+                format!(
+                    "'{}' is not KEY=VALUE, nor in the environment",
+                    text.to_string_lossy()
+                )
+            })?;
+            (bytes, value)
+        }
+    };
+    if key.is_empty() {
+        return Err(format!(
+            "'{}' has no name before '='",
+            text.to_string_lossy()
+        ));
+    }
+    Ok((OsStr::from_bytes(key).to_owned(), value))
+}
+
+/// Parses the command line and does what it says.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nobody can do anything about a failure to print.
+            let _ = error.print();
+            return match error.use_stderr() {
+                true => ExitCode::from(OWN_FAILURE),
+                false => ExitCode::SUCCESS,
+            };
+        }
+    };
+    output::log_to_stderr(PROGRAM, cli.verbose || cli.debug);
+    match execute(cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            let _ = output::fail(PROGRAM, &error);
+            ExitCode::from(OWN_FAILURE)
+        }
+    }
+}
+
+fn execute(cli: Cli) -> Result<u8> {
+    let is_root = nix::unistd::geteuid().is_root();
+    let home = Account::find(&Who::Caller)?.home;
+    let places = Places::of_user(is_root, &home)?;
+    let around = Surroundings::of_process(is_root, &places);
+    let connection = Connection::choose(cli.connect.as_deref(), &around)?;
+    let (print_xml, dry_run, timing) = (cli.print_xml, cli.dry_run, cli.timing);
+    let request = request(cli)?;
+    if print_xml || dry_run {
+        return show(&request, &connection, &places, dry_run).map(|()| 0);
+    }
+    let outcome = run::run(&request, &connection, &places)?;
+    if timing {
+        print_timing(&outcome);
+    }
+    if let Some(message) = &outcome.message {
+        eprintln!("{PROGRAM}: {}", output::printable(message));
+    }
+    Ok(outcome.code)
+}
+
+fn request(cli: Cli) -> Result<Request> {
+    let cwd = std::env::current_dir().unwrap_or_else(|_| "/".into());
+    let is_terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
+    let who = match (cli.privileged, cli.switchto) {
+        (true, _) => Who::Privileged,
+        (false, Some(user)) => Who::User(user),
+        (false, None) => Who::Caller,
+    };
+    let mut includes = cli.include;
+    for file in &cli.includefile {
+        let text = std::fs::read_to_string(file).map_err(Error::io("reading", file))?;
+        includes.extend(Include::parse_list(&text, file)?);
+    }
+    Ok(Request {
+        name: cli.name,
+        root: cli.root.map(|root| cwd.join(root)),
+        volatile: cli.volatile,
+        who,
+        environment: cli.env,
+        directory: cli.workdir.map(|directory| cwd.join(directory)),
+        hostname: cli.hostname,
+        mounts: cli
+            .mount
+            .into_iter()
+            .map(|mount| mount.absolute(&cwd))
+            .collect(),
+        includes: includes
+            .into_iter()
+            .map(|include| include.absolute(&cwd))
+            .collect(),
+        disks: cli
+            .disk
+            .into_iter()
+            .map(|disk| disk.absolute(&cwd))
+            .collect(),
+        networks: networks(cli.network)?,
+        publish: cli.publish,
+        security: cli.security,
+        resources: cli.resources,
+        shell: cli.shell,
+        emulation: match cli.virt_type {
+            Some(emulation) => Some(emulation),
+            None => std::env::var("VIRT_SANDBOX_VIRT_TYPE")
+                .ok()
+                .filter(|text| !text.is_empty())
+                .map(|text| emulation(&text).map_err(Error::refused))
+                .transpose()?,
+        },
+        terminal: cli.tty || (is_terminal && !cli.no_tty),
+        escape: cli.escape.0,
+        timeout: cli.timeout,
+        start_timeout: cli.start_timeout,
+        debug: cli.debug || std::env::var_os("LIBVIRT_SANDBOX_INIT_DEBUG").is_some(),
+        command: cli.command,
+    })
+}
+
+fn networks(choices: Vec<NetworkChoice>) -> Result<Vec<Network>> {
+    let mut networks = Vec::new();
+    let mut none = false;
+    for choice in choices {
+        match choice {
+            NetworkChoice::Nic(network) => networks.push(network),
+            NetworkChoice::None => none = true,
+        }
+    }
+    if none && !networks.is_empty() {
+        return Err(Error::refused("'-N none' and a NIC exclude each other"));
+    }
+    Ok(networks)
+}
+
+fn show(request: &Request, connection: &Connection, places: &Places, whole: bool) -> Result<()> {
+    let plan = run::preview(request, connection, places)?;
+    output::print(&plan.xml)?;
+    if whole {
+        output::print("\n")?;
+        output::print_json(&plan.guest)?;
+    }
+    Ok(())
+}
+
+fn print_timing(outcome: &Outcome) {
+    for (name, total, own) in outcome.stages.iter() {
+        eprintln!(
+            "{PROGRAM}: {name:<10} {:>9.1} ms  +{:.1} ms",
+            total.as_secs_f64() * 1000.0,
+            own.as_secs_f64() * 1000.0
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_follows_the_command_is_its_own() {
+        for line in [
+            &["virt-sandbox", "/bin/ls", "-l"][..],
+            &["virt-sandbox", "--", "/bin/ls", "-l"],
+        ] {
+            let cli = Cli::try_parse_from(line).unwrap();
+            assert_eq!(cli.command, ["/bin/ls", "-l"]);
+            assert!(!cli.shell);
+        }
+        assert!(Cli::try_parse_from(["virt-sandbox"]).is_err());
+        assert!(Cli::try_parse_from(["virt-sandbox", "-p", "-S", "x", "--", "y"]).is_err());
+    }
+
+    #[test]
+    fn escapes_are_keys_with_ctrl() {
+        for (text, byte) in [
+            ("]", Some(0x1d)),
+            ("a", Some(1)),
+            ("A", Some(1)),
+            ("none", None),
+        ] {
+            assert_eq!(escape(text), Ok(Escape(byte)));
+        }
+        assert!(escape("1").is_err() && escape("").is_err());
+    }
+
+    #[test]
+    fn variables_are_split_at_the_first_sign() {
+        let of = |text: &str| pair(text.into());
+        assert_eq!(of("A=b=c"), Ok(("A".into(), "b=c".into())));
+        assert_eq!(of("A="), Ok(("A".into(), "".into())));
+        assert!(of("=x").is_err() && of("NO_SUCH_VARIABLE").is_err());
+    }
+}

@@ -1,0 +1,162 @@
+//! A sandbox as a container: libvirt places the host's directories in the staging root.
+
+use std::path::{Path, PathBuf};
+
+use guest_init::config::{Platform, Stdio};
+
+use crate::config::SandboxName;
+use crate::domain::lxc::{self, LxcDomain};
+use crate::domain::template::{self, Template};
+use crate::domain::{Domain, Filesystem};
+use crate::error::{Error, Result};
+use crate::host::HostFacts;
+use crate::run::contract::{self, Platforms};
+use crate::run::layout::{Granularity, Layout, ROOT, Share};
+use crate::run::{Account, Plan, Request};
+
+/// What the kernel and the host's services show of themselves below a root; a sandbox has its own.
+const NOT_SHARED: [&str; 4] = ["proc", "sys", "dev", "run"];
+
+/// The directory of a sandbox that becomes its staging root.
+pub const STAGE: &str = "stage";
+
+/// The plan of a container.
+pub fn plan(
+    request: &Request,
+    name: &SandboxName,
+    domain: &Domain,
+    facts: &HostFacts,
+    stdio: Stdio,
+    state: &Path,
+) -> Result<Plan> {
+    lxc::check(domain)?;
+    let account = Account::find(&request.who)?;
+    let layout = Layout::new(request, state, Granularity::Files)?;
+    let mut filesystems = vec![Filesystem {
+        source: state.join(STAGE),
+        target: "/".into(),
+        read_only: false,
+    }];
+    for share in &layout.shares {
+        filesystems.extend(mounts(share, facts));
+    }
+    let driver = Platforms {
+        platform: Platform::Container,
+        container: "lxc-libvirt",
+        staged: vec![],
+        disks: vec![],
+        masked: sockets(&layout.shares)?,
+        // The first console is the log's.
+        shell: request.shell.then(|| PathBuf::from("/dev/tty2")),
+        max_pids: Some(request.resources.pids()),
+    };
+    let temporary = layout.temporary.clone();
+    let guest = contract::config(request, name, &account, stdio, layout, driver);
+    let view = LxcDomain::new(domain, facts, filesystems);
+    let overrides = Path::new(template::OVERRIDES);
+    Ok(Plan {
+        xml: Template::LxcDomain.render(&view, Some(overrides))?,
+        uuid: domain.uuid,
+        guest,
+        temporary,
+        owner: account.identity,
+    })
+}
+
+/// What the guest has said, as far as it could not say it on the channel.
+pub fn last_words(state: &Path) -> String {
+    std::fs::read_to_string(state.join(STAGE).join("guest.log")).unwrap_or_default()
+}
+
+/// libvirt does not bind recursively, so each mount below a share is placed by itself.
+fn mounts(share: &Share, facts: &HostFacts) -> Vec<Filesystem> {
+    let is_root = share.staged == Path::new(ROOT);
+    let is_shared =
+        |inside: &Path| !is_root || !NOT_SHARED.iter().any(|top| inside.starts_with(top));
+    facts
+        .with_submounts(&share.source)
+        .filter_map(|mount_point| {
+            let inside = mount_point.strip_prefix(&share.source).ok()?;
+            // One that another mount covers, or that is not ours to see, is left out.
+            let is_there = inside.as_os_str().is_empty() || mount_point.exists();
+            (is_there && is_shared(inside)).then(|| Filesystem {
+                source: mount_point.to_owned(),
+                target: share.staged.join(inside),
+                read_only: share.read_only,
+            })
+        })
+        .collect()
+}
+
+/// Sockets of the host's programs that the sandbox would reach through its root: a read-only mount keeps nobody from
+/// connecting, and the namespace of a network has no say in it (unix(7)).
+fn sockets(shares: &[Share]) -> Result<Vec<PathBuf>> {
+    let table = Path::new("/proc/net/unix");
+    let text = std::fs::read_to_string(table).map_err(Error::io("reading", table))?;
+    let root = shares.iter().find(|share| share.staged == Path::new(ROOT));
+    Ok(root.map_or_else(Vec::new, |root| bound_below(&text, &root.source)))
+}
+
+/// The paths below `root` in the text of `/proc/net/unix`, as seen from there.
+fn bound_below(text: &str, root: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = text
+        .lines()
+        .filter_map(|line| {
+            line.split_once(" /")
+                .map(|(_, path)| Path::new("/").join(path))
+        })
+        .filter_map(|path| {
+            let inside = path.strip_prefix(root).ok()?.to_owned();
+            let is_hidden = NOT_SHARED.iter().any(|top| inside.starts_with(top));
+            (!is_hidden).then(|| Path::new("/").join(inside))
+        })
+        .collect();
+    found.sort();
+    found.dedup();
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_that_can_be_seen_are_found() {
+        let text = "Num       RefCount Protocol Flags    Type St Inode Path\n\
+                    0000000000000000: 00000002 00000000 00010000 0001 01 12 /tmp/tmux-0/default\n\
+                    0000000000000000: 00000003 00000000 00000000 0001 03 13 /tmp/tmux-0/default\n\
+                    0000000000000000: 00000002 00000000 00010000 0001 01 14 @/abstract\n\
+                    0000000000000000: 00000002 00000000 00010000 0001 01 15 /run/dbus/system_bus_socket\n\
+                    0000000000000000: 00000002 00000000 00010000 0001 01 16\n";
+        assert_eq!(
+            bound_below(text, Path::new("/")),
+            [Path::new("/tmp/tmux-0/default")]
+        );
+        assert_eq!(
+            bound_below(text, Path::new("/tmp")),
+            [Path::new("/tmux-0/default")]
+        );
+        assert!(bound_below(text, Path::new("/srv")).is_empty());
+    }
+
+    #[test]
+    fn mounts_of_the_kernel_are_not_shared() {
+        let facts = HostFacts {
+            arch: "x86_64".into(),
+            system_dirs: vec![],
+            mount_points: ["/", "/proc", "/proc/sys", "/dev/pts", "/run", "/usr"]
+                .map(PathBuf::from)
+                .to_vec(),
+        };
+        let share = Share {
+            source: "/".into(),
+            staged: ROOT.into(),
+            read_only: true,
+        };
+        let targets: Vec<_> = mounts(&share, &facts)
+            .into_iter()
+            .map(|filesystem| filesystem.target)
+            .collect();
+        assert_eq!(targets, [Path::new("/host/"), Path::new("/host/usr")]);
+    }
+}

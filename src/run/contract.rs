@@ -1,0 +1,89 @@
+//! What the guest is told: the same for both drivers but for how things get there.
+
+use std::path::{Path, PathBuf};
+
+use guest_init::config::{
+    Command, Directory, Disk, GuestConfig, Mount, Nic, Payload, Platform, Staged, Stdio, VERSION,
+};
+
+use crate::config::SandboxName;
+use crate::run::layout::Layout;
+use crate::run::{Account, Request};
+
+/// What a driver adds to what is asked for.
+#[derive(Debug)]
+pub struct Platforms {
+    /// What the guest runs in.
+    pub platform: Platform,
+    /// What `container` is in the environment of the command (systemd's CONTAINER_INTERFACE).
+    pub container: &'static str,
+    /// What the guest mounts in its staging root.
+    pub staged: Vec<Staged>,
+    /// Block devices with their tags.
+    pub disks: Vec<Disk>,
+    /// Sockets of the host that can be reached through the root.
+    pub masked: Vec<PathBuf>,
+    /// The device of a shell.
+    pub shell: Option<PathBuf>,
+    /// Highest number of processes, if the guest limits them.
+    pub max_pids: Option<u64>,
+}
+
+/// The config of a guest.
+pub fn config(
+    request: &Request,
+    name: &SandboxName,
+    account: &Account,
+    stdio: Stdio,
+    layout: Layout,
+    driver: Platforms,
+) -> GuestConfig {
+    let terminal = matches!(stdio, Stdio::Terminal(_));
+    let directory = match &request.directory {
+        Some(directory) => Directory::Must(directory.clone()),
+        None => Directory::Try(std::env::current_dir().unwrap_or_else(|_| account.home.clone())),
+    };
+    GuestConfig {
+        version: VERSION,
+        name: name.to_string(),
+        hostname: request
+            .hostname
+            .as_ref()
+            .map_or_else(|| name.hostname(), ToString::to_string),
+        debug: request.debug,
+        platform: driver.platform,
+        staged: driver.staged,
+        root: layout.root,
+        // What runs on the host has its sockets there.
+        mounts: vec![Mount::Tmpfs {
+            target: Path::new("/run").to_owned(),
+            mode: 0o755,
+            size: None,
+        }],
+        user_mounts: layout.user_mounts,
+        includes: layout.includes,
+        masked: driver.masked,
+        disks: driver.disks,
+        files: vec![],
+        static_units: None,
+        max_pids: driver.max_pids,
+        network: request
+            .networks
+            .iter()
+            .enumerate()
+            .map(|(index, network)| Nic {
+                name: format!("eth{index}"),
+                addressing: network.addressing.clone(),
+                hint: None,
+            })
+            .collect(),
+        shell: driver.shell,
+        payload: Payload::Command(Command {
+            argv: request.command.clone(),
+            environment: account.environment(terminal, driver.container, &request.environment),
+            directory,
+            identity: account.identity.clone(),
+            stdio,
+        }),
+    }
+}

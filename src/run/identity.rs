@@ -1,0 +1,176 @@
+//! Who a command runs as, and its environment.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use guest_init::config as guest;
+use nix::unistd::{User, getegid, geteuid};
+
+use crate::error::{Error, Result};
+
+/// Who a command is to run as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Who {
+    /// The caller, without capabilities.
+    Caller,
+    /// Root, with the capabilities that the sandbox has.
+    Privileged,
+    /// A user of the host, by name or number, without capabilities.
+    User(String),
+}
+
+/// A user as a command sees itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// What the kernel knows.
+    pub identity: guest::Identity,
+    /// Its name.
+    pub name: String,
+    /// Its home.
+    pub home: PathBuf,
+    /// Its shell.
+    pub shell: PathBuf,
+}
+
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What of the caller's environment a command should have: how text and time are shown.
+const INHERITED: [&str; 4] = ["LANG", "LANGUAGE", "TZ", "COLORTERM"];
+
+impl Account {
+    /// Looks the user up on the host.
+    ///
+    /// # Errors
+    /// Where there is no such user.
+    pub fn find(who: &Who) -> Result<Self> {
+        let lookup = |error: nix::Error| Error::step("looking up the user")(error);
+        match who {
+            Who::Caller => {
+                let (uid, gid) = (geteuid(), getegid());
+                let user = User::from_uid(uid).map_err(lookup)?;
+                let identity = guest::Identity {
+                    uid: uid.as_raw(),
+                    gid: gid.as_raw(),
+                    privileged: false,
+                };
+                Ok(user.map_or_else(
+                    || Self {
+                        identity: identity.clone(),
+                        name: uid.to_string(),
+                        home: "/".into(),
+                        shell: "/bin/sh".into(),
+                    },
+                    |user| Self::of(user, identity.clone()),
+                ))
+            }
+            Who::Privileged => Ok(Self {
+                identity: guest::Identity {
+                    uid: 0,
+                    gid: 0,
+                    privileged: true,
+                },
+                name: "root".to_owned(),
+                home: "/root".into(),
+                shell: "/bin/sh".into(),
+            }),
+            Who::User(wanted) => {
+                let by_number = || {
+                    let uid = wanted.parse().ok()?;
+                    User::from_uid(nix::unistd::Uid::from_raw(uid)).transpose()
+                };
+                let by_name = User::from_name(wanted).map_err(lookup)?;
+                let user = match by_name {
+                    Some(user) => Some(user),
+                    None => by_number().transpose().map_err(lookup)?,
+                };
+                let user = user.ok_or_else(|| {
+                    Error::refused(format!(
+                        "this host has no user '{wanted}'; 'getent passwd' lists those it has"
+                    ))
+                })?;
+                let identity = guest::Identity {
+                    uid: user.uid.as_raw(),
+                    gid: user.gid.as_raw(),
+                    privileged: false,
+                };
+                Ok(Self::of(user, identity))
+            }
+        }
+    }
+
+    fn of(user: User, identity: guest::Identity) -> Self {
+        Self {
+            identity,
+            name: user.name,
+            home: user.dir,
+            shell: user.shell,
+        }
+    }
+
+    /// The environment of a command: what a login has, `container` as systemd knows it, and `added`.
+    #[must_use]
+    pub fn environment(
+        &self,
+        terminal: bool,
+        container: &str,
+        added: &[(OsString, OsString)],
+    ) -> Vec<(OsString, OsString)> {
+        let inherited = std::env::vars_os().filter(|(key, _)| {
+            let key = key.to_string_lossy();
+            INHERITED.contains(&key.as_ref())
+                || key.starts_with("LC_")
+                || (terminal && key == "TERM")
+        });
+        let own: [(&str, OsString); 6] = [
+            ("PATH", PATH.into()),
+            ("HOME", self.home.clone().into()),
+            ("USER", self.name.clone().into()),
+            ("LOGNAME", self.name.clone().into()),
+            ("SHELL", self.shell.clone().into()),
+            ("container", container.into()),
+        ];
+        let own = own.map(|(key, value)| (key.into(), value));
+        let mut environment: Vec<(OsString, OsString)> = own.into();
+        for (key, value) in inherited.chain(added.iter().cloned()) {
+            environment.retain(|(known, _)| *known != key);
+            environment.push((key, value));
+        }
+        environment
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_added_wins() {
+        let account = Account::find(&Who::Privileged).unwrap();
+        let added = [
+            ("HOME".into(), "/x".into()),
+            ("A".into(), "b=c".into()),
+            ("A".into(), "d".into()),
+        ];
+        let environment = account.environment(false, "lxc-libvirt", &added);
+        let of = |key: &str| {
+            let found: Vec<_> = environment.iter().filter(|(k, _)| k == key).collect();
+            assert_eq!(found.len(), 1, "{key}");
+            found[0].1.clone()
+        };
+        assert_eq!(of("HOME"), "/x");
+        assert_eq!(of("A"), "d");
+        assert_eq!(of("USER"), "root");
+        assert!(environment.iter().all(|(key, _)| key != "TERM"));
+    }
+
+    #[test]
+    fn users_are_found_by_name_and_number() {
+        for wanted in ["root", "0"] {
+            let account = Account::find(&Who::User(wanted.to_owned())).unwrap();
+            assert_eq!((account.identity.uid, account.name.as_str()), (0, "root"));
+            assert!(!account.identity.privileged);
+        }
+        let error = Account::find(&Who::User("no-such-user".to_owned())).unwrap_err();
+        assert!(error.to_string().contains("'no-such-user'"));
+    }
+}

@@ -1,0 +1,355 @@
+//! One command in a throw-away sandbox.
+//!
+//! [`Request`] is what is asked for. It becomes a [plan](Plan) without touching anything, which either driver can
+//! show; [`run`] then starts the domain and joins the caller's streams to the command. The domain ends with the
+//! connection to libvirt, so the command's status can be given back as soon as it is known, and the clean-up finishes
+//! behind it.
+
+mod connection;
+mod container;
+mod contract;
+mod identity;
+mod layout;
+mod state;
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use guest_init::config::{Addressing, GuestConfig, Identity};
+use guest_init::link::Link;
+use guest_init::wire::{Exit, Frame};
+use nix::sys::signal::Signal;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use uuid::Uuid;
+
+pub use self::connection::{Connection, Driver, Surroundings};
+pub use self::identity::{Account, Who};
+pub use self::state::{Places, State};
+use crate::config::{
+    Disk, Hostname, Include, Mac, Mount, Network, Publish, Resources, SandboxName, Security,
+};
+use crate::console::{Console, Ending, Patience, Signals, Stdio};
+use crate::domain::qemu::Emulation;
+use crate::domain::{Domain, OnReboot};
+use crate::error::{Error, Result};
+use crate::guest;
+use crate::host::HostFacts;
+use crate::hypervisor::Hypervisor;
+use crate::hypervisor::libvirt::Libvirt;
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// Name of the sandbox; one of its own if absent.
+    pub name: Option<SandboxName>,
+    /// A directory of the host that is its root, instead of the host's.
+    pub root: Option<PathBuf>,
+    /// Whether it may change what it sees of its root, for as long as it lives.
+    pub volatile: bool,
+    /// Who the command runs as.
+    pub who: Who,
+    /// Added to its environment.
+    pub environment: Vec<(OsString, OsString)>,
+    /// Where it starts: the caller's directory if absent.
+    pub directory: Option<PathBuf>,
+    /// Host name inside.
+    pub hostname: Option<Hostname>,
+    /// Mounts, in order.
+    pub mounts: Vec<Mount>,
+    /// What is copied into the mounts.
+    pub includes: Vec<Include>,
+    /// Disks.
+    pub disks: Vec<Disk>,
+    /// NICs; none means no network but the loopback.
+    pub networks: Vec<Network>,
+    /// Ports of the sandbox that the host answers on.
+    pub publish: Vec<Publish>,
+    /// Security label.
+    pub security: Option<Security>,
+    /// Limits.
+    pub resources: Resources,
+    /// Whether a shell of root's waits on a second console.
+    pub shell: bool,
+    /// What runs the instructions of a virtual machine, if the user knows better.
+    pub emulation: Option<Emulation>,
+    /// Whether the command gets a terminal.
+    pub terminal: bool,
+    /// The byte that ends it when typed at a terminal.
+    pub escape: Option<u8>,
+    /// How long it may run.
+    pub timeout: Option<Duration>,
+    /// How long it may take until the command runs; the driver's default if absent.
+    pub start_timeout: Option<Duration>,
+    /// Whether the guest shows its steps.
+    pub debug: bool,
+    /// The command with its arguments.
+    pub command: Vec<OsString>,
+}
+
+/// A sandbox that is ready to be started.
+#[derive(Debug)]
+pub struct Plan {
+    /// The domain, as libvirt takes it.
+    pub xml: String,
+    /// Its identity.
+    pub uuid: Uuid,
+    /// What the guest is told.
+    pub guest: GuestConfig,
+    /// Fresh directories that it is given.
+    pub temporary: Vec<PathBuf>,
+    /// Whose they are.
+    pub owner: Identity,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The exit status that the caller should have.
+    pub code: u8,
+    /// What there is to say of it.
+    pub message: Option<String>,
+    /// When what was reached.
+    pub stages: Stages,
+}
+
+/// Stages of a run with the time each took.
+#[derive(Debug)]
+pub struct Stages {
+    begin: Instant,
+    reached: Vec<(String, Instant)>,
+}
+
+impl Stages {
+    fn new() -> Self {
+        Self {
+            begin: Instant::now(),
+            reached: Vec::new(),
+        }
+    }
+
+    fn reach(&mut self, name: &str) {
+        self.reached.push((name.to_owned(), Instant::now()));
+    }
+
+    /// Each stage with the time from the begin to its end, and its own part of that.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, Duration, Duration)> {
+        let before = std::iter::once(self.begin).chain(self.reached.iter().map(|(_, at)| *at));
+        let reached = self.reached.iter().zip(before);
+        reached.map(|((name, at), before)| {
+            let own = at.saturating_duration_since(before);
+            (name.as_str(), at.saturating_duration_since(self.begin), own)
+        })
+    }
+}
+
+/// Status where the command took longer than it may, as of `timeout(1)`.
+const TIMED_OUT: u8 = 124;
+/// Status of failures that are not the command's, as of `podman-run(1)`.
+pub const OWN_FAILURE: u8 = 125;
+
+/// Plans the sandbox of `request` on `connection`, to be started in the directory `state`.
+///
+/// # Errors
+/// Where something is asked for that the driver cannot do or the host does not have.
+pub fn plan(
+    request: &Request,
+    connection: &Connection,
+    name: &SandboxName,
+    stdio: &Stdio,
+    state: &Path,
+) -> Result<Plan> {
+    let facts = HostFacts::probe(Path::new("/"))?;
+    let domain = domain(request, name)?;
+    match connection.driver {
+        Driver::Lxc => container::plan(request, name, &domain, &facts, stdio.for_guest(), state),
+        Driver::QemuSystem | Driver::QemuSession | Driver::QemuEmbedded => {
+            Err(Error::refused("virtual machines are not there yet"))
+        }
+    }
+}
+
+/// The plan of [`run`], which nothing is made for.
+///
+/// # Errors
+/// As [`plan`].
+pub fn preview(request: &Request, connection: &Connection, places: &Places) -> Result<Plan> {
+    let name = match &request.name {
+        Some(name) => name.clone(),
+        None => unique_name()?,
+    };
+    let stdio = Stdio::of_process(request.terminal, connection.driver == Driver::Lxc)?;
+    let state = places.runtime.join(name.as_str());
+    plan(request, connection, &name, &stdio, &state)
+}
+
+/// What libvirt is told, whatever the driver.
+fn domain(request: &Request, name: &SandboxName) -> Result<Domain> {
+    let uuid = Uuid::new_v4();
+    let mut networks = request.networks.clone();
+    for (index, network) in networks.iter_mut().enumerate() {
+        network
+            .mac
+            .get_or_insert_with(|| Mac::of_sandbox(&uuid, index));
+    }
+    Ok(Domain {
+        name: name.clone(),
+        uuid,
+        description: format!(
+            "virt-sandbox: {}",
+            request
+                .command
+                .first()
+                .map_or_else(String::new, |program| printable(program))
+        ),
+        resources: request.resources.clone(),
+        networks,
+        publish: request.publish.clone(),
+        security: None,
+        disks: vec![],
+        consoles: u32::from(request.shell),
+        on_reboot: OnReboot::Destroy,
+    })
+}
+
+/// What XML can carry of it.
+fn printable(text: &OsStr) -> String {
+    text.to_string_lossy().replace(char::is_control, "?")
+}
+
+/// Runs the command to its end, with the streams and the terminal of this process.
+///
+/// # Errors
+/// Where the sandbox cannot be made; nothing is left of it then.
+pub fn run(request: &Request, connection: &Connection, places: &Places) -> Result<Outcome> {
+    let mut stages = Stages::new();
+    let signals = Signals::hold()?;
+    places.sweep();
+    let name = match &request.name {
+        Some(name) => name.clone(),
+        None => unique_name()?,
+    };
+    let stdio = Stdio::of_process(request.terminal, connection.driver == Driver::Lxc)?;
+    let mut state = places.claim(&name, &connection.uri)?;
+    let mut plan = plan(request, connection, &name, &stdio, state.path())?;
+    stages.reach("plan");
+    stage(&plan, &state)?;
+    let hypervisor = Libvirt::open(&connection.uri)?;
+    stages.reach("connect");
+    for (nic, network) in plan.guest.network.iter_mut().zip(&request.networks) {
+        if let Some(source) = network.container_network() {
+            hypervisor.ensure_network(source)?;
+            if nic.addressing == Addressing::Dhcp {
+                nic.hint = hypervisor.likely_address(source, &plan.uuid)?;
+            }
+        }
+    }
+
+    let (ours, theirs) = channel()?;
+    let mut link = Link::new(ours);
+    let config =
+        serde_json::to_vec(&plan.guest).map_err(Error::step("writing the guest config"))?;
+    link.send(&Frame::Config(config));
+    let mut files: Vec<BorrowedFd<'_>> = vec![theirs.as_fd()];
+    files.extend(stdio.shared());
+    if let Some(signal) = signals.interrupted() {
+        return Ok(interrupted(signal, stages));
+    }
+    hypervisor.run(&plan.xml, &files)?;
+    drop(files);
+    drop(theirs);
+    stages.reach("start");
+
+    let patience = Patience {
+        start: request.start_timeout.unwrap_or(Duration::from_secs(60)),
+        run: request.timeout,
+    };
+    let console = Console::new(link, stdio, request.escape, &signals, patience)?;
+    let (ending, milestones) = console.converse()?;
+    for (milestone, at) in milestones {
+        stages.reached.push((milestone.name, at));
+    }
+    stages.reach("end");
+    if !matches!(ending, Ending::Exit(_)) {
+        // It would end with the connection; this says whether it did.
+        if let Err(error) = hypervisor.destroy(name.as_str()) {
+            log::warn!("{error}");
+            state.keep();
+        }
+    }
+    let last_words = container::last_words(state.path());
+    Ok(outcome(ending, &last_words, stages))
+}
+
+/// Makes what the plan needs on the host.
+fn stage(plan: &Plan, state: &State) -> Result<()> {
+    guest::stage_init(&state.path().join(container::STAGE), &guest::find_init()?)?;
+    for path in &plan.temporary {
+        fs::create_dir_all(path).map_err(Error::io("creating", path))?;
+        let (uid, gid) = (plan.owner.uid, plan.owner.gid);
+        std::os::unix::fs::chown(path, Some(uid), Some(gid))
+            .map_err(Error::io("handing over", path))?;
+    }
+    Ok(())
+}
+
+fn outcome(ending: Ending, last_words: &str, stages: Stages) -> Outcome {
+    let with_last_words = |text: &str| match last_words.trim_end() {
+        "" => text.to_owned(),
+        words => format!("{text}; the last it said was:\n{words}"),
+    };
+    let (code, message) = match ending {
+        Ending::Exit(exit) => {
+            let reason = match &exit {
+                Exit::Status { .. } | Exit::Signal { .. } => None,
+                Exit::NotRun { reason, .. } | Exit::Failed { reason } => Some(reason.clone()),
+            };
+            (exit.code(), reason)
+        }
+        Ending::Lost => (
+            OWN_FAILURE,
+            Some(with_last_words("the sandbox ended without telling how")),
+        ),
+        Ending::Escaped => (OWN_FAILURE, None),
+        Ending::Interrupted(signal) => return interrupted(signal, stages),
+        Ending::Silent => (
+            OWN_FAILURE,
+            Some(with_last_words(
+                "the sandbox did not report in time; --start-timeout gives it longer, --debug shows how far it comes",
+            )),
+        ),
+        Ending::TimedOut => (TIMED_OUT, Some("the command took too long".to_owned())),
+    };
+    Outcome {
+        code,
+        message,
+        stages,
+    }
+}
+
+fn interrupted(signal: Signal, stages: Stages) -> Outcome {
+    Outcome {
+        code: 128_u8.saturating_add(signal as u8),
+        message: None,
+        stages,
+    }
+}
+
+fn channel() -> Result<(OwnedFd, OwnedFd)> {
+    socketpair(
+        AddressFamily::Unix,
+        SockType::Stream,
+        None,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+    )
+    .map_err(|errno| Error::step("making a channel")(errno))
+}
+
+fn unique_name() -> Result<SandboxName> {
+    let id = Uuid::new_v4().simple().to_string();
+    format!("sandbox-{}", &id[..12])
+        .parse()
+        .map_err(Error::step("naming the sandbox"))
+}

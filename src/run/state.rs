@@ -1,0 +1,279 @@
+//! Where a running sandbox keeps what goes with it, and what becomes of it when nobody cares any more.
+//!
+//! Each sandbox has a directory that is locked for as long as its client lives. The domain ends with the client's
+//! connection to libvirt; a directory that nobody locks is therefore what a killed client has left, and the next one
+//! removes it, with the domain if that is still there.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::SandboxName;
+use crate::error::{Error, Result};
+use crate::hypervisor::Hypervisor;
+use crate::hypervisor::libvirt::Libvirt;
+use crate::sys::lock::{Lock, Sharing};
+
+/// Where sandboxes of this user keep their state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Places {
+    /// Directories of running sandboxes; gone with the next boot.
+    pub runtime: PathBuf,
+    /// What can be made anew.
+    pub cache: PathBuf,
+}
+
+/// The directory of one sandbox, removed when this is dropped.
+#[derive(Debug)]
+pub struct State {
+    path: PathBuf,
+    lock: Option<Lock>,
+    /// Left for the next run: the domain may still need it.
+    kept: bool,
+}
+
+/// The domain that a directory belongs to.
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    uri: String,
+    name: String,
+}
+
+const LOCK: &str = "lock";
+const RECORD: &str = "domain.json";
+/// A directory that is still being made begins with it, which no sandbox's name does.
+const UNFINISHED: &str = ".new-";
+/// How long making one may take.
+const HALF_MADE: Duration = Duration::from_secs(60);
+
+impl Places {
+    /// Those of this user: `/run` and `/var/cache` for root, else `$XDG_RUNTIME_DIR` and `$XDG_CACHE_HOME`.
+    ///
+    /// # Errors
+    /// Where an ordinary user has neither a runtime directory nor a home.
+    pub fn of_user(is_root: bool, home: &Path) -> Result<Self> {
+        if is_root {
+            return Ok(Self {
+                runtime: "/run/virt-sandbox".into(),
+                cache: "/var/cache/virt-sandbox".into(),
+            });
+        }
+        let variable = |name: &str| {
+            std::env::var_os(name)
+                .map(PathBuf::from)
+                .filter(|path| path.is_absolute())
+        };
+        let cache = variable("XDG_CACHE_HOME").unwrap_or_else(|| home.join(".cache"));
+        let cache = cache.join("virt-sandbox");
+        let runtime = match variable("XDG_RUNTIME_DIR") {
+            Some(runtime) => runtime.join("virt-sandbox"),
+            None => cache.join("run"),
+        };
+        Ok(Self { runtime, cache })
+    }
+
+    /// Removes what killed clients have left.
+    pub fn sweep(&self) {
+        let Ok(entries) = fs::read_dir(&self.runtime) else {
+            return;
+        };
+        for entry in entries.flatten() {
+            if let Err(error) = sweep(&entry.path()) {
+                log::warn!(
+                    "removing what is left in '{}': {error}",
+                    entry.path().display()
+                );
+            }
+        }
+    }
+
+    /// Makes the directory of the sandbox `name`, with its domain on `uri`.
+    ///
+    /// # Errors
+    /// Where a sandbox of that name runs, or the directory cannot be made.
+    pub fn claim(&self, name: &SandboxName, uri: &str) -> Result<State> {
+        let path = self.runtime.join(name.as_str());
+        // Passed through by QEMU, which runs as another user.
+        make_base(&self.runtime).map_err(Error::io("creating", &self.runtime))?;
+        let fresh = tempfile::Builder::new()
+            .prefix(UNFINISHED)
+            .permissions(fs::Permissions::from_mode(0o711))
+            .tempdir_in(&self.runtime)
+            .map_err(Error::io("creating", &self.runtime))?;
+        let lock = Lock::acquire(&fresh.path().join(LOCK), Sharing::Exclusive, |_| {})
+            .map_err(Error::step(format!("making '{}'", path.display())))?;
+        let record = Record {
+            uri: uri.to_owned(),
+            name: name.to_string(),
+        };
+        let text = serde_json::to_vec(&record).map_err(Error::step("noting the domain"))?;
+        let note = fresh.path().join(RECORD);
+        fs::write(&note, text).map_err(Error::io("writing", &note))?;
+        // rename(2) replaces nothing but an empty directory, and none of ours is.
+        match fs::rename(fresh.path(), &path) {
+            Ok(()) => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists
+                ) =>
+            {
+                return Err(Error::refused(format!(
+                    "a sandbox '{name}' runs already; choose another --name, or none"
+                )));
+            }
+            Err(error) => return Err(Error::io("creating", &path)(error)),
+        }
+        // It has another name now.
+        let _ = fresh.keep();
+        Ok(State {
+            path,
+            lock: Some(lock),
+            kept: false,
+        })
+    }
+}
+
+/// Others pass through, but do not look.
+fn make_base(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    match fs::DirBuilder::new().mode(0o711).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        result => result,
+    }
+}
+
+impl State {
+    /// The directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A directory in it.
+    ///
+    /// # Errors
+    /// Where it cannot be made.
+    pub fn make_dir(&self, name: &str, mode: u32) -> Result<PathBuf> {
+        let path = self.path.join(name);
+        let made = fs::DirBuilder::new()
+            .mode(mode)
+            .recursive(true)
+            .create(&path);
+        made.map_err(Error::io("creating", &path))?;
+        Ok(path)
+    }
+
+    /// Leaves the directory, so that a later run makes sure that the domain is gone.
+    pub fn keep(&mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        if !self.kept {
+            remove(&self.path);
+        }
+        drop(self.lock.take());
+    }
+}
+
+fn remove(path: &Path) {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            log::warn!("removing '{}': {error}", path.display());
+        }
+        Ok(()) | Err(_) => {}
+    }
+}
+
+fn sweep(path: &Path) -> Result<()> {
+    let metadata = fs::symlink_metadata(path).map_err(Error::io("reading", path))?;
+    if !metadata.is_dir() {
+        return Ok(());
+    }
+    let lock = path.join(LOCK);
+    if !lock.exists() {
+        // One that is being made has none for a moment, and one that is being removed no more.
+        let age = SystemTime::now()
+            .duration_since(
+                SystemTime::UNIX_EPOCH + Duration::from_secs(metadata.ctime().unsigned_abs()),
+            )
+            .unwrap_or_default();
+        if age > HALF_MADE {
+            remove(path);
+        }
+        return Ok(());
+    }
+    let held = match Lock::try_acquire(&lock, Sharing::Exclusive) {
+        Ok(Ok(held)) => held,
+        Ok(Err(_)) => return Ok(()),
+        // Its client was faster.
+        Err(_) if !lock.exists() => return Ok(()),
+        Err(error) => return Err(Error::step("looking whether it is used")(error)),
+    };
+    if !held.is_at(&lock) {
+        return Ok(());
+    }
+    let note = path.join(RECORD);
+    if let Ok(text) = fs::read(&note)
+        && let Ok(record) = serde_json::from_slice::<Record>(&text)
+        // A driver that was in the killed client is gone with it.
+        && !record.uri.starts_with("qemu:///embed")
+    {
+        Libvirt::open(&record.uri)?.destroy(&record.name)?;
+    }
+    remove(path);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places(root: &Path) -> Places {
+        Places {
+            runtime: root.join("run"),
+            cache: root.join("cache"),
+        }
+    }
+
+    #[test]
+    fn a_directory_goes_with_its_client() {
+        let root = tempfile::tempdir().unwrap();
+        let places = places(root.path());
+        let name: SandboxName = "a".parse().unwrap();
+        let state = places.claim(&name, "qemu:///embed?root=/x").unwrap();
+        let path = state.path().to_owned();
+        let error = places.claim(&name, "lxc:///").unwrap_err().to_string();
+        assert!(error.contains("'a' runs already"), "{error}");
+        places.sweep();
+        assert!(path.join(LOCK).exists());
+        drop(state);
+        assert!(fs::read_dir(&places.runtime).unwrap().next().is_none());
+    }
+
+    #[test]
+    fn what_a_killed_client_left_is_swept() {
+        let root = tempfile::tempdir().unwrap();
+        let places = places(root.path());
+        let mut state = places
+            .claim(&"b".parse().unwrap(), "qemu:///embed?root=/x")
+            .unwrap();
+        state.keep();
+        drop(state);
+        assert!(places.runtime.join("b").exists());
+        places.sweep();
+        assert!(!places.runtime.join("b").exists());
+    }
+}
