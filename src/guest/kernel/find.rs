@@ -52,6 +52,12 @@ fn find(root: &Path, request: &KernelRequest, running: &str) -> Result<Kernel> {
         }
         (None, None) => return default(root, request, running),
     };
+    // It becomes a part of paths.
+    if release.is_empty() || release.contains('/') {
+        return Err(Error::refused(format!(
+            "'{release}' is no release of a kernel; say one with --kernver as `uname -r` prints it"
+        )));
+    }
     let places = modules(root, request, &release);
     let modules = first_modules(&places).ok_or_else(|| {
         Error::refused(format!(
@@ -318,6 +324,20 @@ mod tests {
                 .to_string()
                 .contains("/opt/none")
         );
+    }
+
+    #[test]
+    fn a_release_leads_nowhere_else() {
+        let root = debian();
+        for version in ["", "../../etc"] {
+            let request = KernelRequest {
+                version: Some(version.into()),
+                path: Some("/boot/vmlinuz-6.1.0-9-amd64".into()),
+                ..KernelRequest::default()
+            };
+            let error = find(root.path(), &request, "").unwrap_err().to_string();
+            assert!(error.contains("uname -r"), "{error}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod modules;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 pub use command_line::command_line;
@@ -195,7 +196,17 @@ pub fn prepare(
 
 /// The kernel as QEMU starts it soonest.
 fn bootable(image: &Path) -> Result<Vec<u8>> {
-    let bytes = fs::read(image).map_err(Error::io("reading", image))?;
+    let bytes = fs::read(image).map_err(|error| {
+        if error.kind() == io::ErrorKind::PermissionDenied {
+            // Some distributions keep kernels for root.
+            Error::refused(format!(
+                "reading '{}': {error}; have root make it readable, or name a copy with --kernpath",
+                image.display()
+            ))
+        } else {
+            Error::io("reading", image)(error)
+        }
+    })?;
     Ok(image::vmlinux(&bytes).unwrap_or(bytes))
 }
 
