@@ -1,5 +1,7 @@
 //! What is staged for the guest: the init, its config, and the list of what libvirt places beside them.
 
+pub mod kernel;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

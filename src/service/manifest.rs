@@ -255,8 +255,19 @@ impl Entry {
 /// The size and hash of what is read, so that both belong to the same content.
 fn hash(from: &mut impl Read) -> io::Result<(u64, [u8; 32])> {
     let mut hasher = Sha256::new();
-    let size = io::copy(from, &mut hasher)?;
-    Ok((size, hasher.finalize().into()))
+    let mut size = 0;
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok((size, hasher.finalize().into())),
+            Ok(read) => {
+                hasher.update(&buffer[..read]);
+                size += read as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 impl fmt::Display for Manifest {

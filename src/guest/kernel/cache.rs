@@ -1,0 +1,253 @@
+//! Files that are made from others and kept: a name that says what they were made from, and what is thrown away.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use nix::errno::Errno;
+use nix::fcntl::AT_FDCWD;
+use nix::sys::stat::{UtimensatFlags, utimensat};
+use nix::sys::time::TimeSpec;
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+use crate::sys::atomic;
+
+/// Changes what is cached, when what we make of the same files changes.
+const FORMAT: &str = "1";
+
+/// What another start may still be about to open.
+const IN_USE: Duration = Duration::from_secs(60 * 60);
+/// What nobody has started for as long is not kept, whatever it is of.
+const FORGOTTEN: Duration = Duration::from_secs(60 * 60 * 24 * 30);
+
+/// One file of the cache.
+#[derive(Debug)]
+pub(super) struct Entry<'a> {
+    directory: &'a Path,
+    /// What this is: the same for all that can take each other's place.
+    slot: String,
+    /// Which of them, by what it is made from.
+    key: String,
+}
+
+impl<'a> Entry<'a> {
+    /// The entry of `slot` in `directory` that is made from the files `sources`. Their contents are not read.
+    ///
+    /// # Errors
+    /// Where a source is not there.
+    pub(super) fn new(directory: &'a Path, slot: String, sources: &[&Path]) -> Result<Self> {
+        let mut hash = Sha256::new();
+        hash.update(FORMAT);
+        for source in sources {
+            let metadata = fs::metadata(source).map_err(Error::io("reading", source))?;
+            hash.update(source.as_os_str().as_encoded_bytes());
+            hash.update([0]);
+            for number in [
+                metadata.ino(),
+                metadata.size(),
+                metadata.mtime().cast_unsigned(),
+                metadata.mtime_nsec().cast_unsigned(),
+            ] {
+                hash.update(number.to_le_bytes());
+            }
+        }
+        let digest = hash.finalize();
+        let key = digest[..8]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        Ok(Self {
+            directory,
+            slot,
+            key,
+        })
+    }
+
+    /// The file, made by `make` if there is none; all may read it. What it replaces is removed.
+    ///
+    /// # Errors
+    /// Those of `make`, and where the cache cannot be written; nothing is left then.
+    pub(super) fn get(&self, make: impl FnOnce() -> Result<Vec<u8>>) -> Result<PathBuf> {
+        let path = self.directory.join(format!("{}-{}", self.slot, self.key));
+        if used(&path) {
+            return Ok(path);
+        }
+        let content = make()?;
+        create_directory(self.directory)?;
+        atomic::replace(&path, &content, 0o644)?;
+        self.prune(SystemTime::now());
+        Ok(path)
+    }
+
+    /// Removes what this entry replaces and what is forgotten. That it fails is no reason not to start.
+    fn prune(&self, now: SystemTime) {
+        let entries = fs::read_dir(self.directory);
+        for entry in entries.into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let age = entry
+                .metadata()
+                .and_then(|metadata| metadata.modified())
+                .map(|modified| now.duration_since(modified).unwrap_or_default());
+            if let (Some(name), Ok(age)) = (name.to_str(), age)
+                && self.replaces(name, age)
+                && let Err(error) = fs::remove_file(entry.path())
+            {
+                log::debug!("removing '{}': {error}", entry.path().display());
+            }
+        }
+    }
+
+    /// Whether a file of this name, last used `age` ago, is not needed any more.
+    fn replaces(&self, name: &str, age: Duration) -> bool {
+        let left_by_a_killed_writer = name.starts_with('.');
+        let same_slot = name
+            .rsplit_once('-')
+            .is_some_and(|(slot, key)| slot == self.slot && key != self.key);
+        age > FORGOTTEN || (age > IN_USE && (same_slot || left_by_a_killed_writer))
+    }
+}
+
+/// Whether there is a file at `path`; its time of modification becomes that of its last use.
+fn used(path: &Path) -> bool {
+    let now = TimeSpec::UTIME_NOW;
+    match utimensat(AT_FDCWD, path, &now, &now, UtimensatFlags::NoFollowSymlink) {
+        Ok(()) => true,
+        Err(Errno::ENOENT) => false,
+        // Somebody else's cache.
+        Err(_) => path.is_file(),
+    }
+}
+
+/// Makes a directory all may enter, and those above it, whatever the umask.
+fn create_directory(path: &Path) -> Result<()> {
+    match fs::create_dir(path) {
+        Ok(()) => fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+            .map_err(Error::io("creating", path)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && path.parent().is_some() => {
+            create_directory(path.parent().unwrap_or(path))?;
+            create_directory(path)
+        }
+        Err(error) => Err(Error::io("creating", path)(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guest::kernel::tests::write;
+
+    struct Place {
+        dir: tempfile::TempDir,
+        source: PathBuf,
+        cache: PathBuf,
+    }
+
+    fn place() -> Place {
+        let dir = tempfile::tempdir().unwrap();
+        let source = dir.path().join("source");
+        write(&source, b"one");
+        Place {
+            cache: dir.path().join("a/cache"),
+            source,
+            dir,
+        }
+    }
+
+    impl Place {
+        fn entry(&self, slot: &str) -> Entry<'_> {
+            Entry::new(&self.cache, slot.into(), &[&self.source]).unwrap()
+        }
+
+        fn names(&self) -> Vec<String> {
+            let mut names: Vec<_> = fs::read_dir(&self.cache)
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect();
+            names.sort();
+            names
+        }
+    }
+
+    fn age(path: &Path, age: Duration) {
+        let file = fs::File::options().write(true).open(path).unwrap();
+        file.set_modified(SystemTime::now() - age).unwrap();
+    }
+
+    #[test]
+    fn what_is_there_is_not_made_again_and_all_may_read_it() {
+        let place = place();
+        let path = place
+            .entry("kernel-1")
+            .get(|| Ok(b"made".to_vec()))
+            .unwrap();
+        age(&path, IN_USE * 2);
+        let again = place
+            .entry("kernel-1")
+            .get(|| panic!("made again"))
+            .unwrap();
+        assert_eq!(again, path);
+        assert_eq!(fs::read(&path).unwrap(), b"made");
+        let used = fs::metadata(&path).unwrap().modified().unwrap();
+        assert!(used.elapsed().unwrap_or_default() < IN_USE);
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&path), 0o644);
+        assert_eq!(mode(&place.cache), 0o755);
+        assert_eq!(mode(&place.dir.path().join("a")), 0o755);
+    }
+
+    #[test]
+    fn a_changed_source_is_another_entry_and_the_old_one_goes_when_it_is_not_in_use() {
+        let place = place();
+        let first = place.entry("kernel-1").get(|| Ok(vec![1])).unwrap();
+        let other = place.entry("kernel-1-rt").get(|| Ok(vec![1])).unwrap();
+        fs::write(&place.source, b"two!").unwrap();
+        let second = place.entry("kernel-1").get(|| Ok(vec![2])).unwrap();
+        assert_ne!(first, second);
+        assert!(first.exists());
+        age(&first, IN_USE * 2);
+        age(&other, IN_USE * 2);
+        fs::write(&place.source, b"three").unwrap();
+        let third = place.entry("kernel-1").get(|| Ok(vec![3])).unwrap();
+        assert!(!first.exists() && other.exists() && second.exists() && third.exists());
+    }
+
+    #[test]
+    fn what_is_forgotten_or_half_written_goes() {
+        let place = place();
+        for (name, old) in [
+            ("kernel-0-aa", FORGOTTEN),
+            (".virt-sandbox.1.1.tmp", IN_USE),
+        ] {
+            write(&place.cache.join(name), b"");
+            age(&place.cache.join(name), old * 2);
+        }
+        write(&place.cache.join(".virt-sandbox.2.1.tmp"), b"");
+        place.entry("kernel-1").get(|| Ok(vec![1])).unwrap();
+        let names = place.names();
+        assert_eq!(names.len(), 2, "{names:?}");
+        assert_eq!(names[0], ".virt-sandbox.2.1.tmp");
+    }
+
+    #[test]
+    fn what_cannot_be_made_leaves_nothing() {
+        let place = place();
+        let failed = place.entry("kernel-1").get(|| Err(Error::refused("no")));
+        assert_eq!(failed.unwrap_err().to_string(), "no");
+        assert!(!place.cache.exists());
+        write(&place.dir.path().join("a"), b"a file");
+        let error = place.entry("kernel-1").get(|| Ok(vec![])).unwrap_err();
+        assert!(error.to_string().contains("cache"), "{error}");
+    }
+
+    #[test]
+    fn a_source_that_is_not_there_is_named() {
+        let place = place();
+        let missing = place.dir.path().join("missing");
+        let error = Entry::new(&place.cache, "kernel-1".into(), &[&missing]).unwrap_err();
+        assert!(error.to_string().contains("missing"), "{error}");
+    }
+}

@@ -1,0 +1,57 @@
+//! The command line of the guest's kernel.
+
+/// What the kernel of a guest is told, for x86.
+///
+/// With `debug` it says all it does, also on the first serial port, where the domain has one: `hvc0` hears nothing of
+/// what was before its driver. `tsc_khz` is the rate of the host's time stamp counter in kHz, if it is known for sure
+/// and an emulated guest counts with it; a wrong one makes the guest's clock wrong.
+#[must_use]
+pub fn command_line(debug: bool, tsc_khz: Option<u32>) -> String {
+    let mut words = Vec::new();
+    if debug {
+        words.extend(["earlyprintk=ttyS0", "console=ttyS0", "debug"]);
+    } else {
+        words.push("quiet");
+    }
+    words.extend([
+        // The last console is the one init gets.
+        "console=hvc0",
+        // A guest that panics ends, rather than wait for somebody to look at it.
+        "panic=-1",
+        // On a busy host the test of the timer fails by chance, and then the kernel panics.
+        "no_timer_check",
+        // A fifth of a second of tests of ciphers, when emulated.
+        "cryptomgr.notests",
+        // A tenth of a second of patching locks out of a kernel with one CPU, when emulated.
+        "noreplace-smp",
+        // Nothing in the guest may wait for entropy that does not come.
+        "random.trust_cpu=on",
+    ]);
+    let mut line = words.join(" ");
+    if let Some(khz) = tsc_khz {
+        // Else the kernel measures it against a timer, which takes a tenth of a second.
+        line = format!("{line} tsc_early_khz={khz}");
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_console_of_init_is_the_last() {
+        for debug in [false, true] {
+            let line = command_line(debug, None);
+            let console = line.rfind("console=").unwrap();
+            assert!(line[console..].starts_with("console=hvc0"), "{line}");
+            assert_eq!(line.split(' ').any(|word| word == "quiet"), !debug);
+        }
+    }
+
+    #[test]
+    fn a_known_clock_is_told() {
+        assert!(command_line(false, Some(2_596_122)).ends_with(" tsc_early_khz=2596122"));
+        assert!(!command_line(false, None).contains("tsc"));
+    }
+}

@@ -1,0 +1,260 @@
+//! What a QEMU guest boots from: the host's kernel, unpacked, and an initramfs with our init and the modules it needs.
+//!
+//! Both are kept in a cache: a start that finds them asks for the state of a few files and reads none.
+
+mod cache;
+mod command_line;
+mod decompress;
+mod find;
+mod image;
+mod initramfs;
+mod modules;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub use command_line::command_line;
+
+use crate::error::{Error, Result};
+use cache::Entry;
+use initramfs::Archive;
+use modules::{Index, Module};
+
+/// Which kernel was asked for; all of it is optional.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KernelRequest {
+    /// Its release, as `uname -r` says it (`--kernver`).
+    pub version: Option<String>,
+    /// Its image (`--kernpath`).
+    pub path: Option<PathBuf>,
+    /// The directory that has a directory of modules for each release, or the latter itself (`--kmodpath`).
+    pub modules: Option<PathBuf>,
+}
+
+/// A kernel that is installed on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kernel {
+    /// What `uname -r` says in a guest that runs it.
+    pub release: String,
+    /// The image, as it is installed.
+    pub image: PathBuf,
+    /// The directory of its modules, the one with `modules.dep`.
+    pub modules: PathBuf,
+}
+
+impl Kernel {
+    /// Whether it has the module of this name, as a file or built in.
+    ///
+    /// # Errors
+    /// Where the lists of its modules cannot be read.
+    pub fn has(&self, module: &str) -> Result<bool> {
+        Ok(Index::read(&self.modules)?.has(module))
+    }
+}
+
+/// What a guest must be able to do; decides which modules it gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Feature {
+    /// Talk to the host, over PCI; every guest can.
+    Console,
+    /// Directories of the host over 9p.
+    Plan9,
+    /// Directories of the host over virtiofs.
+    Virtiofs,
+    /// Network interfaces, and DHCP on them.
+    Network,
+    /// Disks.
+    Block,
+    /// Writable directories over read-only ones.
+    Overlay,
+    /// Disks with ext2, ext3 or ext4.
+    Ext4,
+    /// Disks with XFS.
+    Xfs,
+    /// Disks with Btrfs.
+    Btrfs,
+    /// Disks with SquashFS.
+    Squashfs,
+    /// Disks with FAT.
+    Vfat,
+    /// Disks with ISO 9660.
+    Iso9660,
+}
+
+impl Feature {
+    /// Its name in the names of cached files.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Console => "console",
+            Self::Plan9 => "9p",
+            Self::Virtiofs => "virtiofs",
+            Self::Network => "network",
+            Self::Block => "block",
+            Self::Overlay => "overlay",
+            Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
+            Self::Btrfs => "btrfs",
+            Self::Squashfs => "squashfs",
+            Self::Vfat => "vfat",
+            Self::Iso9660 => "iso9660",
+        }
+    }
+
+    /// What cannot be done without, for a message.
+    fn purpose(self) -> &'static str {
+        match self {
+            Self::Console => "talking to the host",
+            Self::Plan9 => "sharing directories over 9p",
+            Self::Virtiofs => "sharing directories over virtiofs",
+            Self::Network => "the network",
+            Self::Block => "disks",
+            Self::Overlay => "overlays",
+            Self::Ext4 => "disks with ext4",
+            Self::Xfs => "disks with XFS",
+            Self::Btrfs => "disks with Btrfs",
+            Self::Squashfs => "disks with SquashFS",
+            Self::Vfat => "disks with FAT",
+            Self::Iso9660 => "disks with ISO 9660",
+        }
+    }
+
+    /// The modules it needs; what those depend on follows.
+    fn modules(self) -> &'static [&'static str] {
+        match self {
+            Self::Console => &["virtio_pci", "virtio_console"],
+            Self::Plan9 => &["9pnet_virtio", "9p"],
+            Self::Virtiofs => &["virtiofs"],
+            Self::Network => &["virtio_net", "af_packet"],
+            Self::Block => &["virtio_blk"],
+            Self::Overlay => &["overlay"],
+            Self::Ext4 => &["ext4"],
+            Self::Xfs => &["xfs"],
+            Self::Btrfs => &["btrfs"],
+            Self::Squashfs => &["squashfs"],
+            Self::Vfat => &["vfat"],
+            Self::Iso9660 => &["isofs"],
+        }
+    }
+
+    /// The modules it needs on some kernels: what a kernel has modprobe load, which the guest does not have.
+    fn modules_if_there(self) -> &'static [&'static str] {
+        match self {
+            // The character sets that distributions make the default.
+            Self::Vfat | Self::Iso9660 => &["nls_cp437", "nls_ascii", "nls_iso8859_1", "nls_utf8"],
+            Self::Console
+            | Self::Plan9
+            | Self::Virtiofs
+            | Self::Network
+            | Self::Block
+            | Self::Overlay
+            | Self::Ext4
+            | Self::Xfs
+            | Self::Btrfs
+            | Self::Squashfs => &[],
+        }
+    }
+}
+
+/// What a guest boots from. All may read both files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Boot {
+    /// The kernel, as an ELF where that is possible.
+    pub kernel: PathBuf,
+    /// The initramfs.
+    pub initrd: PathBuf,
+}
+
+/// Makes the files a guest boots from, or finds them in the directory `cache`.
+///
+/// The initramfs holds `init` as `/init` and the modules of `features` below `/modules`, to be loaded in the order of
+/// their names; [`Feature::Console`] is always one of the features.
+///
+/// # Errors
+/// Where the kernel has no module for a feature, where a file cannot be read, or where the cache cannot be written.
+pub fn prepare(
+    cache: &Path,
+    kernel: &Kernel,
+    features: &BTreeSet<Feature>,
+    init: &Path,
+) -> Result<Boot> {
+    let mut features = features.clone();
+    features.insert(Feature::Console);
+    let names: Vec<_> = features.iter().map(|feature| feature.name()).collect();
+
+    let slot = format!("kernel-{}", kernel.release);
+    let image = Entry::new(cache, slot, &[&kernel.image])?;
+    let slot = format!("initramfs-{}-{}", kernel.release, names.join("+"));
+    let dependencies = kernel.modules.join("modules.dep");
+    let initramfs = Entry::new(cache, slot, &[&dependencies, init])?;
+    Ok(Boot {
+        kernel: image.get(|| bootable(&kernel.image))?,
+        initrd: initramfs.get(|| make_initramfs(kernel, &features, init))?,
+    })
+}
+
+/// The kernel as QEMU starts it soonest.
+fn bootable(image: &Path) -> Result<Vec<u8>> {
+    let bytes = fs::read(image).map_err(|error| {
+        if error.kind() == io::ErrorKind::PermissionDenied {
+            // Some distributions keep kernels for root.
+            Error::refused(format!(
+                "reading '{}': {error}; have root make it readable, or name a copy with --kernpath",
+                image.display()
+            ))
+        } else {
+            Error::io("reading", image)(error)
+        }
+    })?;
+    Ok(image::vmlinux(&bytes).unwrap_or(bytes))
+}
+
+fn make_initramfs(kernel: &Kernel, features: &BTreeSet<Feature>, init: &Path) -> Result<Vec<u8>> {
+    let modules = needed(kernel, &Index::read(&kernel.modules)?, features)?;
+    let mut archive = Archive::default();
+    for directory in ["dev", "proc", "sys", "newroot", "host", "mnt", "modules"] {
+        archive.directory(directory);
+    }
+    // The kernel opens it for the init's output before the init can make it.
+    archive.character_device("dev/console", 5, 1);
+    let program = fs::read(init).map_err(Error::io("reading", init))?;
+    archive.file("init", 0o755, &program);
+    for (index, module) in modules.iter().enumerate() {
+        // Newer files of depmod have absolute paths for modules elsewhere, which `join` keeps.
+        let path = kernel.modules.join(&module.file);
+        let content = fs::read(&path)
+            .and_then(decompress::unpacked)
+            .map_err(Error::io("reading", &path))?;
+        archive.file(
+            &format!("modules/{index:03}-{}.ko", module.name),
+            0o644,
+            &content,
+        );
+    }
+    Ok(archive.finish())
+}
+
+/// The modules of `features` in the order they are loaded in.
+fn needed(kernel: &Kernel, index: &Index, features: &BTreeSet<Feature>) -> Result<Vec<Module>> {
+    let mut wanted = Vec::new();
+    for feature in features {
+        if let Err(module) = index.closure(feature.modules().iter().copied()) {
+            return Err(Error::refused(format!(
+                "kernel {} has no module '{module}', which {} takes: it is neither in '{}' nor built in; \
+                 choose another kernel with --kernver, or do without",
+                kernel.release,
+                feature.purpose(),
+                kernel.modules.join("modules.dep").display(),
+            )));
+        }
+        wanted.extend(feature.modules());
+        let optional = feature.modules_if_there().iter();
+        wanted.extend(optional.filter(|module| index.closure([**module]).is_ok()));
+    }
+    // Each of them was found above.
+    index.closure(wanted).map_err(Error::refused)
+}
+
+#[cfg(test)]
+mod tests;
