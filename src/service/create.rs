@@ -68,9 +68,9 @@ impl Sandboxes {
         let root = Path::new("/");
         let hostname = request
             .hostname
-            .as_ref()
-            .map(ToString::to_string)
-            .unwrap_or_else(|| request.name.hostname());
+            .clone()
+            .unwrap_or_else(|| Hostname::of(&request.name))
+            .to_string();
         let service = Service::discover(root, &request.units, &request.packages, &hostname)?;
         preflight::check(root, &service)?;
         let uuid = uuid::Uuid::new_v4();
