@@ -380,4 +380,23 @@ mod tests {
             assert_eq!(mount.to_string(), absolute);
         }
     }
+    proptest::proptest! {
+        #[test]
+        fn any_path_is_read_back(name in "[^\\p{Cc}/\u{fffe}\u{ffff}]{1,12}", partition in 1..=255_u32) {
+            let target: GuestPath = "/a".parse().unwrap();
+            let source = PathBuf::from(format!("/{name}"));
+            for mount in [
+                Mount::HostBind { target: target.clone(), source: Some(source.clone()), read_only: true },
+                Mount::HostImage {
+                    target,
+                    source,
+                    format: Some(ImageFormat::Qcow2),
+                    partition: Some(partition),
+                    read_only: false,
+                },
+            ] {
+                proptest::prop_assert_eq!(mount.to_string().parse(), Ok(mount));
+            }
+        }
+    }
 }

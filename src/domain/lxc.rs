@@ -1,7 +1,10 @@
 //! A container's domain.
 
+use std::path::PathBuf;
+
 use serde::Serialize;
 
+use crate::config::Network;
 use crate::config::network::{DEFAULT_SOURCE, Source};
 use crate::config::resources::DEFAULT_CONTAINER_MEMORY;
 use crate::domain::interface::Interface;
@@ -45,7 +48,7 @@ pub struct LxcDomain {
 
 #[derive(Debug, Serialize)]
 struct Disk {
-    source: String,
+    source: PathBuf,
     target: String,
     read_only: bool,
 }
@@ -88,7 +91,7 @@ impl LxcDomain {
     pub fn new(domain: &Domain, facts: &HostFacts, filesystems: Vec<Filesystem>) -> Self {
         let resources = &domain.resources;
         let default_source = Source::Network(DEFAULT_SOURCE.to_owned());
-        let interface = |(index, network): (usize, &crate::config::Network)| {
+        let interface = |(index, network): (usize, &Network)| {
             let source = network.source.as_ref().unwrap_or(&default_source);
             Interface::new(index, network, source, network.mac, resources)
         };
@@ -109,7 +112,7 @@ impl LxcDomain {
                 .iter()
                 .enumerate()
                 .map(|(index, disk)| Disk {
-                    source: disk.source.display().to_string(),
+                    source: disk.source.clone(),
                     target: disk_name("sd", index),
                     read_only: disk.read_only,
                 })

@@ -1,8 +1,11 @@
 use super::*;
 use crate::host::HostFacts;
 
-/// libvirt's own schema, asked through its test driver: no daemon is needed.
+/// libvirt's own schema, asked through its test driver: no daemon is needed. Every connection to it in this process sees
+/// the same domains, so there is one at a time.
 pub(super) fn assert_valid(xml: &str) {
+    static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock();
     virt::error::clear_error_callback();
     let connection = virt::connect::Connect::open(Some("test:///default")).unwrap();
     let flags = virt::sys::VIR_DOMAIN_DEFINE_VALIDATE;

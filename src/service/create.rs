@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::config::network::{DEFAULT_SOURCE, Source};
 use crate::config::service::VERSION;
 use crate::config::{Hostname, Mac, Mount, Network, Resources, SandboxConfig, SandboxName, State};
+use crate::domain::{Domain, lxc};
 use crate::error::{Error, Result};
 use crate::host;
 use crate::hypervisor::libvirt::Libvirt;
@@ -103,6 +104,7 @@ impl Sandboxes {
             resources: request.resources.clone(),
         };
         config.check().map_err(Error::refused)?;
+        lxc::check(&Domain::of_service(&config))?;
         let mut tree = TreePlan::new(root, &config, &service, request.state)?;
         if request.state == State::Auto {
             activity::refuse_live_state(&service, &tree.state)?;

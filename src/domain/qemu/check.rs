@@ -17,9 +17,9 @@ pub enum Authority {
     User,
 }
 
-/// Longest tag of a share, in bytes: QEMU's `MAX_TAG_LEN` for 9p, the protocol's field with its NUL for virtiofs.
+/// Longest tag of a share, in bytes: `MAX_TAG_LEN` of QEMU, and the field of `struct virtio_fs_config`.
 const LONGEST_PLAN9_TAG: usize = 31;
-const LONGEST_VIRTIOFS_TAG: usize = 35;
+const LONGEST_VIRTIOFS_TAG: usize = 36;
 
 /// Longest serial of a virtio disk, in bytes (`VIRTIO_BLK_ID_BYTES`).
 const LONGEST_SERIAL: usize = 20;

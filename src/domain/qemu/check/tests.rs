@@ -88,7 +88,7 @@ fn what_does_not_fit_is_refused() {
     for (share, reason) in [
         (share("", "/", true, plan9()), "1 to 31"),
         (share(&"x".repeat(32), "/", true, plan9()), "1 to 31"),
-        (share(&"x".repeat(36), "/", false, virtiofs()), "1 to 35"),
+        (share(&"x".repeat(37), "/", false, virtiofs()), "1 to 36"),
         (share("root", "/", true, virtiofs()), "read-only"),
     ] {
         let machine = Machine {
