@@ -218,11 +218,18 @@ fn publishing_nic(index: usize, mac: Mac, publish: &[Publish]) -> [String; 4] {
             )
         })
         .collect();
+    let device = serde_json::json!({
+        "driver": "virtio-net-pci",
+        "netdev": format!("published{index}"),
+        "mac": mac.to_string(),
+        "romfile": "",
+    });
     [
         "-netdev".to_owned(),
         format!("user,id=published{index}{forwards}"),
         "-device".to_owned(),
-        format!("virtio-net-pci,netdev=published{index},mac={mac},romfile="),
+        // As libvirt writes its own devices: QEMU makes any other before them, in a slot that libvirt has given to one.
+        device.to_string(),
     ]
 }
 
