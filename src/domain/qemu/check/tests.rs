@@ -59,6 +59,10 @@ fn what_user_mode_cannot_do_is_refused() {
     let none = Resources::default;
     for (domain, reason) in [
         (with(&["user,filter=clean"], &[], none()), "no filters"),
+        (
+            with(&["dhcp", "mac=52:54:00:00:00:00"], &[], none()),
+            "two NICs",
+        ),
         (with(&["dhcp"], &[], every_limit()), "--net-receive"),
         (with(&[], &["80:80"], none()), "add -N dhcp,user"),
         (
