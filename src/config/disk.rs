@@ -288,4 +288,16 @@ mod tests {
             assert!(error.ends_with("use file or block"), "{error}");
         }
     }
+    proptest::proptest! {
+        #[test]
+        fn any_path_is_read_back(source in "[^\\p{Cc}\u{fffe}\u{ffff}]{1,12}") {
+            let disk = Disk::File {
+                tag: "a".parse().unwrap(),
+                source: source.into(),
+                format: Some(ImageFormat::Vdi),
+                read_only: true,
+            };
+            proptest::prop_assert_eq!(disk.to_string().parse(), Ok(disk));
+        }
+    }
 }

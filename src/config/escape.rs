@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 const SPECIAL: [char; 4] = ['\\', ':', ',', '='];
 
 /// Whether XML, and so libvirt, cannot carry the character; control characters also break unit files and terminals.
-pub(super) fn is_unwritable(c: char) -> bool {
+pub(crate) fn is_unwritable(c: char) -> bool {
     c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}')
 }
 

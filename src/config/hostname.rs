@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::config::as_text;
+use crate::config::{SandboxName, as_text};
 
 /// A host name (RFC 1123): labels of 1 to 63 letters, digits and inner dashes, with dots between them; at most 64
 /// characters, which is what the kernel keeps.
@@ -20,6 +20,20 @@ const LONGEST: usize = 64;
 const LONGEST_LABEL: usize = 63;
 
 impl Hostname {
+    /// The host name of a sandbox that asks for none: its name, with dashes for `_`, which is not for host names, and
+    /// without what no label begins or ends with.
+    #[must_use]
+    pub fn of(name: &SandboxName) -> Self {
+        let text = name.as_str().replace('_', "-");
+        let labels: Vec<&str> = text
+            .split('.')
+            .map(|label| label.trim_matches('-'))
+            .filter(|label| !label.is_empty())
+            .collect();
+        // Never empty: a sandbox's name begins with a letter or a digit, and is no longer than a label.
+        Self(labels.join("."))
+    }
+
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -74,6 +88,21 @@ mod tests {
             &"x".repeat(64),
         ] {
             assert!(bad.parse::<Hostname>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn host_names_are_made_of_names() {
+        for (name, hostname) in [
+            ("web1", "web1"),
+            ("my_web.", "my-web"),
+            ("a..b", "a.b"),
+            ("a-.-_b_.-", "a.b"),
+            ("php8.2-fpm", "php8.2-fpm"),
+        ] {
+            let made = Hostname::of(&name.parse().unwrap());
+            assert_eq!(made.as_str(), hostname);
+            assert_eq!(made.to_string().parse(), Ok(made));
         }
     }
 }

@@ -125,4 +125,14 @@ mod tests {
             "reading '/etc/list': line 3: 'b' is not an absolute path"
         );
     }
+    proptest::proptest! {
+        #[test]
+        fn any_path_is_read_back(source in "[^\\p{Cc}\u{fffe}\u{ffff}]{1,12}") {
+            let include = Include {
+                target: "/a".parse().unwrap(),
+                source: source.into(),
+            };
+            proptest::prop_assert_eq!(include.to_string().parse(), Ok(include));
+        }
+    }
 }

@@ -21,6 +21,7 @@ pub mod service;
 pub mod size;
 
 pub use disk::Disk;
+pub(crate) use escape::is_unwritable;
 pub use hostname::Hostname;
 pub use image::ImageFormat;
 pub use include::Include;

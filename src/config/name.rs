@@ -47,15 +47,6 @@ impl SandboxName {
     pub fn unit(&self) -> String {
         format!("{self}_sandbox.service")
     }
-
-    /// A host name made of it: `_` is not for host names (RFC 1123 section 2.1).
-    #[must_use]
-    pub fn hostname(&self) -> String {
-        self.0
-            .replace('_', "-")
-            .trim_end_matches(['-', '.'])
-            .to_owned()
-    }
 }
 
 impl FromStr for SandboxName {
@@ -111,13 +102,5 @@ mod tests {
         ] {
             assert!(bad.parse::<SandboxName>().is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn host_names_are_made_of_names() {
-        assert_eq!(
-            "my_web.".parse::<SandboxName>().unwrap().hostname(),
-            "my-web"
-        );
     }
 }

@@ -17,7 +17,7 @@ use crate::config::{Bytes, as_text};
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 #[command(next_help_heading = "Limits")]
 pub struct Resources {
-    /// Memory it may use [default: 2G]
+    /// Memory it may use [default: 2G for a container, 1G for a virtual machine]
     #[arg(long, value_name = "SIZE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Bytes>,

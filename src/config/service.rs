@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::config::network::Source;
 use crate::config::{Mount, Network, Resources, SandboxName};
 use crate::error::{Error, Result};
 use crate::sys::atomic;
@@ -104,17 +103,7 @@ impl SandboxConfig {
         if !self.path.is_absolute() {
             return Err(format!("'path' is not absolute: '{}'", self.path.display()));
         }
-        self.mounts.iter().try_for_each(check_mount)?;
-        if let Some(network) = self
-            .networks
-            .iter()
-            .find(|network| network.source == Some(Source::User))
-        {
-            return Err(format!(
-                "the NIC '{network}': a container has no user-mode network; use source=NETWORK, bridge= or direct="
-            ));
-        }
-        Ok(())
+        self.mounts.iter().try_for_each(check_mount)
     }
 
     /// The text of the file.
@@ -236,6 +225,28 @@ mod tests {
         assert_eq!(read, full());
         assert_eq!(read.to_toml().unwrap(), text);
         insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn mounts_of_throw_away_sandboxes_are_refused() {
+        for (mount, reason) in [
+            ("host-bind:/=/srv/root", "the root"),
+            ("host-image:/a=/a.img", "an image"),
+            ("host-image:/=/a.img", "the root"),
+            ("host-bind:/tmp=", "temporary"),
+            ("host-bind:/a=b", "not an absolute path"),
+        ] {
+            let text = format!("'{mount}'");
+            let good = full().to_toml().unwrap();
+            let bad = good.replace(r"'host-bind:/a\,b=/srv,ro'", &text);
+            assert_ne!(good, bad);
+            let error = SandboxConfig::parse(&bad, Path::new("/etc/x.toml")).unwrap_err();
+            let message = error.to_string();
+            assert!(
+                message.contains(&format!("the mount '{mount}'")) && message.contains(reason),
+                "{message}"
+            );
+        }
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! A container's domain.
 
+use std::path::PathBuf;
+
 use serde::Serialize;
 
+use crate::config::Network;
 use crate::config::network::{DEFAULT_SOURCE, Source};
 use crate::config::resources::DEFAULT_CONTAINER_MEMORY;
 use crate::domain::interface::Interface;
@@ -45,7 +48,7 @@ pub struct LxcDomain {
 
 #[derive(Debug, Serialize)]
 struct Disk {
-    source: String,
+    source: PathBuf,
     target: String,
     read_only: bool,
 }
@@ -88,7 +91,7 @@ impl LxcDomain {
     pub fn new(domain: &Domain, facts: &HostFacts, filesystems: Vec<Filesystem>) -> Self {
         let resources = &domain.resources;
         let default_source = Source::Network(DEFAULT_SOURCE.to_owned());
-        let interface = |(index, network): (usize, &crate::config::Network)| {
+        let interface = |(index, network): (usize, &Network)| {
             let source = network.source.as_ref().unwrap_or(&default_source);
             Interface::new(index, network, source, network.mac, resources)
         };
@@ -109,7 +112,7 @@ impl LxcDomain {
                 .iter()
                 .enumerate()
                 .map(|(index, disk)| Disk {
-                    source: disk.source.display().to_string(),
+                    source: disk.source.clone(),
                     target: disk_name("sd", index),
                     read_only: disk.read_only,
                 })
@@ -122,83 +125,4 @@ impl LxcDomain {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::{Resources, SandboxConfig};
-    use crate::domain::template::Template;
-
-    fn service(resources: Resources, networks: &[&str]) -> Domain {
-        Domain::of_service(&SandboxConfig {
-            networks: networks
-                .iter()
-                .map(|network| network.parse().unwrap())
-                .collect(),
-            resources,
-            ..SandboxConfig::example()
-        })
-    }
-
-    fn render(domain: &Domain) -> String {
-        let facts = HostFacts {
-            arch: "x86_64".into(),
-            system_dirs: vec![],
-            mount_points: vec![],
-        };
-        let filesystems = vec![
-            Filesystem {
-                source: "/stage".into(),
-                target: "/".into(),
-                read_only: false,
-            },
-            Filesystem {
-                source: "/usr<&'".into(),
-                target: "/host/usr".into(),
-                read_only: true,
-            },
-        ];
-        let domain = LxcDomain::new(domain, &facts, filesystems);
-        Template::LxcDomain.render(&domain, None).unwrap()
-    }
-
-    /// libvirt's own schema, asked through its test driver: no daemon is needed.
-    fn assert_valid(xml: &str) {
-        virt::error::clear_error_callback();
-        let connection = virt::connect::Connect::open(Some("test:///default")).unwrap();
-        let flags = virt::sys::VIR_DOMAIN_DEFINE_VALIDATE;
-        connection.define_domain_xml_flags(xml, flags).unwrap();
-    }
-
-    #[test]
-    fn the_smallest_domain() {
-        let xml = render(&service(Resources::default(), &[]));
-        assert_valid(&xml);
-        insta::assert_snapshot!(xml);
-    }
-
-    #[test]
-    fn every_setting_is_in_the_domain() {
-        let resources = Resources {
-            memory: Some("1G".parse().unwrap()),
-            cpus: Some(2),
-            cpu_shares: Some(512),
-            cpu_quota: Some(150),
-            cpu_pinning: Some("0-1".parse().unwrap()),
-            numa_nodes: Some("0".parse().unwrap()),
-            pids: Some(100),
-            io_weight: Some(200),
-            io_read: vec!["/dev/sda=10M".parse().unwrap()],
-            io_write: vec!["/dev/sdb=5M".parse().unwrap()],
-            io_read_ops: vec!["/dev/sda=100".parse().unwrap()],
-            io_write_ops: vec!["/dev/sda=50".parse().unwrap()],
-            net_receive: Some("10M".parse().unwrap()),
-            net_send: Some("1".parse().unwrap()),
-        };
-        let networks = [
-            "dhcp,mac=52:54:00:12:34:56,filter=clean-traffic,filter.ip=192.0.2.7",
-            "address=192.0.2.7/24,source=lab",
-        ];
-        let xml = render(&service(resources, &networks));
-        assert_valid(&xml);
-        insta::assert_snapshot!(xml);
-    }
-}
+mod tests;

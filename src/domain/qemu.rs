@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::config::network::Source;
-use crate::config::publish::Protocol;
 use crate::config::resources::DEFAULT_MACHINE_MEMORY;
 use crate::config::{Mac, Publish};
 use crate::domain::interface::Interface;
@@ -51,7 +50,7 @@ pub enum Emulation {
 /// A directory of the host that the guest can mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Share {
-    /// What the guest mounts it by: 1 to 31 bytes for 9p, to 35 for virtiofs.
+    /// What the guest mounts it by: 1 to 31 bytes for 9p, to 36 for virtiofs.
     pub tag: String,
     /// The directory.
     pub source: PathBuf,
@@ -93,28 +92,28 @@ pub struct QemuDomain {
     #[serde(flatten)]
     tune: Tune,
     shared_memory: bool,
-    kernel: String,
-    initrd: String,
+    kernel: PathBuf,
+    initrd: PathBuf,
     command_line: String,
     on_reboot: &'static str,
     filesystems: Vec<ShareView>,
     disks: Vec<Disk>,
     interfaces: Vec<Interface>,
     arguments: Vec<String>,
-    console: String,
+    console: PathBuf,
     consoles: u32,
-    channel: String,
+    channel: PathBuf,
     channel_name: &'static str,
     security: Option<SecLabelView>,
 }
 
 #[derive(Debug, Serialize)]
 struct ShareView {
-    source: String,
+    source: PathBuf,
     tag: String,
     read_only: bool,
     access_mode: &'static str,
-    virtiofsd: Option<String>,
+    virtiofsd: Option<PathBuf>,
     chroot: bool,
 }
 
@@ -122,7 +121,7 @@ struct ShareView {
 struct Disk {
     r#type: &'static str,
     source_attribute: &'static str,
-    source: String,
+    source: PathBuf,
     format: &'static str,
     target: String,
     serial: String,
@@ -154,17 +153,17 @@ impl QemuDomain {
                 .shares
                 .iter()
                 .any(|share| matches!(share.transport, Transport::Virtiofs { .. })),
-            kernel: machine.kernel.display().to_string(),
-            initrd: machine.initrd.display().to_string(),
+            kernel: machine.kernel.clone(),
+            initrd: machine.initrd.clone(),
             command_line: machine.command_line.clone(),
             on_reboot: domain.on_reboot.as_str(),
             filesystems: machine.shares.iter().map(ShareView::from).collect(),
             disks: domain.disks.iter().enumerate().map(disk).collect(),
             interfaces,
             arguments,
-            console: machine.console.display().to_string(),
+            console: machine.console.clone(),
             consoles: domain.consoles,
-            channel: machine.channel.display().to_string(),
+            channel: machine.channel.clone(),
             channel_name: CHANNEL,
             security: domain.security.as_ref().map(SecLabelView::from),
         }
@@ -207,25 +206,30 @@ fn publishing_nic(index: usize, mac: Mac, publish: &[Publish]) -> [String; 4] {
     let forwards: String = publish
         .iter()
         .map(|publish| {
-            let protocol = match publish.protocol {
-                Protocol::Tcp => "tcp",
-                Protocol::Udp => "udp",
-            };
             let address = publish
                 .address
                 .map(|address| address.to_string())
                 .unwrap_or_default();
             format!(
-                ",hostfwd={protocol}:{address}:{}-:{}",
-                publish.host, publish.guest
+                ",hostfwd={}:{address}:{}-:{}",
+                publish.protocol.as_str(),
+                publish.host,
+                publish.guest
             )
         })
         .collect();
+    let device = serde_json::json!({
+        "driver": "virtio-net-pci",
+        "netdev": format!("published{index}"),
+        "mac": mac.to_string(),
+        "romfile": "",
+    });
     [
         "-netdev".to_owned(),
         format!("user,id=published{index}{forwards}"),
         "-device".to_owned(),
-        format!("virtio-net-pci,netdev=published{index},mac={mac},romfile="),
+        // As libvirt writes its own devices: QEMU makes any other before them, in a slot that libvirt has given to one.
+        device.to_string(),
     ]
 }
 
@@ -237,7 +241,7 @@ fn disk((index, disk): (usize, &BlockDevice)) -> Disk {
     Disk {
         r#type,
         source_attribute,
-        source: disk.source.display().to_string(),
+        source: disk.source.clone(),
         format: disk.format.libvirt_name(),
         target: disk_name("vd", index),
         serial: disk.serial.clone(),
@@ -251,11 +255,11 @@ impl From<&Share> for ShareView {
             Transport::Plan9 { squash: true } => ("squash", None, false),
             Transport::Plan9 { squash: false } => ("passthrough", None, false),
             Transport::Virtiofs { binary, chroot } => {
-                ("passthrough", Some(binary.display().to_string()), *chroot)
+                ("passthrough", Some(binary.clone()), *chroot)
             }
         };
         Self {
-            source: share.source.display().to_string(),
+            source: share.source.clone(),
             tag: share.tag.clone(),
             read_only: share.read_only,
             access_mode,

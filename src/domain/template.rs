@@ -3,8 +3,10 @@
 use std::path::Path;
 
 use serde::Serialize;
+use serde_json::Value;
 use tera::{Context, Tera};
 
+use crate::config::is_unwritable;
 use crate::error::{Error, Result};
 
 /// Where an admin's own templates are.
@@ -51,7 +53,8 @@ impl Template {
     /// built-in one.
     ///
     /// # Errors
-    /// A template that does not parse or names what `view` does not have.
+    /// A template that does not parse or names what `view` does not have; for XML a text that XML cannot carry, such as a path
+    /// with a line end, or one that is not UTF-8.
     pub fn render(self, view: &impl Serialize, overrides: Option<&Path>) -> Result<String> {
         let path = overrides.map(|dir| dir.join(self.file()));
         let replaced = path
@@ -79,8 +82,24 @@ impl Template {
         tera.register_filter("unit_path", unit_path);
         tera.add_raw_template(self.file(), replaced.as_deref().unwrap_or(self.built_in()))
             .map_err(failed)?;
+        if self.file().ends_with(".xml") {
+            let value = serde_json::to_value(view).map_err(Error::step("making the domain"))?;
+            check_xml(&value)?;
+        }
         let context = Context::from_serialize(view).map_err(failed)?;
         tera.render(self.file(), &context).map_err(failed)
+    }
+}
+
+/// Escapes do not help against these: the parser at the other end would read something else, or nothing.
+fn check_xml(value: &Value) -> Result<()> {
+    match value {
+        Value::String(text) if text.chars().any(is_unwritable) => Err(Error::refused(format!(
+            "{text:?} has a character that libvirt's XML cannot carry; choose another name"
+        ))),
+        Value::Array(values) => values.iter().try_for_each(check_xml),
+        Value::Object(members) => members.values().try_for_each(check_xml),
+        Value::String(_) | Value::Null | Value::Bool(_) | Value::Number(_) => Ok(()),
     }
 }
 
@@ -116,6 +135,16 @@ pub fn escape_word(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_xml_cannot_carry_is_not_written() {
+        for text in ["/a\nb", "/\u{1}", "/\u{ffff}"] {
+            let value = serde_json::json!({ "name": "x", "paths": [{ "source": text }] });
+            assert!(check_xml(&value).is_err(), "{text:?}");
+        }
+        let value = serde_json::json!({ "name": "<é ]]>", "paths": ["/a b"], "count": 1 });
+        check_xml(&value).unwrap();
+    }
 
     #[test]
     fn words_of_units_are_inert() {

@@ -1,6 +1,7 @@
 //! Limits as the templates see them, the same for every driver.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde::Serialize;
 
@@ -18,7 +19,7 @@ pub(super) struct Tune {
 
 #[derive(Debug, Serialize)]
 struct IoDevice {
-    path: String,
+    path: PathBuf,
     limits: Vec<IoLimit>,
 }
 
@@ -49,7 +50,7 @@ pub(super) fn quota_us(percent: u32) -> u64 {
 }
 
 fn io_devices(resources: &Resources) -> Vec<IoDevice> {
-    let mut devices: BTreeMap<String, Vec<IoLimit>> = BTreeMap::new();
+    let mut devices: BTreeMap<PathBuf, Vec<IoLimit>> = BTreeMap::new();
     for (element, limits) in [
         ("read_iops_sec", &resources.io_read_ops),
         ("write_iops_sec", &resources.io_write_ops),
@@ -58,7 +59,7 @@ fn io_devices(resources: &Resources) -> Vec<IoDevice> {
     ] {
         for limit in limits {
             devices
-                .entry(limit.device.display().to_string())
+                .entry(limit.device.clone())
                 .or_default()
                 .push(IoLimit {
                     element,

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::config::network::{DEFAULT_SOURCE, Source};
 use crate::config::service::VERSION;
 use crate::config::{Hostname, Mac, Mount, Network, Resources, SandboxConfig, SandboxName, State};
+use crate::domain::{Domain, lxc};
 use crate::error::{Error, Result};
 use crate::host;
 use crate::hypervisor::libvirt::Libvirt;
@@ -68,9 +69,9 @@ impl Sandboxes {
         let root = Path::new("/");
         let hostname = request
             .hostname
-            .as_ref()
-            .map(ToString::to_string)
-            .unwrap_or_else(|| request.name.hostname());
+            .clone()
+            .unwrap_or_else(|| Hostname::of(&request.name))
+            .to_string();
         let service = Service::discover(root, &request.units, &request.packages, &hostname)?;
         preflight::check(root, &service)?;
         let uuid = uuid::Uuid::new_v4();
@@ -103,6 +104,7 @@ impl Sandboxes {
             resources: request.resources.clone(),
         };
         config.check().map_err(Error::refused)?;
+        lxc::check(&Domain::of_service(&config))?;
         let mut tree = TreePlan::new(root, &config, &service, request.state)?;
         if request.state == State::Auto {
             activity::refuse_live_state(&service, &tree.state)?;

@@ -32,7 +32,8 @@ pub struct Args {
     /// Copy the state in any case: the same as --state copy
     #[arg(short = 'C', long, conflicts_with = "state")]
     copy: bool,
-    /// NIC: dhcp, source=NETWORK, mac=MAC, address=IP[/PREFIX], route=NET[/PREFIX]%GATEWAY, filter=NAME; or none
+    /// NIC: dhcp, source=NETWORK, bridge=BRIDGE, direct=DEVICE, mac=MAC, address=IP[/PREFIX], route=NET[/PREFIX]%GATEWAY,
+    /// filter=NAME; or none
     /// [default: dhcp,source=default]
     #[arg(short = 'N', long, value_name = "NIC")]
     network: Vec<NetworkChoice>,

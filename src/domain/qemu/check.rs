@@ -1,8 +1,9 @@
 //! What QEMU and libvirt's driver for it cannot do, said before they say it.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
-use super::{Machine, Share, Transport};
+use super::{Machine, Share, Transport, mac};
 use crate::config::Resources;
 use crate::config::network::Source;
 use crate::domain::{BlockDevice, Domain};
@@ -17,9 +18,9 @@ pub enum Authority {
     User,
 }
 
-/// Longest tag of a share, in bytes: QEMU's `MAX_TAG_LEN` for 9p, the protocol's field with its NUL for virtiofs.
+/// Longest tag of a share, in bytes: `MAX_TAG_LEN` of QEMU, and the field of `struct virtio_fs_config`.
 const LONGEST_PLAN9_TAG: usize = 31;
-const LONGEST_VIRTIOFS_TAG: usize = 35;
+const LONGEST_VIRTIOFS_TAG: usize = 36;
 
 /// Longest serial of a virtio disk, in bytes (`VIRTIO_BLK_ID_BYTES`).
 const LONGEST_SERIAL: usize = 20;
@@ -103,6 +104,15 @@ fn check_networks(domain: &Domain) -> Result<()> {
         if is_shaped {
             return Err(Error::refused(format!(
                 "the NIC '{network}': --net-receive and --net-send do not limit a user-mode network; use source=NETWORK or bridge="
+            )));
+        }
+    }
+    let mut seen = HashSet::new();
+    for index in 0..domain.networks.len() {
+        let mac = mac(domain, index);
+        if !seen.insert(mac) {
+            return Err(Error::refused(format!(
+                "two NICs have the address {mac}, by which the guest tells them apart; give one another mac="
             )));
         }
     }

@@ -1,1 +1,158 @@
+use super::*;
+use crate::config::ImageFormat;
+use crate::domain::template::Template;
+use crate::domain::tests::{
+    assert_valid, attribute, block_device, every_limit, facts, hostile_path, networks, security,
+    smallest, text,
+};
+use crate::domain::{OnReboot, SecModel};
 
+pub(super) fn machine() -> Machine {
+    Machine {
+        emulation: Emulation::Tcg,
+        kernel: "/run/sandbox/kernel".into(),
+        initrd: "/run/sandbox/initrd".into(),
+        command_line: "console=hvc0 quiet panic=-1".to_owned(),
+        channel: "/run/sandbox/channel".into(),
+        console: "/run/sandbox/console".into(),
+        shares: vec![],
+    }
+}
+
+pub(super) fn share(tag: &str, source: &str, read_only: bool, transport: Transport) -> Share {
+    Share {
+        tag: tag.to_owned(),
+        source: source.into(),
+        read_only,
+        transport,
+    }
+}
+
+fn render(domain: &Domain, machine: &Machine) -> String {
+    let view = QemuDomain::new(domain, machine, &facts());
+    Template::QemuDomain.render(&view, None).unwrap()
+}
+
+#[test]
+fn the_smallest_machine() {
+    let xml = render(&smallest(), &machine());
+    assert_valid(&xml);
+    insta::assert_snapshot!(xml);
+}
+
+#[test]
+fn every_setting_is_in_the_domain() {
+    let domain = Domain {
+        resources: every_limit(),
+        networks: networks(&[
+            "dhcp,source=default,mac=52:54:00:12:34:56,filter=clean-traffic,filter.ip=192.0.2.7",
+            "address=192.0.2.7/24,bridge=br0",
+            "direct=eth0,mode=vepa",
+        ]),
+        security: Some(security(
+            SecModel::SeLinux,
+            Some("system_u:system_r:svirt_t:s0"),
+            None,
+        )),
+        disks: vec![
+            BlockDevice {
+                format: ImageFormat::Qcow2,
+                ..block_device("/srv/a.qcow2", BlockKind::File)
+            },
+            BlockDevice {
+                read_only: true,
+                serial: "disk1".to_owned(),
+                ..block_device("/dev/sdb", BlockKind::Block)
+            },
+            BlockDevice {
+                format: ImageFormat::Dmg,
+                serial: "disk2".to_owned(),
+                ..block_device("/srv/a.dmg", BlockKind::File)
+            },
+        ],
+        consoles: 1,
+        on_reboot: OnReboot::Restart,
+        ..smallest()
+    };
+    let machine = Machine {
+        emulation: Emulation::Kvm,
+        shares: vec![
+            share("root", "/", true, Transport::Plan9 { squash: false }),
+            share("mount0", "/home", false, Transport::Plan9 { squash: true }),
+        ],
+        ..machine()
+    };
+    check(&domain, &machine, Authority::Root).unwrap();
+    let xml = render(&domain, &machine);
+    assert_valid(&xml);
+    insta::assert_snapshot!(xml);
+}
+
+#[test]
+fn files_come_through_virtiofs_and_ports_are_published() {
+    let domain = Domain {
+        networks: networks(&["dhcp", "dhcp,user,mac=52:54:00:12:34:56"]),
+        publish: vec![
+            "8080:80".parse().unwrap(),
+            "127.0.0.1:5353:53/udp".parse().unwrap(),
+        ],
+        security: Some(security(SecModel::AppArmor, None, Some("my-profile"))),
+        ..smallest()
+    };
+    let virtiofs = |binary: &str, chroot| Transport::Virtiofs {
+        binary: binary.into(),
+        chroot,
+    };
+    let machine = Machine {
+        shares: vec![
+            share(
+                "root",
+                "/",
+                false,
+                virtiofs("/usr/lib/qemu/virtiofsd", true),
+            ),
+            share(
+                "mount0",
+                "/home",
+                false,
+                virtiofs("/usr/libexec/virtiofsd", false),
+            ),
+        ],
+        ..machine()
+    };
+    check(&domain, &machine, Authority::User).unwrap();
+    let xml = render(&domain, &machine);
+    assert_valid(&xml);
+    insta::assert_snapshot!(xml);
+}
+
+#[test]
+fn every_nic_has_an_address_the_guest_can_know() {
+    let domain = Domain {
+        networks: networks(&["dhcp", "dhcp,mac=52:54:00:12:34:56"]),
+        ..smallest()
+    };
+    assert_eq!(mac(&domain, 0), Mac::of_sandbox(&domain.uuid, 0));
+    assert_eq!(mac(&domain, 1).to_string(), "52:54:00:12:34:56");
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_path_breaks_the_document(path in hostile_path()) {
+        let domain = Domain {
+            disks: vec![block_device(&path, BlockKind::File)],
+            ..smallest()
+        };
+        let machine = Machine {
+            kernel: path.clone().into(),
+            command_line: format!("init={path}"),
+            shares: vec![share("root", &path, true, Transport::Plan9 { squash: true })],
+            ..machine()
+        };
+        let xml = render(&domain, &machine);
+        proptest::prop_assert_eq!(attribute(&xml, "source", "dir"), path.as_str());
+        proptest::prop_assert_eq!(attribute(&xml, "source", "file"), path.as_str());
+        proptest::prop_assert_eq!(text(&xml, "kernel"), path.as_str());
+        proptest::prop_assert_eq!(text(&xml, "cmdline"), format!("init={path}"));
+    }
+}

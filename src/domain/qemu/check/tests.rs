@@ -1,1 +1,109 @@
+use super::super::tests::{machine, share};
+use super::*;
+use crate::domain::BlockKind;
+use crate::domain::tests::{block_device, every_limit, networks, smallest};
 
+fn assert_refused(domain: &Domain, machine: &Machine, authority: Authority, reason: &str) {
+    let error = check(domain, machine, authority).unwrap_err().to_string();
+    assert!(error.contains(reason), "{error}");
+}
+
+#[test]
+fn a_user_has_no_cgroups_and_no_networks() {
+    let domain = Domain {
+        resources: every_limit(),
+        ..smallest()
+    };
+    check(&domain, &machine(), Authority::Root).unwrap();
+    assert_refused(&domain, &machine(), Authority::User, "--cpu-shares needs");
+    for nic in ["dhcp,source=default", "direct=eth0"] {
+        let domain = Domain {
+            networks: networks(&[nic]),
+            ..smallest()
+        };
+        check(&domain, &machine(), Authority::Root).unwrap();
+        assert_refused(&domain, &machine(), Authority::User, nic);
+    }
+    for nic in ["dhcp", "dhcp,user", "dhcp,bridge=br0"] {
+        let domain = Domain {
+            networks: networks(&[nic]),
+            ..smallest()
+        };
+        check(&domain, &machine(), Authority::User).unwrap();
+    }
+}
+
+#[test]
+fn a_user_may_still_choose_what_needs_no_cgroup() {
+    let domain = Domain {
+        resources: Resources {
+            memory: Some("2G".parse().unwrap()),
+            cpus: Some(2),
+            cpu_pinning: Some("0".parse().unwrap()),
+            pids: Some(100),
+            ..Resources::default()
+        },
+        ..smallest()
+    };
+    check(&domain, &machine(), Authority::User).unwrap();
+}
+
+#[test]
+fn what_user_mode_cannot_do_is_refused() {
+    let with = |nics: &[&str], publish: &[&str], resources: Resources| Domain {
+        networks: networks(nics),
+        publish: publish.iter().map(|text| text.parse().unwrap()).collect(),
+        resources,
+        ..smallest()
+    };
+    let none = Resources::default;
+    for (domain, reason) in [
+        (with(&["user,filter=clean"], &[], none()), "no filters"),
+        (
+            with(&["dhcp", "mac=52:54:00:00:00:00"], &[], none()),
+            "two NICs",
+        ),
+        (with(&["dhcp"], &[], every_limit()), "--net-receive"),
+        (with(&[], &["80:80"], none()), "add -N dhcp,user"),
+        (
+            with(&["bridge=br0"], &["80:80"], none()),
+            "add -N dhcp,user",
+        ),
+        (with(&["dhcp"], &["80:80", "[::1]:81:81"], none()), "IPv4"),
+    ] {
+        assert_refused(&domain, &machine(), Authority::Root, reason);
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    for serial in ["", "a b", "x".repeat(21).as_str()] {
+        let mut domain = smallest();
+        domain.disks = vec![block_device("/a", BlockKind::File)];
+        check(&domain, &machine(), Authority::Root).unwrap();
+        domain.disks[0].serial = serial.to_owned();
+        assert_refused(&domain, &machine(), Authority::Root, "serial");
+    }
+    let plan9 = || Transport::Plan9 { squash: false };
+    let virtiofs = || Transport::Virtiofs {
+        binary: "/usr/libexec/virtiofsd".into(),
+        chroot: false,
+    };
+    for (share, reason) in [
+        (share("", "/", true, plan9()), "1 to 31"),
+        (share(&"x".repeat(32), "/", true, plan9()), "1 to 31"),
+        (share(&"x".repeat(37), "/", false, virtiofs()), "1 to 36"),
+        (share("root", "/", true, virtiofs()), "read-only"),
+    ] {
+        let machine = Machine {
+            shares: vec![share],
+            ..machine()
+        };
+        assert_refused(&smallest(), &machine, Authority::Root, reason);
+    }
+    let machine = Machine {
+        console: format!("/{}", "x".repeat(107)).into(),
+        ..machine()
+    };
+    assert_refused(&smallest(), &machine, Authority::Root, "107 bytes");
+}
