@@ -55,6 +55,16 @@ impl UserDirectory {
             fs::copy(entry.path(), known.join(entry.file_name()))
                 .context("copying what is known of QEMU")?;
         }
+        // A virtlogd would stay for a while after the last guest.
+        let configuration = self.home().join(".config/libvirt");
+        fs::create_dir_all(&configuration)
+            .and_then(|()| {
+                fs::write(
+                    configuration.join("qemu.conf"),
+                    "stdio_handler = \"file\"\n",
+                )
+            })
+            .context("writing the user's qemu.conf")?;
         own(&self.0, user.uid.as_raw(), user.gid.as_raw())?;
         for dir in [self.home(), self.runtime()] {
             fs::set_permissions(&dir, Permissions::from_mode(0o700))
