@@ -2,6 +2,7 @@
 # Installs Debian packages for the tests; nothing is started by it.
 #
 #   packages.sh base               what building and testing needs
+#   packages.sh bench              what `make bench` needs beside it
 #   packages.sh install PACKAGE…   those of the packages that are missing
 #   packages.sh purge PACKAGE…     those of the packages that are there
 set -euo pipefail
@@ -12,15 +13,24 @@ base=(
     # libvirt with its LXC driver, and what its networks need
     libvirt-daemon libvirt-daemon-system libvirt-daemon-driver-lxc libvirt-clients
     dnsmasq-base iproute2 iptables
+    # libvirt's QEMU driver, virtiofsd, and kernels with and without 9p
+    libvirt-daemon-driver-qemu qemu-system-x86 qemu-utils linux-image-amd64 linux-image-cloud-amd64
     # the guest's init, and what the tests look with
-    systemd dbus acl attr curl procps ca-certificates
+    systemd dbus acl attr curl procps ca-certificates cpio kmod
 )
+
+# What one-shot sandboxes are compared with, and what that needs.
+bench=(podman crun bubblewrap systemd-container xz-utils python3-venv)
 
 [ "$(id -u)" = 0 ] || { echo "packages.sh: must be root" >&2; exit 1; }
 [ -e /etc/debian_version ] || { echo "packages.sh: knows Debian only; install: ${base[*]}" >&2; exit 1; }
 
 installed() {
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
+}
+
+candidate() {
+    LC_ALL=C apt-cache policy "$1" | sed -n 's/^ *Candidate: //p'
 }
 
 # Services must not start outside of a sandbox: invoke-rc.d(8) asks this program.
@@ -65,8 +75,9 @@ shift || true
 wanted=("$@")
 case $action in
     base) wanted=("${base[@]}") action=install ;;
+    bench) wanted=("${bench[@]}") action=install ;;
     install | purge) ;;
-    *) echo "usage: packages.sh base|install|purge [PACKAGE…]" >&2; exit 2 ;;
+    *) echo "usage: packages.sh base|bench|install|purge [PACKAGE…]" >&2; exit 2 ;;
 esac
 
 chosen=()
@@ -82,7 +93,13 @@ done
 echo "$action: ${chosen[*]}"
 if [ "$action" = install ]; then
     update
-    apt install --no-install-recommends "${chosen[@]}"
+    # An initrd takes a minute to build and guests have one of their own. A host that boots by itself gets it.
+    [ -e /boot/grub ] || export INITRD=No
+    # All of QEMU is of one version: one part from backports would keep the others from being installed.
+    if [[ " ${chosen[*]} " == *" qemu-system-x86 "* ]] && installed qemu-utils; then
+        chosen+=("qemu-utils=$(candidate qemu-system-x86)")
+    fi
+    apt install --no-install-recommends --allow-downgrades "${chosen[@]}"
 else
     apt purge "${chosen[@]}"
 fi

@@ -3,7 +3,9 @@
 //! | module | what it owns |
 //! |---|---|
 //! | [`libvirtd`] | starting a private libvirtd, telling the tests how to reach it, stopping it |
-//! | [`serve`] | the process that daemon lives under: its mount namespace and the reaping of orphans |
+//! | [`user`] | an ordinary user with a libvirtd of their own |
+//! | [`serve`] | the process the daemons live under: it reaps their orphans and takes them down |
+//! | [`guest`] | the smallest guest there can be, to compare with |
 //! | [`network`] | the libvirt network `default` of the private daemon |
 //! | [`snapshot`] | what must be as before once a sandbox is gone |
 //! | [`zoo`] | real services, created with nothing but their unit |
@@ -11,8 +13,12 @@
 //! Nothing here links libvirt or the crate under test: both are used as an admin would, by their
 //! commands.
 
+pub mod guest;
 pub mod libvirtd;
+mod namespace;
 pub mod network;
+mod process;
 pub mod serve;
 pub mod snapshot;
+pub mod user;
 pub mod zoo;

@@ -1,9 +1,12 @@
 //! The private libvirtd of a test run, seen from the tests.
 //!
 //! Owns the daemon's directory, its life time and the environment that leads a libvirt client to
-//! it. Its namespace and its teardown are the business of [`crate::serve`].
+//! it. Its namespace and its teardown are the business of [`crate::serve`]; an ordinary user with a
+//! daemon of their own comes with it, see [`crate::user`].
 
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -16,6 +19,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::serve;
+use crate::user::{DIRECTORY_VARIABLE, UserDirectory};
 
 /// Names the daemon's parent, which has its mounts and outlives its restarts; tests look at them through it.
 pub const PID_VARIABLE: &str = "VIRT_SANDBOX_TEST_LIBVIRTD";
@@ -43,6 +47,8 @@ impl Libvirtd {
         // In /run: short enough for a socket's 108 bytes, and outside of any /tmp a unit hides.
         let dir = tempfile::Builder::new()
             .prefix("virt-sandbox-test.")
+            // The ordinary user has directories below it.
+            .permissions(Permissions::from_mode(0o711))
             .tempdir_in("/run")
             .context("creating a directory in '/run'")?;
         let mut serve = Command::new(harness)
@@ -77,8 +83,13 @@ impl Libvirtd {
     }
 
     /// The environment that leads clients and tests to this daemon.
-    pub fn environment(&self) -> [(&'static str, String); 2] {
-        [(URI_VARIABLE, self.uri()), (PID_VARIABLE, self.pid.clone())]
+    pub fn environment(&self) -> [(&'static str, String); 3] {
+        let user = UserDirectory::of(self.dir.path());
+        [
+            (URI_VARIABLE, self.uri()),
+            (PID_VARIABLE, self.pid.clone()),
+            (DIRECTORY_VARIABLE, user.path().display().to_string()),
+        ]
     }
 
     /// Stops the daemon and all below it.
@@ -124,6 +135,19 @@ pub(crate) fn uri(driver: &str, dir: &Path) -> String {
         "{driver}:///system?socket={}/run/libvirt-sock",
         dir.display()
     )
+}
+
+/// The URI of the QEMU driver of the private daemon that the environment names.
+///
+/// # Errors
+///
+/// There is none.
+pub fn qemu_uri() -> Result<String> {
+    let uri = std::env::var(URI_VARIABLE).context("no libvirtd is named")?;
+    let (_, rest) = uri
+        .split_once(':')
+        .with_context(|| format!("'{uri}' is not of a private libvirtd"))?;
+    Ok(format!("qemu:{rest}"))
 }
 
 /// Restarts the private daemon that the environment names, and waits until it answers.

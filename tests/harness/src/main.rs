@@ -1,11 +1,12 @@
 //! `test-harness`: the harness for a shell.
 
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, ExitStatus};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use test_harness::libvirtd::Libvirtd;
+use test_harness::user::UserDirectory;
 use test_harness::{serve, zoo};
 
 /// Runs commands and services against a private libvirtd
@@ -20,6 +21,12 @@ struct Arguments {
 enum Action {
     /// Run COMMAND with a private libvirtd as libvirt's default, then stop it
     WithLibvirtd {
+        /// The command and its arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+    /// Run COMMAND as an ordinary user whose `qemu:///session` is private; below with-libvirtd
+    AsUser {
         /// The command and its arguments
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
@@ -44,6 +51,7 @@ fn main() -> ExitCode {
 fn run(action: Action) -> Result<ExitCode> {
     match action {
         Action::WithLibvirtd { command } => with_libvirtd(&command),
+        Action::AsUser { command } => as_user(&command),
         Action::Zoo(options) => zoo::run(&options),
         Action::Serve { dir } => serve::serve(&dir).map(|()| ExitCode::SUCCESS),
     }
@@ -57,9 +65,22 @@ fn with_libvirtd(command: &[String]) -> Result<ExitCode> {
         .status()
         .with_context(|| format!("running '{}'", command[0]))?;
     daemon.stop()?;
-    // 128 + n is how a shell tells of a signal; without a code there was one.
-    Ok(status
+    Ok(exit_code(status))
+}
+
+fn as_user(command: &[String]) -> Result<ExitCode> {
+    let status = UserDirectory::from_environment()?
+        .command(&command[0])
+        .args(&command[1..])
+        .status()
+        .with_context(|| format!("running '{}'", command[0]))?;
+    Ok(exit_code(status))
+}
+
+/// 128 + n is how a shell tells of a signal; without a code there was one.
+fn exit_code(status: ExitStatus) -> ExitCode {
+    status
         .code()
         .and_then(|code| u8::try_from(code).ok())
-        .map_or(ExitCode::from(128), ExitCode::from))
+        .map_or(ExitCode::from(128), ExitCode::from)
 }

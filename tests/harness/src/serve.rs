@@ -1,28 +1,26 @@
-//! The process a private libvirtd lives under.
+//! The process the private daemons live under: root's libvirtd, and an ordinary user's.
 //!
-//! It gives the daemon a mount namespace in which its configuration and state are its own and the
-//! cgroup layout is one libvirt can use; it is the subreaper of all the daemon starts; and it
-//! takes everything down in order when it is told to or when the test run dies. At SIGHUP it starts
-//! the daemon anew. It knows nothing of tests.
+//! It gives them a mount namespace ([`crate::namespace`]); it is the subreaper of all they start;
+//! and it takes everything down in order when it is told to or when the test run dies. At SIGHUP it
+//! starts root's daemon anew. It knows nothing of tests.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
-use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
-use nix::mount::{MsFlags, mount, umount};
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal, kill};
-use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getppid};
 
-use crate::{libvirtd, network};
+use crate::process::{children, ended, pid_of, unblocked};
+use crate::user::UserDirectory;
+use crate::{libvirtd, namespace, network};
 
 /// How long a daemon may take to say that it is ready.
 const READY: Duration = Duration::from_secs(60);
@@ -30,22 +28,12 @@ const READY: Duration = Duration::from_secs(60);
 /// Names the daemon that a restart has made, below the daemon's directory.
 pub(crate) const RESTARTED: &str = "restarted";
 
-/// Directories of libvirt that the private daemon must not share, and what each is in its own.
-///
-/// `/run/libvirt` holds the sockets too: outside of the namespace they are `DIR/run/…`.
-const PRIVATE: [(&str, &str); 4] = [
-    ("etc", "/etc/libvirt"),
-    ("run", "/run/libvirt"),
-    ("dnsmasq", "/var/lib/libvirt/dnsmasq"),
-    ("qemu", "/var/lib/libvirt/qemu"),
-];
-
-/// Runs a libvirtd in `dir` until SIGTERM; prints `ready PID` once it answers, with the process in
-/// whose namespace it lives: this one, which stays when the daemon is restarted.
+/// Runs the daemons in `dir` until SIGTERM; prints `ready PID` once they answer, with the process in
+/// whose namespace they live: this one, which stays when a daemon is restarted.
 ///
 /// # Errors
 ///
-/// The daemon does not start, or something it started had to be removed by force.
+/// A daemon does not start, or something they started had to be removed by force.
 pub fn serve(dir: &Path) -> Result<()> {
     let parent = getppid();
     prctl::set_child_subreaper(true).context("becoming a subreaper")?;
@@ -63,10 +51,11 @@ pub fn serve(dir: &Path) -> Result<()> {
     }
     signals.thread_block().context("blocking signals")?;
 
-    enter_namespace(dir)?;
-    let mut daemon = Daemon::start(dir)?;
-    let result = daemon.run(dir, &signals);
-    let clean = daemon.take_down(dir);
+    namespace::enter(dir)?;
+    UserDirectory::of(dir).create()?;
+    let mut daemons = Daemons::start(dir)?;
+    let result = daemons.run(&signals);
+    let clean = daemons.take_down();
     // A parent that was killed can no longer remove its directory.
     if getppid() != parent {
         fs::remove_dir_all(dir).with_context(|| format!("removing '{}'", dir.display()))?;
@@ -74,170 +63,104 @@ pub fn serve(dir: &Path) -> Result<()> {
     result.and(clean)
 }
 
-/// Gives this process, and so the daemon, a view of its own.
-fn enter_namespace(dir: &Path) -> Result<()> {
-    unshare(CloneFlags::CLONE_NEWNS).context("unsharing the mount namespace")?;
-    // A slave still sees what the host mounts later, and never mounts anything there.
-    mount(
-        None::<&str>,
-        "/",
-        None::<&str>,
-        MsFlags::MS_REC | MsFlags::MS_SLAVE,
-        None::<&str>,
-    )
-    .context("making mounts slaves")?;
-
-    // libvirt's LXC driver takes a hybrid layout for a unified one and fails to create its cgroup;
-    // without the two hierarchies that have no controllers it is plain v1. A host with pure
-    // cgroup v2 has no tmpfs here and stays as it is.
-    if statfs("/sys/fs/cgroup").is_ok_and(|fs| fs.filesystem_type() == TMPFS_MAGIC) {
-        for hierarchy in ["/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"] {
-            match umount(hierarchy) {
-                Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
-                Err(error) => return Err(error).context(format!("unmounting '{hierarchy}'")),
-            }
-        }
-    }
-
-    for (name, target) in PRIVATE {
-        let source = dir.join(name);
-        for path in [source.as_path(), Path::new(target)] {
-            fs::create_dir_all(path).with_context(|| format!("creating '{}'", path.display()))?;
-        }
-        mount(
-            Some(&source),
-            target,
-            None::<&str>,
-            MsFlags::MS_BIND,
-            None::<&str>,
-        )
-        .with_context(|| format!("binding '{target}'"))?;
-    }
-    // libvirt_lxc writes there and libvirtd does not create it.
-    fs::create_dir_all("/var/log/libvirt/lxc").context("creating '/var/log/libvirt/lxc'")?;
-    let etc = dir.join("etc");
-    for (file, text) in [
-        (
-            "libvirtd.conf",
-            "auth_unix_ro = \"none\"\nauth_unix_rw = \"none\"\n",
-        ),
-        (
-            "qemu.conf",
-            "stdio_handler = \"file\"\nuser = \"root\"\ngroup = \"root\"\n",
-        ),
-    ] {
-        fs::write(etc.join(file), text).with_context(|| format!("writing '{file}'"))?;
-    }
-    Ok(())
+struct Daemons {
+    dir: PathBuf,
+    system: Daemon,
+    session: Daemon,
 }
 
-struct Daemon {
-    libvirtd: Pid,
-    running: bool,
-    ready: UnixDatagram,
-}
-
-impl Daemon {
+impl Daemons {
     fn start(dir: &Path) -> Result<Self> {
-        let notify = dir.join("notify");
-        let ready = UnixDatagram::bind(&notify).context("binding the notify socket")?;
-        ready.set_read_timeout(Some(Duration::from_millis(200)))?;
+        let mut system = unblocked("libvirtd");
+        system
+            .arg("--config")
+            .arg(dir.join("etc/libvirtd.conf"))
+            .arg("--pid-file")
+            .arg(dir.join("libvirtd.pid"));
+        let mut session = UserDirectory::of(dir).command("env");
+        session.args(["--default-signal", "--", "libvirtd"]);
         Ok(Self {
-            libvirtd: spawn(dir)?,
-            running: true,
-            ready,
+            dir: dir.to_owned(),
+            system: Daemon::start(dir, "libvirtd", system)?,
+            session: Daemon::start(dir, "session", session)?,
         })
     }
 
-    /// What runs stays: containers are kept by processes of their own.
-    fn restart(&mut self, dir: &Path) -> Result<()> {
-        kill(self.libvirtd, Signal::SIGTERM).context("stopping libvirtd")?;
-        while self.running {
-            self.note(waitpid(None, None).context("waiting for libvirtd")?);
-        }
-        self.libvirtd = spawn(dir)?;
-        self.running = true;
+    /// What runs stays: containers and guests are kept by processes of their own.
+    fn restart(&mut self) -> Result<()> {
+        self.end(|daemons| &daemons.system)?;
+        self.system.spawn()?;
         self.wait_ready()?;
-        fs::write(dir.join(RESTARTED), self.libvirtd.to_string()).context("noting the restart")
+        fs::write(self.dir.join(RESTARTED), "").context("noting the restart")
     }
 
     /// From the start to the signal that ends it.
-    fn run(&mut self, dir: &Path, signals: &SigSet) -> Result<()> {
+    fn run(&mut self, signals: &SigSet) -> Result<()> {
         self.wait_ready()?;
-        self.start_network(dir)?;
+        self.start_network()?;
         println!("ready {}", std::process::id());
         loop {
             // SIGCHLD at once: libvirt waits for a QEMU's pid to go, and PID 1 of a small
             // container may take seconds to reap it.
             let signal = signals.wait().context("waiting for a signal")?;
             if signal == Signal::SIGHUP {
-                self.restart(dir)?;
+                self.restart()?;
             } else if signal != Signal::SIGCHLD {
                 return Ok(());
             }
             self.reap();
-            if !self.running {
-                bail!("libvirtd ended by itself");
+            if !(self.system.running() && self.session.running()) {
+                bail!("a libvirtd ended by itself");
             }
         }
     }
 
     fn wait_ready(&mut self) -> Result<()> {
         let start = Instant::now();
-        let mut message = [0; 4096];
         while start.elapsed() < READY {
-            if let Ok(length) = self.ready.recv(&mut message)
-                && String::from_utf8_lossy(&message[..length])
-                    .lines()
-                    .any(|line| line == "READY=1")
-            {
+            if self.system.is_ready() && self.session.is_ready() {
                 return Ok(());
             }
             self.reap();
-            if !self.running {
-                bail!("libvirtd ended before it was ready");
+            if !(self.system.running() && self.session.running()) {
+                bail!("a libvirtd ended before it was ready");
             }
         }
         bail!("libvirtd was not ready after {} s", READY.as_secs());
     }
 
     /// The first network that starts: another test run may have taken a subnet meanwhile.
-    fn start_network(&mut self, dir: &Path) -> Result<()> {
-        let file = dir.join("default.xml");
+    fn start_network(&mut self) -> Result<()> {
+        let file = self.dir.join("default.xml");
+        let uri = libvirtd::uri("lxc", &self.dir);
         for xml in network::candidates()?.take(10) {
             fs::write(&file, xml).context("writing the network")?;
-            self.virsh(dir, "lxc", &["net-define", &file.to_string_lossy()])?;
-            if self
-                .virsh(dir, "lxc", &["net-start", "default"])?
-                .status
-                .success()
-            {
+            self.virsh(&uri, &["net-define", &file.to_string_lossy()])?;
+            let started = self.virsh(&uri, &["net-start", "default"])?;
+            if started.status.success() {
                 return Ok(());
             }
-            self.virsh(dir, "lxc", &["net-undefine", "default"])?;
+            self.virsh(&uri, &["net-undefine", "default"])?;
         }
         bail!("no free subnet for the network 'default'");
     }
 
     /// Removes all that is left, in the order that lets libvirt clean up after itself.
-    fn take_down(&mut self, dir: &Path) -> Result<()> {
+    fn take_down(&mut self) -> Result<()> {
         let mut left = Vec::new();
-        if self.running {
+        if self.session.running() {
+            self.remove_domains(&UserDirectory::of(&self.dir).uri(), &mut left)?;
+            self.end(|daemons| &daemons.session)?;
+        }
+        if self.system.running() {
             for driver in ["lxc", "qemu"] {
-                let names = self
-                    .virsh(dir, driver, &["list", "--all", "--name"])?
-                    .stdout;
-                for name in names.lines().filter(|name| !name.is_empty()) {
-                    left.push(format!("domain {name}"));
-                    self.virsh(dir, driver, &["destroy", name])?;
-                    self.virsh(dir, driver, &["undefine", name])?;
-                }
+                self.remove_domains(&libvirtd::uri(driver, &self.dir), &mut left)?;
             }
-            self.virsh(dir, "lxc", &["net-destroy", "default"])?;
-            kill(self.libvirtd, Signal::SIGTERM).context("stopping libvirtd")?;
-            while self.running {
-                self.note(waitpid(None, None).context("waiting for libvirtd")?);
-            }
+            self.virsh(
+                &libvirtd::uri("lxc", &self.dir),
+                &["net-destroy", "default"],
+            )?;
+            self.end(|daemons| &daemons.system)?;
         }
         // Orphans of a killed child come to this process in their turn, so this ends at none.
         loop {
@@ -259,6 +182,27 @@ impl Daemon {
         }
     }
 
+    fn remove_domains(&mut self, uri: &str, left: &mut Vec<String>) -> Result<()> {
+        let names = self.virsh(uri, &["list", "--all", "--name"])?.stdout;
+        for name in names.lines().filter(|name| !name.is_empty()) {
+            left.push(format!("domain {name}"));
+            self.virsh(uri, &["destroy", name])?;
+            self.virsh(uri, &["undefine", name])?;
+        }
+        Ok(())
+    }
+
+    /// Ends one of the daemons, reaping for both.
+    fn end(&mut self, which: fn(&Self) -> &Daemon) -> Result<()> {
+        if let Some(pid) = which(self).pid {
+            kill(pid, Signal::SIGTERM).context("stopping libvirtd")?;
+        }
+        while which(self).running() {
+            self.note(waitpid(None, None).context("waiting for libvirtd")?);
+        }
+        Ok(())
+    }
+
     fn reap(&mut self) {
         while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             if status == WaitStatus::StillAlive {
@@ -269,24 +213,22 @@ impl Daemon {
     }
 
     fn note(&mut self, status: WaitStatus) {
-        if status.pid() == Some(self.libvirtd) && ended(status).is_some() {
-            self.running = false;
+        for daemon in [&mut self.system, &mut self.session] {
+            if status.pid() == daemon.pid && ended(status).is_some() {
+                daemon.pid = None;
+            }
         }
     }
 
     /// Runs virsh while reaping: a domain that is destroyed may wait for its orphan to be reaped.
-    fn virsh(&mut self, dir: &Path, driver: &str, arguments: &[&str]) -> Result<Output> {
-        let out = dir.join("virsh.out");
-        let log = fs::File::options()
-            .append(true)
-            .create(true)
-            .open(dir.join("libvirtd.log"))?;
+    fn virsh(&mut self, uri: &str, arguments: &[&str]) -> Result<Output> {
+        let out = self.dir.join("virsh.out");
         let child = unblocked("virsh")
-            .args(["--quiet", "--connect", &libvirtd::uri(driver, dir)])
+            .args(["--quiet", "--connect", uri])
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(fs::File::create(&out).context("creating virsh's output")?)
-            .stderr(log)
+            .stderr(log(&self.dir)?)
             .spawn()
             .context("running 'virsh'")?;
         let pid = pid_of(&child);
@@ -305,80 +247,74 @@ impl Daemon {
     }
 }
 
-/// Starts a daemon; it says that it is ready at the socket `notify`.
-fn spawn(dir: &Path) -> Result<Pid> {
-    let log = fs::File::options()
-        .append(true)
-        .create(true)
-        .open(dir.join("libvirtd.log"))
-        .context("creating the daemon's log")?;
-    let child = unblocked("libvirtd")
-        .arg("--config")
-        .arg(dir.join("etc/libvirtd.conf"))
-        .arg("--pid-file")
-        .arg(dir.join("libvirtd.pid"))
-        // sd_notify(3): libvirtd says READY=1 once its drivers are initialised.
-        .env("NOTIFY_SOCKET", dir.join("notify"))
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log)
-        .spawn()
-        .context("running 'libvirtd'")?;
-    Ok(pid_of(&child))
-}
-
 struct Output {
     status: ExitStatus,
     stdout: String,
 }
 
-/// A command whose signals are not blocked: std passes this thread's mask on.
-fn unblocked(program: &str) -> Command {
-    let mut command = Command::new("env");
-    command.args(["--default-signal", "--", program]);
-    command
+/// One libvirtd, and the socket at which it says that it is ready.
+struct Daemon {
+    command: Command,
+    /// None once it has ended.
+    pid: Option<Pid>,
+    notify: UnixDatagram,
+    ready: bool,
 }
 
-fn pid_of(child: &std::process::Child) -> Pid {
-    Pid::from_raw(child.id().cast_signed())
-}
-
-fn ended(status: WaitStatus) -> Option<ExitStatus> {
-    if let WaitStatus::Exited(_, code) = status {
-        Some(ExitStatus::from_raw(code << 8))
-    } else if let WaitStatus::Signaled(_, signal, _) = status {
-        Some(ExitStatus::from_raw(signal as i32))
-    } else {
-        None
+impl Daemon {
+    /// Starts `command` as a daemon; what it says goes to the log in `dir`.
+    fn start(dir: &Path, name: &str, mut command: Command) -> Result<Self> {
+        let socket = dir.join(format!("{name}.notify"));
+        let notify = UnixDatagram::bind(&socket).context("binding the notify socket")?;
+        notify.set_read_timeout(Some(Duration::from_millis(200)))?;
+        // The session's daemon is not root.
+        fs::set_permissions(&socket, Permissions::from_mode(0o666))
+            .context("opening the notify socket to all")?;
+        let log = log(dir)?;
+        command
+            // sd_notify(3): libvirtd says READY=1 once its drivers are initialised.
+            .env("NOTIFY_SOCKET", socket)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        let mut daemon = Self {
+            command,
+            pid: None,
+            notify,
+            ready: false,
+        };
+        daemon.spawn()?;
+        Ok(daemon)
     }
-}
 
-/// The living children of this process, from proc_pid_stat(5).
-fn children() -> Result<Vec<(Pid, String)>> {
-    let me = std::process::id();
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc").context("reading '/proc'")?.flatten() {
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse::<i32>().ok())
-        else {
-            continue;
-        };
-        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else {
-            continue;
-        };
-        // The name is in parentheses and may hold any character, even a parenthesis.
-        let Some((name, rest)) = stat.rsplit_once(") ") else {
-            continue;
-        };
-        let mut fields = rest.split(' ');
-        if fields.next() != Some("Z")
-            && fields.next().and_then(|parent| parent.parse().ok()) == Some(me)
+    fn spawn(&mut self) -> Result<()> {
+        self.ready = false;
+        self.pid = Some(pid_of(&self.command.spawn().context("running 'libvirtd'")?));
+        Ok(())
+    }
+
+    fn running(&self) -> bool {
+        self.pid.is_some()
+    }
+
+    /// Whether it has said so; waits a moment for it to.
+    fn is_ready(&mut self) -> bool {
+        let mut message = [0; 4096];
+        if !self.ready
+            && let Ok(length) = self.notify.recv(&mut message)
         {
-            let name = name.split_once('(').map_or(name, |(_, name)| name);
-            found.push((Pid::from_raw(pid), name.to_owned()));
+            self.ready = String::from_utf8_lossy(&message[..length])
+                .lines()
+                .any(|line| line == "READY=1");
         }
+        self.ready
     }
-    Ok(found)
+}
+
+fn log(dir: &Path) -> Result<fs::File> {
+    fs::File::options()
+        .append(true)
+        .create(true)
+        .open(dir.join("libvirtd.log"))
+        .context("opening the daemons' log")
 }

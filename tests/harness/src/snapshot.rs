@@ -12,14 +12,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::libvirtd::{PID_VARIABLE, URI_VARIABLE};
+use crate::libvirtd::{PID_VARIABLE, URI_VARIABLE, qemu_uri};
+use crate::user::{DIRECTORY_VARIABLE, UserDirectory};
 
-/// Trees in which a sandbox has files.
-const TREES: [&str; 6] = [
+/// Trees in which a sandbox has files; what is in caches may stay.
+const TREES: [&str; 7] = [
     "/etc/libvirt-sandbox",
     "/etc/systemd/system",
     "/etc/logrotate.d",
     "/run/libvirt-sandbox",
+    "/run/virt-sandbox",
     "/var/lib/libvirt/filesystems",
     "/var/lib/libvirt-sandbox",
 ];
@@ -33,15 +35,26 @@ const GRACE: Duration = Duration::from_secs(5);
 pub struct Snapshot(BTreeSet<String>);
 
 impl Snapshot {
-    /// Looks at the host and at the private libvirtd that the environment names.
+    /// Looks at the host and at the private daemons that the environment names.
     ///
     /// # Errors
     ///
     /// `/proc` or libvirt cannot be read.
     pub fn take() -> Result<Self> {
         let mut seen = BTreeSet::new();
-        if std::env::var_os(URI_VARIABLE).is_some() {
-            domains(&mut seen)?;
+        if let Ok(uri) = std::env::var(URI_VARIABLE) {
+            domains(&uri, "", &mut seen)?;
+        }
+        if std::env::var_os(PID_VARIABLE).is_some() {
+            domains(&qemu_uri()?, " of QEMU", &mut seen)?;
+        }
+        if std::env::var_os(DIRECTORY_VARIABLE).is_some() {
+            let user = UserDirectory::from_environment()?;
+            domains(&user.uri(), " of the user", &mut seen)?;
+            files(&user.runtime().join("virt-sandbox"), &mut seen);
+        }
+        if let Some(runtime) = std::env::var_os("XDG_RUNTIME_DIR") {
+            files(&Path::new(&runtime).join("virt-sandbox"), &mut seen);
         }
         mounts("self", &mut seen)?;
         if let Ok(pid) = std::env::var(PID_VARIABLE) {
@@ -57,6 +70,7 @@ impl Snapshot {
         for tree in TREES {
             files(Path::new(tree), &mut seen);
         }
+        loops(Path::new("/sys/block"), &mut seen);
         cgroups(Path::new("/sys/fs/cgroup"), false, &mut seen);
         Ok(Self(seen))
     }
@@ -97,14 +111,14 @@ impl Snapshot {
     }
 }
 
-fn domains(seen: &mut BTreeSet<String>) -> Result<()> {
+fn domains(uri: &str, of: &str, seen: &mut BTreeSet<String>) -> Result<()> {
     let output = Command::new("virsh")
-        .args(["--quiet", "list", "--all", "--name"])
+        .args(["--quiet", "--connect", uri, "list", "--all", "--name"])
         .output()
         .context("running 'virsh'")?;
     if !output.status.success() {
         bail!(
-            "listing domains: {}",
+            "listing domains{of}: {}",
             String::from_utf8_lossy(&output.stderr).trim()
         );
     }
@@ -112,7 +126,7 @@ fn domains(seen: &mut BTreeSet<String>) -> Result<()> {
         .lines()
         .filter(|line| !line.is_empty())
     {
-        seen.insert(format!("domain {name}"));
+        seen.insert(format!("domain {name}{of}"));
     }
     Ok(())
 }
@@ -152,6 +166,7 @@ fn processes(seen: &mut BTreeSet<String>) -> Result<()> {
         let Ok(command) = fs::read(path.join("cmdline")) else {
             continue;
         };
+        let command = String::from_utf8_lossy(&command).replace('\0', " ");
         let Ok(name) = fs::read_to_string(path.join("comm")) else {
             continue;
         };
@@ -160,13 +175,15 @@ fn processes(seen: &mut BTreeSet<String>) -> Result<()> {
             .as_deref()
             .and_then(Path::file_name)
             .and_then(|name| name.to_str());
-        let ours = ["libvirt_lxc", "guest-init", "systemd"];
+        let ours = ["libvirt_lxc", "guest-init", "systemd", "virtiofsd"];
         let elsewhere = fs::read_link(path.join("ns/pid")).is_ok_and(|namespace| namespace != own);
+        // Only libvirt names its guest so: a plain QEMU is somebody else's.
+        let guest = command.contains("qemu-system-") && command.contains(" -name guest=");
         if elsewhere
+            || guest
             || ours.contains(&name.trim())
             || program.is_some_and(|program| ours.contains(&program))
         {
-            let command = String::from_utf8_lossy(&command).replace('\0', " ");
             seen.insert(format!(
                 "process {} {}",
                 entry.file_name().display(),
@@ -175,6 +192,16 @@ fn processes(seen: &mut BTreeSet<String>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Loop devices that have a file, from sysfs.
+fn loops(block: &Path, seen: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(block).into_iter().flatten().flatten() {
+        if let Ok(file) = fs::read_to_string(entry.path().join("loop/backing_file")) {
+            let device = entry.file_name();
+            seen.insert(format!("loop device {} {}", device.display(), file.trim()));
+        }
+    }
 }
 
 fn files(path: &Path, seen: &mut BTreeSet<String>) {
@@ -217,6 +244,17 @@ mod tests {
     fn a_mount_is_named_by_what_stays_the_same() {
         let line = "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue";
         assert_eq!(mount(line), "/mnt2 (ext3 /dev/root)");
+    }
+
+    #[test]
+    fn a_loop_device_without_a_file_is_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("loop0")).unwrap();
+        fs::create_dir_all(dir.path().join("loop1/loop")).unwrap();
+        fs::write(dir.path().join("loop1/loop/backing_file"), "/image\n").unwrap();
+        let mut seen = BTreeSet::new();
+        loops(dir.path(), &mut seen);
+        assert_eq!(Vec::from_iter(seen), ["loop device loop1 /image"]);
     }
 
     #[test]
