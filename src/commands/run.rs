@@ -17,6 +17,7 @@ use crate::config::{
 };
 use crate::domain::qemu::Emulation;
 use crate::error::{Error, Result};
+use crate::guest::kernel::KernelRequest;
 use crate::run::{
     self, Account, Connection, OWN_FAILURE, Outcome, Places, Request, Surroundings, Who,
 };
@@ -116,6 +117,15 @@ pub struct Cli {
     /// Run a virtual machine with kvm or qemu (software) [default: $VIRT_SANDBOX_VIRT_TYPE, else what the host has]
     #[arg(long, value_name = "TYPE", value_parser = emulation, help_heading = "Virtual machine")]
     virt_type: Option<Emulation>,
+    /// Release of the kernel of a virtual machine [default: that of the host, else the newest]
+    #[arg(long, value_name = "RELEASE", help_heading = "Virtual machine")]
+    kernver: Option<String>,
+    /// Image of the kernel [default: /boot/vmlinuz-RELEASE]
+    #[arg(long, value_name = "FILE", help_heading = "Virtual machine")]
+    kernpath: Option<PathBuf>,
+    /// Directory of kernels' modules [default: /lib/modules]
+    #[arg(long, value_name = "DIR", help_heading = "Virtual machine")]
+    kmodpath: Option<PathBuf>,
     #[command(flatten)]
     resources: Resources,
 
@@ -296,6 +306,11 @@ fn request(cli: Cli) -> Result<Request> {
         escape: cli.escape.0,
         timeout: cli.timeout,
         start_timeout: cli.start_timeout,
+        kernel: KernelRequest {
+            version: cli.kernver,
+            path: cli.kernpath.map(|path| cwd.join(path)),
+            modules: cli.kmodpath.map(|path| cwd.join(path)),
+        },
         debug: cli.debug || std::env::var_os("LIBVIRT_SANDBOX_INIT_DEBUG").is_some(),
         command: cli.command,
     })

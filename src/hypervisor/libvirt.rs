@@ -46,6 +46,19 @@ impl Libvirt {
         })
     }
 
+    /// Connects to a driver that runs in this process, and gives it a thread to wait for its guests.
+    ///
+    /// # Errors
+    /// Where the driver does not start.
+    pub fn open_embedded(uri: &str) -> Result<Self> {
+        virt::error::clear_error_callback();
+        // Before any connection: what a driver waits for is told to the loop that is there then.
+        virt::event::event_register_default_impl()
+            .map_err(|error| failed(format_args!("starting '{uri}'"), &error))?;
+        std::thread::spawn(|| while virt::event::event_run_default_impl().is_ok() {});
+        Self::open(uri)
+    }
+
     fn find(&self, name: &str) -> Result<Option<Domain>> {
         match self.connection.lookup_domain_by_name(name) {
             Ok(domain) => Ok(Some(domain)),
@@ -196,6 +209,26 @@ impl Hypervisor for Libvirt {
             }
         }
     }
+}
+
+/// The major version of the libvirt that is linked; its daemon is of the same package.
+///
+/// # Errors
+/// Where libvirt does not tell.
+pub fn library_version() -> Result<u32> {
+    let mut version: std::os::raw::c_ulong = 0;
+    let none = std::ptr::null;
+    // SAFETY: libvirt writes one number, and takes null for what is not asked.
+    let result =
+        unsafe { virt::sys::virGetVersion(&raw mut version, none(), std::ptr::null_mut()) };
+    if result < 0 {
+        return Err(failed(
+            "asking for the version of libvirt",
+            &VirtError::last_error(),
+        ));
+    }
+    // A million for each major version.
+    Ok(u32::try_from(version / 1_000_000).unwrap_or(u32::MAX))
 }
 
 /// The first range of IPv4 addresses in the XML of a network.

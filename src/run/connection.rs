@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::domain::qemu::Authority;
 use crate::error::{Error, Result};
+use crate::hypervisor::libvirt::Libvirt;
 use crate::run::Places;
 
 /// A libvirt connection whose driver is known.
@@ -62,6 +64,27 @@ impl Connection {
                 "qemu:///embed?root={}",
                 around.embedded_root.display()
             )),
+        }
+    }
+
+    /// Connects. A driver in this process gets a thread of its own, and its directory is made.
+    ///
+    /// # Errors
+    /// Where nobody answers.
+    pub fn open(&self) -> Result<Libvirt> {
+        match self.driver {
+            Driver::Lxc | Driver::QemuSystem | Driver::QemuSession => Libvirt::open(&self.uri),
+            Driver::QemuEmbedded => {
+                let (_, query) = self.uri.split_once('?').unwrap_or_default();
+                if let Some(root) = query
+                    .split('&')
+                    .find_map(|field| field.strip_prefix("root="))
+                {
+                    let root = Path::new(root);
+                    fs::create_dir_all(root).map_err(Error::io("creating", root))?;
+                }
+                Libvirt::open_embedded(&self.uri)
+            }
         }
     }
 
@@ -126,6 +149,19 @@ impl Connection {
             (Driver::Lxc | Driver::QemuSystem, true)
             | (Driver::QemuSession, false)
             | (Driver::QemuEmbedded, _) => Ok(()),
+        }
+    }
+}
+
+impl Driver {
+    /// Who libvirt's driver runs as.
+    #[must_use]
+    pub fn authority(self) -> Authority {
+        match self {
+            Self::Lxc | Self::QemuSystem => Authority::Root,
+            Self::QemuSession => Authority::User,
+            Self::QemuEmbedded if nix::unistd::geteuid().is_root() => Authority::Root,
+            Self::QemuEmbedded => Authority::User,
         }
     }
 }

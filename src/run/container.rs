@@ -12,13 +12,10 @@ use crate::error::{Error, Result};
 use crate::host::HostFacts;
 use crate::run::contract::{self, Platforms};
 use crate::run::layout::{Granularity, Layout, ROOT, Share};
-use crate::run::{Account, Plan, Request};
+use crate::run::{Account, Plan, Reach, Request};
 
 /// What the kernel and the host's services show of themselves below a root; a sandbox has its own.
 const NOT_SHARED: [&str; 4] = ["proc", "sys", "dev", "run"];
-
-/// The directory of a sandbox that becomes its staging root.
-pub const STAGE: &str = "stage";
 
 /// The plan of a container.
 pub fn plan(
@@ -32,8 +29,9 @@ pub fn plan(
     lxc::check(domain)?;
     let account = Account::find(&request.who)?;
     let layout = Layout::new(request, state, Granularity::Files)?;
+    let stage = state.join("stage");
     let mut filesystems = vec![Filesystem {
-        source: state.join(STAGE),
+        source: stage.clone(),
         target: "/".into(),
         read_only: false,
     }];
@@ -60,12 +58,12 @@ pub fn plan(
         guest,
         temporary,
         owner: account.identity,
+        reach: Reach::HandedDown {
+            log: stage.join("guest.log"),
+            stage,
+        },
+        emulation: None,
     })
-}
-
-/// What the guest has said, as far as it could not say it on the channel.
-pub fn last_words(state: &Path) -> String {
-    std::fs::read_to_string(state.join(STAGE).join("guest.log")).unwrap_or_default()
 }
 
 /// libvirt does not bind recursively, so each mount below a share is placed by itself.

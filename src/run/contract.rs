@@ -6,7 +6,7 @@ use guest_init::config::{
     Command, Directory, Disk, GuestConfig, Mount, Nic, Payload, Platform, Staged, Stdio, VERSION,
 };
 
-use crate::config::SandboxName;
+use crate::config::{Hostname, SandboxName};
 use crate::run::layout::Layout;
 use crate::run::{Account, Request};
 
@@ -49,7 +49,7 @@ pub fn config(
         hostname: request
             .hostname
             .as_ref()
-            .map_or_else(|| name.hostname(), ToString::to_string),
+            .map_or_else(|| Hostname::of(name).to_string(), ToString::to_string),
         debug: request.debug,
         platform: driver.platform,
         staged: driver.staged,

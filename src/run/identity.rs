@@ -107,7 +107,8 @@ impl Account {
         }
     }
 
-    /// The environment of a command: what a login has, `container` as systemd knows it, and `added`.
+    /// The environment of a command: what a login has, `container` as systemd knows it unless it is
+    /// empty, and `added`.
     #[must_use]
     pub fn environment(
         &self,
@@ -129,8 +130,9 @@ impl Account {
             ("SHELL", self.shell.clone().into()),
             ("container", container.into()),
         ];
-        let own = own.map(|(key, value)| (key.into(), value));
-        let mut environment: Vec<(OsString, OsString)> = own.into();
+        let own = own.into_iter().filter(|(_, value)| !value.is_empty());
+        let mut environment: Vec<(OsString, OsString)> =
+            own.map(|(key, value)| (key.into(), value)).collect();
         for (key, value) in inherited.chain(added.iter().cloned()) {
             environment.retain(|(known, _)| *known != key);
             environment.push((key, value));

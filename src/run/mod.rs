@@ -8,26 +8,27 @@
 mod connection;
 mod container;
 mod contract;
+mod disks;
 mod identity;
 mod layout;
+mod machine;
+mod reach;
 mod state;
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use guest_init::config::{Addressing, GuestConfig, Identity};
-use guest_init::link::Link;
 use guest_init::wire::{Exit, Frame};
 use nix::sys::signal::Signal;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use uuid::Uuid;
 
 pub use self::connection::{Connection, Driver, Surroundings};
 pub use self::identity::{Account, Who};
 pub use self::state::{Places, State};
+use crate::config::network::Source;
 use crate::config::{
     Disk, Hostname, Include, Mac, Mount, Network, Publish, Resources, SandboxName, Security,
 };
@@ -36,6 +37,7 @@ use crate::domain::qemu::Emulation;
 use crate::domain::{Domain, OnReboot};
 use crate::error::{Error, Result};
 use crate::guest;
+use crate::guest::kernel::KernelRequest;
 use crate::host::HostFacts;
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::libvirt::Libvirt;
@@ -83,6 +85,8 @@ pub struct Request {
     pub timeout: Option<Duration>,
     /// How long it may take until the command runs; the driver's default if absent.
     pub start_timeout: Option<Duration>,
+    /// The kernel of a virtual machine.
+    pub kernel: KernelRequest,
     /// Whether the guest shows its steps.
     pub debug: bool,
     /// The command with its arguments.
@@ -102,6 +106,29 @@ pub struct Plan {
     pub temporary: Vec<PathBuf>,
     /// Whose they are.
     pub owner: Identity,
+    /// How the channel gets there.
+    pub reach: Reach,
+    /// What runs the instructions of a virtual machine.
+    pub emulation: Option<Emulation>,
+}
+
+/// How the channel to a guest is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reach {
+    /// It is handed down when the domain starts.
+    HandedDown {
+        /// The directory that becomes the staging root.
+        stage: PathBuf,
+        /// Where guest-init writes what it cannot say on the channel.
+        log: PathBuf,
+    },
+    /// The hypervisor makes Unix sockets.
+    Sockets {
+        /// The channel's.
+        channel: PathBuf,
+        /// The console's.
+        console: PathBuf,
+    },
 }
 
 /// How a run ended.
@@ -159,14 +186,16 @@ pub fn plan(
     connection: &Connection,
     name: &SandboxName,
     stdio: &Stdio,
-    state: &Path,
+    (state, places): (&Path, &Places),
 ) -> Result<Plan> {
     let facts = HostFacts::probe(Path::new("/"))?;
     let domain = domain(request, name)?;
+    let stdio = stdio.for_guest();
     match connection.driver {
-        Driver::Lxc => container::plan(request, name, &domain, &facts, stdio.for_guest(), state),
-        Driver::QemuSystem | Driver::QemuSession | Driver::QemuEmbedded => {
-            Err(Error::refused("virtual machines are not there yet"))
+        Driver::Lxc => container::plan(request, name, &domain, &facts, stdio, state),
+        driver @ (Driver::QemuSystem | Driver::QemuSession | Driver::QemuEmbedded) => {
+            let places = (state, places);
+            machine::plan(request, name, driver, domain, &facts, stdio, places)
         }
     }
 }
@@ -182,7 +211,7 @@ pub fn preview(request: &Request, connection: &Connection, places: &Places) -> R
     };
     let stdio = Stdio::of_process(request.terminal, connection.driver == Driver::Lxc)?;
     let state = places.runtime.join(name.as_str());
-    plan(request, connection, &name, &stdio, &state)
+    plan(request, connection, &name, &stdio, (&state, places))
 }
 
 /// What libvirt is told, whatever the driver.
@@ -233,59 +262,53 @@ pub fn run(request: &Request, connection: &Connection, places: &Places) -> Resul
     };
     let stdio = Stdio::of_process(request.terminal, connection.driver == Driver::Lxc)?;
     let mut state = places.claim(&name, &connection.uri)?;
-    let mut plan = plan(request, connection, &name, &stdio, state.path())?;
+    let mut plan = plan(request, connection, &name, &stdio, (state.path(), places))?;
+    stage(&plan)?;
     stages.reach("plan");
-    stage(&plan, &state)?;
-    let hypervisor = Libvirt::open(&connection.uri)?;
+    let hypervisor = connection.open()?;
     stages.reach("connect");
-    for (nic, network) in plan.guest.network.iter_mut().zip(&request.networks) {
-        if let Some(source) = network.container_network() {
-            hypervisor.ensure_network(source)?;
-            if nic.addressing == Addressing::Dhcp {
-                nic.hint = hypervisor.likely_address(source, &plan.uuid)?;
-            }
-        }
-    }
-
-    let (ours, theirs) = channel()?;
-    let mut link = Link::new(ours);
-    let config =
-        serde_json::to_vec(&plan.guest).map_err(Error::step("writing the guest config"))?;
-    link.send(&Frame::Config(config));
-    let mut files: Vec<BorrowedFd<'_>> = vec![theirs.as_fd()];
-    files.extend(stdio.shared());
+    prepare_networks(request, &mut plan, &hypervisor)?;
     if let Some(signal) = signals.interrupted() {
         return Ok(interrupted(signal, stages));
     }
-    hypervisor.run(&plan.xml, &files)?;
-    drop(files);
-    drop(theirs);
-    stages.reach("start");
 
+    let mut contact = reach::start(&plan, &hypervisor, &stdio)?;
+    stages.reach("start");
+    let config =
+        serde_json::to_vec(&plan.guest).map_err(Error::step("writing the guest config"))?;
+    contact.link.send(&Frame::Config(config));
     let patience = Patience {
-        start: request.start_timeout.unwrap_or(Duration::from_secs(60)),
+        start: request.start_timeout.unwrap_or(plan.start_timeout()),
         run: request.timeout,
     };
-    let console = Console::new(link, stdio, request.escape, &signals, patience)?;
+    let console = Console::new(contact.link, stdio, request.escape, &signals, patience)?;
     let (ending, milestones) = console.converse()?;
     for (milestone, at) in milestones {
         stages.reached.push((milestone.name, at));
     }
     stages.reach("end");
-    if !matches!(ending, Ending::Exit(_)) {
-        // It would end with the connection; this says whether it did.
+    let has_ended_well = matches!(ending, Ending::Exit(_));
+    // One that runs in this process does not end with a connection.
+    if !has_ended_well || connection.driver == Driver::QemuEmbedded {
         if let Err(error) = hypervisor.destroy(name.as_str()) {
             log::warn!("{error}");
             state.keep();
         }
+        stages.reach("destroy");
     }
-    let last_words = container::last_words(state.path());
-    Ok(outcome(ending, &last_words, stages))
+    let last_words = match has_ended_well {
+        true => String::new(),
+        false => contact.last_words.read(),
+    };
+    Ok(outcome(ending, &last_words, &plan, stages))
 }
 
 /// Makes what the plan needs on the host.
-fn stage(plan: &Plan, state: &State) -> Result<()> {
-    guest::stage_init(&state.path().join(container::STAGE), &guest::find_init()?)?;
+fn stage(plan: &Plan) -> Result<()> {
+    match &plan.reach {
+        Reach::HandedDown { stage, .. } => guest::stage_init(stage, &guest::find_init()?)?,
+        Reach::Sockets { .. } => {}
+    }
     for path in &plan.temporary {
         fs::create_dir_all(path).map_err(Error::io("creating", path))?;
         let (uid, gid) = (plan.owner.uid, plan.owner.gid);
@@ -295,7 +318,37 @@ fn stage(plan: &Plan, state: &State) -> Result<()> {
     Ok(())
 }
 
-fn outcome(ending: Ending, last_words: &str, stages: Stages) -> Outcome {
+/// Makes sure that the networks are up, and finds addresses that their servers give at once.
+fn prepare_networks(request: &Request, plan: &mut Plan, hypervisor: &Libvirt) -> Result<()> {
+    let is_container = matches!(plan.reach, Reach::HandedDown { .. });
+    for (nic, network) in plan.guest.network.iter_mut().zip(&request.networks) {
+        let source = match &network.source {
+            Some(Source::Network(name)) => Some(name.as_str()),
+            None if is_container => network.container_network(),
+            None | Some(Source::Bridge(_) | Source::Direct { .. } | Source::User) => None,
+        };
+        let Some(source) = source else {
+            continue;
+        };
+        hypervisor.ensure_network(source)?;
+        if nic.addressing == Addressing::Dhcp {
+            nic.hint = hypervisor.likely_address(source, &plan.uuid)?;
+        }
+    }
+    Ok(())
+}
+
+impl Plan {
+    /// How long it may take until the command runs, unless said otherwise: an emulated guest on a busy host is slow.
+    fn start_timeout(&self) -> Duration {
+        Duration::from_secs(match self.emulation {
+            None | Some(Emulation::Kvm) => 60,
+            Some(Emulation::Tcg) => 180,
+        })
+    }
+}
+
+fn outcome(ending: Ending, last_words: &str, plan: &Plan, stages: Stages) -> Outcome {
     let with_last_words = |text: &str| match last_words.trim_end() {
         "" => text.to_owned(),
         words => format!("{text}; the last it said was:\n{words}"),
@@ -316,9 +369,16 @@ fn outcome(ending: Ending, last_words: &str, stages: Stages) -> Outcome {
         Ending::Interrupted(signal) => return interrupted(signal, stages),
         Ending::Silent => (
             OWN_FAILURE,
-            Some(with_last_words(
-                "the sandbox did not report in time; --start-timeout gives it longer, --debug shows how far it comes",
-            )),
+            Some(with_last_words(match plan.emulation {
+                Some(Emulation::Kvm) => {
+                    "the virtual machine did not report in time; try --virt-type qemu, which needs no KVM, --debug to see how \
+                     far it comes, or --start-timeout to give it longer"
+                }
+                None | Some(Emulation::Tcg) => {
+                    "the sandbox did not report in time; try --debug to see how far it comes, or --start-timeout to give it \
+                     longer"
+                }
+            })),
         ),
         Ending::TimedOut => (TIMED_OUT, Some("the command took too long".to_owned())),
     };
@@ -335,16 +395,6 @@ fn interrupted(signal: Signal, stages: Stages) -> Outcome {
         message: None,
         stages,
     }
-}
-
-fn channel() -> Result<(OwnedFd, OwnedFd)> {
-    socketpair(
-        AddressFamily::Unix,
-        SockType::Stream,
-        None,
-        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-    )
-    .map_err(|errno| Error::step("making a channel")(errno))
 }
 
 fn unique_name() -> Result<SandboxName> {

@@ -1,0 +1,114 @@
+//! Starting a domain with a channel to its guest.
+
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use guest_init::link::Link;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
+use crate::console::Stdio;
+use crate::error::{Error, Result};
+use crate::hypervisor::Hypervisor;
+use crate::run::{Plan, Reach};
+
+/// A guest that was started.
+#[derive(Debug)]
+pub struct Contact {
+    /// The channel to it.
+    pub link: Link,
+    /// What it says beside.
+    pub last_words: LastWords,
+}
+
+/// What a guest said where it could not say it on the channel.
+#[derive(Debug)]
+pub enum LastWords {
+    /// In a file of its staging root.
+    File(PathBuf),
+    /// On its console.
+    Console(Arc<Mutex<Vec<u8>>>),
+}
+
+/// Bytes of a console that are kept.
+const KEPT: usize = 8 << 10;
+
+/// Starts the domain of `plan`.
+///
+/// # Errors
+/// Where it does not start, or cannot be reached then.
+pub fn start(plan: &Plan, hypervisor: &dyn Hypervisor, stdio: &Stdio) -> Result<Contact> {
+    match &plan.reach {
+        Reach::HandedDown { log, .. } => {
+            let (ours, theirs) = channel()?;
+            let mut files: Vec<BorrowedFd<'_>> = vec![theirs.as_fd()];
+            files.extend(stdio.shared());
+            hypervisor.run(&plan.xml, &files)?;
+            Ok(Contact {
+                link: Link::new(ours),
+                last_words: LastWords::File(log.clone()),
+            })
+        }
+        Reach::Sockets { channel, console } => {
+            hypervisor.run(&plan.xml, &[])?;
+            let words = Arc::new(Mutex::new(Vec::new()));
+            listen(connect(console)?, Arc::clone(&words), plan.guest.debug);
+            let channel = connect(channel)?;
+            channel
+                .set_nonblocking(true)
+                .map_err(Error::step("connecting to the guest"))?;
+            Ok(Contact {
+                link: Link::new(channel.into()),
+                last_words: LastWords::Console(words),
+            })
+        }
+    }
+}
+
+fn channel() -> Result<(OwnedFd, OwnedFd)> {
+    socketpair(
+        AddressFamily::Unix,
+        SockType::Stream,
+        None,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+    )
+    .map_err(|errno| Error::step("making a channel")(errno))
+}
+
+fn connect(socket: &Path) -> Result<UnixStream> {
+    UnixStream::connect(socket).map_err(Error::io("connecting to", socket))
+}
+
+/// Reads a console for as long as it is there: a guest whose console nobody reads stands still. `shown` prints it.
+fn listen(mut console: UnixStream, words: Arc<Mutex<Vec<u8>>>, shown: bool) {
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) = console.read(&mut buffer) {
+            let bytes = buffer.get(..count).unwrap_or_default();
+            if shown {
+                // Nobody can do anything about a failure to print.
+                let _ = io::Write::write_all(&mut io::stderr(), bytes);
+            }
+            let mut words = words.lock().unwrap_or_else(PoisonError::into_inner);
+            words.extend_from_slice(bytes);
+            let excess = words.len().saturating_sub(KEPT);
+            words.drain(..excess);
+        }
+    });
+}
+
+impl LastWords {
+    /// All of it, or the end of it.
+    #[must_use]
+    pub fn read(&self) -> String {
+        match self {
+            Self::File(path) => std::fs::read_to_string(path).unwrap_or_default(),
+            Self::Console(words) => {
+                let words = words.lock().unwrap_or_else(PoisonError::into_inner);
+                String::from_utf8_lossy(&words).into_owned()
+            }
+        }
+    }
+}
