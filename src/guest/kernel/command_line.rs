@@ -20,16 +20,16 @@ pub fn command_line(debug: bool, tsc_khz: Option<u32>) -> String {
         "panic=-1",
         // On a busy host the test of the timer fails by chance, and then the kernel panics.
         "no_timer_check",
-        // A fifth of a second of tests of ciphers, when emulated.
+        // Tests of ciphers, a sixth of a second when emulated.
         "cryptomgr.notests",
-        // A tenth of a second of patching locks out of a kernel with one CPU, when emulated.
+        // Patching locks out where there is one CPU, a twelfth of a second when emulated.
         "noreplace-smp",
         // Nothing in the guest may wait for entropy that does not come.
         "random.trust_cpu=on",
     ]);
     let mut line = words.join(" ");
     if let Some(khz) = tsc_khz {
-        // Else the kernel measures it against a timer, which takes a tenth of a second.
+        // Else the kernel measures it against a timer, which takes up to a tenth of a second.
         line = format!("{line} tsc_early_khz={khz}");
     }
     line
