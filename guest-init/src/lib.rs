@@ -58,6 +58,6 @@ mod relay;
 #[cfg(feature = "init")]
 pub mod resolv;
 #[cfg(feature = "init")]
-mod root;
+pub mod root;
 #[cfg(feature = "init")]
 mod static_units;
