@@ -31,21 +31,21 @@ fn carry_out(caller: &mut Caller) -> Result<()> {
     // libvirt hands down that of whoever started its daemon, which may lock out all but root.
     umask(Mode::S_IWGRP | Mode::S_IWOTH);
     let begin = Instant::now();
-    let mut place = root::Place::assembling()?;
+    let mut place = root::Place::assembling(Path::new("/"))?;
     for step in plan(&config) {
         debug!("{:>6} ms  {step:?}", begin.elapsed().as_millis());
         match step {
             Step::Stage(staged) => bail!("{staged:?} cannot be mounted yet"),
-            Step::NewRoot { root, .. } => root::new_root(&root)?,
+            Step::NewRoot { root, targets } => root::new_root(&mut place, &root, &targets)?,
             Step::Mount(mount) => root::add(&place, &mount)?,
-            Step::Move(path) => root::carry_over(&path)?,
+            Step::Move(path) => root::carry_over(&place, &path)?,
             Step::Cgroup { name, max_pids } => cgroup::enter(Path::new(NEW_ROOT), &name, max_pids)?,
             Step::Enter => place = root::enter(place)?,
-            Step::LinkDisks(_) | Step::Include(_) | Step::Mask(_) | Step::Shell(_) => {
-                bail!("this cannot be done yet")
-            }
-            Step::Pivot(_) => {
-                place = root::pivot(place)?;
+            Step::Mask(path) => root::mask(&place, &path)?,
+            Step::Include(include) => root::include(&place, &include)?,
+            Step::LinkDisks(_) | Step::Shell(_) => bail!("this cannot be done yet"),
+            Step::Pivot(platform) => {
+                place = root::pivot(place, platform)?;
                 root::drop_unseekable_meminfo();
                 caller.reached("root");
             }

@@ -15,6 +15,9 @@ use nix::sched::{CloneFlags, unshare};
 
 use crate::root::{below, make_dir};
 
+/// Where a hierarchy is mounted for a moment, in the staging root: the new root may be read-only.
+const MOMENTARY: &str = "/.cgroup";
+
 /// A line of `/proc/PID/cgroup` (`cgroups(7)`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Membership {
@@ -85,11 +88,11 @@ pub fn enter(root: &Path, name: &str, max_pids: Option<u64>) -> Result<()> {
 
     if let Some(limit) = max_pids {
         match pids {
-            Some(pids) => Hierarchy::mount(root, pids)?.join(name, Some(limit))?,
-            None => Hierarchy::mount(root, unified)?.limit_pids(limit),
+            Some(pids) => Hierarchy::mount(pids)?.join(name, Some(limit))?,
+            None => Hierarchy::mount(unified)?.limit_pids(limit),
         }
     }
-    Hierarchy::mount(root, unified)?.join(name, None)?;
+    Hierarchy::mount(unified)?.join(name, None)?;
     unshare(CloneFlags::CLONE_NEWCGROUP).context("entering a cgroup namespace")?;
 
     let target = root.join("sys/fs/cgroup");
@@ -115,9 +118,8 @@ struct Hierarchy {
 }
 
 impl Hierarchy {
-    fn mount(root: &Path, membership: &Membership) -> Result<Self> {
-        // A root may be read-only; what libvirt made of /dev is not.
-        let mount_point = root.join("dev/.cgroup");
+    fn mount(membership: &Membership) -> Result<Self> {
+        let mount_point = Path::new(MOMENTARY).to_owned();
         make_dir(&mount_point, 0o700)?;
         let controllers = (!membership.is_unified()).then_some(membership.controllers.as_str());
         mount_cgroup(&mount_point, controllers)?;

@@ -72,7 +72,7 @@ mod relay;
 #[cfg(feature = "init")]
 pub mod resolv;
 #[cfg(feature = "init")]
-mod root;
+pub mod root;
 #[cfg(feature = "init")]
 mod session;
 #[cfg(feature = "init")]

@@ -1,13 +1,61 @@
 //! Reading `/proc/PID/mountinfo` (`proc_pid_mountinfo(5)`).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+/// A line of the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// Identifies the mount while it lasts.
+    pub id: u32,
+    /// The mount it is on.
+    pub parent: u32,
+    /// Where it is, from the root of the process.
+    pub point: PathBuf,
+    /// Type of the filesystem.
+    pub filesystem: String,
+    /// What was mounted: a device, or any word.
+    pub source: String,
+}
+
+/// The mounts of a table, in its order: a mount comes after the one it is on.
+pub fn mounts(table: &str) -> impl Iterator<Item = Mount> {
+    table.lines().filter_map(|line| {
+        let (mount, filesystem) = line.split_once(" - ")?;
+        let mut mount = mount.split(' ');
+        let mut filesystem = filesystem.split(' ');
+        Some(Mount {
+            id: mount.next()?.parse().ok()?,
+            parent: mount.next()?.parse().ok()?,
+            point: unescape(mount.nth(2)?).into(),
+            filesystem: filesystem.next()?.to_owned(),
+            source: unescape(filesystem.next()?),
+        })
+    })
+}
 
 /// The mount points of a table, in its order.
 pub fn mount_points(table: &str) -> impl Iterator<Item = PathBuf> {
-    table
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .map(|field| PathBuf::from(unescape(field)))
+    mounts(table).map(|mount| mount.point)
+}
+
+/// The places below `directory`, which is of the mount `id`, where something else is mounted.
+#[must_use]
+pub fn places_on(table: &[Mount], id: u32, directory: &Path) -> Vec<PathBuf> {
+    let mut points: Vec<PathBuf> = table
+        .iter()
+        .filter(|mount| mount.parent == id && mount.point != directory)
+        .filter(|mount| mount.point.starts_with(directory))
+        .map(|mount| mount.point.clone())
+        .collect();
+    points.sort();
+    // What was mounted first may be hidden by another mount above it.
+    let mut seen: Vec<PathBuf> = Vec::new();
+    for point in points {
+        if !seen.iter().any(|above| point.starts_with(above)) {
+            seen.push(point);
+        }
+    }
+    seen
 }
 
 /// Undoes the kernel's octal escapes.
@@ -29,5 +77,19 @@ mod tests {
             "22 1 0:21 / /a\\040b rw - tmpfs tmpfs rw\n23 1 0:22 / /c\\134d rw - tmpfs t rw\n";
         let points: Vec<_> = mount_points(table).collect();
         assert_eq!(points, [PathBuf::from("/a b"), PathBuf::from("/c\\d")]);
+    }
+
+    #[test]
+    fn only_what_can_be_seen_is_on_a_directory() {
+        let table = "5 1 0:1 / /r rw shared:1 - ext4 /dev/vda rw\n\
+                     6 5 0:2 / /r/a/b rw - tmpfs tmpfs rw\n\
+                     7 5 0:3 / /r/a rw - tmpfs tmpfs rw\n\
+                     8 7 0:4 / /r/a/c rw - tmpfs tmpfs rw\n\
+                     9 5 0:5 / /r/ab rw - tmpfs my\\040name rw\n";
+        let table: Vec<Mount> = mounts(table).collect();
+        assert_eq!(table[4].source, "my name");
+        let on = |directory: &str| places_on(&table, 5, Path::new(directory));
+        assert_eq!(on("/r"), [Path::new("/r/a"), Path::new("/r/ab")]);
+        assert_eq!(on("/r/a"), [Path::new("/r/a/b")]);
     }
 }

@@ -126,7 +126,7 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
 }
 
 /// What the kernel shows of itself; mounted in the staging root, and moved.
-const KERNELS: [&str; 3] = ["/proc", "/sys", "/dev"];
+pub(crate) const KERNELS: [&str; 3] = ["/proc", "/sys", "/dev"];
 
 /// What libvirt's `/dev` lacks.
 const DEVICE_MOUNTS: [(&str, u32); 1] = [("/dev/shm", 0o1777)];

@@ -1,0 +1,163 @@
+//! Mounts of the sandbox.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use nix::mount::{MsFlags, mount};
+use nix::sys::statvfs::{FsFlags, statvfs};
+
+use super::overlay::{seal, table};
+use super::target::{Kind, Last, create, locate, make_parent, provide};
+use super::{Place, below, make_dir};
+use crate::config::Mount;
+
+/// Adds one mount to the root.
+///
+/// # Errors
+/// With the target, and what hinders.
+pub fn add(place: &Place, wanted: &Mount) -> Result<()> {
+    let doing = || format!("mounting '{}'", wanted.target().display());
+    match wanted {
+        Mount::Bind {
+            source,
+            target,
+            read_only,
+        } => {
+            let source = place.resolve(source).with_context(doing)?;
+            let kind = match fs::metadata(&source)
+                .context("its source")
+                .with_context(doing)?
+            {
+                metadata if metadata.is_dir() => Kind::Directory,
+                _ => Kind::File,
+            };
+            let target = provide(place, target, kind).with_context(doing)?;
+            bind(&source, &target, *read_only).with_context(doing)
+        }
+        Mount::Tmpfs { target, mode, size } => {
+            let target = provide(place, target, Kind::Directory).with_context(doing)?;
+            tmpfs(&target, *mode, *size)
+        }
+        Mount::Symlink { points_to, target } => create(place, target, Last::Kept, |path| {
+            make_parent(path)?;
+            symlink(points_to, path)
+        })
+        .map(drop),
+    }
+}
+
+/// Binds with all that is mounted below the source.
+pub fn bind(source: &Path, target: &Path, read_only: bool) -> Result<()> {
+    let none = None::<&str>;
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+    mount(Some(source), target, none, flags, none)
+        .with_context(|| format!("binding '{}' to '{}'", source.display(), target.display()))?;
+    if read_only {
+        // MS_BIND does not take other flags at once, and a remount reaches one mount only, so each
+        // submount gets its own.
+        for mount_point in mount_points_below(target)? {
+            seal(&mount_point)?;
+        }
+    }
+    Ok(())
+}
+
+/// What the mount at `path` forbids, and would allow again if a remount did not repeat it (mount(2)).
+pub fn restrictions_of(path: &Path) -> Result<MsFlags> {
+    let of = statvfs(path).with_context(|| format!("reading the flags of '{}'", path.display()))?;
+    Ok(restrictions(of.flags()))
+}
+
+fn restrictions(of: FsFlags) -> MsFlags {
+    [
+        (FsFlags::ST_NOSUID, MsFlags::MS_NOSUID),
+        (FsFlags::ST_NOEXEC, MsFlags::MS_NOEXEC),
+    ]
+    .into_iter()
+    .filter(|(has, _)| of.contains(*has))
+    .map(|(_, flag)| flag)
+    .collect()
+}
+
+pub fn tmpfs(target: &Path, mode: u32, size: Option<u64>) -> Result<()> {
+    let mut options = format!("mode={mode:o}");
+    if let Some(size) = size {
+        options.push_str(&format!(",size={size}"));
+    }
+    mount(
+        Some("tmpfs"),
+        target,
+        Some("tmpfs"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+        Some(options.as_str()),
+    )
+    .with_context(|| format!("mounting a tmpfs on '{}'", target.display()))
+}
+
+/// Mount points at or below `path`, outermost first.
+pub fn mount_points_below(path: &Path) -> Result<Vec<PathBuf>> {
+    let mut found: Vec<PathBuf> = table()?
+        .into_iter()
+        .map(|mount| mount.point)
+        .filter(|mount_point| mount_point.starts_with(path))
+        .collect();
+    found.sort();
+    found.dedup();
+    Ok(found)
+}
+
+/// Carries a mount of the staging root over to the same place in the new one.
+///
+/// # Errors
+/// Where the kernel refuses.
+pub fn carry_over(place: &Place, path: &Path) -> Result<()> {
+    let target = below(&place.root, path);
+    make_dir(&target, 0o755)?;
+    let none = None::<&str>;
+    // `/proc` may have gone before, and with it the way through open files.
+    let source = below(place.root.parent().unwrap_or(Path::new("/")), path);
+    mount(Some(&source), &target, none, MsFlags::MS_MOVE, none)
+        .with_context(|| format!("moving '{}' to the new root", path.display()))
+}
+
+/// Covers a file or socket with `/dev/null`, if it is there.
+///
+/// # Errors
+/// Also if it is a directory, which `/dev/null` cannot cover.
+pub fn mask(place: &Place, path: &Path) -> Result<()> {
+    let doing = || format!("masking '{}'", path.display());
+    let target = locate(&place.root, path, Last::Kept).with_context(doing)?;
+    match fs::symlink_metadata(&target) {
+        // What a link leads to is not what was meant.
+        Ok(metadata) if metadata.is_symlink() => Ok(()),
+        Ok(metadata) if metadata.is_dir() => bail!("masking '{}': a directory", path.display()),
+        Ok(_) => {
+            bind(&below(&place.root, Path::new("/dev/null")), &target, false).with_context(doing)
+        }
+        Err(error) if is_missing(&error) => Ok(()),
+        Err(error) => Err(error).with_context(doing),
+    }
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_remount_repeats_what_is_forbidden() {
+        let both = FsFlags::ST_NOSUID | FsFlags::ST_NOEXEC | FsFlags::ST_RDONLY;
+        assert_eq!(restrictions(both), MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC);
+        assert_eq!(restrictions(FsFlags::ST_NOSUID), MsFlags::MS_NOSUID);
+        assert_eq!(restrictions(FsFlags::empty()), MsFlags::empty());
+    }
+}
