@@ -10,6 +10,7 @@
 //! | [`wire`] | what host and guest say to each other while a command runs |
 //! | [`net`] | addresses and routes as they are written by people |
 //! | [`mountinfo`] | the kernel's table of mounts |
+//! | [`filesystem`] | which filesystem is on a device, and which partitions |
 //!
 //! With feature `init`, what PID 1 does:
 //!
@@ -23,6 +24,7 @@
 //! | `enter`, `relay` | a command in a running sandbox |
 
 pub mod config;
+pub mod filesystem;
 pub mod mountinfo;
 pub mod net;
 pub mod wire;
