@@ -58,7 +58,13 @@ impl fmt::Display for FsType {
         f.write_str(match self {
             Self::Ext2 => "ext2",
             Self::Ext3 => "ext3",
-            other => other.driver(),
+            Self::Ext4
+            | Self::Xfs
+            | Self::Btrfs
+            | Self::Squashfs
+            | Self::Erofs
+            | Self::Vfat
+            | Self::Iso9660 => self.driver(),
         })
     }
 }
@@ -67,7 +73,9 @@ impl fmt::Display for FsType {
 pub fn probe_at(device: &mut (impl Read + Seek), start: u64) -> Option<FsType> {
     let mut at = |offset: u64| {
         let mut bytes = [0; 512];
-        device.seek(SeekFrom::Start(start.checked_add(offset)?)).ok()?;
+        device
+            .seek(SeekFrom::Start(start.checked_add(offset)?))
+            .ok()?;
         device.read_exact(&mut bytes).ok()?;
         Some(bytes)
     };

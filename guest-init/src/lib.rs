@@ -18,7 +18,9 @@
 //! |---|---|
 //! | `plan` | what PID 1 will do, as data |
 //! | `boot` | PID 1 |
-//! | `root`, `cgroup`, `static_units` | the steps of the boot |
+//! | `machine` | what a virtual machine needs before and after |
+//! | `block`, `root`, `cgroup`, `static_units`, `shell` | the steps of the boot |
+//! | `milestones` | when its moments were reached |
 //! | `network`, `keeper` | bringing up the NICs; keeping their leases |
 //! | `netlink`, `dhcp`, `resolv` | links, addresses and routes of the kernel; a DHCPv4 client; resolv.conf |
 //! | `enter`, `relay` | a command in a running sandbox |
@@ -36,6 +38,8 @@ pub const NEW_ROOT: &str = "/newroot";
 pub const STAGED_MOUNTS: &str = "/mnt";
 
 #[cfg(feature = "init")]
+mod block;
+#[cfg(feature = "init")]
 pub mod boot;
 #[cfg(feature = "init")]
 mod cgroup;
@@ -47,6 +51,10 @@ pub mod dhcp;
 pub mod enter;
 #[cfg(feature = "init")]
 mod keeper;
+#[cfg(feature = "init")]
+mod machine;
+#[cfg(feature = "init")]
+mod milestones;
 #[cfg(feature = "init")]
 pub mod netlink;
 #[cfg(feature = "init")]
@@ -61,5 +69,7 @@ mod relay;
 pub mod resolv;
 #[cfg(feature = "init")]
 pub mod root;
+#[cfg(feature = "init")]
+mod shell;
 #[cfg(feature = "init")]
 mod static_units;
