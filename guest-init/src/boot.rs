@@ -1,20 +1,32 @@
 //! PID 1: carries out the [plan](crate::plan) and becomes the payload.
 
+use std::fs::File;
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use log::{debug, warn};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::sethostname;
+use nix::unistd::{sethostname, syncfs};
 
 use crate::NEW_ROOT;
 use crate::caller::Caller;
+use crate::config::{Platform, Staged};
+use crate::keeper::Files;
 use crate::plan::{Step, plan};
-use crate::{cgroup, process, root, static_units};
+use crate::{block, cgroup, machine, process, resolv, root, shell, static_units};
 
 /// Boots the sandbox. Returns when its command has ended, or on failure, which it has told.
 pub fn boot() {
+    if machine::is_one() {
+        crate::console_log::init(false);
+        let mut caller = Caller::Absent;
+        if let Err(error) = machine_caller(&mut caller).and_then(|()| carry_out(&mut caller)) {
+            log::error!("{error:#}");
+            caller.fail(&error);
+        }
+        machine::power_off();
+    }
     // Before any file is opened: what was handed down is known by its number.
     let mut caller = Caller::of_container();
     crate::console_log::keep_in_stage();
@@ -25,25 +37,44 @@ pub fn boot() {
     }
 }
 
+fn machine_caller(caller: &mut Caller) -> Result<()> {
+    machine::prepare()?;
+    *caller = Caller::of_machine()?;
+    Ok(())
+}
+
 fn carry_out(caller: &mut Caller) -> Result<()> {
     let config = caller.config()?;
     crate::console_log::init(config.debug);
+    caller.reached("booted");
     // libvirt hands down that of whoever started its daemon, which may lock out all but root.
     umask(Mode::S_IWGRP | Mode::S_IWOTH);
     let begin = Instant::now();
     let mut place = root::Place::assembling(Path::new("/"))?;
+    let mut resolv_conf: Option<File> = None;
+    let mut images: Vec<File> = Vec::new();
     for step in plan(&config) {
         debug!("{:>6} ms  {step:?}", begin.elapsed().as_millis());
         match step {
-            Step::Stage(staged) => bail!("{staged:?} cannot be mounted yet"),
+            Step::Stage(staged) => {
+                block::stage(&staged)?;
+                if let Staged::Image { path, .. } = &staged {
+                    let doing = || format!("opening '{}'", path.display());
+                    images.push(File::open(path).with_context(doing)?);
+                }
+            }
             Step::NewRoot { root, targets } => root::new_root(&mut place, &root, &targets)?,
             Step::Mount(mount) => root::add(&place, &mount)?,
             Step::Move(path) => root::carry_over(&place, &path)?,
             Step::Cgroup { name, max_pids } => cgroup::enter(Path::new(NEW_ROOT), &name, max_pids)?,
             Step::Enter => place = root::enter(place)?,
+            Step::LinkDisks { disks, owner } => block::link_disks(&disks, owner)?,
+            Step::OwnResolvConf => {
+                let file = root::own_file(&place, Path::new(resolv::RESOLV_CONF))?;
+                resolv_conf = Some(file);
+            }
             Step::Mask(path) => root::mask(&place, &path)?,
             Step::Include(include) => root::include(&place, &include)?,
-            Step::LinkDisks(_) | Step::Shell(_) => bail!("this cannot be done yet"),
             Step::Pivot(platform) => {
                 place = root::pivot(place, platform)?;
                 root::drop_unseekable_meminfo();
@@ -62,15 +93,33 @@ fn carry_out(caller: &mut Caller) -> Result<()> {
                 }
             }
             Step::Network(nics) => {
-                crate::keeper::start(&nics, &config.hostname)?;
+                let files = (resolv_conf.as_ref()).map_or_else(Files::lasting, Files::passing);
+                crate::keeper::start(&nics, &config.hostname, &files)?;
                 caller.reached("network");
             }
+            Step::Shell(device) => shell::keep(&device)?,
             Step::Exec {
                 command,
                 environment,
             } => match process::exec(&command, &environment)? {},
-            Step::Run(command) => return caller.run(&command, config.platform),
+            Step::Run(command) => {
+                return caller.run(&command, || match config.platform {
+                    Platform::Container => images.iter().for_each(sync_filesystem),
+                    Platform::Machine => {
+                        // The host may end the machine as soon as it knows how the command ended.
+                        drop(images);
+                        machine::settle();
+                    }
+                });
+            }
         }
     }
     bail!("the plan has no payload")
+}
+
+/// Writes what a filesystem holds back. In a container it may not be made read-only: the kernel is the host's.
+fn sync_filesystem(image: &File) {
+    if let Err(error) = syncfs(image) {
+        warn!("writing back an image: {error}");
+    }
 }

@@ -10,10 +10,10 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::config::{Command, GuestConfig, Platform, VERSION};
+use crate::config::{Command, GuestConfig, VERSION};
 use crate::link::Link;
 use crate::wire::{CHANNEL_FD, Exit, Frame, Milestone};
-use crate::{console_log, process, session};
+use crate::{console_log, machine, process, session};
 
 /// Where the host puts the config of a sandbox that lives by itself, in the staging root.
 const CONFIG_PATH: &str = "/guest.json";
@@ -50,6 +50,14 @@ impl Caller {
         }
     }
 
+    /// Finds it in a virtual machine, and waits until it is there.
+    pub fn of_machine() -> Result<Self> {
+        Ok(Self::There {
+            link: Link::new(machine::channel()?),
+            inherited: vec![],
+        })
+    }
+
     /// What it wants.
     pub fn config(&mut self) -> Result<GuestConfig> {
         let (text, place) = match self {
@@ -82,7 +90,9 @@ impl Caller {
     }
 
     /// Runs the command it waits for, to its end.
-    pub fn run(&mut self, command: &Command, platform: Platform) -> Result<()> {
+    ///
+    /// `settle` is done when nothing of it runs any more, and before the caller knows.
+    pub fn run(&mut self, command: &Command, settle: impl FnOnce()) -> Result<()> {
         let Self::There { link, inherited } = self else {
             bail!("there is a command, but nobody waits for it");
         };
@@ -90,11 +100,7 @@ impl Caller {
             link.send(&Frame::Log(line.into_bytes()));
         }
         let exit = session::run(command, std::mem::take(inherited), link);
-        match platform {
-            Platform::Container => {}
-            // The host may end the machine as soon as it knows.
-            Platform::Machine => nix::unistd::sync(),
-        }
+        settle();
         session::tell(link, &exit);
         Ok(())
     }

@@ -4,8 +4,9 @@
 //! not wait until the server has made sure that a new one is free.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,8 +20,34 @@ use crate::dhcp::{self, Lease, LeaseEvent};
 use crate::network::{self, Kept};
 use crate::{process, resolv};
 
-/// Where the leases are remembered, in the sandbox.
-const LEASES: &str = "/var/lib/virt-sandbox/leases.json";
+/// Where what is learnt is written.
+#[derive(Debug, Clone)]
+pub struct Files {
+    /// resolv.conf(5).
+    pub resolv_conf: PathBuf,
+    /// The leases, where a next start will find them.
+    pub leases: Option<PathBuf>,
+}
+
+impl Files {
+    /// Those of a sandbox that lasts: its own `/etc` and `/var`.
+    #[must_use]
+    pub fn lasting() -> Self {
+        Self {
+            resolv_conf: resolv::RESOLV_CONF.into(),
+            leases: Some("/var/lib/virt-sandbox/leases.json".into()),
+        }
+    }
+
+    /// Those of a sandbox that is thrown away: a file that is held open.
+    #[must_use]
+    pub fn passing(resolv_conf: &File) -> Self {
+        Self {
+            resolv_conf: format!("/proc/self/fd/{}", resolv_conf.as_raw_fd()).into(),
+            leases: None,
+        }
+    }
+}
 
 /// How long the payload waits for an address. A bridge with STP takes four seconds until it lets anything through,
 /// and libvirt's server three more to make sure that a new address is free.
@@ -61,8 +88,8 @@ impl Record {
 
 /// Raises the loopback and the NICs, gives them addresses, and leaves a process behind that renews
 /// those which are leased.
-pub fn start(nics: &[Nic], hostname: &str) -> Result<()> {
-    let kept = network::configure(nics, hostname, &remembered(), DEADLINE)
+pub fn start(nics: &[Nic], hostname: &str, files: &Files) -> Result<()> {
+    let kept = network::configure(nics, hostname, &files.remembered(), DEADLINE)
         .context("starting the network")?;
     if kept.is_empty() {
         return Ok(());
@@ -71,7 +98,7 @@ pub fn start(nics: &[Nic], hostname: &str) -> Result<()> {
         .iter()
         .filter_map(|kept| Some((kept.key(), kept.lease()?.clone())))
         .collect();
-    record(&leases);
+    files.record(&leases);
     process::spawn(|| {
         if let Err(error) = give_up_capabilities() {
             warn!("keeping the leases: {error:#}");
@@ -80,7 +107,7 @@ pub fn start(nics: &[Nic], hostname: &str) -> Result<()> {
         std::thread::scope(|scope| {
             for kept in &kept {
                 let leases = &leases;
-                scope.spawn(move || keep(kept, hostname, leases));
+                scope.spawn(move || keep(kept, hostname, files, leases));
             }
         });
         0
@@ -88,51 +115,58 @@ pub fn start(nics: &[Nic], hostname: &str) -> Result<()> {
     Ok(())
 }
 
-fn keep(kept: &Kept, hostname: &str, leases: &Mutex<Leases>) {
+fn keep(kept: &Kept, hostname: &str, files: &Files, leases: &Mutex<Leases>) {
     dhcp::keep(&kept.interface, hostname, kept.known.clone(), |event| {
         let mut leases = leases.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
             LeaseEvent::Obtained { lease, .. } => leases.insert(kept.key(), lease.clone()),
             LeaseEvent::Lost(_) => leases.remove(&kept.key()),
         };
-        record(&leases);
+        files.record(&leases);
     });
 }
 
-fn remembered() -> Leases {
-    fs::read_to_string(LEASES)
-        .ok()
-        .and_then(|text| serde_json::from_str::<Record>(&text).ok())
-        .map(|record| record.into_leases(&boot_id()))
-        .unwrap_or_default()
+impl Files {
+    fn remembered(&self) -> Leases {
+        let text = self
+            .leases
+            .as_ref()
+            .and_then(|path| fs::read_to_string(path).ok());
+        text.and_then(|text| serde_json::from_str::<Record>(&text).ok())
+            .map(|record| record.into_leases(&boot_id()))
+            .unwrap_or_default()
+    }
+
+    /// Writes down what is known; the sandbox works without, so a failure is only said.
+    fn record(&self, leases: &Leases) {
+        if let Some(content) = network::resolv_conf(leases.values())
+            && let Err(error) = resolv::write(&self.resolv_conf, &content)
+        {
+            warn!("{error}");
+        }
+        if let Some(path) = &self.leases
+            && let Err(error) = remember(path, leases)
+        {
+            warn!("writing '{}': {error}", path.display());
+        }
+    }
+}
+
+fn remember(path: &Path, leases: &Leases) -> Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    let record = Record {
+        boot: boot_id(),
+        leases: leases.clone(),
+    };
+    Ok(fs::write(path, serde_json::to_vec(&record)?)?)
 }
 
 /// Empty if the kernel does not say.
 fn boot_id() -> String {
     let id = fs::read_to_string(BOOT_ID).unwrap_or_default();
     id.trim_end().to_owned()
-}
-
-/// Writes down what is known; the sandbox works without, so a failure is only said.
-fn record(leases: &Leases) {
-    if let Some(content) = network::resolv_conf(leases.values())
-        && let Err(error) = resolv::write(Path::new("/"), &content)
-    {
-        warn!("{error}");
-    }
-    let write = || -> Result<()> {
-        if let Some(parent) = Path::new(LEASES).parent() {
-            fs::create_dir_all(parent)?;
-        }
-        let record = Record {
-            boot: boot_id(),
-            leases: leases.clone(),
-        };
-        Ok(fs::write(LEASES, serde_json::to_vec(&record)?)?)
-    };
-    if let Err(error) = write() {
-        warn!("writing '{LEASES}': {error}");
-    }
 }
 
 fn give_up_capabilities() -> Result<()> {

@@ -10,6 +10,7 @@
 //! | [`wire`] | what host and guest say to each other while a command runs |
 //! | [`net`] | addresses and routes as they are written by people |
 //! | [`mountinfo`] | the kernel's table of mounts |
+//! | [`filesystem`] | which filesystem is on a device, and which partitions |
 //!
 //! With feature `link`, which both sides use: `link`, the channel on a file descriptor, and `terminal`, the caller's.
 //!
@@ -19,7 +20,8 @@
 //! |---|---|
 //! | `plan` | what PID 1 will do, as data |
 //! | `boot` | PID 1 |
-//! | `root`, `cgroup`, `static_units` | the steps of the boot |
+//! | `machine` | what a virtual machine needs before and after |
+//! | `block`, `root`, `cgroup`, `static_units`, `shell` | the steps of the boot |
 //! | `network`, `keeper` | bringing up the NICs; keeping their leases |
 //! | `netlink`, `dhcp`, `resolv` | links, addresses and routes of the kernel; a DHCPv4 client; resolv.conf |
 //! | `caller` | whoever started the sandbox and waits for word of it |
@@ -28,6 +30,7 @@
 //! | `process`, `pty` | starting processes, terminals |
 
 pub mod config;
+pub mod filesystem;
 pub mod mountinfo;
 pub mod net;
 pub mod wire;
@@ -44,6 +47,8 @@ pub mod link;
 pub mod terminal;
 
 #[cfg(feature = "init")]
+mod block;
+#[cfg(feature = "init")]
 pub mod boot;
 #[cfg(feature = "init")]
 mod caller;
@@ -57,6 +62,8 @@ pub mod dhcp;
 pub mod enter;
 #[cfg(feature = "init")]
 mod keeper;
+#[cfg(feature = "init")]
+mod machine;
 #[cfg(feature = "init")]
 pub mod netlink;
 #[cfg(feature = "init")]
@@ -75,5 +82,7 @@ pub mod resolv;
 pub mod root;
 #[cfg(feature = "init")]
 mod session;
+#[cfg(feature = "init")]
+mod shell;
 #[cfg(feature = "init")]
 mod static_units;

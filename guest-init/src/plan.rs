@@ -7,8 +7,10 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::{
-    Command, Disk, File, GuestConfig, Include, Mount, Nic, Payload, Platform, Root, Staged,
+    Addressing, Command, Disk, File, GuestConfig, Include, Mount, Nic, Payload, Platform, Root,
+    Staged,
 };
+use crate::resolv::RESOLV_CONF;
 
 /// One thing PID 1 does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +38,14 @@ pub enum Step {
     /// See the new root as the root, while the staging root can still be reached.
     Enter,
     /// Link the block devices by their tags.
-    LinkDisks(Vec<Disk>),
+    LinkDisks {
+        /// The devices.
+        disks: Vec<Disk>,
+        /// Who may use them.
+        owner: Option<u32>,
+    },
+    /// Lay a file of the sandbox's own over `/etc/resolv.conf`.
+    OwnResolvConf,
     /// Copy into the new root.
     Include(Include),
     /// Cover a file with `/dev/null`.
@@ -74,9 +83,10 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
     let mounts = config.mounts.iter().map(Mount::target);
     let user_mounts = config.user_mounts.iter().map(Mount::target);
     let kernels = KERNELS.map(Path::new);
+    let resolv_conf = has_own_resolv_conf(config).then_some(Path::new(RESOLV_CONF));
     steps.push(Step::NewRoot {
         root: config.root.clone(),
-        targets: (mounts.chain(kernels).chain(user_mounts))
+        targets: (mounts.chain(kernels).chain(user_mounts).chain(resolv_conf))
             .map(Path::to_owned)
             .collect(),
     });
@@ -97,8 +107,17 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
             size: None,
         })
     }));
+    let owner = match &config.payload {
+        Payload::Command(command) => Some(command.identity.uid),
+        Payload::Init { .. } => None,
+    };
     let has_disks = !config.disks.is_empty();
-    steps.extend(has_disks.then(|| Step::LinkDisks(config.disks.clone())));
+    steps.extend(has_disks.then(|| Step::LinkDisks {
+        disks: config.disks.clone(),
+        owner,
+    }));
+    // The user's mounts come above it.
+    steps.extend(resolv_conf.map(|_| Step::OwnResolvConf));
     steps.extend(config.masked.iter().cloned().map(Step::Mask));
     steps.extend(config.user_mounts.iter().cloned().map(Step::Mount));
     steps.extend(config.includes.iter().cloned().map(Step::Include));
@@ -123,6 +142,12 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
         Payload::Command(command) => Step::Run(command.clone()),
     });
     steps
+}
+
+/// A tree is the host's, an image or whatever directory: what a server of this boot says does not belong there.
+fn has_own_resolv_conf(config: &GuestConfig) -> bool {
+    let mut addressings = config.network.iter().map(|nic| &nic.addressing);
+    matches!(config.root, Root::Tree { .. }) && addressings.any(|it| *it == Addressing::Dhcp)
 }
 
 /// What the kernel shows of itself; mounted in the staging root, and moved.

@@ -8,6 +8,9 @@ use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+/// Where it is, in the sandbox.
+pub const RESOLV_CONF: &str = "/etc/resolv.conf";
+
 /// More name servers than that are ignored by the C library (`MAXNS`).
 const MAX_SERVERS: usize = 3;
 
@@ -50,11 +53,10 @@ pub fn render(dns: &[IpAddr], domain: Option<&str>, search: &[String]) -> String
     content
 }
 
-/// Writes `etc/resolv.conf` below `root` in place: it may be a bind mount, which nothing can be
+/// Writes resolv.conf at `path` in place: it may be a bind mount, which nothing can be
 /// renamed over. Content that is there already is not written again.
-pub fn write(root: &Path, content: &str) -> Result<(), WriteError> {
-    let path = root.join("etc/resolv.conf");
-    if fs::read(&path).is_ok_and(|present| present == content.as_bytes()) {
+pub fn write(path: &Path, content: &str) -> Result<(), WriteError> {
+    if fs::read(path).is_ok_and(|present| present == content.as_bytes()) {
         return Ok(());
     }
     // Cut to length after writing, not before: a reader at the wrong moment then finds a server
@@ -63,12 +65,15 @@ pub fn write(root: &Path, content: &str) -> Result<(), WriteError> {
         .write(true)
         .create(true)
         .truncate(false)
-        .open(&path)
+        .open(path)
         .and_then(|mut file| {
             file.write_all(content.as_bytes())?;
             file.set_len(content.len() as u64)
         });
-    written.map_err(|reason| WriteError { path, reason })
+    written.map_err(|reason| WriteError {
+        path: path.to_owned(),
+        reason,
+    })
 }
 
 #[cfg(test)]
@@ -103,15 +108,15 @@ mod tests {
     fn the_file_is_written_in_place() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("etc/resolv.conf");
-        let error = write(root.path(), "x").unwrap_err().to_string();
+        let error = write(&path, "x").unwrap_err().to_string();
         assert!(
             error.ends_with("etc/resolv.conf': No such file or directory (os error 2)"),
             "{error}"
         );
         fs::create_dir(root.path().join("etc")).unwrap();
-        write(root.path(), "nameserver 192.0.2.1\nsearch example\n").unwrap();
+        write(&path, "nameserver 192.0.2.1\nsearch example\n").unwrap();
         let inode = fs::metadata(&path).unwrap().ino();
-        write(root.path(), "nameserver 192.0.2.2\n").unwrap();
+        write(&path, "nameserver 192.0.2.2\n").unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "nameserver 192.0.2.2\n");
         assert_eq!(fs::metadata(&path).unwrap().ino(), inode);
     }

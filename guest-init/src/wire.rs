@@ -77,14 +77,14 @@ pub struct Milestone {
 }
 
 impl Milestone {
-    /// The moment now, by the uptime of the kernel (`proc_uptime(5)`).
+    /// The moment now.
     #[must_use]
     pub fn now(name: &str) -> Self {
+        // Seconds with two digits behind the point (proc_uptime(5)).
         let uptime = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
         let seconds = uptime.split(' ').next().unwrap_or("").replace('.', "");
         Self {
             name: name.to_owned(),
-            // Two digits behind the point.
             millis: seconds.parse::<u64>().unwrap_or(0) * 10,
         }
     }

@@ -186,8 +186,9 @@ impl From<&SecLabel> for SecLabelView {
     }
 }
 
-/// Name of disk `index` after `prefix`, counted as libvirt and the kernel do: `sda`…`sdz`, `sdaa`…
-fn disk_name(prefix: &str, index: usize) -> String {
+/// Name of disk `index`, from 0, after `prefix`, counted as libvirt and the kernel do: `sda`…`sdz`, `sdaa`…
+#[must_use]
+pub fn disk_name(prefix: &str, index: usize) -> String {
     let mut letters = String::new();
     let mut rest = index + 1;
     while rest > 0 {

@@ -2,17 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use guest_init::config::{Platform, Stdio};
+use guest_init::config::{Platform, Staged, Stdio};
 
 use crate::config::SandboxName;
 use crate::domain::lxc::{self, LxcDomain};
 use crate::domain::template::{self, Template};
-use crate::domain::{Domain, Filesystem};
+use crate::domain::{BlockDevice, Domain, Filesystem, disk_name};
 use crate::error::{Error, Result};
 use crate::host::HostFacts;
 use crate::run::contract::{self, Platforms};
+use crate::run::disks::{self, Attached};
 use crate::run::layout::{Granularity, Layout, ROOT, Share};
-use crate::run::{Account, Plan, Reach, Request};
+use crate::run::{Account, Plan, Purpose, Reach, Request};
 
 /// What the kernel and the host's services show of themselves below a root; a sandbox has its own.
 const NOT_SHARED: [&str; 4] = ["proc", "sys", "dev", "run"];
@@ -24,9 +25,8 @@ pub fn plan(
     domain: &Domain,
     facts: &HostFacts,
     stdio: Stdio,
-    state: &Path,
+    (state, purpose): (&Path, Purpose),
 ) -> Result<Plan> {
-    lxc::check(domain)?;
     let account = Account::find(&request.who)?;
     let layout = Layout::new(request, state, Granularity::Files)?;
     let stage = state.join("stage");
@@ -38,11 +38,15 @@ pub fn plan(
     for share in &layout.shares {
         filesystems.extend(mounts(share, facts));
     }
+    let devices = Devices::new(request, &layout, state, purpose)?;
+    let mut domain = domain.clone();
+    domain.disks = devices.blocks().collect();
+    lxc::check(&domain)?;
     let driver = Platforms {
         platform: Platform::Container,
         container: "lxc-libvirt",
-        staged: vec![],
-        disks: vec![],
+        staged: devices.staged(&layout),
+        disks: devices.tagged(request),
         masked: sockets(&layout.shares)?,
         // The first console is the log's.
         shell: request.shell.then(|| PathBuf::from("/dev/tty2")),
@@ -50,7 +54,7 @@ pub fn plan(
     };
     let temporary = layout.temporary.clone();
     let guest = contract::config(request, name, &account, stdio, layout, driver);
-    let view = LxcDomain::new(domain, facts, filesystems);
+    let view = LxcDomain::new(&domain, facts, filesystems);
     let overrides = Path::new(template::OVERRIDES);
     Ok(Plan {
         xml: Template::LxcDomain.render(&view, Some(overrides))?,
@@ -63,7 +67,69 @@ pub fn plan(
             stage,
         },
         emulation: None,
+        devices: devices.attached,
     })
+}
+
+/// The block devices of a container: those of its images, then the user's. libvirt calls them `sda`, `sdb`…
+struct Devices {
+    attached: Vec<Attached>,
+    images: usize,
+}
+
+impl Devices {
+    fn new(request: &Request, layout: &Layout, state: &Path, purpose: Purpose) -> Result<Self> {
+        let mut attached = Vec::new();
+        let at = |index: usize| state.join(format!("raw{index}"));
+        for image in &layout.images {
+            attached.push(match purpose {
+                Purpose::Start => disks::attach_image(image, &at(attached.len()))?,
+                Purpose::Show => Attached::pretended(&image.source, image.read_only),
+            });
+        }
+        for disk in &request.disks {
+            attached.push(match purpose {
+                Purpose::Start => disks::attach_disk(disk, &at(attached.len()))?,
+                Purpose::Show => Attached::pretended(disk.source(), disk.is_read_only()),
+            });
+        }
+        Ok(Self {
+            attached,
+            images: layout.images.len(),
+        })
+    }
+
+    fn blocks(&self) -> impl Iterator<Item = BlockDevice> {
+        self.attached.iter().map(|attached| attached.device.clone())
+    }
+
+    fn node(index: usize) -> guest_init::config::BlockDevice {
+        let name = disk_name("sd", index);
+        guest_init::config::BlockDevice::Node(Path::new("/dev").join(name))
+    }
+
+    fn staged(&self, layout: &Layout) -> Vec<Staged> {
+        let images = layout.images.iter().enumerate();
+        images
+            .map(|(index, image)| Staged::Image {
+                device: Self::node(index),
+                // The device is the partition already.
+                partition: None,
+                path: image.staged.clone(),
+                read_only: image.read_only,
+            })
+            .collect()
+    }
+
+    fn tagged(&self, request: &Request) -> Vec<guest_init::config::Disk> {
+        let disks = request.disks.iter().enumerate();
+        disks
+            .map(|(index, disk)| guest_init::config::Disk {
+                tag: disk.tag().as_str().to_owned(),
+                device: Self::node(self.images + index),
+            })
+            .collect()
+    }
 }
 
 /// libvirt does not bind recursively, so each mount below a share is placed by itself.

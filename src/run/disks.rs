@@ -1,13 +1,41 @@
-//! Disks and images of the host: what they are, and what the guest's kernel needs for them.
+//! Disks and images of the host: what they are, what the guest's kernel needs for them, and block devices made of them for
+//! containers, which take no files.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use guest_init::filesystem::{self, FsType};
 
 use crate::config::{Disk, ImageFormat};
-use crate::domain::BlockKind;
+use crate::domain::{BlockDevice, BlockKind};
 use crate::error::{Error, Result};
 use crate::guest::kernel::Feature;
 use crate::run::layout::Image;
+use crate::sys::export::Export;
+use crate::sys::loopdev::{Extent, LoopDevice};
+
+/// A block device of the host, for as long as this lives or something has it open.
+#[derive(Debug)]
+pub struct Attached {
+    /// What a container is given.
+    pub device: BlockDevice,
+    /// Let go of before what it lies on.
+    _device: Option<LoopDevice>,
+    _export: Option<Export>,
+}
+
+impl Attached {
+    /// What it would be, in a plan that is only shown.
+    #[must_use]
+    pub fn pretended(source: &Path, read_only: bool) -> Self {
+        Self {
+            device: block(source, read_only),
+            _device: None,
+            _export: None,
+        }
+    }
+}
 
 /// What is behind a disk, which must be what was said.
 pub fn kind(disk: &Disk) -> Result<BlockKind> {
@@ -30,16 +58,124 @@ pub fn kind(disk: &Disk) -> Result<BlockKind> {
     }
 }
 
-/// What the guest's kernel needs to mount an image. What is in one that is not raw cannot be told from outside.
+/// What the guest's kernel needs to mount an image.
 pub fn features(image: &Image) -> Result<Vec<Feature>> {
-    let all = vec![
-        Feature::Ext4,
-        Feature::Xfs,
-        Feature::Btrfs,
-        Feature::Squashfs,
-    ];
-    match image.format {
-        ImageFormat::Raw => Ok(all),
-        _ => Ok(all),
+    if image.format != ImageFormat::Raw {
+        // What is in it cannot be told from outside.
+        return Ok(vec![
+            Feature::Ext4,
+            Feature::Xfs,
+            Feature::Btrfs,
+            Feature::Squashfs,
+        ]);
+    }
+    let chosen = choose(image, &image.source)?;
+    match chosen.filesystem {
+        FsType::Ext2 | FsType::Ext3 | FsType::Ext4 => Ok(vec![Feature::Ext4]),
+        FsType::Xfs => Ok(vec![Feature::Xfs]),
+        FsType::Btrfs => Ok(vec![Feature::Btrfs]),
+        FsType::Squashfs => Ok(vec![Feature::Squashfs]),
+        FsType::Vfat => Ok(vec![Feature::Vfat]),
+        FsType::Iso9660 => Ok(vec![Feature::Iso9660]),
+        FsType::Erofs => Err(Error::refused(format!(
+            "the image '{}' has an EROFS filesystem, which virtual machines cannot mount yet; use a container",
+            image.source.display()
+        ))),
+    }
+}
+
+/// The filesystem of an image that is seen raw at `raw`.
+fn choose(image: &Image, raw: &Path) -> Result<filesystem::Chosen> {
+    let mut file = File::open(raw).map_err(Error::io("reading the image", &image.source))?;
+    filesystem::choose(&mut file, image.partition).map_err(Error::step(format!(
+        "looking into the image '{}'",
+        image.source.display()
+    )))
+}
+
+/// Makes a block device of the filesystem in `image`; `at` is where a raw view of it may be made.
+///
+/// # Errors
+/// Where there is no such filesystem, or the host cannot make devices of such images.
+pub fn attach_image(image: &Image, at: &Path) -> Result<Attached> {
+    let export = export(&image.source, image.format, image.read_only, at)?;
+    let raw = export.as_ref().map_or(image.source.as_path(), Export::path);
+    let chosen = choose(image, raw)?;
+    let extent = Extent {
+        start: chosen.partition.map_or(0, |partition| partition.start),
+        length: chosen.partition.map_or(0, |partition| partition.size),
+    };
+    attached(
+        &image.source,
+        raw.to_owned(),
+        extent,
+        image.read_only,
+        export,
+    )
+}
+
+/// Makes a block device of a disk, unless it is one.
+///
+/// # Errors
+/// As [`attach_image`].
+pub fn attach_disk(disk: &Disk, at: &Path) -> Result<Attached> {
+    let source = disk.source();
+    match kind(disk)? {
+        BlockKind::Block => Ok(Attached {
+            device: block(source, disk.is_read_only()),
+            _device: None,
+            _export: None,
+        }),
+        BlockKind::File => {
+            let export = export(source, disk.format(), disk.is_read_only(), at)?;
+            let raw = export.as_ref().map_or(source, Export::path).to_owned();
+            attached(source, raw, Extent::default(), disk.is_read_only(), export)
+        }
+    }
+}
+
+fn export(
+    source: &Path,
+    format: ImageFormat,
+    read_only: bool,
+    at: &Path,
+) -> Result<Option<Export>> {
+    if format == ImageFormat::Raw {
+        return Ok(None);
+    }
+    let export = Export::new(source, format.as_str(), read_only, at).map_err(|error| {
+        Error::step(format!(
+            "opening the {} image '{}' (this takes qemu-storage-daemon, and FUSE in the kernel)",
+            format.as_str(),
+            source.display()
+        ))(error)
+    })?;
+    Ok(Some(export))
+}
+
+fn attached(
+    source: &Path,
+    raw: PathBuf,
+    extent: Extent,
+    read_only: bool,
+    export: Option<Export>,
+) -> Result<Attached> {
+    let device = LoopDevice::attach(&raw, extent, read_only)
+        .map_err(Error::io("attaching a loop device to", source))?;
+    Ok(Attached {
+        device: block(device.path(), read_only),
+        _device: Some(device),
+        _export: export,
+    })
+}
+
+/// A block device as a container has it.
+fn block(path: &Path, read_only: bool) -> BlockDevice {
+    BlockDevice {
+        source: path.to_owned(),
+        kind: BlockKind::Block,
+        format: ImageFormat::Raw,
+        read_only,
+        serial: String::new(),
     }
 }

@@ -150,6 +150,7 @@ pub fn plan(
         owner: account.identity,
         reach: Reach::Sockets { channel, console },
         emulation: Some(emulation),
+        devices: vec![],
     })
 }
 

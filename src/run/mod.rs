@@ -110,6 +110,17 @@ pub struct Plan {
     pub reach: Reach,
     /// What runs the instructions of a virtual machine.
     pub emulation: Option<Emulation>,
+    /// Block devices that are there for its sake.
+    devices: Vec<disks::Attached>,
+}
+
+/// What a plan is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// To be started: block devices are made.
+    Start,
+    /// To be shown.
+    Show,
 }
 
 /// How the channel to a guest is made.
@@ -181,18 +192,22 @@ pub const OWN_FAILURE: u8 = 125;
 ///
 /// # Errors
 /// Where something is asked for that the driver cannot do or the host does not have.
-pub fn plan(
+fn plan(
     request: &Request,
     connection: &Connection,
     name: &SandboxName,
     stdio: &Stdio,
     (state, places): (&Path, &Places),
+    purpose: Purpose,
 ) -> Result<Plan> {
     let facts = HostFacts::probe(Path::new("/"))?;
     let domain = domain(request, name)?;
     let stdio = stdio.for_guest();
     match connection.driver {
-        Driver::Lxc => container::plan(request, name, &domain, &facts, stdio, state),
+        Driver::Lxc => {
+            let purpose = (state, purpose);
+            container::plan(request, name, &domain, &facts, stdio, purpose)
+        }
         driver @ (Driver::QemuSystem | Driver::QemuSession | Driver::QemuEmbedded) => {
             let places = (state, places);
             machine::plan(request, name, driver, domain, &facts, stdio, places)
@@ -211,7 +226,8 @@ pub fn preview(request: &Request, connection: &Connection, places: &Places) -> R
     };
     let stdio = Stdio::of_process(request.terminal, connection.driver == Driver::Lxc)?;
     let state = places.runtime.join(name.as_str());
-    plan(request, connection, &name, &stdio, (&state, places))
+    let places = (state.as_path(), places);
+    plan(request, connection, &name, &stdio, places, Purpose::Show)
 }
 
 /// What libvirt is told, whatever the driver.
@@ -262,7 +278,8 @@ pub fn run(request: &Request, connection: &Connection, places: &Places) -> Resul
     };
     let stdio = Stdio::of_process(request.terminal, connection.driver == Driver::Lxc)?;
     let mut state = places.claim(&name, &connection.uri)?;
-    let mut plan = plan(request, connection, &name, &stdio, (state.path(), places))?;
+    let place = (state.path(), places);
+    let mut plan = plan(request, connection, &name, &stdio, place, Purpose::Start)?;
     stage(&plan)?;
     stages.reach("plan");
     let hypervisor = connection.open()?;
@@ -288,8 +305,9 @@ pub fn run(request: &Request, connection: &Connection, places: &Places) -> Resul
     }
     stages.reach("end");
     let has_ended_well = matches!(ending, Ending::Exit(_));
-    // One that runs in this process does not end with a connection.
-    if !has_ended_well || connection.driver == Driver::QemuEmbedded {
+    // One that runs in this process does not end with a connection, and devices are let go of after their user.
+    let is_waited_for = connection.driver == Driver::QemuEmbedded || !plan.devices.is_empty();
+    if !has_ended_well || is_waited_for {
         if let Err(error) = hypervisor.destroy(name.as_str()) {
             log::warn!("{error}");
             state.keep();

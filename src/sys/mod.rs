@@ -7,7 +7,9 @@ pub mod atomic;
 pub mod command;
 pub mod copy;
 pub mod enter;
+pub mod export;
 pub mod lock;
+pub mod loopdev;
 pub mod notify;
 pub mod root;
 

@@ -123,6 +123,20 @@ pub fn carry_over(place: &Place, path: &Path) -> Result<()> {
         .with_context(|| format!("moving '{}' to the new root", path.display()))
 }
 
+/// Lays a file over `target` that begins like it and is the sandbox's own: changes are thrown away.
+///
+/// # Errors
+/// Where the kernel refuses.
+pub fn own_file(place: &Place, target: &Path) -> Result<fs::File> {
+    let doing = || format!("laying a file over '{}'", target.display());
+    let target = provide(place, target, Kind::File).with_context(doing)?;
+    let own = place.scratch()?.fresh();
+    fs::write(&own, fs::read(&target).unwrap_or_default()).with_context(doing)?;
+    bind(&own, &target, false).with_context(doing)?;
+    let file = fs::File::options().read(true).write(true).open(&target);
+    file.with_context(doing)
+}
+
 /// Covers a file or socket with `/dev/null`, if it is there.
 ///
 /// # Errors
