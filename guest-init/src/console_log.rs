@@ -28,7 +28,8 @@ impl Log for Console {
 
     fn log(&self, record: &Record<'_>) {
         let line = format!("guest-init: {}\n", record.args());
-        eprint!("{line}");
+        // A machine may have no console, for which eprint! would end it.
+        let _ = std::io::stderr().write_all(line.as_bytes());
         if let Some(mut file) = self.file.get() {
             let _ = file.write_all(line.as_bytes());
         }

@@ -21,7 +21,7 @@ use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::sys::wait::wait;
-use nix::unistd::{Pid, sync};
+use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, sync};
 
 use crate::block::wait_for;
 use crate::mountinfo;
@@ -75,7 +75,23 @@ pub fn prepare() -> Result<()> {
             Ok(()) | Err(_) => {}
         }
     }
-    load_modules()
+    load_modules()?;
+    take_console();
+    Ok(())
+}
+
+/// The kernel gives the first process its console where there is one by then; ours comes with a module.
+fn take_console() {
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let Ok(console) = open("/dev/console", flags, Mode::empty()) else {
+        return;
+    };
+    let connected = dup2_stdin(&console)
+        .and_then(|()| dup2_stdout(&console))
+        .and_then(|()| dup2_stderr(&console));
+    if let Err(error) = connected {
+        warn!("connecting to the console: {error}");
+    }
 }
 
 /// A module that cannot be loaded is only said: whether anything needs it, that will tell.
