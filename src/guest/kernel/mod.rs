@@ -218,6 +218,9 @@ fn make_initramfs(kernel: &Kernel, features: &BTreeSet<Feature>, init: &Path) ->
     }
     // The kernel opens it for the init's output before the init can make it.
     archive.character_device("dev/console", 5, 1);
+    // A kernel whose console comes with a module starts init with no streams at all; a Rust program then opens
+    // this for each, or ends.
+    archive.character_device("dev/null", 1, 3);
     let program = fs::read(init).map_err(Error::io("reading", init))?;
     archive.file("init", 0o755, &program);
     for (index, module) in modules.iter().enumerate() {

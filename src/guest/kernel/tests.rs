@@ -101,6 +101,7 @@ fn a_guest_boots_from_the_unpacked_kernel_with_init_and_modules_in_order() {
             "mnt",
             "modules",
             "dev/console",
+            "dev/null",
             "init",
             "modules/000-virtio.ko",
             "modules/001-virtio_pci.ko",
