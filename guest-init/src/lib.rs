@@ -38,7 +38,7 @@ pub const NEW_ROOT: &str = "/newroot";
 pub const STAGED_MOUNTS: &str = "/mnt";
 
 #[cfg(feature = "init")]
-mod block;
+pub mod block;
 #[cfg(feature = "init")]
 pub mod boot;
 #[cfg(feature = "init")]

@@ -2,6 +2,7 @@
 //! goes away with its thread. Needs root; is skipped without.
 #![allow(clippy::unwrap_used)]
 
+mod image;
 mod stage;
 
 use std::fs;
