@@ -47,7 +47,7 @@ pub mod link;
 pub mod terminal;
 
 #[cfg(feature = "init")]
-mod block;
+pub mod block;
 #[cfg(feature = "init")]
 pub mod boot;
 #[cfg(feature = "init")]

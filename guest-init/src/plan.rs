@@ -161,9 +161,8 @@ mod tests {
     use super::*;
     use crate::config::{StaticUnits, VERSION};
 
-    #[test]
-    fn the_root_is_whole_before_the_staging_root_goes() {
-        let config = GuestConfig {
+    fn config() -> GuestConfig {
+        GuestConfig {
             version: VERSION,
             name: "web1".into(),
             hostname: "web1".into(),
@@ -188,7 +187,41 @@ mod tests {
                 command: vec!["/usr/lib/systemd/systemd".into()],
                 environment: vec![],
             },
+        }
+    }
+
+    #[test]
+    fn only_a_tree_with_dhcp_gets_a_resolv_conf_of_its_own() {
+        let tree = Root::Tree {
+            source: "/host".into(),
+            access: crate::config::Access::ReadOnly,
         };
+        for (root, addressing, expected) in [
+            (tree.clone(), Addressing::Dhcp, true),
+            (tree, Addressing::None, false),
+            (Root::Empty, Addressing::Dhcp, false),
+        ] {
+            let config = GuestConfig {
+                root,
+                network: vec![Nic {
+                    name: "eth0".into(),
+                    addressing,
+                    hint: None,
+                }],
+                ..config()
+            };
+            let steps = plan(&config);
+            assert_eq!(steps.contains(&Step::OwnResolvConf), expected);
+            let Some(Step::NewRoot { targets, .. }) = steps.first() else {
+                panic!("{steps:?}");
+            };
+            assert_eq!(targets.contains(&RESOLV_CONF.into()), expected);
+        }
+    }
+
+    #[test]
+    fn the_root_is_whole_before_the_staging_root_goes() {
+        let config = config();
         let steps = plan(&config);
         let at = |wanted: &Step| steps.iter().position(|step| step == wanted).unwrap();
         let pivot = at(&Step::Pivot(Platform::Container));

@@ -2,10 +2,11 @@
 //! goes away with its thread. Needs root; is skipped without.
 #![allow(clippy::unwrap_used)]
 
+mod image;
 mod stage;
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -269,5 +270,38 @@ fn what_is_included_is_like_its_source() {
             error.to_string(),
             "copying to '/etc/x': read-only, and no writable mount covers it"
         );
+    });
+}
+
+#[test]
+fn a_file_of_its_own_is_laid_over_what_cannot_be_written() {
+    in_stage(|mut stage| {
+        host(&stage);
+        let link = "../run/resolve/stub";
+        symlink(link, stage.path("/host/etc/resolv.conf")).unwrap();
+        fs::write(stage.path("/host/etc/hosts"), "before").unwrap();
+        let outside = stage.outside("/host");
+        stage.root(Access::ReadOnly, &["/run"]);
+        stage.enter();
+        let run = Mount::Tmpfs {
+            target: "/run".into(),
+            mode: 0o755,
+            size: None,
+        };
+        stage.add(&run).unwrap();
+        for (path, before) in [
+            ("/etc/resolv.conf", ""),
+            ("/etc/hosts", "before"),
+            ("/etc/new", ""),
+        ] {
+            let mut file = stage.own_file(path).unwrap();
+            assert_eq!(fs::read_to_string(path).unwrap(), before, "{path}");
+            file.set_len(0).unwrap();
+            file.write_all(b"own").unwrap();
+            assert_eq!(fs::read_to_string(path).unwrap(), "own", "{path}");
+        }
+        assert_eq!(fs::read_to_string("/run/resolve/stub").unwrap(), "own");
+        assert_eq!(fs::read(outside.join("etc/hosts")).unwrap(), b"before");
+        assert!(is_read_only("/etc") && !outside.join("etc/new").exists());
     });
 }

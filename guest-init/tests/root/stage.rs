@@ -98,6 +98,10 @@ impl Stage {
         root::mask(self.place(), Path::new(path))
     }
 
+    pub fn own_file(&self, path: &str) -> anyhow::Result<File> {
+        root::own_file(self.place(), Path::new(path))
+    }
+
     pub fn include(&self, wanted: &Include) -> anyhow::Result<()> {
         root::include(self.place(), wanted)
     }
