@@ -43,6 +43,17 @@ pub struct Patience {
     pub run: Option<Duration>,
 }
 
+/// A conversation that is over.
+#[derive(Debug)]
+pub struct Conversation {
+    /// How it ended.
+    pub ending: Ending,
+    /// What the guest has reached, with the time it was heard of here.
+    pub milestones: Vec<(Milestone, Instant)>,
+    /// The channel. The guest ends when it is dropped.
+    pub link: Link,
+}
+
 /// One end of a conversation.
 #[derive(Debug)]
 pub struct Console<'a> {
@@ -107,12 +118,16 @@ impl<'a> Console<'a> {
     ///
     /// # Errors
     /// Where the guest says what nobody understands.
-    pub fn converse(mut self) -> Result<(Ending, Vec<(Milestone, Instant)>)> {
+    pub fn converse(mut self) -> Result<Conversation> {
         loop {
             let is_drained = self.sinks.iter().all(|(_, sink)| sink.is_drained());
             match &self.ending {
                 Some(ending) if is_drained || !matches!(ending, Ending::Exit(_) | Ending::Lost) => {
-                    return Ok((ending.clone(), self.milestones));
+                    return Ok(Conversation {
+                        ending: ending.clone(),
+                        milestones: self.milestones,
+                        link: self.link,
+                    });
                 }
                 Some(_) | None => self.turn()?,
             }
