@@ -10,6 +10,7 @@ mod container;
 mod contract;
 mod disks;
 mod identity;
+mod label;
 mod layout;
 mod machine;
 mod reach;
@@ -252,7 +253,7 @@ fn domain(request: &Request, name: &SandboxName) -> Result<Domain> {
         resources: request.resources.clone(),
         networks,
         publish: request.publish.clone(),
-        security: None,
+        security: label::resolve(request.security.as_ref(), label::model(Path::new("/")))?,
         disks: vec![],
         consoles: u32::from(request.shell),
         on_reboot: OnReboot::Destroy,
