@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, raise};
 
+use self::signals::ASKING;
 pub use self::signals::{Received, Signals};
 pub use self::streams::{Stdio, terminal_size};
 use crate::error::{Error, Result};
@@ -295,21 +296,25 @@ impl<'a> Console<'a> {
 
     fn signal(&mut self, received: Received) {
         let Received { signal, typed } = received;
-        match signal {
-            Signal::SIGWINCH => {
-                if self.terminal.is_some() {
-                    let size = terminal_size();
-                    self.link.send(&Frame::Resize(size.rows, size.columns));
-                }
-            }
-            Signal::SIGTSTP => self.suspend(),
-            Signal::SIGCONT => self.resume(),
-            signal if self.started => self.pass_on(signal, typed),
-            Signal::SIGINT | Signal::SIGTERM | Signal::SIGHUP | Signal::SIGQUIT => {
-                self.ending = Some(Ending::Interrupted(signal));
-            }
-            // The command would not know what to do with it yet.
-            _ => {}
+        let asks_for_the_end = ASKING.contains(&signal);
+        if signal == Signal::SIGWINCH {
+            self.resize();
+        } else if signal == Signal::SIGTSTP {
+            self.suspend();
+        } else if signal == Signal::SIGCONT {
+            self.resume();
+        } else if self.started {
+            self.pass_on(signal, typed);
+        } else if asks_for_the_end {
+            self.ending = Some(Ending::Interrupted(signal));
+        }
+        // The command would not know what to do with any other one yet.
+    }
+
+    fn resize(&mut self) {
+        if self.terminal.is_some() {
+            let size = terminal_size();
+            self.link.send(&Frame::Resize(size.rows, size.columns));
         }
     }
 
@@ -336,10 +341,7 @@ impl<'a> Console<'a> {
         if let Some(raw) = self.raw() {
             let _ = raw.enter_again();
         }
-        if self.terminal.is_some() {
-            let size = terminal_size();
-            self.link.send(&Frame::Resize(size.rows, size.columns));
-        }
+        self.resize();
         self.pass_on(Signal::SIGCONT, true);
     }
 
