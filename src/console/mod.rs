@@ -70,6 +70,16 @@ pub struct Console<'a> {
     /// What the guest has reached, with the time it was heard of here.
     milestones: Vec<(Milestone, Instant)>,
     ending: Option<Ending>,
+    /// Nobody takes the output that is left, and nobody wants to wait any more.
+    gives_up: bool,
+}
+
+/// Whether all that was said before it is to be passed on.
+fn has_output(ending: &Ending) -> bool {
+    match ending {
+        Ending::Exit(_) | Ending::Lost => true,
+        Ending::Escaped | Ending::Interrupted(_) | Ending::Silent | Ending::TimedOut => false,
+    }
 }
 
 /// What there is only with a terminal.
@@ -112,6 +122,7 @@ impl<'a> Console<'a> {
             started: false,
             milestones: Vec::new(),
             ending: None,
+            gives_up: false,
         })
     }
 
@@ -123,7 +134,7 @@ impl<'a> Console<'a> {
         loop {
             let is_drained = self.sinks.iter().all(|(_, sink)| sink.is_drained());
             match &self.ending {
-                Some(ending) if is_drained || !matches!(ending, Ending::Exit(_) | Ending::Lost) => {
+                Some(ending) if is_drained || self.gives_up || !has_output(ending) => {
                     return Ok(Conversation {
                         ending: ending.clone(),
                         milestones: self.milestones,
@@ -297,7 +308,10 @@ impl<'a> Console<'a> {
     fn signal(&mut self, received: Received) {
         let Received { signal, typed } = received;
         let asks_for_the_end = ASKING.contains(&signal);
-        if signal == Signal::SIGWINCH {
+        if self.ending.is_some() {
+            // The command has ended: it is we who wait for somebody to read.
+            self.gives_up |= asks_for_the_end;
+        } else if signal == Signal::SIGWINCH {
             self.resize();
         } else if signal == Signal::SIGTSTP {
             self.suspend();
