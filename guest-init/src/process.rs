@@ -40,12 +40,12 @@ pub fn close_other_files() -> Result<()> {
     Ok(())
 }
 
-/// Takes over the file that was handed down as `number`; `None` if there is none.
+/// Takes over the file that was handed down as `number`, and keeps it from programs; `None` if there is none.
 ///
 /// To be called once for each number.
 pub fn handed_down(number: i32) -> Option<OwnedFd> {
-    // SAFETY: fcntl(2) with F_GETFD looks at a number only.
-    if unsafe { nix::libc::fcntl(number, nix::libc::F_GETFD) } < 0 {
+    // SAFETY: fcntl(2) with F_SETFD takes numbers only.
+    if unsafe { nix::libc::fcntl(number, nix::libc::F_SETFD, nix::libc::FD_CLOEXEC) } < 0 {
         return None;
     }
     // SAFETY: the file is open, and whoever handed it down leaves it to us.

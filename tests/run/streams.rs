@@ -22,7 +22,8 @@ cases! {
         a_reader_that_goes_away_ends_the_writer,
         output_is_appended_to_a_file,
         a_background_process_is_not_waited_for,
-        one_file_for_input_and_output;
+        one_file_for_input_and_output,
+        the_command_has_no_other_files;
     containers:
         one_pipe_for_both_keeps_the_order,
         output_that_is_closed_has_ended,
@@ -217,4 +218,9 @@ fn input_that_is_closed_breaks_the_pipe(test: &Test) {
     });
     fs::write(go, "").unwrap();
     assert!(child.wait().unwrap().success());
+}
+
+fn the_command_has_no_other_files(test: &Test) {
+    // The last is the directory that ls reads.
+    assert_eq!(test.says(&[], "exec ls /proc/self/fd"), "0\n1\n2\n3");
 }
