@@ -186,10 +186,15 @@ fn mounts(share: &Share, facts: &HostFacts) -> Vec<Filesystem> {
         .filter_map(|mount_point| {
             let inside = mount_point.strip_prefix(&share.source).ok()?;
             // One that another mount covers, or that is not ours to see, is left out.
-            let is_there = inside.as_os_str().is_empty() || mount_point.exists();
+            let is_share = inside.as_os_str().is_empty();
+            let is_there = is_share || mount_point.exists();
             (is_there && is_shared(inside)).then(|| Filesystem {
                 source: mount_point.to_owned(),
-                target: share.staged.join(inside),
+                // Joined to nothing, the path of a file would end like that of a directory.
+                target: match is_share {
+                    true => share.staged.clone(),
+                    false => share.staged.join(inside),
+                },
                 read_only: share.read_only,
             })
         })
@@ -265,6 +270,6 @@ mod tests {
             .into_iter()
             .map(|filesystem| filesystem.target)
             .collect();
-        assert_eq!(targets, [Path::new("/host/"), Path::new("/host/usr")]);
+        assert_eq!(targets, [Path::new("/host"), Path::new("/host/usr")]);
     }
 }

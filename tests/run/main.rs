@@ -5,6 +5,9 @@
 //! | [`support`] | the drivers, running the program, leftovers |
 //! | [`streams`] | standard streams |
 //! | [`outcome`] | how a command ends, and what is said of it |
+//! | [`terminal`] | a command at a terminal |
+//! | [`files`] | what a command sees of the host, and may change |
+//! | [`identity`] | who it is, and where |
 //!
 //! A case is a function of a [`support::Test`], which knows its driver; [`cases!`] makes a test of it for each driver.
 //! Each needs the private libvirtd of `make test` and is skipped without it.
@@ -15,5 +18,8 @@
 #[macro_use]
 mod support;
 
+mod files;
+mod identity;
 mod outcome;
 mod streams;
+mod terminal;

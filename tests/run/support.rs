@@ -191,6 +191,23 @@ impl Test {
         assert_eq!(rest, "", "{arguments:?} takes more than a line");
         line.to_owned()
     }
+
+    /// What the program says of arguments that do not belong together; nothing is left.
+    pub fn refusal_of_usage(&self, arguments: &[&str]) -> String {
+        let mut command = self.unnamed();
+        command.args(arguments);
+        let done = host::finish(command, b"").unwrap();
+        assert_eq!(
+            (done.code, done.stdout.as_str()),
+            (125, ""),
+            "{arguments:?}: {done:?}"
+        );
+        assert!(
+            done.stderr.starts_with("error: "),
+            "{arguments:?}: {done:?}"
+        );
+        done.stderr
+    }
 }
 
 /// Names the guest-init of an uninstalled program.
