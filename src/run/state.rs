@@ -51,7 +51,8 @@ const UNFINISHED: &str = ".new-";
 const HALF_MADE: Duration = Duration::from_secs(60);
 
 impl Places {
-    /// Those of this user: `/run` and `/var/cache` for root, else `$XDG_RUNTIME_DIR` and `$XDG_CACHE_HOME`.
+    /// Those of this user: `/run` and `/var/cache` for root, else `$XDG_RUNTIME_DIR` and `$XDG_CACHE_HOME`, which is
+    /// below `$HOME`, or below `home` where there is no such variable.
     ///
     /// # Errors
     /// Where an ordinary user has neither a runtime directory nor a home.
@@ -67,7 +68,11 @@ impl Places {
                 .map(PathBuf::from)
                 .filter(|path| path.is_absolute())
         };
-        let cache = variable("XDG_CACHE_HOME").unwrap_or_else(|| home.join(".cache"));
+        let cache = variable("XDG_CACHE_HOME").unwrap_or_else(|| {
+            variable("HOME")
+                .unwrap_or_else(|| home.to_owned())
+                .join(".cache")
+        });
         let cache = cache.join("virt-sandbox");
         let runtime = match variable("XDG_RUNTIME_DIR") {
             Some(runtime) => runtime.join("virt-sandbox"),
