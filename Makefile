@@ -24,7 +24,7 @@ build:
 
 # Installs what `make build` built.
 install:
-	install -D -m 755 -t $(bin) target/release/virt-sandbox-service
+	install -D -m 755 -t $(bin) target/release/virt-sandbox target/release/virt-sandbox-service
 	install -D -m 755 -t $(libexec) target/guest-init/guest-init
 	install -D -m 644 -t $(share)/virt-sandbox/services.d services.d/*.toml
 	cd templates && find . -type f -exec install -D -m 644 {} $(abspath $(share))/virt-sandbox/templates/{} \;

@@ -141,7 +141,7 @@ pub struct Cli {
     /// Say more of what is done
     #[arg(short, long, help_heading = "Information")]
     verbose: bool,
-    /// Show the steps of the guest, too [also by $LIBVIRT_SANDBOX_INIT_DEBUG]
+    /// Show the steps of the guest, too [also by $LIBVIRT_SANDBOX_INIT_DEBUG; $LIBVIRT_SANDBOX_STRACE traces the command]
     #[arg(short, long, help_heading = "Information")]
     debug: bool,
     /// Print the version
@@ -223,7 +223,8 @@ pub fn main() -> ExitCode {
             };
         }
     };
-    output::log_to_stderr(PROGRAM, cli.verbose || cli.debug);
+    let is_verbose = std::env::var_os("LIBVIRT_SANDBOX_DEBUG").is_some();
+    output::log_to_stderr(PROGRAM, cli.verbose || cli.debug || is_verbose);
     match execute(cli) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
@@ -312,8 +313,24 @@ fn request(cli: Cli) -> Result<Request> {
             modules: cli.kmodpath.map(|path| cwd.join(path)),
         },
         debug: cli.debug || std::env::var_os("LIBVIRT_SANDBOX_INIT_DEBUG").is_some(),
-        command: cli.command,
+        command: traced(cli.command, std::env::var_os("LIBVIRT_SANDBOX_STRACE")),
     })
+}
+
+/// The command, traced where `$LIBVIRT_SANDBOX_STRACE` is set: to 1, or to an expression of `strace(1)`. Each process
+/// gets a file in the `/tmp` of the sandbox, which has to be writable.
+fn traced(command: Vec<OsString>, filter: Option<OsString>) -> Vec<OsString> {
+    let Some(filter) = filter else {
+        return command;
+    };
+    let words = ["strace", "-ff", "-s", "1000", "-o", "/tmp/sandbox.log"];
+    let mut traced: Vec<OsString> = words.map(OsString::from).into();
+    if filter != "1" {
+        traced.extend(["-e".into(), filter]);
+    }
+    traced.push("--".into());
+    traced.extend(command);
+    traced
 }
 
 fn networks(choices: Vec<NetworkChoice>) -> Result<Vec<Network>> {
@@ -387,6 +404,20 @@ mod tests {
             assert_eq!(escape(text), Ok(Escape(byte)));
         }
         assert!(escape("1").is_err() && escape("").is_err());
+    }
+
+    #[test]
+    fn a_command_can_be_traced() {
+        let command = || vec![OsString::from("ls")];
+        assert_eq!(traced(command(), None), command());
+        let line = |filter: &str| traced(command(), Some(filter.into())).join(OsStr::new(" "));
+        assert_eq!(line("1"), "strace -ff -s 1000 -o /tmp/sandbox.log -- ls");
+        assert!(
+            line("trace=open")
+                .into_string()
+                .unwrap()
+                .contains(" -e trace=open -- ")
+        );
     }
 
     #[test]

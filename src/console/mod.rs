@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, raise};
 
+use self::signals::ASKING;
 pub use self::signals::{Received, Signals};
 pub use self::streams::{Stdio, terminal_size};
 use crate::error::{Error, Result};
@@ -43,6 +44,17 @@ pub struct Patience {
     pub run: Option<Duration>,
 }
 
+/// A conversation that is over.
+#[derive(Debug)]
+pub struct Conversation {
+    /// How it ended.
+    pub ending: Ending,
+    /// What the guest has reached, with the time it was heard of here.
+    pub milestones: Vec<(Milestone, Instant)>,
+    /// The channel. The guest ends when it is dropped.
+    pub link: Link,
+}
+
 /// One end of a conversation.
 #[derive(Debug)]
 pub struct Console<'a> {
@@ -58,6 +70,16 @@ pub struct Console<'a> {
     /// What the guest has reached, with the time it was heard of here.
     milestones: Vec<(Milestone, Instant)>,
     ending: Option<Ending>,
+    /// Nobody takes the output that is left, and nobody wants to wait any more.
+    gives_up: bool,
+}
+
+/// Whether all that was said before it is to be passed on.
+fn has_output(ending: &Ending) -> bool {
+    match ending {
+        Ending::Exit(_) | Ending::Lost => true,
+        Ending::Escaped | Ending::Interrupted(_) | Ending::Silent | Ending::TimedOut => false,
+    }
 }
 
 /// What there is only with a terminal.
@@ -100,6 +122,7 @@ impl<'a> Console<'a> {
             started: false,
             milestones: Vec::new(),
             ending: None,
+            gives_up: false,
         })
     }
 
@@ -107,12 +130,16 @@ impl<'a> Console<'a> {
     ///
     /// # Errors
     /// Where the guest says what nobody understands.
-    pub fn converse(mut self) -> Result<(Ending, Vec<(Milestone, Instant)>)> {
+    pub fn converse(mut self) -> Result<Conversation> {
         loop {
             let is_drained = self.sinks.iter().all(|(_, sink)| sink.is_drained());
             match &self.ending {
-                Some(ending) if is_drained || !matches!(ending, Ending::Exit(_) | Ending::Lost) => {
-                    return Ok((ending.clone(), self.milestones));
+                Some(ending) if is_drained || self.gives_up || !has_output(ending) => {
+                    return Ok(Conversation {
+                        ending: ending.clone(),
+                        milestones: self.milestones,
+                        link: self.link,
+                    });
                 }
                 Some(_) | None => self.turn()?,
             }
@@ -280,21 +307,28 @@ impl<'a> Console<'a> {
 
     fn signal(&mut self, received: Received) {
         let Received { signal, typed } = received;
-        match signal {
-            Signal::SIGWINCH => {
-                if self.terminal.is_some() {
-                    let size = terminal_size();
-                    self.link.send(&Frame::Resize(size.rows, size.columns));
-                }
-            }
-            Signal::SIGTSTP => self.suspend(),
-            Signal::SIGCONT => self.resume(),
-            signal if self.started => self.pass_on(signal, typed),
-            Signal::SIGINT | Signal::SIGTERM | Signal::SIGHUP | Signal::SIGQUIT => {
-                self.ending = Some(Ending::Interrupted(signal));
-            }
-            // The command would not know what to do with it yet.
-            _ => {}
+        let asks_for_the_end = ASKING.contains(&signal);
+        if self.ending.is_some() {
+            // The command has ended: it is we who wait for somebody to read.
+            self.gives_up |= asks_for_the_end;
+        } else if signal == Signal::SIGWINCH {
+            self.resize();
+        } else if signal == Signal::SIGTSTP {
+            self.suspend();
+        } else if signal == Signal::SIGCONT {
+            self.resume();
+        } else if self.started {
+            self.pass_on(signal, typed);
+        } else if asks_for_the_end {
+            self.ending = Some(Ending::Interrupted(signal));
+        }
+        // The command would not know what to do with any other one yet.
+    }
+
+    fn resize(&mut self) {
+        if self.terminal.is_some() {
+            let size = terminal_size();
+            self.link.send(&Frame::Resize(size.rows, size.columns));
         }
     }
 
@@ -321,10 +355,7 @@ impl<'a> Console<'a> {
         if let Some(raw) = self.raw() {
             let _ = raw.enter_again();
         }
-        if self.terminal.is_some() {
-            let size = terminal_size();
-            self.link.send(&Frame::Resize(size.rows, size.columns));
-        }
+        self.resize();
         self.pass_on(Signal::SIGCONT, true);
     }
 

@@ -20,6 +20,14 @@ const MINDED: [Signal; 9] = [
     Signal::SIGCONT,
 ];
 
+/// Those that ask for an end.
+pub(super) const ASKING: [Signal; 4] = [
+    Signal::SIGINT,
+    Signal::SIGTERM,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+];
+
 /// Signals that wait until they are asked for, from the moment this is made.
 #[derive(Debug)]
 pub struct Signals {
@@ -73,19 +81,10 @@ impl Signals {
     /// The first that came which asks for an end.
     #[must_use]
     pub fn interrupted(&self) -> Option<Signal> {
-        let ends = |signal: &Signal| {
-            [
-                Signal::SIGINT,
-                Signal::SIGTERM,
-                Signal::SIGHUP,
-                Signal::SIGQUIT,
-            ]
-            .contains(signal)
-        };
         self.take()
             .into_iter()
             .map(|received| received.signal)
-            .find(ends)
+            .find(|signal| ASKING.contains(signal))
     }
 }
 

@@ -1,5 +1,6 @@
 //! What is staged for the guest: the init, its config, and the list of what libvirt places beside them.
 
+pub mod cgroup;
 pub mod kernel;
 
 use std::fs;

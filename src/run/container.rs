@@ -1,19 +1,28 @@
 //! A sandbox as a container: libvirt places the host's directories in the staging root.
 
+use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use guest_init::config::{Platform, Staged, Stdio};
+
+use guest_init::link::Link;
+use nix::sys::signal::Signal;
 
 use crate::config::SandboxName;
 use crate::domain::lxc::{self, LxcDomain};
 use crate::domain::template::{self, Template};
 use crate::domain::{BlockDevice, Domain, Filesystem, disk_name};
 use crate::error::{Error, Result};
+use crate::guest::cgroup;
 use crate::host::HostFacts;
+use crate::hypervisor::Hypervisor;
 use crate::run::contract::{self, Platforms};
 use crate::run::disks::{self, Attached};
 use crate::run::layout::{Granularity, Layout, ROOT, Share};
 use crate::run::{Account, Plan, Purpose, Reach, Request};
+use crate::sys::enter::first_process;
+use crate::sys::pidfd::Process;
 
 /// What the kernel and the host's services show of themselves below a root; a sandbox has its own.
 const NOT_SHARED: [&str; 4] = ["proc", "sys", "dev", "run"];
@@ -69,6 +78,41 @@ pub fn plan(
         emulation: None,
         devices: devices.attached,
     })
+}
+
+/// How long a container without a command may take to end.
+const END: Duration = Duration::from_secs(1);
+
+/// Ends a container whose command has ended, so that libvirt finds nothing of it left to end.
+///
+/// When the process that keeps a container goes while a process of it is there, libvirtd waits 200 ms for them, and
+/// answers nobody meanwhile (`virCgroupKillPainfully()`). So that process is held until the container's first
+/// one, which ends with the channel, is gone; and then there is none.
+///
+/// # Errors
+/// Where it cannot be done. The domain then ends with the connection, in libvirt's own time.
+pub fn end(hypervisor: &dyn Hypervisor, name: &SandboxName, link: Link) -> Result<()> {
+    let doing = || Error::step::<io::Error>("looking for the container's processes");
+    let Some(controller) = hypervisor.state(name.as_str())?.controller() else {
+        return Ok(());
+    };
+    let keeper = Process::open(controller).map_err(doing())?;
+    let Some(first) = first_process(controller) else {
+        return Ok(());
+    };
+    let groups = cgroup::of_process(first, name);
+    let first = Process::open(first).map_err(doing())?;
+    let failed = || Error::step::<io::Error>("ending the container");
+    keeper.signal(Signal::SIGSTOP).map_err(failed())?;
+    drop(link);
+    if !first.wait(END) {
+        return keeper.signal(Signal::SIGCONT).map_err(failed());
+    }
+    keeper.signal(Signal::SIGKILL).map_err(failed())?;
+    // The connection must not end before it has.
+    let _ = keeper.wait(END);
+    cgroup::remove_all(&groups);
+    Ok(())
 }
 
 /// The block devices of a container: those of its images, then the user's. libvirt calls them `sda`, `sdb`…

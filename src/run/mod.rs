@@ -10,6 +10,7 @@ mod container;
 mod contract;
 mod disks;
 mod identity;
+mod label;
 mod layout;
 mod machine;
 mod reach;
@@ -32,7 +33,7 @@ use crate::config::network::Source;
 use crate::config::{
     Disk, Hostname, Include, Mac, Mount, Network, Publish, Resources, SandboxName, Security,
 };
-use crate::console::{Console, Ending, Patience, Signals, Stdio};
+use crate::console::{Console, Conversation, Ending, Patience, Signals, Stdio};
 use crate::domain::qemu::Emulation;
 use crate::domain::{Domain, OnReboot};
 use crate::error::{Error, Result};
@@ -252,7 +253,7 @@ fn domain(request: &Request, name: &SandboxName) -> Result<Domain> {
         resources: request.resources.clone(),
         networks,
         publish: request.publish.clone(),
-        security: None,
+        security: label::resolve(request.security.as_ref(), label::model(Path::new("/")))?,
         disks: vec![],
         consoles: u32::from(request.shell),
         on_reboot: OnReboot::Destroy,
@@ -299,12 +300,24 @@ pub fn run(request: &Request, connection: &Connection, places: &Places) -> Resul
         run: request.timeout,
     };
     let console = Console::new(contact.link, stdio, request.escape, &signals, patience)?;
-    let (ending, milestones) = console.converse()?;
+    let Conversation {
+        ending,
+        milestones,
+        link,
+    } = console.converse()?;
     for (milestone, at) in milestones {
         stages.reached.push((milestone.name, at));
     }
     stages.reach("end");
     let has_ended_well = matches!(ending, Ending::Exit(_));
+    if has_ended_well && matches!(plan.reach, Reach::HandedDown { .. }) {
+        if let Err(error) = container::end(&hypervisor, &name, link) {
+            log::debug!("ending the container: {error}");
+        }
+        stages.reach("farewell");
+    } else {
+        drop(link);
+    }
     // One that runs in this process does not end with a connection, and devices are let go of after their user.
     let is_waited_for = connection.driver == Driver::QemuEmbedded || !plan.devices.is_empty();
     if !has_ended_well || is_waited_for {

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::SandboxName;
 use crate::error::{Error, Result};
+use crate::guest::cgroup;
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::libvirt::Libvirt;
 use crate::sys::lock::{Lock, Sharing};
@@ -237,6 +238,9 @@ fn sweep(path: &Path) -> Result<()> {
         && !record.uri.starts_with("qemu:///embed")
     {
         Libvirt::open(&record.uri)?.destroy(&record.name)?;
+        if let Ok(name) = record.name.parse() {
+            cgroup::remove(&name);
+        }
     }
     remove(path);
     Ok(())

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use crate::config::{SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
+use crate::guest::cgroup;
 use crate::hypervisor::{DomainState, Hypervisor};
-use crate::service::cgroup;
+
 use crate::service::failure::failure;
 use crate::service::inside::Inside;
 use crate::service::ready::{self, Readiness, UnitState, judge};

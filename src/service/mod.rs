@@ -6,7 +6,6 @@
 mod accounts;
 mod activity;
 mod addresses;
-mod cgroup;
 mod conf_d;
 pub mod create;
 pub mod discover;

@@ -18,7 +18,7 @@ use crate::hypervisor::libvirt::Libvirt;
 use crate::hypervisor::{DomainState, Hypervisor};
 use crate::service::inside::Inside;
 use crate::service::store::{Removal, Store};
-use crate::service::{addresses, cgroup, package, place, services_d};
+use crate::service::{addresses, package, place, services_d};
 use crate::sys::atomic;
 use crate::sys::command;
 
@@ -100,7 +100,7 @@ impl Sandboxes {
                 // One that has failed would stay in systemd's list without a file; that it has not is no matter.
                 let _ = command::capture("systemctl", ["reset-failed", "--", &name.unit()]);
             }
-            cgroup::remove(name);
+            guest::cgroup::remove(name);
         }
         if let Some(tree) = &removal.tree {
             place::remove(tree, removal.uuid)?;

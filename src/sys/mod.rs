@@ -11,6 +11,7 @@ pub mod export;
 pub mod lock;
 pub mod loopdev;
 pub mod notify;
+pub mod pidfd;
 pub mod root;
 
 crate::error::from_leaf!(

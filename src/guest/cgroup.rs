@@ -25,6 +25,28 @@ pub fn remove(name: &SandboxName) {
     }
 }
 
+/// The groups that the first process of a sandbox has made, for as long as it lives.
+#[must_use]
+pub fn of_process(pid: u32, name: &SandboxName) -> Vec<PathBuf> {
+    let group = format!("virt-sandbox-{name}");
+    let memberships = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    // Fields: number, controllers, path (cgroups(7)).
+    let paths = memberships
+        .lines()
+        .filter_map(|line| line.splitn(3, ':').nth(2));
+    let own: Vec<&Path> = paths
+        .map(|path| Path::new(path.trim_start_matches('/')))
+        .filter(|path| path.ends_with(&group))
+        .collect();
+    let in_hierarchy = |hierarchy: PathBuf| own.iter().map(move |path| hierarchy.join(path));
+    hierarchies().into_iter().flat_map(in_hierarchy).collect()
+}
+
+/// Removes groups that are empty by now.
+pub fn remove_all(groups: &[PathBuf]) {
+    groups.iter().for_each(|group| remove_groups(group));
+}
+
 /// Mount points of the hierarchies a sandbox makes groups in.
 fn hierarchies() -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
