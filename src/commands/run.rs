@@ -238,7 +238,7 @@ fn execute(cli: Cli) -> Result<u8> {
     let is_root = nix::unistd::geteuid().is_root();
     let home = Account::find(&Who::Caller)?.home;
     let places = Places::of_user(is_root, &home)?;
-    let around = Surroundings::of_process(is_root, &places);
+    let around = Surroundings::of_process(is_root);
     let connection = Connection::choose(cli.connect.as_deref(), &around)?;
     let (print_xml, dry_run, timing) = (cli.print_xml, cli.dry_run, cli.timing);
     let request = request(cli)?;

@@ -22,6 +22,8 @@ use crate::hypervisor::{DomainState, Hypervisor};
 pub struct Libvirt {
     connection: Connect,
     uri: String,
+    /// What a domain is started with that is to end with the connection.
+    start_flags: u32,
 }
 
 impl Libvirt {
@@ -43,6 +45,7 @@ impl Libvirt {
         Ok(Self {
             connection,
             uri: uri.to_owned(),
+            start_flags: virt::sys::VIR_DOMAIN_START_AUTODESTROY,
         })
     }
 
@@ -56,7 +59,11 @@ impl Libvirt {
         virt::event::event_register_default_impl()
             .map_err(|error| failed(format_args!("starting '{uri}'"), &error))?;
         std::thread::spawn(|| while virt::event::event_run_default_impl().is_ok() {});
-        Self::open(uri)
+        Ok(Self {
+            // It knows no domains that end with a connection.
+            start_flags: virt::sys::VIR_DOMAIN_NONE,
+            ..Self::open(uri)?
+        })
     }
 
     fn find(&self, name: &str) -> Result<Option<Domain>> {
@@ -122,7 +129,7 @@ impl Hypervisor for Libvirt {
         let xml = CString::new(xml).map_err(Error::step(doing))?;
         let mut numbers: Vec<i32> = files.iter().map(AsRawFd::as_raw_fd).collect();
         let count = u32::try_from(numbers.len()).map_err(Error::step(doing))?;
-        let flags = virt::sys::VIR_DOMAIN_START_AUTODESTROY | virt::sys::VIR_DOMAIN_NONE;
+        let flags = self.start_flags;
         // SAFETY: the connection lives as long as `self`, the text ends with a zero, and the array has `count` numbers
         // of files that are open for as long as they are borrowed.
         let domain = unsafe {

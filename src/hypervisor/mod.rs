@@ -29,8 +29,8 @@ pub trait Hypervisor {
     /// Where it does not start.
     fn start(&self, name: &str) -> Result<()>;
 
-    /// Starts a domain that nobody has defined, and that ends with this connection. `files` are handed down to a container's
-    /// first process, from file descriptor 3 on.
+    /// Starts a domain that nobody has defined, and that ends with this connection, unless the driver is in this process.
+    /// `files` are handed down to a container's first process, from file descriptor 3 on.
     ///
     /// # Errors
     /// Where it does not start.

@@ -9,6 +9,7 @@ mod connection;
 mod container;
 mod contract;
 mod disks;
+mod embedded;
 mod identity;
 mod label;
 mod layout;
@@ -279,17 +280,21 @@ pub fn run(request: &Request, connection: &Connection, places: &Places) -> Resul
     };
     let stdio = Stdio::of_process(request.terminal, connection.driver == Driver::Lxc)?;
     let mut state = places.claim(&name, &connection.uri)?;
+    let connection = &connection.within(state.path());
     let place = (state.path(), places);
     let mut plan = plan(request, connection, &name, &stdio, place, Purpose::Start)?;
     stage(&plan)?;
     stages.reach("plan");
-    let hypervisor = connection.open()?;
+    let hypervisor = connection.open(&name, state.path(), places)?;
     stages.reach("connect");
     prepare_networks(request, &mut plan, &hypervisor)?;
     if let Some(signal) = signals.interrupted() {
         return Ok(interrupted(signal, stages));
     }
 
+    // One whose driver is in this process does not end with a connection.
+    let is_embedded = connection.driver == Driver::QemuEmbedded;
+    let _guard = is_embedded.then(|| Guard(&hypervisor, &name));
     let mut contact = reach::start(&plan, &hypervisor, &stdio)?;
     stages.reach("start");
     let config =
@@ -318,8 +323,8 @@ pub fn run(request: &Request, connection: &Connection, places: &Places) -> Resul
     } else {
         drop(link);
     }
-    // One that runs in this process does not end with a connection, and devices are let go of after their user.
-    let is_waited_for = connection.driver == Driver::QemuEmbedded || !plan.devices.is_empty();
+    // Devices are let go of after their user.
+    let is_waited_for = is_embedded || !plan.devices.is_empty();
     if !has_ended_well || is_waited_for {
         if let Err(error) = hypervisor.destroy(name.as_str()) {
             log::warn!("{error}");
@@ -332,6 +337,18 @@ pub fn run(request: &Request, connection: &Connection, places: &Places) -> Resul
         false => contact.last_words.read(),
     };
     Ok(outcome(ending, &last_words, &plan, stages))
+}
+
+/// A domain that has ended when this is dropped.
+struct Guard<'a>(&'a Libvirt, &'a SandboxName);
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        let Self(hypervisor, name) = self;
+        if let Err(error) = hypervisor.destroy(name.as_str()) {
+            log::warn!("{error}");
+        }
+    }
 }
 
 /// Makes what the plan needs on the host.

@@ -15,8 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::SandboxName;
 use crate::error::{Error, Result};
 use crate::guest::cgroup;
-use crate::hypervisor::Hypervisor;
-use crate::hypervisor::libvirt::Libvirt;
+use crate::run::Connection;
 use crate::sys::lock::{Lock, Sharing};
 
 /// Where sandboxes of this user keep their state.
@@ -234,10 +233,10 @@ fn sweep(path: &Path) -> Result<()> {
     let note = path.join(RECORD);
     if let Ok(text) = fs::read(&note)
         && let Ok(record) = serde_json::from_slice::<Record>(&text)
-        // A driver that was in the killed client is gone with it.
-        && !record.uri.starts_with("qemu:///embed")
     {
-        Libvirt::open(&record.uri)?.destroy(&record.name)?;
+        Connection::parse(&record.uri)?
+            .within(path)
+            .end(&record.name)?;
         if let Ok(name) = record.name.parse() {
             cgroup::remove(&name);
         }
