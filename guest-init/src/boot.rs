@@ -103,6 +103,10 @@ fn carry_out(caller: &mut Caller) -> Result<()> {
                 environment,
             } => match process::exec(&command, &environment)? {},
             Step::Run(command) => {
+                // Who wants to know all of a machine looks at its console.
+                if !(config.debug && config.platform == Platform::Machine) {
+                    caller.pass_on_log();
+                }
                 return caller.run(&command, || match config.platform {
                     Platform::Container => images.iter().for_each(sync_filesystem),
                     Platform::Machine => {

@@ -118,6 +118,7 @@ pub fn plan(
         &crate::guest::find_init()?,
     )?;
     let (channel, console) = (state.join("channel"), state.join("console"));
+    let serial = request.debug.then(|| state.join("serial"));
     let emulation = request.emulation.unwrap_or_else(usable_emulation);
     let machine = Machine {
         emulation,
@@ -126,7 +127,9 @@ pub fn plan(
         command_line: kernel::command_line(request.debug, None),
         channel: channel.clone(),
         console: console.clone(),
+        serial: serial.clone(),
         shares,
+        ends_itself: driver == Driver::QemuEmbedded,
     };
     qemu::check(&domain, &machine, driver.authority())?;
     let temporary = layout.temporary.clone();
@@ -148,7 +151,10 @@ pub fn plan(
         guest,
         temporary,
         owner: account.identity,
-        reach: Reach::Sockets { channel, console },
+        reach: Reach::Sockets {
+            channel,
+            consoles: std::iter::once(console).chain(serial).collect(),
+        },
         emulation: Some(emulation),
         devices: vec![],
     })

@@ -139,8 +139,8 @@ pub enum Reach {
     Sockets {
         /// The channel's.
         channel: PathBuf,
-        /// The console's.
-        console: PathBuf,
+        /// Those of the consoles.
+        consoles: Vec<PathBuf>,
     },
 }
 
@@ -398,7 +398,9 @@ impl Plan {
 
 fn outcome(ending: Ending, last_words: &str, plan: &Plan, stages: Stages) -> Outcome {
     let with_last_words = |text: &str| match last_words.trim_end() {
-        "" => text.to_owned(),
+        // It has been shown.
+        _ if plan.guest.debug => text.to_owned(),
+        "" => format!("{text}; try --debug to see how far it comes"),
         words => format!("{text}; the last it said was:\n{words}"),
     };
     let (code, message) = match ending {
@@ -419,12 +421,11 @@ fn outcome(ending: Ending, last_words: &str, plan: &Plan, stages: Stages) -> Out
             OWN_FAILURE,
             Some(with_last_words(match plan.emulation {
                 Some(Emulation::Kvm) => {
-                    "the virtual machine did not report in time; try --virt-type qemu, which needs no KVM, --debug to see how \
-                     far it comes, or --start-timeout to give it longer"
+                    "the virtual machine did not report in time (--virt-type qemu needs no KVM, and --start-timeout gives it \
+                     longer)"
                 }
                 None | Some(Emulation::Tcg) => {
-                    "the sandbox did not report in time; try --debug to see how far it comes, or --start-timeout to give it \
-                     longer"
+                    "the sandbox did not report in time (--start-timeout gives it longer)"
                 }
             })),
         ),
