@@ -55,17 +55,19 @@ impl Parts {
         run::time(command, DONE)
     }
 
-    /// The MiB a second through a virtio console.
+    /// The MiB a second through a port of a virtio console: unlike its terminal it loses nothing when
+    /// the reader is slow.
     pub fn throughput(&self, way: Way, mib: usize) -> Result<f64> {
-        let word = match way {
-            Way::In => "read",
-            Way::Out => "write",
+        // A stdin at its end would close the port.
+        let (word, device) = match way {
+            Way::In => ("read", "stdio,id=port,signal=off"),
+            Way::Out => ("write", "file,id=port,path=/dev/stdout"),
         };
         let mut command = self.qemu(&self.with_console, &format!("{word} {mib}"));
         command
-            .args(["-chardev", "stdio,id=console,signal=off"])
+            .args(["-chardev", device])
             .args(["-device", "virtio-serial-pci"])
-            .args(["-device", "virtconsole,chardev=console"]);
+            .args(["-device", "virtserialport,chardev=port"]);
         run::throughput(command, way, mib)
     }
 

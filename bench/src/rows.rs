@@ -184,7 +184,7 @@ impl Benches {
             let parts = self.parts.clone();
             rows.push(Row {
                 what: format!("VM {name}, {mib} MiB"),
-                peer: "virtio console",
+                peer: "virtio port",
                 wanted: "",
                 repeats: arguments.vm.min(2),
                 unit: Unit::MebibytesPerSecond,

@@ -74,7 +74,8 @@ pub fn throughput(mut command: Command, way: Way, mib: usize) -> Result<f64> {
     let mut stdout = BufReader::with_capacity(1 << 16, stdout);
     expect(&mut stdout, "begin")?;
     let begin = Instant::now();
-    // It ends with the command, which reads no more then.
+    // It ends with the command, which reads no more then. What it writes to stays open until it is
+    // joined: a port whose host has gone blocks the guest.
     let writer = stdin.map(|mut stdin| {
         spawn(move || {
             let zeros = vec![0; 1 << 16];
@@ -83,6 +84,7 @@ pub fn throughput(mut command: Command, way: Way, mib: usize) -> Result<f64> {
                     break;
                 }
             }
+            stdin
         })
     });
     if way == Way::Out {
@@ -94,12 +96,12 @@ pub fn throughput(mut command: Command, way: Way, mib: usize) -> Result<f64> {
     }
     expect(&mut stdout, "end")?;
     let taken = begin.elapsed().as_secs_f64();
-    std::io::copy(&mut stdout, &mut std::io::sink())?;
-    child.wait()?;
     if let Some(writer) = writer {
         // A panic of it would be a bug of std.
         let _ = writer.join();
     }
+    std::io::copy(&mut stdout, &mut std::io::sink())?;
+    child.wait()?;
     Ok(mib as f64 / taken)
 }
 
