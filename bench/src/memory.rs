@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use test_harness::libvirtd::PID_VARIABLE;
+
 /// A mebibyte.
 pub const MIB: f64 = 1048576.0;
 
@@ -12,8 +14,11 @@ pub fn resident(pid: u32) -> Option<f64> {
     field(&format!("/proc/{pid}/status"), "VmHWM:")
 }
 
-/// What libvirt's guests take now, each page counted once: their QEMU processes.
+/// What the guests of the private libvirtd take now, each page counted once: their QEMU processes.
 pub fn guests() -> Option<f64> {
+    // Daemons leave their children to it, since it is a subreaper; others' guests are elsewhere.
+    let parent = std::env::var(PID_VARIABLE).ok()?;
+    let parent = format!("PPid:\t{parent}\n");
     let mut sum = None;
     for entry in fs::read_dir("/proc").ok()?.flatten() {
         let path = entry.path();
@@ -23,7 +28,7 @@ pub fn guests() -> Option<f64> {
         };
         let line = String::from_utf8_lossy(&line);
         if line.contains("qemu-system-")
-            && line.contains("guest=")
+            && fs::read_to_string(path.join("status")).is_ok_and(|text| text.contains(&parent))
             && let Some(bytes) = field(&path.join("smaps_rollup").display().to_string(), "Pss:")
         {
             sum = Some(sum.unwrap_or(0.0) + bytes);
