@@ -15,7 +15,7 @@ harness = target/debug/test-harness
 parts   = VIRT_SANDBOX_GUEST_INIT=$(CURDIR)/target/guest-init/guest-init \
          
 
-.PHONY: build install check test demo zoo clean setup programs
+.PHONY: build install check test demo zoo bench clean setup programs
 .DEFAULT_GOAL = build
 
 build:
@@ -58,6 +58,13 @@ zoo: programs
 demo: programs
 	$(setup) install apache2 curl
 	@$(parts) $(harness) with-libvirtd -- bash tests/demo.sh
+
+# Ratios to peers, no verdict: make bench BENCH='--json LXC'
+bench: setup build
+	$(setup) bench
+	$(CARGO) build --locked -p test-harness
+	$(CARGO) build --locked --release -p bench
+	@$(parts) $(harness) with-libvirtd -- target/release/bench $(BENCH)
 
 clean:
 	$(CARGO) clean

@@ -1,15 +1,14 @@
 //! What the tests share: the program, things of the host that go with their test, leftovers.
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::OnceLock;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
-use test_harness::libvirtd::{PID_VARIABLE, require};
+use test_harness::host;
+pub use test_harness::host::Done;
+use test_harness::libvirtd::require;
 use test_harness::snapshot::Snapshot;
 
 /// Where the trees of sandboxes are.
@@ -17,8 +16,6 @@ pub const TREES: &str = "/var/lib/libvirt/filesystems";
 const CONFIGS: &str = "/etc/libvirt-sandbox/services";
 /// Sandboxes of these tests begin with it, so that others on the host are left alone.
 const PREFIX: &str = "t-";
-/// As long as libvirt and the kernel may take to finish what a command has begun.
-const GRACE: Duration = Duration::from_secs(10);
 
 /// A test that has a libvirtd. What it made is removed when it is dropped, also by a panic.
 #[must_use]
@@ -44,19 +41,8 @@ impl Test {
 
     /// Whether all is as it was at the beginning.
     pub fn assert_clean(&self) {
-        let begin = Instant::now();
-        loop {
-            let mut left = Snapshot::take().unwrap().since(&self.before);
-            left.retain(|line| is_of_tests(line));
-            if left.is_empty() {
-                return;
-            }
-            assert!(
-                begin.elapsed() < GRACE,
-                "left behind:\n  {}",
-                left.join("\n  ")
-            );
-            sleep(Duration::from_millis(100));
+        if let Err(left) = host::assert_clean(&self.before, is_of_tests) {
+            panic!("{left}");
         }
     }
 
@@ -88,80 +74,25 @@ fn install() {
     assert!(status.unwrap().success(), "installing apache2 failed");
 }
 
-/// Other sandboxes may come and go on the host meanwhile, at other daemons: a process is of these tests if it is
-/// below their libvirtd, whose parent is a subreaper; a link if it is a port of no bridge of somebody else's.
+/// Other sandboxes may come and go on the host meanwhile, at other daemons.
 fn is_of_tests(line: &str) -> bool {
-    if let Some(rest) = line.strip_prefix("process ") {
-        let pid = rest.split(' ').next().and_then(|pid| pid.parse().ok());
-        return pid.is_some_and(|pid| is_below(pid, daemon_parent()));
-    }
-    if let Some(link) = line.strip_prefix("network link ") {
-        let master = fs::read_link(format!("/sys/class/net/{link}/master"));
-        return master.is_ok_and(|master| master.ends_with(bridge()));
+    if let Some(is_ours) = host::is_of_daemon(line) {
+        return is_ours;
     }
     if let Some(mount) = line.strip_prefix("mount ") {
         return mount.contains("t-") || mount.contains("libvirt-sandbox");
     }
-    line.contains("/t-") || line.contains("-t-") || line.starts_with("domain ")
-}
-
-/// The process that restarts and reaps for the private libvirtd.
-fn daemon_parent() -> u32 {
-    std::env::var(PID_VARIABLE).unwrap().parse().unwrap()
-}
-
-fn is_below(mut pid: u32, ancestor: u32) -> bool {
-    while pid > 1 {
-        if pid == ancestor {
-            return true;
-        }
-        let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else {
-            return false;
-        };
-        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
-        pid = parent.and_then(|pid| pid.trim().parse().ok()).unwrap_or(0);
-    }
-    false
+    line.contains("/t-") || line.contains("-t-")
 }
 
 /// The first three numbers of the subnet of the network `default`, as "192.168.150".
 pub fn subnet() -> String {
-    let xml = network();
-    let address = xml.split("ip address='").nth(1).unwrap();
-    let address = address.split('\'').next().unwrap();
-    address.rsplit_once('.').unwrap().0.to_owned()
-}
-
-fn bridge() -> String {
-    let xml = network();
-    let name = xml.split("bridge name='").nth(1).unwrap();
-    name.split('\'').next().unwrap().to_owned()
-}
-
-fn network() -> String {
-    output("virsh", &["--quiet", "net-dumpxml", "default"])
+    host::subnet().unwrap()
 }
 
 /// The standard output of a command that has to succeed.
 pub fn output(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output().unwrap();
-    assert!(
-        output.status.success(),
-        "{program} {arguments:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// How a command ended.
-#[derive(Debug)]
-pub struct Done {
-    /// Its exit status.
-    pub code: i32,
-    /// What it printed.
-    pub stdout: String,
-    /// What it complained of.
-    pub stderr: String,
+    host::output(program, arguments).unwrap()
 }
 
 /// The program under test.
@@ -182,21 +113,8 @@ pub fn run_with_input(arguments: &[&str], input: &str) -> Done {
 }
 
 /// Runs a command to its end.
-pub fn finish(mut command: Command, input: &str) -> Done {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // One that does not read is none of our concern.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    let output = child.wait_with_output().unwrap();
-    Done {
-        code: output.status.code().unwrap_or(-1),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
+pub fn finish(command: Command, input: &str) -> Done {
+    host::finish(command, input.as_bytes()).unwrap()
 }
 
 /// Runs the program, which has to succeed.
@@ -247,11 +165,7 @@ pub fn in_tree(name: &str, path: &str) -> PathBuf {
 
 /// Waits until something is so.
 pub fn eventually(what: &str, is_so: impl Fn() -> bool) {
-    let begin = Instant::now();
-    while !is_so() {
-        assert!(begin.elapsed() < Duration::from_secs(30), "{what}");
-        sleep(Duration::from_millis(50));
-    }
+    assert!(host::becomes_so(is_so), "{what}");
 }
 
 /// A file of the host for the time of a test.

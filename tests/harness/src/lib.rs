@@ -5,6 +5,7 @@
 //! | [`libvirtd`] | starting a private libvirtd, telling the tests how to reach it, stopping it |
 //! | [`user`] | an ordinary user with a libvirtd of their own |
 //! | [`serve`] | the process the daemons live under: it reaps their orphans and takes them down |
+//! | [`host`] | running programs, waiting, what of a snapshot is a test's |
 //! | [`guest`] | the smallest guest there can be, to compare with |
 //! | [`network`] | the libvirt network `default` of the private daemon |
 //! | [`snapshot`] | what must be as before once a sandbox is gone |
@@ -14,6 +15,7 @@
 //! commands.
 
 pub mod guest;
+pub mod host;
 pub mod libvirtd;
 mod namespace;
 pub mod network;

@@ -1,0 +1,153 @@
+//! What tests do on the host: run a program, wait for something, compare with a [`Snapshot`].
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::libvirtd::PID_VARIABLE;
+use crate::snapshot::Snapshot;
+
+/// How a command ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Done {
+    /// Its exit status; -1 if a signal ended it.
+    pub code: i32,
+    /// What it printed.
+    pub stdout: String,
+    /// What it complained of.
+    pub stderr: String,
+}
+
+/// Runs a command to its end, with something to read.
+///
+/// # Errors
+/// It cannot be run.
+pub fn finish(mut command: Command, input: &[u8]) -> Result<Done> {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("running {command:?}"))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // One that does not read is none of our concern.
+        let _ = stdin.write_all(input);
+    }
+    let output = child.wait_with_output().context("waiting for a command")?;
+    Ok(Done {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    })
+}
+
+/// The standard output of a command that has to succeed.
+///
+/// # Errors
+/// It fails; the message has what it said.
+pub fn output(program: &str, arguments: &[&str]) -> Result<String> {
+    let mut command = Command::new(program);
+    command.args(arguments);
+    let done = finish(command, b"")?;
+    match done.code {
+        0 => Ok(done.stdout),
+        code => bail!(
+            "{program} {arguments:?} ended with {code}: {}",
+            done.stderr.trim_end()
+        ),
+    }
+}
+
+/// Waits until something is so; `false` if it is not for a long time.
+#[must_use]
+pub fn becomes_so(is_so: impl Fn() -> bool) -> bool {
+    let begin = Instant::now();
+    while !is_so() {
+        if begin.elapsed() > Duration::from_secs(30) {
+            return false;
+        }
+        sleep(Duration::from_millis(50));
+    }
+    true
+}
+
+/// As long as libvirt and the kernel may take to finish what a command has begun.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Waits until nothing is there that was not `before` and that `is_ours`.
+///
+/// # Errors
+/// Something is left; the message names it.
+pub fn assert_clean(before: &Snapshot, is_ours: impl Fn(&str) -> bool) -> Result<()> {
+    let begin = Instant::now();
+    loop {
+        let mut left = Snapshot::take()?.since(before);
+        left.retain(|line| is_ours(line));
+        if left.is_empty() {
+            return Ok(());
+        }
+        if begin.elapsed() > GRACE {
+            bail!("left behind:\n  {}", left.join("\n  "));
+        }
+        sleep(Duration::from_millis(100));
+    }
+}
+
+/// Whether a line of a snapshot is a process below the private libvirtd, a link in its network or a domain of its:
+/// others may come and go on the host meanwhile. `None` if the line is of another kind.
+#[must_use]
+pub fn is_of_daemon(line: &str) -> Option<bool> {
+    if let Some(rest) = line.strip_prefix("process ") {
+        let pid = rest.split(' ').next().and_then(|pid| pid.parse().ok());
+        // Its parent is a subreaper.
+        let ancestor = std::env::var(PID_VARIABLE).ok()?.parse().ok()?;
+        return Some(pid.is_some_and(|pid| is_below(pid, ancestor)));
+    }
+    if let Some(link) = line.strip_prefix("network link ") {
+        let master = fs::read_link(format!("/sys/class/net/{link}/master"));
+        let bridge = bridge().unwrap_or_default();
+        return Some(master.is_ok_and(|master| master.ends_with(bridge)));
+    }
+    line.starts_with("domain ").then_some(true)
+}
+
+fn is_below(mut pid: u32, ancestor: u32) -> bool {
+    while pid > 1 {
+        if pid == ancestor {
+            return true;
+        }
+        let Ok(status) =
+            fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status"))
+        else {
+            return false;
+        };
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+        pid = parent.and_then(|pid| pid.trim().parse().ok()).unwrap_or(0);
+    }
+    false
+}
+
+/// The first three numbers of the subnet of the network `default`, as "192.168.150".
+///
+/// # Errors
+/// There is no such network.
+pub fn subnet() -> Result<String> {
+    let address = of_network("ip address='")?;
+    let (subnet, _) = address.rsplit_once('.').context("reading the subnet")?;
+    Ok(subnet.to_owned())
+}
+
+fn bridge() -> Result<String> {
+    of_network("bridge name='")
+}
+
+fn of_network(attribute: &str) -> Result<String> {
+    let xml = output("virsh", &["--quiet", "net-dumpxml", "default"])?;
+    let rest = xml.split(attribute).nth(1).context("reading the network")?;
+    Ok(rest.split('\'').next().unwrap_or_default().to_owned())
+}

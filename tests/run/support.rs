@@ -1,0 +1,220 @@
+//! What the cases share: the drivers, running the program, what it leaves.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tempfile::TempDir;
+use test_harness::host;
+pub use test_harness::host::Done;
+use test_harness::libvirtd::require;
+use test_harness::snapshot::Snapshot;
+
+/// What runs the sandboxes of a test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Driver {
+    /// Containers.
+    Lxc,
+}
+
+/// Makes a test of each case for each driver. Those of `containers` are of no use in a virtual machine.
+macro_rules! cases {
+    (every: $($every:ident),* ; containers: $($container:ident),* $(;)?) => {
+        mod lxc {
+            use crate::support::{Driver, on};
+
+            $(
+                #[test]
+                fn $every() {
+                    on(Driver::Lxc, concat!(module_path!(), "::", stringify!($every)), super::$every);
+                }
+            )*
+            $(
+                #[test]
+                fn $container() {
+                    on(Driver::Lxc, concat!(module_path!(), "::", stringify!($container)), super::$container);
+                }
+            )*
+        }
+    };
+    (every: $($every:ident),* $(;)?) => {
+        cases! { every: $($every),* ; containers: }
+    };
+    (containers: $($container:ident),* $(;)?) => {
+        cases! { every: ; containers: $($container),* }
+    };
+}
+
+/// Runs a case and looks at what it left.
+pub fn on(driver: Driver, name: &str, case: fn(&Test)) {
+    if let Some(test) = Test::begin(driver, name) {
+        case(&test);
+        test.assert_clean();
+    }
+}
+
+/// A test that has a libvirtd, and a directory.
+pub struct Test {
+    /// What its sandboxes run on.
+    pub driver: Driver,
+    uri: String,
+    directory: TempDir,
+    before: Snapshot,
+    _turn: MutexGuard<'static, ()>,
+}
+
+/// Each test looks at the host for what it left behind.
+static TURN: Mutex<()> = Mutex::new(());
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// What names of sandboxes and directories begin with: others on the host are left alone.
+fn prefix() -> String {
+    format!("r-{}-", std::process::id())
+}
+
+impl Test {
+    fn begin(driver: Driver, name: &str) -> Option<Self> {
+        let containers = require(name)?;
+        let uri = match driver {
+            Driver::Lxc => containers,
+        };
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let directory = tempfile::Builder::new().prefix(&prefix()).tempdir();
+        let directory = directory.unwrap();
+        // Whoever the command is may pass.
+        open(directory.path(), 0o755);
+        Some(Self {
+            driver,
+            uri,
+            directory,
+            before: Snapshot::take().unwrap(),
+            _turn: turn,
+        })
+    }
+
+    /// Whether all is as it was at the beginning.
+    pub fn assert_clean(&self) {
+        if let Err(left) = host::assert_clean(&self.before, is_of_tests) {
+            panic!("{left}");
+        }
+    }
+
+    /// A directory of the host that goes with the test.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// A path in it.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory().join(name)
+    }
+
+    /// A path in it, as text.
+    pub fn text(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().to_owned()
+    }
+
+    /// A file in it; gives its path.
+    pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> String {
+        fs::create_dir_all(self.path(name).parent().unwrap()).unwrap();
+        fs::write(self.path(name), content).unwrap();
+        self.text(name)
+    }
+
+    /// A directory in it; gives its path.
+    pub fn dir(&self, name: &str) -> String {
+        fs::create_dir_all(self.path(name)).unwrap();
+        self.text(name)
+    }
+
+    /// The name of a sandbox that no other has.
+    pub fn name(&self) -> String {
+        format!("{}{}", prefix(), NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The program, on the driver and with a name of its own.
+    pub fn command(&self) -> Command {
+        let name = self.name();
+        let mut command = self.unnamed();
+        command.args(["--name", &name]);
+        command
+    }
+
+    /// The program, on the driver.
+    pub fn unnamed(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_virt-sandbox"));
+        command.args(["--connect", &self.uri]);
+        if std::env::var_os(GUEST_INIT).is_none() {
+            command.env(GUEST_INIT, guest_init());
+        }
+        command
+    }
+
+    /// The program with options and a script for the shell inside.
+    pub fn shell(&self, options: &[&str], script: &str) -> Command {
+        let mut command = self.command();
+        command.args(options).args(["--", "sh", "-c", script]);
+        command
+    }
+
+    /// Runs a script inside, with something to read.
+    pub fn run_with_input(&self, options: &[&str], script: &str, input: &[u8]) -> Done {
+        host::finish(self.shell(options, script), input).unwrap()
+    }
+
+    /// Runs a script inside.
+    pub fn run(&self, options: &[&str], script: &str) -> Done {
+        self.run_with_input(options, script, b"")
+    }
+
+    /// What a script inside prints, which succeeds and has nothing to complain of.
+    pub fn says(&self, options: &[&str], script: &str) -> String {
+        let done = self.run(options, script);
+        let is_well = done.code == 0 && done.stderr.is_empty();
+        assert!(is_well, "{options:?} {script}: {done:?}");
+        done.stdout.trim_end().to_owned()
+    }
+
+    /// The one line in which the program says why it does not do what the arguments ask for; nothing is left.
+    pub fn refusal(&self, arguments: &[&str]) -> String {
+        let mut command = self.command();
+        command.args(arguments);
+        let done = host::finish(command, b"").unwrap();
+        assert_eq!(
+            (done.code, done.stdout.as_str()),
+            (125, ""),
+            "{arguments:?}: {done:?}"
+        );
+        let (line, rest) = done.stderr.split_once('\n').unwrap();
+        assert_eq!(rest, "", "{arguments:?} takes more than a line");
+        line.to_owned()
+    }
+}
+
+/// Names the guest-init of an uninstalled program.
+const GUEST_INIT: &str = "VIRT_SANDBOX_GUEST_INIT";
+
+/// The static guest-init.
+pub fn guest_init() -> PathBuf {
+    match std::env::var_os(GUEST_INIT) {
+        Some(path) => path.into(),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("target/guest-init/guest-init"),
+    }
+}
+
+/// Gives a file a mode.
+pub fn open(path: impl AsRef<Path>, mode: u32) {
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+    fs::set_permissions(path, mode).unwrap();
+}
+
+/// Waits until something is so.
+pub fn eventually(what: &str, is_so: impl Fn() -> bool) {
+    assert!(host::becomes_so(is_so), "{what}");
+}
+
+fn is_of_tests(line: &str) -> bool {
+    host::is_of_daemon(line) == Some(true) || line.contains(&prefix())
+}
