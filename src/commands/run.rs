@@ -18,6 +18,7 @@ use crate::config::{
 use crate::domain::qemu::Emulation;
 use crate::error::{Error, Result};
 use crate::guest::kernel::KernelRequest;
+use crate::hypervisor::libvirt;
 use crate::run::{
     self, Account, Connection, OWN_FAILURE, Outcome, Places, Request, Surroundings, Who,
 };
@@ -224,7 +225,11 @@ pub fn main() -> ExitCode {
         }
     };
     let is_verbose = std::env::var_os("LIBVIRT_SANDBOX_DEBUG").is_some();
-    output::log_to_stderr(PROGRAM, cli.verbose || cli.debug || is_verbose);
+    let is_verbose = cli.verbose || cli.debug || is_verbose;
+    output::log_to_stderr(PROGRAM, is_verbose);
+    if !is_verbose {
+        libvirt::silence();
+    }
     match execute(cli) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {

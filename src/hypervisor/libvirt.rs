@@ -218,6 +218,27 @@ impl Hypervisor for Libvirt {
     }
 }
 
+/// Keeps a driver in this process from writing its warnings to standard error, which is the command's, unless the
+/// environment says what is to be written where. libvirt looks at that once, so this comes before all else.
+pub fn silence() {
+    let variables = [
+        "LIBVIRT_DEBUG",
+        "LIBVIRT_LOG_OUTPUTS",
+        "LIBVIRT_LOG_FILTERS",
+    ];
+    let is_said = variables
+        .iter()
+        .any(|name| std::env::var_os(name).is_some());
+    let threads = std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
+    if !is_said && threads == 1 {
+        // SAFETY: no other thread is there to read the environment meanwhile.
+        unsafe { std::env::set_var("LIBVIRT_DEBUG", ERRORS) };
+    }
+}
+
+/// Errors alone, in the numbers of `LIBVIRT_DEBUG`.
+const ERRORS: &str = "4";
+
 /// The major version of the libvirt that is linked; its daemon is of the same package.
 ///
 /// # Errors

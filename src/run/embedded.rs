@@ -30,6 +30,9 @@ const CONFIGURATION: &str = "stdio_handler = \"file\"\n";
 /// How often it is looked for a QEMU that has ended.
 const REAPING: Duration = Duration::from_millis(10);
 
+/// How long a guest may take to turn itself off.
+const POWER_OFF: Duration = Duration::from_secs(1);
+
 /// How long a QEMU may take to go that was killed.
 const END: Duration = Duration::from_secs(10);
 
@@ -80,13 +83,27 @@ pub fn reap(root: &Path) {
     });
 }
 
+/// Waits until the QEMU of a domain whose guest turns itself off has ended: libvirt looks only five times a second.
+pub fn wait(root: &Path, name: &SandboxName) {
+    let Some(pid) = pid_in(&pid_file(root, name.as_str())) else {
+        return;
+    };
+    let process = u32::try_from(pid).map(Process::open);
+    // One that does not is made to end.
+    if let Ok(Ok(process)) = process
+        && process.wait(POWER_OFF)
+    {
+        // Unless that is done already.
+        let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
+    }
+}
+
 /// Ends the QEMU of the domain `name` that a killed driver of `root` has left.
 ///
 /// # Errors
 /// Where it cannot be ended.
 pub fn end(root: &Path, name: &str) -> Result<()> {
-    let note = pid_files(root).join(format!("{name}.pid"));
-    let Some(pid) = pid_in(&note) else {
+    let Some(pid) = pid_in(&pid_file(root, name)) else {
         return Ok(());
     };
     let failed = || Error::step::<io::Error>(format!("ending the virtual machine '{name}'"));
@@ -118,6 +135,10 @@ fn is_of(arguments: &[u8], root: &Path, name: &str) -> bool {
 
 fn pid_files(root: &Path) -> PathBuf {
     root.join("run/qemu")
+}
+
+fn pid_file(root: &Path, name: &str) -> PathBuf {
+    pid_files(root).join(format!("{name}.pid"))
 }
 
 fn pids(directory: &Path) -> Vec<i32> {

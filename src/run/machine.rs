@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use guest_init::config::{self as guest, Platform, Staged, Stdio};
 
-use crate::config::SandboxName;
+use crate::config::network::Source;
+use crate::config::{Network, SandboxName};
 use crate::domain::qemu::{self, Authority, Emulation, Machine, QemuDomain, Transport};
 use crate::domain::template::{self, Template};
 use crate::domain::{BlockDevice, BlockKind, Domain};
@@ -132,6 +133,9 @@ pub fn plan(
         ends_itself: driver == Driver::QemuEmbedded,
     };
     qemu::check(&domain, &machine, driver.authority())?;
+    if driver == Driver::QemuEmbedded {
+        check_embedded(&domain)?;
+    }
     let temporary = layout.temporary.clone();
     let driver = Platforms {
         platform: Platform::Machine,
@@ -218,6 +222,17 @@ impl Abilities<'_> {
                 VIRTIOFSD.join(", ")
             )),
         })
+    }
+}
+
+/// libvirt's networks are another driver's, of a daemon.
+fn check_embedded(domain: &Domain) -> Result<()> {
+    let on_network = |nic: &&Network| matches!(nic.source, Some(Source::Network(_)));
+    match domain.networks.iter().find(on_network) {
+        None => Ok(()),
+        Some(nic) => Err(Error::refused(format!(
+            "the NIC '{nic}': a driver without a daemon has no virtual networks; use 'user' or bridge=, or qemu:///system"
+        ))),
     }
 }
 

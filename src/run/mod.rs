@@ -19,6 +19,7 @@ mod state;
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -323,6 +324,9 @@ pub fn run(request: &Request, connection: &Connection, places: &Places) -> Resul
     } else {
         drop(link);
     }
+    if has_ended_well {
+        connection.wait(&name);
+    }
     // Devices are let go of after their user.
     let is_waited_for = is_embedded || !plan.devices.is_empty();
     if !has_ended_well || is_waited_for {
@@ -360,8 +364,15 @@ fn stage(plan: &Plan) -> Result<()> {
     for path in &plan.temporary {
         fs::create_dir_all(path).map_err(Error::io("creating", path))?;
         let (uid, gid) = (plan.owner.uid, plan.owner.gid);
-        std::os::unix::fs::chown(path, Some(uid), Some(gid))
-            .map_err(Error::io("handing over", path))?;
+        let user = nix::unistd::geteuid();
+        if user.is_root() || user.as_raw() == uid {
+            std::os::unix::fs::chown(path, Some(uid), Some(gid))
+                .map_err(Error::io("handing over", path))?;
+        } else {
+            // It cannot be given to somebody else, but nobody of the host comes here.
+            fs::set_permissions(path, fs::Permissions::from_mode(0o777))
+                .map_err(Error::io("opening", path))?;
+        }
     }
     Ok(())
 }
