@@ -25,6 +25,18 @@ pub fn remove(name: &SandboxName) {
     }
 }
 
+/// Removes the empty groups of virtual machines whose libvirt was in a client that was killed; `is_of` knows their names.
+pub fn remove_embedded(is_of: impl Fn(&str) -> bool) {
+    for hierarchy in mounted(|_| true) {
+        let walk = walkdir::WalkDir::new(&hierarchy).max_depth(DEEPEST);
+        for entry in walk.into_iter().flatten() {
+            if entry.file_type().is_dir() && entry.file_name().to_str().is_some_and(&is_of) {
+                remove_groups(entry.path());
+            }
+        }
+    }
+}
+
 /// The groups that the first process of a sandbox has made, for as long as it lives.
 #[must_use]
 pub fn of_process(pid: u32, name: &SandboxName) -> Vec<PathBuf> {
@@ -49,14 +61,19 @@ pub fn remove_all(groups: &[PathBuf]) {
 
 /// Mount points of the hierarchies a sandbox makes groups in.
 fn hierarchies() -> Vec<PathBuf> {
+    let has_pids = |filesystem: &str| filesystem.split([' ', ',']).any(|word| word == "pids");
+    mounted(|filesystem| filesystem.starts_with("cgroup2 ") || has_pids(filesystem))
+}
+
+/// Mount points of the hierarchies whose type and options are `wanted`.
+fn mounted(wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     mounts
         .lines()
         .filter_map(|line| {
             let (mount, filesystem) = line.split_once(" - ")?;
             let kind = filesystem.split(' ').next()?;
-            let has_pids = filesystem.split([' ', ',']).any(|word| word == "pids");
-            let is_ours = kind == "cgroup2" || (kind == "cgroup" && has_pids);
+            let is_ours = ["cgroup", "cgroup2"].contains(&kind) && wanted(filesystem);
             is_ours
                 .then(|| mount.split(' ').nth(4).map(PathBuf::from))
                 .flatten()

@@ -103,13 +103,6 @@ impl Connection {
         }
     }
 
-    /// Waits for the domain `name`, which is about to end, where nobody else does.
-    pub fn wait(&self, name: &SandboxName) {
-        if let (Driver::QemuEmbedded, Some(root)) = (self.driver, root(&self.uri)) {
-            embedded::wait(&root, name);
-        }
-    }
-
     /// Ends the domain `name` that a killed client has left.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ use nix::unistd::Pid;
 
 use crate::config::SandboxName;
 use crate::error::{Error, Result};
+use crate::guest::cgroup;
 use crate::sys::pidfd::Process;
 
 /// The longest path of a Unix socket, in bytes (`unix(7)`).
@@ -29,9 +30,6 @@ const CONFIGURATION: &str = "stdio_handler = \"file\"\n";
 
 /// How often it is looked for a QEMU that has ended.
 const REAPING: Duration = Duration::from_millis(10);
-
-/// How long a guest may take to turn itself off.
-const POWER_OFF: Duration = Duration::from_secs(1);
 
 /// How long a QEMU may take to go that was killed.
 const END: Duration = Duration::from_secs(10);
@@ -83,29 +81,20 @@ pub fn reap(root: &Path) {
     });
 }
 
-/// Waits until the QEMU of a domain whose guest turns itself off has ended: libvirt looks only five times a second.
-pub fn wait(root: &Path, name: &SandboxName) {
-    let Some(pid) = pid_in(&pid_file(root, name.as_str())) else {
-        return;
-    };
-    let process = u32::try_from(pid).map(Process::open);
-    // One that does not is made to end.
-    if let Ok(Ok(process)) = process
-        && process.wait(POWER_OFF)
-    {
-        // Unless that is done already.
-        let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
-    }
-}
-
 /// Ends the QEMU of the domain `name` that a killed driver of `root` has left.
 ///
 /// # Errors
 /// Where it cannot be ended.
 pub fn end(root: &Path, name: &str) -> Result<()> {
-    let Some(pid) = pid_in(&pid_file(root, name)) else {
-        return Ok(());
-    };
+    if let Some(pid) = pid_in(&pid_file(root, name)) {
+        end_process(pid, root, name)?;
+    }
+    // One that has ended by itself leaves them, too.
+    cgroup::remove_embedded(|group| is_group_of(group, name));
+    Ok(())
+}
+
+fn end_process(pid: i32, root: &Path, name: &str) -> Result<()> {
     let failed = || Error::step::<io::Error>(format!("ending the virtual machine '{name}'"));
     let number = u32::try_from(pid).unwrap_or_default();
     // Another process may have the number by now, but not from here on.
@@ -120,6 +109,12 @@ pub fn end(root: &Path, name: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether libvirt made a group for the domain: it is called `qemu-embed-HASH-ID-NAME.libvirt-qemu`.
+fn is_group_of(group: &str, name: &str) -> bool {
+    let short: String = name.chars().take(SHORT_NAME).collect();
+    group.starts_with("qemu-embed-") && group.ends_with(&format!("-{short}.libvirt-qemu"))
 }
 
 /// Whether these are the arguments of the domain's QEMU: it is told its name, and of files in the driver's directory.
@@ -188,6 +183,14 @@ mod tests {
         assert!(!is_of(arguments, Path::new("/x"), "b"));
         assert!(!is_of(arguments, Path::new("/y"), "a"));
         assert!(!is_of(b"", Path::new("/x"), "a"));
+    }
+
+    #[test]
+    fn a_group_is_known_by_its_name() {
+        let group = "qemu-embed-f0264f0a-1-sandbox-0123456789ab.libvirt-qemu";
+        assert!(is_group_of(group, "sandbox-0123456789abcdef"));
+        assert!(!is_group_of(group, "box-0123456789"));
+        assert!(!is_group_of("qemu-1-a.libvirt-qemu", "a"));
     }
 
     #[test]

@@ -324,9 +324,6 @@ pub fn run(request: &Request, connection: &Connection, places: &Places) -> Resul
     } else {
         drop(link);
     }
-    if has_ended_well {
-        connection.wait(&name);
-    }
     // Devices are let go of after their user.
     let is_waited_for = is_embedded || !plan.devices.is_empty();
     if !has_ended_well || is_waited_for {

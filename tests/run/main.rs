@@ -5,6 +5,7 @@
 //! | [`support`] | the drivers, running the program, leftovers |
 //! | [`streams`] | standard streams |
 //! | [`outcome`] | how a command ends, and what is said of it |
+//! | [`machine`] | what only virtual machines have |
 //!
 //! A case is a function of a [`support::Test`], which knows its driver; [`cases!`] makes a test of it for each driver.
 //! Each needs the private libvirtd of `make test` and is skipped without it.
@@ -15,5 +16,6 @@
 #[macro_use]
 mod support;
 
+mod machine;
 mod outcome;
 mod streams;

@@ -6,6 +6,10 @@ cases! {
     every: streams_are_separate, every_byte_passes;
 }
 
+chosen! {
+    system System: streams_are_separate, every_byte_passes;
+}
+
 fn streams_are_separate(test: &Test) {
     let done = test.run(&[], "echo out; echo err >&2");
     assert_eq!(
