@@ -9,6 +9,7 @@
 //! | [`config`] | the guest config: what the host tells the guest |
 //! | [`wire`] | what host and guest say to each other while a command runs |
 //! | [`net`] | addresses and routes as they are written by people |
+//! | [`membership`] | the cgroups of a process |
 //! | [`mountinfo`] | the kernel's table of mounts |
 //! | [`filesystem`] | which filesystem is on a device, and which partitions |
 //!
@@ -31,6 +32,7 @@
 
 pub mod config;
 pub mod filesystem;
+pub mod membership;
 pub mod mountinfo;
 pub mod net;
 pub mod wire;
