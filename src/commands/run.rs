@@ -36,7 +36,7 @@ const PROGRAM: &str = "virt-sandbox";
                         cannot be run, 124 if it took longer than --timeout, 125 for a failure of virt-sandbox itself."
 )]
 pub struct Cli {
-    /// libvirt connection: lxc:///, qemu:///system, qemu:///session or qemu:///embed?root=DIR
+    /// libvirt connection: lxc:///, qemu:///system, qemu:///session or qemu:///embed[?root=DIR]
     /// [default: $LIBVIRT_DEFAULT_URI, else what can run here]
     #[arg(short, long, value_name = "URI", help_heading = "Sandbox")]
     connect: Option<String>,

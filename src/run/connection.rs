@@ -126,7 +126,7 @@ impl Connection {
         let refused = |why: &str| Err(Error::refused(format!("'{uri}' {why}")));
         let Some((scheme, rest)) = uri.split_once("://") else {
             return refused(
-                "is not a libvirt connection; use lxc:///, qemu:///system, qemu:///session or qemu:///embed?root=DIR",
+                "is not a libvirt connection; use lxc:///, qemu:///system, qemu:///session or qemu:///embed",
             );
         };
         let (driver, transport) = scheme.split_once('+').unwrap_or((scheme, ""));
@@ -135,7 +135,7 @@ impl Connection {
         if !["lxc", "qemu"].contains(&driver) {
             return refused(
                 "is of a driver that runs no sandboxes; use lxc:///, qemu:///system, qemu:///session or \
-                 qemu:///embed?root=DIR",
+                 qemu:///embed",
             );
         }
         let is_local = host.is_empty() && ["", "unix"].contains(&transport);
@@ -161,7 +161,7 @@ impl Connection {
             _ => {
                 return refused(
                     "is no connection of libvirt's virtual machines; use qemu:///system, qemu:///session or \
-                     qemu:///embed?root=DIR",
+                     qemu:///embed",
                 );
             }
         };

@@ -14,6 +14,7 @@ mod identity;
 mod label;
 mod layout;
 mod machine;
+mod outcome;
 mod reach;
 mod state;
 
@@ -21,15 +22,15 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use guest_init::config::{Addressing, GuestConfig, Identity};
-use guest_init::wire::{Exit, Frame};
-use nix::sys::signal::Signal;
+use guest_init::wire::Frame;
 use uuid::Uuid;
 
 pub use self::connection::{Connection, Driver, Surroundings};
 pub use self::identity::{Account, Who};
+pub use self::outcome::{OWN_FAILURE, Outcome, Stages};
 pub use self::state::{Places, State};
 use crate::config::network::Source;
 use crate::config::{
@@ -145,52 +146,6 @@ pub enum Reach {
     },
 }
 
-/// How a run ended.
-#[derive(Debug)]
-pub struct Outcome {
-    /// The exit status that the caller should have.
-    pub code: u8,
-    /// What there is to say of it.
-    pub message: Option<String>,
-    /// When what was reached.
-    pub stages: Stages,
-}
-
-/// Stages of a run with the time each took.
-#[derive(Debug)]
-pub struct Stages {
-    begin: Instant,
-    reached: Vec<(String, Instant)>,
-}
-
-impl Stages {
-    fn new() -> Self {
-        Self {
-            begin: Instant::now(),
-            reached: Vec::new(),
-        }
-    }
-
-    fn reach(&mut self, name: &str) {
-        self.reached.push((name.to_owned(), Instant::now()));
-    }
-
-    /// Each stage with the time from the begin to its end, and its own part of that.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, Duration, Duration)> {
-        let before = std::iter::once(self.begin).chain(self.reached.iter().map(|(_, at)| *at));
-        let reached = self.reached.iter().zip(before);
-        reached.map(|((name, at), before)| {
-            let own = at.saturating_duration_since(before);
-            (name.as_str(), at.saturating_duration_since(self.begin), own)
-        })
-    }
-}
-
-/// Status where the command took longer than it may, as of `timeout(1)`.
-const TIMED_OUT: u8 = 124;
-/// Status of failures that are not the command's, as of `podman-run(1)`.
-pub const OWN_FAILURE: u8 = 125;
-
 /// Plans the sandbox of `request` on `connection`, to be started in the directory `state`.
 ///
 /// # Errors
@@ -290,7 +245,7 @@ pub fn run(request: &Request, connection: &Connection, places: &Places) -> Resul
     stages.reach("connect");
     prepare_networks(request, &mut plan, &hypervisor)?;
     if let Some(signal) = signals.interrupted() {
-        return Ok(interrupted(signal, stages));
+        return Ok(outcome::interrupted(signal, stages));
     }
 
     // One whose driver is in this process does not end with a connection.
@@ -312,7 +267,7 @@ pub fn run(request: &Request, connection: &Connection, places: &Places) -> Resul
         link,
     } = console.converse()?;
     for (milestone, at) in milestones {
-        stages.reached.push((milestone.name, at));
+        stages.reach_at(&milestone.name, at);
     }
     stages.reach("end");
     let has_ended_well = matches!(ending, Ending::Exit(_));
@@ -337,7 +292,7 @@ pub fn run(request: &Request, connection: &Connection, places: &Places) -> Resul
         true => String::new(),
         false => contact.last_words.read(),
     };
-    Ok(outcome(ending, &last_words, &plan, stages))
+    Ok(outcome::outcome(ending, &last_words, &plan, stages))
 }
 
 /// A domain that has ended when this is dropped.
@@ -401,56 +356,6 @@ impl Plan {
             None | Some(Emulation::Kvm) => 60,
             Some(Emulation::Tcg) => 180,
         })
-    }
-}
-
-fn outcome(ending: Ending, last_words: &str, plan: &Plan, stages: Stages) -> Outcome {
-    let with_last_words = |text: &str| match last_words.trim_end() {
-        // It has been shown.
-        _ if plan.guest.debug => text.to_owned(),
-        "" => format!("{text}; try --debug to see how far it comes"),
-        words => format!("{text}; the last it said was:\n{words}"),
-    };
-    let (code, message) = match ending {
-        Ending::Exit(exit) => {
-            let reason = match &exit {
-                Exit::Status { .. } | Exit::Signal { .. } => None,
-                Exit::NotRun { reason, .. } | Exit::Failed { reason } => Some(reason.clone()),
-            };
-            (exit.code(), reason)
-        }
-        Ending::Lost => (
-            OWN_FAILURE,
-            Some(with_last_words("the sandbox ended without telling how")),
-        ),
-        Ending::Escaped => (OWN_FAILURE, None),
-        Ending::Interrupted(signal) => return interrupted(signal, stages),
-        Ending::Silent => (
-            OWN_FAILURE,
-            Some(with_last_words(match plan.emulation {
-                Some(Emulation::Kvm) => {
-                    "the virtual machine did not report in time (--virt-type qemu needs no KVM, and --start-timeout gives it \
-                     longer)"
-                }
-                None | Some(Emulation::Tcg) => {
-                    "the sandbox did not report in time (--start-timeout gives it longer)"
-                }
-            })),
-        ),
-        Ending::TimedOut => (TIMED_OUT, Some("the command took too long".to_owned())),
-    };
-    Outcome {
-        code,
-        message,
-        stages,
-    }
-}
-
-fn interrupted(signal: Signal, stages: Stages) -> Outcome {
-    Outcome {
-        code: 128_u8.saturating_add(signal as u8),
-        message: None,
-        stages,
     }
 }
 
