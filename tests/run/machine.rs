@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use test_harness::host;
 
-use crate::support::{Driver, Test, eventually, open};
+use crate::support::{Test, eventually, open};
 
 cases! {
     every: ;
@@ -22,8 +22,8 @@ chosen! {
     system System: files_go_in_and_out, images_are_mounted, a_network_with_dhcp, the_kernels_last_words, the_kernel_can_be_chosen;
     session Session: files_go_in_and_out, a_port_is_published, disks_have_tags, a_directory_is_the_root,
         a_killed_client_leaves_nothing;
-    embedded Embedded: two_at_once, a_killed_client_leaves_nothing;
-    user_embedded UserEmbedded: files_go_in_and_out, a_guest_that_hangs;
+    embedded Embedded: two_at_once, a_directory_for_the_driver, a_killed_client_leaves_nothing;
+    user_embedded UserEmbedded: a_kernel_for_root_alone, files_go_in_and_out, a_guest_that_hangs;
 }
 
 /// The releases of the kernels of this host, the least of which has no 9p.
@@ -47,6 +47,14 @@ fn the_kernel_can_be_chosen(test: &Test) {
     }
     let message = test.refusal(&["--kernver", "0.0.1", "--", "true"]);
     assert!(message.contains("0.0.1"), "{message}");
+}
+
+fn a_kernel_for_root_alone(test: &Test) {
+    let kernel = test.file("kernel", endless_kernel());
+    open(&kernel, 0o600);
+    let message = test.refusal(&["--kernpath", &kernel, "--", "true"]);
+    let way_out = "Permission denied (os error 13); have root make it readable";
+    assert!(message.contains(way_out), "{message}");
 }
 
 fn files_go_in_and_out(test: &Test) {
@@ -351,6 +359,22 @@ fn debug_shows_all_once(test: &Test) {
     assert_eq!(done.stderr.matches("Linux version").count(), 1, "{done:?}");
 }
 
+fn a_directory_for_the_driver(test: &Test) {
+    let root = test.dir("d");
+    let mut command = test.bare();
+    command.args([
+        "-n",
+        &test.name(),
+        "-c",
+        &format!("qemu:///embed?root={root}"),
+    ]);
+    command.args(["--", "echo", "runs"]);
+    let done = host::finish(command, b"").unwrap();
+    let said = (done.code, done.stdout.as_str(), done.stderr.as_str());
+    assert_eq!(said, (0, "runs\n", ""));
+    assert!(fs::exists(format!("{root}/cache/qemu")).unwrap());
+}
+
 fn two_at_once(test: &Test) {
     let start = || {
         let mut command = test.shell(&[], "echo runs; read line");
@@ -379,5 +403,4 @@ fn two_at_once(test: &Test) {
             "{output:?}"
         );
     }
-    assert_ne!(test.driver, Driver::Lxc);
 }
