@@ -176,7 +176,7 @@ fn plan(
 /// The plan of [`run`], which nothing is made for.
 ///
 /// # Errors
-/// As [`plan`].
+/// As [`run`].
 pub fn preview(request: &Request, connection: &Connection, places: &Places) -> Result<Plan> {
     let name = match &request.name {
         Some(name) => name.clone(),
