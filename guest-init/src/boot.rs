@@ -97,6 +97,7 @@ fn carry_out(caller: &mut Caller) -> Result<()> {
                 crate::keeper::start(&nics, &config.hostname, &files)?;
                 caller.reached("network");
             }
+            Step::LowPorts => crate::network::allow_low_ports(),
             Step::Shell(device) => shell::keep(&device)?,
             Step::Exec {
                 command,

@@ -170,6 +170,21 @@ impl Hypervisor for Libvirt {
         }
     }
 
+    fn destroy_own(&self, name: &str, uuid: uuid::Uuid) -> Result<()> {
+        let Some(domain) = self.find(name)? else {
+            return Ok(());
+        };
+        match domain.uuid_string() {
+            Ok(text) if text != uuid.to_string() => Ok(()),
+            Err(error) if is(&error, ErrorNumber::NoDomain) => Ok(()),
+            Err(error) => Err(failed(
+                format_args!("asking for the identity of '{name}'"),
+                &error,
+            )),
+            Ok(_) => self.destroy(name),
+        }
+    }
+
     fn state(&self, name: &str) -> Result<DomainState> {
         let Some(domain) = self.find(name)? else {
             return Ok(DomainState::Missing);

@@ -42,6 +42,12 @@ pub trait Hypervisor {
     /// Where the hypervisor refuses.
     fn destroy(&self, name: &str) -> Result<()>;
 
+    /// Ends a domain if it is the one with this identity, and not another of the same name.
+    ///
+    /// # Errors
+    /// Where the hypervisor refuses.
+    fn destroy_own(&self, name: &str, uuid: uuid::Uuid) -> Result<()>;
+
     /// What a domain is doing.
     ///
     /// # Errors

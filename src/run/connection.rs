@@ -4,6 +4,8 @@ use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use uuid::Uuid;
+
 use crate::config::SandboxName;
 use crate::domain::qemu::Authority;
 use crate::error::{Error, Result};
@@ -107,13 +109,13 @@ impl Connection {
     ///
     /// # Errors
     /// Where it cannot be ended.
-    pub fn end(&self, name: &str) -> Result<()> {
+    pub fn end(&self, name: &SandboxName, uuid: Uuid) -> Result<()> {
         match (self.driver, root(&self.uri)) {
-            (Driver::QemuEmbedded, Some(root)) => embedded::end(&root, name),
+            (Driver::QemuEmbedded, Some(root)) => embedded::end(&root, name.as_str()),
             // Without a directory it has not run.
             (Driver::QemuEmbedded, None) => Ok(()),
             (Driver::Lxc | Driver::QemuSystem | Driver::QemuSession, _) => {
-                Libvirt::open(&self.uri)?.destroy(name)
+                Libvirt::open(&self.uri)?.destroy_own(name.as_str(), uuid)
             }
         }
     }

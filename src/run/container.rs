@@ -187,7 +187,11 @@ fn mounts(share: &Share, facts: &HostFacts) -> Vec<Filesystem> {
             let is_there = inside.as_os_str().is_empty() || mount_point.exists();
             (is_there && is_shared(inside)).then(|| Filesystem {
                 source: mount_point.to_owned(),
-                target: share.staged.join(inside),
+                // Not joined to nothing: the slash at the end would make a file a directory.
+                target: match inside.as_os_str().is_empty() {
+                    true => share.staged.clone(),
+                    false => share.staged.join(inside),
+                },
                 read_only: share.read_only,
             })
         })
@@ -263,6 +267,6 @@ mod tests {
             .into_iter()
             .map(|filesystem| filesystem.target)
             .collect();
-        assert_eq!(targets, [Path::new("/host/"), Path::new("/host/usr")]);
+        assert_eq!(targets, [Path::new("/host"), Path::new("/host/usr")]);
     }
 }

@@ -153,13 +153,13 @@ pub enum Reach {
 fn plan(
     request: &Request,
     connection: &Connection,
-    name: &SandboxName,
+    (name, uuid): (&SandboxName, Uuid),
     stdio: &Stdio,
     (state, places): (&Path, &Places),
     purpose: Purpose,
 ) -> Result<Plan> {
     let facts = HostFacts::probe(Path::new("/"))?;
-    let domain = domain(request, name)?;
+    let domain = domain(request, name, uuid)?;
     let stdio = stdio.for_guest();
     match connection.driver {
         Driver::Lxc => {
@@ -185,12 +185,12 @@ pub fn preview(request: &Request, connection: &Connection, places: &Places) -> R
     let stdio = Stdio::of_process(request.terminal, connection.driver == Driver::Lxc)?;
     let state = places.runtime.join(name.as_str());
     let places = (state.as_path(), places);
-    plan(request, connection, &name, &stdio, places, Purpose::Show)
+    let identity = (&name, Uuid::new_v4());
+    plan(request, connection, identity, &stdio, places, Purpose::Show)
 }
 
 /// What libvirt is told, whatever the driver.
-fn domain(request: &Request, name: &SandboxName) -> Result<Domain> {
-    let uuid = Uuid::new_v4();
+fn domain(request: &Request, name: &SandboxName, uuid: Uuid) -> Result<Domain> {
     let mut networks = request.networks.clone();
     for (index, network) in networks.iter_mut().enumerate() {
         network
@@ -235,10 +235,12 @@ pub fn run(request: &Request, connection: &Connection, places: &Places) -> Resul
         None => unique_name()?,
     };
     let stdio = Stdio::of_process(request.terminal, connection.driver == Driver::Lxc)?;
-    let mut state = places.claim(&name, &connection.uri)?;
+    let uuid = Uuid::new_v4();
+    let mut state = places.claim(&name, uuid, &connection.uri)?;
     let connection = &connection.within(state.path());
     let place = (state.path(), places);
-    let mut plan = plan(request, connection, &name, &stdio, place, Purpose::Start)?;
+    let identity = (&name, uuid);
+    let mut plan = plan(request, connection, identity, &stdio, place, Purpose::Start)?;
     stage(&plan)?;
     stages.reach("plan");
     let hypervisor = connection.open(&name, state.path(), places)?;

@@ -13,6 +13,7 @@ use super::overlay::{seal, table};
 use super::target::{Kind, Last, create, locate, make_parent, provide};
 use super::{Place, below, make_dir};
 use crate::config::Mount;
+use crate::mountinfo;
 
 /// Adds one mount to the root.
 ///
@@ -97,16 +98,9 @@ pub fn tmpfs(target: &Path, mode: u32, size: Option<u64>) -> Result<()> {
     .with_context(|| format!("mounting a tmpfs on '{}'", target.display()))
 }
 
-/// Mount points at or below `path`, outermost first.
+/// The mount points of the tree that is mounted at `path`, outermost first.
 pub fn mount_points_below(path: &Path) -> Result<Vec<PathBuf>> {
-    let mut found: Vec<PathBuf> = table()?
-        .into_iter()
-        .map(|mount| mount.point)
-        .filter(|mount_point| mount_point.starts_with(path))
-        .collect();
-    found.sort();
-    found.dedup();
-    Ok(found)
+    Ok(mountinfo::tree_at(&table()?, path))
 }
 
 /// Carries a mount of the staging root over to the same place in the new one.
