@@ -43,6 +43,9 @@ pub const NEW_ROOT: &str = "/newroot";
 /// Where libvirt places the sources of the user's mounts, in the staging root.
 pub const STAGED_MOUNTS: &str = "/mnt";
 
+/// Where what is copied into the sandbox comes from, in the staging root.
+pub const STAGED_INCLUDES: &str = "/include";
+
 #[cfg(feature = "link")]
 pub mod link;
 #[cfg(feature = "link")]

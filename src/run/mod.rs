@@ -97,6 +97,14 @@ pub struct Request {
     pub command: Vec<OsString>,
 }
 
+impl Request {
+    /// Whether it has disks or filesystems in images, which have one user at a time.
+    fn uses_images(&self) -> bool {
+        let is_image = |mount: &Mount| matches!(mount, Mount::HostImage { .. });
+        !self.disks.is_empty() || self.mounts.iter().any(is_image)
+    }
+}
+
 /// A sandbox that is ready to be started.
 #[derive(Debug)]
 pub struct Plan {
@@ -281,8 +289,8 @@ pub fn run(request: &Request, connection: &Connection, places: &Places) -> Resul
     } else {
         drop(link);
     }
-    // Devices are let go of after their user.
-    let is_waited_for = is_embedded || !plan.devices.is_empty();
+    // A disk or a name can be used again when this returns.
+    let is_waited_for = is_embedded || request.uses_images() || request.name.is_some();
     if !has_ended_well || is_waited_for {
         if let Err(error) = hypervisor.destroy(name.as_str()) {
             log::warn!("{error}");
