@@ -298,6 +298,8 @@ pub fn run(request: &Request, connection: &Connection, places: &Places) -> Resul
         }
         stages.reach("destroy");
     }
+    // Its user is gone.
+    plan.devices.clear();
     let last_words = match has_ended_well {
         true => String::new(),
         false => contact.last_words.read(),
