@@ -84,6 +84,8 @@ fn watch(command: &Command, inherited: Vec<OwnedFd>, link: &mut Link) -> Result<
         exit: None,
         host_is_there: true,
     };
+    // What came with the config, which nothing announces any more.
+    session.hear()?;
     while !session.is_over() {
         session.turn(&signals)?;
     }
@@ -138,12 +140,17 @@ impl Session<'_> {
         }
         if is_ready(Some(self.link.as_fd())) {
             self.host_is_there = self.link.fill().unwrap_or(false);
-            while let Some(frame) = self.link.next_frame().context("reading the channel")? {
-                self.obey(frame);
-            }
+            self.hear()?;
         }
         if self.link.flush().is_err() {
             self.host_is_there = false;
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self) -> Result<()> {
+        while let Some(frame) = self.link.next_frame().context("reading the channel")? {
+            self.obey(frame);
         }
         Ok(())
     }

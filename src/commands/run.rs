@@ -309,6 +309,7 @@ fn request(cli: Cli) -> Result<Request> {
                 .transpose()?,
         },
         terminal: cli.tty || (is_terminal && !cli.no_tty),
+        hands_over: true,
         escape: cli.escape.0,
         timeout: cli.timeout,
         start_timeout: cli.start_timeout,

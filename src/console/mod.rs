@@ -35,6 +35,9 @@ pub enum Ending {
     TimedOut,
 }
 
+/// How long word that the command runs may be on its way.
+const WORD: Duration = Duration::from_millis(500);
+
 /// When to give up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
@@ -67,6 +70,8 @@ pub struct Console<'a> {
     patience: Patience,
     since: Instant,
     started: bool,
+    /// A signal that asks for the end, before anything was heard of the command.
+    interrupted: Option<(Instant, Signal)>,
     /// What the guest has reached, with the time it was heard of here.
     milestones: Vec<(Milestone, Instant)>,
     ending: Option<Ending>,
@@ -120,6 +125,7 @@ impl<'a> Console<'a> {
             patience,
             since: Instant::now(),
             started: false,
+            interrupted: None,
             milestones: Vec::new(),
             ending: None,
             gives_up: false,
@@ -151,6 +157,8 @@ impl<'a> Console<'a> {
         if self.started {
             let run = self.patience.run?;
             Some((self.since + run, Ending::TimedOut))
+        } else if let Some((at, signal)) = self.interrupted {
+            Some((at + WORD, Ending::Interrupted(signal)))
         } else {
             Some((self.since + self.patience.start, Ending::Silent))
         }
@@ -317,12 +325,13 @@ impl<'a> Console<'a> {
             self.suspend();
         } else if signal == Signal::SIGCONT {
             self.resume();
-        } else if self.started {
+        } else {
+            // The command may run already, with word of that on its way.
             self.pass_on(signal, typed);
-        } else if asks_for_the_end {
-            self.ending = Some(Ending::Interrupted(signal));
+            if asks_for_the_end && !self.started {
+                self.interrupted.get_or_insert((Instant::now(), signal));
+            }
         }
-        // The command would not know what to do with any other one yet.
     }
 
     fn resize(&mut self) {

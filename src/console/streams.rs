@@ -7,6 +7,7 @@ use guest_init::config::{self as guest, WindowSize};
 use guest_init::link::{AtEnd, PAGE, Sink, Source};
 use guest_init::wire::Channel;
 use nix::sys::stat::{SFlag, fstat, major, minor};
+use nix::unistd::{dup2_stdin, dup2_stdout};
 
 use crate::error::{Error, Result};
 
@@ -75,6 +76,22 @@ impl Stdio {
     pub fn shared(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let shared = self.streams.iter().filter(|stream| stream.shared);
         shared.map(|stream| stream.file.as_fd())
+    }
+
+    /// Closes this process's own standard input and output where the command has them. Standard error stays, for what there
+    /// is to say.
+    ///
+    /// # Errors
+    /// Where there is nothing to put in their place.
+    pub fn hand_over(&self) -> Result<()> {
+        let failed = |errno| Error::step("handing over the streams")(errno);
+        if self.streams[0].shared {
+            dup2_stdin(null()?).map_err(failed)?;
+        }
+        if self.streams[1].shared {
+            dup2_stdout(null()?).map_err(failed)?;
+        }
+        Ok(())
     }
 
     /// The ends of those that are carried.

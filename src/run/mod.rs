@@ -83,6 +83,9 @@ pub struct Request {
     pub emulation: Option<Emulation>,
     /// Whether the command gets a terminal.
     pub terminal: bool,
+    /// Whether nobody but the command uses this process's standard input and output. Once the command has them, an end
+    /// that it puts to them is seen by whoever is at the other side.
+    pub hands_over: bool,
     /// The byte that ends it when typed at a terminal.
     pub escape: Option<u8>,
     /// How long it may run.
@@ -263,6 +266,9 @@ pub fn run(request: &Request, connection: &Connection, places: &Places) -> Resul
     let _guard = is_embedded.then(|| Guard(&hypervisor, &name));
     let mut contact = reach::start(&plan, &hypervisor, &stdio)?;
     stages.reach("start");
+    if request.hands_over {
+        stdio.hand_over()?;
+    }
     let config =
         serde_json::to_vec(&plan.guest).map_err(Error::step("writing the guest config"))?;
     contact.link.send(&Frame::Config(config));
@@ -295,6 +301,8 @@ pub fn run(request: &Request, connection: &Connection, places: &Places) -> Resul
         if let Err(error) = hypervisor.destroy(name.as_str()) {
             log::warn!("{error}");
             state.keep();
+        } else if !has_ended_well && connection.driver == Driver::Lxc {
+            guest::cgroup::remove(&name);
         }
         stages.reach("destroy");
     }

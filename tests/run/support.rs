@@ -277,7 +277,7 @@ pub fn open(path: impl AsRef<Path>, mode: u32) {
 }
 
 /// Waits until something is so.
-pub fn eventually(what: &str, is_so: impl Fn() -> bool) {
+pub fn eventually(what: &str, is_so: impl FnMut() -> bool) {
     assert!(host::becomes_so(is_so), "{what}");
 }
 

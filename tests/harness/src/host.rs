@@ -65,7 +65,7 @@ pub fn output(program: &str, arguments: &[&str]) -> Result<String> {
 
 /// Waits until something is so; `false` if it is not for a long time.
 #[must_use]
-pub fn becomes_so(is_so: impl Fn() -> bool) -> bool {
+pub fn becomes_so(mut is_so: impl FnMut() -> bool) -> bool {
     let begin = Instant::now();
     while !is_so() {
         if begin.elapsed() > Duration::from_secs(30) {
