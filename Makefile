@@ -15,7 +15,7 @@ harness = target/debug/test-harness
 parts   = VIRT_SANDBOX_GUEST_INIT=$(CURDIR)/target/guest-init/guest-init \
          
 
-.PHONY: build install check test demo zoo clean setup programs
+.PHONY: build install check test test-machines demo zoo bench clean setup programs
 .DEFAULT_GOAL = build
 
 build:
@@ -51,6 +51,10 @@ test: setup
 	$(parts) $(harness) with-libvirtd -- $(CARGO) test --locked --workspace --test '*' -- --test-threads=1
 	$(parts) $(harness) with-libvirtd -- $(harness) zoo --first 8
 
+# Every case of virt-sandbox in virtual machines; `make test` runs some.
+test-machines: programs
+	$(parts) $(harness) with-libvirtd -- $(CARGO) test --locked --test run -- --test-threads=1 --ignored
+
 # All rows, or some: make zoo ZOO='apache2 nginx'
 zoo: programs
 	$(parts) $(harness) with-libvirtd -- $(harness) zoo $(ZOO)
@@ -58,6 +62,13 @@ zoo: programs
 demo: programs
 	$(setup) install apache2 curl
 	@$(parts) $(harness) with-libvirtd -- bash tests/demo.sh
+
+# Ratios to peers, no verdict: make bench BENCH='--json LXC'
+bench: setup build
+	$(setup) bench
+	$(CARGO) build --locked -p test-harness
+	$(CARGO) build --locked --release -p bench
+	@$(parts) $(harness) with-libvirtd -- target/release/bench $(BENCH)
 
 clean:
 	$(CARGO) clean

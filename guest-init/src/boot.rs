@@ -97,12 +97,17 @@ fn carry_out(caller: &mut Caller) -> Result<()> {
                 crate::keeper::start(&nics, &config.hostname, &files)?;
                 caller.reached("network");
             }
+            Step::LowPorts => crate::network::allow_low_ports(),
             Step::Shell(device) => shell::keep(&device)?,
             Step::Exec {
                 command,
                 environment,
             } => match process::exec(&command, &environment)? {},
             Step::Run(command) => {
+                // Who wants to know all of a machine looks at its console.
+                if !(config.debug && config.platform == Platform::Machine) {
+                    caller.pass_on_log();
+                }
                 return caller.run(&command, || match config.platform {
                     Platform::Container => images.iter().for_each(sync_filesystem),
                     Platform::Machine => {

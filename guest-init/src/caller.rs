@@ -89,6 +89,15 @@ impl Caller {
         }
     }
 
+    /// Tells it what was said on the console so far.
+    pub fn pass_on_log(&mut self) {
+        if let Self::There { link, .. } = self {
+            for line in console_log::take() {
+                link.send(&Frame::Log(line.into_bytes()));
+            }
+        }
+    }
+
     /// Runs the command it waits for, to its end.
     ///
     /// `settle` is done when nothing of it runs any more, and before the caller knows.
@@ -96,9 +105,6 @@ impl Caller {
         let Self::There { link, inherited } = self else {
             bail!("there is a command, but nobody waits for it");
         };
-        for line in console_log::take() {
-            link.send(&Frame::Log(line.into_bytes()));
-        }
         let exit = session::run(command, std::mem::take(inherited), link);
         settle();
         session::tell(link, &exit);

@@ -13,65 +13,11 @@ use anyhow::{Context, Result, anyhow};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
+use crate::membership::{Membership, parse};
 use crate::root::{below, make_dir};
 
 /// Where a hierarchy is mounted for a moment, in the staging root: the new root may be read-only.
 const MOMENTARY: &str = "/.cgroup";
-
-/// A line of `/proc/PID/cgroup` (`cgroups(7)`).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Membership {
-    /// Controllers of a version 1 hierarchy, as mount options; empty for version 2.
-    pub controllers: String,
-    /// The cgroup, from the root of the hierarchy.
-    pub path: PathBuf,
-}
-
-impl Membership {
-    /// Whether this is the unified hierarchy.
-    #[must_use]
-    pub fn is_unified(&self) -> bool {
-        self.controllers.is_empty()
-    }
-
-    fn has(&self, controller: &str) -> bool {
-        self.controllers.split(',').any(|name| name == controller)
-    }
-}
-
-/// Reads the text of `/proc/PID/cgroup`.
-#[must_use]
-pub fn parse(text: &str) -> Vec<Membership> {
-    text.lines()
-        .filter_map(|line| {
-            let mut fields = line.splitn(3, ':').skip(1);
-            Some(Membership {
-                controllers: fields.next()?.to_owned(),
-                path: fields.next()?.into(),
-            })
-        })
-        .collect()
-}
-
-/// The file that takes processes into the cgroup of `membership`, if its hierarchy is mounted according to
-/// `mountinfo`.
-#[must_use]
-pub fn procs_file(membership: &Membership, mountinfo: &str) -> Option<PathBuf> {
-    mountinfo.lines().find_map(|line| {
-        let (mount, filesystem) = line.split_once(" - ")?;
-        let mut mount = mount.split(' ').skip(3);
-        let (root, mount_point) = (mount.next()?, mount.next()?);
-        let (kind, options) = (filesystem.split(' ').next()?, filesystem.split(' ').nth(2)?);
-        let is_it = if membership.is_unified() {
-            kind == "cgroup2"
-        } else {
-            let mut wanted = membership.controllers.split(',');
-            kind == "cgroup" && wanted.all(|name| options.split(',').any(|option| option == name))
-        };
-        let group = membership.path.strip_prefix(root).ok().filter(|_| is_it)?;
-        Some(Path::new(mount_point).join(group).join("cgroup.procs"))
-    })
-}
 
 /// Enters the cgroup `name` and a cgroup namespace, and mounts it below `root` at
 /// `/sys/fs/cgroup`. `max_pids` bounds processes and threads.
@@ -169,36 +115,4 @@ impl Drop for Hierarchy {
 
 fn set(path: &Path, value: &str) -> Result<()> {
     fs::write(path, value).with_context(|| format!("writing '{value}' to '{}'", path.display()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn memberships_of_both_versions_are_read() {
-        let found =
-            parse("9:name=systemd:/\n8:pids:/user:odd\n1:cpu,cpuacct:/x\n0::/machine/web1\n");
-        assert_eq!(found.len(), 4);
-        assert!(found[1].has("pids") && found[1].path == Path::new("/user:odd"));
-        assert!(found[2].has("cpuacct") && !found[2].has("cp"));
-        assert!(found[3].is_unified() && !found[0].is_unified());
-    }
-
-    #[test]
-    fn the_hierarchy_of_a_membership_is_found_among_the_mounts() {
-        let mountinfo = "30 24 0:26 / /sys/fs/cgroup/cpu rw,nosuid - cgroup cgroup rw,cpu,cpuacct\n\
-                         31 24 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
-        let found = parse("2:cpu,cpuacct:/m/web1\n3:pids:/\n0::/m/web1\n");
-        let files: Vec<_> = found.iter().map(|m| procs_file(m, mountinfo)).collect();
-        assert_eq!(
-            files[0].as_deref(),
-            Some(Path::new("/sys/fs/cgroup/cpu/m/web1/cgroup.procs"))
-        );
-        assert_eq!(files[1], None);
-        assert_eq!(
-            files[2].as_deref(),
-            Some(Path::new("/sys/fs/cgroup/unified/m/web1/cgroup.procs"))
-        );
-    }
 }

@@ -16,7 +16,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::unistd::{Gid, Uid, chdir, setgid, setgroups, setuid};
 
 use crate::process::{ExecError, close_other_files};
-use crate::{cgroup, relay};
+use crate::{membership, relay};
 
 const OWN_FAILURE: u8 = 125;
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -176,9 +176,9 @@ impl Target {
             .ok_or_else(|| anyhow!("reading '{}': no CapBnd", proc.join("status").display()))?;
         let mounted =
             fs::read_to_string("/proc/self/mountinfo").context("reading '/proc/self/mountinfo'")?;
-        let cgroup_files = cgroup::parse(&read("cgroup")?)
+        let cgroup_files = membership::parse(&read("cgroup")?)
             .iter()
-            .filter_map(|membership| cgroup::procs_file(membership, &mounted))
+            .filter_map(|membership| membership::procs_file(membership, &mounted))
             .collect();
         Ok(Self {
             namespaces,

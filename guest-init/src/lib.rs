@@ -9,6 +9,7 @@
 //! | [`config`] | the guest config: what the host tells the guest |
 //! | [`wire`] | what host and guest say to each other while a command runs |
 //! | [`net`] | addresses and routes as they are written by people |
+//! | [`membership`] | the cgroups of a process |
 //! | [`mountinfo`] | the kernel's table of mounts |
 //! | [`filesystem`] | which filesystem is on a device, and which partitions |
 //!
@@ -31,6 +32,7 @@
 
 pub mod config;
 pub mod filesystem;
+pub mod membership;
 pub mod mountinfo;
 pub mod net;
 pub mod wire;
@@ -40,6 +42,9 @@ pub const NEW_ROOT: &str = "/newroot";
 
 /// Where libvirt places the sources of the user's mounts, in the staging root.
 pub const STAGED_MOUNTS: &str = "/mnt";
+
+/// Where what is copied into the sandbox comes from, in the staging root.
+pub const STAGED_INCLUDES: &str = "/include";
 
 #[cfg(feature = "link")]
 pub mod link;

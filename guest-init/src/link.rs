@@ -85,17 +85,23 @@ impl Link {
     /// Where the channel fails.
     pub fn fill(&mut self) -> io::Result<bool> {
         let mut buffer = [0; 64 << 10];
-        match read(&self.channel, &mut buffer) {
-            // A virtio port says EPIPE, a socket ECONNRESET, when nobody is there any more.
-            Ok(0) | Err(Errno::EPIPE | Errno::ECONNRESET) => Ok(false),
-            Ok(count) => {
-                self.inbox
-                    .extend_from_slice(buffer.get(..count).unwrap_or_default());
-                Ok(true)
+        let mut most = buffer.len();
+        // A virtio port gives no more than a page at a time.
+        while most > 0 {
+            match read(&self.channel, &mut buffer[..most]) {
+                // A virtio port says EPIPE, a socket ECONNRESET, when nobody is there any more.
+                Ok(0) | Err(Errno::EPIPE | Errno::ECONNRESET) => return Ok(false),
+                Ok(count) => {
+                    self.inbox
+                        .extend_from_slice(buffer.get(..count).unwrap_or_default());
+                    most -= count;
+                }
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => break,
+                Err(error) => return Err(error.into()),
             }
-            Err(Errno::EAGAIN | Errno::EINTR) => Ok(true),
-            Err(error) => Err(error.into()),
         }
+        Ok(true)
     }
 
     /// The next frame that was read whole.

@@ -8,9 +8,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use log::{debug, warn};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -30,6 +30,9 @@ use crate::wire::PORT;
 
 /// Where the host puts modules, named so that each comes after those it needs.
 const MODULES: &str = "/modules";
+
+/// How long the host may take to open the channel: it does as soon as the machine runs.
+const HOST_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the kernel does not mount by itself: type, place and options.
 const FILESYSTEMS: [(&str, &str, &str); 5] = [
@@ -137,8 +140,9 @@ pub fn channel() -> Result<OwnedFd> {
     let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     let port = open(&path, flags, Mode::empty())
         .with_context(|| format!("opening '{}'", path.display()))?;
-    // Until the host has connected, poll(2) says at once that it is gone.
-    loop {
+    // Until the host has connected, poll(2) says at once that it is gone; which it may be for ever.
+    let end = Instant::now() + HOST_PATIENCE;
+    while Instant::now() < end {
         let mut polled = [PollFd::new(port.as_fd(), PollFlags::POLLIN)];
         poll(&mut polled, PollTimeout::NONE).context("waiting for the host")?;
         let events = polled[0].revents().unwrap_or(PollFlags::empty());
@@ -147,6 +151,7 @@ pub fn channel() -> Result<OwnedFd> {
         }
         thread::sleep(Duration::from_millis(2));
     }
+    bail!("waiting for the host: nobody has opened the channel");
 }
 
 /// Turns the machine off, once what was written to its disks is there.

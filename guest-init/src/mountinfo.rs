@@ -38,6 +38,26 @@ pub fn mount_points(table: &str) -> impl Iterator<Item = PathBuf> {
     mounts(table).map(|mount| mount.point)
 }
 
+/// The mount that is seen at `path` and all that is on it, outermost first; mounts that were there before and are hidden by
+/// it are not.
+#[must_use]
+pub fn tree_at(table: &[Mount], path: &Path) -> Vec<PathBuf> {
+    let Some(top) = table.iter().rfind(|mount| mount.point == path) else {
+        return Vec::new();
+    };
+    let mut tree = vec![top];
+    let mut at = 0;
+    while let Some(parent) = tree.get(at).copied() {
+        let is_on = |mount: &&Mount| mount.parent == parent.id && mount.id != parent.id;
+        tree.extend(table.iter().filter(is_on));
+        at += 1;
+    }
+    let mut points: Vec<PathBuf> = tree.iter().map(|mount| mount.point.clone()).collect();
+    points.sort();
+    points.dedup();
+    points
+}
+
 /// The places below `directory`, which is of the mount `id`, where something else is mounted.
 #[must_use]
 pub fn places_on(table: &[Mount], id: u32, directory: &Path) -> Vec<PathBuf> {
@@ -70,6 +90,19 @@ fn unescape(field: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_mount_hides_is_not_of_its_tree() {
+        let table = "1 0 8:1 / / rw - ext4 a rw\n\
+                     2 1 0:5 / /mnt/old rw - tmpfs b rw\n\
+                     3 1 8:2 / /mnt rw - ext4 c rw\n\
+                     4 3 0:6 / /mnt/new rw - tmpfs d rw\n";
+        let table: Vec<Mount> = mounts(table).collect();
+        let points = tree_at(&table, Path::new("/mnt"));
+        assert_eq!(points, [Path::new("/mnt"), Path::new("/mnt/new")]);
+        assert_eq!(tree_at(&table, Path::new("/")).len(), 4);
+        assert!(tree_at(&table, Path::new("/none")).is_empty());
+    }
 
     #[test]
     fn mount_points_are_unescaped() {

@@ -5,7 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
+use std::{fs, io};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::config::{Addressing, Nic};
 use crate::dhcp::{self, DhcpError, Interface, Known, Lease};
@@ -128,6 +132,27 @@ pub fn configure(
             Ok(Kept { interface, known })
         })
         .collect()
+}
+
+/// The first port that anybody may listen on, in `/proc` (ip(7)).
+const FIRST_PORT: &str = "sys/net/ipv4/ip_unprivileged_port_start";
+
+/// Where a view of `/proc` of our own is for a moment: libvirt makes the one of a container read-only there.
+const MOMENTARY: &str = "/run";
+
+/// Lets every user listen on all ports. The sandbox works without, so a failure is only said.
+pub fn allow_low_ports() {
+    let elsewhere = || -> io::Result<()> {
+        let kind = Some("proc");
+        mount(kind, MOMENTARY, kind, MsFlags::empty(), None::<&str>)?;
+        let written = fs::write(Path::new(MOMENTARY).join(FIRST_PORT), "0");
+        umount2(MOMENTARY, MntFlags::MNT_DETACH)?;
+        written
+    };
+    if let Err(error) = fs::write(Path::new("/proc").join(FIRST_PORT), "0").or_else(|_| elsewhere())
+    {
+        log::debug!("opening ports below 1024: {error}");
+    }
 }
 
 /// resolv.conf for leases of several NICs, first come, first asked; `None` if they name no server,

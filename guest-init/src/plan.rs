@@ -63,6 +63,8 @@ pub enum Step {
     Hostname(String),
     /// Raise the loopback and the NICs and give them addresses.
     Network(Vec<Nic>),
+    /// Let every user listen on low ports: the network is the sandbox's own, and its command has no capabilities.
+    LowPorts,
     /// Keep a shell of root's on a device.
     Shell(PathBuf),
     /// Become the payload.
@@ -130,6 +132,9 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
     }
     steps.push(Step::Hostname(config.hostname.clone()));
     steps.push(Step::Network(config.network.clone()));
+    if matches!(config.payload, Payload::Command(_)) {
+        steps.push(Step::LowPorts);
+    }
     steps.extend(config.shell.iter().cloned().map(Step::Shell));
     steps.push(match &config.payload {
         Payload::Init {

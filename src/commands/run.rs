@@ -18,6 +18,7 @@ use crate::config::{
 use crate::domain::qemu::Emulation;
 use crate::error::{Error, Result};
 use crate::guest::kernel::KernelRequest;
+use crate::hypervisor::libvirt;
 use crate::run::{
     self, Account, Connection, OWN_FAILURE, Outcome, Places, Request, Surroundings, Who,
 };
@@ -35,7 +36,7 @@ const PROGRAM: &str = "virt-sandbox";
                         cannot be run, 124 if it took longer than --timeout, 125 for a failure of virt-sandbox itself."
 )]
 pub struct Cli {
-    /// libvirt connection: lxc:///, qemu:///system, qemu:///session or qemu:///embed?root=DIR
+    /// libvirt connection: lxc:///, qemu:///system, qemu:///session or qemu:///embed[?root=DIR]
     /// [default: $LIBVIRT_DEFAULT_URI, else what can run here]
     #[arg(short, long, value_name = "URI", help_heading = "Sandbox")]
     connect: Option<String>,
@@ -224,7 +225,11 @@ pub fn main() -> ExitCode {
         }
     };
     let is_verbose = std::env::var_os("LIBVIRT_SANDBOX_DEBUG").is_some();
-    output::log_to_stderr(PROGRAM, cli.verbose || cli.debug || is_verbose);
+    let is_verbose = cli.verbose || cli.debug || is_verbose;
+    output::log_to_stderr(PROGRAM, is_verbose);
+    if !is_verbose {
+        libvirt::silence();
+    }
     match execute(cli) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
@@ -238,7 +243,7 @@ fn execute(cli: Cli) -> Result<u8> {
     let is_root = nix::unistd::geteuid().is_root();
     let home = Account::find(&Who::Caller)?.home;
     let places = Places::of_user(is_root, &home)?;
-    let around = Surroundings::of_process(is_root, &places);
+    let around = Surroundings::of_process(is_root);
     let connection = Connection::choose(cli.connect.as_deref(), &around)?;
     let (print_xml, dry_run, timing) = (cli.print_xml, cli.dry_run, cli.timing);
     let request = request(cli)?;

@@ -34,8 +34,13 @@ pub struct Machine {
     pub channel: PathBuf,
     /// Unix socket that QEMU makes for the console `hvc0`; at most 107 bytes.
     pub console: PathBuf,
+    /// Unix socket that QEMU makes for the first serial port, if there is to be one; at most 107 bytes.
+    pub serial: Option<PathBuf>,
     /// Directories of the host.
     pub shares: Vec<Share>,
+    /// Whether QEMU ends when the guest is off. Else it waits for libvirt to end it, which may be gone where the driver is
+    /// in the process of a client.
+    pub ends_itself: bool,
 }
 
 /// What runs the guest's instructions.
@@ -101,6 +106,7 @@ pub struct QemuDomain {
     interfaces: Vec<Interface>,
     arguments: Vec<String>,
     console: PathBuf,
+    serial_port: Option<PathBuf>,
     consoles: u32,
     channel: PathBuf,
     channel_name: &'static str,
@@ -133,7 +139,11 @@ impl QemuDomain {
     #[must_use]
     pub fn new(domain: &Domain, machine: &Machine, facts: &HostFacts) -> Self {
         let resources = &domain.resources;
-        let (interfaces, arguments) = network(domain);
+        let (interfaces, mut arguments) = network(domain);
+        if machine.ends_itself {
+            // After libvirt's own -no-shutdown, which is the opposite.
+            arguments.extend(["-action".to_owned(), "shutdown=poweroff".to_owned()]);
+        }
         Self {
             r#type: match machine.emulation {
                 Emulation::Kvm => "kvm",
@@ -143,8 +153,8 @@ impl QemuDomain {
             uuid: domain.uuid.to_string(),
             description: domain.description.clone(),
             arch: facts.arch.clone(),
-            // The one that starts fastest; other architectures have one that libvirt knows.
-            machine: (facts.arch == "x86_64").then_some("pc"),
+            // Starts a fifth of a second sooner than "pc" when emulated; for other architectures libvirt knows one.
+            machine: (facts.arch == "x86_64").then_some("q35"),
             memory_kib: resources.memory.unwrap_or(DEFAULT_MACHINE_MEMORY).kibi(),
             vcpus: resources.cpus.unwrap_or(1),
             cpu_quota_us: resources.cpu_quota.map(quota_us),
@@ -162,6 +172,7 @@ impl QemuDomain {
             interfaces,
             arguments,
             console: machine.console.clone(),
+            serial_port: machine.serial.clone(),
             consoles: domain.consoles,
             channel: machine.channel.clone(),
             channel_name: CHANNEL,

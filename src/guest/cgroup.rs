@@ -2,7 +2,10 @@
 //! own there, which it cannot remove itself.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
+
+use guest_init::membership;
 
 use crate::config::SandboxName;
 
@@ -25,21 +28,51 @@ pub fn remove(name: &SandboxName) {
     }
 }
 
+/// Removes the empty groups of virtual machines whose libvirt was in a client that was killed; `is_of` knows their names.
+pub fn remove_embedded(is_of: impl Fn(&str) -> bool) {
+    for hierarchy in mounted(|_| true) {
+        let walk = walkdir::WalkDir::new(&hierarchy).max_depth(DEEPEST);
+        for entry in walk.into_iter().flatten() {
+            if entry.file_type().is_dir() && entry.file_name().to_str().is_some_and(&is_of) {
+                remove_groups(entry.path());
+            }
+        }
+    }
+}
+
 /// The groups that the first process of a sandbox has made, for as long as it lives.
 #[must_use]
 pub fn of_process(pid: u32, name: &SandboxName) -> Vec<PathBuf> {
     let group = format!("virt-sandbox-{name}");
-    let memberships = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-    // Fields: number, controllers, path (cgroups(7)).
-    let paths = memberships
-        .lines()
-        .filter_map(|line| line.splitn(3, ':').nth(2));
-    let own: Vec<&Path> = paths
-        .map(|path| Path::new(path.trim_start_matches('/')))
+    groups(&pid.to_string())
+        .into_iter()
         .filter(|path| path.ends_with(&group))
-        .collect();
-    let in_hierarchy = |hierarchy: PathBuf| own.iter().map(move |path| hierarchy.join(path));
-    hierarchies().into_iter().flat_map(in_hierarchy).collect()
+        .collect()
+}
+
+/// Takes a process into the groups that we are in.
+///
+/// # Errors
+/// Where the kernel refuses.
+pub fn adopt(pid: u32) -> io::Result<()> {
+    let theirs = groups(&pid.to_string());
+    for ours in groups("self") {
+        if !theirs.contains(&ours) {
+            fs::write(ours.join("cgroup.procs"), pid.to_string())?;
+        }
+    }
+    Ok(())
+}
+
+/// The groups of a process, in every hierarchy that is mounted.
+fn groups(process: &str) -> Vec<PathBuf> {
+    let memberships = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap_or_default();
+    let mounted = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    membership::parse(&memberships)
+        .iter()
+        .filter_map(|membership| membership::procs_file(membership, &mounted))
+        .filter_map(|file| Some(file.parent()?.to_owned()))
+        .collect()
 }
 
 /// Removes groups that are empty by now.
@@ -49,14 +82,19 @@ pub fn remove_all(groups: &[PathBuf]) {
 
 /// Mount points of the hierarchies a sandbox makes groups in.
 fn hierarchies() -> Vec<PathBuf> {
+    let has_pids = |filesystem: &str| filesystem.split([' ', ',']).any(|word| word == "pids");
+    mounted(|filesystem| filesystem.starts_with("cgroup2 ") || has_pids(filesystem))
+}
+
+/// Mount points of the hierarchies whose type and options are `wanted`.
+fn mounted(wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     mounts
         .lines()
         .filter_map(|line| {
             let (mount, filesystem) = line.split_once(" - ")?;
             let kind = filesystem.split(' ').next()?;
-            let has_pids = filesystem.split([' ', ',']).any(|word| word == "pids");
-            let is_ours = kind == "cgroup2" || (kind == "cgroup" && has_pids);
+            let is_ours = ["cgroup", "cgroup2"].contains(&kind) && wanted(filesystem);
             is_ours
                 .then(|| mount.split(' ').nth(4).map(PathBuf::from))
                 .flatten()

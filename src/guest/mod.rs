@@ -164,6 +164,11 @@ pub fn stage_init(dir: &Path, init: &Path) -> Result<()> {
     fs::create_dir_all(dir).map_err(Error::io("creating", dir))?;
     fs::set_permissions(dir, fs::Permissions::from_mode(0o755))
         .map_err(Error::io("creating", dir))?;
+    // libvirt makes the mount point of a file, but not the directory it is in.
+    for staged in [guest_init::STAGED_MOUNTS, guest_init::STAGED_INCLUDES] {
+        let place = dir.join(staged.trim_start_matches('/'));
+        fs::create_dir_all(&place).map_err(Error::io("creating", &place))?;
+    }
     let program = fs::read(init).map_err(Error::io("reading", init))?;
     atomic::replace(&dir.join(INIT), &program, 0o755)?;
     Ok(())

@@ -22,6 +22,8 @@ use crate::hypervisor::{DomainState, Hypervisor};
 pub struct Libvirt {
     connection: Connect,
     uri: String,
+    /// What a domain is started with that is to end with the connection.
+    start_flags: u32,
 }
 
 impl Libvirt {
@@ -43,6 +45,7 @@ impl Libvirt {
         Ok(Self {
             connection,
             uri: uri.to_owned(),
+            start_flags: virt::sys::VIR_DOMAIN_START_AUTODESTROY,
         })
     }
 
@@ -56,7 +59,11 @@ impl Libvirt {
         virt::event::event_register_default_impl()
             .map_err(|error| failed(format_args!("starting '{uri}'"), &error))?;
         std::thread::spawn(|| while virt::event::event_run_default_impl().is_ok() {});
-        Self::open(uri)
+        Ok(Self {
+            // It knows no domains that end with a connection.
+            start_flags: virt::sys::VIR_DOMAIN_NONE,
+            ..Self::open(uri)?
+        })
     }
 
     fn find(&self, name: &str) -> Result<Option<Domain>> {
@@ -122,7 +129,7 @@ impl Hypervisor for Libvirt {
         let xml = CString::new(xml).map_err(Error::step(doing))?;
         let mut numbers: Vec<i32> = files.iter().map(AsRawFd::as_raw_fd).collect();
         let count = u32::try_from(numbers.len()).map_err(Error::step(doing))?;
-        let flags = virt::sys::VIR_DOMAIN_START_AUTODESTROY | virt::sys::VIR_DOMAIN_NONE;
+        let flags = self.start_flags;
         // SAFETY: the connection lives as long as `self`, the text ends with a zero, and the array has `count` numbers
         // of files that are open for as long as they are borrowed.
         let domain = unsafe {
@@ -160,6 +167,21 @@ impl Hypervisor for Libvirt {
                 Err(failed(format_args!("ending domain '{name}'"), &error))
             }
             Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    fn destroy_own(&self, name: &str, uuid: uuid::Uuid) -> Result<()> {
+        let Some(domain) = self.find(name)? else {
+            return Ok(());
+        };
+        match domain.uuid_string() {
+            Ok(text) if text != uuid.to_string() => Ok(()),
+            Err(error) if is(&error, ErrorNumber::NoDomain) => Ok(()),
+            Err(error) => Err(failed(
+                format_args!("asking for the identity of '{name}'"),
+                &error,
+            )),
+            Ok(_) => self.destroy(name),
         }
     }
 
@@ -210,6 +232,27 @@ impl Hypervisor for Libvirt {
         }
     }
 }
+
+/// Keeps a driver in this process from writing its warnings to standard error, which is the command's, unless the
+/// environment says what is to be written where. libvirt looks at that once, so this comes before all else.
+pub fn silence() {
+    let variables = [
+        "LIBVIRT_DEBUG",
+        "LIBVIRT_LOG_OUTPUTS",
+        "LIBVIRT_LOG_FILTERS",
+    ];
+    let is_said = variables
+        .iter()
+        .any(|name| std::env::var_os(name).is_some());
+    let threads = std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
+    if !is_said && threads == 1 {
+        // SAFETY: no other thread is there to read the environment meanwhile.
+        unsafe { std::env::set_var("LIBVIRT_DEBUG", ERRORS) };
+    }
+}
+
+/// Errors alone, in the numbers of `LIBVIRT_DEBUG`.
+const ERRORS: &str = "4";
 
 /// The major version of the libvirt that is linked; its daemon is of the same package.
 ///

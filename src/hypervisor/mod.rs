@@ -29,8 +29,8 @@ pub trait Hypervisor {
     /// Where it does not start.
     fn start(&self, name: &str) -> Result<()>;
 
-    /// Starts a domain that nobody has defined, and that ends with this connection. `files` are handed down to a container's
-    /// first process, from file descriptor 3 on.
+    /// Starts a domain that nobody has defined, and that ends with this connection, unless the driver is in this process.
+    /// `files` are handed down to a container's first process, from file descriptor 3 on.
     ///
     /// # Errors
     /// Where it does not start.
@@ -41,6 +41,12 @@ pub trait Hypervisor {
     /// # Errors
     /// Where the hypervisor refuses.
     fn destroy(&self, name: &str) -> Result<()>;
+
+    /// Ends a domain if it is the one with this identity, and not another of the same name.
+    ///
+    /// # Errors
+    /// Where the hypervisor refuses.
+    fn destroy_own(&self, name: &str, uuid: uuid::Uuid) -> Result<()>;
 
     /// What a domain is doing.
     ///

@@ -1,12 +1,17 @@
 //! Which hypervisor runs a sandbox: the URI that is asked for, or what can run here.
 
 use std::fs;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use uuid::Uuid;
+
+use crate::config::SandboxName;
 use crate::domain::qemu::Authority;
 use crate::error::{Error, Result};
+use crate::hypervisor::Hypervisor;
 use crate::hypervisor::libvirt::Libvirt;
-use crate::run::Places;
+use crate::run::{Places, embedded};
 
 /// A libvirt connection whose driver is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +21,9 @@ pub struct Connection {
     /// The driver behind it.
     pub driver: Driver,
 }
+
+/// A driver in this process whose directory is that of the sandbox.
+const EMBEDDED: &str = "qemu:///embed";
 
 /// A driver of libvirt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,8 +49,6 @@ pub struct Surroundings {
     pub has_system_daemon: bool,
     /// Whether a daemon of the user's can be had.
     pub has_session_daemon: bool,
-    /// Where an embedded driver may keep its files.
-    pub embedded_root: PathBuf,
 }
 
 impl Connection {
@@ -60,48 +66,78 @@ impl Connection {
             }
             None if around.is_root && around.has_system_daemon => Self::parse("lxc:///"),
             None if !around.is_root && around.has_session_daemon => Self::parse("qemu:///session"),
-            None => Self::parse(&format!(
-                "qemu:///embed?root={}",
-                around.embedded_root.display()
-            )),
+            None => Self::parse(EMBEDDED),
         }
     }
 
-    /// Connects. A driver in this process gets a thread of its own, and its directory is made.
+    /// The same for the sandbox whose directory is `state`: it has a driver in this process, too, unless that was given
+    /// another one.
+    #[must_use]
+    pub fn within(&self, state: &Path) -> Self {
+        match (self.driver, root(&self.uri)) {
+            (Driver::QemuEmbedded, None) => Self {
+                // The paths of sockets in it are long enough.
+                uri: format!("{EMBEDDED}?root={}", escaped(&state.join("d"))),
+                driver: self.driver,
+            },
+            (Driver::QemuEmbedded, Some(_))
+            | (Driver::Lxc | Driver::QemuSystem | Driver::QemuSession, _) => self.clone(),
+        }
+    }
+
+    /// Connects, for the domain `name`. A driver in this process gets threads of its own, and its directory is made.
     ///
     /// # Errors
     /// Where nobody answers.
-    pub fn open(&self) -> Result<Libvirt> {
-        match self.driver {
-            Driver::Lxc | Driver::QemuSystem | Driver::QemuSession => Libvirt::open(&self.uri),
-            Driver::QemuEmbedded => {
-                let (_, query) = self.uri.split_once('?').unwrap_or_default();
-                if let Some(root) = query
-                    .split('&')
-                    .find_map(|field| field.strip_prefix("root="))
-                {
-                    let root = Path::new(root);
-                    fs::create_dir_all(root).map_err(Error::io("creating", root))?;
-                }
+    pub fn open(&self, name: &SandboxName, state: &Path, places: &Places) -> Result<Libvirt> {
+        match (self.driver, root(&self.uri)) {
+            (Driver::QemuEmbedded, Some(root)) => {
+                let cache = places.cache.join("libvirt");
+                let cache = root.starts_with(state).then_some(cache.as_path());
+                embedded::prepare(&root, name, cache)?;
+                embedded::reap(&root);
                 Libvirt::open_embedded(&self.uri)
+            }
+            (Driver::QemuEmbedded, None)
+            | (Driver::Lxc | Driver::QemuSystem | Driver::QemuSession, _) => {
+                Libvirt::open(&self.uri)
             }
         }
     }
 
-    fn parse(uri: &str) -> Result<Self> {
+    /// Ends the domain `name` that a killed client has left.
+    ///
+    /// # Errors
+    /// Where it cannot be ended.
+    pub fn end(&self, name: &SandboxName, uuid: Uuid) -> Result<()> {
+        match (self.driver, root(&self.uri)) {
+            (Driver::QemuEmbedded, Some(root)) => embedded::end(&root, name.as_str()),
+            // Without a directory it has not run.
+            (Driver::QemuEmbedded, None) => Ok(()),
+            (Driver::Lxc | Driver::QemuSystem | Driver::QemuSession, _) => {
+                Libvirt::open(&self.uri)?.destroy_own(name.as_str(), uuid)
+            }
+        }
+    }
+
+    /// Reads a connection of this host.
+    ///
+    /// # Errors
+    /// Where it is of another host, or of a driver that we do not know.
+    pub fn parse(uri: &str) -> Result<Self> {
         let refused = |why: &str| Err(Error::refused(format!("'{uri}' {why}")));
         let Some((scheme, rest)) = uri.split_once("://") else {
             return refused(
-                "is not a libvirt connection; use lxc:///, qemu:///system, qemu:///session or qemu:///embed?root=DIR",
+                "is not a libvirt connection; use lxc:///, qemu:///system, qemu:///session or qemu:///embed",
             );
         };
         let (driver, transport) = scheme.split_once('+').unwrap_or((scheme, ""));
         let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let (path, query) = path.split_once('?').unwrap_or((path, ""));
+        let path = path.split('?').next().unwrap_or_default();
         if !["lxc", "qemu"].contains(&driver) {
             return refused(
                 "is of a driver that runs no sandboxes; use lxc:///, qemu:///system, qemu:///session or \
-                 qemu:///embed?root=DIR",
+                 qemu:///embed",
             );
         }
         let is_local = host.is_empty() && ["", "unix"].contains(&transport);
@@ -114,17 +150,20 @@ impl Connection {
             ("lxc", "" | "system") => Driver::Lxc,
             ("qemu", "system") => Driver::QemuSystem,
             ("qemu", "session") => Driver::QemuSession,
-            ("qemu", "embed") if query.split('&').any(is_absolute_root) => Driver::QemuEmbedded,
+            ("qemu", "embed") if root(uri).is_none_or(|root| root.is_absolute()) => {
+                Driver::QemuEmbedded
+            }
             ("qemu", "embed") => {
                 return refused(
-                    "does not say where the driver keeps its files: use qemu:///embed?root=DIR with an absolute DIR",
+                    "does not say where the driver keeps its files: use qemu:///embed?root=DIR with an absolute DIR, or \
+                     qemu:///embed",
                 );
             }
             ("lxc", _) => return refused("is no connection of libvirt's containers; use lxc:///"),
             _ => {
                 return refused(
                     "is no connection of libvirt's virtual machines; use qemu:///system, qemu:///session or \
-                     qemu:///embed?root=DIR",
+                     qemu:///embed",
                 );
             }
         };
@@ -166,16 +205,41 @@ impl Driver {
     }
 }
 
-fn is_absolute_root(field: &str) -> bool {
-    field
-        .strip_prefix("root=")
-        .is_some_and(|root| root.starts_with('/'))
+/// The directory that the URI of an embedded driver names.
+fn root(uri: &str) -> Option<PathBuf> {
+    let (_, query) = uri.split_once('?')?;
+    let mut fields = query.split('&');
+    let text = fields.find_map(|field| field.strip_prefix("root="))?;
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        let code = after
+            .get(..2)
+            .filter(|_| *first == b'%')
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        bytes.push(code.unwrap_or(*first));
+        rest = if code.is_some() { &after[2..] } else { after };
+    }
+    Some(std::ffi::OsString::from_vec(bytes).into())
+}
+
+/// A path as a URI's query has it.
+fn escaped(path: &Path) -> String {
+    let bytes = path.as_os_str().as_bytes().iter();
+    bytes
+        .map(|byte| match byte {
+            b'/' | b'-' | b'.' | b'_' | b'~' => char::from(*byte).to_string(),
+            byte if byte.is_ascii_alphanumeric() => char::from(*byte).to_string(),
+            byte => format!("%{byte:02X}"),
+        })
+        .collect()
 }
 
 impl Surroundings {
     /// Those of this process.
     #[must_use]
-    pub fn of_process(is_root: bool, places: &Places) -> Self {
+    pub fn of_process(is_root: bool) -> Self {
         let exists = |path: &Path| fs::metadata(path).is_ok();
         let sockets = ["/run/libvirt/libvirt-sock", "/run/libvirt/virtlxcd-sock"];
         let programs = ["/usr/sbin/libvirtd", "/usr/sbin/virtqemud"];
@@ -185,8 +249,6 @@ impl Surroundings {
             has_system_daemon: sockets.iter().any(|socket| exists(Path::new(socket))),
             // libvirt starts one where none runs.
             has_session_daemon: programs.iter().any(|program| exists(Path::new(program))),
-            // Kept: what it finds out of QEMU takes seconds.
-            embedded_root: places.cache.join("embed"),
         }
     }
 }
@@ -201,7 +263,6 @@ mod tests {
             is_root,
             has_system_daemon: true,
             has_session_daemon: true,
-            embedded_root: "/x".into(),
         }
     }
 
@@ -214,6 +275,7 @@ mod tests {
             ("qemu:///system", Driver::QemuSystem),
             ("qemu+unix:///session?socket=/x", Driver::QemuSession),
             ("qemu:///embed?root=/x", Driver::QemuEmbedded),
+            ("qemu:///embed", Driver::QemuEmbedded),
         ] {
             assert_eq!(Connection::parse(uri).unwrap().driver, driver, "{uri}");
         }
@@ -230,7 +292,6 @@ mod tests {
             ("lxc", "is not a libvirt connection"),
             ("", "is not a libvirt connection"),
             ("qemu:///", "no connection of libvirt's virtual machines"),
-            ("qemu:///embed", "root=DIR"),
             ("qemu:///embed?root=x", "root=DIR"),
         ] {
             let message = Connection::parse(uri).unwrap_err().to_string();
@@ -253,6 +314,19 @@ mod tests {
             ..around(true)
         };
         let chosen = Connection::choose(None, &without_daemon).unwrap();
-        assert_eq!(chosen.uri, "qemu:///embed?root=/x");
+        assert_eq!(chosen.uri, "qemu:///embed");
+    }
+
+    #[test]
+    fn an_embedded_driver_has_a_directory_of_its_own() {
+        let within = |uri| {
+            let connection = Connection::parse(uri).unwrap();
+            connection.within(Path::new("/run/a b/x%y")).uri
+        };
+        let uri = within("qemu:///embed");
+        assert_eq!(uri, "qemu:///embed?root=/run/a%20b/x%25y/d");
+        assert_eq!(root(&uri), Some("/run/a b/x%y/d".into()));
+        assert_eq!(within("qemu:///embed?root=/x"), "qemu:///embed?root=/x");
+        assert_eq!(within("lxc:///"), "lxc:///");
     }
 }

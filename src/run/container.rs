@@ -85,33 +85,31 @@ const END: Duration = Duration::from_secs(1);
 
 /// Ends a container whose command has ended, so that libvirt finds nothing of it left to end.
 ///
-/// When the process that keeps a container goes while a process of it is there, libvirtd waits 200 ms for them, and
-/// answers nobody meanwhile (`virCgroupKillPainfully()`). So that process is held until the container's first
-/// one, which ends with the channel, is gone; and then there is none.
+/// When the process that keeps a container goes while one is in the container's cgroup, be it that process itself, libvirtd
+/// waits 200 ms for it and answers nobody meanwhile (`virCgroupKillPainfully()`). So that process is taken out of
+/// the group, and the container's first one, which ends with the channel, is waited for.
 ///
 /// # Errors
 /// Where it cannot be done. The domain then ends with the connection, in libvirt's own time.
 pub fn end(hypervisor: &dyn Hypervisor, name: &SandboxName, link: Link) -> Result<()> {
-    let doing = || Error::step::<io::Error>("looking for the container's processes");
+    let failed = || Error::step::<io::Error>("ending the container");
     let Some(controller) = hypervisor.state(name.as_str())?.controller() else {
         return Ok(());
     };
-    let keeper = Process::open(controller).map_err(doing())?;
+    let keeper = Process::open(controller).map_err(failed())?;
     let Some(first) = first_process(controller) else {
         return Ok(());
     };
     let groups = cgroup::of_process(first, name);
-    let first = Process::open(first).map_err(doing())?;
-    let failed = || Error::step::<io::Error>("ending the container");
-    keeper.signal(Signal::SIGSTOP).map_err(failed())?;
+    let first = Process::open(first).map_err(failed())?;
+    cgroup::adopt(controller).map_err(failed())?;
     drop(link);
-    if !first.wait(END) {
-        return keeper.signal(Signal::SIGCONT).map_err(failed());
+    if first.wait(END) {
+        // It would go by itself, but takes a while to see it.
+        keeper.signal(Signal::SIGKILL).map_err(failed())?;
+        let _ = keeper.wait(END);
+        cgroup::remove_all(&groups);
     }
-    keeper.signal(Signal::SIGKILL).map_err(failed())?;
-    // The connection must not end before it has.
-    let _ = keeper.wait(END);
-    cgroup::remove_all(&groups);
     Ok(())
 }
 
@@ -186,12 +184,11 @@ fn mounts(share: &Share, facts: &HostFacts) -> Vec<Filesystem> {
         .filter_map(|mount_point| {
             let inside = mount_point.strip_prefix(&share.source).ok()?;
             // One that another mount covers, or that is not ours to see, is left out.
-            let is_share = inside.as_os_str().is_empty();
-            let is_there = is_share || mount_point.exists();
+            let is_there = inside.as_os_str().is_empty() || mount_point.exists();
             (is_there && is_shared(inside)).then(|| Filesystem {
                 source: mount_point.to_owned(),
-                // Joined to nothing, the path of a file would end like that of a directory.
-                target: match is_share {
+                // Not joined to nothing: the slash at the end would make a file a directory.
+                target: match inside.as_os_str().is_empty() {
                     true => share.staged.clone(),
                     false => share.staged.join(inside),
                 },

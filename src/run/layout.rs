@@ -6,8 +6,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use guest_init::STAGED_MOUNTS;
 use guest_init::config::{self as guest, Access, Root, Source};
+use guest_init::{STAGED_INCLUDES, STAGED_MOUNTS};
 
 use crate::config::{ImageFormat, Mount};
 use crate::error::{Error, Result};
@@ -15,9 +15,6 @@ use crate::run::Request;
 
 /// Where the root is staged.
 pub const ROOT: &str = "/host";
-
-/// Where copies for the sandbox come from, in the staging root.
-pub const INCLUDES: &str = "/include";
 
 /// What is shared, and what the guest makes of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -234,7 +231,7 @@ impl Layout {
             fs::symlink_metadata(path).map_err(Error::io("reading what to include,", path))?;
             let source = match granularity {
                 Granularity::Files => {
-                    let staged = Path::new(INCLUDES).join(index.to_string());
+                    let staged = Path::new(STAGED_INCLUDES).join(index.to_string());
                     self.share(path, staged, true, granularity)?
                 }
                 // One share for all: each is a device.
@@ -256,7 +253,7 @@ impl Layout {
         let is_whole = |share: &&Share| share.source == Path::new("/") && share.read_only;
         match self.shares.iter().find(is_whole) {
             Some(share) => share.staged.clone(),
-            None => self.share_dir("/".into(), INCLUDES.into(), true),
+            None => self.share_dir("/".into(), STAGED_INCLUDES.into(), true),
         }
     }
 

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use guest_init::config::{self as guest, Platform, Staged, Stdio};
 
-use crate::config::SandboxName;
+use crate::config::network::Source;
+use crate::config::{Network, SandboxName};
 use crate::domain::qemu::{self, Authority, Emulation, Machine, QemuDomain, Transport};
 use crate::domain::template::{self, Template};
 use crate::domain::{BlockDevice, BlockKind, Domain};
@@ -118,6 +119,7 @@ pub fn plan(
         &crate::guest::find_init()?,
     )?;
     let (channel, console) = (state.join("channel"), state.join("console"));
+    let serial = request.debug.then(|| state.join("serial"));
     let emulation = request.emulation.unwrap_or_else(usable_emulation);
     let machine = Machine {
         emulation,
@@ -126,9 +128,14 @@ pub fn plan(
         command_line: kernel::command_line(request.debug, None),
         channel: channel.clone(),
         console: console.clone(),
+        serial: serial.clone(),
         shares,
+        ends_itself: driver == Driver::QemuEmbedded,
     };
     qemu::check(&domain, &machine, driver.authority())?;
+    if driver == Driver::QemuEmbedded {
+        check_embedded(&domain)?;
+    }
     let temporary = layout.temporary.clone();
     let driver = Platforms {
         platform: Platform::Machine,
@@ -148,7 +155,10 @@ pub fn plan(
         guest,
         temporary,
         owner: account.identity,
-        reach: Reach::Sockets { channel, console },
+        reach: Reach::Sockets {
+            channel,
+            consoles: std::iter::once(console).chain(serial).collect(),
+        },
         emulation: Some(emulation),
         devices: vec![],
     })
@@ -212,6 +222,17 @@ impl Abilities<'_> {
                 VIRTIOFSD.join(", ")
             )),
         })
+    }
+}
+
+/// libvirt's networks are another driver's, of a daemon.
+fn check_embedded(domain: &Domain) -> Result<()> {
+    let on_network = |nic: &&Network| matches!(nic.source, Some(Source::Network(_)));
+    match domain.networks.iter().find(on_network) {
+        None => Ok(()),
+        Some(nic) => Err(Error::refused(format!(
+            "the NIC '{nic}': a driver without a daemon has no virtual networks; use 'user' or bridge=, or qemu:///system"
+        ))),
     }
 }
 

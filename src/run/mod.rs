@@ -9,25 +9,28 @@ mod connection;
 mod container;
 mod contract;
 mod disks;
+mod embedded;
 mod identity;
 mod label;
 mod layout;
 mod machine;
+mod outcome;
 mod reach;
 mod state;
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use guest_init::config::{Addressing, GuestConfig, Identity};
-use guest_init::wire::{Exit, Frame};
-use nix::sys::signal::Signal;
+use guest_init::wire::Frame;
 use uuid::Uuid;
 
 pub use self::connection::{Connection, Driver, Surroundings};
 pub use self::identity::{Account, Who};
+pub use self::outcome::{OWN_FAILURE, Outcome, Stages};
 pub use self::state::{Places, State};
 use crate::config::network::Source;
 use crate::config::{
@@ -97,6 +100,14 @@ pub struct Request {
     pub command: Vec<OsString>,
 }
 
+impl Request {
+    /// Whether it has disks or filesystems in images, which have one user at a time.
+    fn uses_images(&self) -> bool {
+        let is_image = |mount: &Mount| matches!(mount, Mount::HostImage { .. });
+        !self.disks.is_empty() || self.mounts.iter().any(is_image)
+    }
+}
+
 /// A sandbox that is ready to be started.
 #[derive(Debug)]
 pub struct Plan {
@@ -141,56 +152,10 @@ pub enum Reach {
     Sockets {
         /// The channel's.
         channel: PathBuf,
-        /// The console's.
-        console: PathBuf,
+        /// Those of the consoles.
+        consoles: Vec<PathBuf>,
     },
 }
-
-/// How a run ended.
-#[derive(Debug)]
-pub struct Outcome {
-    /// The exit status that the caller should have.
-    pub code: u8,
-    /// What there is to say of it.
-    pub message: Option<String>,
-    /// When what was reached.
-    pub stages: Stages,
-}
-
-/// Stages of a run with the time each took.
-#[derive(Debug)]
-pub struct Stages {
-    begin: Instant,
-    reached: Vec<(String, Instant)>,
-}
-
-impl Stages {
-    fn new() -> Self {
-        Self {
-            begin: Instant::now(),
-            reached: Vec::new(),
-        }
-    }
-
-    fn reach(&mut self, name: &str) {
-        self.reached.push((name.to_owned(), Instant::now()));
-    }
-
-    /// Each stage with the time from the begin to its end, and its own part of that.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, Duration, Duration)> {
-        let before = std::iter::once(self.begin).chain(self.reached.iter().map(|(_, at)| *at));
-        let reached = self.reached.iter().zip(before);
-        reached.map(|((name, at), before)| {
-            let own = at.saturating_duration_since(before);
-            (name.as_str(), at.saturating_duration_since(self.begin), own)
-        })
-    }
-}
-
-/// Status where the command took longer than it may, as of `timeout(1)`.
-const TIMED_OUT: u8 = 124;
-/// Status of failures that are not the command's, as of `podman-run(1)`.
-pub const OWN_FAILURE: u8 = 125;
 
 /// Plans the sandbox of `request` on `connection`, to be started in the directory `state`.
 ///
@@ -199,13 +164,13 @@ pub const OWN_FAILURE: u8 = 125;
 fn plan(
     request: &Request,
     connection: &Connection,
-    name: &SandboxName,
+    (name, uuid): (&SandboxName, Uuid),
     stdio: &Stdio,
     (state, places): (&Path, &Places),
     purpose: Purpose,
 ) -> Result<Plan> {
     let facts = HostFacts::probe(Path::new("/"))?;
-    let domain = domain(request, name)?;
+    let domain = domain(request, name, uuid)?;
     let stdio = stdio.for_guest();
     match connection.driver {
         Driver::Lxc => {
@@ -222,7 +187,7 @@ fn plan(
 /// The plan of [`run`], which nothing is made for.
 ///
 /// # Errors
-/// As [`plan`].
+/// As [`run`].
 pub fn preview(request: &Request, connection: &Connection, places: &Places) -> Result<Plan> {
     let name = match &request.name {
         Some(name) => name.clone(),
@@ -231,12 +196,12 @@ pub fn preview(request: &Request, connection: &Connection, places: &Places) -> R
     let stdio = Stdio::of_process(request.terminal, connection.driver == Driver::Lxc)?;
     let state = places.runtime.join(name.as_str());
     let places = (state.as_path(), places);
-    plan(request, connection, &name, &stdio, places, Purpose::Show)
+    let identity = (&name, Uuid::new_v4());
+    plan(request, connection, identity, &stdio, places, Purpose::Show)
 }
 
 /// What libvirt is told, whatever the driver.
-fn domain(request: &Request, name: &SandboxName) -> Result<Domain> {
-    let uuid = Uuid::new_v4();
+fn domain(request: &Request, name: &SandboxName, uuid: Uuid) -> Result<Domain> {
     let mut networks = request.networks.clone();
     for (index, network) in networks.iter_mut().enumerate() {
         network
@@ -281,18 +246,24 @@ pub fn run(request: &Request, connection: &Connection, places: &Places) -> Resul
         None => unique_name()?,
     };
     let stdio = Stdio::of_process(request.terminal, connection.driver == Driver::Lxc)?;
-    let mut state = places.claim(&name, &connection.uri)?;
+    let uuid = Uuid::new_v4();
+    let mut state = places.claim(&name, uuid, &connection.uri)?;
+    let connection = &connection.within(state.path());
     let place = (state.path(), places);
-    let mut plan = plan(request, connection, &name, &stdio, place, Purpose::Start)?;
+    let identity = (&name, uuid);
+    let mut plan = plan(request, connection, identity, &stdio, place, Purpose::Start)?;
     stage(&plan)?;
     stages.reach("plan");
-    let hypervisor = connection.open()?;
+    let hypervisor = connection.open(&name, state.path(), places)?;
     stages.reach("connect");
     prepare_networks(request, &mut plan, &hypervisor)?;
     if let Some(signal) = signals.interrupted() {
-        return Ok(interrupted(signal, stages));
+        return Ok(outcome::interrupted(signal, stages));
     }
 
+    // One whose driver is in this process does not end with a connection.
+    let is_embedded = connection.driver == Driver::QemuEmbedded;
+    let _guard = is_embedded.then(|| Guard(&hypervisor, &name));
     let mut contact = reach::start(&plan, &hypervisor, &stdio)?;
     stages.reach("start");
     if request.hands_over {
@@ -312,7 +283,7 @@ pub fn run(request: &Request, connection: &Connection, places: &Places) -> Resul
         link,
     } = console.converse()?;
     for (milestone, at) in milestones {
-        stages.reached.push((milestone.name, at));
+        stages.reach_at(&milestone.name, at);
     }
     stages.reach("end");
     let has_ended_well = matches!(ending, Ending::Exit(_));
@@ -324,8 +295,8 @@ pub fn run(request: &Request, connection: &Connection, places: &Places) -> Resul
     } else {
         drop(link);
     }
-    // One that runs in this process does not end with a connection, and devices are let go of after their user.
-    let is_waited_for = connection.driver == Driver::QemuEmbedded || !plan.devices.is_empty();
+    // A disk or a name can be used again when this returns.
+    let is_waited_for = is_embedded || request.uses_images() || request.name.is_some();
     if !has_ended_well || is_waited_for {
         if let Err(error) = hypervisor.destroy(name.as_str()) {
             log::warn!("{error}");
@@ -335,11 +306,25 @@ pub fn run(request: &Request, connection: &Connection, places: &Places) -> Resul
         }
         stages.reach("destroy");
     }
+    // Its user is gone.
+    plan.devices.clear();
     let last_words = match has_ended_well {
         true => String::new(),
         false => contact.last_words.read(),
     };
-    Ok(outcome(ending, &last_words, &plan, stages))
+    Ok(outcome::outcome(ending, &last_words, &plan, stages))
+}
+
+/// A domain that has ended when this is dropped.
+struct Guard<'a>(&'a Libvirt, &'a SandboxName);
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        let Self(hypervisor, name) = self;
+        if let Err(error) = hypervisor.destroy(name.as_str()) {
+            log::warn!("{error}");
+        }
+    }
 }
 
 /// Makes what the plan needs on the host.
@@ -351,8 +336,15 @@ fn stage(plan: &Plan) -> Result<()> {
     for path in &plan.temporary {
         fs::create_dir_all(path).map_err(Error::io("creating", path))?;
         let (uid, gid) = (plan.owner.uid, plan.owner.gid);
-        std::os::unix::fs::chown(path, Some(uid), Some(gid))
-            .map_err(Error::io("handing over", path))?;
+        let user = nix::unistd::geteuid();
+        if user.is_root() || user.as_raw() == uid {
+            std::os::unix::fs::chown(path, Some(uid), Some(gid))
+                .map_err(Error::io("handing over", path))?;
+        } else {
+            // It cannot be given to somebody else, but nobody of the host comes here.
+            fs::set_permissions(path, fs::Permissions::from_mode(0o777))
+                .map_err(Error::io("opening", path))?;
+        }
     }
     Ok(())
 }
@@ -384,55 +376,6 @@ impl Plan {
             None | Some(Emulation::Kvm) => 60,
             Some(Emulation::Tcg) => 180,
         })
-    }
-}
-
-fn outcome(ending: Ending, last_words: &str, plan: &Plan, stages: Stages) -> Outcome {
-    let with_last_words = |text: &str| match last_words.trim_end() {
-        "" => text.to_owned(),
-        words => format!("{text}; the last it said was:\n{words}"),
-    };
-    let (code, message) = match ending {
-        Ending::Exit(exit) => {
-            let reason = match &exit {
-                Exit::Status { .. } | Exit::Signal { .. } => None,
-                Exit::NotRun { reason, .. } | Exit::Failed { reason } => Some(reason.clone()),
-            };
-            (exit.code(), reason)
-        }
-        Ending::Lost => (
-            OWN_FAILURE,
-            Some(with_last_words("the sandbox ended without telling how")),
-        ),
-        Ending::Escaped => (OWN_FAILURE, None),
-        Ending::Interrupted(signal) => return interrupted(signal, stages),
-        Ending::Silent => (
-            OWN_FAILURE,
-            Some(with_last_words(match plan.emulation {
-                Some(Emulation::Kvm) => {
-                    "the virtual machine did not report in time; try --virt-type qemu, which needs no KVM, --debug to see how \
-                     far it comes, or --start-timeout to give it longer"
-                }
-                None | Some(Emulation::Tcg) => {
-                    "the sandbox did not report in time; try --debug to see how far it comes, or --start-timeout to give it \
-                     longer"
-                }
-            })),
-        ),
-        Ending::TimedOut => (TIMED_OUT, Some("the command took too long".to_owned())),
-    };
-    Outcome {
-        code,
-        message,
-        stages,
-    }
-}
-
-fn interrupted(signal: Signal, stages: Stages) -> Outcome {
-    Outcome {
-        code: 128_u8.saturating_add(signal as u8),
-        message: None,
-        stages,
     }
 }
 

@@ -1,10 +1,13 @@
 //! Starting a domain with a channel to its guest.
 
+use std::convert::Infallible;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use guest_init::link::Link;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
@@ -28,12 +31,23 @@ pub struct Contact {
 pub enum LastWords {
     /// In a file of its staging root.
     File(PathBuf),
-    /// On its console.
-    Console(Arc<Mutex<Vec<u8>>>),
+    /// On its consoles.
+    Consoles(Words),
+}
+
+/// The end of what was said on consoles.
+#[derive(Debug)]
+pub struct Words {
+    said: Arc<Mutex<Vec<u8>>>,
+    /// Says nothing, until all consoles have ended.
+    listeners: Receiver<Infallible>,
 }
 
 /// Bytes of a console that are kept.
 const KEPT: usize = 8 << 10;
+
+/// How long the end of a console may take to come, when that of the machine has.
+const END: Duration = Duration::from_secs(2);
 
 /// Starts the domain of `plan`.
 ///
@@ -51,17 +65,22 @@ pub fn start(plan: &Plan, hypervisor: &dyn Hypervisor, stdio: &Stdio) -> Result<
                 last_words: LastWords::File(log.clone()),
             })
         }
-        Reach::Sockets { channel, console } => {
+        Reach::Sockets { channel, consoles } => {
             hypervisor.run(&plan.xml, &[])?;
-            let words = Arc::new(Mutex::new(Vec::new()));
-            listen(connect(console)?, Arc::clone(&words), plan.guest.debug);
+            let (listener, listeners) = mpsc::channel();
+            let said = Arc::new(Mutex::new(Vec::new()));
+            for console in consoles {
+                let (said, listener) = (Arc::clone(&said), listener.clone());
+                listen(connect(console)?, said, listener, plan.guest.debug);
+            }
+            drop(listener);
             let channel = connect(channel)?;
             channel
                 .set_nonblocking(true)
                 .map_err(Error::step("connecting to the guest"))?;
             Ok(Contact {
                 link: Link::new(channel.into()),
-                last_words: LastWords::Console(words),
+                last_words: LastWords::Consoles(Words { said, listeners }),
             })
         }
     }
@@ -82,7 +101,12 @@ fn connect(socket: &Path) -> Result<UnixStream> {
 }
 
 /// Reads a console for as long as it is there: a guest whose console nobody reads stands still. `shown` prints it.
-fn listen(mut console: UnixStream, words: Arc<Mutex<Vec<u8>>>, shown: bool) {
+fn listen(
+    mut console: UnixStream,
+    said: Arc<Mutex<Vec<u8>>>,
+    listener: Sender<Infallible>,
+    shown: bool,
+) {
     std::thread::spawn(move || {
         let mut buffer = [0; 4096];
         while let Ok(count @ 1..) = console.read(&mut buffer) {
@@ -91,23 +115,25 @@ fn listen(mut console: UnixStream, words: Arc<Mutex<Vec<u8>>>, shown: bool) {
                 // Nobody can do anything about a failure to print.
                 let _ = io::Write::write_all(&mut io::stderr(), bytes);
             }
-            let mut words = words.lock().unwrap_or_else(PoisonError::into_inner);
-            words.extend_from_slice(bytes);
-            let excess = words.len().saturating_sub(KEPT);
-            words.drain(..excess);
+            let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+            said.extend_from_slice(bytes);
+            let excess = said.len().saturating_sub(KEPT);
+            said.drain(..excess);
         }
+        drop(listener);
     });
 }
 
 impl LastWords {
-    /// All of it, or the end of it.
+    /// All of it, or the end of it, once the guest has ended.
     #[must_use]
     pub fn read(&self) -> String {
         match self {
             Self::File(path) => std::fs::read_to_string(path).unwrap_or_default(),
-            Self::Console(words) => {
-                let words = words.lock().unwrap_or_else(PoisonError::into_inner);
-                String::from_utf8_lossy(&words).into_owned()
+            Self::Consoles(words) => {
+                let _ = words.listeners.recv_timeout(END);
+                let said = words.said.lock().unwrap_or_else(PoisonError::into_inner);
+                String::from_utf8_lossy(&said).replace('\r', "")
             }
         }
     }

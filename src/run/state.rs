@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::config::SandboxName;
 use crate::error::{Error, Result};
 use crate::guest::cgroup;
-use crate::hypervisor::Hypervisor;
-use crate::hypervisor::libvirt::Libvirt;
+use crate::run::Connection;
 use crate::sys::lock::{Lock, Sharing};
 
 /// Where sandboxes of this user keep their state.
@@ -41,7 +41,9 @@ pub struct State {
 #[derive(Debug, Serialize, Deserialize)]
 struct Record {
     uri: String,
-    name: String,
+    name: SandboxName,
+    /// Another domain may have the name by now, or have had it before.
+    uuid: Uuid,
 }
 
 const LOCK: &str = "lock";
@@ -52,7 +54,8 @@ const UNFINISHED: &str = ".new-";
 const HALF_MADE: Duration = Duration::from_secs(60);
 
 impl Places {
-    /// Those of this user: `/run` and `/var/cache` for root, else `$XDG_RUNTIME_DIR` and `$XDG_CACHE_HOME`.
+    /// Those of this user: `/run` and `/var/cache` for root, else `$XDG_RUNTIME_DIR` and `$XDG_CACHE_HOME`, which is
+    /// below `$HOME`, or below `home` where there is no such variable.
     ///
     /// # Errors
     /// Where an ordinary user has neither a runtime directory nor a home.
@@ -68,7 +71,11 @@ impl Places {
                 .map(PathBuf::from)
                 .filter(|path| path.is_absolute())
         };
-        let cache = variable("XDG_CACHE_HOME").unwrap_or_else(|| home.join(".cache"));
+        let cache = variable("XDG_CACHE_HOME").unwrap_or_else(|| {
+            variable("HOME")
+                .unwrap_or_else(|| home.to_owned())
+                .join(".cache")
+        });
         let cache = cache.join("virt-sandbox");
         let runtime = match variable("XDG_RUNTIME_DIR") {
             Some(runtime) => runtime.join("virt-sandbox"),
@@ -92,11 +99,11 @@ impl Places {
         }
     }
 
-    /// Makes the directory of the sandbox `name`, with its domain on `uri`.
+    /// Makes the directory of the sandbox `name`, with its domain `uuid` on `uri`.
     ///
     /// # Errors
     /// Where a sandbox of that name runs, or the directory cannot be made.
-    pub fn claim(&self, name: &SandboxName, uri: &str) -> Result<State> {
+    pub fn claim(&self, name: &SandboxName, uuid: Uuid, uri: &str) -> Result<State> {
         let path = self.runtime.join(name.as_str());
         // Passed through by QEMU, which runs as another user.
         make_base(&self.runtime).map_err(Error::io("creating", &self.runtime))?;
@@ -109,7 +116,8 @@ impl Places {
             .map_err(Error::step(format!("making '{}'", path.display())))?;
         let record = Record {
             uri: uri.to_owned(),
-            name: name.to_string(),
+            name: name.clone(),
+            uuid,
         };
         let text = serde_json::to_vec(&record).map_err(Error::step("noting the domain"))?;
         let note = fresh.path().join(RECORD);
@@ -199,10 +207,13 @@ fn remove(path: &Path) {
 }
 
 fn sweep(path: &Path) -> Result<()> {
-    let metadata = fs::symlink_metadata(path).map_err(Error::io("reading", path))?;
-    if !metadata.is_dir() {
-        return Ok(());
-    }
+    let metadata = match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => metadata,
+        Ok(_) => return Ok(()),
+        // Its client was faster.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Error::io("reading", path)(error)),
+    };
     let lock = path.join(LOCK);
     if !lock.exists() {
         // One that is being made has none for a moment, and one that is being removed no more.
@@ -229,13 +240,11 @@ fn sweep(path: &Path) -> Result<()> {
     let note = path.join(RECORD);
     if let Ok(text) = fs::read(&note)
         && let Ok(record) = serde_json::from_slice::<Record>(&text)
-        // A driver that was in the killed client is gone with it.
-        && !record.uri.starts_with("qemu:///embed")
     {
-        Libvirt::open(&record.uri)?.destroy(&record.name)?;
-        if let Ok(name) = record.name.parse() {
-            cgroup::remove(&name);
-        }
+        Connection::parse(&record.uri)?
+            .within(path)
+            .end(&record.name, record.uuid)?;
+        cgroup::remove(&record.name);
     }
     remove(path);
     Ok(())
@@ -257,9 +266,14 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let places = places(root.path());
         let name: SandboxName = "a".parse().unwrap();
-        let state = places.claim(&name, "qemu:///embed?root=/x").unwrap();
+        let state = places
+            .claim(&name, Uuid::nil(), "qemu:///embed?root=/x")
+            .unwrap();
         let path = state.path().to_owned();
-        let error = places.claim(&name, "lxc:///").unwrap_err().to_string();
+        let error = places
+            .claim(&name, Uuid::nil(), "lxc:///")
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("'a' runs already"), "{error}");
         places.sweep();
         assert!(path.join(LOCK).exists());
@@ -272,7 +286,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let places = places(root.path());
         let mut state = places
-            .claim(&"b".parse().unwrap(), "qemu:///embed?root=/x")
+            .claim(&"b".parse().unwrap(), Uuid::nil(), "qemu:///embed?root=/x")
             .unwrap();
         state.keep();
         drop(state);

@@ -1,10 +1,16 @@
 //! Images that are not raw, seen as raw ones: QEMU's storage daemon shows them as files over FUSE.
+#![allow(unsafe_code)]
 
 use std::io;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
+
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
+use nix::unistd::Pid;
 
 /// A raw view of an image, for as long as this lives.
 #[derive(Debug)]
@@ -23,20 +29,22 @@ impl Export {
     /// # Errors
     /// Where the daemon is not installed, there is no FUSE, or the image cannot be opened.
     pub fn new(path: &Path, format: &str, read_only: bool, at: &Path) -> io::Result<Self> {
+        let (Some(path_text), Some(at_text)) = (path.to_str(), at.to_str()) else {
+            return Err(io::Error::other("its path is not UTF-8, which JSON is"));
+        };
         std::fs::write(at, "")?;
         let json = |value: serde_json::Value| value.to_string();
         let file = json(serde_json::json!({
-            "driver": "file", "filename": path, "node-name": "file", "read-only": read_only, "locking": "on",
+            "driver": "file", "filename": path_text, "node-name": "file", "read-only": read_only, "locking": "on",
         }));
         let image = json(serde_json::json!({
             "driver": format, "file": "file", "node-name": "image", "read-only": read_only,
         }));
         let export = json(serde_json::json!({
-            "type": "fuse", "id": "export", "node-name": "image", "mountpoint": at, "writable": !read_only,
+            "type": "fuse", "id": "export", "node-name": "image", "mountpoint": at_text, "writable": !read_only,
         }));
-        // It ends with us, however we end (prctl(2), PR_SET_PDEATHSIG).
-        let mut daemon = Command::new("setpriv")
-            .args(["--pdeathsig", "TERM", DAEMON])
+        let mut command = Command::new(DAEMON);
+        command
             .args([
                 "--blockdev",
                 &file,
@@ -47,8 +55,18 @@ impl Export {
             ])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()?;
+            .stderr(Stdio::piped());
+        // SAFETY: both calls are system calls without a lock or an allocation, as a child of fork(2) may make.
+        unsafe {
+            command.pre_exec(|| {
+                // Signals that we hold back would be held back there, too.
+                sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+                // It ends with us, however we end.
+                set_pdeathsig(Signal::SIGTERM)?;
+                Ok(())
+            });
+        }
+        let mut daemon = command.spawn()?;
         let begin = Instant::now();
         while !is_mounted(at) {
             if let Some(status) = daemon.try_wait()? {
@@ -92,8 +110,10 @@ fn is_mounted(at: &Path) -> bool {
 impl Drop for Export {
     fn drop(&mut self) {
         // It writes what it holds back, and lets go of the mount.
-        let pid = nix::unistd::Pid::from_raw(self.daemon.id().cast_signed());
-        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        let _ = kill(
+            Pid::from_raw(self.daemon.id().cast_signed()),
+            Signal::SIGTERM,
+        );
         let _ = self.daemon.wait();
     }
 }

@@ -8,6 +8,7 @@
 //! | [`terminal`] | a command at a terminal |
 //! | [`files`] | what a command sees of the host, and may change |
 //! | [`identity`] | who it is, and where |
+//! | [`machine`] | what only virtual machines have |
 //!
 //! A case is a function of a [`support::Test`], which knows its driver; [`cases!`] makes a test of it for each driver.
 //! Each needs the private libvirtd of `make test` and is skipped without it.
@@ -20,6 +21,7 @@ mod support;
 
 mod files;
 mod identity;
+mod machine;
 mod outcome;
 mod streams;
 mod terminal;

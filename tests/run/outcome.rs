@@ -26,6 +26,10 @@ cases! {
         the_program_tells_of_itself;
 }
 
+chosen! {
+    session Session: the_status_is_the_commands;
+}
+
 fn the_status_is_the_commands(test: &Test) {
     for status in [0, 1, 42, 125, 255] {
         let done = test.run(&[], &format!("exit {status}"));

@@ -52,6 +52,10 @@ fn no_input_no_output(test: &Test) {
     assert_eq!(test.says(&[], "true"), "");
 }
 
+chosen! {
+    system System: streams_are_separate, every_byte_passes;
+}
+
 fn streams_are_separate(test: &Test) {
     let done = test.run_with_input(&[], "cat; echo out; echo err >&2", b"in\n");
     let seen = (done.code, done.stdout.as_str(), done.stderr.as_str());

@@ -9,41 +9,89 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tempfile::TempDir;
 use test_harness::host;
 pub use test_harness::host::Done;
-use test_harness::libvirtd::require;
+use test_harness::libvirtd::{qemu_uri, require};
 use test_harness::snapshot::Snapshot;
+use test_harness::user::{self, UserDirectory};
 
 /// What runs the sandboxes of a test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Driver {
     /// Containers.
     Lxc,
+    /// Virtual machines of the system's daemon.
+    System,
+    /// Virtual machines of an ordinary user's daemon.
+    Session,
+    /// Virtual machines of root's without a daemon.
+    Embedded,
+    /// Virtual machines of an ordinary user's without a daemon.
+    UserEmbedded,
 }
 
-/// Makes a test of each case for each driver. Those of `containers` are of no use in a virtual machine.
-macro_rules! cases {
-    (every: $($every:ident),* ; containers: $($container:ident),* $(;)?) => {
-        mod lxc {
-            use crate::support::{Driver, on};
+impl Driver {
+    /// Whether an ordinary user runs the program.
+    pub fn is_users(self) -> bool {
+        match self {
+            Self::Session | Self::UserEmbedded => true,
+            Self::Lxc | Self::System | Self::Embedded => false,
+        }
+    }
+}
 
+/// Makes a test of each case for each driver. Those of `containers` are of no use in a virtual machine, and those of
+/// `machines` in no container. A virtual machine takes seconds to start: these are for `make test-machines`, but for the
+/// [`chosen!`] ones.
+macro_rules! cases {
+    (@always $module:ident $driver:ident: $($case:ident),* $(,)?) => {
+        mod $module {
             $(
                 #[test]
-                fn $every() {
-                    on(Driver::Lxc, concat!(module_path!(), "::", stringify!($every)), super::$every);
-                }
-            )*
-            $(
-                #[test]
-                fn $container() {
-                    on(Driver::Lxc, concat!(module_path!(), "::", stringify!($container)), super::$container);
+                fn $case() {
+                    let name = concat!(module_path!(), "::", stringify!($case));
+                    crate::support::on(crate::support::Driver::$driver, name, super::$case);
                 }
             )*
         }
     };
+    (@slow $module:ident $driver:ident: $($case:ident),* $(,)?) => {
+        mod $module {
+            $(
+                #[test]
+                #[ignore = "slow: make test-machines"]
+                fn $case() {
+                    let name = concat!(module_path!(), "::", stringify!($case));
+                    crate::support::on(crate::support::Driver::$driver, name, super::$case);
+                }
+            )*
+        }
+    };
+    (every: $($every:ident),* ; containers: $($container:ident),* ; machines: $($machine:ident),* $(;)?) => {
+        cases! { @always lxc Lxc: $($every,)* $($container),* }
+        cases! { @slow system System: $($every,)* $($machine),* }
+        cases! { @slow session Session: $($every,)* $($machine),* }
+    };
+    (every: $($every:ident),* ; containers: $($container:ident),* $(;)?) => {
+        cases! { every: $($every),* ; containers: $($container),* ; machines: }
+    };
     (every: $($every:ident),* $(;)?) => {
-        cases! { every: $($every),* ; containers: }
+        cases! { every: $($every),* ; containers: ; machines: }
     };
     (containers: $($container:ident),* $(;)?) => {
-        cases! { every: ; containers: $($container),* }
+        cases! { @always lxc Lxc: $($container),* }
+    };
+}
+
+/// Makes tests of cases in virtual machines that are always run.
+macro_rules! chosen {
+    ($($module:ident $driver:ident: $($case:ident),*);* $(;)?) => {
+        mod chosen {
+            $(
+                mod $module {
+                    use super::super::*;
+                    cases! { @always on $driver: $($case),* }
+                }
+            )*
+        }
     };
 }
 
@@ -79,12 +127,19 @@ impl Test {
         let containers = require(name)?;
         let uri = match driver {
             Driver::Lxc => containers,
+            Driver::System => qemu_uri().unwrap(),
+            Driver::Session => "qemu:///session".to_owned(),
+            Driver::Embedded | Driver::UserEmbedded => "qemu:///embed".to_owned(),
         };
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let directory = tempfile::Builder::new().prefix(&prefix()).tempdir();
         let directory = directory.unwrap();
         // Whoever the command is may pass.
         open(directory.path(), 0o755);
+        if driver.is_users() {
+            let user = nix::unistd::User::from_name(user::NAME).unwrap().unwrap();
+            nix::unistd::chown(directory.path(), Some(user.uid), Some(user.gid)).unwrap();
+        }
         Some(Self {
             driver,
             uri,
@@ -144,8 +199,19 @@ impl Test {
 
     /// The program, on the driver.
     pub fn unnamed(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_virt-sandbox"));
+        let mut command = self.bare();
         command.args(["--connect", &self.uri]);
+        command
+    }
+
+    /// The program as the driver's user runs it, which is to choose a driver.
+    pub fn bare(&self) -> Command {
+        let program = env!("CARGO_BIN_EXE_virt-sandbox");
+        let mut command = if self.driver.is_users() {
+            UserDirectory::from_environment().unwrap().command(program)
+        } else {
+            Command::new(program)
+        };
         if std::env::var_os(GUEST_INIT).is_none() {
             command.env(GUEST_INIT, guest_init());
         }

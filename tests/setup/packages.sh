@@ -20,7 +20,7 @@ base=(
 )
 
 # What one-shot sandboxes are compared with, and what that needs.
-bench=(podman crun bubblewrap systemd-container xz-utils python3-venv)
+bench=(podman crun bubblewrap systemd-container xz-utils python3-venv busybox-static)
 
 [ "$(id -u)" = 0 ] || { echo "packages.sh: must be root" >&2; exit 1; }
 [ -e /etc/debian_version ] || { echo "packages.sh: knows Debian only; install: ${base[*]}" >&2; exit 1; }

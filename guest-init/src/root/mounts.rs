@@ -6,16 +6,14 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
 use nix::mount::{MsFlags, mount};
-use nix::sys::stat::Mode;
 use nix::sys::statvfs::{FsFlags, statvfs};
 
-use super::overlay::{mount_id, seal, table};
+use super::overlay::{seal, table};
 use super::target::{Kind, Last, create, locate, make_parent, provide};
 use super::{Place, below, make_dir};
 use crate::config::Mount;
+use crate::mountinfo;
 
 /// Adds one mount to the root.
 ///
@@ -100,26 +98,9 @@ pub fn tmpfs(target: &Path, mode: u32, size: Option<u64>) -> Result<()> {
     .with_context(|| format!("mounting a tmpfs on '{}'", target.display()))
 }
 
-/// Mount points at or below `path` that no other mount covers, outermost first.
+/// The mount points of the tree that is mounted at `path`, outermost first.
 pub fn mount_points_below(path: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for mount in table()? {
-        if mount.point.starts_with(path) && mount_at(&mount.point)? == Some(mount.id) {
-            found.push(mount.point);
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
-/// The mount that a path leads to, if it leads to anything.
-fn mount_at(path: &Path) -> Result<Option<u32>> {
-    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    match open(path, flags, Mode::empty()) {
-        Ok(file) => mount_id(&file).map(Some),
-        Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("opening '{}'", path.display())),
-    }
+    Ok(mountinfo::tree_at(&table()?, path))
 }
 
 /// Carries a mount of the staging root over to the same place in the new one.

@@ -143,7 +143,7 @@ pub fn table() -> Result<Vec<Mount>> {
 }
 
 /// The mount that an open file is on (`proc_pid_fdinfo(5)`).
-pub fn mount_id(file: &OwnedFd) -> Result<u32> {
+fn mount_id(file: &OwnedFd) -> Result<u32> {
     let path = format!("/proc/self/fdinfo/{}", file.as_raw_fd());
     let text = fs::read_to_string(&path).with_context(|| format!("reading '{path}'"))?;
     text.lines()

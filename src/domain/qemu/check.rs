@@ -40,7 +40,8 @@ pub fn check(domain: &Domain, machine: &Machine, authority: Authority) -> Result
     check_networks(domain)?;
     domain.disks.iter().try_for_each(check_disk)?;
     machine.shares.iter().try_for_each(check_share)?;
-    for socket in [&machine.channel, &machine.console] {
+    let sockets = [&machine.channel, &machine.console];
+    for socket in sockets.into_iter().chain(&machine.serial) {
         if socket.as_os_str().len() > LONGEST_SOCKET {
             return Err(Error::refused(format!(
                 "the path of the socket '{}' is longer than {LONGEST_SOCKET} bytes; choose a shorter name for the sandbox",

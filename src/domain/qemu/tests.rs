@@ -15,7 +15,9 @@ pub(super) fn machine() -> Machine {
         command_line: "console=hvc0 quiet panic=-1".to_owned(),
         channel: "/run/sandbox/channel".into(),
         console: "/run/sandbox/console".into(),
+        serial: None,
         shares: vec![],
+        ends_itself: false,
     }
 }
 
@@ -38,6 +40,25 @@ fn the_smallest_machine() {
     let xml = render(&smallest(), &machine());
     assert_valid(&xml);
     insta::assert_snapshot!(xml);
+}
+
+#[test]
+fn what_only_some_machines_have() {
+    let machine = Machine {
+        serial: Some("/run/sandbox/serial".into()),
+        ends_itself: true,
+        ..machine()
+    };
+    let xml = render(&smallest(), &machine);
+    assert_valid(&xml);
+    assert!(
+        xml.contains("<source mode='bind' path='/run/sandbox/serial'/>"),
+        "{xml}"
+    );
+    assert!(
+        xml.contains("<qemu:arg value='shutdown=poweroff'/>"),
+        "{xml}"
+    );
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 /// What the kernel of a guest is told, for x86.
 ///
-/// With `debug` it says all it does, also on the first serial port, where the domain has one: `hvc0` hears nothing of
-/// what was before its driver. `tsc_khz` is the rate of the host's time stamp counter in kHz, if it is known for sure
+/// With `debug` it says all it does, on the first serial port, as does init: `hvc0` hears nothing of what was before its
+/// driver. `tsc_khz` is the rate of the host's time stamp counter in kHz, if it is known for sure
 /// and an emulated guest counts with it; a wrong one makes the guest's clock wrong.
 #[must_use]
 pub fn command_line(debug: bool, tsc_khz: Option<u32>) -> String {
@@ -11,11 +11,9 @@ pub fn command_line(debug: bool, tsc_khz: Option<u32>) -> String {
     if debug {
         words.extend(["earlyprintk=ttyS0", "console=ttyS0", "debug"]);
     } else {
-        words.push("quiet");
+        words.extend(["quiet", "console=hvc0"]);
     }
     words.extend([
-        // The last console is the one init gets.
-        "console=hvc0",
         // A guest that panics ends, rather than wait for somebody to look at it.
         "panic=-1",
         // On a busy host the test of the timer fails by chance, and then the kernel panics.
@@ -40,11 +38,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_console_of_init_is_the_last() {
-        for debug in [false, true] {
+    fn nothing_is_said_twice() {
+        for (debug, console) in [(false, "console=hvc0"), (true, "console=ttyS0")] {
             let line = command_line(debug, None);
-            let console = line.rfind("console=").unwrap();
-            assert!(line[console..].starts_with("console=hvc0"), "{line}");
+            let consoles: Vec<_> = line
+                .split(' ')
+                .filter(|word| word.starts_with("console="))
+                .collect();
+            assert_eq!(consoles, [console]);
             assert_eq!(line.split(' ').any(|word| word == "quiet"), !debug);
         }
     }

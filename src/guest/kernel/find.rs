@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::utsname::uname;
 
-use super::{Kernel, KernelRequest, image};
+use super::{Kernel, KernelRequest, image, unreadable};
 use crate::error::{Error, Result};
 
 /// Enough of an image to read its release.
@@ -151,7 +151,7 @@ fn release_of(image: &Path) -> Result<String> {
     let mut header = Vec::new();
     fs::File::open(image)
         .and_then(|file| file.take(HEADER).read_to_end(&mut header))
-        .map_err(Error::io("reading", image))?;
+        .map_err(unreadable(image))?;
     let name = |path: &Path| path.file_name()?.to_str().map(str::to_owned);
     let file = name(image).unwrap_or_default();
     let said = image::release(&header)

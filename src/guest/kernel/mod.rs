@@ -50,7 +50,7 @@ impl Kernel {
     /// # Errors
     /// Where the lists of its modules cannot be read.
     pub fn has(&self, module: &str) -> Result<bool> {
-        Ok(Index::read(&self.modules)?.has(module))
+        Ok(Index::read_names(&self.modules)?.has(module))
     }
 }
 
@@ -196,18 +196,21 @@ pub fn prepare(
 
 /// The kernel as QEMU starts it soonest.
 fn bootable(image: &Path) -> Result<Vec<u8>> {
-    let bytes = fs::read(image).map_err(|error| {
-        if error.kind() == io::ErrorKind::PermissionDenied {
-            // Some distributions keep kernels for root.
-            Error::refused(format!(
-                "reading '{}': {error}; have root make it readable, or name a copy with --kernpath",
-                image.display()
-            ))
-        } else {
-            Error::io("reading", image)(error)
-        }
-    })?;
+    let bytes = fs::read(image).map_err(unreadable(image))?;
     Ok(image::vmlinux(&bytes).unwrap_or(bytes))
+}
+
+/// The error of reading a kernel, which some distributions keep for root.
+fn unreadable(image: &Path) -> impl Fn(io::Error) -> Error {
+    move |error| {
+        if error.kind() != io::ErrorKind::PermissionDenied {
+            return Error::io("reading", image)(error);
+        }
+        Error::refused(format!(
+            "reading '{}': {error}; have root make it readable, or name a copy with --kernpath",
+            image.display()
+        ))
+    }
 }
 
 fn make_initramfs(kernel: &Kernel, features: &BTreeSet<Feature>, init: &Path) -> Result<Vec<u8>> {

@@ -2,7 +2,7 @@
  * behind its "--", says so at the console and turns the guest off.
  *
  *   mount TYPE TAG    mounts what the host shares, and reads a file of it
- *   write MIB         writes as many zeros to the virtio console, between the lines "begin" and "end"
+ *   write MIB         writes as many zeros to the port of a virtio console, between the lines "begin" and "end"
  *   read MIB          reads as much from it, between the same lines
  *   sleep SECONDS
  */
@@ -15,7 +15,6 @@
 #include <sys/reboot.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <termios.h>
 #include <unistd.h>
 
 static char block[1 << 20];
@@ -45,19 +44,20 @@ static void mount_share(const char *type, const char *tag)
         printf("guest: mounted %s\n", type);
 }
 
-static int open_console(void)
+static int open_port(void)
 {
-    int fd = open("/dev/hvc0", O_RDWR);
-    struct termios raw;
-    tcgetattr(fd, &raw);
-    cfmakeraw(&raw);
-    tcsetattr(fd, TCSANOW, &raw);
+    int fd;
+    /* The device comes a moment after its driver. */
+    for (int tries = 0; (fd = open("/dev/vport0p1", O_RDWR)) < 0 && tries < 1000; tries++)
+        usleep(5000);
+    if (fd < 0)
+        perror("/dev/vport0p1");
     return fd;
 }
 
 static void move(long left, int writing)
 {
-    int fd = open_console();
+    int fd = open_port();
     dprintf(fd, "begin\n");
     for (left <<= 20; left > 0;) {
         size_t most = left < (long)sizeof block ? left : sizeof block;
@@ -67,7 +67,6 @@ static void move(long left, int writing)
         left -= moved;
     }
     dprintf(fd, "end\n");
-    tcdrain(fd);
 }
 
 int main(int count, char **words)

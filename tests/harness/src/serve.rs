@@ -1,6 +1,6 @@
 //! The process the private daemons live under: root's libvirtd, and an ordinary user's.
 //!
-//! It gives them a mount namespace (`namespace`); it is the subreaper of all they start;
+//! It gives them a mount namespace, it is the subreaper of all they start,
 //! and it takes everything down in order when it is told to or when the test run dies. At SIGHUP it
 //! starts root's daemon anew. It knows nothing of tests.
 

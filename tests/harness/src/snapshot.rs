@@ -184,6 +184,9 @@ fn processes(seen: &mut BTreeSet<String>) -> Result<()> {
             || ours.contains(&name.trim())
             || program.is_some_and(|program| ours.contains(&program))
         {
+            if of_other_run(&entry.file_name().to_string_lossy()) {
+                continue;
+            }
             seen.insert(format!(
                 "process {} {}",
                 entry.file_name().display(),
@@ -192,6 +195,33 @@ fn processes(seen: &mut BTreeSet<String>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether a process is below the daemons, or the command, of another test run on this host.
+fn of_other_run(pid: &str) -> bool {
+    let own = [
+        std::process::id().to_string(),
+        std::env::var(PID_VARIABLE).unwrap_or_default(),
+    ];
+    let mut pid = pid.to_owned();
+    while pid != "0" && !own.contains(&pid) {
+        // A process may end at any of these, and its children are orphans then.
+        let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let mut words = command.split('\0');
+        if words
+            .next()
+            .is_some_and(|word| word.ends_with("test-harness"))
+            && words
+                .next()
+                .is_some_and(|word| ["serve", "with-libvirtd"].contains(&word))
+        {
+            return true;
+        }
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+        pid = parent.map_or("0", str::trim).to_owned();
+    }
+    false
 }
 
 /// Loop devices that have a file, from sysfs.

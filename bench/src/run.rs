@@ -1,0 +1,147 @@
+//! Commands: how long one takes, how fast bytes go through one, how much memory is taken meanwhile.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, Command, Stdio};
+use std::thread::{sleep, spawn};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::memory::MIB;
+
+/// One that takes longer hangs.
+const MOST_SECONDS: &str = "180";
+
+/// `words` as a command that ends even when it hangs; it is fair, being so for ours and for peers.
+pub fn command(words: &[&str]) -> Command {
+    let mut command = Command::new("timeout");
+    command
+        .args(["--kill-after=5", MOST_SECONDS])
+        .args(words)
+        .stdin(Stdio::null());
+    command
+}
+
+/// The milliseconds from the start of a command to its end; it has to succeed, and to say `marker`.
+pub fn time(mut command: Command, marker: &str) -> Result<f64> {
+    let begin = Instant::now();
+    let output = command
+        .output()
+        .with_context(|| format!("running {command:?}"))?;
+    let taken = begin.elapsed();
+    let said = String::from_utf8_lossy(&output.stdout);
+    if !output.status.success() || !said.contains(marker) {
+        let error = String::from_utf8_lossy(&output.stderr);
+        let last = error.lines().last().or(said.lines().last());
+        bail!("{}: {}", output.status, last.unwrap_or("said nothing"));
+    }
+    Ok(taken.as_secs_f64() * 1000.0)
+}
+
+/// Which way bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// To the command's standard input.
+    In,
+    /// From its standard output.
+    Out,
+}
+
+impl Way {
+    /// A script that moves `mib` MiB between the lines `begin` and `end`.
+    pub fn script(self, mib: usize) -> String {
+        match self {
+            Self::In => format!("echo begin; head -c {mib}M >/dev/null; echo end"),
+            Self::Out => format!("echo begin; head -c {mib}M /dev/zero; echo end"),
+        }
+    }
+}
+
+/// The MiB a second that go through a command, from its line `begin` to its line `end`: without its start.
+pub fn throughput(mut command: Command, way: Way, mib: usize) -> Result<f64> {
+    let mut child = command
+        .stdin(if way == Way::In {
+            Stdio::piped()
+        } else {
+            Stdio::null()
+        })
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .with_context(|| format!("running {command:?}"))?;
+    let stdin = child.stdin.take();
+    let stdout = child.stdout.take().context("there is no stdout")?;
+    let mut stdout = BufReader::with_capacity(1 << 16, stdout);
+    expect(&mut stdout, "begin")?;
+    let begin = Instant::now();
+    // It ends with the command, which reads no more then. What it writes to stays open until it is
+    // joined: a port whose host has gone blocks the guest.
+    let writer = stdin.map(|mut stdin| {
+        spawn(move || {
+            let zeros = vec![0; 1 << 16];
+            for _ in 0..mib * 16 {
+                if stdin.write_all(&zeros).is_err() {
+                    break;
+                }
+            }
+            stdin
+        })
+    });
+    if way == Way::Out {
+        let wanted = (mib as u64) << 20;
+        let got = std::io::copy(&mut stdout.by_ref().take(wanted), &mut std::io::sink())?;
+        if got < wanted {
+            bail!("{got} bytes of {wanted} came");
+        }
+    }
+    expect(&mut stdout, "end")?;
+    let taken = begin.elapsed().as_secs_f64();
+    if let Some(writer) = writer {
+        // A panic of it would be a bug of std.
+        let _ = writer.join();
+    }
+    std::io::copy(&mut stdout, &mut std::io::sink())?;
+    child.wait()?;
+    Ok(mib as f64 / taken)
+}
+
+fn expect(stdout: &mut impl BufRead, word: &str) -> Result<()> {
+    let mut line = String::new();
+    while !line.trim_end().ends_with(word) {
+        line.clear();
+        if stdout.read_line(&mut line)? == 0 {
+            bail!("it ended before it said '{word}'");
+        }
+    }
+    Ok(())
+}
+
+/// The most MiB that `probe` finds while a command runs.
+pub fn peak(command: &mut Command, probe: impl Fn(&Child) -> Option<f64>) -> Result<f64> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .with_context(|| format!("running {command:?}"))?;
+    let mut most = 0.0;
+    let status = loop {
+        most = f64::max(most, probe(&child).unwrap_or(0.0));
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        sleep(Duration::from_millis(5));
+    };
+    if !status.success() {
+        bail!("{command:?}: {status}");
+    }
+    most_of(most)
+}
+
+/// A figure in MiB, unless nothing was seen.
+pub fn most_of(bytes: f64) -> Result<f64> {
+    if bytes == 0.0 {
+        bail!("nothing was seen while it ran");
+    }
+    Ok(bytes / MIB)
+}

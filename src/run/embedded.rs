@@ -1,0 +1,223 @@
+//! libvirt's QEMU driver in this process: the directory that it keeps its files in, and the QEMU that it starts.
+//!
+//! It knows of no domain that ends with a connection, and of no other process that uses its directory at the same time.
+
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::prctl::set_child_subreaper;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+
+use crate::config::SandboxName;
+use crate::error::{Error, Result};
+use crate::guest::cgroup;
+use crate::sys::pidfd::Process;
+
+/// The longest path of a Unix socket, in bytes (`unix(7)`).
+const LONGEST_SOCKET: usize = 107;
+
+/// Characters of a domain's name that are in the paths of its files (`VIR_DOMAIN_SHORT_NAME_MAX` of libvirt).
+const SHORT_NAME: usize = 20;
+
+/// A driver of a daemon has a virtlogd, which an embedded one would have to start.
+const CONFIGURATION: &str = "stdio_handler = \"file\"\n";
+
+/// How often it is looked for a QEMU that has ended.
+const REAPING: Duration = Duration::from_millis(10);
+
+/// How long a QEMU may take to go that was killed.
+const END: Duration = Duration::from_secs(10);
+
+/// Makes the directory `root` of a driver for the domain `name`, where it is not there yet. What the driver finds out
+/// of QEMU, which takes seconds, it keeps in `cache`, if there is one.
+///
+/// # Errors
+/// Where it cannot be made, or where its path is too long for the sockets in it.
+pub fn prepare(root: &Path, name: &SandboxName, cache: Option<&Path>) -> Result<()> {
+    let monitor = "/lib/qemu/domain-1-/monitor.sock".len() + name.as_str().len().min(SHORT_NAME);
+    if root.as_os_str().len() + monitor > LONGEST_SOCKET {
+        return Err(Error::refused(format!(
+            "the path of a socket in '{}' would be longer than {LONGEST_SOCKET} bytes; choose a shorter --name, or a shorter \
+             directory with -c qemu:///embed?root=DIR",
+            root.display()
+        )));
+    }
+    let configuration = root.join("etc/qemu.conf");
+    let etc = root.join("etc");
+    fs::create_dir_all(&etc).map_err(Error::io("creating", &etc))?;
+    if !configuration.exists() {
+        fs::write(&configuration, CONFIGURATION).map_err(Error::io("writing", &configuration))?;
+    }
+    if let Some(cache) = cache {
+        fs::create_dir_all(cache).map_err(Error::io("creating", cache))?;
+        let link = root.join("cache");
+        symlink(cache, &link).map_err(Error::io("linking", &link))?;
+    }
+    Ok(())
+}
+
+/// Takes in the processes that the driver of `root` leaves to themselves: it waits until nothing is left of a QEMU, and
+/// the first process of the host may take its time.
+pub fn reap(root: &Path) {
+    if let Err(error) = set_child_subreaper(true) {
+        log::debug!("becoming a subreaper: {error}");
+        return;
+    }
+    let directory = pid_files(root);
+    std::thread::spawn(move || {
+        loop {
+            for pid in pids(&directory) {
+                // Those that are not ours are no children.
+                let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
+            }
+            std::thread::sleep(REAPING);
+        }
+    });
+}
+
+/// Ends the QEMU of the domain `name` that a killed driver of `root` has left.
+///
+/// # Errors
+/// Where it cannot be ended.
+pub fn end(root: &Path, name: &str) -> Result<()> {
+    if let Some(pid) = pid_in(&pid_file(root, name)) {
+        end_process(pid, root, name)?;
+    }
+    // One that has ended by itself leaves them, too.
+    cgroup::remove_embedded(|group| is_group_of(group, name));
+    Ok(())
+}
+
+fn end_process(pid: i32, root: &Path, name: &str) -> Result<()> {
+    let failed = || Error::step::<io::Error>(format!("ending the virtual machine '{name}'"));
+    let number = u32::try_from(pid).unwrap_or_default();
+    // Another process may have the number by now, but not from here on.
+    let Ok(process) = Process::open(number) else {
+        return Ok(());
+    };
+    let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    if is_of(&arguments, root, name) {
+        process.signal(Signal::SIGKILL).map_err(failed())?;
+        if !process.wait(END) {
+            return Err(failed()(io::ErrorKind::TimedOut.into()));
+        }
+    }
+    Ok(())
+}
+
+/// Whether libvirt made a group for the domain: it is called `qemu-embed-HASH-ID-NAME.libvirt-qemu`.
+fn is_group_of(group: &str, name: &str) -> bool {
+    let short: String = name.chars().take(SHORT_NAME).collect();
+    group.starts_with("qemu-embed-") && group.ends_with(&format!("-{short}.libvirt-qemu"))
+}
+
+/// Whether these are the arguments of the domain's QEMU: it is told its name, and of files in the driver's directory.
+fn is_of(arguments: &[u8], root: &Path, name: &str) -> bool {
+    let guest = format!("guest={name},");
+    let root = root.join("lib/qemu/");
+    let is_named = arguments
+        .split(|byte| *byte == 0)
+        .any(|argument| argument.starts_with(guest.as_bytes()));
+    let root = root.as_os_str().as_bytes();
+    is_named && arguments.windows(root.len()).any(|part| part == root)
+}
+
+fn pid_files(root: &Path) -> PathBuf {
+    root.join("run/qemu")
+}
+
+fn pid_file(root: &Path, name: &str) -> PathBuf {
+    pid_files(root).join(format!("{name}.pid"))
+}
+
+fn pids(directory: &Path) -> Vec<i32> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let paths = entries.map(|entry| entry.path());
+    paths
+        .filter(|path| path.extension().is_some_and(|end| end == "pid"))
+        .filter_map(|path| pid_in(&path))
+        .collect()
+}
+
+/// The number in a file of libvirt's; one that is none, or of no single process, is not there.
+fn pid_in(path: &Path) -> Option<i32> {
+    let text = fs::read_to_string(path).ok()?;
+    text.trim().parse().ok().filter(|pid| *pid > 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_prepared_once() {
+        let dir = tempfile::tempdir_in("/tmp").unwrap();
+        let (root, cache) = (dir.path().join("d"), dir.path().join("cache"));
+        let name: SandboxName = "a".parse().unwrap();
+        prepare(&root, &name, Some(&cache)).unwrap();
+        assert_eq!(fs::read_link(root.join("cache")).unwrap(), cache);
+        let configuration = root.join("etc/qemu.conf");
+        fs::write(&configuration, "user = \"x\"\n").unwrap();
+        prepare(&root, &name, None).unwrap();
+        assert_eq!(
+            fs::read_to_string(&configuration).unwrap(),
+            "user = \"x\"\n"
+        );
+        let long = dir.path().join("x".repeat(80));
+        let message = prepare(&long, &name, None).unwrap_err().to_string();
+        assert!(message.contains("shorter --name"), "{message}");
+        assert!(!long.exists());
+    }
+
+    #[test]
+    fn a_qemu_is_known_by_its_arguments() {
+        let arguments =
+            b"qemu\0-name\0guest=a,debug-threads=on\0-object\0{\"file\":\"/x/lib/qemu/domain-1-a/key\"}\0";
+        assert!(is_of(arguments, Path::new("/x"), "a"));
+        assert!(!is_of(arguments, Path::new("/x"), "b"));
+        assert!(!is_of(arguments, Path::new("/y"), "a"));
+        assert!(!is_of(b"", Path::new("/x"), "a"));
+    }
+
+    #[test]
+    fn a_group_is_known_by_its_name() {
+        let group = "qemu-embed-f0264f0a-1-sandbox-0123456789ab.libvirt-qemu";
+        assert!(is_group_of(group, "sandbox-0123456789abcdef"));
+        assert!(!is_group_of(group, "box-0123456789"));
+        assert!(!is_group_of("qemu-1-a.libvirt-qemu", "a"));
+    }
+
+    #[test]
+    fn only_that_qemu_is_ended() {
+        let root = tempfile::tempdir().unwrap();
+        end(root.path(), "a").unwrap();
+        let files = pid_files(root.path());
+        fs::create_dir_all(&files).unwrap();
+        let file = root.path().join("lib/qemu/x");
+        let mut other = std::process::Command::new("sleep")
+            .arg("1000")
+            .spawn()
+            .unwrap();
+        let mut ours = std::process::Command::new("sh")
+            .args(["-c", "read x"])
+            .arg("guest=a,x")
+            .arg(file)
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        for (name, child) in [("a", &ours), ("b", &other)] {
+            fs::write(files.join(format!("{name}.pid")), child.id().to_string()).unwrap();
+            end(root.path(), name).unwrap();
+        }
+        assert!(other.try_wait().unwrap().is_none());
+        assert!(!ours.wait().unwrap().success());
+        other.kill().unwrap();
+        other.wait().unwrap();
+    }
+}

@@ -1,0 +1,406 @@
+//! What only virtual machines have: kernels, disks, QEMU's network, and an end of their own.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt;
+use std::process::{Command, Stdio};
+
+use test_harness::host;
+
+use crate::support::{Test, eventually, open};
+
+cases! {
+    every: ;
+    containers: ;
+    machines: the_kernel_can_be_chosen, files_go_in_and_out, a_volatile_root_forgets, images_are_mounted, disks_have_tags,
+        a_directory_is_the_root, the_network_of_qemu, a_port_is_published, the_kernels_last_words,
+        a_guest_that_hangs, a_killed_client_leaves_nothing, an_interrupted_start_leaves_nothing, debug_shows_all_once;
+}
+
+chosen! {
+    system System: files_go_in_and_out, images_are_mounted, a_network_with_dhcp, the_kernels_last_words, the_kernel_can_be_chosen;
+    session Session: files_go_in_and_out, a_port_is_published, disks_have_tags, a_directory_is_the_root,
+        a_killed_client_leaves_nothing;
+    embedded Embedded: two_at_once, a_directory_for_the_driver, a_killed_client_leaves_nothing;
+    user_embedded UserEmbedded: a_kernel_for_root_alone, files_go_in_and_out, a_guest_that_hangs;
+}
+
+/// The releases of the kernels of this host, the least of which has no 9p.
+fn releases() -> Vec<String> {
+    let entries = fs::read_dir("/lib/modules").unwrap().flatten();
+    let names = entries.map(|entry| entry.file_name().into_string().unwrap());
+    names
+        .filter(|name| fs::exists(format!("/boot/vmlinuz-{name}")).unwrap())
+        .collect()
+}
+
+fn the_kernel_can_be_chosen(test: &Test) {
+    for release in releases() {
+        let is_small = release.contains("-cloud-");
+        let done = test.run(&["--kernver", &release], "uname -r");
+        if is_small && test.driver.is_users() {
+            assert!(done.stderr.contains("has no 9p"), "{done:?}");
+        } else {
+            assert_eq!(done.stdout.trim_end(), release, "{done:?}");
+        }
+    }
+    let message = test.refusal(&["--kernver", "0.0.1", "--", "true"]);
+    assert!(message.contains("0.0.1"), "{message}");
+}
+
+fn a_kernel_for_root_alone(test: &Test) {
+    let kernel = test.file("kernel", endless_kernel());
+    open(&kernel, 0o600);
+    let message = test.refusal(&["--kernpath", &kernel, "--", "true"]);
+    let way_out = "Permission denied (os error 13); have root make it readable";
+    assert!(message.contains(way_out), "{message}");
+}
+
+fn files_go_in_and_out(test: &Test) {
+    let shared = test.dir("shared");
+    if test.driver.is_users() {
+        own(&shared);
+    }
+    test.file("shared/in", "from the host");
+    test.file("ro/in", "read-only");
+    let mounts = [
+        format!("host-bind:/mnt={shared}"),
+        format!("host-bind:/srv={},ro", test.text("ro")),
+        "host-bind:/media=".to_owned(),
+        "ram:/opt=1MiB".to_owned(),
+    ];
+    let mut options: Vec<&str> = mounts.iter().flat_map(|mount| ["-m", mount]).collect();
+    let include = format!("/opt/included={}", test.text("ro/in"));
+    options.extend(["-i", &include]);
+    let said = test.says(
+        &options,
+        "cat /mnt/in /opt/included; echo from the guest > /mnt/out; touch /media/x && ls /media; touch /srv/x 2>/dev/null || echo refused; \
+         test -w /usr || echo refused too",
+    );
+    assert_eq!(said, "from the hostread-onlyx\nrefused\nrefused too");
+    assert_eq!(
+        fs::read_to_string(test.path("shared/out")).unwrap(),
+        "from the guest\n"
+    );
+    let owner = fs::metadata(test.path("shared/out")).unwrap().uid();
+    assert_eq!(owner, fs::metadata(&shared).unwrap().uid());
+}
+
+/// Gives a file to the ordinary user.
+fn own(path: &str) {
+    let user = nix::unistd::User::from_name(test_harness::user::NAME)
+        .unwrap()
+        .unwrap();
+    nix::unistd::chown(path, Some(user.uid), Some(user.gid)).unwrap();
+}
+
+fn a_volatile_root_forgets(test: &Test) {
+    let name = format!("/usr/{}", test.name());
+    let said = test.says(&["--volatile", "-p"], &format!("touch {name} && ls {name}"));
+    assert_eq!(said, name);
+    assert!(!fs::exists(name).unwrap());
+}
+
+/// An ext4 image with a file; gives its path.
+fn image(test: &Test, format: &str) -> String {
+    test.file("tree/file", "in the image");
+    let raw = test.text("raw.img");
+    fs::File::create(&raw).unwrap().set_len(16 << 20).unwrap();
+    host::output(
+        "mke2fs",
+        &["-q", "-t", "ext4", "-d", &test.text("tree"), &raw],
+    )
+    .unwrap();
+    let path = test.text(&format!("image.{format}"));
+    host::output("qemu-img", &["convert", "-O", format, &raw, &path]).unwrap();
+    if test.driver.is_users() {
+        own(&path);
+    }
+    path
+}
+
+fn images_are_mounted(test: &Test) {
+    for format in ["raw", "qcow2"] {
+        let path = image(test, format);
+        let before = fs::metadata(&path).unwrap();
+        let mount = format!("host-image:/mnt={path},format={format}");
+        let said = test.says(
+            &["-p", "-m", &mount],
+            "cat /mnt/file; echo more > /mnt/more",
+        );
+        assert_eq!(said, "in the image");
+        // libvirt gives it to QEMU meanwhile.
+        eventually("the image has its owner again", || {
+            fs::metadata(&path).unwrap().uid() == before.uid()
+        });
+        let said = test.says(&["-m", &format!("{mount},ro")], "cat /mnt/more");
+        assert_eq!(said, "more");
+    }
+}
+
+fn disks_have_tags(test: &Test) {
+    let path = test.file("disk", vec![b'x'; 1 << 20]);
+    if test.driver.is_users() {
+        own(&path);
+    }
+    let disk = format!("file:data={path},format=raw");
+    let said = test.says(
+        &["--disk", &disk],
+        "head -c 3 /dev/disk/by-tag/data; printf abc | dd of=/dev/disk/by-tag/data conv=notrunc status=none",
+    );
+    assert_eq!(said, "xxx");
+    let mut begin = [0; 4];
+    fs::File::open(path)
+        .unwrap()
+        .read_exact(&mut begin)
+        .unwrap();
+    assert_eq!(&begin, b"abcx");
+}
+
+fn a_directory_is_the_root(test: &Test) {
+    let shell = fs::canonicalize("/bin/sh").unwrap();
+    let libraries = host::output("ldd", &[shell.to_str().unwrap()]).unwrap();
+    let libraries = libraries
+        .split_whitespace()
+        .filter(|word| word.starts_with('/'));
+    for file in libraries {
+        test.file(&format!("root/{file}"), fs::read(file).unwrap());
+        open(test.path(&format!("root/{file}")), 0o755);
+    }
+    test.file("root/bin/sh", fs::read(shell).unwrap());
+    open(test.path("root/bin/sh"), 0o755);
+    test.file("root/here", "");
+    let said = test.says(
+        &["--root", &test.text("root"), "-m", "ram:/not/there=1MiB"],
+        "echo /*; cd /not/there && echo mounted",
+    );
+    assert!(
+        said.contains(" /here ") && said.ends_with("\nmounted"),
+        "{said}"
+    );
+}
+
+fn the_network_of_qemu(test: &Test) {
+    let said = test.says(
+        &["-N", "dhcp,user"],
+        "ip -4 -o addr show eth0; cat /etc/resolv.conf",
+    );
+    assert!(
+        said.contains("10.0.2.15/24") && said.contains("nameserver"),
+        "{said}"
+    );
+}
+
+fn a_network_with_dhcp(test: &Test) {
+    let listener = TcpListener::bind((format!("{}.1", host::subnet().unwrap()), 0)).unwrap();
+    let script = format!(
+        "exec 3<>/dev/tcp/{}/{}; cat <&3",
+        listener.local_addr().unwrap().ip(),
+        listener.local_addr().unwrap().port()
+    );
+    let host = std::thread::spawn(move || {
+        let (mut client, address) = listener.accept().unwrap();
+        client.write_all(b"from the host").unwrap();
+        address.ip().to_string()
+    });
+    let said = test.says(
+        &["-N", "dhcp,source=default"],
+        &format!("ip -4 -o addr show eth0; bash -c '{script}'"),
+    );
+    let address = host.join().unwrap();
+    assert!(said.contains(&format!("{address}/24")), "{said} {address}");
+    assert!(said.ends_with("from the host"), "{said}");
+}
+
+fn a_port_is_published(test: &Test) {
+    // Free a moment ago.
+    let port = TcpListener::bind(("127.0.0.1", 0))
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let publish = format!("127.0.0.1:{port}:8080");
+    let answer = "use IO::Socket::INET; my $s = IO::Socket::INET->new(LocalPort => 8080, Listen => 1) or die; $| = 1; \
+                  print \"listens\\n\"; my $c = $s->accept; print $c \"from the guest\\n\"; close $c";
+    let mut command = test.command();
+    command.args([
+        "-N",
+        "dhcp,user",
+        "--publish",
+        &publish,
+        "--",
+        "perl",
+        "-e",
+        answer,
+    ]);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(said.next().unwrap().unwrap(), "listens");
+    let mut answer = String::new();
+    let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    client.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "from the guest\n");
+    assert!(child.wait().unwrap().success());
+}
+
+fn the_kernels_last_words(test: &Test) {
+    let done = test.run(&["-p"], "echo c > /proc/sysrq-trigger; sleep 1000");
+    assert_eq!(done.code, 125, "{done:?}");
+    assert!(done.stderr.contains("the last it said was:"), "{done:?}");
+    assert!(done.stderr.contains("sysrq triggered crash"), "{done:?}");
+}
+
+/// A kernel as Documentation/x86/boot.rst describes it, with an endless loop for its code.
+fn endless_kernel() -> Vec<u8> {
+    let mut image = vec![0; 16 << 10];
+    image[0x1f1] = 4;
+    image[0x1fe..0x206].copy_from_slice(b"\x55\xaa\xeb\xfeHdrS");
+    image[0x206..0x208].copy_from_slice(&[0x0c, 0x02]);
+    image[0x211] = 1;
+    image[0x22c..0x230].copy_from_slice(&0x37ff_ffff_u32.to_le_bytes());
+    image
+}
+
+fn a_guest_that_hangs(test: &Test) {
+    let kernel = test.file("kernel", endless_kernel());
+    let release = releases()
+        .into_iter()
+        .find(|release| !release.contains("-cloud-"));
+    let release = release.unwrap();
+    let options = [
+        "--kernpath",
+        &kernel,
+        "--kernver",
+        &release,
+        "--start-timeout",
+        "1",
+    ];
+    let done = test.run(&options, "true");
+    assert_eq!(done.code, 125, "{done:?}");
+    assert!(done.stderr.contains("did not report in time"), "{done:?}");
+    assert!(done.stderr.contains("try --debug"), "{done:?}");
+}
+
+fn a_killed_client_leaves_nothing(test: &Test) {
+    let mut command = test.shell(&[], "echo runs; sleep 1000");
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(said.next().unwrap().unwrap(), "runs");
+    kill(&child, "KILL");
+    child.wait().unwrap();
+    // The domain has gone by itself, and the next command removes the directory.
+    assert_eq!(test.says(&[], "echo next"), "next");
+}
+
+/// `setpriv` becomes the program, so that it has the child's number.
+fn kill(child: &std::process::Child, signal: &str) {
+    host::output("kill", &[&format!("-{signal}"), &child.id().to_string()]).unwrap();
+}
+
+fn an_interrupted_start_leaves_nothing(test: &Test) {
+    let kernel = test.file("kernel", endless_kernel());
+    let release = releases()
+        .into_iter()
+        .find(|release| !release.contains("-cloud-"));
+    let name = test.name();
+    let mut command = test.unnamed();
+    command.args([
+        "--name",
+        &name,
+        "--kernpath",
+        &kernel,
+        "--kernver",
+        &release.unwrap(),
+        "--",
+        "true",
+    ]);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    eventually("QEMU runs", || {
+        let list = Command::new("pgrep")
+            .args(["-f", &format!("guest={name},")])
+            .output();
+        list.unwrap().status.success()
+    });
+    kill(&child, "INT");
+    let mut said = String::new();
+    child
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut said)
+        .unwrap();
+    assert_eq!(
+        (child.wait().unwrap().code(), said.as_str()),
+        (Some(130), "")
+    );
+}
+
+fn debug_shows_all_once(test: &Test) {
+    let done = test.run(&["--debug"], "echo out");
+    assert_eq!((done.code, done.stdout.as_str()), (0, "out\n"), "{done:?}");
+    for line in ["Linux version", "guest-init: ", "Pivot(Machine)"] {
+        let is_there = done.stderr.contains(line);
+        assert!(is_there, "no '{line}' in {done:?}");
+    }
+    assert_eq!(done.stderr.matches("Pivot(Machine)").count(), 1, "{done:?}");
+    assert_eq!(done.stderr.matches("Linux version").count(), 1, "{done:?}");
+}
+
+fn a_directory_for_the_driver(test: &Test) {
+    let root = test.dir("d");
+    let mut command = test.bare();
+    command.args([
+        "-n",
+        &test.name(),
+        "-c",
+        &format!("qemu:///embed?root={root}"),
+    ]);
+    command.args(["--", "echo", "runs"]);
+    let done = host::finish(command, b"").unwrap();
+    let said = (done.code, done.stdout.as_str(), done.stderr.as_str());
+    assert_eq!(said, (0, "runs\n", ""));
+    assert!(fs::exists(format!("{root}/cache/qemu")).unwrap());
+}
+
+fn two_at_once(test: &Test) {
+    let start = || {
+        let mut command = test.shell(&[], "echo runs; read line");
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let mut both = [start(), start()];
+    for child in &mut both {
+        let mut line = [0; 5];
+        child
+            .stdout
+            .as_mut()
+            .unwrap()
+            .read_exact(&mut line)
+            .unwrap();
+        assert_eq!(&line, b"runs\n");
+    }
+    for mut child in both {
+        writeln!(child.stdin.take().unwrap(), "go").unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(
+            output.status.success() && output.stderr.is_empty(),
+            "{output:?}"
+        );
+    }
+}
