@@ -287,22 +287,28 @@ pub fn run(request: &Request, connection: &Connection, places: &Places) -> Resul
     }
     stages.reach("end");
     let has_ended_well = matches!(ending, Ending::Exit(_));
-    if has_ended_well && matches!(plan.reach, Reach::HandedDown { .. }) {
-        if let Err(error) = container::end(&hypervisor, &name, link) {
-            log::debug!("ending the container: {error}");
-        }
+    let is_container = connection.driver == Driver::Lxc;
+    let is_gone = if has_ended_well && is_container {
+        let ended = container::end(&hypervisor, &name, link);
         stages.reach("farewell");
+        ended.unwrap_or_else(|error| {
+            log::debug!("{error}");
+            false
+        })
     } else {
         drop(link);
-    }
+        // A virtual machine ends with the connection.
+        has_ended_well && !is_embedded && !is_container
+    };
     // A disk or a name can be used again when this returns.
-    let is_waited_for = is_embedded || request.uses_images() || request.name.is_some();
-    if !has_ended_well || is_waited_for {
-        if let Err(error) = hypervisor.destroy(name.as_str()) {
-            log::warn!("{error}");
-            state.keep();
-        } else if !has_ended_well && connection.driver == Driver::Lxc {
-            guest::cgroup::remove(&name);
+    if !is_gone || request.uses_images() || request.name.is_some() {
+        match hypervisor.destroy(name.as_str()) {
+            Ok(()) if is_container && !is_gone => guest::cgroup::remove(&name),
+            Ok(()) => {}
+            Err(error) => {
+                log::warn!("{error}");
+                state.keep();
+            }
         }
         stages.reach("destroy");
     }
