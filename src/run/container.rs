@@ -87,30 +87,32 @@ const END: Duration = Duration::from_secs(1);
 ///
 /// When the process that keeps a container goes while one is in the container's cgroup, be it that process itself, libvirtd
 /// waits 200 ms for it and answers nobody meanwhile (`virCgroupKillPainfully()`). So that process is taken out of
-/// the group, and the container's first one, which ends with the channel, is waited for.
+/// the group, and the container's first one, which ends with the channel, is waited for. Gives whether nothing is left
+/// of the container's groups.
 ///
 /// # Errors
 /// Where it cannot be done. The domain then ends with the connection, in libvirt's own time.
-pub fn end(hypervisor: &dyn Hypervisor, name: &SandboxName, link: Link) -> Result<()> {
+pub fn end(hypervisor: &dyn Hypervisor, name: &SandboxName, link: Link) -> Result<bool> {
     let failed = || Error::step::<io::Error>("ending the container");
     let Some(controller) = hypervisor.state(name.as_str())?.controller() else {
-        return Ok(());
+        return Ok(false);
     };
     let keeper = Process::open(controller).map_err(failed())?;
     let Some(first) = first_process(controller) else {
-        return Ok(());
+        return Ok(false);
     };
     let groups = cgroup::of_process(first, name);
     let first = Process::open(first).map_err(failed())?;
     cgroup::adopt(controller).map_err(failed())?;
     drop(link);
-    if first.wait(END) {
+    let has_ended = first.wait(END);
+    if has_ended {
         // It would go by itself, but takes a while to see it.
         keeper.signal(Signal::SIGKILL).map_err(failed())?;
         let _ = keeper.wait(END);
         cgroup::remove_all(&groups);
     }
-    Ok(())
+    Ok(has_ended && !groups.iter().any(|group| group.exists()))
 }
 
 /// The block devices of a container: those of its images, then the user's. libvirt calls them `sda`, `sdb`…

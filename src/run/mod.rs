@@ -287,21 +287,24 @@ pub fn run(request: &Request, connection: &Connection, places: &Places) -> Resul
     }
     stages.reach("end");
     let has_ended_well = matches!(ending, Ending::Exit(_));
-    if has_ended_well && matches!(plan.reach, Reach::HandedDown { .. }) {
-        if let Err(error) = container::end(&hypervisor, &name, link) {
-            log::debug!("ending the container: {error}");
-        }
+    let is_container = connection.driver == Driver::Lxc;
+    let mut is_tidy = !is_container;
+    if has_ended_well && is_container {
+        is_tidy = container::end(&hypervisor, &name, link).unwrap_or_else(|error| {
+            log::debug!("{error}");
+            false
+        });
         stages.reach("farewell");
     } else {
         drop(link);
     }
     // A disk or a name can be used again when this returns.
     let is_waited_for = is_embedded || request.uses_images() || request.name.is_some();
-    if !has_ended_well || is_waited_for {
+    if !has_ended_well || !is_tidy || is_waited_for {
         if let Err(error) = hypervisor.destroy(name.as_str()) {
             log::warn!("{error}");
             state.keep();
-        } else if !has_ended_well && connection.driver == Driver::Lxc {
+        } else if !is_tidy {
             guest::cgroup::remove(&name);
         }
         stages.reach("destroy");
