@@ -215,8 +215,9 @@ fn sweep(path: &Path) -> Result<()> {
         Err(error) => return Err(Error::io("reading", path)(error)),
     };
     let lock = path.join(LOCK);
-    if !lock.exists() {
-        // One that is being made has none for a moment, and one that is being removed no more.
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    if name.starts_with(UNFINISHED.as_bytes()) || !lock.exists() {
+        // One that is being made is not locked for a moment, and one that is being removed no more.
         let age = SystemTime::now()
             .duration_since(
                 SystemTime::UNIX_EPOCH + Duration::from_secs(metadata.ctime().unsigned_abs()),
@@ -279,6 +280,17 @@ mod tests {
         assert!(path.join(LOCK).exists());
         drop(state);
         assert!(fs::read_dir(&places.runtime).unwrap().next().is_none());
+    }
+
+    #[test]
+    fn what_is_being_made_is_left_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let places = places(root.path());
+        let unfinished = places.runtime.join(format!("{UNFINISHED}x"));
+        fs::create_dir_all(&unfinished).unwrap();
+        fs::write(unfinished.join(LOCK), "").unwrap();
+        places.sweep();
+        assert!(unfinished.join(LOCK).exists());
     }
 
     #[test]

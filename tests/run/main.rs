@@ -8,6 +8,10 @@
 //! | [`terminal`] | a command at a terminal |
 //! | [`files`] | what a command sees of the host, and may change |
 //! | [`identity`] | who it is, and where |
+//! | [`images`] | filesystems in images, and disks |
+//! | [`network`] | its networks |
+//! | [`mistakes`] | command lines that are wrong, or only look |
+//! | [`ends`] | limits, and what is left where something goes wrong |
 //! | [`machine`] | what only virtual machines have |
 //!
 //! A case is a function of a [`support::Test`], which knows its driver; [`cases!`] makes a test of it for each driver.
@@ -19,9 +23,13 @@
 #[macro_use]
 mod support;
 
+mod ends;
 mod files;
 mod identity;
+mod images;
 mod machine;
+mod mistakes;
+mod network;
 mod outcome;
 mod streams;
 mod terminal;

@@ -17,6 +17,8 @@ base=(
     libvirt-daemon-driver-qemu qemu-system-x86 qemu-utils linux-image-amd64 linux-image-cloud-amd64
     # the guest's init, and what the tests look with
     systemd dbus acl attr curl procps ca-certificates cpio kmod
+    # filesystems for images
+    e2fsprogs xfsprogs btrfs-progs squashfs-tools fdisk
 )
 
 # What one-shot sandboxes are compared with, and what that needs.
