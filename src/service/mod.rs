@@ -6,13 +6,17 @@
 mod accounts;
 mod activity;
 mod addresses;
+pub mod clone;
 mod conf_d;
 pub mod create;
 pub mod discover;
 mod failure;
+mod frozen;
+mod identity;
 mod inside;
 pub mod journal;
 pub mod lifecycle;
+mod making;
 pub mod manifest;
 pub mod package;
 mod place;

@@ -16,7 +16,7 @@ use crate::host;
 use crate::sys::atomic;
 
 /// Name of the mark.
-const MARK: &str = ".virt-sandbox.json";
+pub(super) const MARK: &str = ".virt-sandbox.json";
 
 /// What the mark says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -65,6 +65,7 @@ impl Sandboxes {
     /// # Errors
     /// Where libvirt does not answer, and only if there is something to take away.
     pub fn recover(&self) -> Result<()> {
+        self.thaw()?;
         for (removal, lock) in self.store.interrupted()? {
             log::info!(
                 "removing what is left of '{}', whose create or delete was interrupted",

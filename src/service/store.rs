@@ -223,6 +223,46 @@ impl Store {
         fs::remove_file(&path).map_err(Error::io("removing", &path))
     }
 
+    /// Notes that a sandbox is frozen, so that it runs on should this command not come to its end.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn note_frozen(&self, name: &SandboxName) -> Result<()> {
+        atomic::write(&self.dir(name).join(FROZEN), b"", 0o600)?;
+        Ok(())
+    }
+
+    /// The sandbox runs on.
+    ///
+    /// # Errors
+    /// Where the note cannot be removed.
+    pub fn settle_frozen(&self, name: &SandboxName) -> Result<()> {
+        let path = self.dir(name).join(FROZEN);
+        fs::remove_file(&path).map_err(Error::io("removing", &path))
+    }
+
+    /// Sandboxes that a command has left frozen, each with its lock.
+    ///
+    /// # Errors
+    /// Where the directories cannot be read.
+    pub fn frozen(&self) -> Result<Vec<(SandboxName, Lock)>> {
+        let mut names = self.names()?;
+        names.retain(|name| self.dir(name).join(FROZEN).exists());
+        let abandoned = |name| Some((self.try_lock(&name)?, name));
+        let found = names.into_iter().filter_map(abandoned);
+        Ok(found
+            .filter(|(_, name)| self.dir(name).join(FROZEN).exists())
+            .map(|(lock, name)| (name, lock))
+            .collect())
+    }
+
+    /// The lock of a sandbox that nobody works on.
+    fn try_lock(&self, name: &SandboxName) -> Option<Lock> {
+        let path = self.dir(name).join(LOCK);
+        let lock = Lock::try_acquire(&path, Sharing::Exclusive).ok()?.ok()?;
+        lock.is_at(&path).then_some(lock)
+    }
+
     /// What commands that were cut short have left to take away, each with its lock. What somebody works on is
     /// not among it.
     ///
@@ -236,13 +276,9 @@ impl Store {
             if is_whole || !dir.is_dir() {
                 continue;
             }
-            let path = dir.join(LOCK);
-            let Ok(Ok(lock)) = Lock::try_acquire(&path, Sharing::Exclusive) else {
+            let Some(lock) = self.try_lock(&name) else {
                 continue;
             };
-            if !lock.is_at(&path) {
-                continue;
-            }
             match fs::read(self.removal(&name)) {
                 Ok(text) => match serde_json::from_slice(&text) {
                     Ok(removal) => found.push((removal, lock)),
@@ -252,7 +288,7 @@ impl Store {
                 },
                 // Nothing was made yet but the directory itself. Should anything else be in it, it is not ours and stays.
                 Err(_) => {
-                    let _ = fs::remove_file(&path);
+                    let _ = fs::remove_file(dir.join(LOCK));
                     let _ = fs::remove_dir(&dir);
                     self.prune();
                 }
@@ -293,6 +329,9 @@ impl Store {
 
 /// Name of the lock in a sandbox's directory.
 const LOCK: &str = "lock";
+
+/// Name of the note that a sandbox is frozen.
+const FROZEN: &str = "frozen";
 
 /// How often a step that another command got in the way of is tried.
 const ATTEMPTS: u32 = 20;
