@@ -22,6 +22,7 @@ pub mod package;
 mod place;
 mod preflight;
 pub mod ready;
+pub mod rename;
 pub mod sandboxes;
 mod secrets;
 mod services_d;

@@ -246,12 +246,20 @@ impl Store {
     /// # Errors
     /// Where the directories cannot be read.
     pub fn frozen(&self) -> Result<Vec<(SandboxName, Lock)>> {
+        self.abandoned(FROZEN)
+    }
+
+    /// Sandboxes with the note `note` that nobody works on, each with its lock.
+    pub(super) fn abandoned(&self, note: &str) -> Result<Vec<(SandboxName, Lock)>> {
         let mut names = self.names()?;
-        names.retain(|name| self.dir(name).join(FROZEN).exists());
-        let abandoned = |name| Some((self.try_lock(&name)?, name));
-        let found = names.into_iter().filter_map(abandoned);
-        Ok(found
-            .filter(|(_, name)| self.dir(name).join(FROZEN).exists())
+        let has_note = |name: &SandboxName| self.dir(name).join(note).exists();
+        names.retain(has_note);
+        let locked = names
+            .into_iter()
+            .filter_map(|name| Some((self.try_lock(&name)?, name)));
+        // Whoever had the lock may have come to its end meanwhile.
+        Ok(locked
+            .filter(|(_, name)| has_note(name))
             .map(|(lock, name)| (name, lock))
             .collect())
     }

@@ -10,8 +10,8 @@
 //! is followed in the destination, and every object is changed through a descriptor or by its name in
 //! an opened directory. Until [`Copier::finish`], directories made here are open to their maker only.
 
-mod attributes;
-mod data;
+pub(super) mod attributes;
+pub(super) mod data;
 mod report;
 
 use std::collections::{HashMap, HashSet};

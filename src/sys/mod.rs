@@ -3,6 +3,7 @@
 //!
 //! Nothing here knows what a sandbox is, and nothing here prints.
 
+pub mod archive;
 pub mod atomic;
 pub mod command;
 pub mod copy;
@@ -12,9 +13,11 @@ pub mod lock;
 pub mod loopdev;
 pub mod notify;
 pub mod pidfd;
+pub mod rename;
 pub mod root;
 
 crate::error::from_leaf!(
+    archive::ArchiveError,
     atomic::WriteError,
     copy::CopyError,
     lock::LockError,

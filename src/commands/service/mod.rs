@@ -1,5 +1,6 @@
 //! `virt-sandbox-service`.
 
+mod copy;
 mod create;
 mod execute;
 mod lifecycle;
@@ -38,6 +39,8 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Create(Box<create::Args>),
+    Clone(copy::CloneArgs),
+    Rename(copy::RenameArgs),
     Start(lifecycle::StartArgs),
     Stop(lifecycle::StopArgs),
     /// Stop a sandbox and start it again
@@ -81,6 +84,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
     sandboxes.recover()?;
     let done = match cli.command {
         Command::Create(args) => create::run(*args, &sandboxes),
+        Command::Clone(args) => copy::clone(args, &sandboxes),
+        Command::Rename(args) => copy::rename(&args, &sandboxes),
         Command::Start(args) => lifecycle::start(&args, &sandboxes),
         Command::Stop(args) => lifecycle::stop(&args, &sandboxes),
         Command::Restart(args) => lifecycle::restart(&args, &sandboxes),

@@ -1,7 +1,8 @@
 //! The content of a regular file, with its holes.
 
 use std::fs::{File, Metadata};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 
 use nix::errno::Errno;
@@ -40,7 +41,7 @@ fn copy_watched(from: &File, to: &File, mut after: impl FnMut(u32)) -> io::Resul
 
 /// What changes with every write. The times of the status are part of it since a writer can set the
 /// time of modification back.
-fn state(metadata: &Metadata) -> (u64, i64, i64, i64, i64) {
+pub(in crate::sys) fn state(metadata: &Metadata) -> (u64, i64, i64, i64, i64) {
     (
         metadata.len(),
         metadata.mtime(),
@@ -54,35 +55,46 @@ fn copy_extents(from: &File, to: &File, size: u64) -> io::Result<()> {
     // Emptied first, so that a second attempt starts from one hole too.
     to.set_len(0)?;
     to.set_len(size)?;
+    for extent in extents(from, size)? {
+        let (mut from, mut to) = (from, to);
+        from.seek(SeekFrom::Start(extent.start))?;
+        to.seek(SeekFrom::Start(extent.start))?;
+        let length = extent.end - extent.start;
+        // Between two files this is copy_file_range(2), which shares blocks where it can.
+        if io::copy(&mut Read::take(from, length), &mut to)? < length {
+            // It has become shorter: the caller compares the sizes.
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Where in the first `size` bytes of a file there is data and no hole.
+pub(in crate::sys) fn extents(file: &File, size: u64) -> io::Result<Vec<Range<u64>>> {
     let size = i64::try_from(size).map_err(io::Error::other)?;
+    let mut extents = Vec::new();
     let mut done = 0;
     while done < size {
         // lseek(2): ENXIO means no data after this offset; EINVAL, a filesystem that cannot tell.
-        let start = match lseek(from, done, Whence::SeekData) {
+        let start = match lseek(file, done, Whence::SeekData) {
             Ok(start) => start,
             Err(Errno::ENXIO) => break,
             Err(Errno::EINVAL) => done,
             Err(errno) => return Err(errno.into()),
         };
-        let end = match lseek(from, start, Whence::SeekHole) {
+        let end = match lseek(file, start, Whence::SeekHole) {
             Ok(end) => end.min(size),
             Err(Errno::ENXIO) => break,
             Err(Errno::EINVAL) => size,
             Err(errno) => return Err(errno.into()),
         };
-        let Some(length) = u64::try_from(end - start).ok().filter(|&n| n > 0) else {
-            break;
-        };
-        lseek(from, start, Whence::SeekSet)?;
-        lseek(to, start, Whence::SeekSet)?;
-        // Between two files this is copy_file_range(2), which shares blocks where it can.
-        if io::copy(&mut Read::take(from, length), &mut &*to)? < length {
-            // It has become shorter: the caller compares the sizes.
+        if end <= start {
             break;
         }
+        extents.push(start.cast_unsigned()..end.cast_unsigned());
         done = end;
     }
-    Ok(())
+    Ok(extents)
 }
 
 #[cfg(test)]
