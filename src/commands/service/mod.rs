@@ -1,5 +1,6 @@
 //! `virt-sandbox-service`.
 
+mod archive;
 mod copy;
 mod create;
 mod execute;
@@ -41,6 +42,8 @@ enum Command {
     Create(Box<create::Args>),
     Clone(copy::CloneArgs),
     Rename(copy::RenameArgs),
+    Export(archive::ExportArgs),
+    Import(archive::ImportArgs),
     Start(lifecycle::StartArgs),
     Stop(lifecycle::StopArgs),
     /// Stop a sandbox and start it again
@@ -86,6 +89,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Create(args) => create::run(*args, &sandboxes),
         Command::Clone(args) => copy::clone(args, &sandboxes),
         Command::Rename(args) => copy::rename(&args, &sandboxes),
+        Command::Export(args) => archive::export(&args, &sandboxes),
+        Command::Import(args) => archive::import(args, &sandboxes),
         Command::Start(args) => lifecycle::start(&args, &sandboxes),
         Command::Stop(args) => lifecycle::stop(&args, &sandboxes),
         Command::Restart(args) => lifecycle::restart(&args, &sandboxes),

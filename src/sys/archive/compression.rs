@@ -7,6 +7,8 @@ use flate2::bufread::MultiGzDecoder;
 use flate2::write::GzEncoder;
 use ruzstd::decoding::StreamingDecoder;
 
+use super::ArchiveError;
+
 /// How an archive is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
@@ -30,7 +32,7 @@ impl Compression {
     ///
     /// # Errors
     /// As `write`, and where the end cannot be written.
-    pub fn write<W: Write, E: From<io::Error>>(
+    pub fn write<W: Write, E: From<ArchiveError>>(
         self,
         to: W,
         write: impl FnOnce(&mut dyn Write) -> Result<(), E>,
@@ -39,12 +41,13 @@ impl Compression {
             Self::None => {
                 let mut to = io::BufWriter::with_capacity(1 << 16, to);
                 write(&mut to)?;
-                Ok(to.into_inner().map_err(io::IntoInnerError::into_error)?)
+                let written = to.into_inner().map_err(io::IntoInnerError::into_error);
+                Ok(written.map_err(ArchiveError::Write)?)
             }
             Self::Gzip => {
                 let mut to = GzEncoder::new(to, flate2::Compression::default());
                 write(&mut to)?;
-                Ok(to.finish()?)
+                Ok(to.finish().map_err(ArchiveError::Write)?)
             }
         }
     }
