@@ -5,6 +5,7 @@ mod copy;
 mod create;
 mod execute;
 mod lifecycle;
+mod limits;
 mod logs;
 mod show;
 
@@ -49,10 +50,12 @@ enum Command {
     /// Stop a sandbox and start it again
     Restart(lifecycle::StartArgs),
     Reload(lifecycle::ReloadArgs),
+    Set(limits::SetArgs),
     Delete(lifecycle::DeleteArgs),
     List(show::ListArgs),
     Status(show::StatusArgs),
     Inspect(show::InspectArgs),
+    Stats(limits::StatsArgs),
     Logs(logs::Args),
     Execute(execute::ExecuteArgs),
     Connect(execute::ConnectArgs),
@@ -95,6 +98,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Stop(args) => lifecycle::stop(&args, &sandboxes),
         Command::Restart(args) => lifecycle::restart(&args, &sandboxes),
         Command::Reload(args) => lifecycle::reload(&args, &sandboxes),
+        Command::Set(args) => limits::set(&args, &sandboxes),
+        Command::Stats(args) => limits::stats(&args, &sandboxes),
         Command::Delete(args) => lifecycle::delete(&args, &sandboxes),
         Command::List(args) => show::list(&args, &sandboxes),
         Command::Status(args) => show::status(&args, &sandboxes),
