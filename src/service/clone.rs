@@ -121,7 +121,7 @@ fn copy_tree(
     interrupted: &dyn Fn() -> bool,
 ) -> Result<Report> {
     let (source, destination) = (Root::new(from)?, Root::new(to)?);
-    let mut copier = Copier::new(&source, &destination, Existing::Refuse);
+    let mut copier = Copier::new(&source, &destination, Existing::Refuse).until(interrupted);
     for path in walk(&source) {
         if interrupted() {
             return Err(Error::refused("interrupted"));

@@ -119,7 +119,7 @@ impl Sandboxes {
 
 /// The member `name`, which has to be the next one.
 fn document(reader: &mut Reader<'_>, name: &str, most: u64) -> Result<Vec<u8>> {
-    let member = reader.next()?.ok_or(ArchiveError::Truncated)?;
+    let member = reader.next_member()?.ok_or(ArchiveError::Truncated)?;
     if member.name != Path::new(name) || !matches!(member.kind, Kind::File { sparse: None }) {
         return Err(Error::refused(format!(
             "the archive is none of a sandbox: '{name}' is not where it has to be"
@@ -175,7 +175,7 @@ fn unpack(
         if interrupted() {
             return Err(Error::refused("interrupted"));
         }
-        let member = reader.next()?.ok_or(ArchiveError::Truncated)?;
+        let member = reader.next_member()?.ok_or(ArchiveError::Truncated)?;
         if member.name == Path::new(END) {
             extractor.finish()?;
             return Ok(());

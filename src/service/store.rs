@@ -223,32 +223,6 @@ impl Store {
         fs::remove_file(&path).map_err(Error::io("removing", &path))
     }
 
-    /// Notes that a sandbox is frozen, so that it runs on should this command not come to its end.
-    ///
-    /// # Errors
-    /// Where it cannot be written.
-    pub fn note_frozen(&self, name: &SandboxName) -> Result<()> {
-        atomic::write(&self.dir(name).join(FROZEN), b"", 0o600)?;
-        Ok(())
-    }
-
-    /// The sandbox runs on.
-    ///
-    /// # Errors
-    /// Where the note cannot be removed.
-    pub fn settle_frozen(&self, name: &SandboxName) -> Result<()> {
-        let path = self.dir(name).join(FROZEN);
-        fs::remove_file(&path).map_err(Error::io("removing", &path))
-    }
-
-    /// Sandboxes that a command has left frozen, each with its lock.
-    ///
-    /// # Errors
-    /// Where the directories cannot be read.
-    pub fn frozen(&self) -> Result<Vec<(SandboxName, Lock)>> {
-        self.abandoned(FROZEN)
-    }
-
     /// Sandboxes with the note `note` that nobody works on, each with its lock.
     pub(super) fn abandoned(&self, note: &str) -> Result<Vec<(SandboxName, Lock)>> {
         let mut names = self.names()?;
@@ -337,9 +311,6 @@ impl Store {
 
 /// Name of the lock in a sandbox's directory.
 const LOCK: &str = "lock";
-
-/// Name of the note that a sandbox is frozen.
-const FROZEN: &str = "frozen";
 
 /// How often a step that another command got in the way of is tried.
 const ATTEMPTS: u32 = 20;

@@ -67,12 +67,14 @@ pub fn export(args: &ExportArgs, sandboxes: &Sandboxes) -> Result<()> {
     }
     sandboxes.store.load(name)?;
     let path = &args.output;
-    let failed = |error: io::Error| match error.kind() {
-        ErrorKind::AlreadyExists => Error::refused(format!(
-            "'{}' is there already; remove it, or choose another name",
-            path.display()
-        )),
-        _ => Error::io("writing", path)(error),
+    let failed = |error: io::Error| {
+        if error.kind() == ErrorKind::AlreadyExists {
+            return Error::refused(format!(
+                "'{}' is there already; remove it, or choose another name",
+                path.display()
+            ));
+        }
+        Error::io("writing", path)(error)
     };
     let fresh = Fresh::new(path).map_err(failed)?;
     Compression::of_name(path).write(fresh.file(), export)?;

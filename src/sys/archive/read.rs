@@ -92,7 +92,7 @@ impl<'r> Reader<'r> {
     /// # Errors
     /// Where the archive cannot be read, is damaged, or has a member that is never unpacked: a device, or a name that leads
     /// out.
-    pub fn next(&mut self) -> Result<Option<Member>> {
+    pub fn next_member(&mut self) -> Result<Option<Member>> {
         let mut records = Before::default();
         loop {
             self.pass_over()?;
@@ -101,6 +101,8 @@ impl<'r> Reader<'r> {
             };
             let size = header.entry_size();
             self.expect(size.map_err(|_| ArchiveError::Damaged("a size"))?)?;
+            // What the crate may learn of later is no kind of ours.
+            #[allow(clippy::wildcard_enum_match_arm)]
             match header.entry_type() {
                 EntryType::XHeader => records.text = self.content(LONGEST)?,
                 EntryType::GNULongName => records.path = Some(self.long_name()?),
@@ -209,6 +211,8 @@ impl<'r> Reader<'r> {
             self.expect(size)?;
         }
         let link = || link.clone().map(PathBuf::from).ok_or(damaged("a link"));
+        // As above.
+        #[allow(clippy::wildcard_enum_match_arm)]
         let kind = match kind {
             EntryType::Regular | EntryType::Continuous => Kind::File {
                 sparse: sparse_size(&list, &refused)?,
@@ -309,8 +313,8 @@ fn relative(path: &Path) -> Option<PathBuf> {
 }
 
 pub(super) fn reading(error: io::Error) -> ArchiveError {
-    match error.kind() {
-        ErrorKind::UnexpectedEof => ArchiveError::Truncated,
-        _ => ArchiveError::Read(error),
+    if error.kind() == ErrorKind::UnexpectedEof {
+        return ArchiveError::Truncated;
     }
+    ArchiveError::Read(error)
 }

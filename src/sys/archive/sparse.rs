@@ -84,7 +84,7 @@ mod tests {
         for (extents, size) in [
             (vec![], 7),
             (vec![0..3, 9..10], 10),
-            (vec![5..7], 1 << 40),
+            (vec![5..7, 8..9], 1 << 40),
             ((0..200).map(|n| n * 10..n * 10 + 1).collect(), 2000),
         ] {
             let text = map(&extents, size);

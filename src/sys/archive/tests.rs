@@ -32,14 +32,14 @@ fn unpack(bytes: &[u8], to: &Path) -> Result<usize> {
     let mut reader = Reader::new(bytes);
     let mut extractor = Extractor::new(&root);
     let mut count = 0;
-    while let Some(member) = reader.next()? {
+    while let Some(member) = reader.next_member()? {
         count += 1;
         let Ok(path) = member.name.strip_prefix("tree").map(Path::to_owned) else {
             continue;
         };
         let link = match &member.kind {
             Kind::Link(link) => Some(link.strip_prefix("tree").unwrap_or(link).to_owned()),
-            _ => None,
+            Kind::File { .. } | Kind::Directory | Kind::Symlink(_) | Kind::Fifo => None,
         };
         extractor.unpack(&mut reader, member, &path, link.as_deref(), &|| false)?;
     }
@@ -210,7 +210,10 @@ fn attributes_for_the_kernel_alone_are_not_taken() {
         crafted(EntryType::Regular, "a", "", b""),
     ];
     let bytes = bytes.concat();
-    let member = Reader::new(bytes.as_slice()).next().unwrap().unwrap();
+    let member = Reader::new(bytes.as_slice())
+        .next_member()
+        .unwrap()
+        .unwrap();
     let taken = format!("{member:?}");
     assert!(
         taken.contains("user.a") && taken.contains("security.capability"),

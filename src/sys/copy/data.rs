@@ -11,6 +11,9 @@ use nix::unistd::{Whence, lseek};
 /// How often a file is read before it counts as one that does not stop changing.
 const ATTEMPTS: u32 = 3;
 
+/// How much is copied between two looks at whether to stop. Blocks are shared in whole multiples of theirs.
+const CHUNK: u64 = 64 << 20;
+
 /// Why [`copy`] gave up; the caller knows the path.
 #[derive(Debug, thiserror::Error)]
 #[error("the file keeps changing")]
@@ -21,16 +24,31 @@ pub(super) fn was_changed(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<Unsteady>())
 }
 
-/// Copies the content of `from`, and returns metadata that belongs to exactly this content.
-pub(super) fn copy(from: &File, to: &File) -> io::Result<Metadata> {
-    copy_watched(from, to, |_| {})
+/// Why [`copy`] was given up.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
+struct Stopped;
+
+/// Whether an error of [`copy`] means that it was to stop.
+pub(super) fn was_stopped(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<Stopped>())
+}
+
+/// Copies the content of `from`, and returns metadata that belongs to exactly this content. `stop` is asked now and then.
+pub(super) fn copy(from: &File, to: &File, stop: &dyn Fn() -> bool) -> io::Result<Metadata> {
+    copy_watched(from, to, stop, |_| {})
 }
 
 /// [`copy`], calling `after` when an attempt has read everything: tests write to the file then.
-fn copy_watched(from: &File, to: &File, mut after: impl FnMut(u32)) -> io::Result<Metadata> {
+fn copy_watched(
+    from: &File,
+    to: &File,
+    stop: &dyn Fn() -> bool,
+    mut after: impl FnMut(u32),
+) -> io::Result<Metadata> {
     for attempt in 1..=ATTEMPTS {
         let before = from.metadata()?;
-        copy_extents(from, to, before.len())?;
+        copy_extents(from, to, before.len(), stop)?;
         after(attempt);
         if state(&from.metadata()?) == state(&before) {
             return Ok(before);
@@ -51,7 +69,7 @@ pub(in crate::sys) fn state(metadata: &Metadata) -> (u64, i64, i64, i64, i64) {
     )
 }
 
-fn copy_extents(from: &File, to: &File, size: u64) -> io::Result<()> {
+fn copy_extents(from: &File, to: &File, size: u64, stop: &dyn Fn() -> bool) -> io::Result<()> {
     // Emptied first, so that a second attempt starts from one hole too.
     to.set_len(0)?;
     to.set_len(size)?;
@@ -59,11 +77,18 @@ fn copy_extents(from: &File, to: &File, size: u64) -> io::Result<()> {
         let (mut from, mut to) = (from, to);
         from.seek(SeekFrom::Start(extent.start))?;
         to.seek(SeekFrom::Start(extent.start))?;
-        let length = extent.end - extent.start;
-        // Between two files this is copy_file_range(2), which shares blocks where it can.
-        if io::copy(&mut Read::take(from, length), &mut to)? < length {
-            // It has become shorter: the caller compares the sizes.
-            break;
+        let mut left = extent.end - extent.start;
+        while left > 0 {
+            if stop() {
+                return Err(io::Error::other(Stopped));
+            }
+            let some = left.min(CHUNK);
+            // Between two files this is copy_file_range(2), which shares blocks where it can.
+            if io::copy(&mut Read::take(from, some), &mut to)? < some {
+                // It has become shorter: the caller compares the sizes.
+                return Ok(());
+            }
+            left -= some;
         }
     }
     Ok(())
@@ -109,12 +134,25 @@ mod tests {
         fs::write(&path, "0").unwrap();
         let from = File::open(&path).unwrap();
         let to = File::create(dir.path().join("to")).unwrap();
-        copy_watched(&from, &to, |attempt| {
+        copy_watched(&from, &to, &|| false, |attempt| {
             if attempt < changes_until {
                 change(&mut OpenOptions::new().append(true).open(&path).unwrap());
             }
         })?;
         Ok(fs::read_to_string(dir.path().join("to")).unwrap())
+    }
+
+    #[test]
+    fn a_copy_is_stopped_in_the_middle_of_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("from");
+        fs::write(&path, "0").unwrap();
+        let (from, to) = (
+            File::open(&path).unwrap(),
+            File::create(dir.path().join("to")).unwrap(),
+        );
+        assert!(was_stopped(&copy(&from, &to, &|| true).unwrap_err()));
+        copy(&from, &to, &|| false).unwrap();
     }
 
     #[test]
