@@ -82,3 +82,56 @@ pub fn mount_points() -> Result<Vec<PathBuf>> {
 pub fn runs_systemd() -> bool {
     fs::symlink_metadata("/run/systemd/system").is_ok_and(|metadata| metadata.is_dir())
 }
+
+/// What `os-release(5)` says of the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct OsRelease {
+    /// The distribution: `debian`.
+    pub id: String,
+    /// Its release: `12`.
+    pub version_id: String,
+    /// Both for people.
+    pub pretty_name: String,
+}
+
+impl OsRelease {
+    /// What the host below `root` says; nothing where it says nothing.
+    #[must_use]
+    pub fn read(root: &Path) -> Self {
+        let texts = ["etc/os-release", "usr/lib/os-release"].map(|path| root.join(path));
+        let text = texts.iter().find_map(|path| fs::read_to_string(path).ok());
+        Self::parse(&text.unwrap_or_default())
+    }
+
+    fn parse(text: &str) -> Self {
+        let value = |key: &str| {
+            let found = text
+                .lines()
+                .find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+            let value = found.unwrap_or_default().trim();
+            value.trim_matches(['"', '\'']).to_owned()
+        };
+        Self {
+            id: value("ID"),
+            version_id: value("VERSION_ID"),
+            pretty_name: value("PRETTY_NAME"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn os_release_is_read() {
+        let text = "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nVERSION_ID=\"12\"\nID=debian\n";
+        let read = OsRelease::parse(text);
+        assert_eq!(
+            (read.id.as_str(), read.version_id.as_str()),
+            ("debian", "12")
+        );
+        assert_eq!(read.pretty_name, "Debian GNU/Linux 12 (bookworm)");
+    }
+}

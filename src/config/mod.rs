@@ -4,6 +4,7 @@
 //! Parsing checks all that can be checked without the host; nothing here looks at it. The only I/O
 //! is reading and writing the file.
 
+pub mod change;
 pub mod disk;
 mod escape;
 pub mod hostname;
@@ -20,6 +21,7 @@ pub mod security;
 pub mod service;
 pub mod size;
 
+pub use change::Change;
 pub use disk::Disk;
 pub(crate) use escape::is_unwritable;
 pub use hostname::Hostname;

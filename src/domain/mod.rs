@@ -7,7 +7,7 @@ mod interface;
 pub mod lxc;
 pub mod qemu;
 pub mod template;
-mod tune;
+pub mod tune;
 
 use std::path::PathBuf;
 

@@ -30,7 +30,7 @@ struct IoLimit {
 }
 
 /// Period of CPU quotas, in microseconds: the templates say the same.
-const CPU_PERIOD_US: u64 = 100_000;
+pub const CPU_PERIOD_US: u64 = 100_000;
 
 impl Tune {
     pub(super) fn new(resources: &Resources) -> Self {
@@ -45,7 +45,8 @@ impl Tune {
 }
 
 /// The CPU time in a period, in microseconds, that is so many percent of one CPU.
-pub(super) fn quota_us(percent: u32) -> u64 {
+#[must_use]
+pub fn quota_us(percent: u32) -> u64 {
     u64::from(percent) * CPU_PERIOD_US / 100
 }
 

@@ -50,6 +50,35 @@ pub fn of_process(pid: u32, name: &SandboxName) -> Vec<PathBuf> {
         .collect()
 }
 
+/// The group that counts and bounds the processes of a sandbox, told by one of them: its own group, or in a unified hierarchy,
+/// where that is the sandbox's to change, one of libvirt's above it.
+#[must_use]
+pub fn counting_processes(pid: u32, name: &SandboxName) -> Option<PathBuf> {
+    let group = format!("virt-sandbox-{name}");
+    let memberships = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let own: Vec<&Path> = memberships
+        .lines()
+        .filter_map(|line| line.splitn(3, ':').nth(2))
+        .filter_map(|path| {
+            Path::new(path)
+                .ancestors()
+                .find(|path| path.ends_with(&group))
+        })
+        .filter_map(|path| path.strip_prefix("/").ok())
+        .collect();
+    let groups = hierarchies().into_iter().flat_map(|hierarchy| {
+        let is_unified = hierarchy.join("cgroup.controllers").exists();
+        let (from, to) = if is_unified { (1, 3) } else { (0, 1) };
+        own.iter()
+            .flat_map(|path| path.ancestors().take(to).skip(from))
+            .map(|path| hierarchy.join(path))
+            .collect::<Vec<_>>()
+    });
+    groups
+        .into_iter()
+        .find(|group| group.join("pids.max").exists())
+}
+
 /// Takes a process into the groups that we are in.
 ///
 /// # Errors

@@ -10,12 +10,12 @@ use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use virt::connect::Connect;
-use virt::domain::{Domain, DomainState as State};
+use virt::domain::{Domain, DomainState as State, MemoryParameters, SchedBandwidth, SchedulerInfo};
 use virt::error::{Error as VirtError, ErrorNumber};
 use virt::network::Network;
 
 use crate::error::{Error, Result};
-use crate::hypervisor::{DomainState, Hypervisor};
+use crate::hypervisor::{DomainState, Hypervisor, Limit, Usage};
 
 /// A connection to a libvirt daemon. It is closed when this is dropped; long waits should not hold one.
 #[derive(Debug)]
@@ -185,6 +185,81 @@ impl Hypervisor for Libvirt {
         }
     }
 
+    fn suspend(&self, name: &str) -> Result<()> {
+        let suspended = self.must_find(name)?.suspend();
+        suspended.map_err(|error| failed(format_args!("freezing domain '{name}'"), &error))
+    }
+
+    fn resume(&self, name: &str) -> Result<()> {
+        let Some(domain) = self.find(name)? else {
+            return Ok(());
+        };
+        match domain.resume() {
+            // It runs, or has ended.
+            Err(error) if !is(&error, ErrorNumber::OperationInvalid) => Err(failed(
+                format_args!("letting domain '{name}' run on"),
+                &error,
+            )),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    fn limit(&self, name: &str, limit: Limit) -> Result<()> {
+        let domain = self.must_find(name)?;
+        let live = virt::sys::VIR_DOMAIN_AFFECT_LIVE;
+        let schedule = |info: SchedulerInfo| domain.set_scheduler_parameters_flags(&info, live);
+        let limited = match limit {
+            Limit::Memory(kib) => {
+                let parameters = MemoryParameters {
+                    hard_limit: Some(kib),
+                    ..MemoryParameters::default()
+                };
+                domain.set_memory_parameters(parameters, live)
+            }
+            Limit::CpuShares(shares) => schedule(SchedulerInfo {
+                cpu_shares: Some(shares),
+                ..SchedulerInfo::default()
+            }),
+            Limit::CpuQuota { quota, period } => schedule(SchedulerInfo {
+                vcpu_bw: SchedBandwidth {
+                    period: Some(period),
+                    // Negative: no limit.
+                    quota: Some(quota.map_or(-1, u64::cast_signed)),
+                },
+                ..SchedulerInfo::default()
+            }),
+            Limit::IoWeight(weight) => set_io_weight(&domain, weight),
+        };
+        limited.map_err(|error| failed(format_args!("changing a limit of '{name}'"), &error))
+    }
+
+    fn usage(&self, name: &str) -> Result<Usage> {
+        let domain = self.must_find(name)?;
+        let asked = |error| failed(format_args!("asking what '{name}' uses"), &error);
+        let info = domain.info().map_err(asked)?;
+        let limit = domain.memory_parameters(virt::sys::VIR_DOMAIN_AFFECT_LIVE);
+        // A container's devices together have an empty name.
+        let io = domain.block_stats("").ok();
+        let io = io.and_then(|io| {
+            let bytes = |number: i64| u64::try_from(number).ok();
+            Some((bytes(io.rd_bytes)?, bytes(io.wr_bytes)?))
+        });
+        Ok(Usage {
+            cpu: info.cpu_time,
+            memory: info.memory,
+            most_memory: limit.ok().and_then(|limit| limit.hard_limit),
+            io,
+        })
+    }
+
+    fn is_known(&self, uuid: &uuid::Uuid) -> Result<bool> {
+        match self.connection.lookup_domain_by_uuid(*uuid) {
+            Ok(_) => Ok(true),
+            Err(error) if is(&error, ErrorNumber::NoDomain) => Ok(false),
+            Err(error) => Err(failed(format_args!("looking up domain {uuid}"), &error)),
+        }
+    }
+
     fn state(&self, name: &str) -> Result<DomainState> {
         let Some(domain) = self.find(name)? else {
             return Ok(DomainState::Missing);
@@ -253,6 +328,34 @@ pub fn silence() {
 
 /// Errors alone, in the numbers of `LIBVIRT_DEBUG`.
 const ERRORS: &str = "4";
+
+fn set_io_weight(domain: &Domain, weight: u32) -> std::result::Result<(), VirtError> {
+    let mut parameter = virt::sys::virTypedParameter {
+        type_: virt::sys::VIR_TYPED_PARAM_UINT as i32,
+        value: virt::sys::_virTypedParameterValue { ui: weight },
+        field: [0; 80],
+    };
+    for (to, from) in parameter
+        .field
+        .iter_mut()
+        .zip(virt::sys::VIR_DOMAIN_BLKIO_WEIGHT.to_bytes())
+    {
+        *to = from.cast_signed();
+    }
+    // SAFETY: the domain lives as long as `domain`, and one parameter whose name ends with a zero is handed in.
+    let result = unsafe {
+        virt::sys::virDomainSetBlkioParameters(
+            domain.as_ptr(),
+            &raw mut parameter,
+            1,
+            virt::sys::VIR_DOMAIN_AFFECT_LIVE,
+        )
+    };
+    if result < 0 {
+        return Err(VirtError::last_error());
+    }
+    Ok(())
+}
 
 /// The major version of the libvirt that is linked; its daemon is of the same package.
 ///

@@ -48,6 +48,36 @@ pub trait Hypervisor {
     /// Where the hypervisor refuses.
     fn destroy_own(&self, name: &str, uuid: uuid::Uuid) -> Result<()>;
 
+    /// Freezes a running domain: none of its processes runs until [`resume`](Self::resume).
+    ///
+    /// # Errors
+    /// Where it does not run, or the hypervisor cannot freeze it.
+    fn suspend(&self, name: &str) -> Result<()>;
+
+    /// Lets a frozen domain run on; one that is not frozen is no error.
+    ///
+    /// # Errors
+    /// Where the hypervisor refuses.
+    fn resume(&self, name: &str) -> Result<()>;
+
+    /// Changes a limit of a running domain, until it ends.
+    ///
+    /// # Errors
+    /// Where it does not run, or the kernel does not take the limit.
+    fn limit(&self, name: &str, limit: Limit) -> Result<()>;
+
+    /// What a running domain has used.
+    ///
+    /// # Errors
+    /// Where it does not run, or the hypervisor does not answer.
+    fn usage(&self, name: &str) -> Result<Usage>;
+
+    /// Whether a domain has this identity.
+    ///
+    /// # Errors
+    /// Where the hypervisor does not answer.
+    fn is_known(&self, uuid: &uuid::Uuid) -> Result<bool>;
+
     /// What a domain is doing.
     ///
     /// # Errors
@@ -101,6 +131,37 @@ fn address_of(range: &RangeInclusive<Ipv4Addr>, uuid: &uuid::Uuid) -> Option<Ipv
     let size = u128::from(last.checked_sub(first)?) + 1;
     let offset = u32::try_from(uuid.as_u128() % size).ok()?;
     Some(Ipv4Addr::from(first + offset))
+}
+
+/// A limit that can be changed while a domain runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// Most memory, in KiB.
+    Memory(u64),
+    /// Weight of its CPU time.
+    CpuShares(u64),
+    /// CPU time in a period, both in microseconds; no limit where there is none.
+    CpuQuota {
+        /// The time.
+        quota: Option<u64>,
+        /// The period.
+        period: u64,
+    },
+    /// Weight of its block I/O.
+    IoWeight(u32),
+}
+
+/// What a domain has used since it started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// CPU time in nanoseconds.
+    pub cpu: u64,
+    /// Memory it has now, in KiB.
+    pub memory: u64,
+    /// Most memory it may have, in KiB, if there is a limit.
+    pub most_memory: Option<u64>,
+    /// Bytes read from block devices and written there, where the kernel counts them.
+    pub io: Option<(u64, u64)>,
 }
 
 /// What a domain is doing.

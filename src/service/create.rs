@@ -10,8 +10,7 @@ use crate::config::{Hostname, Mac, Mount, Network, Resources, SandboxConfig, San
 use crate::domain::{Domain, lxc};
 use crate::error::{Error, Result};
 use crate::host;
-use crate::hypervisor::libvirt::Libvirt;
-use crate::hypervisor::{DomainState, Hypervisor};
+use crate::hypervisor::Hypervisor;
 use crate::service::activity;
 use crate::service::discover::{Fact, Service};
 use crate::service::manifest::Manifest;
@@ -20,7 +19,6 @@ use crate::service::store::Removal;
 use crate::service::tree::{self, Class, TreePlan};
 use crate::service::unit::special::Role;
 use crate::service::{place, preflight};
-use crate::sys::atomic;
 
 /// What a new sandbox is to be.
 #[derive(Debug, Clone)]
@@ -92,7 +90,7 @@ impl Sandboxes {
             units: service.units.iter().map(ToString::to_string).collect(),
             packages: request.packages.clone(),
             service_packages: service.packages.keys().map(ToString::to_string).collect(),
-            path: self.tree_of(request),
+            path: self.tree_of(&request.name, request.base.as_deref()),
             hostname,
             keep_units: keep_units(&service),
             timeout: request.timeout,
@@ -134,87 +132,22 @@ impl Sandboxes {
     ) -> Result<SandboxConfig> {
         let plan = self.plan(request)?;
         let config = &plan.config;
-        let name = &config.name;
-        let hypervisor = Libvirt::open(&config.connection)?;
-        for network in &config.networks {
-            if let Some(source) = network.container_network() {
-                hypervisor.is_network_active(source)?;
+        self.make(config, &mut |tree| {
+            let report = tree::apply(&plan.tree, Path::new("/"), tree, interrupted)?;
+            for skipped in &report.skipped {
+                log::debug!("not copied: {skipped}");
             }
-        }
-        let lock = self.store.reserve(name)?;
-        let mut removal = Removal {
-            name: name.clone(),
-            connection: config.connection.clone(),
-            uuid: config.uuid,
-            tree: None,
-            registered: false,
-        };
-        let made = self.make(&plan, &hypervisor, &mut removal, interrupted);
-        if let Err(error) = made {
-            if let Err(second) = self.remove(&removal, &hypervisor) {
-                log::warn!("removing what was made of '{name}': {second}");
-            }
-            return Err(error);
-        }
-        drop(lock);
+            Ok(Manifest::scan(tree, &[Path::new("/etc")])?)
+        })?;
         Ok(plan.config)
-    }
-
-    fn make(
-        &self,
-        plan: &Plan,
-        hypervisor: &dyn Hypervisor,
-        removal: &mut Removal,
-        interrupted: &dyn Fn() -> bool,
-    ) -> Result<()> {
-        let config = &plan.config;
-        let name = &config.name;
-        if hypervisor.state(name.as_str())? != DomainState::Missing {
-            return Err(Error::refused(format!(
-                "libvirt has a domain '{name}' that is not a sandbox's; choose another name"
-            )));
-        }
-        // Noted before it is made: what is noted and not there is no trouble.
-        place::check(&config.path)?;
-        removal.tree = Some(config.path.clone());
-        self.store.note(removal)?;
-        place::make(&config.path, config.uuid)?;
-        let report = tree::apply(&plan.tree, Path::new("/"), &config.path, interrupted)?;
-        for skipped in &report.skipped {
-            log::debug!("not copied: {skipped}");
-        }
-        let manifest = Manifest::scan(&config.path, &[Path::new("/etc")])?;
-        atomic::write(
-            &self.store.manifest(name),
-            manifest.to_string().as_bytes(),
-            0o600,
-        )?;
-
-        removal.registered = true;
-        self.store.note(removal)?;
-        self.render(config, hypervisor)?;
-        config.save(&self.store.config(name))?;
-        self.store.settle(name)
     }
 
     /// Checks what can be without looking for what belongs to the service.
     fn check(&self, request: &Request) -> Result<()> {
         let name = &request.name;
-        self.store.check_free(name)?;
-        let unit = self.store.unit(name);
-        if unit.symlink_metadata().is_ok() {
-            return Err(Error::refused(format!(
-                "there is a unit '{}' already; choose another name",
-                unit.display()
-            )));
-        }
-        place::check(&self.tree_of(request))?;
+        self.check_name(name)?;
+        place::check(&self.tree_of(name, request.base.as_deref()))?;
         check_mounts(&request.mounts)
-    }
-
-    fn tree_of(&self, request: &Request) -> PathBuf {
-        let base = request.base.as_ref().unwrap_or(&self.store.trees);
-        base.join(request.name.as_str())
     }
 
     /// Removes a sandbox with all it has. With `force` one that runs is stopped first.

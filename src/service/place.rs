@@ -13,10 +13,10 @@ use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::host;
-use crate::sys::atomic;
+use crate::sys::{atomic, rename};
 
 /// Name of the mark.
-const MARK: &str = ".virt-sandbox.json";
+pub(super) const MARK: &str = ".virt-sandbox.json";
 
 /// What the mark says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,9 +88,7 @@ pub fn make(path: &Path, uuid: Uuid) -> Result<()> {
     }
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
         .map_err(Error::io("creating", path))?;
-    let text = serde_json::to_vec(&Mark { uuid, made }).map_err(Error::step("marking the tree"))?;
-    atomic::write(&path.join(MARK), &text, 0o600)?;
-    Ok(())
+    write(path, &Mark { uuid, made })
 }
 
 /// Removes the tree at `path` if it is that of sandbox `uuid`, and what was made for it above. One that is not there is no error.
@@ -149,6 +147,40 @@ pub fn remove(path: &Path, uuid: Uuid) -> Result<()> {
     Ok(())
 }
 
+/// Gives the tree of sandbox `uuid` at `from` the place `to` in the same directory. One that is there already is no error.
+///
+/// # Errors
+/// Where something else is at `to`, or the tree is not that sandbox's.
+pub fn rename(from: &Path, to: &Path, uuid: Uuid) -> Result<()> {
+    let renaming = Error::io("renaming", from);
+    match fs::symlink_metadata(from) {
+        Ok(_) if from != to => rename::exclusively(from, to).map_err(renaming)?,
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(renaming(error)),
+        Ok(_) | Err(_) => {}
+    }
+    let file = to.join(MARK);
+    let text = fs::read(&file).map_err(Error::io("reading", &file))?;
+    let reading = Error::step(format!("reading '{}'", file.display()));
+    let mut mark: Mark = serde_json::from_slice(&text).map_err(reading)?;
+    if mark.uuid != uuid {
+        return Err(Error::refused(format!(
+            "'{}' is the tree of another sandbox",
+            to.display()
+        )));
+    }
+    if mark.made.as_deref() == Some(from) {
+        mark.made = Some(to.to_owned());
+        write(to, &mark)?;
+    }
+    Ok(())
+}
+
+fn write(tree: &Path, mark: &Mark) -> Result<()> {
+    let text = serde_json::to_vec(mark).map_err(Error::step("marking the tree"))?;
+    atomic::write(&tree.join(MARK), &text, 0o600)?;
+    Ok(())
+}
+
 /// Whether nothing is there but perhaps an empty directory.
 fn is_empty(path: &Path) -> bool {
     match fs::read_dir(path) {
@@ -188,6 +220,19 @@ mod tests {
         make(&kept, UUID).unwrap();
         remove(&kept, UUID).unwrap();
         assert!(kept.is_dir());
+    }
+
+    #[test]
+    fn a_place_that_was_renamed_is_given_back_too() {
+        let root = tempfile::tempdir().unwrap();
+        let (from, to) = (root.path().join("web1"), root.path().join("web2"));
+        make(&from, UUID).unwrap();
+        for _ in 0..2 {
+            super::rename(&from, &to, UUID).unwrap();
+        }
+        assert!(super::rename(&from, &to, Uuid::from_u128(8)).is_err());
+        remove(&to, UUID).unwrap();
+        assert!(fs::read_dir(root.path()).unwrap().next().is_none());
     }
 
     #[test]

@@ -65,6 +65,8 @@ impl Sandboxes {
     /// # Errors
     /// Where libvirt does not answer, and only if there is something to take away.
     pub fn recover(&self) -> Result<()> {
+        self.thaw()?;
+        self.finish_renames()?;
         for (removal, lock) in self.store.interrupted()? {
             log::info!(
                 "removing what is left of '{}', whose create or delete was interrupted",
@@ -90,16 +92,7 @@ impl Sandboxes {
         if removal.registered {
             hypervisor.destroy(name.as_str())?;
             hypervisor.undefine(name.as_str())?;
-            let unit = self.store.unit(name);
-            if host::runs_systemd() && unit.exists() {
-                self.systemctl(&["disable", "--quiet", &name.unit()]);
-            }
-            let _ = std::fs::remove_file(&unit);
-            self.reload_host();
-            if host::runs_systemd() {
-                // One that has failed would stay in systemd's list without a file; that it has not is no matter.
-                let _ = command::capture("systemctl", ["reset-failed", "--", &name.unit()]);
-            }
+            self.remove_unit(name);
             guest::cgroup::remove(name);
         }
         if let Some(tree) = &removal.tree {
@@ -108,6 +101,20 @@ impl Sandboxes {
         }
         self.store.forget(name);
         Ok(())
+    }
+
+    /// Removes the host's unit of a sandbox.
+    pub(super) fn remove_unit(&self, name: &SandboxName) {
+        let unit = self.store.unit(name);
+        if host::runs_systemd() && unit.exists() {
+            self.systemctl(&["disable", "--quiet", &name.unit()]);
+        }
+        let _ = std::fs::remove_file(&unit);
+        self.reload_host();
+        if host::runs_systemd() {
+            // One that has failed would stay in systemd's list without a file; that it has not is no matter.
+            let _ = command::capture("systemctl", ["reset-failed", "--", &name.unit()]);
+        }
     }
 
     /// Stops the host's unit of a sandbox, where there is one that runs it. Not to be called under the sandbox's lock, which
@@ -141,7 +148,7 @@ impl Sandboxes {
         }
     }
 
-    fn systemctl(&self, arguments: &[&str]) {
+    pub(super) fn systemctl(&self, arguments: &[&str]) {
         let shown = || format!("systemctl {}", arguments.join(" "));
         match command::capture("systemctl", arguments.iter().copied()) {
             Ok(captured) if captured.success => {}

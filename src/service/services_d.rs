@@ -33,6 +33,9 @@ const DIRS: [&str; 2] = [
 struct Addition {
     /// The package whose services need it.
     package: String,
+    /// What a sandbox is known by, which a clone has to have made anew: paths whose last name may have `*` in it.
+    #[serde(default)]
+    identity: Vec<PathBuf>,
     /// Commands that run before them.
     #[serde(default)]
     init: Vec<Init>,
@@ -93,6 +96,17 @@ pub fn init_units(config: &SandboxConfig, store: &Store) -> Result<Vec<InitUnit>
         }
     }
     Ok(units)
+}
+
+/// What the services of `config` are known by: paths whose last name may have `*` in it.
+///
+/// # Errors
+/// A file that is not right, by name.
+pub fn identity(config: &SandboxConfig) -> Result<Vec<PathBuf>> {
+    let own = additions()?
+        .into_values()
+        .filter(|addition| config.service_packages.contains(&addition.package));
+    Ok(own.flat_map(|addition| addition.identity).collect())
 }
 
 fn additions() -> Result<BTreeMap<String, Addition>> {

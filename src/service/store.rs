@@ -223,6 +223,28 @@ impl Store {
         fs::remove_file(&path).map_err(Error::io("removing", &path))
     }
 
+    /// Sandboxes with the note `note` that nobody works on, each with its lock.
+    pub(super) fn abandoned(&self, note: &str) -> Result<Vec<(SandboxName, Lock)>> {
+        let mut names = self.names()?;
+        let has_note = |name: &SandboxName| self.dir(name).join(note).exists();
+        names.retain(has_note);
+        let locked = names
+            .into_iter()
+            .filter_map(|name| Some((self.try_lock(&name)?, name)));
+        // Whoever had the lock may have come to its end meanwhile.
+        Ok(locked
+            .filter(|(_, name)| has_note(name))
+            .map(|(lock, name)| (name, lock))
+            .collect())
+    }
+
+    /// The lock of a sandbox that nobody works on.
+    fn try_lock(&self, name: &SandboxName) -> Option<Lock> {
+        let path = self.dir(name).join(LOCK);
+        let lock = Lock::try_acquire(&path, Sharing::Exclusive).ok()?.ok()?;
+        lock.is_at(&path).then_some(lock)
+    }
+
     /// What commands that were cut short have left to take away, each with its lock. What somebody works on is
     /// not among it.
     ///
@@ -236,13 +258,9 @@ impl Store {
             if is_whole || !dir.is_dir() {
                 continue;
             }
-            let path = dir.join(LOCK);
-            let Ok(Ok(lock)) = Lock::try_acquire(&path, Sharing::Exclusive) else {
+            let Some(lock) = self.try_lock(&name) else {
                 continue;
             };
-            if !lock.is_at(&path) {
-                continue;
-            }
             match fs::read(self.removal(&name)) {
                 Ok(text) => match serde_json::from_slice(&text) {
                     Ok(removal) => found.push((removal, lock)),
@@ -252,7 +270,7 @@ impl Store {
                 },
                 // Nothing was made yet but the directory itself. Should anything else be in it, it is not ours and stays.
                 Err(_) => {
-                    let _ = fs::remove_file(&path);
+                    let _ = fs::remove_file(dir.join(LOCK));
                     let _ = fs::remove_dir(&dir);
                     self.prune();
                 }

@@ -10,8 +10,8 @@
 //! is followed in the destination, and every object is changed through a descriptor or by its name in
 //! an opened directory. Until [`Copier::finish`], directories made here are open to their maker only.
 
-mod attributes;
-mod data;
+pub(super) mod attributes;
+pub(super) mod data;
 mod report;
 
 use std::collections::{HashMap, HashSet};
@@ -54,6 +54,8 @@ pub enum CopyError {
     Changed { path: PathBuf },
     #[error("copying '{path}': the destination lies inside it")]
     IntoItself { path: PathBuf },
+    #[error("interrupted")]
+    Interrupted,
 }
 
 type Result<T, E = CopyError> = std::result::Result<T, E>;
@@ -78,11 +80,21 @@ pub struct Copier<'r> {
     source: &'r Root,
     destination: &'r Root,
     existing: Existing,
+    stop: Stop<'r>,
     /// Where a file with several names was copied to first.
     links: HashMap<Identity, PathBuf>,
     directories: Vec<Directory>,
     made: HashSet<Identity>,
     report: Report,
+}
+
+/// Whether to stop.
+struct Stop<'r>(&'r dyn Fn() -> bool);
+
+impl std::fmt::Debug for Stop<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Stop")
+    }
 }
 
 #[derive(Debug)]
@@ -100,11 +112,18 @@ impl<'r> Copier<'r> {
             source,
             destination,
             existing,
+            stop: Stop(&|| false),
             links: HashMap::new(),
             directories: Vec::new(),
             made: HashSet::new(),
             report: Report::default(),
         }
+    }
+
+    /// Has `stop` asked now and then, also in the middle of a large file.
+    pub fn until(mut self, stop: &'r dyn Fn() -> bool) -> Self {
+        self.stop = Stop(stop);
+        self
     }
 
     /// Copies the one object at `from` (of a directory, nothing below it) to `to`. The directory that
@@ -199,7 +218,7 @@ impl<'r> Copier<'r> {
         let (size, lost) = self.place(from, to, |directory, temporary| {
             let private = Mode::S_IRUSR | Mode::S_IWUSR;
             let writer = File::from(openat(directory, temporary, flags, private)?);
-            let metadata = data::copy(&reader, &writer)?;
+            let metadata = data::copy(&reader, &writer, self.stop.0)?;
             let lost = Attributes::read(object, &metadata)?.apply(&writer)?;
             Ok((metadata.len(), lost))
         })?;
@@ -325,6 +344,9 @@ impl<'r> Copier<'r> {
     fn failure(&self, from: &Path, to: &Path, source: io::Error) -> CopyError {
         let from = self.source.host_path(from);
         let to = self.destination.host_path(to);
+        if data::was_stopped(&source) {
+            return CopyError::Interrupted;
+        }
         if data::was_changed(&source) {
             return CopyError::Changed { path: from };
         }

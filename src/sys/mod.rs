@@ -3,18 +3,23 @@
 //!
 //! Nothing here knows what a sandbox is, and nothing here prints.
 
+pub mod archive;
 pub mod atomic;
 pub mod command;
 pub mod copy;
 pub mod enter;
 pub mod export;
+pub mod fresh;
 pub mod lock;
 pub mod loopdev;
 pub mod notify;
+pub mod patient;
 pub mod pidfd;
+pub mod rename;
 pub mod root;
 
 crate::error::from_leaf!(
+    archive::ArchiveError,
     atomic::WriteError,
     copy::CopyError,
     lock::LockError,

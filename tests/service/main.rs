@@ -9,6 +9,10 @@
 //! | [`interruption`] | create cut short |
 //! | [`units`] | units of an admin: those that work and those that fail |
 //! | [`host`] | the host's unit of a sandbox, and libvirtd restarted |
+//! | [`clones`], [`renames`] | a second sandbox like one, and another name for one |
+//! | [`archives`], [`hostile`] | a sandbox exported and imported, and archives that mean harm |
+//! | [`tuning`] | limits changed, and what is used |
+//! | [`trees`] | trees with all that a copy can lose |
 //! | [`limits`] | limits in the kernel, and a static address |
 //!
 //! Each test needs the private libvirtd of `make test` and is skipped without it.
@@ -16,11 +20,17 @@
 // Helpers of a test are part of it.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod archives;
+mod clones;
 mod errors;
 mod host;
+mod hostile;
 mod interruption;
 mod isolation;
 mod life;
 mod limits;
+mod renames;
 mod support;
+mod trees;
+mod tuning;
 mod units;

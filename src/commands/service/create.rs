@@ -86,17 +86,9 @@ pub fn run(args: Args, sandboxes: &Sandboxes) -> Result<()> {
         config.path.display()
     ));
     if args.start {
-        let args = Name { name: name.clone() };
-        if let Err(error) = lifecycle::start_named(&args, None, sandboxes, &interrupted) {
-            match sandboxes.delete(&name, true) {
-                Ok(()) => log::info!(
-                    "nothing is left of '{name}'; create it without --start to look into it"
-                ),
-                Err(second) => log::warn!("removing '{name}': {second}"),
-            }
-            return Err(error);
-        }
-    } else if !host::runs_systemd() {
+        return start_made(&name, "create it", sandboxes, &interrupted);
+    }
+    if !host::runs_systemd() {
         log::info!(
             "this host does not run systemd: start the sandbox with 'virt-sandbox-service start {name}'"
         );
@@ -104,7 +96,25 @@ pub fn run(args: Args, sandboxes: &Sandboxes) -> Result<()> {
     Ok(())
 }
 
-fn absolute(path: PathBuf) -> Result<PathBuf> {
+/// Starts a sandbox that was just made; where that fails it is removed. `again` is how to make it once more.
+pub fn start_made(
+    name: &SandboxName,
+    again: &str,
+    sandboxes: &Sandboxes,
+    interrupted: &dyn Fn() -> bool,
+) -> Result<()> {
+    let named = Name { name: name.clone() };
+    lifecycle::start_named(&named, None, sandboxes, interrupted).inspect_err(|_| {
+        match sandboxes.delete(name, true) {
+            Ok(()) => {
+                log::info!("nothing is left of '{name}'; {again} without --start to look into it");
+            }
+            Err(error) => log::warn!("removing '{name}': {error}"),
+        }
+    })
+}
+
+pub fn absolute(path: PathBuf) -> Result<PathBuf> {
     std::path::absolute(&path).map_err(Error::io("finding", &path))
 }
 

@@ -1,8 +1,11 @@
 //! `virt-sandbox-service`.
 
+mod archive;
+mod copy;
 mod create;
 mod execute;
 mod lifecycle;
+mod limits;
 mod logs;
 mod show;
 
@@ -38,15 +41,21 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Create(Box<create::Args>),
+    Clone(copy::CloneArgs),
+    Rename(copy::RenameArgs),
+    Export(archive::ExportArgs),
+    Import(archive::ImportArgs),
     Start(lifecycle::StartArgs),
     Stop(lifecycle::StopArgs),
     /// Stop a sandbox and start it again
     Restart(lifecycle::StartArgs),
     Reload(lifecycle::ReloadArgs),
+    Set(limits::SetArgs),
     Delete(lifecycle::DeleteArgs),
     List(show::ListArgs),
     Status(show::StatusArgs),
     Inspect(show::InspectArgs),
+    Stats(limits::StatsArgs),
     Logs(logs::Args),
     Execute(execute::ExecuteArgs),
     Connect(execute::ConnectArgs),
@@ -81,10 +90,16 @@ fn run(cli: Cli) -> Result<ExitCode> {
     sandboxes.recover()?;
     let done = match cli.command {
         Command::Create(args) => create::run(*args, &sandboxes),
+        Command::Clone(args) => copy::clone(args, &sandboxes),
+        Command::Rename(args) => copy::rename(&args, &sandboxes),
+        Command::Export(args) => archive::export(&args, &sandboxes),
+        Command::Import(args) => archive::import(args, &sandboxes),
         Command::Start(args) => lifecycle::start(&args, &sandboxes),
         Command::Stop(args) => lifecycle::stop(&args, &sandboxes),
         Command::Restart(args) => lifecycle::restart(&args, &sandboxes),
         Command::Reload(args) => lifecycle::reload(&args, &sandboxes),
+        Command::Set(args) => limits::set(&args, &sandboxes),
+        Command::Stats(args) => limits::stats(&args, &sandboxes),
         Command::Delete(args) => lifecycle::delete(&args, &sandboxes),
         Command::List(args) => show::list(&args, &sandboxes),
         Command::Status(args) => show::status(&args, &sandboxes),

@@ -23,7 +23,7 @@ pub fn apply(
 ) -> Result<Report> {
     let source = Root::new(root)?;
     let destination = Root::new(tree)?;
-    let mut copier = Copier::new(&source, &destination, Existing::Replace);
+    let mut copier = Copier::new(&source, &destination, Existing::Replace).until(interrupted);
     for (path, entry) in &plan.entries {
         if interrupted() {
             return Err(Error::refused("interrupted"));

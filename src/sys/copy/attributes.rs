@@ -24,18 +24,18 @@ const INHERITED: [&str; 2] = ["system.posix_acl_access", "system.posix_acl_defau
 
 /// All attributes of an object, but its label.
 #[derive(Debug)]
-pub(super) struct Attributes {
-    uid: Uid,
-    gid: Gid,
-    mode: Mode,
-    accessed: TimeSpec,
-    modified: TimeSpec,
-    extended: Vec<(OsString, Vec<u8>)>,
+pub(in crate::sys) struct Attributes {
+    pub(in crate::sys) uid: Uid,
+    pub(in crate::sys) gid: Gid,
+    pub(in crate::sys) mode: Mode,
+    pub(in crate::sys) accessed: TimeSpec,
+    pub(in crate::sys) modified: TimeSpec,
+    pub(in crate::sys) extended: Vec<(OsString, Vec<u8>)>,
 }
 
 impl Attributes {
     /// Reads what is not in `metadata`, and takes the rest from there.
-    pub(super) fn read(object: &Object, metadata: &Metadata) -> io::Result<Attributes> {
+    pub(in crate::sys) fn read(object: &Object, metadata: &Metadata) -> io::Result<Attributes> {
         let path = object.proc_path();
         let mut extended = Vec::new();
         for name in list(&path)? {
@@ -59,7 +59,7 @@ impl Attributes {
 
     /// Gives the attributes to anything but a symlink. Returns the names of those that its filesystem
     /// does not support.
-    pub(super) fn apply(&self, file: &File) -> io::Result<Vec<OsString>> {
+    pub(in crate::sys) fn apply(&self, file: &File) -> io::Result<Vec<OsString>> {
         // chown(2) clears setuid, setgid and file capabilities, so it comes first. chmod(2) comes after
         // the extended attributes, since `user.` ones can only be set on what is writable; on a file
         // with an ACL it sets the mask, which is what the group bits of the source showed.
@@ -71,7 +71,7 @@ impl Attributes {
     }
 
     /// [`Attributes::apply`], for the symlink `name` in `directory`. A symlink has no mode.
-    pub(super) fn apply_to_symlink(
+    pub(in crate::sys) fn apply_to_symlink(
         &self,
         directory: &OwnedFd,
         name: &OsStr,

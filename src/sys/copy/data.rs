@@ -1,7 +1,8 @@
 //! The content of a regular file, with its holes.
 
 use std::fs::{File, Metadata};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 
 use nix::errno::Errno;
@@ -9,6 +10,9 @@ use nix::unistd::{Whence, lseek};
 
 /// How often a file is read before it counts as one that does not stop changing.
 const ATTEMPTS: u32 = 3;
+
+/// How much is copied between two looks at whether to stop. Blocks are shared in whole multiples of theirs.
+const CHUNK: u64 = 64 << 20;
 
 /// Why [`copy`] gave up; the caller knows the path.
 #[derive(Debug, thiserror::Error)]
@@ -20,16 +24,31 @@ pub(super) fn was_changed(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<Unsteady>())
 }
 
-/// Copies the content of `from`, and returns metadata that belongs to exactly this content.
-pub(super) fn copy(from: &File, to: &File) -> io::Result<Metadata> {
-    copy_watched(from, to, |_| {})
+/// Why [`copy`] was given up.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
+struct Stopped;
+
+/// Whether an error of [`copy`] means that it was to stop.
+pub(super) fn was_stopped(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<Stopped>())
+}
+
+/// Copies the content of `from`, and returns metadata that belongs to exactly this content. `stop` is asked now and then.
+pub(super) fn copy(from: &File, to: &File, stop: &dyn Fn() -> bool) -> io::Result<Metadata> {
+    copy_watched(from, to, stop, |_| {})
 }
 
 /// [`copy`], calling `after` when an attempt has read everything: tests write to the file then.
-fn copy_watched(from: &File, to: &File, mut after: impl FnMut(u32)) -> io::Result<Metadata> {
+fn copy_watched(
+    from: &File,
+    to: &File,
+    stop: &dyn Fn() -> bool,
+    mut after: impl FnMut(u32),
+) -> io::Result<Metadata> {
     for attempt in 1..=ATTEMPTS {
         let before = from.metadata()?;
-        copy_extents(from, to, before.len())?;
+        copy_extents(from, to, before.len(), stop)?;
         after(attempt);
         if state(&from.metadata()?) == state(&before) {
             return Ok(before);
@@ -40,7 +59,7 @@ fn copy_watched(from: &File, to: &File, mut after: impl FnMut(u32)) -> io::Resul
 
 /// What changes with every write. The times of the status are part of it since a writer can set the
 /// time of modification back.
-fn state(metadata: &Metadata) -> (u64, i64, i64, i64, i64) {
+pub(in crate::sys) fn state(metadata: &Metadata) -> (u64, i64, i64, i64, i64) {
     (
         metadata.len(),
         metadata.mtime(),
@@ -50,39 +69,57 @@ fn state(metadata: &Metadata) -> (u64, i64, i64, i64, i64) {
     )
 }
 
-fn copy_extents(from: &File, to: &File, size: u64) -> io::Result<()> {
+fn copy_extents(from: &File, to: &File, size: u64, stop: &dyn Fn() -> bool) -> io::Result<()> {
     // Emptied first, so that a second attempt starts from one hole too.
     to.set_len(0)?;
     to.set_len(size)?;
+    for extent in extents(from, size)? {
+        let (mut from, mut to) = (from, to);
+        from.seek(SeekFrom::Start(extent.start))?;
+        to.seek(SeekFrom::Start(extent.start))?;
+        let mut left = extent.end - extent.start;
+        while left > 0 {
+            if stop() {
+                return Err(io::Error::other(Stopped));
+            }
+            let some = left.min(CHUNK);
+            // Between two files this is copy_file_range(2), which shares blocks where it can.
+            if io::copy(&mut Read::take(from, some), &mut to)? < some {
+                // It has become shorter: the caller compares the sizes.
+                return Ok(());
+            }
+            left -= some;
+        }
+    }
+    Ok(())
+}
+
+/// Where in the first `size` bytes of a file there is data and no hole.
+pub(in crate::sys) fn extents(file: &File, size: u64) -> io::Result<Vec<Range<u64>>> {
     let size = i64::try_from(size).map_err(io::Error::other)?;
+    let mut extents = Vec::new();
     let mut done = 0;
     while done < size {
         // lseek(2): ENXIO means no data after this offset; EINVAL, a filesystem that cannot tell.
-        let start = match lseek(from, done, Whence::SeekData) {
+        let start = match lseek(file, done, Whence::SeekData) {
             Ok(start) => start,
             Err(Errno::ENXIO) => break,
             Err(Errno::EINVAL) => done,
             Err(errno) => return Err(errno.into()),
         };
-        let end = match lseek(from, start, Whence::SeekHole) {
+        let end = match lseek(file, start, Whence::SeekHole) {
             Ok(end) => end.min(size),
             Err(Errno::ENXIO) => break,
             Err(Errno::EINVAL) => size,
             Err(errno) => return Err(errno.into()),
         };
-        let Some(length) = u64::try_from(end - start).ok().filter(|&n| n > 0) else {
-            break;
-        };
-        lseek(from, start, Whence::SeekSet)?;
-        lseek(to, start, Whence::SeekSet)?;
-        // Between two files this is copy_file_range(2), which shares blocks where it can.
-        if io::copy(&mut Read::take(from, length), &mut &*to)? < length {
-            // It has become shorter: the caller compares the sizes.
+        if end <= start {
             break;
         }
+        extents.push(start.cast_unsigned()..end.cast_unsigned());
         done = end;
     }
-    Ok(())
+    Ok(extents)
 }
 
 #[cfg(test)]
@@ -97,12 +134,25 @@ mod tests {
         fs::write(&path, "0").unwrap();
         let from = File::open(&path).unwrap();
         let to = File::create(dir.path().join("to")).unwrap();
-        copy_watched(&from, &to, |attempt| {
+        copy_watched(&from, &to, &|| false, |attempt| {
             if attempt < changes_until {
                 change(&mut OpenOptions::new().append(true).open(&path).unwrap());
             }
         })?;
         Ok(fs::read_to_string(dir.path().join("to")).unwrap())
+    }
+
+    #[test]
+    fn a_copy_is_stopped_in_the_middle_of_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("from");
+        fs::write(&path, "0").unwrap();
+        let (from, to) = (
+            File::open(&path).unwrap(),
+            File::create(dir.path().join("to")).unwrap(),
+        );
+        assert!(was_stopped(&copy(&from, &to, &|| true).unwrap_err()));
+        copy(&from, &to, &|| false).unwrap();
     }
 
     #[test]

@@ -1,0 +1,114 @@
+//! `export` and `import`.
+
+use std::fs::File;
+use std::io::{self, BufReader, ErrorKind, IsTerminal};
+use std::path::{Path, PathBuf};
+
+use super::{Name, create, lifecycle};
+use crate::commands::output;
+use crate::config::SandboxName;
+use crate::error::{Error, Result};
+use crate::service::Sandboxes;
+use crate::service::import::Request;
+use crate::sys::archive::{Compression, decompressed};
+use crate::sys::fresh::Fresh;
+use crate::sys::patient::Patient;
+
+/// Write a sandbox with all it has to one archive
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "The archive is one of tar, compressed if FILE ends with .gz or .tgz. It holds the keys and passwords of the \
+                  service. A sandbox that runs is frozen while it is written, where libvirt can do so."
+)]
+pub struct ExportArgs {
+    /// File to write, which must not be there; - is standard output
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    #[command(flatten)]
+    name: Name,
+}
+
+/// Make a sandbox of an archive
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "What the service is made of, its unit and its packages, comes from this host: other versions than the archive \
+                  was made with are said, missing ones refused."
+)]
+pub struct ImportArgs {
+    /// Directory that its tree is made in [default: /var/lib/libvirt/filesystems]
+    #[arg(short, long, value_name = "DIR")]
+    path: Option<PathBuf>,
+    /// Let it see the directories of this host that the archive asks for
+    #[arg(long)]
+    trust_mounts: bool,
+    /// Start it, and wait until its units are active; if they do not come up, nothing is left
+    #[arg(long)]
+    start: bool,
+    /// Archive to read, also one that is compressed with gzip or zstd; - is standard input
+    file: PathBuf,
+    /// Name of the sandbox [default: as in the archive]
+    name: Option<SandboxName>,
+}
+
+pub fn export(args: &ExportArgs, sandboxes: &Sandboxes) -> Result<()> {
+    let name = &args.name.name;
+    let interrupted = lifecycle::interruption()?;
+    let export = |to: &mut dyn io::Write| sandboxes.export(name, to, &interrupted);
+    if args.output == Path::new("-") {
+        let stdout = io::stdout();
+        if stdout.is_terminal() {
+            return Err(Error::refused(
+                "an archive is not for a terminal; say a file with -o, or redirect the output",
+            ));
+        }
+        // Not through a buffer of lines.
+        let mut to = Patient::new(File::from(duplicate(&stdout)?), &interrupted);
+        return export(&mut to);
+    }
+    sandboxes.store.load(name)?;
+    let path = &args.output;
+    let failed = |error: io::Error| {
+        if error.kind() == ErrorKind::AlreadyExists {
+            return Error::refused(format!(
+                "'{}' is there already; remove it, or choose another name",
+                path.display()
+            ));
+        }
+        Error::io("writing", path)(error)
+    };
+    let fresh = Fresh::new(path).map_err(failed)?;
+    Compression::of_name(path).write(fresh.file(), export)?;
+    fresh.keep().map_err(failed)
+}
+
+pub fn import(args: ImportArgs, sandboxes: &Sandboxes) -> Result<()> {
+    let request = Request {
+        name: args.name,
+        base: args.path.map(create::absolute).transpose()?,
+        trust_mounts: args.trust_mounts,
+    };
+    let interrupted = lifecycle::interruption()?;
+    let opening = Error::io("reading", &args.file);
+    let file = if args.file == Path::new("-") {
+        File::from(duplicate(&io::stdin())?)
+    } else {
+        File::open(&args.file).map_err(&opening)?
+    };
+    let buffered = BufReader::with_capacity(1 << 16, Patient::new(file, &interrupted));
+    let archive = decompressed(buffered).map_err(&opening)?;
+    let config = sandboxes.import(archive, &request, &interrupted)?;
+    let name = &config.name;
+    output::progress(&format!(
+        "imported sandbox '{name}' in '{}'",
+        config.path.display()
+    ));
+    if args.start {
+        create::start_made(name, "import it", sandboxes, &interrupted)?;
+    }
+    Ok(())
+}
+
+fn duplicate(stream: &impl std::os::fd::AsFd) -> Result<std::os::fd::OwnedFd> {
+    let duplicated = stream.as_fd().try_clone_to_owned();
+    duplicated.map_err(Error::step("opening the standard streams"))
+}

@@ -1,0 +1,69 @@
+//! `clone` and `rename`.
+
+use std::path::PathBuf;
+
+use super::{create, lifecycle};
+use crate::commands::output;
+use crate::config::{Hostname, SandboxName};
+use crate::error::Result;
+use crate::service::Sandboxes;
+use crate::service::clone::Request;
+
+/// Make a second sandbox like one there is, with an identity of its own
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "What the source has in its tree is copied as it is; one that runs is frozen for that time, where libvirt can do \
+                  so. The copy has its own machine id, host name, hardware addresses, leases, journal and SSH host keys."
+)]
+pub struct CloneArgs {
+    /// Directory that the tree of the copy is made in [default: /var/lib/libvirt/filesystems]
+    #[arg(short, long, value_name = "DIR")]
+    path: Option<PathBuf>,
+    /// Host name inside the copy [default: its name]
+    #[arg(long, value_name = "NAME")]
+    hostname: Option<Hostname>,
+    /// Start the copy, and wait until its units are active; if they do not come up, nothing is left of it
+    #[arg(long)]
+    start: bool,
+    /// Name of the sandbox that is copied
+    source: SandboxName,
+    /// Name of the copy
+    dest: SandboxName,
+}
+
+/// Give a sandbox that is stopped another name
+#[derive(Debug, clap::Args)]
+pub struct RenameArgs {
+    /// Name of the sandbox
+    old: SandboxName,
+    /// Its new name
+    new: SandboxName,
+}
+
+pub fn clone(args: CloneArgs, sandboxes: &Sandboxes) -> Result<()> {
+    let request = Request {
+        source: args.source,
+        name: args.dest,
+        base: args.path.map(create::absolute).transpose()?,
+        hostname: args.hostname,
+    };
+    let interrupted = lifecycle::interruption()?;
+    let config = sandboxes.clone_sandbox(&request, &interrupted)?;
+    output::progress(&format!(
+        "cloned sandbox '{}' in '{}'",
+        config.name,
+        config.path.display()
+    ));
+    if args.start {
+        create::start_made(&config.name, "clone it", sandboxes, &interrupted)?;
+    }
+    Ok(())
+}
+
+pub fn rename(args: &RenameArgs, sandboxes: &Sandboxes) -> Result<()> {
+    // It takes a moment only: a signal waits for its end.
+    let _signals = lifecycle::interruption()?;
+    sandboxes.rename(&args.old, &args.new)?;
+    output::progress(&format!("'{}' is '{}' now", args.old, args.new));
+    Ok(())
+}

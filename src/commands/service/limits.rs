@@ -1,0 +1,151 @@
+//! `set` and `stats`.
+
+use std::time::Duration;
+
+use super::{Name, lifecycle};
+use crate::commands::output::{self, Format};
+use crate::config::{Change, SandboxName};
+use crate::error::Result;
+use crate::service::Sandboxes;
+use crate::service::stats::Stats;
+
+/// Change limits of a sandbox
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "The limits are those of 'create'. Memory, CPU time, the weight of I/O and the number of processes of a sandbox that \
+                  runs change at once, the others at its next start."
+)]
+pub struct SetArgs {
+    #[command(flatten)]
+    name: Name,
+    /// A limit and its value, as memory=1G; memory= is what is usual
+    #[arg(required = true, value_name = "KEY=VALUE")]
+    changes: Vec<Change>,
+}
+
+/// Show what sandboxes use
+#[derive(Debug, clap::Args)]
+pub struct StatsArgs {
+    /// Seconds that the use of the CPU is measured for
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = seconds)]
+    interval: f64,
+    /// How to print
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    /// Names of sandboxes that run [default: all]
+    names: Vec<SandboxName>,
+}
+
+fn seconds(text: &str) -> std::result::Result<f64, String> {
+    let seconds = text
+        .parse()
+        .ok()
+        .filter(|seconds| (0.05..=3600.0).contains(seconds));
+    seconds.ok_or_else(|| format!("'{text}' is not a number from 0.05 to 3600"))
+}
+
+pub fn set(args: &SetArgs, sandboxes: &Sandboxes) -> Result<()> {
+    let _signals = lifecycle::interruption()?;
+    for (key, reason) in sandboxes.set(&args.name.name, &args.changes)? {
+        log::info!("'{key}' takes effect at the next start: {reason}");
+    }
+    Ok(())
+}
+
+pub fn stats(args: &StatsArgs, sandboxes: &Sandboxes) -> Result<()> {
+    let interval = Duration::from_secs_f64(args.interval);
+    let all = sandboxes.stats(&args.names, interval, &lifecycle::interruption()?)?;
+    match args.format {
+        Format::Json => output::print_json(&all),
+        Format::Table => {
+            let heading = HEADING.map(str::to_owned).to_vec();
+            let rows = std::iter::once(heading).chain(all.iter().map(row));
+            output::print(&output::table(&rows.collect::<Vec<_>>()))
+        }
+    }
+}
+
+const HEADING: [&str; 11] = [
+    "NAME",
+    "CPU",
+    "CPU-TIME",
+    "MEMORY",
+    "LIMIT",
+    "READ",
+    "WRITTEN",
+    "RECEIVED",
+    "SENT",
+    "PROCESSES",
+    "UPTIME",
+];
+
+fn row(stats: &Stats) -> Vec<String> {
+    let maybe = |number: Option<u64>| number.map_or("-".to_owned(), size);
+    vec![
+        stats.name.to_string(),
+        format!("{:.1}%", stats.cpu_percent),
+        format!("{:.1}s", stats.cpu_seconds),
+        size(stats.memory),
+        maybe(stats.memory_limit),
+        maybe(stats.io_read),
+        maybe(stats.io_written),
+        size(stats.net_received),
+        size(stats.net_sent),
+        stats
+            .processes
+            .map_or("-".to_owned(), |count| count.to_string()),
+        duration(stats.uptime),
+    ]
+}
+
+/// A number of bytes with three digits or so.
+fn size(bytes: u64) -> String {
+    let mut amount = bytes as f64;
+    let mut units = ["B", "K", "M", "G", "T"].iter().peekable();
+    let mut unit = units.next();
+    while amount >= 1024.0 && units.peek().is_some() {
+        amount /= 1024.0;
+        unit = units.next();
+    }
+    let digits = usize::from(amount < 10.0 && bytes >= 1024);
+    format!("{amount:.digits$}{}", unit.unwrap_or(&""))
+}
+
+/// A time in its two largest units.
+fn duration(seconds: f64) -> String {
+    let whole = seconds as u64;
+    let (days, hours, minutes) = (whole / 86_400, whole / 3600 % 24, whole / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{whole}s"),
+        (0, 0, minutes) => format!("{minutes}m {}s", whole % 60),
+        (0, hours, minutes) => format!("{hours}h {minutes}m"),
+        (days, hours, _) => format!("{days}d {hours}h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_are_short() {
+        for (bytes, shown) in [
+            (0, "0B"),
+            (1023, "1023B"),
+            (1536, "1.5K"),
+            (20 << 20, "20M"),
+            (5 << 50, "5120T"),
+        ] {
+            assert_eq!(size(bytes), shown);
+        }
+        for (seconds, shown) in [
+            (0.4, "0s"),
+            (61.0, "1m 1s"),
+            (7260.0, "2h 1m"),
+            (90_000.0, "1d 1h"),
+        ] {
+            assert_eq!(duration(seconds), shown);
+        }
+        assert!(seconds("0").is_err() && seconds("nan").is_err() && seconds("0.5").is_ok());
+    }
+}

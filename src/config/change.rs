@@ -1,0 +1,164 @@
+//! Changes of limits, as `memory=1G`; `memory=` goes back to what is usual.
+
+use std::collections::BTreeSet;
+use std::str::FromStr;
+
+use clap::{CommandFactory, Parser};
+
+use crate::config::Resources;
+
+/// A change of one limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The limit, as in `sandbox.toml`.
+    pub key: String,
+    /// Its new value; none is what is usual.
+    pub value: Option<String>,
+}
+
+/// Why limits cannot be changed so.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    /// Not `KEY=VALUE`, or no limit.
+    #[error("'{0}' is not a change: write KEY=VALUE, with KEY one of {keys}", keys = keys().join(", "))]
+    Syntax(String),
+    /// Not a value of this limit.
+    #[error("{0}")]
+    Value(String),
+}
+
+/// Limits are read as from the command line, so that they are checked alike.
+#[derive(Debug, Parser)]
+struct Limits {
+    #[command(flatten)]
+    resources: Resources,
+}
+
+/// The limits there are.
+fn keys() -> Vec<String> {
+    let command = Limits::command();
+    let names = command.get_arguments().filter_map(clap::Arg::get_long);
+    names
+        .map(str::to_owned)
+        .filter(|name| name != "help")
+        .collect()
+}
+
+impl FromStr for Change {
+    type Err = ChangeError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let syntax = || ChangeError::Syntax(text.to_owned());
+        let (key, value) = text.split_once('=').ok_or_else(syntax)?;
+        if !keys().iter().any(|known| known == key) {
+            return Err(syntax());
+        }
+        let change = Self {
+            key: key.to_owned(),
+            value: Some(value.to_owned()).filter(|value| !value.is_empty()),
+        };
+        change.read().map(|_| change)
+    }
+}
+
+impl Change {
+    /// The limit with its new value and nothing else.
+    fn read(&self) -> Result<Resources, ChangeError> {
+        let argument = self
+            .value
+            .as_ref()
+            .map(|value| format!("--{}={value}", self.key));
+        let words = std::iter::once("limits".to_owned()).chain(argument);
+        let parsed = Limits::try_parse_from(words);
+        parsed.map(|limits| limits.resources).map_err(|error| {
+            let text = error.to_string();
+            let line = text.lines().next().unwrap_or_default();
+            ChangeError::Value(line.trim_start_matches("error: ").replace("'--", "'"))
+        })
+    }
+}
+
+impl Resources {
+    /// These limits with changes, in order; a limit of devices is replaced as a whole, by all that is said of it.
+    ///
+    /// # Errors
+    /// Where a value is none of its limit.
+    pub fn changed(&self, changes: &[Change]) -> Result<Self, ChangeError> {
+        let wrong = |error: &dyn std::fmt::Display| ChangeError::Value(error.to_string());
+        let table =
+            |resources: &Self| toml::Table::try_from(resources).map_err(|error| wrong(&error));
+        let mut merged = table(self)?;
+        let mut seen = BTreeSet::new();
+        for change in changes {
+            let is_first = seen.insert(&change.key);
+            let value = table(&change.read()?)?.remove(&change.key);
+            match (merged.get_mut(&change.key), value) {
+                (Some(toml::Value::Array(there)), Some(toml::Value::Array(more))) if !is_first => {
+                    there.extend(more)
+                }
+                (_, Some(value)) => drop(merged.insert(change.key.clone(), value)),
+                (_, None) => drop(merged.remove(&change.key)),
+            }
+        }
+        merged.try_into().map_err(|error| wrong(&error))
+    }
+
+    /// The limits that are not the same in `other`.
+    #[must_use]
+    pub fn differing(&self, other: &Self) -> Vec<String> {
+        let table = |resources: &Self| toml::Table::try_from(resources).unwrap_or_default();
+        let (own, other) = (table(self), table(other));
+        keys()
+            .into_iter()
+            .filter(|key| own.get(key) != other.get(key))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_changed_as_the_command_line_has_them() {
+        let changes: Vec<Change> = [
+            "memory=1G",
+            "io-read=/dev/a=1M",
+            "io-read=/dev/b=2M",
+            "cpus=",
+        ]
+        .iter()
+        .map(|text| text.parse().unwrap())
+        .collect();
+        let before = Resources {
+            cpus: Some(2),
+            pids: Some(100),
+            io_read: vec!["/dev/c=1M".parse().unwrap()],
+            ..Resources::default()
+        };
+        let after = before.changed(&changes).unwrap();
+        let expected = Resources {
+            memory: Some("1G".parse().unwrap()),
+            pids: Some(100),
+            io_read: vec!["/dev/a=1M".parse().unwrap(), "/dev/b=2M".parse().unwrap()],
+            ..Resources::default()
+        };
+        assert_eq!(after, expected);
+        assert_eq!(before.differing(&after), ["memory", "cpus", "io-read"]);
+    }
+
+    #[test]
+    fn what_is_no_change_says_why() {
+        for (text, word) in [
+            ("memory", "KEY=VALUE"),
+            ("color=red", "cpu-shares"),
+            ("help=1", "cpu-shares"),
+            ("memory=1X", "not a size"),
+            ("cpus=0", "1..=4096"),
+            ("pids=x", "'pids <N>'"),
+        ] {
+            let error = text.parse::<Change>().unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! A second sandbox like one there is: the same units, configuration and state, and an identity of its own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use guest_init::config::Addressing;
+use uuid::Uuid;
+
+use crate::config::{Hostname, Mount, SandboxConfig, SandboxName};
+use crate::error::{Error, Result};
+use crate::service::frozen::Still;
+use crate::service::identity::{self, Renewal};
+use crate::service::manifest::Manifest;
+use crate::service::place;
+use crate::service::sandboxes::Sandboxes;
+use crate::sys::copy::{Copier, Existing, Report};
+use crate::sys::root::Root;
+
+/// What a clone is to be.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The sandbox that is cloned.
+    pub source: SandboxName,
+    /// The clone's name.
+    pub name: SandboxName,
+    /// Directory its tree is made in, instead of the usual one.
+    pub base: Option<PathBuf>,
+    /// Host name inside, instead of the clone's name.
+    pub hostname: Option<Hostname>,
+}
+
+impl Sandboxes {
+    /// Clones a sandbox. One that runs is frozen meanwhile. `interrupted` is asked between two files; once it says so
+    /// everything is undone.
+    ///
+    /// # Errors
+    /// Where there is no such sandbox, it runs and cannot be frozen, the clone's name or place is taken, or the disk is full.
+    /// After an error nothing is left.
+    pub fn clone_sandbox(
+        &self,
+        request: &Request,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<SandboxConfig> {
+        self.store.load(&request.source)?;
+        self.check_name(&request.name)?;
+        let path = self.tree_of(&request.name, request.base.as_deref());
+        place::check(&path)?;
+        let (_lock, source) = self.store.lock(&request.source)?;
+        let config = cloned(&source, request, path);
+        self.warn_of_shared(&source, &config.name);
+        let renewal = Renewal::new(&source, &config)?;
+        self.make(&config, &mut |tree| {
+            let mut manifest = self.recorded(&source.name)?;
+            {
+                let _still = Still::new(self, &source, "cloning")?;
+                let place = |path: &Path| renewal.place(path);
+                let report = copy_tree(&source.path, tree, &place, interrupted)?;
+                for skipped in &report.skipped {
+                    log::debug!("not copied: {skipped}");
+                }
+            }
+            renewal.write(tree, &mut manifest)?;
+            Ok(manifest)
+        })?;
+        Ok(config)
+    }
+
+    /// The record of what a sandbox's `/etc` was made from.
+    pub(super) fn recorded(&self, name: &SandboxName) -> Result<Manifest> {
+        let path = self.store.manifest(name);
+        let text = fs::read_to_string(&path).map_err(Error::io("reading", &path))?;
+        text.parse()
+            .map_err(Error::step(format!("reading '{}'", path.display())))
+    }
+
+    /// Says what a copy of `source` has in common with it.
+    fn warn_of_shared(&self, source: &SandboxConfig, copy: &SandboxName) {
+        for mount in &source.mounts {
+            if let Mount::HostBind {
+                read_only: false, ..
+            } = mount
+            {
+                log::warn!(
+                    "'{copy}' and '{}' both write to the mount '{mount}'",
+                    source.name
+                );
+            }
+        }
+        for network in &source.networks {
+            if let Addressing::Static { .. } = network.addressing {
+                log::warn!(
+                    "'{copy}' has the static address of '{}' on the NIC '{network}'; change it in '{}' before both run",
+                    source.name,
+                    self.store.config(copy).display()
+                );
+            }
+        }
+    }
+}
+
+fn cloned(source: &SandboxConfig, request: &Request, path: PathBuf) -> SandboxConfig {
+    let uuid = Uuid::new_v4();
+    let hostname = request.hostname.clone();
+    SandboxConfig {
+        name: request.name.clone(),
+        uuid,
+        path,
+        hostname: hostname
+            .unwrap_or_else(|| Hostname::of(&request.name))
+            .to_string(),
+        networks: identity::renewed(&source.networks, &uuid),
+        ..source.clone()
+    }
+}
+
+/// Copies all of a tree but its mark to where `place` says.
+fn copy_tree(
+    from: &Path,
+    to: &Path,
+    place: &dyn Fn(&Path) -> Option<PathBuf>,
+    interrupted: &dyn Fn() -> bool,
+) -> Result<Report> {
+    let (source, destination) = (Root::new(from)?, Root::new(to)?);
+    let mut copier = Copier::new(&source, &destination, Existing::Refuse).until(interrupted);
+    for path in walk(&source) {
+        if interrupted() {
+            return Err(Error::refused("interrupted"));
+        }
+        let path = path?;
+        if let Some(placed) = place(&path) {
+            copier.copy_object(&path, &placed)?;
+        }
+    }
+    Ok(copier.finish()?)
+}
+
+/// The paths of all that is in a tree but its mark, parents before what they hold. What vanishes meanwhile is no error.
+pub(super) fn walk(root: &Root) -> impl Iterator<Item = Result<PathBuf>> {
+    let mut rest = vec![PathBuf::from("/")];
+    let names = |path: &Path| -> Result<Vec<PathBuf>> {
+        let object = match root.object(path) {
+            Ok(object) => object,
+            Err(error) if error.is_not_found() => return Ok(vec![]),
+            Err(error) => return Err(error.into()),
+        };
+        if !object.metadata()?.is_dir() {
+            return Ok(vec![]);
+        }
+        let names = object.names()?;
+        let inside = names.iter().rev().map(|name| path.join(name));
+        Ok(inside
+            .filter(|inside| *inside != Path::new("/").join(place::MARK))
+            .collect())
+    };
+    std::iter::from_fn(move || {
+        let path = rest.pop()?;
+        Some(names(&path).map(|names| {
+            rest.extend(names);
+            path
+        }))
+    })
+    // The top itself belongs to its place.
+    .skip(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_but_the_mark_is_copied_where_it_belongs() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        for path in ["etc", "var/log/a", "var/log/b"] {
+            fs::create_dir_all(from.join(path)).unwrap();
+        }
+        fs::create_dir(&to).unwrap();
+        for path in [place::MARK, "etc/x", "etc/y", "var/log/a/1"] {
+            fs::write(from.join(path), path).unwrap();
+        }
+        let place = |path: &Path| match path.to_str() {
+            Some("/etc/y") => None,
+            Some("/var/log/b") => Some("/var/log/c".into()),
+            Some(_) | None => Some(path.to_owned()),
+        };
+        copy_tree(&from, &to, &place, &|| false).unwrap();
+        let root = Root::new(&to).unwrap();
+        let copied: Vec<String> = walk(&root)
+            .map(|path| path.unwrap().display().to_string())
+            .collect();
+        let expected = [
+            "/etc",
+            "/etc/x",
+            "/var",
+            "/var/log",
+            "/var/log/a",
+            "/var/log/a/1",
+            "/var/log/c",
+        ];
+        assert_eq!(copied, expected);
+        assert!(copy_tree(&from, &to, &place, &|| true).is_err());
+    }
+}

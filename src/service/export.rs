@@ -1,0 +1,64 @@
+//! A sandbox as one archive.
+//!
+//! First what it says of itself (`virt-sandbox/metadata.json`), then its configuration and the record of its `/etc`, then its tree
+//! below `tree`, and last a member that tells that nothing is missing.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use crate::config::SandboxName;
+use crate::error::{Error, Result};
+use crate::service::clone::walk;
+use crate::service::frozen::Still;
+use crate::service::metadata::Metadata;
+use crate::service::sandboxes::Sandboxes;
+use crate::sys::archive::Writer;
+use crate::sys::root::Root;
+
+/// Names of the members before and after the tree.
+pub(super) const METADATA: &str = "virt-sandbox/metadata.json";
+pub(super) const CONFIG: &str = "virt-sandbox/sandbox.toml";
+pub(super) const MANIFEST: &str = "virt-sandbox/manifest";
+pub(super) const END: &str = "virt-sandbox/end";
+
+/// What the tree is below.
+pub(super) const TREE: &str = "tree";
+
+impl Sandboxes {
+    /// Writes a sandbox to `to` as an archive. One that runs is frozen meanwhile. `interrupted` is asked now and then.
+    ///
+    /// # Errors
+    /// Where there is no such sandbox, it runs and cannot be frozen, or `to` cannot be written.
+    pub fn export(
+        &self,
+        name: &SandboxName,
+        to: &mut dyn Write,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<()> {
+        let (_lock, config) = self.store.lock(name)?;
+        let metadata = Metadata::of(&config)?;
+        let metadata = serde_json::to_vec_pretty(&metadata)
+            .map_err(Error::step("writing what the archive says of itself"))?;
+        let read = |path: PathBuf| fs::read(&path).map_err(Error::io("reading", &path));
+        let _still = Still::new(self, &config, "exporting")?;
+        let root = Root::new(&config.path)?;
+        let mut writer = Writer::new(to, interrupted);
+        writer.document(METADATA, &metadata)?;
+        writer.document(CONFIG, &read(self.store.config(name))?)?;
+        writer.document(MANIFEST, &read(self.store.manifest(name))?)?;
+        for path in walk(&root) {
+            if interrupted() {
+                return Err(Error::refused("interrupted"));
+            }
+            let path = path?;
+            let inside = path.strip_prefix("/").unwrap_or(&path);
+            if let Some(left) = writer.object(&root, &path, &Path::new(TREE).join(inside))? {
+                log::debug!("not archived: '{}': {left:?}", path.display());
+            }
+        }
+        writer.document(END, b"")?;
+        writer.finish()?;
+        Ok(())
+    }
+}

@@ -1,0 +1,109 @@
+//! A sandbox that holds still while its tree is read.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::config::{SandboxConfig, SandboxName};
+use crate::error::{Error, Result};
+use crate::hypervisor::libvirt::Libvirt;
+use crate::hypervisor::{DomainState, Hypervisor};
+use crate::service::sandboxes::Sandboxes;
+use crate::service::store::Store;
+use crate::sys::atomic;
+
+/// Where it is noted that a sandbox is frozen, so that it runs on should a command not come to its end.
+fn note(store: &Store, name: &SandboxName) -> PathBuf {
+    store.dir(name).join(NOTE)
+}
+
+/// Name of that note.
+const NOTE: &str = "frozen";
+
+fn settle(store: &Store, name: &SandboxName) -> Result<()> {
+    let note = note(store, name);
+    fs::remove_file(&note).map_err(Error::io("removing", &note))
+}
+
+/// A sandbox whose processes do not run for as long as this is there: it is stopped, was frozen already, or is frozen here
+/// and runs on afterwards. Its lock has to be held.
+#[derive(Debug)]
+pub(super) struct Still<'a> {
+    thawing: Option<(Libvirt, &'a Store)>,
+    config: &'a SandboxConfig,
+}
+
+impl<'a> Still<'a> {
+    /// Has `config` hold still; `what` is done meanwhile.
+    ///
+    /// # Errors
+    /// Where it runs and cannot be frozen; the message says what to do.
+    pub(super) fn new(
+        sandboxes: &'a Sandboxes,
+        config: &'a SandboxConfig,
+        what: &str,
+    ) -> Result<Self> {
+        let hypervisor = sandboxes.hypervisor(config)?;
+        let name = &config.name;
+        let mut still = Self {
+            thawing: None,
+            config,
+        };
+        match hypervisor.state(name.as_str())? {
+            DomainState::Missing | DomainState::Stopped | DomainState::Paused { .. } => {}
+            DomainState::Running { .. } => {
+                // Noted first, so that it runs on also after a kill.
+                atomic::write(&note(&sandboxes.store, name), b"", 0o600)?;
+                let suspended = hypervisor.suspend(name.as_str());
+                // From now on it is thawed whatever comes: freezing may have been cut short.
+                still.thawing = Some((hypervisor, &sandboxes.store));
+                suspended.map_err(|error| {
+                    Error::refused(format!(
+                        "{what} '{name}' while it runs needs it frozen, which libvirt cannot do here ({error}); stop it first \
+                         with 'virt-sandbox-service stop {name}'"
+                    ))
+                })?;
+            }
+        }
+        Ok(still)
+    }
+}
+
+impl Drop for Still<'_> {
+    fn drop(&mut self) {
+        let Some((hypervisor, store)) = &self.thawing else {
+            return;
+        };
+        let name = &self.config.name;
+        match hypervisor.resume(name.as_str()) {
+            Ok(()) => {
+                if let Err(error) = settle(store, name) {
+                    log::warn!("{error}");
+                }
+            }
+            // The next command tries again.
+            Err(error) => log::warn!("'{name}' is still frozen: {error}"),
+        }
+    }
+}
+
+impl Sandboxes {
+    /// Lets sandboxes run on that a killed command has left frozen.
+    ///
+    /// # Errors
+    /// Where the sandboxes cannot be listed.
+    pub(super) fn thaw(&self) -> Result<()> {
+        for (name, lock) in self.store.abandoned(NOTE)? {
+            log::info!("letting '{name}' run on, which an interrupted command has left frozen");
+            let thawed = self
+                .store
+                .load(&name)
+                .and_then(|config| self.hypervisor(&config)?.resume(name.as_str()))
+                .and_then(|()| settle(&self.store, &name));
+            if let Err(error) = thawed {
+                log::warn!("letting '{name}' run on: {error}");
+            }
+            drop(lock);
+        }
+        Ok(())
+    }
+}

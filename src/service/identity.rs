@@ -1,0 +1,262 @@
+//! Who a sandbox is, inside its tree: what a copy of it must not take over, and what is written for it instead.
+
+use std::io::Read;
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::config::{Mac, Network, SandboxConfig};
+use crate::error::{Error, Result};
+use crate::service::manifest::{Entry, Manifest};
+use crate::service::services_d;
+use crate::sys::root::Root;
+
+/// What stays with the sandbox it was made for: leases are those of its NICs, and a seed is for one machine.
+const PERSONAL: [&str; 2] = [
+    "/var/lib/virt-sandbox/leases.json",
+    "/var/lib/systemd/random-seed",
+];
+
+/// Longest `/etc/hosts` that is rewritten.
+const LONGEST: u64 = 1 << 20;
+
+/// A tree that changes hands, from the sandbox `old` to the sandbox `new`. Where both have one identity it is the same sandbox,
+/// perhaps under another name.
+#[derive(Debug)]
+pub(super) struct Renewal<'a> {
+    old: &'a SandboxConfig,
+    new: &'a SandboxConfig,
+    known_by: Vec<PathBuf>,
+}
+
+impl<'a> Renewal<'a> {
+    /// Finds out what the services of `old` are known by.
+    ///
+    /// # Errors
+    /// A file of `services.d` that is not right.
+    pub(super) fn new(old: &'a SandboxConfig, new: &'a SandboxConfig) -> Result<Self> {
+        let known_by = services_d::identity(old)?;
+        Ok(Self { old, new, known_by })
+    }
+
+    fn is_other(&self) -> bool {
+        self.old.uuid != self.new.uuid
+    }
+
+    /// Where `path` of the old tree is in the new one; `None` if it is not taken along.
+    pub(super) fn place(&self, path: &Path) -> Option<PathBuf> {
+        if !self.is_other() {
+            return Some(path.to_owned());
+        }
+        if let Ok(inside) = path.strip_prefix(journal(self.old)) {
+            let is_top = inside.as_os_str().is_empty();
+            return is_top.then(|| journal(self.new));
+        }
+        let is_personal = PERSONAL.iter().any(|personal| Path::new(personal) == path)
+            || self.known_by.iter().any(|pattern| matches(pattern, path));
+        (!is_personal).then(|| path.to_owned())
+    }
+
+    /// Writes who the sandbox is into its tree, which is all there by now. What was as `manifest` says stays so.
+    ///
+    /// # Errors
+    /// Where the tree cannot be written.
+    pub(super) fn write(&self, tree: &Path, manifest: &mut Manifest) -> Result<()> {
+        let root = Root::new(tree)?;
+        let stale: Vec<PathBuf> = manifest
+            .iter()
+            .filter(|(path, _)| self.place(path).is_none())
+            .map(|(path, _)| path.clone())
+            .collect();
+        for path in stale {
+            manifest.remove(&path);
+        }
+        if self.is_other() {
+            let id = format!("{}\n", self.new.uuid.simple());
+            rewrite(&root, "/etc/machine-id", manifest, |_| Some(id.clone()))?;
+            rewrite(&root, "/var/lib/dbus/machine-id", manifest, |_| {
+                Some(id.clone())
+            })?;
+        }
+        let (old, new) = (&self.old.hostname, &self.new.hostname);
+        if old != new {
+            let line = format!("{new}\n");
+            rewrite(&root, "/etc/hostname", manifest, |_| Some(line.clone()))?;
+            rewrite(&root, "/etc/hosts", manifest, |text| {
+                Some(hosts(text, old, new)).filter(|changed| changed != text)
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Replaces what a file says, with its owner and mode as they are. One that is not there, or a link, stays as it is.
+fn rewrite(
+    root: &Root,
+    path: &str,
+    manifest: &mut Manifest,
+    change: impl Fn(&str) -> Option<String>,
+) -> Result<()> {
+    let path = Path::new(path);
+    let object = match root.object(path) {
+        Ok(object) => object,
+        Err(error) if error.is_not_found() => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let metadata = object.metadata()?;
+    if !metadata.is_file() {
+        return Ok(());
+    }
+    let before = Entry::read(&object, path)?;
+    let is_as_made = before.is_some() && manifest.get(path) == before.as_ref();
+    let mut text = String::new();
+    let reading = Error::io("reading", path);
+    let mut limited = object.open()?.take(LONGEST);
+    limited.read_to_string(&mut text).map_err(reading)?;
+    let Some(changed) = change(&text) else {
+        return Ok(());
+    };
+    root.write_atomic(path, changed.as_bytes(), metadata.mode() & 0o7777)?;
+    root.chown(path, metadata.uid(), metadata.gid())?;
+    if let Some(entry) = Entry::read(&root.object(path)?, path)?.filter(|_| is_as_made) {
+        manifest.insert(path.to_owned(), entry);
+    }
+    Ok(())
+}
+
+/// `hosts(5)` with another name for the machine itself, on the lines of the loopback.
+fn hosts(text: &str, old: &str, new: &str) -> String {
+    let renamed = |word: &str| match word.strip_prefix(old) {
+        Some(rest) if rest.is_empty() || rest.starts_with('.') => format!("{new}{rest}"),
+        Some(_) | None => word.to_owned(),
+    };
+    text.split_inclusive('\n')
+        .map(|line| {
+            let mut words = line.split_whitespace();
+            let address = words.next().and_then(|word| word.parse::<IpAddr>().ok());
+            if !address.is_some_and(|address| address.is_loopback()) {
+                return line.to_owned();
+            }
+            line.split_inclusive(char::is_whitespace)
+                .map(|piece| {
+                    let word = piece.trim_end();
+                    format!("{}{}", renamed(word), &piece[word.len()..])
+                })
+                .collect()
+        })
+        .collect()
+}
+
+/// Where journald of a sandbox keeps what it writes.
+fn journal(config: &SandboxConfig) -> PathBuf {
+    Path::new("/var/log/journal").join(config.uuid.simple().to_string())
+}
+
+/// Whether `path` is what `pattern` says: `*` in its last name stands for anything.
+fn matches(pattern: &Path, path: &Path) -> bool {
+    let (Some(pattern_name), Some(name)) = (
+        pattern.file_name().and_then(|name| name.to_str()),
+        path.file_name().and_then(|name| name.to_str()),
+    ) else {
+        return false;
+    };
+    let Some((first, rest)) = pattern_name.split_once('*') else {
+        return pattern == path;
+    };
+    pattern.parent() == path.parent()
+        && name
+            .strip_prefix(first)
+            .is_some_and(|left| left.ends_with(rest))
+}
+
+/// NICs for the sandbox `uuid`, with hardware addresses of its own.
+pub(super) fn renewed(networks: &[Network], uuid: &uuid::Uuid) -> Vec<Network> {
+    let renew = |(index, network): (usize, &Network)| Network {
+        mac: Some(Mac::of_sandbox(uuid, index)),
+        ..network.clone()
+    };
+    networks.iter().enumerate().map(renew).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_lines_of_the_machine_itself_are_renamed() {
+        let text = "127.0.0.1\tlocalhost web10\n127.0.1.1\tweb1.lan web1\n192.0.2.9 web1\n# 127.0.1.1 web1\n";
+        assert_eq!(
+            hosts(text, "web1", "db"),
+            "127.0.0.1\tlocalhost web10\n127.0.1.1\tdb.lan db\n192.0.2.9 web1\n# 127.0.1.1 web1\n"
+        );
+    }
+
+    #[test]
+    fn what_a_machine_is_known_by_stays_behind() {
+        let old = SandboxConfig {
+            service_packages: vec!["openssh-server".into()],
+            ..SandboxConfig::example()
+        };
+        let new = SandboxConfig {
+            uuid: uuid::Uuid::from_u128(8),
+            ..old.clone()
+        };
+        let renewal = Renewal::new(&old, &new).unwrap();
+        let place = |path: String| {
+            let place = renewal.place(Path::new(&path));
+            place.map(|path| path.display().to_string())
+        };
+        let (from, to) = (old.uuid.simple(), new.uuid.simple());
+        for (path, expected) in [
+            ("/etc/passwd".to_owned(), Some("/etc/passwd".to_owned())),
+            ("/etc/ssh/ssh_host_rsa_key".into(), None),
+            ("/etc/ssh/ssh_host_rsa_key.pub".into(), None),
+            (
+                "/etc/ssh/sshd_config".into(),
+                Some("/etc/ssh/sshd_config".into()),
+            ),
+            ("/var/lib/virt-sandbox/leases.json".into(), None),
+            (
+                format!("/var/log/journal/{from}"),
+                Some(format!("/var/log/journal/{to}")),
+            ),
+            (format!("/var/log/journal/{from}/system.journal"), None),
+        ] {
+            assert_eq!(place(path.clone()), expected, "{path}");
+        }
+        let same = Renewal::new(&old, &old).unwrap();
+        let key = Path::new("/etc/ssh/ssh_host_rsa_key");
+        assert_eq!(same.place(key).as_deref(), Some(key));
+    }
+
+    #[test]
+    fn what_was_as_the_manifest_says_stays_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        write("etc/hostname", "web1\n");
+        write("etc/hosts", "127.0.1.1 web1\n");
+        let etc = Path::new("/etc");
+        let mut manifest = Manifest::scan(dir.path(), &[etc]).unwrap();
+        write("etc/hosts", "127.0.1.1 web1\n192.0.2.9 mine\n");
+        let old = SandboxConfig::example();
+        let new = SandboxConfig {
+            hostname: "db".into(),
+            ..old.clone()
+        };
+        let renewal = Renewal::new(&old, &new).unwrap();
+        renewal.write(dir.path(), &mut manifest).unwrap();
+        let now = Manifest::scan(dir.path(), &[etc]).unwrap();
+        let changed: Vec<PathBuf> = manifest
+            .diff(&now)
+            .iter()
+            .map(|change| change.path().to_owned())
+            .collect();
+        assert_eq!(changed, [Path::new("/etc/hosts")]);
+        let hosts = std::fs::read_to_string(dir.path().join("etc/hosts")).unwrap();
+        assert_eq!(hosts, "127.0.1.1 db\n192.0.2.9 mine\n");
+    }
+}

@@ -1,0 +1,258 @@
+//! A sandbox from an archive, which may come from anywhere: what it says is checked, and its tree goes nowhere but below the new
+//! sandbox's own.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use uuid::Uuid;
+
+use crate::config::{Hostname, Mac, Mount, SandboxConfig, SandboxName};
+use crate::error::{Error, Result};
+use crate::hypervisor::Hypervisor;
+use crate::hypervisor::libvirt::Libvirt;
+use crate::service::export::{CONFIG, END, MANIFEST, METADATA, TREE};
+use crate::service::identity::{self, Renewal};
+use crate::service::manifest::Manifest;
+use crate::service::metadata::Metadata;
+use crate::service::place;
+use crate::service::sandboxes::Sandboxes;
+use crate::service::unit::UnitName;
+use crate::sys::archive::{ArchiveError, Extractor, Kind, Reader};
+use crate::sys::root::Root;
+
+/// Most bytes of what comes before the tree.
+const LONGEST: u64 = 1 << 20;
+const LONGEST_MANIFEST: u64 = 1 << 28;
+
+/// How an archive becomes a sandbox.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    /// Its name, instead of the archive's.
+    pub name: Option<SandboxName>,
+    /// Directory its tree is made in, instead of the usual one.
+    pub base: Option<PathBuf>,
+    /// Whether it may have the directories of this host that the archive asks for.
+    pub trust_mounts: bool,
+}
+
+impl Sandboxes {
+    /// Makes a sandbox of the archive that is read from `from`. Its identity stays, unless this host has it already.
+    /// `interrupted` is asked now and then; once it says so everything is undone.
+    ///
+    /// # Errors
+    /// Where the archive is none, is cut off, has something that leads out of the tree, or is for another host; where the name or
+    /// the place is taken, or the disk is full. After an error nothing is left.
+    pub fn import(
+        &self,
+        from: impl Read,
+        request: &Request,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<SandboxConfig> {
+        let mut reader = Reader::new(from);
+        let metadata = Metadata::parse(&document(&mut reader, METADATA, LONGEST)?)?;
+        metadata.check()?;
+        let archived = archived(&document(&mut reader, CONFIG, LONGEST)?)?;
+        if !request.trust_mounts {
+            refuse_mounts(&archived)?;
+        }
+        let text = document(&mut reader, MANIFEST, LONGEST_MANIFEST)?;
+        let manifest: Manifest = String::from_utf8_lossy(&text)
+            .parse()
+            .map_err(Error::step("reading the archive"))?;
+        let config = self.imported(&archived, request)?;
+        self.check_name(&config.name)?;
+        place::check(&config.path)?;
+        let renewal = Renewal::new(&archived, &config)?;
+        self.make(&config, &mut |tree| {
+            unpack(&mut reader, &renewal, tree, interrupted)?;
+            let mut manifest = manifest.clone();
+            renewal.write(tree, &mut manifest)?;
+            Ok(manifest)
+        })?;
+        Ok(config)
+    }
+
+    /// The archived sandbox as one of this host.
+    fn imported(&self, archived: &SandboxConfig, request: &Request) -> Result<SandboxConfig> {
+        let name = request.name.as_ref().unwrap_or(&archived.name);
+        let own_name = archived.hostname == Hostname::of(&archived.name).as_str();
+        let hostname = if own_name {
+            Hostname::of(name).to_string()
+        } else {
+            archived.hostname.clone()
+        };
+        let mut config = SandboxConfig {
+            name: name.clone(),
+            connection: self.connection.clone(),
+            path: self.tree_of(name, request.base.as_deref()),
+            hostname,
+            ..archived.clone()
+        };
+        let others = self.others()?;
+        let is_taken = others.iter().any(|other| other.uuid == config.uuid)
+            || Libvirt::open(&self.connection)?.is_known(&config.uuid)?;
+        if is_taken {
+            config.uuid = Uuid::new_v4();
+            config.networks = identity::renewed(&config.networks, &config.uuid);
+        }
+        let taken: Vec<Mac> = others
+            .iter()
+            .flat_map(|other| other.networks.iter().filter_map(|network| network.mac))
+            .collect();
+        for (index, network) in config.networks.iter_mut().enumerate() {
+            if network.mac.is_none_or(|mac| taken.contains(&mac)) {
+                network.mac = Some(Mac::of_sandbox(&Uuid::new_v4(), index));
+            }
+        }
+        Ok(config)
+    }
+
+    /// The sandboxes of this host, as far as they can be read.
+    fn others(&self) -> Result<Vec<SandboxConfig>> {
+        let names = self.store.names()?;
+        Ok(names
+            .iter()
+            .filter_map(|name| self.store.load(name).ok())
+            .collect())
+    }
+}
+
+/// The member `name`, which has to be the next one.
+fn document(reader: &mut Reader<'_>, name: &str, most: u64) -> Result<Vec<u8>> {
+    let member = reader.next_member()?.ok_or(ArchiveError::Truncated)?;
+    if member.name != Path::new(name) || !matches!(member.kind, Kind::File { sparse: None }) {
+        return Err(Error::refused(format!(
+            "the archive is none of a sandbox: '{name}' is not where it has to be"
+        )));
+    }
+    Ok(reader.content(most)?)
+}
+
+/// The configuration in an archive. What is written from it into units and documents of this host has to be what it seems.
+fn archived(text: &[u8]) -> Result<SandboxConfig> {
+    let path = Path::new("sandbox.toml");
+    let wrong = |reason: String| Error::Config {
+        path: path.to_owned(),
+        reason: format!("{reason} (in the archive)"),
+    };
+    let text = std::str::from_utf8(text).map_err(|error| wrong(error.to_string()))?;
+    let config = SandboxConfig::parse(text, path)?;
+    for unit in config.units.iter().chain(&config.keep_units) {
+        UnitName::exact(unit).map_err(|error| wrong(error.to_string()))?;
+    }
+    let hostname: std::result::Result<Hostname, _> = config.hostname.parse();
+    hostname.map_err(|error| wrong(error.to_string()))?;
+    Ok(config)
+}
+
+/// An archive says itself what of the host its sandbox sees: that is for the admin to allow.
+fn refuse_mounts(config: &SandboxConfig) -> Result<()> {
+    let asked: Vec<String> = config
+        .mounts
+        .iter()
+        .filter(|mount| matches!(mount, Mount::HostBind { .. }))
+        .map(|mount| format!("'{mount}'"))
+        .collect();
+    if asked.is_empty() {
+        return Ok(());
+    }
+    Err(Error::refused(format!(
+        "the sandbox in the archive sees directories of the host: {}; import it with --trust-mounts if it may see those of this one",
+        asked.join(", ")
+    )))
+}
+
+/// Unpacks the tree, up to the archive's last member.
+fn unpack(
+    reader: &mut Reader<'_>,
+    renewal: &Renewal<'_>,
+    tree: &Path,
+    interrupted: &dyn Fn() -> bool,
+) -> Result<()> {
+    let root = Root::new(tree)?;
+    let mut extractor = Extractor::new(&root);
+    loop {
+        if interrupted() {
+            return Err(Error::refused("interrupted"));
+        }
+        let member = reader.next_member()?.ok_or(ArchiveError::Truncated)?;
+        if member.name == Path::new(END) {
+            extractor.finish()?;
+            return Ok(());
+        }
+        let Some(path) = inside(&member.name)? else {
+            // The top itself belongs to its place.
+            continue;
+        };
+        let link = match &member.kind {
+            Kind::Link(target) => match inside(target)?.and_then(|target| renewal.place(&target)) {
+                Some(target) => Some(target),
+                // Another name of what is not taken along.
+                None => continue,
+            },
+            Kind::File { .. } | Kind::Directory | Kind::Symlink(_) | Kind::Fifo => None,
+        };
+        if let Some(placed) = renewal.place(&path) {
+            extractor.unpack(reader, member, &placed, link.as_deref(), interrupted)?;
+        }
+    }
+}
+
+/// A member's path in the sandbox; none for the top.
+fn inside(name: &Path) -> Result<Option<PathBuf>> {
+    match name.strip_prefix(TREE) {
+        Ok(path) if path.as_os_str().is_empty() => Ok(None),
+        Ok(path) if path != Path::new(place::MARK) => Ok(Some(Path::new("/").join(path))),
+        Ok(_) | Err(_) => Err(Error::refused(format!(
+            "the archive has '{}', which belongs to no sandbox's tree",
+            name.display()
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_archive_says_is_checked() {
+        let good = SandboxConfig::example().to_toml().unwrap();
+        assert_eq!(archived(good.as_bytes()).unwrap(), SandboxConfig::example());
+        for (from, to) in [
+            ("apache2.service", r"apache2.service\nExecStart=/bin/evil"),
+            (
+                "hostname = \"web1\"",
+                r#"hostname = "web1\n127.0.0.1 bank""#,
+            ),
+            ("name = \"web1\"", "name = \"../web1\""),
+        ] {
+            let bad = good.replace(from, to);
+            assert_ne!(good, bad);
+            assert!(archived(bad.as_bytes()).is_err(), "{bad}");
+        }
+        let config = SandboxConfig {
+            mounts: vec!["host-bind:/x=/etc".parse().unwrap()],
+            ..SandboxConfig::example()
+        };
+        let refused = refuse_mounts(&config).unwrap_err().to_string();
+        assert!(
+            refused.contains("/etc") && refused.contains("--trust-mounts"),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn only_the_tree_is_unpacked() {
+        let path = |name: &str| inside(Path::new(name));
+        assert_eq!(path("tree/etc/x").unwrap(), Some("/etc/x".into()));
+        assert_eq!(path("tree").unwrap(), None);
+        for name in [
+            "etc/x",
+            "trees/x",
+            "tree/.virt-sandbox.json",
+            "virt-sandbox/x",
+        ] {
+            assert!(path(name).is_err(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! What every way to a new sandbox has in common: its name and place are taken, its tree is filled, it is registered; and
+//! where that is cut short, nothing is left.
+
+use std::path::{Path, PathBuf};
+
+use crate::config::{SandboxConfig, SandboxName};
+use crate::error::{Error, Result};
+use crate::hypervisor::{DomainState, Hypervisor};
+use crate::service::manifest::Manifest;
+use crate::service::place;
+use crate::service::sandboxes::Sandboxes;
+use crate::service::store::Removal;
+use crate::sys::atomic;
+
+/// Fills the tree at a path, and says what its `/etc` was made from.
+pub(super) type Fill<'a> = dyn FnMut(&Path) -> Result<Manifest> + 'a;
+
+impl Sandboxes {
+    /// Makes the sandbox `config`, with a tree as `fill` makes it.
+    ///
+    /// # Errors
+    /// Where the name is taken, a network is missing, the tree's place is not empty, `fill` fails or libvirt refuses. After
+    /// an error nothing is left.
+    pub(super) fn make(&self, config: &SandboxConfig, fill: &mut Fill<'_>) -> Result<()> {
+        let name = &config.name;
+        let hypervisor = self.hypervisor(config)?;
+        for network in &config.networks {
+            if let Some(source) = network.container_network() {
+                hypervisor.is_network_active(source)?;
+            }
+        }
+        let lock = self.store.reserve(name)?;
+        let mut removal = Removal {
+            name: name.clone(),
+            connection: config.connection.clone(),
+            uuid: config.uuid,
+            tree: None,
+            registered: false,
+        };
+        let made = self.make_reserved(config, &hypervisor, &mut removal, fill);
+        if let Err(error) = made {
+            if let Err(second) = self.remove(&removal, &hypervisor) {
+                log::warn!("removing what was made of '{name}': {second}");
+            }
+            return Err(error);
+        }
+        drop(lock);
+        Ok(())
+    }
+
+    fn make_reserved(
+        &self,
+        config: &SandboxConfig,
+        hypervisor: &dyn Hypervisor,
+        removal: &mut Removal,
+        fill: &mut Fill<'_>,
+    ) -> Result<()> {
+        let name = &config.name;
+        self.check_domain(name, hypervisor)?;
+        // Noted before it is made: what is noted and not there is no trouble.
+        place::check(&config.path)?;
+        removal.tree = Some(config.path.clone());
+        self.store.note(removal)?;
+        place::make(&config.path, config.uuid)?;
+        let manifest = fill(&config.path)?;
+        atomic::write(
+            &self.store.manifest(name),
+            manifest.to_string().as_bytes(),
+            0o600,
+        )?;
+
+        removal.registered = true;
+        self.store.note(removal)?;
+        self.render(config, hypervisor)?;
+        config.save(&self.store.config(name))?;
+        self.store.settle(name)
+    }
+
+    /// Checks that a new sandbox can have this name, as far as libvirt is not asked.
+    pub(super) fn check_name(&self, name: &SandboxName) -> Result<()> {
+        self.store.check_free(name)?;
+        let unit = self.store.unit(name);
+        if unit.symlink_metadata().is_ok() {
+            return Err(Error::refused(format!(
+                "there is a unit '{}' already; choose another name",
+                unit.display()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Checks that libvirt has no domain of this name.
+    pub(super) fn check_domain(
+        &self,
+        name: &SandboxName,
+        hypervisor: &dyn Hypervisor,
+    ) -> Result<()> {
+        match hypervisor.state(name.as_str())? {
+            DomainState::Missing => Ok(()),
+            DomainState::Stopped | DomainState::Running { .. } | DomainState::Paused { .. } => {
+                Err(Error::refused(format!(
+                    "libvirt has a domain '{name}' that is not a sandbox's; choose another name"
+                )))
+            }
+        }
+    }
+
+    /// The place of the tree of a new sandbox, in `base` or in the usual directory.
+    pub(super) fn tree_of(&self, name: &SandboxName, base: Option<&Path>) -> PathBuf {
+        base.unwrap_or(&self.store.trees).join(name.as_str())
+    }
+}

@@ -1,0 +1,200 @@
+//! What an archive of a sandbox says of the host it comes from, and whether this host is one for it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{SandboxConfig, SandboxName};
+use crate::error::{Error, Result};
+use crate::host::OsRelease;
+use crate::service::package::{self, PackageName};
+use crate::service::unit::dirs::Located;
+use crate::service::unit::{UnitDirs, UnitName};
+
+/// Version of the archive's layout.
+const FORMAT: u32 = 1;
+
+/// What an archive says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct Metadata {
+    /// [`FORMAT`] of the archive.
+    format: u32,
+    /// The sandbox.
+    pub(super) name: SandboxName,
+    /// The machine's architecture.
+    architecture: String,
+    /// The host's distribution.
+    os: OsRelease,
+    /// Versions of the packages that belong to the service.
+    packages: BTreeMap<String, String>,
+    /// Units that are not in the tree, but in the host's `/usr`.
+    host_units: Vec<String>,
+}
+
+impl Metadata {
+    /// What there is to say of a sandbox of this host.
+    ///
+    /// # Errors
+    /// Where the tree's or the host's files cannot be read.
+    pub(super) fn of(config: &SandboxConfig) -> Result<Self> {
+        let own = UnitDirs::scan(&config.path)
+            .map_err(Error::step("looking for units in the sandbox's tree"))?;
+        let is_hosts = |unit: &&String| {
+            UnitName::exact(unit).is_ok_and(|unit| own.locate(&unit) == Located::Nowhere)
+        };
+        Ok(Self {
+            format: FORMAT,
+            name: config.name.clone(),
+            architecture: std::env::consts::ARCH.to_owned(),
+            os: OsRelease::read(Path::new("/")),
+            packages: versions(&config.service_packages)?,
+            host_units: config.units.iter().filter(is_hosts).cloned().collect(),
+        })
+    }
+
+    pub(super) fn parse(text: &[u8]) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        let wrong = || Error::step("reading what the archive says of itself");
+        let version: Version = serde_json::from_slice(text).map_err(wrong())?;
+        if version.format != FORMAT {
+            return Err(Error::refused(format!(
+                "the archive has format {}, but this program knows format {FORMAT}; import it with the version of \
+                 virt-sandbox that made it, or a later one",
+                version.format
+            )));
+        }
+        serde_json::from_slice(text).map_err(wrong())
+    }
+
+    /// Whether the sandbox can run on this host. What is merely different is said.
+    ///
+    /// # Errors
+    /// Where the host has another architecture, or lacks a package or a unit; the message names them.
+    pub(super) fn check(&self) -> Result<()> {
+        let own = std::env::consts::ARCH;
+        if self.architecture != own {
+            return Err(Error::refused(format!(
+                "the archive is of a host with the architecture {}, and this host is {own}",
+                self.architecture
+            )));
+        }
+        let names: Vec<String> = self.packages.keys().cloned().collect();
+        let here = versions(&names)?;
+        let missing: BTreeSet<&str> = names
+            .iter()
+            .filter(|name| !here.contains_key(*name))
+            .map(String::as_str)
+            .collect();
+        if !missing.is_empty() {
+            return Err(Error::refused(format!(
+                "the sandbox needs what this host has not installed: {}",
+                Vec::from_iter(missing).join(", ")
+            )));
+        }
+        let dirs = UnitDirs::scan(Path::new("/")).map_err(Error::step("looking for units"))?;
+        for unit in &self.host_units {
+            let name = UnitName::exact(unit).map_err(Error::step("reading the archive"))?;
+            let is_there = match dirs.locate(&name) {
+                // A sandbox does not see the host's /etc.
+                Located::Fragment { path, .. } => !path.starts_with("/etc"),
+                // What the host masks is there all the same.
+                Located::SysV { .. } | Located::Masked { .. } => true,
+                Located::Nowhere => false,
+            };
+            if !is_there {
+                return Err(Error::refused(format!(
+                    "the sandbox runs '{unit}', which this host does not have; install what it comes with"
+                )));
+            }
+        }
+        self.compare(&OsRelease::read(Path::new("/")), &here)
+            .iter()
+            .for_each(|line| log::warn!("{line}"));
+        Ok(())
+    }
+
+    /// What is different on a host with these packages, a line each.
+    fn compare(&self, os: &OsRelease, packages: &BTreeMap<String, String>) -> Vec<String> {
+        let mut lines = Vec::new();
+        if (&self.os.id, &self.os.version_id) != (&os.id, &os.version_id) {
+            lines.push(format!(
+                "the archive is of a host with {}, and this one is {}",
+                self.os.pretty_name, os.pretty_name
+            ));
+        }
+        for (name, version) in &self.packages {
+            if let Some(here) = packages.get(name).filter(|here| *here != version) {
+                lines.push(format!(
+                    "the archive was made with {name} {version}, and here it is {here}"
+                ));
+            }
+        }
+        lines
+    }
+}
+
+/// Versions of those of the packages that are installed.
+fn versions(names: &[String]) -> Result<BTreeMap<String, String>> {
+    let Some(database) = package::open(Path::new("/"))? else {
+        return Ok(BTreeMap::new());
+    };
+    let version = |name: &String| {
+        let info = database.info(&PackageName::from(name.as_str())).ok()?;
+        Some((name.clone(), info.version))
+    };
+    Ok(names.iter().filter_map(version).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metadata() -> Metadata {
+        Metadata {
+            format: FORMAT,
+            name: "web1".parse().unwrap(),
+            architecture: std::env::consts::ARCH.to_owned(),
+            os: OsRelease {
+                id: "debian".into(),
+                version_id: "12".into(),
+                pretty_name: "Debian 12".into(),
+            },
+            packages: [("apache2".to_owned(), "2.4.1".to_owned())].into(),
+            host_units: vec![],
+        }
+    }
+
+    #[test]
+    fn what_differs_is_said() {
+        let metadata = metadata();
+        assert_eq!(metadata.compare(&metadata.os, &metadata.packages), [""; 0]);
+        let other = OsRelease {
+            version_id: "13".into(),
+            pretty_name: "Debian 13".into(),
+            ..metadata.os.clone()
+        };
+        let packages = [("apache2".to_owned(), "2.4.2".to_owned())].into();
+        let lines = metadata.compare(&other, &packages).join("\n");
+        for word in ["Debian 12", "Debian 13", "2.4.1", "2.4.2"] {
+            assert!(lines.contains(word), "{lines}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        let refused = |metadata: &Metadata| metadata.check().unwrap_err().to_string();
+        let elsewhere = Metadata {
+            architecture: "vax".into(),
+            ..metadata()
+        };
+        assert!(refused(&elsewhere).contains("vax"));
+        let text = r#"{"format": 99, "future": true}"#;
+        let error = Metadata::parse(text.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains("format 99"), "{error}");
+    }
+}

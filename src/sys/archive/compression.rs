@@ -1,0 +1,70 @@
+//! What an archive may be compressed with.
+
+use std::io::{self, BufRead, Write};
+use std::path::Path;
+
+use flate2::bufread::MultiGzDecoder;
+use flate2::write::GzEncoder;
+use ruzstd::decoding::StreamingDecoder;
+
+use super::ArchiveError;
+
+/// How an archive is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// As `gzip` does.
+    Gzip,
+}
+
+impl Compression {
+    /// What the name of a file says.
+    #[must_use]
+    pub fn of_name(path: &Path) -> Self {
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("gz" | "tgz") => Self::Gzip,
+            Some(_) | None => Self::None,
+        }
+    }
+
+    /// Has `write` write to a stream that is compressed so, and finishes it.
+    ///
+    /// # Errors
+    /// As `write`, and where the end cannot be written.
+    pub fn write<W: Write, E: From<ArchiveError>>(
+        self,
+        to: W,
+        write: impl FnOnce(&mut dyn Write) -> Result<(), E>,
+    ) -> Result<W, E> {
+        match self {
+            Self::None => {
+                let mut to = io::BufWriter::with_capacity(1 << 16, to);
+                write(&mut to)?;
+                let written = to.into_inner().map_err(io::IntoInnerError::into_error);
+                Ok(written.map_err(ArchiveError::Write)?)
+            }
+            Self::Gzip => {
+                let mut to = GzEncoder::new(to, flate2::Compression::default());
+                write(&mut to)?;
+                Ok(to.finish().map_err(ArchiveError::Write)?)
+            }
+        }
+    }
+}
+
+/// Reads on behind the compression that the first bytes tell: gzip, zstd or none.
+///
+/// # Errors
+/// Where they cannot be read.
+pub fn decompressed<'r>(mut from: impl BufRead + 'r) -> io::Result<Box<dyn io::Read + 'r>> {
+    let begin = from.fill_buf()?;
+    if begin.starts_with(&[0x1f, 0x8b]) {
+        Ok(Box::new(MultiGzDecoder::new(from)))
+    } else if begin.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+        let decoder = StreamingDecoder::new(from).map_err(io::Error::other)?;
+        Ok(Box::new(decoder))
+    } else {
+        Ok(Box::new(from))
+    }
+}

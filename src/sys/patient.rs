@@ -1,0 +1,94 @@
+//! Reading from and writing to what may keep one waiting, such as a pipe, without missing that one is to stop.
+
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// How much a pipe takes without waiting once it takes something: `PIPE_BUF` (pipe(7)).
+const AT_ONCE: usize = 4096;
+
+/// How often it is asked whether to stop, in milliseconds.
+const PAUSE: u8 = 100;
+
+/// A stream that is waited for until `interrupted` says so.
+pub struct Patient<'i, F> {
+    file: F,
+    interrupted: &'i dyn Fn() -> bool,
+}
+
+impl<F: std::fmt::Debug> std::fmt::Debug for Patient<'_, F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Patient")
+            .field("file", &self.file)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'i, F: AsFd> Patient<'i, F> {
+    /// Waits for `file`.
+    pub fn new(file: F, interrupted: &'i dyn Fn() -> bool) -> Self {
+        Self { file, interrupted }
+    }
+
+    fn wait(&self, for_what: PollFlags) -> io::Result<()> {
+        loop {
+            if (self.interrupted)() {
+                return Err(io::Error::other("interrupted"));
+            }
+            let mut fds = [PollFd::new(self.file.as_fd(), for_what)];
+            match poll(&mut fds, PollTimeout::from(PAUSE)) {
+                Ok(0) | Err(nix::errno::Errno::EINTR) => {}
+                Ok(_) => return Ok(()),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+}
+
+impl<F: AsFd + Read> Read for Patient<'_, F> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.wait(PollFlags::POLLIN)?;
+        self.file.read(buffer)
+    }
+}
+
+impl<F: AsFd + Write> Write for Patient<'_, F> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.wait(PollFlags::POLLOUT)?;
+        self.file.write(&bytes[..bytes.len().min(AT_ONCE)])
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn nobody_waits_for_ever() {
+        let (reader, writer) = io::pipe().unwrap();
+        let asked = Cell::new(0);
+        let interrupted = || {
+            asked.set(asked.get() + 1);
+            asked.get() > 2
+        };
+        let error = Patient::new(reader, &interrupted)
+            .read(&mut [0; 8])
+            .unwrap_err();
+        assert_eq!(error.to_string(), "interrupted");
+        drop(writer);
+        asked.set(0);
+        let (_reader, writer) = io::pipe().unwrap();
+        let soon = || {
+            asked.set(asked.get() + 1);
+            asked.get() > 200
+        };
+        let written = Patient::new(writer, &soon).write_all(&vec![0; 1 << 20]);
+        assert!(written.is_err());
+    }
+}

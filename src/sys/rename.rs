@@ -1,0 +1,38 @@
+//! New names that take nobody's place.
+
+use std::io;
+use std::path::Path;
+
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+
+/// Renames `from` to `to`, where nothing may be yet; whoever else wants the name has it or not, and nothing between.
+///
+/// # Errors
+/// Where something is there, or the system refuses.
+pub fn exclusively(from: &Path, to: &Path) -> io::Result<()> {
+    Ok(renameat2(
+        AT_FDCWD,
+        from,
+        AT_FDCWD,
+        to,
+        RenameFlags::RENAME_NOREPLACE,
+    )?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn an_empty_directory_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let [a, b, c] = ["a", "b", "c"].map(|name| dir.path().join(name));
+        fs::create_dir(&a).unwrap();
+        fs::create_dir(&b).unwrap();
+        let error = exclusively(&a, &b).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        exclusively(&a, &c).unwrap();
+        assert!(c.is_dir() && !a.exists());
+    }
+}
