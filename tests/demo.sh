@@ -1,5 +1,5 @@
 #!/bin/bash
-# Shows a service of the host in a sandbox: `make demo` runs this against a private libvirtd.
+# Shows a command and a service of the host in sandboxes: `make demo` runs this against a private libvirtd.
 set -uo pipefail
 
 PATH=$PWD/target/debug:$PATH
@@ -14,6 +14,7 @@ show() {
 
 trap 'virt-sandbox-service stop $name; virt-sandbox-service delete $name' INT TERM
 
+show virt-sandbox -- sh -c 'id; touch /etc/x || echo "the root is read-only"'
 show virt-sandbox-service create -u $unit $name
 show virt-sandbox-service start $name
 show virt-sandbox-service list
