@@ -117,9 +117,10 @@ pub struct Test {
 static TURN: Mutex<()> = Mutex::new(());
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-/// What names of sandboxes and directories begin with: others on the host are left alone.
+/// What names of sandboxes and directories begin with: others on the host are left alone. It is short, as a socket's path
+/// has to be.
 fn prefix() -> String {
-    format!("r-{}-", std::process::id())
+    format!("r{:x}-", std::process::id())
 }
 
 impl Test {
@@ -186,7 +187,7 @@ impl Test {
 
     /// The name of a sandbox that no other has.
     pub fn name(&self) -> String {
-        format!("{}{}", prefix(), NEXT.fetch_add(1, Ordering::Relaxed))
+        format!("{}{:x}", prefix(), NEXT.fetch_add(1, Ordering::Relaxed))
     }
 
     /// The program, on the driver and with a name of its own.
