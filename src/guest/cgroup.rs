@@ -75,9 +75,11 @@ fn groups(process: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Removes groups that are empty by now.
-pub fn remove_all(groups: &[PathBuf]) {
+/// Removes groups that are empty by now; `false` if one is not.
+#[must_use]
+pub fn remove_all(groups: &[PathBuf]) -> bool {
     groups.iter().for_each(|group| remove_groups(group));
+    !groups.iter().any(|group| group.exists())
 }
 
 /// Mount points of the hierarchies a sandbox makes groups in.

@@ -87,8 +87,9 @@ const END: Duration = Duration::from_secs(1);
 ///
 /// When the process that keeps a container goes while one is in the container's cgroup, be it that process itself, libvirtd
 /// waits 200 ms for it and answers nobody meanwhile (`virCgroupKillPainfully()`). So that process is taken out of
-/// the group, and the container's first one, which ends with the channel, is waited for. Gives whether nothing is left
-/// of the container's groups.
+/// the group, and the container's first one, which ends with the channel, is waited for.
+///
+/// `false` where something of it may still be there.
 ///
 /// # Errors
 /// Where it cannot be done. The domain then ends with the connection, in libvirt's own time.
@@ -105,14 +106,13 @@ pub fn end(hypervisor: &dyn Hypervisor, name: &SandboxName, link: Link) -> Resul
     let first = Process::open(first).map_err(failed())?;
     cgroup::adopt(controller).map_err(failed())?;
     drop(link);
-    let has_ended = first.wait(END);
-    if has_ended {
-        // It would go by itself, but takes a while to see it.
-        keeper.signal(Signal::SIGKILL).map_err(failed())?;
-        let _ = keeper.wait(END);
-        cgroup::remove_all(&groups);
+    if !first.wait(END) {
+        return Ok(false);
     }
-    Ok(has_ended && !groups.iter().any(|group| group.exists()))
+    // It would go by itself, but takes a while to see it.
+    keeper.signal(Signal::SIGKILL).map_err(failed())?;
+    let has_gone = keeper.wait(END);
+    Ok(cgroup::remove_all(&groups) && has_gone)
 }
 
 /// The block devices of a container: those of its images, then the user's. libvirt calls them `sda`, `sdb`…

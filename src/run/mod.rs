@@ -288,24 +288,27 @@ pub fn run(request: &Request, connection: &Connection, places: &Places) -> Resul
     stages.reach("end");
     let has_ended_well = matches!(ending, Ending::Exit(_));
     let is_container = connection.driver == Driver::Lxc;
-    let mut is_tidy = !is_container;
-    if has_ended_well && is_container {
-        is_tidy = container::end(&hypervisor, &name, link).unwrap_or_else(|error| {
+    let is_gone = if has_ended_well && is_container {
+        let ended = container::end(&hypervisor, &name, link);
+        stages.reach("farewell");
+        ended.unwrap_or_else(|error| {
             log::debug!("{error}");
             false
-        });
-        stages.reach("farewell");
+        })
     } else {
         drop(link);
-    }
+        // A virtual machine ends with the connection.
+        has_ended_well && !is_embedded && !is_container
+    };
     // A disk or a name can be used again when this returns.
-    let is_waited_for = is_embedded || request.uses_images() || request.name.is_some();
-    if !has_ended_well || !is_tidy || is_waited_for {
-        if let Err(error) = hypervisor.destroy(name.as_str()) {
-            log::warn!("{error}");
-            state.keep();
-        } else if !is_tidy {
-            guest::cgroup::remove(&name);
+    if !is_gone || request.uses_images() || request.name.is_some() {
+        match hypervisor.destroy(name.as_str()) {
+            Ok(()) if is_container && !is_gone => guest::cgroup::remove(&name),
+            Ok(()) => {}
+            Err(error) => {
+                log::warn!("{error}");
+                state.keep();
+            }
         }
         stages.reach("destroy");
     }

@@ -117,10 +117,10 @@ pub struct Test {
 static TURN: Mutex<()> = Mutex::new(());
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-/// What names of sandboxes and directories begin with: others on the host are left alone. It is short, as a socket's path
-/// has to be.
+/// What names of sandboxes and directories begin with: others on the host are left alone. Sockets of an embedded driver lie
+/// in a directory of the name, and their paths are short.
 fn prefix() -> String {
-    format!("r{:x}-", std::process::id())
+    format!("r-{}-", std::process::id() % 1000)
 }
 
 impl Test {
