@@ -187,7 +187,7 @@ impl Test {
 
     /// The name of a sandbox that no other has.
     pub fn name(&self) -> String {
-        format!("{}{}", prefix(), NEXT.fetch_add(1, Ordering::Relaxed))
+        format!("{}{:x}", prefix(), NEXT.fetch_add(1, Ordering::Relaxed))
     }
 
     /// The program, on the driver and with a name of its own.
