@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-use crate::config::{Hostname, Mac, Mount, SandboxConfig, SandboxName};
+use crate::config::network::{DEFAULT_SOURCE, Source};
+use crate::config::{Hostname, Mac, Mount, Network, SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::libvirt::Libvirt;
@@ -31,6 +32,8 @@ pub struct Request {
     pub name: Option<SandboxName>,
     /// Directory its tree is made in, instead of the usual one.
     pub base: Option<PathBuf>,
+    /// NICs instead of the archive's.
+    pub networks: Option<Vec<Network>>,
     /// Whether it may have the directories of this host that the archive asks for.
     pub trust_mounts: bool,
 }
@@ -88,6 +91,9 @@ impl Sandboxes {
             hostname,
             ..archived.clone()
         };
+        if let Some(networks) = &request.networks {
+            config.networks.clone_from(networks);
+        }
         let others = self.others()?;
         let is_taken = others.iter().any(|other| other.uuid == config.uuid)
             || Libvirt::open(&self.connection)?.is_known(&config.uuid)?;
@@ -100,6 +106,9 @@ impl Sandboxes {
             .flat_map(|other| other.networks.iter().filter_map(|network| network.mac))
             .collect();
         for (index, network) in config.networks.iter_mut().enumerate() {
+            network
+                .source
+                .get_or_insert_with(|| Source::Network(DEFAULT_SOURCE.to_owned()));
             if network.mac.is_none_or(|mac| taken.contains(&mac)) {
                 network.mac = Some(Mac::of_sandbox(&Uuid::new_v4(), index));
             }
@@ -140,9 +149,22 @@ fn archived(text: &[u8]) -> Result<SandboxConfig> {
     for unit in config.units.iter().chain(&config.keep_units) {
         UnitName::exact(unit).map_err(|error| wrong(error.to_string()))?;
     }
+    for package in config.packages.iter().chain(&config.service_packages) {
+        if !is_package(package) {
+            return Err(wrong(format!("'{package}' is not a name of a package")));
+        }
+    }
     let hostname: std::result::Result<Hostname, _> = config.hostname.parse();
     hostname.map_err(|error| wrong(error.to_string()))?;
     Ok(config)
+}
+
+/// Whether a text can be the name of a package, of dpkg or of rpm, and nothing else on a command line.
+fn is_package(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "+-._~:".contains(c))
 }
 
 /// An archive says itself what of the host its sandbox sees: that is for the admin to allow.
@@ -225,6 +247,7 @@ mod tests {
                 r#"hostname = "web1\n127.0.0.1 bank""#,
             ),
             ("name = \"web1\"", "name = \"../web1\""),
+            ("timeout", "packages = [\"--eval=x\"]\ntimeout"),
         ] {
             let bad = good.replace(from, to);
             assert_ne!(good, bad);

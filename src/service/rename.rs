@@ -103,10 +103,13 @@ impl Sandboxes {
     /// Does all that follows from the directory's new name. Each step may have been done before.
     fn finish_rename(&self, renaming: &Renaming, hypervisor: &dyn Hypervisor) -> Result<()> {
         let Renaming { old, new, enabled } = renaming;
-        hypervisor.undefine(old.name.as_str())?;
-        self.remove_unit(&old.name);
-        cgroup::remove(&old.name);
-        remove_tree(&self.store.stage(&old.name));
+        // The old name may be somebody else's by now.
+        if self.store.check_free(&old.name).is_ok() {
+            hypervisor.undefine(old.name.as_str())?;
+            self.remove_unit(&old.name);
+            cgroup::remove(&old.name);
+            remove_tree(&self.store.stage(&old.name));
+        }
         place::rename(&old.path, &new.path, new.uuid)?;
         let mut manifest = self.recorded(&new.name)?;
         Renewal::new(old, new)?.write(&new.path, &mut manifest)?;

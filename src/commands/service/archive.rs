@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::{Name, create, lifecycle};
 use crate::commands::output;
 use crate::config::SandboxName;
+use crate::config::network::NetworkChoice;
 use crate::error::{Error, Result};
 use crate::service::Sandboxes;
 use crate::service::import::Request;
@@ -32,12 +33,16 @@ pub struct ExportArgs {
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "What the service is made of, its unit and its packages, comes from this host: other versions than the archive \
-                  was made with are said, missing ones refused."
+                  was made with are said, missing ones refused. What the archive brings runs as root inside, which \
+                  is not to be given to everybody: take archives from where you would take packages."
 )]
 pub struct ImportArgs {
     /// Directory that its tree is made in [default: /var/lib/libvirt/filesystems]
     #[arg(short, long, value_name = "DIR")]
     path: Option<PathBuf>,
+    /// NIC instead of those of the archive, as for 'create'; may be given more than once
+    #[arg(short = 'N', long, value_name = "NIC")]
+    network: Vec<NetworkChoice>,
     /// Let it see the directories of this host that the archive asks for
     #[arg(long)]
     trust_mounts: bool,
@@ -85,6 +90,9 @@ pub fn import(args: ImportArgs, sandboxes: &Sandboxes) -> Result<()> {
     let request = Request {
         name: args.name,
         base: args.path.map(create::absolute).transpose()?,
+        networks: (!args.network.is_empty())
+            .then(|| create::networks(&args.network))
+            .transpose()?,
         trust_mounts: args.trust_mounts,
     };
     let interrupted = lifecycle::interruption()?;

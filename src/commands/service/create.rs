@@ -126,7 +126,8 @@ fn mounts(mounts: Vec<Mount>) -> Result<Vec<Mount>> {
         .collect())
 }
 
-fn networks(choices: &[NetworkChoice]) -> Result<Vec<Network>> {
+/// The NICs that are asked for; one on the usual network where nothing is.
+pub fn networks(choices: &[NetworkChoice]) -> Result<Vec<Network>> {
     let nics: Vec<Network> = choices
         .iter()
         .filter_map(|choice| match choice {
