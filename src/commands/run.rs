@@ -12,9 +12,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 
 use crate::commands::output;
 use crate::config::network::NetworkChoice;
-use crate::config::{
-    Disk, Hostname, Include, Mount, Network, Publish, Resources, SandboxName, Security,
-};
+use crate::config::{Disk, Hostname, Include, Mount, Publish, Resources, SandboxName, Security};
 use crate::domain::qemu::Emulation;
 use crate::error::{Error, Result};
 use crate::guest::kernel::KernelRequest;
@@ -295,7 +293,7 @@ fn request(cli: Cli) -> Result<Request> {
             .into_iter()
             .map(|disk| disk.absolute(&cwd))
             .collect(),
-        networks: networks(cli.network)?,
+        networks: NetworkChoice::nics(&cli.network)?.unwrap_or_default(),
         publish: cli.publish,
         security: cli.security,
         resources: cli.resources,
@@ -337,21 +335,6 @@ fn traced(command: Vec<OsString>, filter: Option<OsString>) -> Vec<OsString> {
     traced.push("--".into());
     traced.extend(command);
     traced
-}
-
-fn networks(choices: Vec<NetworkChoice>) -> Result<Vec<Network>> {
-    let mut networks = Vec::new();
-    let mut none = false;
-    for choice in choices {
-        match choice {
-            NetworkChoice::Nic(network) => networks.push(network),
-            NetworkChoice::None => none = true,
-        }
-    }
-    if none && !networks.is_empty() {
-        return Err(Error::refused("'-N none' and a NIC exclude each other"));
-    }
-    Ok(networks)
 }
 
 fn show(request: &Request, connection: &Connection, places: &Places, whole: bool) -> Result<()> {

@@ -323,6 +323,28 @@ pub enum NetworkChoice {
     Nic(Network),
 }
 
+impl NetworkChoice {
+    /// The NICs of all choices together; `None` where nothing was said.
+    ///
+    /// # Errors
+    /// Where there is to be none, and one.
+    pub fn nics(choices: &[Self]) -> crate::error::Result<Option<Vec<Network>>> {
+        let nics: Vec<Network> = choices
+            .iter()
+            .filter_map(|choice| match choice {
+                Self::Nic(nic) => Some(nic.clone()),
+                Self::None => None,
+            })
+            .collect();
+        if !nics.is_empty() && nics.len() < choices.len() {
+            return Err(crate::error::Error::refused(
+                "'-N none' and a NIC exclude each other",
+            ));
+        }
+        Ok((!choices.is_empty()).then_some(nics))
+    }
+}
+
 impl FromStr for NetworkChoice {
     type Err = ParseNetworkError;
 

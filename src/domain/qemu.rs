@@ -16,9 +16,6 @@ mod check;
 
 pub use check::{Authority, check};
 
-/// Name of the virtio-serial port that host and guest speak over: `/dev/virtio-ports/NAME`.
-pub const CHANNEL: &str = "org.virt-sandbox.channel.0";
-
 /// What a virtual machine has beside its [`Domain`]. Every path is absolute and of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Machine {
@@ -30,7 +27,7 @@ pub struct Machine {
     pub initrd: PathBuf,
     /// Its command line.
     pub command_line: String,
-    /// Unix socket that QEMU makes for [`CHANNEL`]; at most 107 bytes.
+    /// Unix socket that QEMU makes for [`PORT`](guest_init::wire::PORT); at most 107 bytes.
     pub channel: PathBuf,
     /// Unix socket that QEMU makes for the console `hvc0`; at most 107 bytes.
     pub console: PathBuf,
@@ -175,7 +172,7 @@ impl QemuDomain {
             serial_port: machine.serial.clone(),
             consoles: domain.consoles,
             channel: machine.channel.clone(),
-            channel_name: CHANNEL,
+            channel_name: guest_init::wire::PORT,
             security: domain.security.as_ref().map(SecLabelView::from),
         }
     }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use guest_init::config::{self as guest, GuestConfig};
 
-use crate::config::{Mount, SandboxConfig};
+use crate::config::{Mount, Network, SandboxConfig};
 use crate::domain::Filesystem;
 use crate::error::{Error, Result};
 use crate::host::{HostFacts, SystemDir};
@@ -142,6 +142,17 @@ impl Assembly {
 
 fn below(root: &str, path: &Path) -> PathBuf {
     Path::new(root).join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// What the guest is told of its NICs: libvirt and the kernel name them in this order.
+#[must_use]
+pub fn nics(networks: &[Network]) -> Vec<guest::Nic> {
+    let nic = |(index, network): (usize, &Network)| guest::Nic {
+        name: format!("eth{index}"),
+        addressing: network.addressing.clone(),
+        hint: None,
+    };
+    networks.iter().enumerate().map(nic).collect()
 }
 
 /// Writes the staging root: the init program and its config.

@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use guest_init::config::{
-    Command, Directory, Disk, GuestConfig, Mount, Nic, Payload, Platform, Staged, Stdio, VERSION,
+    Command, Directory, Disk, GuestConfig, Mount, Payload, Platform, Staged, Stdio, VERSION,
 };
 
 use crate::config::{Hostname, SandboxName};
+use crate::guest;
 use crate::run::layout::Layout;
 use crate::run::{Account, Request};
 
@@ -67,16 +68,7 @@ pub fn config(
         files: vec![],
         static_units: None,
         max_pids: driver.max_pids,
-        network: request
-            .networks
-            .iter()
-            .enumerate()
-            .map(|(index, network)| Nic {
-                name: format!("eth{index}"),
-                addressing: network.addressing.clone(),
-                hint: None,
-            })
-            .collect(),
+        network: guest::nics(&request.networks),
         shell: driver.shell,
         payload: Payload::Command(Command {
             argv: request.command.clone(),

@@ -168,20 +168,6 @@ impl State {
         &self.path
     }
 
-    /// A directory in it.
-    ///
-    /// # Errors
-    /// Where it cannot be made.
-    pub fn make_dir(&self, name: &str, mode: u32) -> Result<PathBuf> {
-        let path = self.path.join(name);
-        let made = fs::DirBuilder::new()
-            .mode(mode)
-            .recursive(true)
-            .create(&path);
-        made.map_err(Error::io("creating", &path))?;
-        Ok(path)
-    }
-
     /// Leaves the directory, so that a later run makes sure that the domain is gone.
     pub fn keep(&mut self) {
         self.kept = true;

@@ -2,9 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use guest_init::config::{
-    File, GuestConfig, Mount, Nic, Payload, Platform, Root, StaticUnits, VERSION,
-};
+use guest_init::config::{File, GuestConfig, Mount, Payload, Platform, Root, StaticUnits, VERSION};
 use serde::Serialize;
 
 use crate::config::{SandboxConfig, SandboxName};
@@ -269,16 +267,7 @@ impl Sandboxes {
                 keep: keep.chain(config.keep_units.iter().cloned()).collect(),
             }),
             max_pids: Some(config.resources.pids()),
-            network: config
-                .networks
-                .iter()
-                .enumerate()
-                .map(|(index, network)| Nic {
-                    name: format!("eth{index}"),
-                    addressing: network.addressing.clone(),
-                    hint: None,
-                })
-                .collect(),
+            network: guest::nics(&config.networks),
             payload: Payload::Init {
                 command: vec![SYSTEMD.to_owned(), format!("--unit={BOOT_TARGET}")],
                 environment: vec![

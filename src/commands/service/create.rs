@@ -128,19 +128,8 @@ fn mounts(mounts: Vec<Mount>) -> Result<Vec<Mount>> {
 
 /// The NICs that are asked for; one on the usual network where nothing is.
 pub fn networks(choices: &[NetworkChoice]) -> Result<Vec<Network>> {
-    let nics: Vec<Network> = choices
-        .iter()
-        .filter_map(|choice| match choice {
-            NetworkChoice::Nic(nic) => Some(nic.clone()),
-            NetworkChoice::None => None,
-        })
-        .collect();
-    match (choices.len() - nics.len(), nics.is_empty()) {
-        (0, true) => Ok(vec![Network::dhcp(crate::config::network::DEFAULT_SOURCE)]),
-        (0, false) => Ok(nics),
-        (_, true) => Ok(vec![]),
-        (_, false) => Err(Error::refused("'-N none' and a NIC exclude each other")),
-    }
+    let usual = || vec![Network::dhcp(crate::config::network::DEFAULT_SOURCE)];
+    Ok(NetworkChoice::nics(choices)?.unwrap_or_else(usual))
 }
 
 fn show(plan: &Plan) -> Result<()> {
