@@ -65,6 +65,13 @@ pub enum Step {
     Network(Vec<Nic>),
     /// Let every user listen on low ports: the network is the sandbox's own, and its command has no capabilities.
     LowPorts,
+    /// Bound the threads of a kernel of our own, and have it write back soon what is mapped: the host looks at the files.
+    Kernel {
+        /// Highest number of threads.
+        max_threads: Option<u64>,
+    },
+    /// Leave a process behind that answers the host on so many ports.
+    Agent(u32),
     /// Keep a shell of root's on a device.
     Shell(PathBuf),
     /// Become the payload.
@@ -136,6 +143,12 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
         steps.push(Step::LowPorts);
     }
     steps.extend(config.shell.iter().cloned().map(Step::Shell));
+    if config.ways > 0 {
+        steps.push(Step::Kernel {
+            max_threads: config.max_pids,
+        });
+        steps.push(Step::Agent(config.ways));
+    }
     steps.push(match &config.payload {
         Payload::Init {
             command,
@@ -184,6 +197,7 @@ mod tests {
             masked: vec![],
             disks: vec![],
             shell: None,
+            ways: 0,
             files: vec![],
             static_units: Some(StaticUnits { keep: vec![] }),
             max_pids: Some(10),

@@ -58,6 +58,7 @@ pub(super) fn build(
         includes: vec![],
         masked: vec![],
         disks: vec![],
+        ways: 0,
         shell: None,
         files: contents.files,
         static_units: Some(StaticUnits {
@@ -144,6 +145,10 @@ impl Inside for Container {
         super::is_alive(self.controller)
     }
 
+    fn answers(&self) -> bool {
+        self.way().is_ok()
+    }
+
     fn capture(&self, command: &[&str]) -> Result<Captured> {
         let way = self.way()?;
         way.entrance
@@ -194,6 +199,15 @@ impl Inside for Container {
         let file = group.join("pids.max");
         fs::write(&file, most.to_string())
             .map_err(|error| format!("writing '{}': {error}", file.display()))
+    }
+
+    /// Its kernel is the host's.
+    fn settle(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn wake(&self) -> Result<()> {
+        Ok(())
     }
 }
 

@@ -3,9 +3,11 @@
 //! A sandbox of a service is built, reached and cleaned up after by its [`Keeper`]; what runs it can be reached as [`Inside`].
 //! Nothing above this module knows which driver a sandbox of a service has.
 
+pub mod ability;
 mod addresses;
 pub mod connection;
 mod container;
+mod machine;
 
 use std::fmt::Debug;
 use std::fs;
@@ -26,6 +28,9 @@ pub use crate::sys::enter::Entry;
 pub trait Inside: Debug {
     /// Whether it is still there. This asks the kernel: the daemon may be restarted meanwhile.
     fn is_alive(&self) -> bool;
+
+    /// Whether commands can be run in it by now: one that boots takes a moment. Waits for a tenth of a second at most.
+    fn answers(&self) -> bool;
 
     /// Runs a command of the sandbox to its end, as its root and without standard input.
     ///
@@ -54,6 +59,18 @@ pub trait Inside: Debug {
     /// # Errors
     /// Says why that cannot be.
     fn limit_processes(&self, most: u64) -> std::result::Result<(), String>;
+
+    /// Has its files on the host be as it sees them: what its kernel holds back is written.
+    ///
+    /// # Errors
+    /// Where it does not answer.
+    fn settle(&self) -> Result<()>;
+
+    /// After it was frozen: what it cannot know by itself, such as the time.
+    ///
+    /// # Errors
+    /// Where it does not answer.
+    fn wake(&self) -> Result<()>;
 }
 
 /// What a sandbox is at.
@@ -94,6 +111,8 @@ pub struct Site<'a> {
 pub enum Keeper {
     /// Containers.
     Containers,
+    /// Virtual machines.
+    Machines,
 }
 
 impl Keeper {
@@ -104,9 +123,10 @@ impl Keeper {
     pub fn of(uri: &str) -> Result<Self> {
         match Connection::parse(uri)?.driver {
             Driver::Lxc => Ok(Self::Containers),
-            Driver::QemuSystem | Driver::QemuSession | Driver::QemuEmbedded => Err(Error::refused(
-                format!("'{uri}' is not a connection of libvirt's container driver; use lxc:///"),
-            )),
+            Driver::QemuSystem => Ok(Self::Machines),
+            Driver::QemuSession | Driver::QemuEmbedded => Err(Error::refused(format!(
+                "'{uri}' has no daemon of the host's that could keep a sandbox; use lxc:/// or qemu:///system"
+            ))),
         }
     }
 
@@ -115,14 +135,16 @@ impl Keeper {
     pub fn name(self) -> &'static str {
         match self {
             Self::Containers => "lxc",
+            Self::Machines => "qemu",
         }
     }
 
-    /// What systemd inside takes it for.
+    /// What systemd inside takes the container for; `None` where it has a kernel of its own.
     #[must_use]
-    pub fn container(self) -> &'static str {
+    pub fn container(self) -> Option<&'static str> {
         match self {
-            Self::Containers => container::NAME,
+            Self::Containers => Some(container::NAME),
+            Self::Machines => None,
         }
     }
 
@@ -133,6 +155,7 @@ impl Keeper {
     pub fn check(self, config: &SandboxConfig) -> Result<()> {
         match self {
             Self::Containers => container::check(config),
+            Self::Machines => machine::check(config),
         }
     }
 
@@ -150,16 +173,23 @@ impl Keeper {
     ) -> Result<String> {
         match self {
             Self::Containers => container::build(config, contents, facts, site, hypervisor),
+            Self::Machines => machine::build(config, contents, facts, site, hypervisor),
         }
     }
 
-    /// The way into a sandbox in this `state`; `None` where it does not run.
+    /// The way into a sandbox in this `state`, whose directory is `stage`; `None` where it does not run.
     #[must_use]
-    pub fn inside(self, config: &SandboxConfig, state: DomainState) -> Option<Box<dyn Inside>> {
+    pub fn inside(
+        self,
+        config: &SandboxConfig,
+        stage: &Path,
+        state: DomainState,
+    ) -> Option<Box<dyn Inside>> {
         let id = state.id()?;
-        match self {
-            Self::Containers => Some(Box::new(container::Container::new(&config.name, id))),
-        }
+        Some(match self {
+            Self::Containers => Box::new(container::Container::new(&config.name, id)),
+            Self::Machines => Box::new(machine::Machine::new(stage)),
+        })
     }
 
     /// The limit `key` as libvirt changes it while a sandbox runs; `None` where it does not.
@@ -167,6 +197,7 @@ impl Keeper {
     pub fn limit(self, resources: &Resources, key: &str) -> Option<Limit> {
         match self {
             Self::Containers => container::limit(resources, key),
+            Self::Machines => machine::limit(resources, key),
         }
     }
 }

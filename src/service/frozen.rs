@@ -50,7 +50,12 @@ impl<'a> Still<'a> {
         };
         match hypervisor.state(name.as_str())? {
             DomainState::Missing | DomainState::Stopped | DomainState::Paused { .. } => {}
-            DomainState::Running { .. } => {
+            state @ DomainState::Running { .. } => {
+                if let Some(inside) = sandboxes.inside_of(config, state)?
+                    && let Err(error) = inside.settle()
+                {
+                    log::warn!("'{name}' holds back what it has written: {error}");
+                }
                 // Noted first, so that it runs on also after a kill.
                 atomic::write(&note(&sandboxes.store, name), b"", 0o600)?;
                 let suspended = hypervisor.suspend(name.as_str());

@@ -250,6 +250,31 @@ impl Sandboxes {
         Keeper::of(&config.connection)
     }
 
+    /// The way into a sandbox; `None` where it does not run.
+    ///
+    /// # Errors
+    /// Where libvirt does not answer.
+    pub(super) fn inside(
+        &self,
+        config: &SandboxConfig,
+        hypervisor: &dyn Hypervisor,
+    ) -> Result<Option<Box<dyn Inside>>> {
+        self.inside_of(config, hypervisor.state(config.name.as_str())?)
+    }
+
+    /// The way into a sandbox that is in this state.
+    ///
+    /// # Errors
+    /// Where its configuration names no driver.
+    pub(super) fn inside_of(
+        &self,
+        config: &SandboxConfig,
+        state: DomainState,
+    ) -> Result<Option<Box<dyn Inside>>> {
+        let stage = self.store.stage(&config.name);
+        Ok(self.keeper(config)?.inside(config, &stage, state))
+    }
+
     /// A connection for the domain of a sandbox.
     ///
     /// # Errors
@@ -271,7 +296,7 @@ impl Sandboxes {
                 config.connection
             )));
         }
-        self.keeper(&config)?.inside(&config, state).ok_or_else(|| {
+        self.inside_of(&config, state)?.ok_or_else(|| {
             Error::refused(format!(
                 "the sandbox '{name}' does not run; start it with 'virt-sandbox-service start {name}'"
             ))
@@ -286,12 +311,14 @@ impl Sandboxes {
         let config = self.store.load(name)?;
         let hypervisor = self.hypervisor(&config)?;
         let state = hypervisor.state(name.as_str())?;
-        let keeper = self.keeper(&config)?;
-        let inside = keeper.inside(&config, state);
+        let inside = match state {
+            DomainState::Running { .. } => self.inside_of(&config, state)?,
+            DomainState::Paused { .. } | DomainState::Stopped | DomainState::Missing => None,
+        };
         Ok(Summary {
             name: name.clone(),
             state: state.as_str().to_owned(),
-            driver: keeper.name().to_owned(),
+            driver: self.keeper(&config)?.name().to_owned(),
             units: config.units,
             addresses: inside.map_or_else(Vec::new, |inside| inside.addresses()),
             path: config.path,
