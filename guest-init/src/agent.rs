@@ -18,7 +18,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::Mode;
 use nix::sys::time::TimeSpec;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::time::{ClockId, clock_settime};
 use nix::unistd::{Pid, getpid, read, setsid};
 
@@ -83,13 +83,12 @@ fn keep(paths: impl Iterator<Item = PathBuf>) -> Result<std::convert::Infallible
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error).context("waiting for the host"),
         }
-        while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            let ended = match status {
-                WaitStatus::StillAlive => break,
-                status => status.pid(),
-            };
+        while let Some(ended) = waitpid(None, Some(WaitPidFlag::WNOHANG))
+            .ok()
+            .and_then(|status| status.pid())
+        {
             for port in &mut ports {
-                if port.worker.is_some() && port.worker == ended {
+                if port.worker.is_some() && port.worker == Some(ended) {
                     port.worker = None;
                     port.drain()?;
                     port.announce(true)?;

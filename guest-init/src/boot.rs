@@ -98,7 +98,10 @@ fn carry_out(caller: &mut Caller) -> Result<()> {
                 caller.reached("network");
             }
             Step::LowPorts => crate::network::allow_low_ports(),
-            Step::Kernel { max_threads } => machine::tune(max_threads),
+            Step::Kernel { max_threads } => {
+                machine::tune(max_threads);
+                static_units::mask_generators(Path::new("/"))?;
+            }
             Step::Agent(ways) => agent::start(ways)?,
             Step::Shell(device) => shell::keep(&device)?,
             Step::Exec {

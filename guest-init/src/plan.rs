@@ -65,7 +65,8 @@ pub enum Step {
     Network(Vec<Nic>),
     /// Let every user listen on low ports: the network is the sandbox's own, and its command has no capabilities.
     LowPorts,
-    /// Bound the threads of a kernel of our own, and have it write back soon what is mapped: the host looks at the files.
+    /// Bound the threads of a kernel of our own, have it write back soon what is mapped, since the host looks at the files, and spare
+    /// it what only a machine with disks has a use for.
     Kernel {
         /// Highest number of threads.
         max_threads: Option<u64>,

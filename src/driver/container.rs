@@ -2,16 +2,17 @@
 
 use std::cell::OnceCell;
 use std::fs;
+use std::path::Path;
 
 use guest_init::config::{GuestConfig, Payload, Platform, Root, StaticUnits, VERSION};
 
 use crate::config::resources::DEFAULT_CONTAINER_MEMORY;
 use crate::config::{Resources, SandboxConfig, SandboxName};
-use crate::domain::Domain;
 use crate::domain::lxc::{self, LxcDomain};
 use crate::domain::template::Template;
 use crate::domain::tune::{CPU_PERIOD_US, quota_us};
-use crate::driver::{Activity, Contents, Inside, Site, addresses};
+use crate::domain::{Domain, Filesystem};
+use crate::driver::{Activity, Contents, Inside, Shared, Site, addresses};
 use crate::error::{Error, Result};
 use crate::guest::{self, Assembly, cgroup};
 use crate::host::HostFacts;
@@ -77,6 +78,19 @@ pub(super) fn build(
     guest::stage(site.stage, &guest::find_init()?, &guest)?;
     let view = LxcDomain::new(&domain, facts, assembly.filesystems);
     Template::LxcDomain.render(&view, Some(site.templates))
+}
+
+/// The staging root is ours.
+pub(super) fn sharing(config: &SandboxConfig, facts: &HostFacts) -> Vec<Shared> {
+    let stage = Path::new("/");
+    let assembly = Assembly::of_service(config, facts, stage);
+    let shared = |filesystem: Filesystem| Shared {
+        source: filesystem.source,
+        read_only: filesystem.read_only,
+        how: "bind mount, owners as on the host",
+    };
+    let own = assembly.filesystems.into_iter().skip(1);
+    own.map(shared).collect()
 }
 
 pub(super) fn limit(resources: &Resources, key: &str) -> Option<Limit> {

@@ -11,9 +11,11 @@ mod machine;
 
 use std::fmt::Debug;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use guest_init::config::{File, Nic};
+use serde::Serialize;
 
 use self::connection::{Connection, Driver};
 use crate::config::{Resources, SandboxConfig};
@@ -95,6 +97,17 @@ pub struct Contents {
     pub keep_units: Vec<String>,
     /// The unit that systemd boots into.
     pub target: String,
+}
+
+/// A directory of the host that a sandbox has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Shared {
+    /// The directory.
+    pub source: PathBuf,
+    /// Whether the sandbox may only read it.
+    pub read_only: bool,
+    /// How it gets there, and who sees to owners and access.
+    pub how: &'static str,
 }
 
 /// Places of the host that a sandbox is built with.
@@ -190,6 +203,28 @@ impl Keeper {
             Self::Containers => Box::new(container::Container::new(&config.name, id)),
             Self::Machines => Box::new(machine::Machine::new(stage)),
         })
+    }
+
+    /// How long it may take from the start until systemd begins, beside what units may take.
+    ///
+    /// # Errors
+    /// Where the environment asks for what there is not.
+    pub fn boot_time(self) -> Result<Duration> {
+        match self {
+            Self::Containers => Ok(Duration::ZERO),
+            Self::Machines => machine::boot_time(),
+        }
+    }
+
+    /// How the directories of the host get into a sandbox.
+    ///
+    /// # Errors
+    /// Where one cannot.
+    pub fn sharing(self, config: &SandboxConfig, facts: &HostFacts) -> Result<Vec<Shared>> {
+        match self {
+            Self::Containers => Ok(container::sharing(config, facts)),
+            Self::Machines => machine::sharing(config, facts),
+        }
     }
 
     /// The limit `key` as libvirt changes it while a sandbox runs; `None` where it does not.

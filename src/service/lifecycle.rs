@@ -117,7 +117,12 @@ impl Sandboxes {
         timeout: Option<Duration>,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<()> {
-        let timeout = timeout.unwrap_or(Duration::from_secs(config.timeout.into()));
+        let timeout = match timeout {
+            Some(timeout) => timeout,
+            None => {
+                Duration::from_secs(config.timeout.into()) + self.keeper(config)?.boot_time()?
+            }
+        };
         let begin = Instant::now();
         let mut since: Option<(String, Instant)> = None;
         loop {

@@ -25,6 +25,10 @@ pub struct Args {
 
 pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
     let config = sandboxes.store.load(&args.name.name)?;
+    // What a virtual machine still holds back is not in the files yet. One that hangs has a journal all the same.
+    if let Err(error) = sandboxes.settle(&args.name.name) {
+        log::warn!("the end of the journal may be missing: {error}");
+    }
     let mut arguments = Vec::new();
     arguments.extend(args.follow.then(|| "--follow".to_owned()));
     arguments.extend(args.unit.iter().map(|unit| format!("--unit={unit}")));

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use guest_init::ask::{Ask, Execute};
 use guest_init::config::{
-    GuestConfig, Payload, Platform, Root, StaticUnits, Stdio as GuestStdio, Stream, VERSION,
+    File, GuestConfig, Payload, Platform, Root, StaticUnits, Stdio as GuestStdio, Stream, VERSION,
 };
 
 use self::assembly::Assembly;
@@ -18,12 +18,12 @@ use self::way::{WAYS, Way};
 use crate::config::{Resources, SandboxConfig};
 use crate::console::{Console, Ending, Patience, Signals, Stdio};
 use crate::domain::Domain;
-use crate::domain::qemu::{self, Authority, Machine as Hardware, QemuDomain};
+use crate::domain::qemu::{self, Authority, Emulation, Machine as Hardware, QemuDomain, Transport};
 use crate::domain::template::Template;
 use crate::domain::tune::{CPU_PERIOD_US, quota_us};
 use crate::driver::ability::{Abilities, emulation_of_environment, usable_emulation};
 use crate::driver::container::SYSTEMD;
-use crate::driver::{Activity, Contents, Inside, Site, addresses};
+use crate::driver::{Activity, Contents, Inside, Shared, Site, addresses};
 use crate::error::{Error, Result};
 use crate::guest;
 use crate::guest::kernel::{self, Kernel, KernelRequest};
@@ -71,6 +71,9 @@ pub(super) fn build(
         &assembly.features,
         &guest::find_init()?,
     )?;
+    let emulation = emulation()?;
+    let mut files = contents.files;
+    files.extend((emulation == Emulation::Tcg).then(patient_systemd));
     let guest = GuestConfig {
         version: VERSION,
         name: config.name.to_string(),
@@ -86,7 +89,7 @@ pub(super) fn build(
         disks: vec![],
         ways: WAYS,
         shell: None,
-        files: contents.files,
+        files,
         static_units: Some(StaticUnits {
             keep: contents.keep_units,
         }),
@@ -99,7 +102,7 @@ pub(super) fn build(
     };
     let initrd = stage(site.stage, &boot.initrd, &guest)?;
     let hardware = Hardware {
-        emulation: emulation_of_environment()?.unwrap_or_else(usable_emulation),
+        emulation,
         kernel: boot.kernel,
         initrd,
         command_line: kernel::command_line(false, None),
@@ -130,6 +133,56 @@ fn stage(stage: &Path, initrd: &Path, guest: &GuestConfig) -> Result<PathBuf> {
     let path = stage.join("initrd");
     atomic::replace(&path, &bytes, 0o644)?;
     Ok(path)
+}
+
+fn emulation() -> Result<Emulation> {
+    Ok(emulation_of_environment()?.unwrap_or_else(usable_emulation))
+}
+
+pub(super) fn boot_time() -> Result<Duration> {
+    Ok(Duration::from_secs(match emulation()? {
+        Emulation::Kvm => 30,
+        Emulation::Tcg => 180,
+    }))
+}
+
+pub(super) fn sharing(config: &SandboxConfig, facts: &HostFacts) -> Result<Vec<Shared>> {
+    let kernel = Kernel::find(Path::new("/"), &KernelRequest::default())?;
+    let abilities = Abilities::of_host(&kernel, Authority::Root)?;
+    let assembly = Assembly::new(config, facts, &abilities)?;
+    let staged = assembly.staged.iter();
+    let is_read_only = staged.map(|staged| match staged {
+        guest_init::config::Staged::Share { read_only, .. }
+        | guest_init::config::Staged::Image { read_only, .. } => *read_only,
+    });
+    let shared = |(share, read_only): (qemu::Share, bool)| Shared {
+        source: share.source,
+        read_only,
+        how: match share.transport {
+            Transport::Plan9 { .. } => {
+                "9p, read by QEMU as the user that libvirt runs it as; owners as on the host, and QEMU refuses to write where it is read-only"
+            }
+            Transport::Virtiofs { .. } => {
+                "virtiofs, by a virtiofsd of root's; owners as on the host, and the machine's kernel refuses to write where it is read-only"
+            }
+        },
+    };
+    Ok(assembly
+        .shares
+        .into_iter()
+        .zip(is_read_only)
+        .map(shared)
+        .collect())
+}
+
+/// In an emulated machine all takes several times as long: units that say nothing of it get more time than systemd gives them.
+fn patient_systemd() -> File {
+    File {
+        path: "/run/systemd/system.conf.d/10-emulated.conf".into(),
+        mode: 0o644,
+        content: "[Manager]\nDefaultTimeoutStartSec=300s\nDefaultDeviceTimeoutSec=300s\n"
+            .to_owned(),
+    }
 }
 
 /// Memory and virtual CPUs are what the machine was built with.
