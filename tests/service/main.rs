@@ -9,6 +9,7 @@
 //! | [`interruption`] | create cut short |
 //! | [`units`] | units of an admin: those that work and those that fail |
 //! | [`host`] | the host's unit of a sandbox, and libvirtd restarted |
+//! | [`drivers`] | every verb in containers and in virtual machines |
 //! | [`clones`], [`renames`] | a second sandbox like one, and another name for one |
 //! | [`archives`], [`hostile`] | a sandbox exported and imported, and archives that mean harm |
 //! | [`tuning`] | limits changed, and what is used |
@@ -22,6 +23,7 @@
 
 mod archives;
 mod clones;
+mod drivers;
 mod errors;
 mod host;
 mod hostile;
