@@ -6,6 +6,7 @@
 mod accounts;
 mod activity;
 mod addresses;
+mod boot;
 pub mod clone;
 mod conf_d;
 pub mod create;
@@ -26,6 +27,7 @@ pub mod package;
 mod place;
 mod preflight;
 pub mod ready;
+mod reload;
 pub mod rename;
 pub mod sandboxes;
 mod secrets;

@@ -46,6 +46,8 @@ pub struct Summary {
     pub path: PathBuf,
     /// Host name inside.
     pub hostname: String,
+    /// Whether the host's systemd starts it at boot.
+    pub enabled: bool,
 }
 
 impl Sandboxes {
@@ -104,7 +106,7 @@ impl Sandboxes {
     /// Removes the host's unit of a sandbox.
     pub(super) fn remove_unit(&self, name: &SandboxName) {
         let unit = self.store.unit(name);
-        if host::runs_systemd() && unit.exists() {
+        if self.store.is_enabled(name) {
             self.systemctl(&["disable", "--quiet", &name.unit()]);
         }
         let _ = std::fs::remove_file(&unit);
@@ -175,15 +177,22 @@ impl Sandboxes {
         guest::stage(&stage, &guest::find_init()?, &guest)?;
         let domain = LxcDomain::new(&domain, &facts, assembly.filesystems);
         hypervisor.define(&Template::LxcDomain.render(&domain, Some(&self.store.templates))?)?;
-        if self.store.units.is_dir() {
-            let unit = self.host_unit(config)?;
-            let path = self.store.unit(&config.name);
-            if std::fs::read_to_string(&path).ok().as_deref() != Some(&unit) {
-                atomic::write(&path, unit.as_bytes(), 0o644)?;
-                self.reload_host();
-            }
-        }
+        self.write_unit(config)?;
         Ok(())
+    }
+
+    /// Writes the host's unit of a sandbox. `false` if the host has no place for units.
+    pub(super) fn write_unit(&self, config: &SandboxConfig) -> Result<bool> {
+        if !self.store.units.is_dir() {
+            return Ok(false);
+        }
+        let unit = self.host_unit(config)?;
+        let path = self.store.unit(&config.name);
+        if std::fs::read_to_string(&path).ok().as_deref() != Some(&unit) {
+            atomic::write(&path, unit.as_bytes(), 0o644)?;
+            self.reload_host();
+        }
+        Ok(true)
     }
 
     /// The host's unit of a sandbox.
@@ -305,6 +314,16 @@ impl Sandboxes {
         }
     }
 
+    /// Whether a sandbox runs; one that is paused does.
+    ///
+    /// # Errors
+    /// Where there is no such sandbox or libvirt does not answer.
+    pub fn is_running(&self, name: &SandboxName) -> Result<bool> {
+        let config = self.store.load(name)?;
+        let state = self.hypervisor(&config)?.state(name.as_str())?;
+        Ok(state.controller().is_some())
+    }
+
     /// What is known of a sandbox.
     ///
     /// # Errors
@@ -324,6 +343,7 @@ impl Sandboxes {
             addresses: pid.map(addresses::of_process).unwrap_or_default(),
             path: config.path,
             hostname: config.hostname,
+            enabled: self.store.is_enabled(name),
         })
     }
 

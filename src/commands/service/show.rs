@@ -81,6 +81,10 @@ pub fn status(args: &StatusArgs, sandboxes: &Sandboxes) -> Result<()> {
         vec!["driver".into(), summary.driver.clone()],
         vec!["hostname".into(), summary.hostname.clone()],
         vec!["addresses".into(), summary.addresses.join(" ")],
+        vec![
+            "at boot".into(),
+            if summary.enabled { "started" } else { "not started" }.into(),
+        ],
         vec!["tree".into(), summary.path.display().to_string()],
         vec!["units".into(), summary.units.join(" ")],
     ]);
