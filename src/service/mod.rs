@@ -11,6 +11,7 @@ pub mod clone;
 mod conf_d;
 pub mod create;
 pub mod discover;
+mod edit;
 pub mod export;
 mod failure;
 mod frozen;

@@ -145,7 +145,9 @@ pub fn start_named(
 }
 
 pub fn stop(args: &StopArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
-    each(&args.names, sandboxes, &|| false, |name| sandboxes.stop(name))
+    each(&args.names, sandboxes, &|| false, |name| {
+        sandboxes.stop(name)
+    })
 }
 
 pub fn restart(args: &StartArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {

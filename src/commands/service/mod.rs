@@ -3,6 +3,7 @@
 mod archive;
 mod copy;
 mod create;
+mod edit;
 mod execute;
 mod lifecycle;
 mod limits;
@@ -53,6 +54,7 @@ enum Command {
     Enable(lifecycle::EnableArgs),
     Disable(lifecycle::DisableArgs),
     Set(limits::SetArgs),
+    Edit(edit::Args),
     Delete(lifecycle::DeleteArgs),
     List(show::ListArgs),
     Status(show::StatusArgs),
@@ -109,6 +111,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Restart(args) => return lifecycle::restart(&args, &sandboxes),
         Command::Reload(args) => return lifecycle::reload(&args, &sandboxes),
         Command::Set(args) => limits::set(&args, &sandboxes),
+        Command::Edit(args) => edit::run(&args, &sandboxes),
         Command::Stats(args) => limits::stats(&args, &sandboxes),
         Command::Enable(args) => return lifecycle::enable(&args, &sandboxes),
         Command::Disable(args) => return lifecycle::disable(&args, &sandboxes),

@@ -83,7 +83,12 @@ pub fn status(args: &StatusArgs, sandboxes: &Sandboxes) -> Result<()> {
         vec!["addresses".into(), summary.addresses.join(" ")],
         vec![
             "at boot".into(),
-            if summary.enabled { "started" } else { "not started" }.into(),
+            if summary.enabled {
+                "started"
+            } else {
+                "not started"
+            }
+            .into(),
         ],
         vec!["tree".into(), summary.path.display().to_string()],
         vec!["units".into(), summary.units.join(" ")],
