@@ -93,6 +93,7 @@ impl Sandboxes {
             hypervisor.destroy(name.as_str())?;
             hypervisor.undefine(name.as_str())?;
             self.remove_unit(name);
+            self.store.unlink_journal(removal.uuid);
             guest::cgroup::remove(name);
         }
         if let Some(tree) = &removal.tree {
@@ -177,6 +178,7 @@ impl Sandboxes {
         guest::stage(&stage, &guest::find_init()?, &guest)?;
         let domain = LxcDomain::new(&domain, &facts, assembly.filesystems);
         hypervisor.define(&Template::LxcDomain.render(&domain, Some(&self.store.templates))?)?;
+        self.store.link_journal(config);
         self.write_unit(config)?;
         Ok(())
     }

@@ -30,6 +30,8 @@ pub struct Store {
     pub trees: PathBuf,
     /// Templates of the admin.
     pub templates: PathBuf,
+    /// The host's journal.
+    pub journals: PathBuf,
 }
 
 impl Default for Store {
@@ -40,6 +42,7 @@ impl Default for Store {
             units: "/etc/systemd/system".into(),
             trees: "/var/lib/libvirt/filesystems".into(),
             templates: template::OVERRIDES.into(),
+            journals: "/var/log/journal".into(),
         }
     }
 }
@@ -352,6 +355,7 @@ mod tests {
             units: root.join("units"),
             trees: root.join("trees"),
             templates: root.join("templates"),
+            journals: root.join("journals"),
         }
     }
 

@@ -57,6 +57,21 @@ pub fn spawn<'a>(program: &str, arguments: impl IntoIterator<Item = &'a str>) ->
         .spawn()
 }
 
+/// Starts `program` with our standard error, no standard input, and its standard output for us to read.
+///
+/// # Errors
+/// Where it cannot be started.
+pub fn spawn_piped<'a>(
+    program: &str,
+    arguments: impl IntoIterator<Item = &'a str>,
+) -> io::Result<Child> {
+    Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+}
+
 /// Runs `program` to its end with our standard streams.
 ///
 /// # Errors

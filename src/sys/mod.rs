@@ -17,6 +17,7 @@ pub mod patient;
 pub mod pidfd;
 pub mod rename;
 pub mod root;
+pub mod view;
 
 crate::error::from_leaf!(
     archive::ArchiveError,
