@@ -2,10 +2,12 @@
 
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::guest;
 use crate::sys::command::Captured;
+use crate::sys::deadline::Ended;
 use crate::sys::enter::{self, Entrance, Entry};
 
 /// A running sandbox, to run commands in.
@@ -38,6 +40,15 @@ impl Inside {
             "running",
             Path::new(command.first().copied().unwrap_or_default()),
         ))
+    }
+
+    /// As [`capture`](Self::capture), but a command that takes longer than `limit` is ended, and gives `None`.
+    ///
+    /// # Errors
+    /// Where the way in is barred.
+    pub fn capture_within(&self, command: &[&str], limit: Duration) -> Result<Option<Ended>> {
+        let done = self.entrance.capture_within(self.pid, command, limit);
+        done.map_err(Error::step("entering the sandbox"))
     }
 
     /// Becomes a command of the sandbox; returns only on failure.

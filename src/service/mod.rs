@@ -30,6 +30,7 @@ mod preflight;
 pub mod ready;
 mod reload;
 pub mod rename;
+mod rotate;
 pub mod sandboxes;
 mod secrets;
 mod services_d;

@@ -7,6 +7,7 @@ pub mod archive;
 pub mod atomic;
 pub mod command;
 pub mod copy;
+pub mod deadline;
 pub mod enter;
 pub mod export;
 pub mod fresh;

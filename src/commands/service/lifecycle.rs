@@ -92,18 +92,18 @@ pub fn interruption() -> Result<impl Fn() -> bool> {
 
 /// Does something for each of several sandboxes, of which none is missing. One that fails is said, and keeps none of the others
 /// from it; the exit status is that of the first that failed.
-fn each(
-    names: &Names,
+pub fn each(
+    names: &[SandboxName],
     sandboxes: &Sandboxes,
     interrupted: &dyn Fn() -> bool,
     act: impl Fn(&SandboxName) -> Result<()>,
 ) -> Result<ExitCode> {
-    for name in &names.names {
+    for name in names {
         sandboxes.store.load(name)?;
     }
     let mut done = BTreeSet::new();
     let mut status = None;
-    for name in names.names.iter().filter(|name| done.insert(*name)) {
+    for name in names.iter().filter(|name| done.insert(*name)) {
         if let Err(error) = act(name) {
             let failed = output::fail(PROGRAM, &error);
             status.get_or_insert(failed);
@@ -117,7 +117,7 @@ fn each(
 
 pub fn start(args: &StartArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
     let interrupted = interruption()?;
-    each(&args.names, sandboxes, &interrupted, |name| {
+    each(&args.names.names, sandboxes, &interrupted, |name| {
         start_named(name, timeout(args), sandboxes, &interrupted)
     })
 }
@@ -145,14 +145,14 @@ pub fn start_named(
 }
 
 pub fn stop(args: &StopArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
-    each(&args.names, sandboxes, &|| false, |name| {
+    each(&args.names.names, sandboxes, &|| false, |name| {
         sandboxes.stop(name)
     })
 }
 
 pub fn restart(args: &StartArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
     let interrupted = interruption()?;
-    each(&args.names, sandboxes, &interrupted, |name| {
+    each(&args.names.names, sandboxes, &interrupted, |name| {
         sandboxes.stop(name)?;
         start_named(name, timeout(args), sandboxes, &interrupted)
     })
@@ -161,7 +161,7 @@ pub fn restart(args: &StartArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
 pub fn enable(args: &EnableArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
     let interrupted = interruption()?;
     sandboxes.enable(&args.names.names)?;
-    each(&args.names, sandboxes, &interrupted, |name| {
+    each(&args.names.names, sandboxes, &interrupted, |name| {
         if args.now && !sandboxes.is_running(name)? {
             start_named(name, None, sandboxes, &interrupted)?;
         }
@@ -171,7 +171,7 @@ pub fn enable(args: &EnableArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
 
 pub fn disable(args: &DisableArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
     sandboxes.disable(&args.names.names)?;
-    each(&args.names, sandboxes, &|| false, |name| {
+    each(&args.names.names, sandboxes, &|| false, |name| {
         if args.now {
             sandboxes.stop(name)?;
         }
@@ -203,13 +203,13 @@ fn start_unit(name: &SandboxName) -> Result<()> {
 }
 
 pub fn reload(args: &ReloadArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
-    each(&args.names, sandboxes, &|| false, |name| {
+    each(&args.names.names, sandboxes, &|| false, |name| {
         sandboxes.reload(name, &args.unitfile)
     })
 }
 
 pub fn delete(args: &DeleteArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
-    each(&args.names, sandboxes, &|| false, |name| {
+    each(&args.names.names, sandboxes, &|| false, |name| {
         sandboxes.delete(name, args.force)
     })
 }

@@ -8,6 +8,7 @@ mod execute;
 mod lifecycle;
 mod limits;
 mod logs;
+mod rotate;
 mod show;
 
 use std::process::ExitCode;
@@ -63,6 +64,7 @@ enum Command {
     Logs(logs::Args),
     Execute(execute::ExecuteArgs),
     Connect(execute::ConnectArgs),
+    Rotate(rotate::Args),
     Run(lifecycle::RunArgs),
 }
 
@@ -120,6 +122,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Status(args) => show::status(&args, &sandboxes),
         Command::Inspect(args) => show::inspect(&args, &sandboxes),
         Command::Logs(args) => logs::run(&args, &sandboxes),
+        Command::Rotate(args) => return rotate::run(&args, &sandboxes),
         Command::Execute(args) => return Ok(execute::execute(args, &sandboxes)),
         Command::Connect(args) => return Ok(execute::connect(&args, &sandboxes)),
         Command::Run(args) => lifecycle::run(&args, &sandboxes),
