@@ -3,7 +3,6 @@
 use std::fs;
 
 use crate::config::{SandboxConfig, SandboxName};
-use crate::domain::{Domain, lxc};
 use crate::error::{Error, Result};
 use crate::hypervisor::Hypervisor;
 use crate::service::create::check_mounts;
@@ -48,14 +47,14 @@ impl Sandboxes {
         let old = SandboxConfig::parse(before, &path).ok();
         check_identity(name, old.as_ref(), &config).map_err(&wrong)?;
         check_mounts(&config.mounts)?;
-        lxc::check(&Domain::of_service(&config))?;
+        self.keeper(&config)?.check(&config)?;
         let hypervisor = self.hypervisor(&config)?;
         for network in &config.networks {
             if let Some(source) = network.container_network() {
                 hypervisor.is_network_active(source)?;
             }
         }
-        let runs = hypervisor.state(name.as_str())?.controller().is_some();
+        let runs = hypervisor.state(name.as_str())?.is_active();
         if runs {
             // A running sandbox has what its domain and its staging root were made of.
             self.write_unit(&config)?;

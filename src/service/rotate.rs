@@ -11,10 +11,15 @@ use crate::config::SandboxName;
 use crate::error::{Error, Result};
 use crate::service::sandboxes::Sandboxes;
 
-/// Runs logrotate by the sandbox's configuration, with the state where logrotate itself has it: in the sandbox's `/var`. A
-/// sandbox without `/etc/logrotate.conf` still has what packages say of their logs in `/etc/logrotate.d`.
+/// Runs logrotate by the sandbox's configuration, for so many seconds, with the state where logrotate itself has it: in the
+/// sandbox's `/var`. A sandbox without `/etc/logrotate.conf` still has what packages say of their logs in `/etc/logrotate.d`.
+/// timeout(1) ends all that logrotate has started.
 const SCRIPT: &str = r#"
-command -v logrotate >/dev/null || exit 127
+limit=$1; shift
+if ! command -v logrotate >/dev/null; then
+    echo 'there is no logrotate in /usr, which the sandbox has from the host; install it there' >&2
+    exit 1
+fi
 state=$(logrotate --version 2>&1 | sed -n 's/^ *Default state file path: *//p')
 mkdir -p "$(dirname "${state:-/var/lib/logrotate/status}")"
 config=/etc/logrotate.conf
@@ -23,15 +28,16 @@ if ! [ -e "$config" ]; then
     config=/run/virt-sandbox.logrotate.conf
     printf '%s\n' weekly 'rotate 4' create 'include /etc/logrotate.d' >"$config"
 fi
-exec logrotate "$@" "$config"
+timeout --kill-after=5 "$limit" logrotate "$@" "$config"
+status=$?
+case $status in
+    124 | 137) echo "not done after $limit s, and ended; --timeout gives it more" >&2 ;;
+esac
+exit $status
 "#;
 
-/// The script's status where there is no logrotate.
-const MISSING: i32 = 127;
-
-/// Those of timeout(1), and of what it had to kill.
-const LATE: i32 = 124;
-const KILLED: i32 = 137;
+/// What the sandbox is given beyond its time, should it see to it that it is not kept.
+const GRACE: Duration = Duration::from_secs(10);
 
 impl Sandboxes {
     /// Rotates the logs of a running sandbox: those that are due, or all with `force`. What logrotate says is logged.
@@ -39,33 +45,22 @@ impl Sandboxes {
     /// # Errors
     /// Where it does not run, the host has no logrotate, or that fails or takes longer than `limit`, when it is ended.
     pub fn rotate(&self, name: &SandboxName, force: bool, limit: Duration) -> Result<()> {
-        // timeout(1) ends all that logrotate has started. That the sandbox might see to it that it does not is ours to mind.
         let seconds = limit.as_secs().to_string();
-        let mut command = vec!["timeout", "--kill-after=5", &seconds];
-        command.extend(["sh", "-c", SCRIPT, "logrotate"]);
+        let mut command = vec!["sh", "-c", SCRIPT, "rotate", &seconds];
         command.extend(force.then_some("--force"));
         command.extend(log::log_enabled!(log::Level::Debug).then_some("--verbose"));
-        let inside = self.enter(name)?;
-        let done = inside.capture_within(&command, limit + Duration::from_secs(10))?;
-        let late = format!("not done after {seconds} s, and ended; --timeout gives it more");
-        let reason = match &done {
-            None => late,
-            Some(done) => match done.code {
-                Some(0) => {
-                    for line in done.said.lines() {
-                        log::debug!("{name}: {line}");
-                    }
-                    return Ok(());
-                }
-                Some(MISSING) => {
-                    "there is no logrotate in /usr, which the sandbox has from the host; install it there".to_owned()
-                }
-                Some(LATE | KILLED) => late,
-                Some(_) | None => done.said.trim().to_owned(),
-            },
-        };
-        Err(Error::refused(format!(
-            "rotating the logs of '{name}': {reason}"
-        )))
+        let done = self.enter(name)?.capture_within(&command, limit + GRACE)?;
+        let said = done
+            .as_ref()
+            .map_or("the sandbox does not answer", |done| done.stderr.as_str());
+        if !done.as_ref().is_some_and(|done| done.success) {
+            return Err(Error::refused(format!(
+                "rotating the logs of '{name}': {said}"
+            )));
+        }
+        for line in said.lines() {
+            log::debug!("{name}: {line}");
+        }
+        Ok(())
     }
 }

@@ -2,8 +2,7 @@
 //! processes behind that keep its output open.
 
 use std::io::{self, Read};
-use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,14 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// How a command ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ended {
-    /// Its exit status; none if a signal ended it.
-    pub code: Option<i32>,
-    /// The beginning of its standard error, or how it ended where it wrote nothing there.
-    pub said: String,
-}
+use super::command::Captured;
 
 /// Most bytes of its standard error that are kept.
 const LONGEST: u64 = 1 << 18;
@@ -29,11 +21,11 @@ const LOOK: Duration = Duration::from_millis(20);
 /// How long it may take to end once it is told to, and its standard error to come once it has ended.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Runs `command` without standard input and output. `None` where it did not end in time: then it is ended.
+/// Runs `command` without standard input and output, and keeps the beginning of its standard error. `None` where it did not end in time: then it is ended.
 ///
 /// # Errors
 /// Where it cannot be started.
-pub fn run(mut command: Command, limit: Duration) -> io::Result<Option<Ended>> {
+pub fn run(mut command: Command, limit: Duration) -> io::Result<Option<Captured>> {
     let begin = Instant::now();
     let mut child = command
         .stdin(Stdio::null())
@@ -55,15 +47,11 @@ pub fn run(mut command: Command, limit: Duration) -> io::Result<Option<Ended>> {
     while begin.elapsed() < limit {
         if let Some(status) = child.try_wait()? {
             let said = receiver.recv_timeout(GRACE).unwrap_or_default();
-            let said = String::from_utf8_lossy(&said).into_owned();
-            return Ok(Some(Ended {
-                code: status.code().filter(|_| status.signal().is_none()),
-                said: if said.trim().is_empty() {
-                    status.to_string()
-                } else {
-                    said
-                },
-            }));
+            return Ok(Some(Captured::from(Output {
+                status,
+                stdout: vec![],
+                stderr: said,
+            })));
         }
         thread::sleep(LOOK);
     }
@@ -89,7 +77,7 @@ fn end(child: &mut Child) {
 mod tests {
     use super::*;
 
-    fn shell(script: &str, limit: Duration) -> Option<Ended> {
+    fn shell(script: &str, limit: Duration) -> Option<Captured> {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
         run(command, limit).unwrap()
@@ -99,16 +87,15 @@ mod tests {
     fn nothing_holds_us_up() {
         let long = Duration::from_secs(60);
         let done = shell("echo out; echo err >&2; exit 3", long).unwrap();
-        assert_eq!((done.code, done.said.as_str()), (Some(3), "err\n"));
+        assert_eq!((done.success, done.stderr.as_str()), (false, "err"));
         // Output without end, and more of it than a pipe takes.
         let done = shell("head -c 3000000 /dev/zero >&2", long).unwrap();
-        assert_eq!((done.code, done.said.len()), (Some(0), 1 << 18));
+        assert_eq!((done.success, done.stderr.len()), (true, 1 << 18));
         // A process that is left behind and has the output open.
         let begin = Instant::now();
         assert!(shell("echo err >&2; sleep 30 & exit 0", long).is_some());
         assert!(begin.elapsed() < Duration::from_secs(25));
         assert_eq!(shell("trap '' TERM; while :; do sleep 1; done", LOOK), None);
-        let done = shell("kill -KILL $$", long).unwrap();
-        assert_eq!(done.code, None);
+        assert!(!shell("kill -KILL $$", long).unwrap().success);
     }
 }

@@ -16,7 +16,7 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::command::Captured;
-use super::deadline::{self, Ended};
+use super::deadline;
 use crate::error::{Error, Result};
 
 /// A copy of guest-init that nobody can change.
@@ -72,7 +72,7 @@ impl Entrance {
         pid: u32,
         command: &[&str],
         limit: Duration,
-    ) -> io::Result<Option<Ended>> {
+    ) -> io::Result<Option<Captured>> {
         let mut entering = self.entering(pid);
         entering.arg("--").args(command);
         deadline::run(entering, limit)
