@@ -146,7 +146,12 @@ fn archived(text: &[u8]) -> Result<SandboxConfig> {
     };
     let text = std::str::from_utf8(text).map_err(|error| wrong(error.to_string()))?;
     let config = SandboxConfig::parse(text, path)?;
-    for unit in config.units.iter().chain(&config.keep_units) {
+    for unit in config
+        .workload
+        .given_units()
+        .iter()
+        .chain(&config.keep_units)
+    {
         UnitName::exact(unit).map_err(|error| wrong(error.to_string()))?;
     }
     for package in config.packages.iter().chain(&config.service_packages) {

@@ -137,13 +137,17 @@ impl Sandboxes {
             }
             let waiting = match inside
                 .as_ref()
-                .map(|inside| (inside, look(inside, &config.units)))
+                .map(|inside| (inside, look(inside, config.units())))
             {
                 Some((inside, Some(Readiness::Failed(units)))) => {
                     return Err(failure(inside, &config.name, &units));
                 }
-                Some((_, Some(Readiness::Ready { told: true, .. }))) => return Ok(()),
-                Some((_, Some(Readiness::Ready { run, told: false }))) => {
+                Some((_, Some(Readiness::Ready { told, .. })))
+                    if told || config.workload.tells() =>
+                {
+                    return Ok(());
+                }
+                Some((_, Some(Readiness::Ready { run, .. }))) => {
                     match &since {
                         Some((before, begin)) if *before == run => {
                             if begin.elapsed() >= STABLE {
@@ -273,7 +277,7 @@ impl Sandboxes {
     pub fn reload(&self, name: &SandboxName, units: &[String]) -> Result<()> {
         let config = self.store.load(name)?;
         let units = if units.is_empty() {
-            &config.units
+            config.units()
         } else {
             units
         };

@@ -7,6 +7,7 @@ mod accounts;
 mod activity;
 mod addresses;
 pub mod clone;
+mod command;
 mod conf_d;
 pub mod create;
 pub mod discover;
