@@ -81,7 +81,7 @@ impl Sandboxes {
             Workload::Command(command) => {
                 let mut accounts = discover::read_accounts(root);
                 let found = command::find(command, &mut accounts)?;
-                let unit = command::unit(&found.command)?;
+                let unit = command::unit::of(&found.command)?;
                 let packages = &request.packages;
                 let service = Service::of_unit(root, unit, &found.programs, accounts, packages)?;
                 (Workload::Command(found.command), service)

@@ -251,16 +251,19 @@ impl Sandboxes {
         };
         let target = Template::BootTarget.render(&view, Some(&self.store.templates))?;
         let unit_file = |name: &str, content: String| File {
-            path: Path::new(command::UNITS).join(name),
+            path: Path::new(command::unit::DIRECTORY).join(name),
             mode: 0o644,
             content,
         };
         let mut files = vec![unit_file(BOOT_TARGET, target)];
         if let Some(command) = config.workload.command() {
             let overrides = &self.store.templates;
-            let text = command::unit_text(command, config.timeout, overrides)?;
+            let text = command::unit::text(command, config.timeout, overrides)?;
             files.push(unit_file(COMMAND_UNIT, text));
-            files.push(unit_file(command::END_UNIT, command::end_text(overrides)?));
+            files.push(unit_file(
+                command::unit::END,
+                command::unit::end(overrides)?,
+            ));
         }
         files.extend(
             init_units
