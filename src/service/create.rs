@@ -9,7 +9,7 @@ use crate::config::service::VERSION;
 use crate::config::{
     Hostname, Mac, Mount, Network, Resources, SandboxConfig, SandboxName, State, Workload,
 };
-use crate::domain::{Domain, lxc};
+use crate::driver::Keeper;
 use crate::error::{Error, Result};
 use crate::host;
 use crate::hypervisor::Hypervisor;
@@ -87,7 +87,8 @@ impl Sandboxes {
                 (Workload::Command(found.command), service)
             }
         };
-        preflight::check(root, &service)?;
+        let keeper = Keeper::of(&self.connection)?;
+        preflight::check(root, &service, keeper.container())?;
         let uuid = uuid::Uuid::new_v4();
         let mut networks = request.networks.clone();
         for (index, network) in networks.iter_mut().enumerate() {
@@ -122,7 +123,7 @@ impl Sandboxes {
             resources: request.resources.clone(),
         };
         config.check().map_err(Error::refused)?;
-        lxc::check(&Domain::of_service(&config))?;
+        keeper.check(&config)?;
         let mut tree = TreePlan::new(root, &config, &service, request.state)?;
         if request.state == State::Auto {
             activity::refuse_live_state(&service, &tree.state)?;
@@ -180,7 +181,7 @@ impl Sandboxes {
         }
         let (lock, config) = self.store.lock(name)?;
         let hypervisor = self.hypervisor(&config)?;
-        if hypervisor.state(name.as_str())?.controller().is_some() {
+        if hypervisor.state(name.as_str())?.is_active() {
             return Err(Error::refused(format!(
                 "the sandbox '{name}' is running; stop it with 'virt-sandbox-service stop {name}', or use --force"
             )));
