@@ -223,9 +223,22 @@ impl Machine {
 
     /// Asks on a way that is attached; one that fails is not used again.
     fn ask(&self, ask: &Ask, patience: Duration) -> Result<Captured> {
+        let captured = self.ask_within(ask, patience, None)?;
+        captured.ok_or_else(|| Error::refused("the virtual machine does not answer"))
+    }
+
+    /// The same, but `None` where the end is not reached within `limit`: what is asked is given up then.
+    fn ask_within(
+        &self,
+        ask: &Ask,
+        patience: Duration,
+        limit: Option<Duration>,
+    ) -> Result<Option<Captured>> {
         let mut way = self.attached(patience)?;
-        let captured = way.capture(ask)?;
-        *self.way.borrow_mut() = Some(way);
+        let captured = way.capture(ask, limit.map(|limit| Instant::now() + limit))?;
+        if captured.is_some() {
+            *self.way.borrow_mut() = Some(way);
+        }
         Ok(captured)
     }
 
@@ -282,6 +295,17 @@ fn asked(how: &Entry, command: Vec<String>, stdio: GuestStdio) -> Ask {
     })
 }
 
+/// A command of root's whose output is for a program.
+fn captured(command: &[&str]) -> Ask {
+    let command = command.iter().map(ToString::to_string).collect();
+    let how = Entry {
+        environment: vec![("LC_ALL".to_owned(), "C".to_owned())],
+        ..Entry::default()
+    };
+    let stdio = GuestStdio::Streams([Stream::None, Stream::Channel, Stream::Channel]);
+    asked(&how, command, stdio)
+}
+
 impl Inside for Machine {
     fn is_alive(&self) -> bool {
         let process = self.process.as_ref();
@@ -299,13 +323,11 @@ impl Inside for Machine {
     }
 
     fn capture(&self, command: &[&str]) -> Result<Captured> {
-        let command = command.iter().map(ToString::to_string).collect();
-        let how = Entry {
-            environment: vec![("LC_ALL".to_owned(), "C".to_owned())],
-            ..Entry::default()
-        };
-        let stdio = GuestStdio::Streams([Stream::None, Stream::Channel, Stream::Channel]);
-        self.ask(&asked(&how, command, stdio), PATIENCE)
+        self.ask(&captured(command), PATIENCE)
+    }
+
+    fn capture_within(&self, command: &[&str], limit: Duration) -> Result<Option<Captured>> {
+        self.ask_within(&captured(command), PATIENCE, Some(limit))
     }
 
     fn execute(&self, how: &Entry, command: &[String]) -> Result<u8> {

@@ -150,11 +150,11 @@ impl Way {
         drop(lock);
     }
 
-    /// Asks, and collects what is said until the end.
+    /// Asks, and collects what is said until the end; `None` where that is not reached by `end`.
     ///
     /// # Errors
     /// Where the machine ends meanwhile, or cannot do what is asked.
-    pub fn capture(&mut self, ask: &Ask) -> Result<Captured> {
+    pub fn capture(&mut self, ask: &Ask, end: Option<Instant>) -> Result<Option<Captured>> {
         self.ask(ask)?;
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         let exit = loop {
@@ -173,8 +173,9 @@ impl Way {
                 }
                 Some(Frame::Exit(exit)) => break exit,
                 Some(_) => {}
+                None if end.is_some_and(|end| Instant::now() >= end) => return Ok(None),
                 None => {
-                    self.turn(Instant::now() + TRY)?;
+                    self.turn(end.unwrap_or(Instant::now() + TRY))?;
                 }
             }
         };
@@ -182,12 +183,12 @@ impl Way {
         let stderr = text(&stderr).trim().to_owned();
         match exit {
             Exit::Failed { reason } => Err(Error::refused(reason)),
-            Exit::NotRun { reason, .. } => Ok(Captured {
+            Exit::NotRun { reason, .. } => Ok(Some(Captured {
                 success: false,
                 stdout: text(&stdout),
                 stderr: reason,
-            }),
-            Exit::Status { .. } | Exit::Signal { .. } => Ok(Captured {
+            })),
+            Exit::Status { .. } | Exit::Signal { .. } => Ok(Some(Captured {
                 success: exit.code() == 0,
                 stdout: text(&stdout),
                 stderr: if stderr.is_empty() {
@@ -195,7 +196,7 @@ impl Way {
                 } else {
                     stderr
                 },
-            }),
+            })),
         }
     }
 
