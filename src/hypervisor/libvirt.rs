@@ -244,10 +244,16 @@ impl Hypervisor for Libvirt {
             let bytes = |number: i64| u64::try_from(number).ok();
             Some((bytes(io.rd_bytes)?, bytes(io.wr_bytes)?))
         });
+        let is_machine = self.uri.starts_with("qemu");
+        let (memory, most_memory) = match is_machine.then(|| domain.memory_stats(0)) {
+            // It is said to have all that it could use; what the host gives it is another thing.
+            Some(Ok(stats)) => (resident(&stats).unwrap_or(info.memory), Some(info.max_mem)),
+            Some(Err(_)) | None => (info.memory, limit.ok().and_then(|limit| limit.hard_limit)),
+        };
         Ok(Usage {
             cpu: info.cpu_time,
-            memory: info.memory,
-            most_memory: limit.ok().and_then(|limit| limit.hard_limit),
+            memory,
+            most_memory,
             io,
         })
     }
@@ -328,6 +334,13 @@ pub fn silence() {
 
 /// Errors alone, in the numbers of `LIBVIRT_DEBUG`.
 const ERRORS: &str = "4";
+
+/// Memory of the host that a virtual machine has, in KiB.
+fn resident(stats: &[virt::domain::MemoryStat]) -> Option<u64> {
+    let mut stats = stats.iter();
+    let found = stats.find(|stat| stat.tag == virt::sys::VIR_DOMAIN_MEMORY_STAT_RSS);
+    found.map(|stat| stat.val)
+}
 
 fn set_io_weight(domain: &Domain, weight: u32) -> std::result::Result<(), VirtError> {
     let mut parameter = virt::sys::virTypedParameter {
