@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::config::SandboxConfig;
 use crate::error::{Error, Result};
+use crate::service::sandboxes::Sandboxes;
 use crate::sys::command;
 use crate::sys::root::Root;
 
@@ -19,8 +20,8 @@ use crate::sys::root::Root;
 ///
 /// # Errors
 /// Where there is no journal or no journalctl.
-pub fn follow(config: &SandboxConfig, begin: Duration) -> Result<Child> {
-    let (_directory, argument) = open(config)?;
+pub fn follow(sandboxes: &Sandboxes, config: &SandboxConfig, begin: Duration) -> Result<Child> {
+    let (_directory, argument) = open(sandboxes, config)?;
     let since = format!("--since=@{}", begin.as_secs());
     command::spawn(
         "journalctl",
@@ -30,8 +31,8 @@ pub fn follow(config: &SandboxConfig, begin: Duration) -> Result<Child> {
 }
 
 /// Becomes journalctl with `arguments`; returns only on failure.
-pub fn show(config: &SandboxConfig, arguments: &[String]) -> Error {
-    match open(config) {
+pub fn show(sandboxes: &Sandboxes, config: &SandboxConfig, arguments: &[String]) -> Error {
+    match open(sandboxes, config) {
         Ok((_directory, argument)) => {
             let words = [argument.as_str(), "--no-pager"].into_iter();
             let error: io::Error = command::exec(
@@ -45,12 +46,14 @@ pub fn show(config: &SandboxConfig, arguments: &[String]) -> Error {
 }
 
 /// The directory of the journal, open also for a program that is started, and journalctl's argument for it.
-fn open(config: &SandboxConfig) -> Result<(OwnedFd, String)> {
-    let root = Root::new(&config.path)?;
+fn open(sandboxes: &Sandboxes, config: &SandboxConfig) -> Result<(OwnedFd, String)> {
+    let tree = sandboxes.tree(config)?;
+    let root = Root::new(tree.path())?;
     let inside = Path::new("var/log/journal").join(config.uuid.simple().to_string());
     let directory = root.open_plain(&inside)?;
     // A duplicate is not closed when a program is started (dup(2)).
     let directory = nix::unistd::dup(&directory).map_err(Error::step("opening the journal"))?;
+    tree.leave();
     let argument = format!("--directory=/proc/self/fd/{}", directory.as_raw_fd());
     Ok((directory, argument))
 }

@@ -45,6 +45,9 @@ pub struct Summary {
     pub addresses: Vec<String>,
     /// Its private tree on the host.
     pub path: PathBuf,
+    /// The image that holds the tree, if one does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<PathBuf>,
     /// Host name inside.
     pub hostname: String,
 }
@@ -95,6 +98,9 @@ impl Sandboxes {
             guest::cgroup::remove(name);
         }
         if let Some(tree) = &removal.tree {
+            if let Some(image) = &removal.image {
+                place::remove_image(tree, image, removal.uuid)?;
+            }
             place::remove(tree, removal.uuid)?;
             self.remove_base(tree);
         }
@@ -161,10 +167,21 @@ impl Sandboxes {
     /// # Errors
     /// Where a template is wrong, a file cannot be written or libvirt refuses the domain.
     pub(super) fn render(&self, config: &SandboxConfig, hypervisor: &dyn Hypervisor) -> Result<()> {
+        self.render_with(config, None, hypervisor)
+    }
+
+    /// As [`render`](Self::render), with the block device that the image of the tree has while it runs.
+    pub(super) fn render_with(
+        &self,
+        config: &SandboxConfig,
+        device: Option<&Path>,
+        hypervisor: &dyn Hypervisor,
+    ) -> Result<()> {
         let facts = HostFacts::probe(Path::new("/"))?;
         let site = Site {
             stage: &self.store.stage(&config.name),
             templates: &self.store.templates,
+            device,
         };
         let keeper = self.keeper(config)?;
         let contents = self.contents(config)?;
@@ -321,6 +338,7 @@ impl Sandboxes {
                 .command()
                 .map(|command| command.argv.clone()),
             addresses: inside.map_or_else(Vec::new, |inside| inside.addresses()),
+            image: config.image_file(),
             path: config.path,
             hostname: config.hostname,
         })

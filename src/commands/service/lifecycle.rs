@@ -1,5 +1,6 @@
 //! `start`, `stop`, `restart`, `reload`, `delete`, and `run`, which the host's unit calls.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,6 +12,7 @@ use crate::commands::output;
 use crate::error::{Error, Result};
 use crate::host;
 use crate::service::{Sandboxes, journal};
+use crate::sys::hold::{self, Places};
 use crate::sys::{command, notify};
 
 /// Start a sandbox, and wait until its units are active
@@ -55,6 +57,24 @@ pub struct DeleteArgs {
 pub struct RunArgs {
     #[command(flatten)]
     name: Name,
+}
+
+/// Hold the image of a sandbox as a block device
+#[derive(Debug, clap::Args)]
+pub struct HoldArgs {
+    /// The image
+    image: PathBuf,
+    /// Its format
+    format: String,
+    /// Where the holder keeps its files
+    directory: PathBuf,
+}
+
+pub fn hold(args: &HoldArgs) -> Result<()> {
+    let places = Places {
+        directory: &args.directory,
+    };
+    hold::hold(&args.image, &args.format, places).map_err(Error::io("holding", &args.image))
 }
 
 /// Says whether one of the usual signals has asked to end.
@@ -146,7 +166,7 @@ pub fn run(args: &RunArgs, sandboxes: &Sandboxes) -> Result<()> {
     sandboxes.take_over(name, &interrupted)?;
     notify::ready(&format!("the units of '{name}' are active"))?;
     // The sandbox's journal becomes the unit's. Where it cannot be followed the sandbox still runs.
-    let follower = journal::follow(&config, begin);
+    let follower = journal::follow(sandboxes, &config, begin);
     let ended = sandboxes.wait(name, &interrupted);
     match follower {
         Ok(mut follower) => {

@@ -30,5 +30,5 @@ pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
     arguments.extend(args.unit.iter().map(|unit| format!("--unit={unit}")));
     arguments.extend(args.since.iter().map(|since| format!("--since={since}")));
     arguments.extend(args.lines.iter().map(|lines| format!("--lines={lines}")));
-    Err(journal::show(&config, &arguments))
+    Err(journal::show(sandboxes, &config, &arguments))
 }

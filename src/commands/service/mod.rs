@@ -17,6 +17,7 @@ use crate::commands::output;
 use crate::config::SandboxName;
 use crate::error::{Error, Result};
 use crate::service::Sandboxes;
+use crate::service::image::HOLD;
 
 const PROGRAM: &str = "virt-sandbox-service";
 
@@ -60,6 +61,8 @@ enum Command {
     Execute(execute::ExecuteArgs),
     Connect(execute::ConnectArgs),
     Run(lifecycle::RunArgs),
+    #[command(name = HOLD, hide = true)]
+    HoldImage(lifecycle::HoldArgs),
 }
 
 /// The sandbox a command is about.
@@ -86,6 +89,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
             "sandboxes of services are made and run by root; use sudo",
         ));
     }
+    if let Command::HoldImage(args) = &cli.command {
+        return lifecycle::hold(args).map(|()| ExitCode::SUCCESS);
+    }
     let sandboxes = Sandboxes::new(&connection(cli.connect)?);
     sandboxes.recover()?;
     let done = match cli.command {
@@ -107,6 +113,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Logs(args) => logs::run(&args, &sandboxes),
         Command::Execute(args) => return Ok(execute::execute(args, &sandboxes)),
         Command::Connect(args) => return Ok(execute::connect(&args, &sandboxes)),
+        Command::HoldImage(args) => lifecycle::hold(&args),
         Command::Run(args) => lifecycle::run(&args, &sandboxes),
     };
     done.map(|()| ExitCode::SUCCESS)

@@ -90,7 +90,15 @@ pub fn status(args: &StatusArgs, sandboxes: &Sandboxes) -> Result<()> {
         vec!["driver".into(), summary.driver.clone()],
         vec!["hostname".into(), summary.hostname.clone()],
         vec!["addresses".into(), summary.addresses.join(" ")],
-        vec!["tree".into(), summary.path.display().to_string()],
+        vec![
+            "tree".into(),
+            summary
+                .image
+                .as_ref()
+                .unwrap_or(&summary.path)
+                .display()
+                .to_string(),
+        ],
         vec!["runs".into(), runs(&summary)],
     ]);
     if summary.state == "running" {
