@@ -276,7 +276,7 @@ fn shared(tree: &mut TreePlan) {
     }
 }
 
-fn check_mounts(mounts: &[Mount]) -> Result<()> {
+pub(super) fn check_mounts(mounts: &[Mount]) -> Result<()> {
     for mount in mounts {
         if let Some(source) = mount.host_source() {
             fs::metadata(source).map_err(|error| {

@@ -4,8 +4,9 @@
 //! (see [`mounted`](crate::sys::mounted)), on the same device, so that both at a time are one filesystem to the kernel. A
 //! sandbox can write to its filesystem what it likes: nothing but the kernel reads it, as when any disk of a stranger is mounted.
 
+use std::ffi::CStr;
 use std::fs;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -18,10 +19,12 @@ use crate::error::{Error, Result};
 use crate::service::discover::below;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::tree::{Class, TreePlan};
-use crate::sys::command;
+use crate::sys::blank;
 use crate::sys::hold::{Held, Places};
 use crate::sys::loopdev::LoopDevice;
 use crate::sys::mounted::Mounted;
+use crate::sys::root::Root;
+use crate::sys::view;
 
 /// The subcommand that holds an image which is not raw.
 pub const HOLD: &str = "hold-image";
@@ -54,10 +57,7 @@ impl Device {
                 let program = std::env::current_exe().map_err(Error::io("finding", exe))?;
                 let what = (file, image.format.format().as_str());
                 let places = Places { directory: stage };
-                let doing = format!(
-                    "opening the image '{}' (this takes qemu-storage-daemon, and FUSE in the kernel)",
-                    file.display()
-                );
+                let doing = format!("opening the image '{}'", file.display());
                 Held::new(&program, HOLD, what, places)
                     .map(|held| Self::Held(Some(held)))
                     .map_err(Error::step(doing))
@@ -108,13 +108,6 @@ impl Tree {
         &self.path
     }
 
-    /// Leaves an image to what has something of it open by now, and will be there for longer.
-    pub(super) fn leave(self) {
-        if let Some((_, device)) = self.image {
-            device.leave();
-        }
-    }
-
     /// Has all that was written to an image reach it.
     ///
     /// # Errors
@@ -141,15 +134,32 @@ impl Sandboxes {
         };
         let file = image.file(&config.path);
         let device = Device::new(&file, image, &self.store.stage(&config.name))?;
-        let kind = match image.filesystem {
-            TreeFilesystem::Ext4 => c"ext4",
-            TreeFilesystem::Xfs => c"xfs",
-        };
-        let mounted = Mounted::new(device.path(), kind).map_err(Error::io("mounting", &file))?;
+        let mounted =
+            Mounted::new(device.path(), kind(image)).map_err(Error::io("mounting", &file))?;
         Ok(Tree {
             path: mounted.path(),
             image: Some((mounted, device)),
         })
+    }
+
+    /// A directory of the tree, for a program of the host to read: no link in it or on the way to it is followed. It is there for as
+    /// long as its descriptor.
+    ///
+    /// # Errors
+    /// Where it is not there or cannot be reached.
+    pub(super) fn plain_view(&self, config: &SandboxConfig, inside: &Path) -> Result<File> {
+        let Some(image) = config.image else {
+            let directory = Root::new(&config.path)?.open_plain(inside)?;
+            let doing = format!("opening '{}' without its links", inside.display());
+            return view::plain(directory).map_err(Error::step(doing));
+        };
+        let file = image.file(&config.path);
+        let device = Device::new(&file, image, &self.store.stage(&config.name))?;
+        let mounted =
+            Mounted::plain(device.path(), kind(image)).map_err(Error::io("mounting", &file))?;
+        let directory = Root::new(&mounted.path())?.open_plain(inside)?;
+        device.leave();
+        Ok(directory)
     }
 
     /// The block device of the image of a sandbox that is about to start, if its tree is in one.
@@ -174,35 +184,18 @@ impl Sandboxes {
             return Ok(());
         };
         let file = image.file(&config.path);
-        let options = OpenOptions::new()
+        let made = OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
             .open(&file);
-        let made = options.map_err(Error::io("creating", &file))?;
-        match image.format {
-            TreeFormat::Raw => made
-                .set_len(image.size.get())
-                .map_err(Error::io("creating", &file))?,
-            TreeFormat::Qcow2 => {
-                let size = image.size.get().to_string();
-                let path = file.display().to_string();
-                run("qemu-img", &["create", "-q", "-f", "qcow2", &path, &size])?;
-            }
-        }
-        let stage = self.store.stage(&config.name);
-        let device = Device::new(&file, image, &stage)?;
-        let node = device.path().display().to_string();
+        made.map_err(Error::io("creating", &file))?;
+        let format = image.format.format().as_str();
+        blank::grow(&file, format, image.size.get()).map_err(making(&file))?;
+        let device = Device::new(&file, image, &self.store.stage(&config.name))?;
         let uuid = config.uuid.to_string();
-        match image.filesystem {
-            // Without room for root alone: all is root's.
-            TreeFilesystem::Ext4 => {
-                run("mkfs.ext4", &["-q", "-m", "0", "-U", &uuid, &node])?;
-            }
-            TreeFilesystem::Xfs => {
-                run("mkfs.xfs", &["-q", "-m", &format!("uuid={uuid}"), &node])?;
-            }
-        }
+        blank::filesystem(device.path(), image.filesystem.as_str(), &uuid)
+            .map_err(making(&file))?;
         drop(device);
         // fsck(8) makes it where it needs it.
         let _ = fs::remove_dir(self.tree(config)?.path().join("lost+found"));
@@ -234,16 +227,15 @@ impl Sandboxes {
     }
 }
 
-fn run(program: &str, arguments: &[&str]) -> Result<()> {
-    let done = command::capture(program, arguments.iter().copied()).map_err(|error| {
-        if error.kind() == ErrorKind::NotFound {
-            return Error::refused(format!("making the image takes {program}; install it"));
-        }
-        Error::step(format!("running {program}"))(error)
-    })?;
-    match done.success {
-        true => Ok(()),
-        false => Err(Error::refused(format!("{program}: {}", done.stderr))),
+fn making(file: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    Error::step(format!("making the image '{}'", file.display()))
+}
+
+/// The filesystem's name in the kernel.
+fn kind(image: TreeImage) -> &'static CStr {
+    match image.filesystem {
+        TreeFilesystem::Ext4 => c"ext4",
+        TreeFilesystem::Xfs => c"xfs",
     }
 }
 

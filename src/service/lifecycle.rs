@@ -275,30 +275,6 @@ impl Sandboxes {
         }
         Ok(true)
     }
-
-    /// Has units of a running sandbox read their configuration again; all of its units if none is named.
-    ///
-    /// # Errors
-    /// Where it does not run or a unit cannot do so.
-    pub fn reload(&self, name: &SandboxName, units: &[String]) -> Result<()> {
-        let config = self.store.load(name)?;
-        let units = if units.is_empty() {
-            config.units()
-        } else {
-            units
-        };
-        let mut command = vec!["systemctl", "reload", "--"];
-        command.extend(units.iter().map(String::as_str));
-        let done = self.enter(name)?.capture(&command)?;
-        if done.success {
-            return Ok(());
-        }
-        Err(Error::refused(format!(
-            "reloading {} in '{name}': {}",
-            units.join(" "),
-            done.stderr
-        )))
-    }
 }
 
 /// What systemd inside says of the units; `None` while it does not answer yet.

@@ -50,6 +50,8 @@ pub struct Summary {
     pub image: Option<PathBuf>,
     /// Host name inside.
     pub hostname: String,
+    /// Whether the host's systemd starts it at boot.
+    pub enabled: bool,
 }
 
 impl Sandboxes {
@@ -95,6 +97,7 @@ impl Sandboxes {
             hypervisor.destroy(name.as_str())?;
             hypervisor.undefine(name.as_str())?;
             self.remove_unit(name);
+            self.store.unlink_journal(removal.uuid);
             guest::cgroup::remove(name);
         }
         if let Some(tree) = &removal.tree {
@@ -111,7 +114,7 @@ impl Sandboxes {
     /// Removes the host's unit of a sandbox.
     pub(super) fn remove_unit(&self, name: &SandboxName) {
         let unit = self.store.unit(name);
-        if host::runs_systemd() && unit.exists() {
+        if self.store.is_enabled(name) {
             self.systemctl(&["disable", "--quiet", &name.unit()]);
         }
         let _ = std::fs::remove_file(&unit);
@@ -186,15 +189,23 @@ impl Sandboxes {
         let keeper = self.keeper(config)?;
         let contents = self.contents(config)?;
         hypervisor.define(&keeper.build(config, contents, &facts, site, hypervisor)?)?;
-        if self.store.units.is_dir() {
-            let unit = self.host_unit(config)?;
-            let path = self.store.unit(&config.name);
-            if std::fs::read_to_string(&path).ok().as_deref() != Some(&unit) {
-                atomic::write(&path, unit.as_bytes(), 0o644)?;
-                self.reload_host();
-            }
-        }
+        self.store.link_journal(config);
+        self.write_unit(config)?;
         Ok(())
+    }
+
+    /// Writes the host's unit of a sandbox. `false` if the host has no place for units.
+    pub(super) fn write_unit(&self, config: &SandboxConfig) -> Result<bool> {
+        if !self.store.units.is_dir() {
+            return Ok(false);
+        }
+        let unit = self.host_unit(config)?;
+        let path = self.store.unit(&config.name);
+        if std::fs::read_to_string(&path).ok().as_deref() != Some(&unit) {
+            atomic::write(&path, unit.as_bytes(), 0o644)?;
+            self.reload_host();
+        }
+        Ok(true)
     }
 
     /// The host's unit of a sandbox.
@@ -318,6 +329,16 @@ impl Sandboxes {
         })
     }
 
+    /// Whether a sandbox runs; one that is paused does.
+    ///
+    /// # Errors
+    /// Where there is no such sandbox or libvirt does not answer.
+    pub fn is_running(&self, name: &SandboxName) -> Result<bool> {
+        let config = self.store.load(name)?;
+        let state = self.hypervisor(&config)?.state(name.as_str())?;
+        Ok(state.is_active())
+    }
+
     /// What is known of a sandbox.
     ///
     /// # Errors
@@ -341,6 +362,7 @@ impl Sandboxes {
             image: config.image_file(),
             path: config.path,
             hostname: config.hostname,
+            enabled: self.store.is_enabled(name),
         })
     }
 

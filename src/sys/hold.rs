@@ -183,7 +183,12 @@ pub fn hold(image: &Path, format: &str, places: Places<'_>) -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
-    let export = Export::new(image, format, false, &places.raw())?;
+    let export = Export::new(image, format, false, &places.raw()).map_err(|error| {
+        io::Error::new(
+            error.kind(),
+            format!("{error} (this takes qemu-storage-daemon, and FUSE in the kernel)"),
+        )
+    })?;
     let device = LoopDevice::attach(export.path(), Extent::default(), false)?;
     let path = device.path().to_owned();
     fs::write(places.device(), path.as_os_str().as_encoded_bytes())?;

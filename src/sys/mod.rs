@@ -5,8 +5,10 @@
 
 pub mod archive;
 pub mod atomic;
+pub mod blank;
 pub mod command;
 pub mod copy;
+pub mod deadline;
 pub mod enter;
 pub mod export;
 pub mod fresh;
@@ -19,6 +21,7 @@ pub mod patient;
 pub mod pidfd;
 pub mod rename;
 pub mod root;
+pub mod view;
 
 crate::error::from_leaf!(
     archive::ArchiveError,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Name, lifecycle};
+use super::lifecycle;
 use crate::commands::output;
 use crate::config::network::NetworkChoice;
 use crate::config::service::DEFAULT_TIMEOUT;
@@ -191,8 +191,7 @@ pub fn start_made(
     sandboxes: &Sandboxes,
     interrupted: &dyn Fn() -> bool,
 ) -> Result<()> {
-    let named = Name { name: name.clone() };
-    lifecycle::start_named(&named, None, sandboxes, interrupted).inspect_err(|_| {
+    lifecycle::start_named(name, None, sandboxes, interrupted).inspect_err(|_| {
         match sandboxes.delete(name, true) {
             Ok(()) => {
                 log::info!("nothing is left of '{name}'; {again} without --start to look into it");

@@ -91,6 +91,15 @@ pub fn status(args: &StatusArgs, sandboxes: &Sandboxes) -> Result<()> {
         vec!["hostname".into(), summary.hostname.clone()],
         vec!["addresses".into(), summary.addresses.join(" ")],
         vec![
+            "at boot".into(),
+            if summary.enabled {
+                "started"
+            } else {
+                "not started"
+            }
+            .into(),
+        ],
+        vec![
             "tree".into(),
             summary
                 .image
