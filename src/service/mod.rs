@@ -8,6 +8,7 @@ mod activity;
 mod boot;
 pub mod clone;
 mod conf_d;
+mod connections;
 pub mod create;
 pub mod discover;
 mod edit;

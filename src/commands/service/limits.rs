@@ -36,7 +36,7 @@ pub struct StatsArgs {
     names: Vec<SandboxName>,
 }
 
-fn seconds(text: &str) -> std::result::Result<f64, String> {
+pub fn seconds(text: &str) -> std::result::Result<f64, String> {
     let seconds = text
         .parse()
         .ok()
@@ -99,7 +99,7 @@ fn row(stats: &Stats) -> Vec<String> {
 }
 
 /// A number of bytes with three digits or so.
-fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     let mut amount = bytes as f64;
     let mut units = ["B", "K", "M", "G", "T"].iter().peekable();
     let mut unit = units.next();

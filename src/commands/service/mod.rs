@@ -10,6 +10,7 @@ mod limits;
 mod logs;
 mod rotate;
 mod show;
+mod top;
 
 use std::process::ExitCode;
 
@@ -61,6 +62,7 @@ enum Command {
     Status(show::StatusArgs),
     Inspect(show::InspectArgs),
     Stats(limits::StatsArgs),
+    Top(top::Args),
     Logs(logs::Args),
     Execute(execute::ExecuteArgs),
     Connect(execute::ConnectArgs),
@@ -117,6 +119,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Stats(args) => limits::stats(&args, &sandboxes),
         Command::Enable(args) => return lifecycle::enable(&args, &sandboxes),
         Command::Disable(args) => return lifecycle::disable(&args, &sandboxes),
+        Command::Top(args) => top::run(&args, &sandboxes),
         Command::Delete(args) => return lifecycle::delete(&args, &sandboxes),
         Command::List(args) => show::list(&args, &sandboxes),
         Command::Status(args) => show::status(&args, &sandboxes),
