@@ -79,7 +79,11 @@ impl Sandboxes {
             let text = manifest.to_string();
             atomic::write(&self.store.manifest(&new.name), text.as_bytes(), 0o600)?;
         }
-        for unit in new.units.iter().filter(|unit| !old.units.contains(unit)) {
+        for unit in new
+            .units()
+            .iter()
+            .filter(|unit| !old.units().contains(unit))
+        {
             log::warn!(
                 "'{unit}' was not there when '{}' was made: what it has on the host is not in its tree",
                 new.name

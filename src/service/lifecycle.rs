@@ -128,12 +128,14 @@ impl Sandboxes {
             if !inside.is_alive() {
                 return Err(self.ended_early(&config.name));
             }
-            let waiting = match look(inside, &config.units) {
+            let waiting = match look(inside, config.units()) {
                 Some(Readiness::Failed(units)) => {
                     return Err(failure(inside, &config.name, &units));
                 }
-                Some(Readiness::Ready { told: true, .. }) => return Ok(()),
-                Some(Readiness::Ready { run, told: false }) => {
+                Some(Readiness::Ready { told, .. }) if told || config.workload.tells() => {
+                    return Ok(());
+                }
+                Some(Readiness::Ready { run, .. }) => {
                     match &since {
                         Some((before, begin)) if *before == run => {
                             if begin.elapsed() >= STABLE {

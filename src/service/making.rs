@@ -115,7 +115,12 @@ impl Sandboxes {
 /// Checks what of a configuration is written into units and documents of this host, and onto command lines: that it is what it
 /// seems, where it was not made by us.
 pub(super) fn check_words(config: &SandboxConfig) -> std::result::Result<(), String> {
-    for unit in config.units.iter().chain(&config.keep_units) {
+    for unit in config
+        .workload
+        .given_units()
+        .iter()
+        .chain(&config.keep_units)
+    {
         UnitName::exact(unit).map_err(|error| error.to_string())?;
     }
     for package in config.packages.iter().chain(&config.service_packages) {

@@ -7,6 +7,7 @@ mod accounts;
 mod activity;
 mod boot;
 pub mod clone;
+mod command;
 mod conf_d;
 mod connections;
 pub mod create;

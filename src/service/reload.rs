@@ -16,12 +16,12 @@ impl Sandboxes {
         let able;
         let units = if units.is_empty() {
             let mut command = vec!["systemctl", "show", "--property=Id,CanReload", "--"];
-            command.extend(config.units.iter().map(String::as_str));
+            command.extend(config.units().iter().map(String::as_str));
             able = able_to_reload(&inside.capture(&command)?.stdout);
             if able.is_empty() {
                 return Err(Error::refused(format!(
                     "none of the units of '{name}' can reload: {}; restart it with 'virt-sandbox-service restart {name}'",
-                    config.units.join(" ")
+                    config.units().join(" ")
                 )));
             }
             &able

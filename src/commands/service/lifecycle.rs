@@ -238,6 +238,9 @@ pub fn run(args: &RunArgs, sandboxes: &Sandboxes) -> Result<()> {
         return sandboxes.halt(name);
     }
     sandboxes.halt(name)?;
+    if config.workload.ends() {
+        return Ok(());
+    }
     Err(Error::refused(format!(
         "the sandbox '{name}' has ended by itself"
     )))
