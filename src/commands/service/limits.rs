@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use clap_complete::ArgValueCandidates;
+
 use super::{Name, lifecycle};
+use crate::commands::complete;
 use crate::commands::output::{self, Format};
 use crate::config::{Change, SandboxName};
 use crate::error::Result;
@@ -33,6 +36,7 @@ pub struct StatsArgs {
     #[arg(long, value_enum, default_value_t)]
     format: Format,
     /// Names of sandboxes that run [default: all]
+    #[arg(add = ArgValueCandidates::new(complete::sandboxes))]
     names: Vec<SandboxName>,
 }
 

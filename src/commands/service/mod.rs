@@ -1,6 +1,7 @@
 //! `virt-sandbox-service`.
 
 mod archive;
+mod completions;
 mod copy;
 mod create;
 mod edit;
@@ -14,9 +15,10 @@ mod top;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::ArgValueCandidates;
 
-use crate::commands::output;
+use crate::commands::{complete, output};
 use crate::config::SandboxName;
 use crate::error::{Error, Result};
 use crate::service::Sandboxes;
@@ -68,12 +70,14 @@ enum Command {
     Connect(execute::ConnectArgs),
     Rotate(rotate::Args),
     Run(lifecycle::RunArgs),
+    Completions(completions::Args),
 }
 
 /// The sandbox a command is about.
 #[derive(Debug, clap::Args)]
 struct Name {
     /// Name of the sandbox
+    #[arg(add = ArgValueCandidates::new(complete::sandboxes))]
     name: SandboxName,
 }
 
@@ -81,13 +85,14 @@ struct Name {
 #[derive(Debug, clap::Args)]
 struct Names {
     /// Names of sandboxes
-    #[arg(required = true, value_name = "NAME")]
+    #[arg(required = true, value_name = "NAME", add = ArgValueCandidates::new(complete::sandboxes))]
     names: Vec<SandboxName>,
 }
 
 /// Parses the command line and does what it says.
 #[must_use]
 pub fn main() -> ExitCode {
+    complete::answer(Cli::command);
     let cli = Cli::parse();
     output::log_to_stderr(PROGRAM, cli.verbose);
     match run(cli) {
@@ -97,6 +102,10 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<ExitCode> {
+    if let Command::Completions(args) = &cli.command {
+        completions::run(args)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if !nix::unistd::geteuid().is_root() {
         return Err(Error::refused(
             "sandboxes of services are made and run by root; use sudo",
@@ -129,6 +138,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Execute(args) => return Ok(execute::execute(args, &sandboxes)),
         Command::Connect(args) => return Ok(execute::connect(&args, &sandboxes)),
         Command::Run(args) => lifecycle::run(&args, &sandboxes),
+        Command::Completions(args) => completions::run(&args),
     };
     done.map(|()| ExitCode::SUCCESS)
 }
@@ -158,8 +168,6 @@ fn connection(asked: Option<String>) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -3,10 +3,13 @@
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::time::Duration;
 
+use clap_complete::ArgValueCandidates;
+
 use super::lifecycle;
 use super::limits::{seconds, size};
 use guest_init::config::WindowSize;
 
+use crate::commands::complete;
 use crate::commands::output;
 use crate::config::SandboxName;
 use crate::console::terminal_size;
@@ -30,7 +33,7 @@ pub struct Args {
     #[arg(short, long)]
     batch: bool,
     /// Names of sandboxes that run [default: all]
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = ArgValueCandidates::new(complete::sandboxes))]
     names: Vec<SandboxName>,
 }
 
