@@ -165,35 +165,45 @@ fn pages(program: &Command, about: &About<'_>, directory: &Path) -> Result<()> {
 
 fn write(command: &Command, about: &About<'_>, directory: &Path) -> Result<()> {
     let version = env!("CARGO_PKG_VERSION");
-    // Without an end of its own, so that it goes where the reader looks for it.
-    let shown = command.clone().after_help("").after_long_help("");
-    let man = Man::new(shown)
+    let usage = command.clone().render_usage().to_string();
+    let usage = usage.trim_start_matches("Usage:").trim().to_owned();
+    // What is not said has to be blank, or what follows takes its place.
+    let man = Man::new(command.clone().override_usage(usage))
         .source(format!("virt-sandbox {version}"))
         .manual("virt-sandbox")
-        .date("");
+        .date(" ");
     let mut page = Vec::new();
     man.render_title(&mut page)?;
     man.render_name_section(&mut page)?;
     man.render_synopsis_section(&mut page)?;
-    man.render_description_section(&mut page)?;
-    if let Some(notes) = command.get_after_help() {
-        paragraph(&notes.to_string(), &mut page)?;
-    }
+    description(command, &mut page)?;
     man.render_options_section(&mut page)?;
     if command.has_subcommands() {
         man.render_subcommands_section(&mut page)?;
     }
     examples(about.examples, &mut page)?;
     list("ENVIRONMENT", about.environment, &mut page)?;
-    list("FILES", about.files, &mut page)?;
+    list("FILES ON THE HOST", about.files, &mut page)?;
     see_also(about.see_also, &mut page)?;
     let path = directory.join(man.get_filename());
     fs::write(&path, page).with_context(|| format!("writing '{}'", path.display()))
 }
 
-fn paragraph(text: &str, page: &mut dyn Write) -> Result<()> {
+/// What the name alone does not say; the name's line where that is all.
+fn description(command: &Command, page: &mut dyn Write) -> Result<()> {
+    let long = command.get_long_about().map(ToString::to_string);
+    let more = long.as_ref().and_then(|text| text.split_once("\n\n"));
+    let more = more.map(|(_, more)| more.to_owned());
+    let notes = command.get_after_help().map(ToString::to_string);
+    let mut texts: Vec<String> = more.into_iter().chain(notes).collect();
+    if texts.is_empty() {
+        texts.extend(command.get_about().map(ToString::to_string));
+    }
     let mut roff = Roff::new();
-    roff.control("PP", []).text([roman(text)]);
+    roff.control("SH", ["DESCRIPTION"]);
+    for text in texts.iter().flat_map(|text| text.split("\n\n")) {
+        roff.control("PP", []).text([roman(text)]);
+    }
     Ok(roff.to_writer(page)?)
 }
 
