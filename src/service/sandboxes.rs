@@ -14,6 +14,7 @@ use crate::guest;
 use crate::host::{self, HostFacts};
 use crate::hypervisor::libvirt::Libvirt;
 use crate::hypervisor::{DomainState, Hypervisor};
+use crate::service::connections::Connections;
 use crate::service::store::{Removal, Store};
 use crate::service::{command, package, place, services_d};
 use crate::sys::{atomic, command as program};
@@ -344,9 +345,12 @@ impl Sandboxes {
     /// # Errors
     /// Where there is no such sandbox or libvirt does not answer.
     pub fn summary(&self, name: &SandboxName) -> Result<Summary> {
+        self.summary_at(name, &mut Connections::default())
+    }
+
+    fn summary_at(&self, name: &SandboxName, connections: &mut Connections) -> Result<Summary> {
         let config = self.store.load(name)?;
-        let hypervisor = self.hypervisor(&config)?;
-        let state = hypervisor.state(name.as_str())?;
+        let state = connections.of(&config)?.state(name.as_str())?;
         let keeper = self.keeper(&config)?;
         let inside = keeper.inside(&config, state);
         Ok(Summary {
@@ -374,12 +378,13 @@ impl Sandboxes {
     pub fn list(&self) -> Result<Vec<Summary>> {
         let mut summaries = Vec::new();
         let mut silent = Vec::new();
+        let mut connections = Connections::default();
         for name in self.store.names()? {
             // Half made, by a command that is at it.
             if !self.store.config(&name).exists() {
                 continue;
             }
-            match self.summary(&name) {
+            match self.summary_at(&name, &mut connections) {
                 Ok(summary) => summaries.push(summary),
                 Err(error @ Error::Libvirt { .. }) => silent.push((name, error)),
                 Err(error) => log::warn!("{name}: {error}"),
