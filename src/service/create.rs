@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::host;
 use crate::hypervisor::Hypervisor;
 use crate::service::activity;
+use crate::service::base::{Base, Provenance};
 use crate::service::discover::{Fact, Service};
 use crate::service::manifest::Manifest;
 use crate::service::sandboxes::Sandboxes;
@@ -54,6 +55,8 @@ pub struct Plan {
     pub tree: TreePlan,
     /// The packages of the service, and why each is one.
     pub packages: Vec<(String, String)>,
+    /// What is recorded of it for an upgrade.
+    pub(super) base: Base,
 }
 
 impl Sandboxes {
@@ -114,6 +117,7 @@ impl Sandboxes {
             .map(|(package, reason)| (package.to_string(), reason.clone()))
             .collect();
         Ok(Plan {
+            base: Base::of(&tree, &service)?,
             config,
             tree,
             packages,
@@ -137,7 +141,10 @@ impl Sandboxes {
             for skipped in &report.skipped {
                 log::debug!("not copied: {skipped}");
             }
-            Ok(Manifest::scan(tree, &[Path::new("/etc")])?)
+            Ok(Provenance {
+                manifest: Manifest::scan(tree, &[Path::new("/etc")])?,
+                base: plan.base.clone(),
+            })
         })?;
         Ok(plan.config)
     }
@@ -180,7 +187,7 @@ impl Sandboxes {
 }
 
 /// Read-only mounts of what the units run from outside of the system's directories, such as `/opt/X`.
-fn programs_elsewhere(service: &Service) -> Vec<Mount> {
+pub(super) fn programs_elsewhere(service: &Service) -> Vec<Mount> {
     let tops: BTreeSet<PathBuf> = service
         .paths
         .iter()
@@ -205,7 +212,7 @@ const SHOWN: [&str; 15] = [
 ];
 
 /// Boot-time units of the host's `/usr` that belong to the service.
-fn keep_units(service: &Service) -> Vec<String> {
+pub(super) fn keep_units(service: &Service) -> Vec<String> {
     let names: BTreeSet<String> = service
         .closure
         .members

@@ -74,7 +74,7 @@ impl Sandboxes {
     }
 
     /// Starts the domain; gives the process that keeps it.
-    fn boot(&self, config: &SandboxConfig, hypervisor: &dyn Hypervisor) -> Result<u32> {
+    pub(super) fn boot(&self, config: &SandboxConfig, hypervisor: &dyn Hypervisor) -> Result<u32> {
         let name = &config.name;
         for network in &config.networks {
             if let Some(source) = network.container_network() {
@@ -84,6 +84,7 @@ impl Sandboxes {
         cgroup::remove(name);
         self.render(config, hypervisor)?;
         hypervisor.start(name.as_str())?;
+        config.save(&self.store.started(name))?;
         hypervisor
             .state(name.as_str())?
             .controller()
@@ -203,7 +204,7 @@ impl Sandboxes {
         self.end(&config)
     }
 
-    fn end(&self, config: &SandboxConfig) -> Result<()> {
+    pub(super) fn end(&self, config: &SandboxConfig) -> Result<()> {
         let name = config.name.as_str();
         let state = self.hypervisor(config)?.state(name)?;
         if let DomainState::Running { controller } = state {

@@ -6,14 +6,13 @@ use std::path::{Path, PathBuf};
 use crate::config::{SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
 use crate::hypervisor::{DomainState, Hypervisor};
-use crate::service::manifest::Manifest;
+use crate::service::base::Provenance;
 use crate::service::place;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::Removal;
-use crate::sys::atomic;
 
-/// Fills the tree at a path, and says what its `/etc` was made from.
-pub(super) type Fill<'a> = dyn FnMut(&Path) -> Result<Manifest> + 'a;
+/// Fills the tree at a path, and says what it was made from.
+pub(super) type Fill<'a> = dyn FnMut(&Path) -> Result<Provenance> + 'a;
 
 impl Sandboxes {
     /// Makes the sandbox `config`, with a tree as `fill` makes it.
@@ -62,12 +61,7 @@ impl Sandboxes {
         removal.tree = Some(config.path.clone());
         self.store.note(removal)?;
         place::make(&config.path, config.uuid)?;
-        let manifest = fill(&config.path)?;
-        atomic::write(
-            &self.store.manifest(name),
-            manifest.to_string().as_bytes(),
-            0o600,
-        )?;
+        fill(&config.path)?.save(&self.store, name)?;
 
         removal.registered = true;
         self.store.note(removal)?;

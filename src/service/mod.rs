@@ -6,6 +6,7 @@
 mod accounts;
 mod activity;
 mod addresses;
+mod base;
 pub mod clone;
 mod conf_d;
 pub mod create;
@@ -36,6 +37,7 @@ mod sysusers;
 mod tmpfiles;
 pub mod tree;
 pub mod unit;
+pub mod upgrade;
 
 pub use create::{Plan, Request};
 pub use sandboxes::{Sandboxes, Summary};

@@ -111,10 +111,9 @@ impl Sandboxes {
             remove_tree(&self.store.stage(&old.name));
         }
         place::rename(&old.path, &new.path, new.uuid)?;
-        let mut manifest = self.recorded(&new.name)?;
-        Renewal::new(old, new)?.write(&new.path, &mut manifest)?;
-        let text = manifest.to_string();
-        atomic::write(&self.store.manifest(&new.name), text.as_bytes(), 0o600)?;
+        let mut provenance = self.recorded(&new.name)?;
+        Renewal::new(old, new)?.write(&new.path, &mut provenance.manifest)?;
+        provenance.save(&self.store, &new.name)?;
         new.save(&self.store.config(&new.name))?;
         self.render(new, hypervisor)?;
         if *enabled {

@@ -79,6 +79,36 @@ impl Store {
         self.dir(name).join("manifest")
     }
 
+    /// The record of what else a sandbox was made from.
+    #[must_use]
+    pub fn base(&self, name: &SandboxName) -> PathBuf {
+        self.dir(name).join("base.json")
+    }
+
+    /// The configuration that a sandbox was started with; it is not there where the sandbox has something new to see.
+    #[must_use]
+    pub fn started(&self, name: &SandboxName) -> PathBuf {
+        self.dir(name).join("started.toml")
+    }
+
+    /// What an upgrade keeps while it is at work.
+    #[must_use]
+    pub fn upgrade(&self, name: &SandboxName) -> PathBuf {
+        self.dir(name).join("upgrade")
+    }
+
+    /// Held by an upgrade from its beginning to its end, also while the sandbox's own lock is free for its restart.
+    #[must_use]
+    pub fn upgrade_lock(&self, name: &SandboxName) -> PathBuf {
+        self.dir(name).join("upgrade.lock")
+    }
+
+    /// The lock of a sandbox.
+    #[must_use]
+    pub fn lock_file(&self, name: &SandboxName) -> PathBuf {
+        self.dir(name).join(LOCK)
+    }
+
     /// The staging root of a sandbox.
     #[must_use]
     pub fn stage(&self, name: &SandboxName) -> PathBuf {

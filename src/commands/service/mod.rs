@@ -8,6 +8,7 @@ mod lifecycle;
 mod limits;
 mod logs;
 mod show;
+mod upgrade;
 
 use std::process::ExitCode;
 
@@ -51,6 +52,7 @@ enum Command {
     Restart(lifecycle::StartArgs),
     Reload(lifecycle::ReloadArgs),
     Set(limits::SetArgs),
+    Upgrade(upgrade::Args),
     Delete(lifecycle::DeleteArgs),
     List(show::ListArgs),
     Status(show::StatusArgs),
@@ -100,6 +102,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Reload(args) => lifecycle::reload(&args, &sandboxes),
         Command::Set(args) => limits::set(&args, &sandboxes),
         Command::Stats(args) => limits::stats(&args, &sandboxes),
+        Command::Upgrade(args) => upgrade::run(&args, &sandboxes),
         Command::Delete(args) => lifecycle::delete(&args, &sandboxes),
         Command::List(args) => show::list(&args, &sandboxes),
         Command::Status(args) => show::status(&args, &sandboxes),
