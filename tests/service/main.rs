@@ -13,6 +13,8 @@
 //! | [`archives`], [`hostile`] | a sandbox exported and imported, and archives that mean harm |
 //! | [`tuning`] | limits changed, and what is used |
 //! | [`trees`] | trees with all that a copy can lose |
+//! | [`packages`] | packages that a test builds and installs |
+//! | [`upgrade`] | sandboxes brought along with packages of the host |
 //! | [`limits`] | limits in the kernel, and a static address |
 //!
 //! Each test needs the private libvirtd of `make test` and is skipped without it.
@@ -29,8 +31,10 @@ mod interruption;
 mod isolation;
 mod life;
 mod limits;
+mod packages;
 mod renames;
 mod support;
 mod trees;
 mod tuning;
 mod units;
+mod upgrade;

@@ -21,6 +21,9 @@ use crate::service::upgrade::accounts::{self, Note};
 use crate::service::upgrade::merge::{self, Change};
 use crate::sys::root::Root;
 
+/// Longest file of accounts, in bytes.
+const LONGEST: u64 = 16 << 20;
+
 /// The files that are merged by entry.
 pub const ACCOUNTS: [&str; 4] = ["/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow"];
 
@@ -264,8 +267,15 @@ fn text(tree: &Root, path: &Path) -> Result<String> {
     let on_host = tree.host_path(path);
     let mut text = String::new();
     tree.open_plain(path)?
+        .take(LONGEST + 1)
         .read_to_string(&mut text)
         .map_err(Error::io("reading", &on_host))?;
+    if text.len() as u64 > LONGEST {
+        return Err(Error::refused(format!(
+            "'{}' is longer than {LONGEST} bytes, which no file of accounts is; look at it",
+            on_host.display()
+        )));
+    }
     Ok(text)
 }
 

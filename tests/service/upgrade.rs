@@ -1,0 +1,538 @@
+//! Sandboxes brought along after packages of the host have changed.
+
+use std::cell::RefCell;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use crate::packages::{Content, Package, served};
+use crate::support::{
+    Done, HostFile, Test, address, eventually, get, in_tree, listed, ok, output, program, run,
+};
+use crate::trees::described;
+
+const NEW: &str = ".virt-sandbox-new";
+
+/// What a sandbox of a package answers, once it does.
+fn answer(name: &str) -> String {
+    let url = format!("http://{}:8000/", address(name));
+    eventually("it answers", || get(&url).code == 0);
+    get(&url).stdout
+}
+
+fn assert_answer(name: &str, has: &[&str], has_not: &[&str]) {
+    let answer = answer(name);
+    let lines: Vec<&str> = answer.lines().collect();
+    for line in has {
+        assert!(
+            lines.contains(line),
+            "{name}: '{line}' is missing:\n{answer}"
+        );
+    }
+    for line in has_not {
+        assert!(
+            !lines.contains(line),
+            "{name}: '{line}' is there:\n{answer}"
+        );
+    }
+}
+
+fn assert_says(done: &Done, words: &[&str]) {
+    for word in words {
+        let text = format!("{}{}", done.stdout, done.stderr);
+        assert!(text.contains(word), "'{word}' is not in\n{text}");
+    }
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    let path = path.as_ref();
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// All an upgrade may write of a sandbox: its tree, and its records without what is only of one moment.
+fn state(name: &str) -> String {
+    let records = Path::new("/etc/libvirt-sandbox/services").join(name);
+    let mut text = described(&in_tree(name, "etc"));
+    for file in ["sandbox.toml", "manifest", "base.json"] {
+        text.push_str(&read(records.join(file)));
+    }
+    text
+}
+
+#[test]
+fn five_packages_are_brought_along() {
+    let Some(test) = Test::begin("five_packages_are_brought_along") else {
+        return;
+    };
+    // Plain conffiles, with every way in which host and sandbox can differ.
+    let plain = |version, files: &[(&str, &str)]| Content {
+        files: served("t-pkg-a", version, "", files),
+        ..Content::default()
+    };
+    let a = Package::new(
+        "t-pkg-a",
+        &plain(
+            "1.0",
+            &[
+                ("same", "1"),
+                ("host", "1"),
+                ("admin", "1"),
+                ("both", "1"),
+                ("gone", "1"),
+                ("gone-admin", "1"),
+                ("outside", "1"),
+                ("removed", "1"),
+                ("mode", "1"),
+            ],
+        ),
+    );
+    // A user of its own with the second version, made by sysusers.d.
+    let users = |version, service, more: &[(&str, &str)], postinst| {
+        let mut files = served("t-pkg-b", version, service, &[("conf", version)]);
+        for (path, text) in more {
+            files.push(((*path).to_owned(), (*text).to_owned()));
+        }
+        Content {
+            files,
+            postinst,
+            ..Content::default()
+        }
+    };
+    let b = Package::new("t-pkg-b", &users("1.0", "", &[], ""));
+    // A directory of state with the second version, made by tmpfiles.d and by the postinst with a user.
+    let c = Package::new(
+        "t-pkg-c",
+        &Content {
+            files: served("t-pkg-c", "1.0", "", &[("conf", "1")]),
+            ..Content::default()
+        },
+    );
+    // Directories of parts, and links that enable them.
+    let d = Package::new(
+        "t-pkg-d",
+        &Content {
+            files: served(
+                "t-pkg-d",
+                "1.0",
+                "",
+                &[("parts/one", "1"), ("parts/two", "1"), ("single", "1")],
+            ),
+            links: vec![("/etc/t-pkg-d/enabled", "parts/one")],
+            ..Content::default()
+        },
+    );
+    // Another unit and another state directory of systemd's.
+    let e = Package::new(
+        "t-pkg-e",
+        &Content {
+            files: served("t-pkg-e", "1.0", "StateDirectory=t-pkg-e", &[("conf", "1")]),
+            ..Content::default()
+        },
+    );
+    let names = ["t-pkg-a", "t-pkg-b", "t-pkg-c", "t-pkg-d", "t-pkg-e"];
+    for name in names {
+        ok(&["create", "--start", "-u", &format!("{name}.service"), name]);
+        assert_answer(name, &["version 1.0"], &[]);
+    }
+    for name in names {
+        let up_to_date = ok(&["upgrade", "--dry-run", name]);
+        assert_eq!(up_to_date, format!("{name}: up to date\n"));
+    }
+
+    // Inside.
+    let etc = |name: &str, path: &str| in_tree(name, &format!("etc/{name}/{path}"));
+    for path in ["admin", "both", "gone-admin"] {
+        fs::write(etc("t-pkg-a", path), "mine\n").unwrap();
+    }
+    fs::write(etc("t-pkg-a", "own"), "mine\n").unwrap();
+    fs::remove_file(etc("t-pkg-a", "removed")).unwrap();
+    fs::set_permissions(etc("t-pkg-a", "mode"), fs::Permissions::from_mode(0o604)).unwrap();
+    fs::write(etc("t-pkg-d", "parts/mine"), "mine\n").unwrap();
+    fs::write(in_tree("t-pkg-e", "var/lib/t-pkg-e/data"), "kept\n").unwrap();
+    // Outside, by the host's admin.
+    fs::write("/etc/t-pkg-a/outside", "host's admin\n").unwrap();
+
+    a.install(
+        "2.0",
+        &plain(
+            "2.0",
+            &[
+                ("same", "1"),
+                ("host", "2"),
+                ("admin", "1"),
+                ("both", "2"),
+                ("outside", "1"),
+                ("removed", "2"),
+                ("mode", "2"),
+                ("new", "2"),
+            ],
+        ),
+    );
+    // dpkg leaves conffiles that a package has no more.
+    for path in ["gone", "gone-admin"] {
+        fs::remove_file(Path::new("/etc/t-pkg-a").join(path)).unwrap();
+    }
+    b.install(
+        "2.0",
+        &users(
+            "2.0",
+            "User=t-pkg-b",
+            &[(
+                "/usr/lib/sysusers.d/t-pkg-b.conf",
+                "u t-pkg-b - \"of a test\" /var/lib/t-pkg-b\n",
+            )],
+            "systemd-sysusers t-pkg-b.conf",
+        ),
+    );
+    let mut files = served(
+        "t-pkg-c",
+        "2.0",
+        "User=t-pkg-c\nReadWritePaths=/var/lib/t-pkg-c",
+        &[("conf", "2")],
+    );
+    files.push((
+        "/usr/lib/tmpfiles.d/t-pkg-c.conf".into(),
+        "d /var/lib/t-pkg-c 0750 t-pkg-c t-pkg-c -\n".into(),
+    ));
+    c.install(
+        "2.0",
+        &Content {
+            files,
+            postinst: "groupadd --system t-pkg-c\nuseradd --system --no-create-home -g t-pkg-c -d /nonexistent t-pkg-c\n\
+                       systemd-tmpfiles --create t-pkg-c.conf",
+            ..Content::default()
+        },
+    );
+    d.install(
+        "2.0",
+        &Content {
+            files: served(
+                "t-pkg-d",
+                "2.0",
+                "",
+                &[
+                    ("parts/one", "1"),
+                    ("parts/three", "2"),
+                    ("more/deep", "2"),
+                    ("single", "1"),
+                ],
+            ),
+            links: vec![("/etc/t-pkg-d/enabled", "parts/three")],
+            ..Content::default()
+        },
+    );
+    fs::remove_file("/etc/t-pkg-d/parts/two").unwrap();
+    e.install(
+        "2.0",
+        &Content {
+            files: served(
+                "t-pkg-e",
+                "2.0",
+                "StateDirectory=t-pkg-e t-pkg-e/more",
+                &[("conf", "2")],
+            ),
+            ..Content::default()
+        },
+    );
+
+    // What would be: said, and nothing of it done.
+    let before: Vec<String> = names.iter().map(|name| state(name)).collect();
+    let preview = run(&["upgrade", "--all", "--dry-run"]);
+    assert_eq!(preview.code, 0, "{preview:?}");
+    assert_says(
+        &preview,
+        &[
+            "t-pkg-a 1.0 is 2.0 now",
+            "conflict  /etc/t-pkg-a/both, the host's is /etc/t-pkg-a/both.virt-sandbox-new",
+            "removed   /etc/t-pkg-a/gone ",
+            "--- sandbox/etc/t-pkg-a/host\n+++ host/etc/t-pkg-a/host\n@@ -1 +1 @@\n-1\n+2\n",
+            "'t-pkg-b' is new on the host",
+            "added     /var/lib/t-pkg-c",
+        ],
+    );
+    let after: Vec<String> = names.iter().map(|name| state(name)).collect();
+    assert_eq!(before, after);
+
+    // Done, without a restart: what runs goes on as it is.
+    let done = run(&["upgrade", "--all"]);
+    assert_eq!(done.code, 0, "{done:?}");
+    assert_says(&done, &["conflict  /etc/t-pkg-a/both", "restart"]);
+    for name in names {
+        assert_answer(name, &["version 1.0"], &[]);
+        assert!(!in_tree(name, ".upgrade").exists());
+    }
+    for (path, text) in [
+        ("same", Some("1\n")),
+        ("host", Some("2\n")),
+        ("admin", Some("mine\n")),
+        ("both", Some("mine\n")),
+        ("both.virt-sandbox-new", Some("2\n")),
+        ("gone", None),
+        ("gone-admin", Some("mine\n")),
+        ("outside", Some("host's admin\n")),
+        ("own", Some("mine\n")),
+        ("removed", None),
+        ("mode", Some("2\n")),
+        ("new", Some("2\n")),
+        ("admin.virt-sandbox-new", None),
+    ] {
+        let found = fs::read_to_string(etc("t-pkg-a", path)).ok();
+        assert_eq!(found.as_deref(), text, "{path}");
+    }
+    let mode = fs::metadata(etc("t-pkg-a", "mode")).unwrap().mode();
+    assert_eq!(mode & 0o777, 0o604);
+    let passwd = read(in_tree("t-pkg-b", "etc/passwd"));
+    assert!(passwd.contains("t-pkg-b:x:"), "{passwd}");
+    let owner = output("stat", &["-c", "%u %g %a", "/var/lib/t-pkg-c"]);
+    let made = in_tree("t-pkg-c", "var/lib/t-pkg-c");
+    assert_eq!(
+        output("stat", &["-c", "%u %g %a", made.to_str().unwrap()]),
+        owner
+    );
+    assert!(!etc("t-pkg-d", "parts/two").exists());
+    assert_eq!(read(etc("t-pkg-d", "parts/mine")), "mine\n");
+    let enabled = fs::read_link(etc("t-pkg-d", "enabled")).unwrap();
+    assert_eq!(enabled, Path::new("parts/three"));
+
+    // With one: all answer as the second version does.
+    let done = run(&["upgrade", "--all", "--restart"]);
+    assert_eq!(done.code, 0, "{done:?}");
+    assert_eq!(done.stdout.matches("; restarted").count(), 5, "{done:?}");
+    assert_answer(
+        "t-pkg-a",
+        &[
+            "version 2.0",
+            "host 2",
+            "admin mine",
+            "both mine",
+            "own mine",
+        ],
+        &["gone 1", "removed 2"],
+    );
+    assert_answer("t-pkg-b", &["version 2.0", "user t-pkg-b", "conf 2.0"], &[]);
+    assert_answer(
+        "t-pkg-c",
+        &["version 2.0", "user t-pkg-c", "writes /var/lib/t-pkg-c"],
+        &[],
+    );
+    assert_answer(
+        "t-pkg-d",
+        &["version 2.0", "more/deep 2", "parts/mine mine", "enabled 2"],
+        &["parts/two 1"],
+    );
+    assert_answer(
+        "t-pkg-e",
+        &[
+            "version 2.0",
+            "../../var/lib/t-pkg-e/data kept",
+            "writes /var/lib/t-pkg-e/more",
+        ],
+        &[],
+    );
+    // And then there is nothing left to do, also not to start anew.
+    let id = || output("sh", &["-c", "pgrep -f '[t]-pkg-./serve' | sort"]);
+    let before = id();
+    let done = run(&["upgrade", "--all", "--restart"]);
+    assert_eq!(done.code, 0, "{done:?}");
+    for name in names {
+        let line = format!("{name}: up to date");
+        assert!(done.stdout.lines().any(|said| said == line), "{done:?}");
+    }
+    assert_eq!(id(), before);
+    for name in names {
+        ok(&["delete", "--force", name]);
+    }
+    drop((a, b, c, d, e));
+    test.end();
+}
+
+#[test]
+fn what_does_not_come_up_is_as_it_was() {
+    let Some(test) = Test::begin("what_does_not_come_up_is_as_it_was") else {
+        return;
+    };
+    let content = |text: &str| Content {
+        files: served("t-roll", "1.0", "", &[("conf", text), ("more", text)]),
+        ..Content::default()
+    };
+    let package = Package::new("t-roll", &content("fine"));
+    ok(&["create", "--start", "-u", "t-roll.service", "t-roll"]);
+    fs::write(in_tree("t-roll", "etc/t-roll/more"), "mine\n").unwrap();
+    let before = state("t-roll");
+    package.install("2.0", &content("broken"));
+    let done = run(&["upgrade", "--restart", "t-roll"]);
+    assert_eq!(done.code, 3, "{done:?}");
+    assert_says(
+        &done,
+        &["broken: /etc/t-roll/conf", "was undone", "as before"],
+    );
+    assert_eq!(state("t-roll"), before);
+    assert_answer("t-roll", &["conf fine"], &[]);
+    assert!(!in_tree("t-roll", ".upgrade").exists());
+
+    // What the admin has edited in the configuration takes effect, and what is wrong there changes nothing.
+    package.install("3.0", &content("fine"));
+    let config = "/etc/libvirt-sandbox/services/t-roll/sandbox.toml";
+    let good = read(config);
+    fs::write(config, good.replace("timeout = ", "timeout = -")).unwrap();
+    let before = described(&in_tree("t-roll", "etc"));
+    let done = run(&["upgrade", "t-roll"]);
+    assert_eq!(done.code, 1, "{done:?}");
+    assert_says(&done, &[config, "timeout"]);
+    assert_eq!(described(&in_tree("t-roll", "etc")), before);
+    fs::write(
+        config,
+        good.replace("[resources]", "[resources]\nmemory = \"300M\""),
+    )
+    .unwrap();
+    let done = run(&["upgrade", "--restart", "t-roll"]);
+    assert_eq!(done.code, 0, "{done:?}");
+    assert_says(&done, &["restarted"]);
+    let document = output(
+        "virsh",
+        &[
+            "-c",
+            &std::env::var("LIBVIRT_DEFAULT_URI").unwrap(),
+            "dumpxml",
+            "t-roll",
+        ],
+    );
+    assert!(
+        document.contains("<memory unit='KiB'>307200</memory>"),
+        "{document}"
+    );
+    assert_answer("t-roll", &["more mine"], &[]);
+    ok(&["delete", "--force", "t-roll"]);
+    drop(package);
+    test.end();
+}
+
+#[test]
+fn an_upgrade_killed_at_any_moment_is_all_or_nothing() {
+    let Some(test) = Test::begin("an_upgrade_killed_at_any_moment_is_all_or_nothing") else {
+        return;
+    };
+    let conffiles = |text: &str| -> Vec<(String, String)> {
+        let all = 0..200;
+        all.map(|n| (format!("part{n}"), text.to_owned())).collect()
+    };
+    let content = |text: &str| {
+        let files = conffiles(text);
+        let files: Vec<(&str, &str)> = files.iter().map(|(a, b)| (&**a, &**b)).collect();
+        Content {
+            files: served("t-kill", "1.0", "", &files),
+            ..Content::default()
+        }
+    };
+    let package = Package::new("t-kill", &content("old"));
+    ok(&["create", "-N", "none", "-u", "t-kill.service", "t-kill"]);
+    package.install("2.0", &content("new"));
+    let old = state("t-kill");
+    let journal = Path::new("/etc/libvirt-sandbox/services/t-kill/upgrade/journal.json");
+    let mut killed = 0;
+    for step in 0..12 {
+        let child = program()
+            .args(["upgrade", "t-kill"])
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let child = RefCell::new(child);
+        // From its first writing on: before that there is nothing to undo.
+        eventually("the upgrade begins", || {
+            let ended = child.borrow_mut().try_wait();
+            journal.exists() || ended.is_ok_and(|ended| ended.is_some())
+        });
+        let mut child = child.into_inner();
+        std::thread::sleep(Duration::from_millis(step * 15));
+        let _ = child.kill();
+        let ended = child.wait().unwrap();
+        let next = run(&["list"]);
+        assert_eq!(next.code, 0, "{next:?}");
+        assert!(!journal.exists() && !in_tree("t-kill", ".upgrade").exists());
+        if ended.success() {
+            break;
+        }
+        killed += 1;
+        if state("t-kill") != old {
+            break;
+        }
+    }
+    eprintln!("killed {killed} times");
+    ok(&["upgrade", "t-kill"]);
+    for n in 0..200 {
+        let part = in_tree("t-kill", &format!("etc/t-kill/part{n}"));
+        assert_eq!(read(part), "new\n");
+    }
+    assert!(ok(&["upgrade", "t-kill"]).contains("up to date"));
+    ok(&["delete", "t-kill"]);
+    drop(package);
+    test.end();
+}
+
+#[test]
+fn nothing_in_a_sandbox_leads_out_of_it() {
+    let Some(test) = Test::begin("nothing_in_a_sandbox_leads_out_of_it") else {
+        return;
+    };
+    let content = |text: &str| Content {
+        files: served(
+            "t-evil",
+            "1.0",
+            "",
+            &[
+                ("conf", text),
+                ("link", text),
+                ("d/inner", text),
+                ("fifo", text),
+            ],
+        ),
+        ..Content::default()
+    };
+    let package = Package::new("t-evil", &content("old"));
+    let victim = HostFile::new("/srv/t-victim/inner", "host\n");
+    ok(&["create", "-N", "none", "-u", "t-evil.service", "t-evil"]);
+    package.install("2.0", &content("new"));
+    let etc = |path: &str| in_tree("t-evil", &format!("etc/{path}"));
+    // Links to files and directories of the host, by name and by the way up.
+    fs::remove_file(etc("t-evil/link")).unwrap();
+    symlink("/srv/t-victim/inner", etc("t-evil/link")).unwrap();
+    fs::remove_dir_all(etc("t-evil/d")).unwrap();
+    symlink("../../../../../../../../srv/t-victim", etc("t-evil/d")).unwrap();
+    fs::remove_file(etc("t-evil/fifo")).unwrap();
+    output("mkfifo", &[etc("t-evil/fifo").to_str().unwrap()]);
+    symlink("/srv/t-victim/inner", etc(&format!("t-evil/conf{NEW}"))).unwrap();
+    fs::write(etc("t-evil/conf"), "mine\n").unwrap();
+    // And the files of accounts.
+    let passwd = read(etc("passwd"));
+    fs::remove_file(etc("passwd")).unwrap();
+    symlink("/srv/t-victim/inner", etc("passwd")).unwrap();
+    fs::remove_file(etc("shadow")).unwrap();
+    output("mkfifo", &[etc("shadow").to_str().unwrap()]);
+    let done = run(&["upgrade", "t-evil"]);
+    eprintln!("{done:?}");
+    assert_eq!(read("/srv/t-victim/inner"), "host\n");
+    assert_eq!(fs::read_dir("/srv/t-victim").unwrap().count(), 1);
+    assert_eq!(read(etc("t-evil/conf")), "mine\n");
+    // A whole directory of configuration that leads away.
+    fs::remove_file(etc("passwd")).unwrap();
+    fs::write(etc("passwd"), passwd).unwrap();
+    fs::remove_dir_all(etc("t-evil")).unwrap();
+    symlink("/srv/t-victim", etc("t-evil")).unwrap();
+    package.install("3.0", &content("newer"));
+    let done = run(&["upgrade", "t-evil"]);
+    eprintln!("{done:?}");
+    assert_eq!(read("/srv/t-victim/inner"), "host\n");
+    assert_eq!(fs::read_dir("/srv/t-victim").unwrap().count(), 1);
+    // The way to the configuration itself.
+    fs::rename(in_tree("t-evil", "etc"), in_tree("t-evil", "etc-moved")).unwrap();
+    symlink("/srv/t-victim", in_tree("t-evil", "etc")).unwrap();
+    let done = run(&["upgrade", "t-evil"]);
+    assert_ne!(done.code, 0, "{done:?}");
+    assert_eq!(fs::read_dir("/srv/t-victim").unwrap().count(), 1);
+    assert_eq!(listed("t-evil").unwrap()["state"], "stopped");
+    ok(&["delete", "t-evil"]);
+    drop((package, victim));
+    test.end();
+}
