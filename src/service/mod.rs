@@ -5,7 +5,6 @@
 
 mod accounts;
 mod activity;
-mod addresses;
 mod base;
 pub mod clone;
 mod conf_d;
@@ -16,7 +15,6 @@ mod failure;
 mod frozen;
 mod identity;
 pub mod import;
-mod inside;
 pub mod journal;
 pub mod lifecycle;
 mod limits;

@@ -17,7 +17,7 @@ fn what_was_cut_short_is_found_once_nobody_works_on_it() {
     let name: SandboxName = "web1".parse().unwrap();
     let removal = Removal {
         name: name.clone(),
-        connection: "lxc:///".into(),
+        connection: "test:///".into(),
         uuid: uuid::Uuid::from_u128(7),
         tree: None,
         registered: false,

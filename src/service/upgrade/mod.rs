@@ -195,7 +195,7 @@ impl Sandboxes {
         let origin = self.origin(name)?;
         let old = &origin.config;
         let hypervisor = self.hypervisor(old)?;
-        let is_running = hypervisor.state(name.as_str())?.controller().is_some();
+        let is_running = hypervisor.state(name.as_str())?.is_active();
         if is_running && origin.converted.is_some() {
             return Err(Error::refused(format!(
                 "the sandbox '{name}' is running; stop it with 'virsh -c {} shutdown {name}' to convert it",

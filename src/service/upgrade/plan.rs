@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use crate::config::network::{DEFAULT_SOURCE, Source};
 use crate::config::{Mac, SandboxConfig, State};
-use crate::domain::{Domain, lxc};
 use crate::error::{Error, Result};
 use crate::service::accounts::Texts;
 use crate::service::base::Base;
@@ -62,13 +61,14 @@ impl Sandboxes {
     ) -> Result<Plan> {
         let root = Path::new("/");
         let service = Service::discover(root, &old.units, &old.packages, &old.hostname)?;
-        preflight::check(root, &service)?;
+        let keeper = self.keeper(old)?;
+        preflight::check(root, &service, keeper.container())?;
         let config = renewed(old, &service);
         config.check().map_err(|reason| Error::Config {
             path: self.store.config(&old.name),
             reason,
         })?;
-        lxc::check(&Domain::of_service(&config))?;
+        keeper.check(&config)?;
         let in_sandbox = Root::new(&config.path)?;
         let before = Base::load(&self.store.base(&old.name))?;
         let mut planned = TreePlan::new(root, &config, &service, State::Fresh)?;
