@@ -2,16 +2,45 @@
 
 use super::{Foreign, Result};
 
-/// Keys that say nothing we would have to carry over.
-const UNDERSTOOD: [(&str, &[&str]); 4] = [
+/// The groups and their keys, with `N` for numbers. What of them cannot be carried over is told of each; any other key is one
+/// that we do not know.
+const KNOWN: [(&str, &[&str]); 13] = [
     ("api", &["class", "version"]),
     (
         "core",
         &["name", "uuid", "root", "arch", "shell", "debug", "verbose"],
     ),
     ("identity", &["uid", "gid", "username", "homedir"]),
+    ("mount.N", &["type", "target", "source", "usage", "format"]),
+    ("mount.N.include.N", &["dst", "src"]),
+    ("env.N", &["key", "value"]),
+    ("disk.N", &["type", "source", "tag", "format"]),
+    (
+        "network.N",
+        &["dhcp", "source", "mac", "addresses", "routes"],
+    ),
+    ("network.N.address.N", &["primary", "broadcast", "prefix"]),
+    ("network.N.route.N", &["target", "prefix", "gateway"]),
+    ("security", &["label", "dynamic"]),
+    ("interactive", &[]),
     ("service", &["bootTarget"]),
 ];
+
+/// A group with `N` for each number.
+fn shape(group: &str) -> String {
+    let parts: Vec<&str> = group
+        .split('.')
+        .map(|part| {
+            let is_number = !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+            // `007` would be another group than `7`.
+            match is_number && (part == "0" || !part.starts_with('0')) {
+                true => "N",
+                false => part,
+            }
+        })
+        .collect();
+    parts.join(".")
+}
 
 impl Foreign {
     /// All that has no place in a sandbox of ours.
@@ -42,24 +71,8 @@ impl Foreign {
                 ));
             }
         }
-        if let Some(label) = file.get("security", "label") {
-            notes.push(format!(
-                "group 'security': the label '{label}'; libvirt chooses that of a sandbox of a service"
-            ));
-        }
-        let root = file.get("core", "root").filter(|root| *root != "/");
-        if let Some(root) = root {
-            notes.push(format!(
-                "group 'core': the root '{root}'; a sandbox of a service has the host's '/usr'"
-            ));
-        }
-        for key in ["uid", "gid"] {
-            if let Some(id) = file.get("identity", key).filter(|id| *id != "0") {
-                notes.push(format!(
-                    "group 'identity': the {key} {id}; systemd runs as root, and a unit says User= and Group="
-                ));
-            }
-        }
+        self.security(notes)?;
+        self.core(notes)?;
         let target = file.need("service", "bootTarget")?;
         if target != "multi-user.target" {
             notes.push(format!(
@@ -67,11 +80,8 @@ impl Foreign {
             ));
         }
         for (group, keys) in file.iter() {
-            let kind = group.split('.').next().unwrap_or(group);
-            if ["mount", "env", "disk", "network", "security"].contains(&kind) {
-                continue;
-            }
-            let known = UNDERSTOOD.iter().find(|(name, _)| *name == group);
+            let shape = shape(group);
+            let known = KNOWN.iter().find(|(name, _)| *name == shape);
             for key in keys.keys() {
                 if !known.is_some_and(|(_, keys)| keys.contains(&key.as_str())) {
                     notes.push(format!("group '{group}': the key '{key}'"));
@@ -80,6 +90,56 @@ impl Foreign {
         }
         for note in notes {
             *note = format!("not carried over: {note}");
+        }
+        Ok(())
+    }
+    fn security(&self, notes: &mut Vec<String>) -> Result<()> {
+        let file = &self.file;
+        if let Some(label) = file.get("security", "label") {
+            notes.push(format!(
+                "group 'security': the label '{label}'; libvirt chooses that of a sandbox of a service"
+            ));
+        }
+        if !file.flag("security", "dynamic", true)? {
+            notes
+                .push("group 'security': that the label is static; libvirt chooses one".to_owned());
+        }
+        Ok(())
+    }
+
+    fn core(&self, notes: &mut Vec<String>) -> Result<()> {
+        let file = &self.file;
+        if let Some(root) = file.get("core", "root").filter(|root| *root != "/") {
+            notes.push(format!(
+                "group 'core': the root '{root}'; a sandbox of a service has the host's '/usr'"
+            ));
+        }
+        let is_other = |arch: &&str| *arch != std::env::consts::ARCH;
+        if let Some(arch) = file.get("core", "arch").filter(is_other) {
+            notes.push(format!(
+                "group 'core': the architecture '{arch}'; a sandbox of a service runs the host's programs"
+            ));
+        }
+        for (key, instead) in [
+            ("shell", "'virt-sandbox-service connect' gives a shell"),
+            ("debug", "set LIBVIRT_SANDBOX_INIT_DEBUG=1 for a start"),
+            ("verbose", "give --verbose to a command"),
+        ] {
+            if file.flag("core", key, false)? {
+                notes.push(format!("group 'core': the key '{key}'; {instead}"));
+            }
+        }
+        for (key, usual) in [
+            ("uid", "0"),
+            ("gid", "0"),
+            ("username", "root"),
+            ("homedir", "/root"),
+        ] {
+            if let Some(own) = file.get("identity", key).filter(|own| *own != usual) {
+                notes.push(format!(
+                    "group 'identity': the {key} '{own}'; systemd runs as root, and a unit says User= and Group="
+                ));
+            }
         }
         Ok(())
     }

@@ -95,7 +95,7 @@ fn convert(text: &str) -> Result<(SandboxConfig, Vec<String>)> {
 
 #[test]
 fn a_whole_file_is_carried_over() {
-    let (config, notes) = convert(GOOD).unwrap();
+    let (config, notes) = convert(&GOOD.replace("x86_64", std::env::consts::ARCH)).unwrap();
     assert_eq!(notes, Vec::<String>::new());
     assert_eq!(config.check(), Ok(()));
     insta::assert_snapshot!(config.to_toml().unwrap());
@@ -110,11 +110,16 @@ fn what_has_no_place_is_named() {
         )
         .replace("uid=0\ngid", "uid=33\ngid")
         .replace("root=/\n", "root=/srv/root\nkernrelease=6.1\n")
+        .replace(
+            "arch=x86_64\nshell=false",
+            "arch=none\nshell=true\ndebug=true\nverbose=1",
+        )
+        .replace("usage=1048576", "usage=1048576\nodd=1")
         .replace("bootTarget=multi-user", "bootTarget=graphical")
         .replace("dhcp=false", "dhcp=true")
         + "\n[env.4]\nkey=A\nvalue=b\n[disk.0]\ntype=file\nsource=/a.img\ntag=a\nformat=raw\n\
            [mount.8]\ntype=GVirSandboxConfigMountHostImage\ntarget=/img\nsource=/b.img\n\
-           [mount.5.include.0]\ndst=x\nsrc=/y\n[interactive]\ntty=true\n";
+           [mount.5.include.0]\ndst=x\nsrc=/y\n[interactive]\ntty=true\n[env.007]\nkey=A\n";
     let (_, notes) = convert(&text).unwrap();
     insta::assert_snapshot!(notes.join("\n"));
 }
