@@ -15,6 +15,7 @@
 //! | [`trees`] | trees with all that a copy can lose |
 //! | [`packages`] | packages that a test builds and installs |
 //! | [`upgrade`] | sandboxes brought along with packages of the host |
+//! | [`legacy`] | sandboxes of libvirt-sandbox converted |
 //! | [`limits`] | limits in the kernel, and a static address |
 //!
 //! Each test needs the private libvirtd of `make test` and is skipped without it.
@@ -29,6 +30,7 @@ mod host;
 mod hostile;
 mod interruption;
 mod isolation;
+mod legacy;
 mod life;
 mod limits;
 mod packages;
