@@ -6,28 +6,30 @@ use std::path::{Path, PathBuf};
 
 use crate::config::network::{DEFAULT_SOURCE, Source};
 use crate::config::service::VERSION;
-use crate::config::{Hostname, Mac, Mount, Network, Resources, SandboxConfig, SandboxName, State};
+use crate::config::{
+    Hostname, Mac, Mount, Network, Resources, SandboxConfig, SandboxName, State, Workload,
+};
 use crate::driver::Keeper;
 use crate::error::{Error, Result};
 use crate::host;
 use crate::hypervisor::Hypervisor;
 use crate::service::activity;
 use crate::service::base::{Base, Provenance};
-use crate::service::discover::{Fact, Service};
+use crate::service::discover::{self, Fact, Service};
 use crate::service::manifest::Manifest;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::Removal;
 use crate::service::tree::{self, Class, TreePlan};
 use crate::service::unit::special::Role;
-use crate::service::{place, preflight};
+use crate::service::{command, place, preflight};
 
 /// What a new sandbox is to be.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// Its name.
     pub name: SandboxName,
-    /// Units of the host that run in it; at least one.
-    pub units: Vec<String>,
+    /// What runs in it. The program of a command is searched for.
+    pub workload: Workload,
     /// Packages beside those that are found.
     pub packages: Vec<String>,
     /// Directory its tree is made in, instead of the usual one.
@@ -73,7 +75,7 @@ impl Sandboxes {
             .clone()
             .unwrap_or_else(|| Hostname::of(&request.name))
             .to_string();
-        let service = Service::discover(root, &request.units, &request.packages, &hostname)?;
+        let (workload, service) = found(root, &request.workload, &request.packages, &hostname)?;
         let keeper = Keeper::of(&self.connection)?;
         preflight::check(root, &service, keeper.container())?;
         let uuid = uuid::Uuid::new_v4();
@@ -91,18 +93,19 @@ impl Sandboxes {
             name: request.name.clone(),
             uuid,
             connection: self.connection.clone(),
-            units: service.units.iter().map(ToString::to_string).collect(),
+            keep_units: keep_units(&service, &workload),
+            mounts: shown_from_host(&service, &workload)
+                .into_iter()
+                .chain(request.mounts.clone())
+                .collect(),
+            workload,
             packages: request.packages.clone(),
             service_packages: service.packages.keys().map(ToString::to_string).collect(),
             path: self.tree_of(&request.name, request.base.as_deref()),
             hostname,
-            keep_units: keep_units(&service),
             timeout: request.timeout,
             networks,
-            mounts: programs_elsewhere(&service)
-                .into_iter()
-                .chain(request.mounts.clone())
-                .collect(),
+            image: None,
             resources: request.resources.clone(),
         };
         config.check().map_err(Error::refused)?;
@@ -187,8 +190,40 @@ impl Sandboxes {
     }
 }
 
+/// What runs, by the names the host has for it, and what belongs to it.
+pub(super) fn found(
+    root: &Path,
+    workload: &Workload,
+    packages: &[String],
+    hostname: &str,
+) -> Result<(Workload, Service)> {
+    match workload {
+        Workload::Units(units) => {
+            let service = Service::discover(root, units, packages, hostname)?;
+            let units = service.units.iter().map(ToString::to_string).collect();
+            Ok((Workload::Units(units), service))
+        }
+        Workload::Command(command) => {
+            let mut accounts = discover::read_accounts(root);
+            let found = command::find(command, &mut accounts)?;
+            let unit = command::unit::of(&found.command)?;
+            let service = Service::of_unit(root, unit, &found.programs, accounts, packages)?;
+            Ok((Workload::Command(found.command), service))
+        }
+    }
+}
+
+/// Read-only mounts of what the host has of the programs.
+pub(super) fn shown_from_host(service: &Service, workload: &Workload) -> Vec<Mount> {
+    let mut mounts = programs_elsewhere(service);
+    if let Workload::Command(_) = workload {
+        mounts.extend(command::programs_in_srv(service));
+    }
+    mounts
+}
+
 /// Read-only mounts of what the units run from outside of the system's directories, such as `/opt/X`.
-pub(super) fn programs_elsewhere(service: &Service) -> Vec<Mount> {
+fn programs_elsewhere(service: &Service) -> Vec<Mount> {
     let tops: BTreeSet<PathBuf> = service
         .paths
         .iter()
@@ -196,9 +231,13 @@ pub(super) fn programs_elsewhere(service: &Service) -> Vec<Mount> {
         .filter_map(|(path, _)| {
             let mut names = path.components();
             names.next()?;
-            let (first, second) = (names.next()?.as_os_str(), names.next()?);
+            let first = names.next()?.as_os_str();
             let is_elsewhere = !SHOWN.iter().any(|shown| first == *shown);
-            is_elsewhere.then(|| Path::new("/").join(first).join(second))
+            let top = Path::new("/").join(first);
+            is_elsewhere.then(|| match names.next() {
+                Some(second) => top.join(second),
+                None => top,
+            })
         })
         .collect();
     tops.iter()
@@ -207,13 +246,16 @@ pub(super) fn programs_elsewhere(service: &Service) -> Vec<Mount> {
 }
 
 /// Directories of the root that every sandbox has.
-const SHOWN: [&str; 15] = [
+const SHOWN: [&str; 17] = [
     "usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "etc", "var", "home", "root", "srv",
-    "run", "tmp", "dev",
+    "run", "tmp", "dev", "proc", "sys",
 ];
 
 /// Boot-time units of the host's `/usr` that belong to the service.
-pub(super) fn keep_units(service: &Service) -> Vec<String> {
+pub(super) fn keep_units(service: &Service, workload: &Workload) -> Vec<String> {
+    if let Workload::Command(_) = workload {
+        return vec![];
+    }
     let names: BTreeSet<String> = service
         .closure
         .members
@@ -242,7 +284,7 @@ fn shared(tree: &mut TreePlan) {
     }
 }
 
-fn check_mounts(mounts: &[Mount]) -> Result<()> {
+pub(super) fn check_mounts(mounts: &[Mount]) -> Result<()> {
     for mount in mounts {
         if let Some(source) = mount.host_source() {
             fs::metadata(source).map_err(|error| {

@@ -118,7 +118,7 @@ pub fn mark_of(path: &Path) -> PathBuf {
 ///
 /// # Errors
 /// Where it is not there, or is not that sandbox's.
-pub fn is_of(path: &Path, uuid: Uuid) -> Result<()> {
+pub fn must_be_of(path: &Path, uuid: Uuid) -> Result<()> {
     let file = path.join(MARK);
     let text = fs::read(&file).map_err(Error::io("reading", &file))?;
     match serde_json::from_slice::<Mark>(&text) {
@@ -136,7 +136,7 @@ pub fn is_of(path: &Path, uuid: Uuid) -> Result<()> {
 /// Where it is that of another sandbox, or cannot be written.
 pub fn adopt(path: &Path, uuid: Uuid) -> Result<()> {
     if path.join(MARK).exists() {
-        return is_of(path, uuid);
+        return must_be_of(path, uuid);
     }
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
         .map_err(Error::io("changing the mode of", path))?;
@@ -203,6 +203,14 @@ pub fn remove(path: &Path, uuid: Uuid) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether the tree at `path` is that of sandbox `uuid`.
+#[must_use]
+pub fn is_of(path: &Path, uuid: Uuid) -> bool {
+    let mark = fs::read(path.join(MARK)).ok();
+    mark.and_then(|text| serde_json::from_slice::<Mark>(&text).ok())
+        .is_some_and(|mark| mark.uuid == uuid)
 }
 
 /// Gives the tree of sandbox `uuid` at `from` the place `to` in the same directory. One that is there already is no error.

@@ -1,6 +1,6 @@
 //! `upgrade`.
 
-use super::{Name, lifecycle};
+use super::lifecycle;
 use crate::commands::output;
 use crate::config::SandboxName;
 use crate::error::{Error, Result};
@@ -30,10 +30,7 @@ pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
         false => args.name.clone(),
     };
     let interrupted = lifecycle::interruption()?;
-    let start = |name: &SandboxName| {
-        let args = Name { name: name.clone() };
-        lifecycle::start_named(&args, None, sandboxes, &interrupted)
-    };
+    let start = |name: &SandboxName| lifecycle::start_named(name, None, sandboxes, &interrupted);
     let how = How {
         restart: args.restart,
         start: &start,

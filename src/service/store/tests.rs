@@ -7,6 +7,7 @@ fn store(root: &Path) -> Store {
         units: root.join("units"),
         trees: root.join("trees"),
         templates: root.join("templates"),
+        journals: root.join("journals"),
     }
 }
 

@@ -173,7 +173,7 @@ impl Sandboxes {
                         ),
                     });
                 }
-                place::is_of(&config.path, config.uuid)?;
+                place::must_be_of(&config.path, config.uuid)?;
                 Ok(Origin {
                     config,
                     converted: None,

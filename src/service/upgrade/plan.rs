@@ -6,11 +6,11 @@ use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use crate::config::network::{DEFAULT_SOURCE, Source};
-use crate::config::{Mac, SandboxConfig, State};
+use crate::config::{Mac, SandboxConfig, State, Workload};
 use crate::error::{Error, Result};
 use crate::service::accounts::Texts;
 use crate::service::base::Base;
-use crate::service::create::{keep_units, programs_elsewhere};
+use crate::service::create::{found, keep_units, shown_from_host};
 use crate::service::discover::{Fact, Service};
 use crate::service::manifest::{Kind, Manifest};
 use crate::service::preflight;
@@ -60,10 +60,10 @@ impl Sandboxes {
         interrupted: &dyn Fn() -> bool,
     ) -> Result<Plan> {
         let root = Path::new("/");
-        let service = Service::discover(root, &old.units, &old.packages, &old.hostname)?;
+        let (workload, service) = found(root, &old.workload, &old.packages, &old.hostname)?;
         let keeper = self.keeper(old)?;
         preflight::check(root, &service, keeper.container())?;
-        let config = renewed(old, &service);
+        let config = renewed(old, workload, &service);
         config.check().map_err(|reason| Error::Config {
             path: self.store.config(&old.name),
             reason,
@@ -133,13 +133,19 @@ impl Plan {
 }
 
 /// The configuration with what was found now. What the admin has written stays.
-fn renewed(old: &SandboxConfig, service: &Service) -> SandboxConfig {
+fn renewed(old: &SandboxConfig, workload: Workload, service: &Service) -> SandboxConfig {
     let mut config = old.clone();
-    config.units = service.units.iter().map(ToString::to_string).collect();
+    if let Workload::Units(_) = workload {
+        config.workload = workload;
+    }
     config.service_packages = service.packages.keys().map(ToString::to_string).collect();
-    let kept = old.keep_units.iter().cloned().chain(keep_units(service));
+    let kept = old
+        .keep_units
+        .iter()
+        .cloned()
+        .chain(keep_units(service, &config.workload));
     config.keep_units = kept.collect::<BTreeSet<_>>().into_iter().collect();
-    for mount in programs_elsewhere(service) {
+    for mount in shown_from_host(service, &config.workload) {
         if !config
             .mounts
             .iter()

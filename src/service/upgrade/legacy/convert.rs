@@ -2,6 +2,7 @@
 //!
 //! Pure: the units, which no such file names, are handed in.
 
+mod command;
 mod networks;
 mod rest;
 
@@ -13,7 +14,7 @@ use super::keyfile::{Keyfile, KeyfileError, wrong};
 use crate::config::service::{DEFAULT_TIMEOUT, VERSION};
 pub use networks::filters;
 
-use crate::config::{Hostname, Mount, Resources, SandboxConfig, SandboxName};
+use crate::config::{Hostname, Mount, Resources, SandboxConfig, SandboxName, Workload};
 
 /// What the names of all types begin with.
 const TYPES: &str = "GVirSandboxConfig";
@@ -30,12 +31,6 @@ pub enum ConvertError {
     /// The file is not right.
     #[error(transparent)]
     File(#[from] KeyfileError),
-    /// It runs something that is no unit.
-    #[error(
-        "it runs the command '{0}', and a sandbox of a service runs systemd units: write a unit with ExecStart={0} and make a \
-         sandbox of that; a command alone is run by 'virt-sandbox -- {0}'"
-    )]
-    Command(String),
     /// It is no service.
     #[error("it is of a throw-away sandbox, which 'virt-sandbox' runs without a file")]
     Interactive,
@@ -58,6 +53,8 @@ pub struct Foreign {
     file: Keyfile,
     /// The directory with its files.
     pub tree: PathBuf,
+    /// Whether it runs a command and no units.
+    pub is_command: bool,
 }
 
 impl Foreign {
@@ -68,11 +65,13 @@ impl Foreign {
     pub fn parse(text: &str, name: &SandboxName, trees: &Path) -> Result<Self> {
         let file = Keyfile::parse(text)?;
         let class = file.need("api", "class")?;
+        let is_command = class.ends_with("ServiceGeneric");
         match class.strip_prefix(TYPES) {
-            Some("ServiceSystemd") => {}
-            Some("ServiceGeneric" | "Service") => {
-                let command = file.values("command", "argv")?.join(" ");
-                return Err(ConvertError::Command(command));
+            Some("ServiceSystemd") => {
+                file.need("service", "bootTarget")?;
+            }
+            Some("ServiceGeneric") => {
+                file.need("command", "argv.0")?;
             }
             Some("Interactive") => return Err(ConvertError::Interactive),
             Some(_) | None => {
@@ -83,7 +82,6 @@ impl Foreign {
         if own != name.as_str() {
             return Err(ConvertError::Name(own.to_owned(), name.clone()));
         }
-        file.need("service", "bootTarget")?;
         let mut tree = trees.join(name.as_str());
         for group in file.numbered("mount")? {
             let (kind, target, source) = mount(&file, &group)?;
@@ -101,7 +99,11 @@ impl Foreign {
                 return Err(ConvertError::Image(source.to_owned(), place, group));
             }
         }
-        Ok(Self { file, tree })
+        Ok(Self {
+            file,
+            tree,
+            is_command,
+        })
     }
 
     /// The configuration that follows, and a line for each thing that cannot be carried over. `fresh` is its identity if the file
@@ -126,7 +128,10 @@ impl Foreign {
             name: name.clone(),
             uuid: self.file.read("core", "uuid")?.unwrap_or(fresh),
             connection: connection.to_owned(),
-            units,
+            workload: match self.is_command {
+                true => Workload::Command(self.command()?),
+                false => Workload::Units(units),
+            },
             packages: vec![],
             service_packages: vec![],
             path: self.tree.clone(),
@@ -135,6 +140,7 @@ impl Foreign {
             timeout: DEFAULT_TIMEOUT,
             networks,
             mounts,
+            image: None,
             resources: Resources::default(),
         };
         Ok((config, notes))
@@ -172,6 +178,11 @@ impl Foreign {
                         });
                     }
                 }
+                // Files in it would be files of the tree itself, and who the tree belongs to.
+                "HostBind" if self.tree.starts_with(source) => notes.push(format!(
+                    "group '{group}': '{source}' at '{target}', where the sandbox's own tree is; move what it needs to a directory \
+                     outside of '{source}' and add 'host-bind:{target}=DIRECTORY' to the mounts"
+                )),
                 "HostBind" if self.is_in_tree(target, source) || target.ends_with(".wants") => {}
                 "HostBind" => mounts.push(Mount::HostBind {
                     target: path()?,

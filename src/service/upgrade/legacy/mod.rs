@@ -75,8 +75,11 @@ impl Sandboxes {
                 ),
             });
         }
-        let units = units(&foreign.tree, &self.store.unit(name))?;
-        if units.is_empty() {
+        let units = match foreign.is_command {
+            true => vec![],
+            false => units(&foreign.tree, &self.store.unit(name))?,
+        };
+        if units.is_empty() && !foreign.is_command {
             return Err(Error::Config {
                 path: file.to_owned(),
                 reason: format!(

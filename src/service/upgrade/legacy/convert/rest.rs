@@ -46,7 +46,11 @@ impl Foreign {
     /// All that has no place in a sandbox of ours.
     pub(super) fn rest(&self, notes: &mut Vec<String>) -> Result<()> {
         let file = &self.file;
-        for group in file.numbered("env")? {
+        let variables = match self.is_command {
+            true => vec![],
+            false => file.numbered("env")?,
+        };
+        for group in variables {
             let (key, value) = (file.need(&group, "key")?, file.need(&group, "value")?);
             notes.push(format!(
                 "group '{group}': the variable {key}; set it in a drop-in of the unit: Environment=\"{key}={value}\""
@@ -73,8 +77,8 @@ impl Foreign {
         }
         self.security(notes)?;
         self.core(notes)?;
-        let target = file.need("service", "bootTarget")?;
-        if target != "multi-user.target" {
+        let is_other = |target: &&str| self.is_command || *target != "multi-user.target";
+        if let Some(target) = file.get("service", "bootTarget").filter(is_other) {
             notes.push(format!(
                 "group 'service': the target '{target}'; a sandbox boots to a target of its own, which wants its units"
             ));
@@ -83,6 +87,9 @@ impl Foreign {
             let shape = shape(group);
             let known = KNOWN.iter().find(|(name, _)| *name == shape);
             for key in keys.keys() {
+                if self.is_command && group == "command" && key.starts_with("argv.") {
+                    continue;
+                }
                 if !known.is_some_and(|(_, keys)| keys.contains(&key.as_str())) {
                     notes.push(format!("group '{group}': the key '{key}'"));
                 }
@@ -128,6 +135,9 @@ impl Foreign {
             if file.flag("core", key, false)? {
                 notes.push(format!("group 'core': the key '{key}'; {instead}"));
             }
+        }
+        if self.is_command {
+            return Ok(());
         }
         for (key, usual) in [
             ("uid", "0"),

@@ -236,13 +236,6 @@ fn what_is_wrong_is_named_with_group_and_key() {
 
 #[test]
 fn kinds_that_there_are_not_are_refused_with_what_to_do() {
-    let generic =
-        GOOD.replace("ServiceSystemd", "ServiceGeneric") + "[command]\nargv.0=/bin/a\nargv.2=b\n";
-    let message = convert(&generic).unwrap_err().to_string();
-    assert!(
-        message.contains("'/bin/a b'") && message.contains("ExecStart"),
-        "{message}"
-    );
     let interactive = GOOD.replace("ServiceSystemd", "Interactive");
     assert!(convert(&interactive).is_err());
     let image = format!(
@@ -252,6 +245,31 @@ fn kinds_that_there_are_not_are_refused_with_what_to_do() {
     assert!(
         message.contains("'/i.raw'") && message.contains("'mount.9'"),
         "{message}"
+    );
+}
+
+#[test]
+fn a_command_is_carried_over_with_its_account_and_variables() {
+    let text = GOOD
+        .replace("ServiceSystemd", "ServiceGeneric")
+        .replace("uid=0\ngid=0", "uid=7\ngid=8")
+        .replace("x86_64", std::env::consts::ARCH)
+        .replace("[service]\nbootTarget=multi-user.target\n", "")
+        + "[command]\nargv.0=/bin/a\nargv.2=b c\n[env.4]\nkey=A\nvalue=b\n\
+           [mount.9]\ntype=GVirSandboxConfigMountHostBind\ntarget=/srv/boxes\nsource=/srv/boxes/web1\n";
+    let (config, notes) = convert(&text).unwrap();
+    assert_eq!(notes.len(), 1, "{notes:?}");
+    assert!(notes[0].contains("group 'mount.9'"), "{notes:?}");
+    let Workload::Command(command) = config.workload else {
+        panic!("no command");
+    };
+    insta::assert_debug_snapshot!(command);
+    let message = convert(&text.replace("argv.0", "argv.7"));
+    assert!(
+        message
+            .unwrap_err()
+            .to_string()
+            .contains("'argv.0' is missing")
     );
 }
 
