@@ -13,6 +13,7 @@
 //! | [`archives`], [`hostile`] | a sandbox exported and imported, and archives that mean harm |
 //! | [`tuning`] | limits changed, and what is used |
 //! | [`trees`] | trees with all that a copy can lose |
+//! | [`undone`] | upgrades that fail, are killed, or meet harm |
 //! | [`packages`] | packages that a test builds and installs |
 //! | [`upgrade`] | sandboxes brought along with packages of the host |
 //! | [`legacy`] | sandboxes of libvirt-sandbox converted |
@@ -38,5 +39,6 @@ mod renames;
 mod support;
 mod trees;
 mod tuning;
+mod undone;
 mod units;
 mod upgrade;
