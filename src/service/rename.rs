@@ -49,6 +49,11 @@ impl Sandboxes {
                 "the sandbox '{old}' is running; stop it with 'virt-sandbox-service stop {old}'"
             )));
         }
+        if self.store.upgrade(old).is_dir() {
+            return Err(Error::refused(format!(
+                "the sandbox '{old}' is being upgraded; try again when that is done"
+            )));
+        }
         self.check_domain(new, &hypervisor)?;
         let renaming = Renaming {
             new: renamed(&config, new)?,

@@ -181,6 +181,19 @@ fn files_with_every_key_are_converted_or_refused() {
         let file = format!("{name}/config/sandbox.cfg");
         Old::new(name, &file, core, rest)
     };
+    let command = of("t-old6", "", network);
+    command.edit("ConfigServiceSystemd", "ConfigServiceGeneric");
+    command.edit(
+        "[service]\nbootTarget=multi-user.target\n",
+        "[command]\nargv.0=/usr/lib/t-pkg-old/serve\nargv.1=t-pkg-old\nargv.2=8000\nargv.3=1\n\
+         [env.1]\nkey=COLOUR\nvalue=light blue\n",
+    );
+    let labelled = of(
+        "t-old7",
+        "",
+        &format!("{network}[network.4]\nsource=default\n"),
+    );
+    labelled.edit("dynamic=true", "dynamic=false\nlabel=u:r:t:s0:c1,c2");
     // Those that start, what is said of them, and what is so inside.
     let converted = [
         (
@@ -225,6 +238,19 @@ fn files_with_every_key_are_converted_or_refused() {
             "true",
         ),
     ];
+    let converted = converted.into_iter().chain([
+        (
+            command,
+            &[][..],
+            "tr '\\0' '\\n' < /proc/$(systemctl show -P MainPID virt-sandbox-command.service)/environ | grep -qx 'COLOUR=light blue'",
+        ),
+        (
+            labelled,
+            &["'u:r:t:s0:c1,c2'", "static"],
+            "test $(ip -4 -o addr show scope global | wc -l) = 2",
+        ),
+    ]);
+    let converted: Vec<_> = converted.collect();
     for (old, words, so) in &converted {
         let said = ok(&["upgrade", old.name]);
         for word in *words {
@@ -256,6 +282,12 @@ fn files_with_every_key_are_converted_or_refused() {
     for (from, to, words) in [
         ("ConfigServiceSystemd", "ConfigInteractive", "throw-away"),
         ("ConfigServiceSystemd", "ConfigMagic", "no class"),
+        (
+            "[security]",
+            "[mount.9]\ntype=GVirSandboxConfigMountHostImage\ntarget=/var/lib/libvirt/filesystems/t-old5\nsource=/i.raw\n\
+             format=raw\n[security]",
+            "in the image '/i.raw'",
+        ),
         ("name=t-old5", "name=t-other", "'t-other'"),
         ("bootTarget=multi-user.target", "", "bootTarget"),
         ("source=default", "source=default\naddresses=101", "101"),
