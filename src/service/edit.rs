@@ -75,7 +75,9 @@ impl Sandboxes {
     fn follow(&self, old: &SandboxConfig, new: &SandboxConfig) -> Result<()> {
         if old.hostname != new.hostname {
             let mut provenance = self.recorded(&new.name)?;
-            Renewal::new(old, new)?.write(&new.path, &mut provenance.manifest)?;
+            let tree = self.tree(new)?;
+            Renewal::new(old, new)?.write(tree.path(), &mut provenance.manifest)?;
+            tree.settle()?;
             provenance.save(&self.store, &new.name)?;
         }
         for unit in new
@@ -117,6 +119,12 @@ fn check_identity(
             return Err(differs(
                 "path",
                 "clone the sandbox with --path to have its tree elsewhere",
+            ));
+        }
+        if new.image != old.image {
+            return Err(differs(
+                "image",
+                "make another sandbox with the image that is wanted",
             ));
         }
         if new.connection != old.connection {

@@ -8,6 +8,7 @@
 //! | [`errors`] | one line for each mistake, and nothing left |
 //! | [`interruption`] | create cut short |
 //! | [`units`] | units of an admin: those that work and those that fail |
+//! | [`kinds`] | every verb on units, commands and images |
 //! | [`host`] | the host's unit of a sandbox, and libvirtd restarted |
 //! | [`clones`], [`renames`] | a second sandbox like one, and another name for one |
 //! | [`archives`], [`hostile`] | a sandbox exported and imported, and archives that mean harm |
@@ -31,6 +32,7 @@ mod host;
 mod hostile;
 mod interruption;
 mod isolation;
+mod kinds;
 mod legacy;
 mod life;
 mod limits;

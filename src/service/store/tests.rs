@@ -21,6 +21,7 @@ fn what_was_cut_short_is_found_once_nobody_works_on_it() {
         connection: "test:///".into(),
         uuid: uuid::Uuid::from_u128(7),
         tree: None,
+        image: None,
         registered: false,
     };
     let lock = store.reserve(&name).unwrap();

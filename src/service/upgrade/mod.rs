@@ -173,6 +173,12 @@ impl Sandboxes {
                         ),
                     });
                 }
+                if config.image.is_some() {
+                    return Err(Error::refused(format!(
+                        "the tree of '{name}' is in an image, and only one in a directory can be upgraded: make a new sandbox, and copy \
+                         what you changed"
+                    )));
+                }
                 place::must_be_of(&config.path, config.uuid)?;
                 Ok(Origin {
                     config,

@@ -122,7 +122,8 @@ impl Sandboxes {
         }
         let started = self.store.load(name).and_then(|config| {
             self.end(&config)?;
-            self.boot(&config, &self.hypervisor(&config)?).map(drop)
+            self.boot(&config, None, &self.hypervisor(&config)?)
+                .map(drop)
         });
         if let Err(error) = started {
             log::warn!("starting '{name}' again: {error}");
