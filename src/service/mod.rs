@@ -5,6 +5,7 @@
 
 mod accounts;
 mod activity;
+mod base;
 mod boot;
 pub mod clone;
 mod command;
@@ -41,6 +42,7 @@ mod sysusers;
 mod tmpfiles;
 pub mod tree;
 pub mod unit;
+pub mod upgrade;
 
 pub use create::{Plan, Request};
 pub use sandboxes::{Sandboxes, Summary};

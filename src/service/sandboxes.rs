@@ -65,7 +65,7 @@ impl Sandboxes {
         }
     }
 
-    /// Takes away what commands that were cut short have left.
+    /// Takes away what commands that were cut short have left, and undoes upgrades that were.
     ///
     /// # Errors
     /// Where libvirt does not answer, and only if there is something to take away.
@@ -85,7 +85,7 @@ impl Sandboxes {
             }
             drop(lock);
         }
-        Ok(())
+        self.recover_upgrades()
     }
 
     /// Takes away a sandbox, as far as it is there.

@@ -15,6 +15,10 @@
 //! | [`archives`], [`hostile`] | a sandbox exported and imported, and archives that mean harm |
 //! | [`tuning`] | limits changed, and what is used |
 //! | [`trees`] | trees with all that a copy can lose |
+//! | [`undone`] | upgrades that fail, are killed, or meet harm |
+//! | [`packages`] | packages that a test builds and installs |
+//! | [`upgrade`] | sandboxes brought along with packages of the host |
+//! | [`legacy`] | sandboxes of libvirt-sandbox converted |
 //! | [`limits`] | limits in the kernel, and a static address |
 //!
 //! Each test needs the private libvirtd of `make test` and is skipped without it.
@@ -31,10 +35,14 @@ mod hostile;
 mod interruption;
 mod isolation;
 mod kinds;
+mod legacy;
 mod life;
 mod limits;
+mod packages;
 mod renames;
 mod support;
 mod trees;
 mod tuning;
+mod undone;
 mod units;
+mod upgrade;
