@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
 use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::{CommandFactory, Parser};
 
-use crate::commands::output;
+use crate::commands::{complete, output};
 use crate::config::network::NetworkChoice;
 use crate::config::{Disk, Hostname, Include, Mount, Publish, Resources, SandboxName, Security};
 use crate::domain::qemu::Emulation;
@@ -22,7 +22,7 @@ use crate::run::{
     self, Account, Connection, OWN_FAILURE, Outcome, Places, Request, Surroundings, Who,
 };
 
-const PROGRAM: &str = "virt-sandbox";
+pub(super) const PROGRAM: &str = "virt-sandbox";
 
 /// Run one command in a throw-away sandbox
 ///
@@ -202,6 +202,7 @@ fn pair(text: OsString) -> std::result::Result<(OsString, OsString), String> {
 /// Parses the command line and does what it says.
 #[must_use]
 pub fn main() -> ExitCode {
+    complete::answer(Cli::command);
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -346,7 +347,6 @@ fn print_timing(outcome: &Outcome) {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
 
     use super::*;
 

@@ -5,14 +5,14 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use guest_init::config::{GuestConfig, Payload, Platform, Root, StaticUnits, VERSION};
+use guest_init::config::{GuestConfig, Payload, Platform, Root, Staged, StaticUnits, VERSION};
 
 use crate::config::resources::DEFAULT_CONTAINER_MEMORY;
 use crate::config::{Resources, SandboxConfig, SandboxName};
 use crate::domain::lxc::{self, LxcDomain};
 use crate::domain::template::Template;
 use crate::domain::tune::{CPU_PERIOD_US, quota_us};
-use crate::domain::{Domain, Filesystem};
+use crate::domain::{BlockDevice, Domain, Filesystem, OnReboot, disk_name};
 use crate::driver::{Activity, Contents, Inside, Shared, Site, addresses};
 use crate::error::{Error, Result};
 use crate::guest::{self, Assembly, cgroup};
@@ -44,7 +44,13 @@ pub(super) fn build(
     site: Site<'_>,
     hypervisor: &dyn Hypervisor,
 ) -> Result<String> {
-    let domain = Domain::of_service(config);
+    let mut domain = Domain::of_service(config);
+    let image = config.image.is_some();
+    if image {
+        // libvirt would start it again with a device that is another file's by then.
+        domain.on_reboot = OnReboot::Destroy;
+        domain.disks.extend(site.device.map(BlockDevice::of_host));
+    }
     lxc::check(&domain)?;
     let assembly = Assembly::of_service(config, facts, site.stage);
     let guest = GuestConfig {
@@ -53,7 +59,7 @@ pub(super) fn build(
         hostname: config.hostname.clone(),
         debug: guest::is_debugged(),
         platform: Platform::Container,
-        staged: vec![],
+        staged: image.then(staged).into_iter().collect(),
         root: Root::Empty,
         mounts: assembly.mounts,
         user_mounts: assembly.user_mounts,
@@ -79,6 +85,17 @@ pub(super) fn build(
     guest::stage(site.stage, &guest::find_init()?, &guest)?;
     let view = LxcDomain::new(&domain, facts, assembly.filesystems);
     Template::LxcDomain.render(&view, Some(site.templates))
+}
+
+/// The image of the tree, mounted where else a directory of the host is placed.
+fn staged() -> Staged {
+    let node = Path::new("/dev").join(disk_name("sd", 0));
+    Staged::Image {
+        device: guest_init::config::BlockDevice::Node(node),
+        partition: None,
+        path: guest::PRIVATE.into(),
+        read_only: false,
+    }
 }
 
 /// The staging root is ours.

@@ -127,6 +127,8 @@ pub struct Site<'a> {
     pub stage: &'a Path,
     /// Templates of the admin.
     pub templates: &'a Path,
+    /// The block device of the image that holds the tree, while the sandbox starts.
+    pub device: Option<&'a Path>,
 }
 
 /// A driver that keeps sandboxes of services.

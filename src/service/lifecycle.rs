@@ -11,6 +11,7 @@ use crate::guest::cgroup;
 use crate::hypervisor::{DomainState, Hypervisor};
 
 use crate::service::failure::failure;
+use crate::service::image::Device;
 use crate::service::ready::{self, Readiness, UnitState, judge};
 use crate::service::sandboxes::Sandboxes;
 
@@ -46,14 +47,29 @@ impl Sandboxes {
                 "the sandbox '{name}' is running already"
             )));
         }
-        let inside = self.boot(&config, &hypervisor)?;
+        // Ours until the sandbox has mounted it, which keeps it.
+        let device = self.device(&config)?;
+        let inside = self.boot(&config, device.as_ref(), &hypervisor)?;
         drop(hypervisor);
         let outcome = self.wait_ready(&config, &*inside, timeout, interrupted);
         self.show_boot(name);
-        if outcome.is_err() {
-            self.end(&config)?;
+        if device.is_some() {
+            // Whoever starts the domain without us must not give it what has the device's name another time.
+            self.render(&config, &self.hypervisor(&config)?)?;
         }
-        outcome
+        match outcome {
+            Ok(()) => {
+                if let Some(device) = device {
+                    device.leave();
+                }
+                Ok(())
+            }
+            Err(error) => {
+                drop(device);
+                self.end(&config)?;
+                Err(error)
+            }
+        }
     }
 
     /// As [`start`](Self::start), but a sandbox that runs already is taken over: who kept it before may have been killed.
@@ -72,7 +88,12 @@ impl Sandboxes {
     }
 
     /// Starts the domain; gives the way into it.
-    fn boot(&self, config: &SandboxConfig, hypervisor: &dyn Hypervisor) -> Result<Box<dyn Inside>> {
+    pub(super) fn boot(
+        &self,
+        config: &SandboxConfig,
+        device: Option<&Device>,
+        hypervisor: &dyn Hypervisor,
+    ) -> Result<Box<dyn Inside>> {
         let name = &config.name;
         for network in &config.networks {
             if let Some(source) = network.container_network() {
@@ -80,8 +101,9 @@ impl Sandboxes {
             }
         }
         cgroup::remove(name);
-        self.render(config, hypervisor)?;
+        self.render_with(config, device.map(Device::path), hypervisor)?;
         hypervisor.start(name.as_str())?;
+        config.save(&self.store.started(name))?;
         self.inside(config, hypervisor)?
             .ok_or_else(|| self.ended_early(name))
     }
@@ -204,7 +226,7 @@ impl Sandboxes {
         self.end(&config)
     }
 
-    fn end(&self, config: &SandboxConfig) -> Result<()> {
+    pub(super) fn end(&self, config: &SandboxConfig) -> Result<()> {
         let name = config.name.as_str();
         let state = self.hypervisor(config)?.state(name)?;
         let is_frozen = matches!(state, DomainState::Paused { .. });
@@ -232,6 +254,7 @@ impl Sandboxes {
         }
         hypervisor.destroy(name)?;
         cgroup::remove(&config.name);
+        self.await_release(config);
         Ok(())
     }
 

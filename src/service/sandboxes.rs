@@ -14,6 +14,7 @@ use crate::guest;
 use crate::host::{self, HostFacts};
 use crate::hypervisor::libvirt::Libvirt;
 use crate::hypervisor::{DomainState, Hypervisor};
+use crate::service::connections::Connections;
 use crate::service::store::{Removal, Store};
 use crate::service::{command, package, place, services_d};
 use crate::sys::{atomic, command as program};
@@ -45,6 +46,9 @@ pub struct Summary {
     pub addresses: Vec<String>,
     /// Its private tree on the host.
     pub path: PathBuf,
+    /// The image that holds the tree, if one does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<PathBuf>,
     /// Host name inside.
     pub hostname: String,
     /// Whether the host's systemd starts it at boot.
@@ -61,7 +65,7 @@ impl Sandboxes {
         }
     }
 
-    /// Takes away what commands that were cut short have left.
+    /// Takes away what commands that were cut short have left, and undoes upgrades that were.
     ///
     /// # Errors
     /// Where libvirt does not answer, and only if there is something to take away.
@@ -81,7 +85,7 @@ impl Sandboxes {
             }
             drop(lock);
         }
-        Ok(())
+        self.recover_upgrades()
     }
 
     /// Takes away a sandbox, as far as it is there.
@@ -98,6 +102,9 @@ impl Sandboxes {
             guest::cgroup::remove(name);
         }
         if let Some(tree) = &removal.tree {
+            if let Some(image) = &removal.image {
+                place::remove_image(tree, image, removal.uuid)?;
+            }
             place::remove(tree, removal.uuid)?;
             self.remove_base(tree);
         }
@@ -164,10 +171,21 @@ impl Sandboxes {
     /// # Errors
     /// Where a template is wrong, a file cannot be written or libvirt refuses the domain.
     pub(super) fn render(&self, config: &SandboxConfig, hypervisor: &dyn Hypervisor) -> Result<()> {
+        self.render_with(config, None, hypervisor)
+    }
+
+    /// As [`render`](Self::render), with the block device that the image of the tree has while it runs.
+    pub(super) fn render_with(
+        &self,
+        config: &SandboxConfig,
+        device: Option<&Path>,
+        hypervisor: &dyn Hypervisor,
+    ) -> Result<()> {
         let facts = HostFacts::probe(Path::new("/"))?;
         let site = Site {
             stage: &self.store.stage(&config.name),
             templates: &self.store.templates,
+            device,
         };
         let keeper = self.keeper(config)?;
         let contents = self.contents(config)?;
@@ -379,9 +397,12 @@ impl Sandboxes {
     /// # Errors
     /// Where there is no such sandbox or libvirt does not answer.
     pub fn summary(&self, name: &SandboxName) -> Result<Summary> {
+        self.summary_at(name, &mut Connections::default())
+    }
+
+    fn summary_at(&self, name: &SandboxName, connections: &mut Connections) -> Result<Summary> {
         let config = self.store.load(name)?;
-        let hypervisor = self.hypervisor(&config)?;
-        let state = hypervisor.state(name.as_str())?;
+        let state = connections.of(&config)?.state(name.as_str())?;
         let inside = match state {
             DomainState::Running { .. } => self.inside_of(&config, state)?,
             DomainState::Paused { .. } | DomainState::Stopped | DomainState::Missing => None,
@@ -396,6 +417,7 @@ impl Sandboxes {
                 .command()
                 .map(|command| command.argv.clone()),
             addresses: inside.map_or_else(Vec::new, |inside| inside.addresses()),
+            image: config.image_file(),
             path: config.path,
             hostname: config.hostname,
             enabled: self.store.is_enabled(name),
@@ -410,12 +432,13 @@ impl Sandboxes {
     pub fn list(&self) -> Result<Vec<Summary>> {
         let mut summaries = Vec::new();
         let mut silent = Vec::new();
+        let mut connections = Connections::default();
         for name in self.store.names()? {
             // Half made, by a command that is at it.
             if !self.store.config(&name).exists() {
                 continue;
             }
-            match self.summary(&name) {
+            match self.summary_at(&name, &mut connections) {
                 Ok(summary) => summaries.push(summary),
                 Err(error @ Error::Libvirt { .. }) => silent.push((name, error)),
                 Err(error) => log::warn!("{name}: {error}"),

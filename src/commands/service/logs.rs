@@ -55,9 +55,9 @@ pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
         .as_deref()
         .is_some_and(|format| RAW.contains(&format));
     if is_raw && io::stdout().is_terminal() {
-        return show_printable(journal::read(&config, &arguments)?);
+        return show_printable(journal::read(sandboxes, &config, &arguments)?);
     }
-    Err(journal::show(&config, &arguments))
+    Err(journal::show(sandboxes, &config, &arguments))
 }
 
 fn arguments(args: &Args) -> Vec<String> {

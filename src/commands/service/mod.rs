@@ -1,6 +1,7 @@
 //! `virt-sandbox-service`.
 
 mod archive;
+mod completions;
 mod copy;
 mod create;
 mod edit;
@@ -10,16 +11,20 @@ mod limits;
 mod logs;
 mod rotate;
 mod show;
+mod top;
+mod upgrade;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::ArgValueCandidates;
 
-use crate::commands::output;
+use crate::commands::{complete, output};
 use crate::config::SandboxName;
 use crate::driver::Keeper;
 use crate::error::{Error, Result};
 use crate::service::Sandboxes;
+use crate::service::image::HOLD;
 
 const PROGRAM: &str = "virt-sandbox-service";
 
@@ -56,23 +61,29 @@ enum Command {
     Enable(lifecycle::EnableArgs),
     Disable(lifecycle::DisableArgs),
     Set(limits::SetArgs),
+    Upgrade(upgrade::Args),
     Edit(edit::Args),
     Delete(lifecycle::DeleteArgs),
     List(show::ListArgs),
     Status(show::StatusArgs),
     Inspect(show::InspectArgs),
     Stats(limits::StatsArgs),
+    Top(top::Args),
     Logs(logs::Args),
     Execute(execute::ExecuteArgs),
     Connect(execute::ConnectArgs),
     Rotate(rotate::Args),
     Run(lifecycle::RunArgs),
+    #[command(name = HOLD, hide = true)]
+    HoldImage(lifecycle::HoldArgs),
+    Completions(completions::Args),
 }
 
 /// The sandbox a command is about.
 #[derive(Debug, clap::Args)]
 struct Name {
     /// Name of the sandbox
+    #[arg(add = ArgValueCandidates::new(complete::sandboxes))]
     name: SandboxName,
 }
 
@@ -80,13 +91,14 @@ struct Name {
 #[derive(Debug, clap::Args)]
 struct Names {
     /// Names of sandboxes
-    #[arg(required = true, value_name = "NAME")]
+    #[arg(required = true, value_name = "NAME", add = ArgValueCandidates::new(complete::sandboxes))]
     names: Vec<SandboxName>,
 }
 
 /// Parses the command line and does what it says.
 #[must_use]
 pub fn main() -> ExitCode {
+    complete::answer(Cli::command);
     let cli = Cli::parse();
     output::log_to_stderr(PROGRAM, cli.verbose);
     match run(cli) {
@@ -96,10 +108,17 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<ExitCode> {
+    if let Command::Completions(args) = &cli.command {
+        completions::run(args)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if !nix::unistd::geteuid().is_root() {
         return Err(Error::refused(
             "sandboxes of services are made and run by root; use sudo",
         ));
+    }
+    if let Command::HoldImage(args) = &cli.command {
+        return lifecycle::hold(args).map(|()| ExitCode::SUCCESS);
     }
     let sandboxes = Sandboxes::new(&connection(cli.connect)?);
     sandboxes.recover()?;
@@ -116,8 +135,10 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Set(args) => limits::set(&args, &sandboxes),
         Command::Edit(args) => edit::run(&args, &sandboxes),
         Command::Stats(args) => limits::stats(&args, &sandboxes),
+        Command::Upgrade(args) => upgrade::run(&args, &sandboxes),
         Command::Enable(args) => return lifecycle::enable(&args, &sandboxes),
         Command::Disable(args) => return lifecycle::disable(&args, &sandboxes),
+        Command::Top(args) => top::run(&args, &sandboxes),
         Command::Delete(args) => return lifecycle::delete(&args, &sandboxes),
         Command::List(args) => show::list(&args, &sandboxes),
         Command::Status(args) => show::status(&args, &sandboxes),
@@ -126,7 +147,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Rotate(args) => return rotate::run(&args, &sandboxes),
         Command::Execute(args) => return Ok(execute::execute(args, &sandboxes)),
         Command::Connect(args) => return Ok(execute::connect(&args, &sandboxes)),
+        Command::HoldImage(args) => lifecycle::hold(&args),
         Command::Run(args) => lifecycle::run(&args, &sandboxes),
+        Command::Completions(args) => completions::run(&args),
     };
     done.map(|()| ExitCode::SUCCESS)
 }
@@ -146,8 +169,6 @@ fn connection(asked: Option<String>) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -100,7 +100,15 @@ pub fn status(args: &StatusArgs, sandboxes: &Sandboxes) -> Result<()> {
             }
             .into(),
         ],
-        vec!["tree".into(), summary.path.display().to_string()],
+        vec![
+            "tree".into(),
+            summary
+                .image
+                .as_ref()
+                .unwrap_or(&summary.path)
+                .display()
+                .to_string(),
+        ],
         vec!["runs".into(), runs(&summary)],
     ]);
     if summary.state == "running" {
