@@ -12,8 +12,8 @@ use crate::config::{Resources, SandboxConfig, SandboxName};
 use crate::domain::lxc::{self, LxcDomain};
 use crate::domain::template::Template;
 use crate::domain::tune::{CPU_PERIOD_US, quota_us};
-use crate::domain::{BlockDevice, Domain, OnReboot, disk_name};
-use crate::driver::{Activity, Contents, Inside, Site, addresses};
+use crate::domain::{BlockDevice, Domain, Filesystem, OnReboot, disk_name};
+use crate::driver::{Activity, Contents, Inside, Shared, Site, addresses};
 use crate::error::{Error, Result};
 use crate::guest::{self, Assembly, cgroup};
 use crate::host::HostFacts;
@@ -66,6 +66,7 @@ pub(super) fn build(
         includes: vec![],
         masked: vec![],
         disks: vec![],
+        ways: 0,
         shell: None,
         files: contents.files,
         static_units: Some(StaticUnits {
@@ -95,6 +96,19 @@ fn staged() -> Staged {
         path: guest::PRIVATE.into(),
         read_only: false,
     }
+}
+
+/// The staging root is ours.
+pub(super) fn sharing(config: &SandboxConfig, facts: &HostFacts) -> Vec<Shared> {
+    let stage = Path::new("/");
+    let assembly = Assembly::of_service(config, facts, stage);
+    let shared = |filesystem: Filesystem| Shared {
+        source: filesystem.source,
+        read_only: filesystem.read_only,
+        how: "bind mount, owners as on the host",
+    };
+    let own = assembly.filesystems.into_iter().skip(1);
+    own.map(shared).collect()
 }
 
 pub(super) fn limit(resources: &Resources, key: &str) -> Option<Limit> {
@@ -163,6 +177,10 @@ impl Inside for Container {
         super::is_alive(self.controller)
     }
 
+    fn answers(&self) -> bool {
+        self.way().is_ok()
+    }
+
     fn capture(&self, command: &[&str]) -> Result<Captured> {
         let way = self.way()?;
         way.entrance
@@ -220,6 +238,15 @@ impl Inside for Container {
         let file = group.join("pids.max");
         fs::write(&file, most.to_string())
             .map_err(|error| format!("writing '{}': {error}", file.display()))
+    }
+
+    /// Its kernel is the host's.
+    fn settle(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn wake(&self) -> Result<()> {
+        Ok(())
     }
 }
 

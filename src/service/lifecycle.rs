@@ -79,7 +79,7 @@ impl Sandboxes {
     pub fn take_over(&self, name: &SandboxName, interrupted: &dyn Fn() -> bool) -> Result<()> {
         let config = self.store.load(name)?;
         let state = self.hypervisor(&config)?.state(name.as_str())?;
-        match self.keeper(&config)?.inside(&config, state) {
+        match self.inside_of(&config, state)? {
             Some(inside) if !matches!(state, DomainState::Paused { .. }) => {
                 self.wait_ready(&config, &*inside, None, interrupted)
             }
@@ -103,8 +103,7 @@ impl Sandboxes {
         cgroup::remove(name);
         self.render_with(config, device.map(Device::path), hypervisor)?;
         hypervisor.start(name.as_str())?;
-        self.keeper(config)?
-            .inside(config, hypervisor.state(name.as_str())?)
+        self.inside(config, hypervisor)?
             .ok_or_else(|| self.ended_early(name))
     }
 
@@ -139,7 +138,12 @@ impl Sandboxes {
         timeout: Option<Duration>,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<()> {
-        let timeout = timeout.unwrap_or(Duration::from_secs(config.timeout.into()));
+        let timeout = match timeout {
+            Some(timeout) => timeout,
+            None => {
+                Duration::from_secs(config.timeout.into()) + self.keeper(config)?.boot_time()?
+            }
+        };
         let begin = Instant::now();
         let mut since: Option<(String, Instant)> = None;
         loop {
@@ -149,7 +153,12 @@ impl Sandboxes {
             if !inside.is_alive() {
                 return Err(self.ended_early(&config.name));
             }
-            let waiting = match look(inside, config.units()) {
+            let begun = Instant::now();
+            let looked = match inside.answers() {
+                true => look(inside, config.units()),
+                false => None,
+            };
+            let waiting = match looked {
                 Some(Readiness::Failed(units)) => {
                     return Err(failure(inside, &config.name, &units));
                 }
@@ -191,7 +200,8 @@ impl Sandboxes {
                     )
                 }));
             }
-            sleep(LOOK);
+            // To look must not keep it from coming up.
+            sleep(LOOK.max(begun.elapsed()));
         }
     }
 
@@ -217,10 +227,9 @@ impl Sandboxes {
 
     fn end(&self, config: &SandboxConfig) -> Result<()> {
         let name = config.name.as_str();
-        let keeper = self.keeper(config)?;
         let state = self.hypervisor(config)?.state(name)?;
         let is_frozen = matches!(state, DomainState::Paused { .. });
-        if let Some(inside) = keeper.inside(config, state).filter(|_| !is_frozen) {
+        if let Some(inside) = self.inside_of(config, state)?.filter(|_| !is_frozen) {
             let asked = inside.capture(&["systemctl", "--no-block", "poweroff"]);
             let begin = Instant::now();
             if asked.is_ok_and(|asked| asked.success) {
@@ -235,8 +244,8 @@ impl Sandboxes {
         let hypervisor = self.hypervisor(config)?;
         // The daemon takes a moment to notice that a domain has ended.
         let begin = Instant::now();
-        while keeper
-            .inside(config, hypervisor.state(name)?)
+        while self
+            .inside(config, &hypervisor)?
             .is_some_and(|inside| !inside.is_alive())
             && begin.elapsed() < Duration::from_secs(5)
         {
@@ -255,8 +264,7 @@ impl Sandboxes {
     pub fn wait(&self, name: &SandboxName, stop: &dyn Fn() -> bool) -> Result<bool> {
         let config = self.store.load(name)?;
         let look = || -> Result<Option<Box<dyn Inside>>> {
-            let state = self.hypervisor(&config)?.state(name.as_str())?;
-            Ok(self.keeper(&config)?.inside(&config, state))
+            self.inside(&config, &self.hypervisor(&config)?)
         };
         let mut inside = look()?;
         while let Some(watched) = inside {

@@ -9,6 +9,7 @@ mod boot;
 pub mod clone;
 mod command;
 mod conf_d;
+mod connections;
 pub mod create;
 pub mod discover;
 mod edit;

@@ -8,12 +8,13 @@ use serde::Serialize;
 use crate::config::workload::{COMMAND_UNIT, Restart};
 use crate::config::{SandboxConfig, SandboxName, Workload};
 use crate::domain::template::Template;
-use crate::driver::{Contents, Inside, Keeper, Site};
+use crate::driver::{Contents, Inside, Keeper, Shared, Site};
 use crate::error::{Error, Result};
 use crate::guest;
 use crate::host::{self, HostFacts};
 use crate::hypervisor::libvirt::Libvirt;
 use crate::hypervisor::{DomainState, Hypervisor};
+use crate::service::connections::Connections;
 use crate::service::store::{Removal, Store};
 use crate::service::{command, package, place, services_d};
 use crate::sys::{atomic, command as program};
@@ -240,7 +241,10 @@ impl Sandboxes {
             },
             program: program.display().to_string(),
             // Where the units do not come up the sandbox is stopped again before it is said why.
-            start_seconds: u64::from(config.timeout) + super::lifecycle::STOP_SECONDS + 30,
+            start_seconds: u64::from(config.timeout)
+                + self.keeper(config)?.boot_time()?.as_secs()
+                + super::lifecycle::STOP_SECONDS
+                + 30,
             stop_seconds: super::lifecycle::STOP_SECONDS + 30,
             tree: config.path.display().to_string(),
         };
@@ -301,6 +305,31 @@ impl Sandboxes {
         Keeper::of(&config.connection)
     }
 
+    /// The way into a sandbox; `None` where it does not run.
+    ///
+    /// # Errors
+    /// Where libvirt does not answer.
+    pub(super) fn inside(
+        &self,
+        config: &SandboxConfig,
+        hypervisor: &dyn Hypervisor,
+    ) -> Result<Option<Box<dyn Inside>>> {
+        self.inside_of(config, hypervisor.state(config.name.as_str())?)
+    }
+
+    /// The way into a sandbox that is in this state.
+    ///
+    /// # Errors
+    /// Where its configuration names no driver.
+    pub(super) fn inside_of(
+        &self,
+        config: &SandboxConfig,
+        state: DomainState,
+    ) -> Result<Option<Box<dyn Inside>>> {
+        let stage = self.store.stage(&config.name);
+        Ok(self.keeper(config)?.inside(config, &stage, state))
+    }
+
     /// A connection for the domain of a sandbox.
     ///
     /// # Errors
@@ -322,11 +351,35 @@ impl Sandboxes {
                 config.connection
             )));
         }
-        self.keeper(&config)?.inside(&config, state).ok_or_else(|| {
+        self.inside_of(&config, state)?.ok_or_else(|| {
             Error::refused(format!(
                 "the sandbox '{name}' does not run; start it with 'virt-sandbox-service start {name}'"
             ))
         })
+    }
+
+    /// Has the files of a sandbox on the host be as it sees them, where it runs.
+    ///
+    /// # Errors
+    /// Where there is no such sandbox, or libvirt or the sandbox does not answer.
+    pub fn settle(&self, name: &SandboxName) -> Result<()> {
+        let config = self.store.load(name)?;
+        match self.hypervisor(&config)?.state(name.as_str())? {
+            state @ DomainState::Running { .. } => match self.inside_of(&config, state)? {
+                Some(inside) => inside.settle(),
+                None => Ok(()),
+            },
+            DomainState::Paused { .. } | DomainState::Stopped | DomainState::Missing => Ok(()),
+        }
+    }
+
+    /// How the directories of the host get into a sandbox.
+    ///
+    /// # Errors
+    /// Where one cannot.
+    pub fn sharing(&self, config: &SandboxConfig) -> Result<Vec<Shared>> {
+        let facts = HostFacts::probe(Path::new("/"))?;
+        self.keeper(config)?.sharing(config, &facts)
     }
 
     /// Whether a sandbox runs; one that is paused does.
@@ -344,15 +397,20 @@ impl Sandboxes {
     /// # Errors
     /// Where there is no such sandbox or libvirt does not answer.
     pub fn summary(&self, name: &SandboxName) -> Result<Summary> {
+        self.summary_at(name, &mut Connections::default())
+    }
+
+    fn summary_at(&self, name: &SandboxName, connections: &mut Connections) -> Result<Summary> {
         let config = self.store.load(name)?;
-        let hypervisor = self.hypervisor(&config)?;
-        let state = hypervisor.state(name.as_str())?;
-        let keeper = self.keeper(&config)?;
-        let inside = keeper.inside(&config, state);
+        let state = connections.of(&config)?.state(name.as_str())?;
+        let inside = match state {
+            DomainState::Running { .. } => self.inside_of(&config, state)?,
+            DomainState::Paused { .. } | DomainState::Stopped | DomainState::Missing => None,
+        };
         Ok(Summary {
             name: name.clone(),
             state: state.as_str().to_owned(),
-            driver: keeper.name().to_owned(),
+            driver: self.keeper(&config)?.name().to_owned(),
             units: config.units().to_vec(),
             command: config
                 .workload
@@ -374,12 +432,13 @@ impl Sandboxes {
     pub fn list(&self) -> Result<Vec<Summary>> {
         let mut summaries = Vec::new();
         let mut silent = Vec::new();
+        let mut connections = Connections::default();
         for name in self.store.names()? {
             // Half made, by a command that is at it.
             if !self.store.config(&name).exists() {
                 continue;
             }
-            match self.summary(&name) {
+            match self.summary_at(&name, &mut connections) {
                 Ok(summary) => summaries.push(summary),
                 Err(error @ Error::Libvirt { .. }) => silent.push((name, error)),
                 Err(error) => log::warn!("{name}: {error}"),

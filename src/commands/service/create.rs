@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
+use clap_complete::ArgValueCompleter;
+
 use super::lifecycle;
+use crate::commands::complete;
 use crate::commands::output;
 use crate::config::network::NetworkChoice;
 use crate::config::service::DEFAULT_TIMEOUT;
@@ -25,7 +28,8 @@ pub struct Args {
         visible_alias = "unit",
         value_name = "UNIT",
         required_unless_present = "command",
-        conflicts_with = "command"
+        conflicts_with = "command",
+        add = ArgValueCompleter::new(complete::units)
     )]
     unitfile: Vec<String>,
     /// Package whose configuration and state belong to the service, beside those that are found

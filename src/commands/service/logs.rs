@@ -45,6 +45,10 @@ const RAW: [&str; 2] = ["cat", "export"];
 
 pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
     let config = sandboxes.store.load(&args.name.name)?;
+    // What a virtual machine still holds back is not in the files yet. One that hangs has a journal all the same.
+    if let Err(error) = sandboxes.settle(&args.name.name) {
+        log::warn!("the end of the journal may be missing: {error}");
+    }
     let arguments = arguments(args);
     let is_raw = args
         .output
