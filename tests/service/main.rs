@@ -11,6 +11,7 @@
 //! | [`host`] | the host's unit of a sandbox, and libvirtd restarted |
 //! | [`clones`], [`renames`] | a second sandbox like one, and another name for one |
 //! | [`archives`], [`hostile`] | a sandbox exported and imported, and archives that mean harm |
+//! | [`operations`] | what starts at boot, the configuration edited, the journal, log files rotated |
 //! | [`tuning`] | limits changed, and what is used |
 //! | [`trees`] | trees with all that a copy can lose |
 //! | [`limits`] | limits in the kernel, and a static address |
@@ -29,6 +30,7 @@ mod interruption;
 mod isolation;
 mod life;
 mod limits;
+mod operations;
 mod renames;
 mod support;
 mod trees;
