@@ -111,7 +111,7 @@ fn only_what_is_right_is_kept_of_an_edit() {
         ("true", "nothing was changed"),
         ("false", "editor 'false' failed"),
         ("sed -i 's/^timeout.*/timeout = soon/'", "line "),
-        ("sed -i 's/^timeout/timeuot/'", "timeuot"),
+        ("sed -i 's/^timeout/timeuot/'", "`timeout`"),
         (
             "sed -i 's/^name.*/name = \"t-other\"/'",
             "rename t-edit t-other",
@@ -133,7 +133,7 @@ fn only_what_is_right_is_kept_of_an_edit() {
             "sed -i 's|^hostname.*|hostname = \"a b\"|'",
             "not a host name",
         ),
-        ("truncate -s 0", "missing field"),
+        ("truncate -s 0", "neither 'units' nor"),
     ] {
         let done = edit("t-edit", editor);
         assert!(done.stderr.contains(said), "{editor}: {done:?}");
@@ -311,9 +311,15 @@ fn logs_are_rotated_inside_and_no_line_is_lost() {
         "{done:?}"
     );
     assert_eq!(says("t-rot", "pgrep -fc 'sleep 777[7]' || :"), "0");
-    rules("/var/log/t-rot/*.log { bogus }\n");
+    rules("/var/log/t-rot/*.log {\nbogus\n}\n");
     let done = run(&["rotate", "--force", "--all"]);
-    assert!(done.code == 1 && done.stderr.contains("bogus"), "{done:?}");
+    assert!(done.stderr.contains("bogus"), "{done:?}");
+    rules(&told.replace("systemctl", "exit 1; systemctl"));
+    let done = run(&["rotate", "--force", "--all"]);
+    assert!(
+        done.code == 1 && done.stderr.contains("postrotate"),
+        "{done:?}"
+    );
     ok(&["delete", "--force", "t-rot"]);
     drop((unit, host));
     test.end();
