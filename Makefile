@@ -15,7 +15,7 @@ harness = target/debug/test-harness
 parts   = VIRT_SANDBOX_GUEST_INIT=$(CURDIR)/target/guest-init/guest-init \
          
 
-.PHONY: build install check test test-machines demo zoo bench clean setup programs
+.PHONY: build install check test test-machines test-vm demo zoo bench clean setup programs
 .DEFAULT_GOAL = build
 
 build:
@@ -67,6 +67,11 @@ test: setup
 # Every case of virt-sandbox in virtual machines; `make test` runs some.
 test-machines: programs
 	$(parts) $(harness) with-libvirtd -- $(CARGO) test --locked --test run -- --test-threads=1 --ignored
+
+# Services in virtual machines: every verb with every driver, and the first rows of the zoo.
+test-vm: programs
+	$(parts) $(harness) with-libvirtd -- $(CARGO) test --locked --test service -- --test-threads=1 --ignored --nocapture drivers::
+	$(parts) $(harness) with-libvirtd -- $(harness) zoo --machines --first 8
 
 # All rows, or some: make zoo ZOO='apache2 nginx'
 zoo: programs

@@ -14,6 +14,7 @@ use crate::commands::{complete, output};
 use crate::config::network::NetworkChoice;
 use crate::config::{Disk, Hostname, Include, Mount, Publish, Resources, SandboxName, Security};
 use crate::domain::qemu::Emulation;
+use crate::driver::ability;
 use crate::error::{Error, Result};
 use crate::guest::kernel::KernelRequest;
 use crate::hypervisor::libvirt;
@@ -114,7 +115,7 @@ pub struct Cli {
     shell: bool,
 
     /// Run a virtual machine with kvm or qemu (software) [default: $VIRT_SANDBOX_VIRT_TYPE, else what the host has]
-    #[arg(long, value_name = "TYPE", value_parser = emulation, help_heading = "Virtual machine")]
+    #[arg(long, value_name = "TYPE", help_heading = "Virtual machine")]
     virt_type: Option<Emulation>,
     /// Release of the kernel of a virtual machine [default: that of the host, else the newest]
     #[arg(long, value_name = "RELEASE", help_heading = "Virtual machine")]
@@ -172,16 +173,6 @@ fn seconds(text: &str) -> std::result::Result<Duration, String> {
         .filter(|seconds| *seconds > 0.0 && *seconds <= 31_536_000.0)
         .map(Duration::from_secs_f64)
         .ok_or_else(|| format!("'{text}' is not a number of seconds, up to a year"))
-}
-
-fn emulation(text: &str) -> std::result::Result<Emulation, String> {
-    match text {
-        "kvm" => Ok(Emulation::Kvm),
-        "qemu" | "tcg" => Ok(Emulation::Tcg),
-        _ => Err(format!(
-            "'{text}' is not a type of virtual machine: use kvm or qemu"
-        )),
-    }
 }
 
 fn pair(text: OsString) -> std::result::Result<(OsString, OsString), String> {
@@ -301,11 +292,7 @@ fn request(cli: Cli) -> Result<Request> {
         shell: cli.shell,
         emulation: match cli.virt_type {
             Some(emulation) => Some(emulation),
-            None => std::env::var("VIRT_SANDBOX_VIRT_TYPE")
-                .ok()
-                .filter(|text| !text.is_empty())
-                .map(|text| emulation(&text).map_err(Error::refused))
-                .transpose()?,
+            None => ability::emulation_of_environment()?,
         },
         terminal: cli.tty || (is_terminal && !cli.no_tty),
         hands_over: true,

@@ -17,6 +17,7 @@ pub mod export;
 mod failure;
 mod frozen;
 mod identity;
+pub mod image;
 pub mod import;
 pub mod journal;
 pub mod lifecycle;

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::config::workload::{COMMAND_UNIT, Restart};
 use crate::config::{SandboxConfig, SandboxName, Workload};
 use crate::domain::template::Template;
-use crate::driver::{Contents, Inside, Keeper, Site};
+use crate::driver::{Contents, Inside, Keeper, Shared, Site};
 use crate::error::{Error, Result};
 use crate::guest;
 use crate::host::{self, HostFacts};
@@ -46,6 +46,9 @@ pub struct Summary {
     pub addresses: Vec<String>,
     /// Its private tree on the host.
     pub path: PathBuf,
+    /// The image that holds the tree, if one does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<PathBuf>,
     /// Host name inside.
     pub hostname: String,
     /// Whether the host's systemd starts it at boot.
@@ -99,6 +102,9 @@ impl Sandboxes {
             guest::cgroup::remove(name);
         }
         if let Some(tree) = &removal.tree {
+            if let Some(image) = &removal.image {
+                place::remove_image(tree, image, removal.uuid)?;
+            }
             place::remove(tree, removal.uuid)?;
             self.remove_base(tree);
         }
@@ -165,10 +171,21 @@ impl Sandboxes {
     /// # Errors
     /// Where a template is wrong, a file cannot be written or libvirt refuses the domain.
     pub(super) fn render(&self, config: &SandboxConfig, hypervisor: &dyn Hypervisor) -> Result<()> {
+        self.render_with(config, None, hypervisor)
+    }
+
+    /// As [`render`](Self::render), with the block device that the image of the tree has while it runs.
+    pub(super) fn render_with(
+        &self,
+        config: &SandboxConfig,
+        device: Option<&Path>,
+        hypervisor: &dyn Hypervisor,
+    ) -> Result<()> {
         let facts = HostFacts::probe(Path::new("/"))?;
         let site = Site {
             stage: &self.store.stage(&config.name),
             templates: &self.store.templates,
+            device,
         };
         let keeper = self.keeper(config)?;
         let contents = self.contents(config)?;
@@ -224,7 +241,10 @@ impl Sandboxes {
             },
             program: program.display().to_string(),
             // Where the units do not come up the sandbox is stopped again before it is said why.
-            start_seconds: u64::from(config.timeout) + super::lifecycle::STOP_SECONDS + 30,
+            start_seconds: u64::from(config.timeout)
+                + self.keeper(config)?.boot_time()?.as_secs()
+                + super::lifecycle::STOP_SECONDS
+                + 30,
             stop_seconds: super::lifecycle::STOP_SECONDS + 30,
             tree: config.path.display().to_string(),
         };
@@ -285,6 +305,31 @@ impl Sandboxes {
         Keeper::of(&config.connection)
     }
 
+    /// The way into a sandbox; `None` where it does not run.
+    ///
+    /// # Errors
+    /// Where libvirt does not answer.
+    pub(super) fn inside(
+        &self,
+        config: &SandboxConfig,
+        hypervisor: &dyn Hypervisor,
+    ) -> Result<Option<Box<dyn Inside>>> {
+        self.inside_of(config, hypervisor.state(config.name.as_str())?)
+    }
+
+    /// The way into a sandbox that is in this state.
+    ///
+    /// # Errors
+    /// Where its configuration names no driver.
+    pub(super) fn inside_of(
+        &self,
+        config: &SandboxConfig,
+        state: DomainState,
+    ) -> Result<Option<Box<dyn Inside>>> {
+        let stage = self.store.stage(&config.name);
+        Ok(self.keeper(config)?.inside(config, &stage, state))
+    }
+
     /// A connection for the domain of a sandbox.
     ///
     /// # Errors
@@ -306,11 +351,35 @@ impl Sandboxes {
                 config.connection
             )));
         }
-        self.keeper(&config)?.inside(&config, state).ok_or_else(|| {
+        self.inside_of(&config, state)?.ok_or_else(|| {
             Error::refused(format!(
                 "the sandbox '{name}' does not run; start it with 'virt-sandbox-service start {name}'"
             ))
         })
+    }
+
+    /// Has the files of a sandbox on the host be as it sees them, where it runs.
+    ///
+    /// # Errors
+    /// Where there is no such sandbox, or libvirt or the sandbox does not answer.
+    pub fn settle(&self, name: &SandboxName) -> Result<()> {
+        let config = self.store.load(name)?;
+        match self.hypervisor(&config)?.state(name.as_str())? {
+            state @ DomainState::Running { .. } => match self.inside_of(&config, state)? {
+                Some(inside) => inside.settle(),
+                None => Ok(()),
+            },
+            DomainState::Paused { .. } | DomainState::Stopped | DomainState::Missing => Ok(()),
+        }
+    }
+
+    /// How the directories of the host get into a sandbox.
+    ///
+    /// # Errors
+    /// Where one cannot.
+    pub fn sharing(&self, config: &SandboxConfig) -> Result<Vec<Shared>> {
+        let facts = HostFacts::probe(Path::new("/"))?;
+        self.keeper(config)?.sharing(config, &facts)
     }
 
     /// Whether a sandbox runs; one that is paused does.
@@ -334,18 +403,21 @@ impl Sandboxes {
     fn summary_at(&self, name: &SandboxName, connections: &mut Connections) -> Result<Summary> {
         let config = self.store.load(name)?;
         let state = connections.of(&config)?.state(name.as_str())?;
-        let keeper = self.keeper(&config)?;
-        let inside = keeper.inside(&config, state);
+        let inside = match state {
+            DomainState::Running { .. } => self.inside_of(&config, state)?,
+            DomainState::Paused { .. } | DomainState::Stopped | DomainState::Missing => None,
+        };
         Ok(Summary {
             name: name.clone(),
             state: state.as_str().to_owned(),
-            driver: keeper.name().to_owned(),
+            driver: self.keeper(&config)?.name().to_owned(),
             units: config.units().to_vec(),
             command: config
                 .workload
                 .command()
                 .map(|command| command.argv.clone()),
             addresses: inside.map_or_else(Vec::new, |inside| inside.addresses()),
+            image: config.image_file(),
             path: config.path,
             hostname: config.hostname,
             enabled: self.store.is_enabled(name),

@@ -158,8 +158,7 @@ impl Sandboxes {
     fn sample(&self, name: &SandboxName, connections: &mut Connections) -> Result<Sample> {
         let config = self.store.load(name)?;
         let hypervisor = connections.of(&config)?;
-        let state = hypervisor.state(name.as_str())?;
-        let inside = self.keeper(&config)?.inside(&config, state).ok_or_else(|| {
+        let inside = self.inside(&config, hypervisor)?.ok_or_else(|| {
             Error::refused(format!(
                 "the sandbox '{name}' does not run; start it with 'virt-sandbox-service start {name}'"
             ))

@@ -20,8 +20,10 @@ use clap_complete::ArgValueCandidates;
 
 use crate::commands::{complete, output};
 use crate::config::SandboxName;
+use crate::driver::Keeper;
 use crate::error::{Error, Result};
 use crate::service::Sandboxes;
+use crate::service::image::HOLD;
 
 const PROGRAM: &str = "virt-sandbox-service";
 
@@ -33,7 +35,7 @@ const PROGRAM: &str = "virt-sandbox-service";
                         'execute' and 'connect' give that of the command, or 125 for a failure of their own."
 )]
 pub struct Cli {
-    /// libvirt connection [default: $LIBVIRT_DEFAULT_URI if it is one of LXC, else lxc:///]
+    /// libvirt connection of new sandboxes: lxc:/// for containers, qemu:///system for virtual machines [default: $LIBVIRT_DEFAULT_URI if it is one of these, else lxc:///]
     #[arg(short, long, value_name = "URI", global = true)]
     connect: Option<String>,
     /// Say more of what is done
@@ -70,6 +72,8 @@ enum Command {
     Connect(execute::ConnectArgs),
     Rotate(rotate::Args),
     Run(lifecycle::RunArgs),
+    #[command(name = HOLD, hide = true)]
+    HoldImage(lifecycle::HoldArgs),
     Completions(completions::Args),
 }
 
@@ -111,6 +115,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
             "sandboxes of services are made and run by root; use sudo",
         ));
     }
+    if let Command::HoldImage(args) = &cli.command {
+        return lifecycle::hold(args).map(|()| ExitCode::SUCCESS);
+    }
     let sandboxes = Sandboxes::new(&connection(cli.connect)?);
     sandboxes.recover()?;
     let done = match cli.command {
@@ -137,33 +144,24 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Rotate(args) => return rotate::run(&args, &sandboxes),
         Command::Execute(args) => return Ok(execute::execute(args, &sandboxes)),
         Command::Connect(args) => return Ok(execute::connect(&args, &sandboxes)),
+        Command::HoldImage(args) => lifecycle::hold(&args),
         Command::Run(args) => lifecycle::run(&args, &sandboxes),
         Command::Completions(args) => completions::run(&args),
     };
     done.map(|()| ExitCode::SUCCESS)
 }
 
-/// The connection that is asked for. It has to be one of LXC on this host.
+/// The connection that is asked for. It has to be one that keeps sandboxes of services on this host.
 fn connection(asked: Option<String>) -> Result<String> {
     let from_environment = || {
-        std::env::var("LIBVIRT_DEFAULT_URI")
-            .ok()
-            .filter(|uri| uri.starts_with("lxc"))
+        let uri = std::env::var("LIBVIRT_DEFAULT_URI").ok();
+        uri.filter(|uri| Keeper::of(uri).is_ok())
     };
     let uri = asked
         .or_else(from_environment)
         .unwrap_or_else(|| "lxc:///".to_owned());
-    let (scheme, rest) = uri.split_once("://").unwrap_or((&uri, ""));
-    let is_local = rest.is_empty() || rest.starts_with('/');
-    match scheme {
-        "lxc" | "lxc+unix" if is_local => Ok(uri),
-        "lxc" | "lxc+unix" | "lxc+ssh" | "lxc+tcp" | "lxc+tls" => Err(Error::refused(format!(
-            "'{uri}' is another host; the files of a sandbox are on the host that runs it: run the command there"
-        ))),
-        _ => Err(Error::refused(format!(
-            "'{uri}' is not a connection of libvirt's container driver; use lxc:///"
-        ))),
-    }
+    Keeper::of(&uri)?;
+    Ok(uri)
 }
 
 #[cfg(test)]
@@ -176,17 +174,21 @@ mod tests {
     }
 
     #[test]
-    fn only_containers_of_this_host_are_served() {
+    fn only_daemons_of_this_host_are_served() {
         for good in [
             "lxc:///",
             "lxc:///system",
             "lxc:///system?socket=/run/x",
             "lxc+unix:///system?socket=/x",
+            "qemu:///system",
+            "qemu:///system?socket=/run/x",
         ] {
             assert!(connection(Some(good.to_owned())).is_ok(), "{good}");
         }
         for bad in [
-            "qemu:///system",
+            "qemu:///session",
+            "qemu:///embed",
+            "qemu://far/system",
             "lxc://far/",
             "lxc+ssh://far/",
             "xen:///",
