@@ -37,13 +37,15 @@ mod secrets;
 mod services_d;
 pub mod stats;
 pub mod store;
+mod summary;
 mod sysusers;
 mod tmpfiles;
 pub mod tree;
 pub mod unit;
 
 pub use create::{Plan, Request};
-pub use sandboxes::{Sandboxes, Summary};
+pub use sandboxes::Sandboxes;
+pub use summary::Summary;
 
 use std::path::{Component, Path, PathBuf};
 
