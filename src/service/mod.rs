@@ -38,7 +38,7 @@ mod secrets;
 mod services_d;
 pub mod stats;
 pub mod store;
-pub mod summary;
+mod summary;
 mod sysusers;
 mod tmpfiles;
 pub mod tree;

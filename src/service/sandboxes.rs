@@ -353,16 +353,6 @@ impl Sandboxes {
         let facts = HostFacts::probe(Path::new("/"))?;
         self.keeper(config)?.sharing(config, &facts)
     }
-
-    /// Whether a sandbox runs; one that is paused does.
-    ///
-    /// # Errors
-    /// Where there is no such sandbox or libvirt does not answer.
-    pub fn is_running(&self, name: &SandboxName) -> Result<bool> {
-        let config = self.store.load(name)?;
-        let state = self.hypervisor(&config)?.state(name.as_str())?;
-        Ok(state.is_active())
-    }
 }
 
 /// Static boot-time units that every sandbox keeps: the journal, temporary files, the message bus, and leave to log in.

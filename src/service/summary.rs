@@ -1,4 +1,4 @@
-//! What is known of sandboxes right now.
+//! What is known of sandboxes at a glance.
 
 use std::path::PathBuf;
 
@@ -38,6 +38,16 @@ pub struct Summary {
 }
 
 impl Sandboxes {
+    /// Whether a sandbox runs; one that is paused does.
+    ///
+    /// # Errors
+    /// Where there is no such sandbox or libvirt does not answer.
+    pub fn is_running(&self, name: &SandboxName) -> Result<bool> {
+        let config = self.store.load(name)?;
+        let state = self.hypervisor(&config)?.state(name.as_str())?;
+        Ok(state.is_active())
+    }
+
     /// What is known of a sandbox.
     ///
     /// # Errors
