@@ -38,6 +38,7 @@ mod secrets;
 mod services_d;
 pub mod stats;
 pub mod store;
+mod summary;
 mod sysusers;
 mod tmpfiles;
 pub mod tree;
@@ -45,7 +46,8 @@ pub mod unit;
 pub mod upgrade;
 
 pub use create::{Plan, Request};
-pub use sandboxes::{Sandboxes, Summary};
+pub use sandboxes::Sandboxes;
+pub use summary::Summary;
 
 use std::path::{Component, Path, PathBuf};
 

@@ -261,9 +261,7 @@ pub fn check_image(config: &SandboxConfig) -> Result<()> {
 /// # Errors
 /// Where it cannot be removed.
 pub fn remove_image(path: &Path, image: &Path, uuid: Uuid) -> Result<()> {
-    let mark = fs::read(path.join(MARK)).unwrap_or_default();
-    let is_ours = serde_json::from_slice::<Mark>(&mark).is_ok_and(|mark| mark.uuid == uuid);
-    if !is_ours {
+    if !is_of(path, uuid) {
         return Ok(());
     }
     match fs::remove_file(image) {

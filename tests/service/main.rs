@@ -13,6 +13,7 @@
 //! | [`drivers`] | every verb in containers and in virtual machines |
 //! | [`clones`], [`renames`] | a second sandbox like one, and another name for one |
 //! | [`archives`], [`hostile`] | a sandbox exported and imported, and archives that mean harm |
+//! | [`operations`] | what starts at boot, the configuration edited, the journal, log files rotated |
 //! | [`tuning`] | limits changed, and what is used |
 //! | [`trees`] | trees with all that a copy can lose |
 //! | [`undone`] | upgrades that fail, are killed, or meet harm |
@@ -38,6 +39,7 @@ mod kinds;
 mod legacy;
 mod life;
 mod limits;
+mod operations;
 mod packages;
 mod renames;
 mod support;
