@@ -50,6 +50,12 @@ const START: Duration = Duration::from_secs(60);
 const DEFAULT_SHARES: u64 = 1024;
 
 pub(super) fn check(config: &SandboxConfig) -> Result<()> {
+    // The host mounts such an image while the sandbox runs, which only one kernel can do at a time.
+    if config.image.is_some() {
+        return Err(Error::refused(
+            "a virtual machine keeps its tree in a directory, not in an image; leave the image out, or use a container",
+        ));
+    }
     // What depends on the kernel is checked when the machine is built.
     qemu::check_domain(&Domain::of_service(config), Authority::Root)
 }
@@ -425,3 +431,6 @@ fn exit_status(exit: &guest_init::wire::Exit) -> Result<u8> {
         Exit::Status { .. } | Exit::Signal { .. } => Ok(exit.code()),
     }
 }
+
+#[cfg(test)]
+mod tests;

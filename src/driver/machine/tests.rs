@@ -1,0 +1,117 @@
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use guest_init::wire::{Channel, Exit, Frame, Hello};
+
+use super::*;
+
+#[test]
+fn what_a_machine_was_built_with_is_not_changed_while_it_runs() {
+    let resources = Resources::default();
+    for key in ["memory", "cpus", "cpu-pinning"] {
+        assert_eq!(limit(&resources, key), None, "{key}");
+    }
+    assert_eq!(
+        limit(&resources, "cpu-shares"),
+        Some(Limit::CpuShares(DEFAULT_SHARES))
+    );
+}
+
+#[test]
+fn a_machine_boots_from_what_is_in_its_initramfs() {
+    let dir = tempfile::tempdir().unwrap();
+    let initrd = dir.path().join("common");
+    fs::write(&initrd, "the common part.").unwrap();
+    let made = stage(&dir.path().join("t"), &initrd, &example()).unwrap();
+    let bytes = fs::read(made).unwrap();
+    let rest = bytes.strip_prefix(b"the common part.").unwrap();
+    assert!(rest.starts_with(b"070701"));
+    assert!(rest.windows(10).any(|name| name == b"guest.json"));
+}
+
+fn example() -> GuestConfig {
+    GuestConfig {
+        version: VERSION,
+        name: "vm1".into(),
+        hostname: "vm1".into(),
+        debug: false,
+        platform: Platform::Machine,
+        staged: vec![],
+        root: Root::Empty,
+        mounts: vec![],
+        user_mounts: vec![],
+        includes: vec![],
+        masked: vec![],
+        disks: vec![],
+        ways: WAYS,
+        shell: None,
+        files: vec![],
+        static_units: None,
+        max_pids: None,
+        network: vec![],
+        payload: Payload::Init {
+            command: vec![SYSTEMD.to_owned()],
+            environment: vec![],
+        },
+    }
+}
+
+/// A guest at the other end of a way: it has the end of somebody else's words on its tongue.
+fn guest(listener: UnixListener) {
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut inbox = Vec::new();
+    let mut read = |stream: &mut UnixStream| loop {
+        if let Some(frame) = Frame::take(&mut inbox).unwrap() {
+            return frame;
+        }
+        let mut buffer = [0; 1024];
+        let count = stream.read(&mut buffer).unwrap();
+        assert!(count > 0, "the host is gone");
+        inbox.extend_from_slice(&buffer[..count]);
+    };
+    let Frame::Attach(number) = read(&mut stream) else {
+        panic!("it does not attach");
+    };
+    let mut bytes = b"\x04\x10\x00 the rest of what another one was told".to_vec();
+    let version = guest_init::ask::VERSION;
+    for number in [number ^ 1, number] {
+        Frame::Hello(Hello { version, number }).write(&mut bytes);
+    }
+    stream.write_all(&bytes).unwrap();
+    let Frame::Config(ask) = read(&mut stream) else {
+        panic!("it does not ask");
+    };
+    assert!(matches!(
+        serde_json::from_slice(&ask).unwrap(),
+        Ask::Read { .. }
+    ));
+    let mut bytes = Vec::new();
+    Frame::Data(Channel::Stdout, b"out".to_vec()).write(&mut bytes);
+    Frame::Data(Channel::Stderr, b"err".to_vec()).write(&mut bytes);
+    Frame::Exit(Exit::Status { code: 3 }).write(&mut bytes);
+    stream.write_all(&bytes).unwrap();
+    // Until the host has read it all.
+    while stream.read(&mut [0; 64]).is_ok_and(|count| count > 0) {}
+}
+
+#[test]
+fn a_way_is_ours_alone_and_begins_with_our_hello() {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(dir.path().join("0")).unwrap();
+    let guest = std::thread::spawn(|| guest(listener));
+    let mut way = Way::take(dir.path()).unwrap().unwrap();
+    assert!(way.attach(Duration::from_secs(30)).unwrap());
+    let done = way
+        .capture(&Ask::Read { paths: vec![] }, None)
+        .unwrap()
+        .unwrap();
+    let expected = (false, "out", "err");
+    assert_eq!(
+        (done.success, done.stdout.as_str(), done.stderr.as_str()),
+        expected
+    );
+    // The next one has no socket here, but the first is not given to two.
+    assert!(Way::take(dir.path()).is_err());
+    drop(way);
+    guest.join().unwrap();
+}
