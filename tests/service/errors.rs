@@ -87,9 +87,9 @@ fn a_wrong_create_says_why_and_leaves_nothing() {
             &["'/nonexistent'", "libvirtd"],
         ),
         (
-            &["-c", "qemu:///system", "-u", "apache2.service", "t-x"],
+            &["-c", "qemu:///session", "-u", "apache2.service", "t-x"],
             1,
-            &["qemu:///system"],
+            &["qemu:///session", "qemu:///system"],
         ),
     ];
     for (arguments, code, words) in cases {
