@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Mount, Network, Resources, SandboxName};
+use crate::config::{Mount, Network, Publish, Resources, SandboxName};
 use crate::error::{Error, Result};
 use crate::sys::atomic;
 
@@ -49,6 +49,15 @@ pub struct SandboxConfig {
     /// Mounts beside those every sandbox has.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<Mount>,
+    /// Ports of it that the host answers on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<Publish>,
+    /// Whether the host's systemd starts it when one of these ports is first asked for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub on_demand: bool,
+    /// Seconds without a connection after which one that was started on demand is stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_stop: Option<u32>,
     /// Limits.
     #[serde(default)]
     pub resources: Resources,
@@ -103,7 +112,31 @@ impl SandboxConfig {
         if !self.path.is_absolute() {
             return Err(format!("'path' is not absolute: '{}'", self.path.display()));
         }
+        self.check_ports()?;
         self.mounts.iter().try_for_each(check_mount)
+    }
+
+    fn check_ports(&self) -> std::result::Result<(), String> {
+        for (index, publish) in self.publish.iter().enumerate() {
+            let others = self.publish.iter().take(index);
+            if let Some(other) = others.into_iter().find(|other| other.collides(publish)) {
+                return Err(format!(
+                    "'{other}' and '{publish}' publish the same port of the host"
+                ));
+            }
+        }
+        if self.on_demand && self.publish.is_empty() {
+            return Err("starting on demand needs a published port that is asked for".to_owned());
+        }
+        if self.idle_stop.is_some() && !self.on_demand {
+            return Err(
+                "a sandbox that is stopped when it is idle has to be started on demand".to_owned(),
+            );
+        }
+        if self.idle_stop == Some(0) {
+            return Err("'idle-stop' is 0 seconds".to_owned());
+        }
+        Ok(())
     }
 
     /// The text of the file.
@@ -177,6 +210,9 @@ impl SandboxConfig {
             timeout: DEFAULT_TIMEOUT,
             networks: vec![],
             mounts: vec![],
+            publish: vec![],
+            on_demand: false,
+            idle_stop: None,
             resources: Resources::default(),
         }
     }
@@ -198,6 +234,12 @@ mod tests {
                     .unwrap(),
             ],
             mounts: vec![r"host-bind:/a\,b=/srv,ro".parse().unwrap()],
+            publish: vec![
+                "8080:80".parse().unwrap(),
+                "[::1]:53:53/udp".parse().unwrap(),
+            ],
+            on_demand: true,
+            idle_stop: Some(300),
             resources: Resources {
                 memory: Some("1G".parse().unwrap()),
                 cpus: Some(2),
@@ -262,6 +304,9 @@ mod tests {
                 "units = []",
                 "'units' is empty",
             ),
+            ("[::1]:53:53/udp", "127.0.0.1:8080:1", "the same port"),
+            ("on-demand = true\n", "", "on demand"),
+            ("idle-stop = 300", "idle-stop = 0", "0 seconds"),
         ] {
             assert!(good.contains(from), "{from}");
             let error = SandboxConfig::parse(&good.replace(from, to), Path::new("/etc/x.toml"))

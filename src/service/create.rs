@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use crate::config::network::{DEFAULT_SOURCE, Source};
 use crate::config::service::VERSION;
-use crate::config::{Hostname, Mac, Mount, Network, Resources, SandboxConfig, SandboxName, State};
+use crate::config::{
+    Hostname, Mac, Mount, Network, Publish, Resources, SandboxConfig, SandboxName, State,
+};
 use crate::domain::{Domain, lxc};
 use crate::error::{Error, Result};
 use crate::host;
@@ -37,6 +39,12 @@ pub struct Request {
     pub networks: Vec<Network>,
     /// Its mounts.
     pub mounts: Vec<Mount>,
+    /// Its ports that the host answers on.
+    pub publish: Vec<Publish>,
+    /// Whether it is started when one of them is first asked for.
+    pub on_demand: bool,
+    /// Seconds without a connection after which it is stopped then.
+    pub idle_stop: Option<u32>,
     /// Its limits.
     pub resources: Resources,
     /// Host name inside, instead of the sandbox's name.
@@ -99,6 +107,9 @@ impl Sandboxes {
                 .into_iter()
                 .chain(request.mounts.clone())
                 .collect(),
+            publish: request.publish.clone(),
+            on_demand: request.on_demand,
+            idle_stop: request.idle_stop,
             resources: request.resources.clone(),
         };
         config.check().map_err(Error::refused)?;

@@ -1,6 +1,7 @@
 //! Starting a sandbox and waiting until its units are up; stopping it.
 
 use std::fs;
+use std::os::fd::RawFd;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -12,8 +13,10 @@ use crate::hypervisor::{DomainState, Hypervisor};
 
 use crate::service::failure::failure;
 use crate::service::inside::Inside;
+use crate::service::ports::Ports;
 use crate::service::ready::{self, Readiness, UnitState, judge};
 use crate::service::sandboxes::Sandboxes;
+use crate::sys::forward::End;
 
 /// Seconds the units inside may take to stop before the sandbox is ended by force.
 pub const STOP_SECONDS: u64 = 90;
@@ -32,14 +35,29 @@ impl Sandboxes {
     /// asked meanwhile; once it says so the sandbox is stopped again.
     ///
     /// # Errors
-    /// Where it runs already or does not start. Where its units do not come up, [`Error::NotReady`] names them, their
-    /// result, the end of their journal, and what may help; the sandbox is stopped again.
+    /// Where it runs already, a port that it publishes is taken, or it does not start. Where its units do not come up,
+    /// [`Error::NotReady`] names them, their result, the end of their journal, and what may help; the sandbox is stopped again.
     pub fn start(
         &self,
         name: &SandboxName,
         timeout: Option<Duration>,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<()> {
+        let ports = self.start_with(name, &[], timeout, interrupted)?;
+        self.leave_ports(name, &ports)
+            .inspect_err(|_| match self.halt(name) {
+                Ok(()) => {}
+                Err(error) => log::warn!("stopping '{name}': {error}"),
+            })
+    }
+
+    fn start_with(
+        &self,
+        name: &SandboxName,
+        sockets: &[RawFd],
+        timeout: Option<Duration>,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<Ports> {
         let (_lock, config) = self.store.lock(name)?;
         let hypervisor = self.hypervisor(&config)?;
         if hypervisor.state(name.as_str())?.controller().is_some() {
@@ -47,6 +65,9 @@ impl Sandboxes {
                 "the sandbox '{name}' is running already"
             )));
         }
+        // One that has ended by itself a moment ago.
+        self.release_ports(name);
+        let ports = self.open_ports(&config, sockets)?;
         let controller = self.boot(&config, &hypervisor)?;
         drop(hypervisor);
         let outcome = self.wait_ready(&config, controller, timeout, interrupted);
@@ -54,21 +75,30 @@ impl Sandboxes {
         if outcome.is_err() {
             self.end(&config)?;
         }
-        outcome
+        outcome.map(|()| ports)
     }
 
-    /// As [`start`](Self::start), but a sandbox that runs already is taken over: who kept it before may have been killed.
+    /// As [`start`](Self::start), but a sandbox that runs already is taken over: who kept it before may have been killed. Gives
+    /// its ports, for [`wait`](Self::wait) to serve; those of `sockets` are open already.
     ///
     /// # Errors
     /// As [`start`](Self::start).
-    pub fn take_over(&self, name: &SandboxName, interrupted: &dyn Fn() -> bool) -> Result<()> {
+    pub fn take_over(
+        &self,
+        name: &SandboxName,
+        sockets: &[RawFd],
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<Ports> {
         let config = self.store.load(name)?;
         match self.hypervisor(&config)?.state(name.as_str())? {
             DomainState::Running { controller } => {
-                self.wait_ready(&config, controller, None, interrupted)
+                self.release_ports(name);
+                let ports = self.open_ports(&config, sockets)?;
+                self.wait_ready(&config, controller, None, interrupted)?;
+                Ok(ports)
             }
             DomainState::Paused { .. } | DomainState::Missing | DomainState::Stopped => {
-                self.start(name, None, interrupted)
+                self.start_with(name, sockets, None, interrupted)
             }
         }
     }
@@ -232,23 +262,24 @@ impl Sandboxes {
         }
         hypervisor.destroy(name)?;
         cgroup::remove(&config.name);
+        self.release_ports(&config.name);
         Ok(())
     }
 
-    /// Waits until the sandbox has ended or `stop` says so. `true` if it ended by itself. One that reboots has not ended.
+    /// Serves the ports of a sandbox until it has ended, `stop` says so, or nobody has come for as long as it was configured with.
+    /// One that reboots has not ended.
     ///
     /// # Errors
-    /// Where there is no such sandbox or libvirt does not answer.
-    pub fn wait(&self, name: &SandboxName, stop: &dyn Fn() -> bool) -> Result<bool> {
+    /// Where there is no such sandbox, libvirt does not answer, or the ports cannot be served.
+    pub fn wait(&self, name: &SandboxName, ports: &Ports, stop: &dyn Fn() -> bool) -> Result<End> {
         let config = self.store.load(name)?;
         let mut controller = self.hypervisor(&config)?.state(name.as_str())?.controller();
         while let Some(watched) = controller {
             // The process is watched and not libvirt asked: the daemon may be restarted meanwhile.
-            while is_alive(watched) {
-                if stop() {
-                    return Ok(false);
-                }
-                sleep(LOOK);
+            let served = ports.serve(watched, stop);
+            match served.map_err(Error::step(format!("serving the ports of '{name}'")))? {
+                End::Gone => {}
+                end @ (End::Asked | End::Idle) => return Ok(end),
             }
             let begin = Instant::now();
             controller = None;
@@ -263,7 +294,7 @@ impl Sandboxes {
                 sleep(LOOK);
             }
         }
-        Ok(true)
+        Ok(End::Gone)
     }
 
     /// Has units of a running sandbox read their configuration again; all of its units if none is named.

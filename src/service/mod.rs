@@ -24,6 +24,7 @@ pub mod manifest;
 mod metadata;
 pub mod package;
 mod place;
+mod ports;
 mod preflight;
 pub mod ready;
 pub mod rename;
@@ -38,6 +39,7 @@ pub mod tree;
 pub mod unit;
 
 pub use create::{Plan, Request};
+pub use ports::Ports;
 pub use sandboxes::{Sandboxes, Summary};
 
 use std::path::{Component, Path, PathBuf};

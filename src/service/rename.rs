@@ -52,7 +52,7 @@ impl Sandboxes {
         self.check_domain(new, &hypervisor)?;
         let renaming = Renaming {
             new: renamed(&config, new)?,
-            enabled: is_enabled(old),
+            enabled: is_enabled(&config),
             old: config,
         };
         let note = self.store.dir(old).join(NOTE);
@@ -118,7 +118,7 @@ impl Sandboxes {
         new.save(&self.store.config(&new.name))?;
         self.render(new, hypervisor)?;
         if *enabled {
-            self.systemctl(&["enable", "--quiet", &new.name.unit()]);
+            self.systemctl(&["enable", "--quiet", &boot_unit(new)]);
         }
         let note = self.store.dir(&new.name).join(NOTE);
         fs::remove_file(&note).map_err(Error::io("removing", &note))
@@ -167,10 +167,22 @@ fn place_of(old: &SandboxConfig, name: &SandboxName) -> Result<PathBuf> {
 }
 
 /// Whether the host's systemd starts a sandbox at boot.
-fn is_enabled(name: &SandboxName) -> bool {
+fn is_enabled(config: &SandboxConfig) -> bool {
     host::runs_systemd()
-        && command::capture("systemctl", ["is-enabled", "--quiet", "--", &name.unit()])
-            .is_ok_and(|asked| asked.success)
+        && command::capture(
+            "systemctl",
+            ["is-enabled", "--quiet", "--", &boot_unit(config)],
+        )
+        .is_ok_and(|asked| asked.success)
+}
+
+/// The unit that is started at boot: that which listens for one that is started on demand.
+fn boot_unit(config: &SandboxConfig) -> String {
+    if config.on_demand {
+        config.name.socket()
+    } else {
+        config.name.unit()
+    }
 }
 
 #[cfg(test)]

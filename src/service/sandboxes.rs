@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use guest_init::config::{File, GuestConfig, Mount, Payload, Platform, Root, StaticUnits, VERSION};
 use serde::Serialize;
 
-use crate::config::{SandboxConfig, SandboxName};
+use crate::config::{Publish, SandboxConfig, SandboxName};
 use crate::domain::Domain;
 use crate::domain::lxc::{self, LxcDomain};
 use crate::domain::template::Template;
@@ -16,7 +16,7 @@ use crate::hypervisor::libvirt::Libvirt;
 use crate::hypervisor::{DomainState, Hypervisor};
 use crate::service::inside::Inside;
 use crate::service::store::{Removal, Store};
-use crate::service::{addresses, package, place, services_d};
+use crate::service::{addresses, package, place, ports, services_d};
 use crate::sys::atomic;
 use crate::sys::command;
 
@@ -42,6 +42,8 @@ pub struct Summary {
     pub units: Vec<String>,
     /// Its addresses, if it runs and has any.
     pub addresses: Vec<String>,
+    /// Its ports that the host answers on while it runs, and on demand also before.
+    pub publish: Vec<Publish>,
     /// Its private tree on the host.
     pub path: PathBuf,
     /// Host name inside.
@@ -103,6 +105,7 @@ impl Sandboxes {
 
     /// Removes the host's unit of a sandbox.
     pub(super) fn remove_unit(&self, name: &SandboxName) {
+        self.remove_socket(name);
         let unit = self.store.unit(name);
         if host::runs_systemd() && unit.exists() {
             self.systemctl(&["disable", "--quiet", &name.unit()]);
@@ -113,6 +116,18 @@ impl Sandboxes {
             // One that has failed would stay in systemd's list without a file; that it has not is no matter.
             let _ = command::capture("systemctl", ["reset-failed", "--", &name.unit()]);
         }
+    }
+
+    /// Removes the host's unit that listens for a sandbox, where there is one.
+    fn remove_socket(&self, name: &SandboxName) {
+        let socket = self.store.socket(name);
+        if !socket.exists() {
+            return;
+        }
+        if host::runs_systemd() {
+            self.systemctl(&["disable", "--quiet", "--now", &name.socket()]);
+        }
+        let _ = std::fs::remove_file(&socket);
     }
 
     /// Stops the host's unit of a sandbox, where there is one that runs it. Not to be called under the sandbox's lock, which
@@ -176,14 +191,40 @@ impl Sandboxes {
         let domain = LxcDomain::new(&domain, &facts, assembly.filesystems);
         hypervisor.define(&Template::LxcDomain.render(&domain, Some(&self.store.templates))?)?;
         if self.store.units.is_dir() {
-            let unit = self.host_unit(config)?;
-            let path = self.store.unit(&config.name);
-            if std::fs::read_to_string(&path).ok().as_deref() != Some(&unit) {
-                atomic::write(&path, unit.as_bytes(), 0o644)?;
+            let name = &config.name;
+            let mut units = vec![(self.store.unit(name), self.host_unit(config)?)];
+            if config.on_demand {
+                units.push((self.store.socket(name), self.host_socket(config)?));
+            } else {
+                self.remove_socket(name);
+            }
+            units
+                .retain(|(path, unit)| std::fs::read_to_string(path).ok().as_deref() != Some(unit));
+            for (path, unit) in &units {
+                atomic::write(path, unit.as_bytes(), 0o644)?;
+            }
+            if !units.is_empty() {
                 self.reload_host();
             }
         }
         Ok(())
+    }
+
+    /// The host's unit that listens for a sandbox.
+    ///
+    /// # Errors
+    /// Where the template is wrong.
+    pub fn host_socket(&self, config: &SandboxConfig) -> Result<String> {
+        #[derive(Serialize)]
+        struct View<'a> {
+            name: &'a SandboxName,
+            ports: Vec<(&'static str, String)>,
+        }
+        let view = View {
+            name: &config.name,
+            ports: config.publish.iter().map(ports::listening).collect(),
+        };
+        Template::HostSocket.render(&view, Some(&self.store.templates))
     }
 
     /// The host's unit of a sandbox.
@@ -199,6 +240,7 @@ impl Sandboxes {
             start_seconds: u64,
             stop_seconds: u64,
             tree: String,
+            socket: Option<String>,
         }
         let program =
             std::env::current_exe().map_err(Error::io("finding", Path::new("/proc/self/exe")))?;
@@ -210,6 +252,7 @@ impl Sandboxes {
             start_seconds: u64::from(config.timeout) + super::lifecycle::STOP_SECONDS + 30,
             stop_seconds: super::lifecycle::STOP_SECONDS + 30,
             tree: config.path.display().to_string(),
+            socket: config.on_demand.then(|| config.name.socket()),
         };
         Template::HostUnit.render(&view, Some(&self.store.templates))
     }
@@ -322,6 +365,7 @@ impl Sandboxes {
             driver: "lxc".to_owned(),
             units: config.units,
             addresses: pid.map(addresses::of_process).unwrap_or_default(),
+            publish: config.publish,
             path: config.path,
             hostname: config.hostname,
         })

@@ -6,7 +6,7 @@ use super::{Name, lifecycle};
 use crate::commands::output;
 use crate::config::network::NetworkChoice;
 use crate::config::service::DEFAULT_TIMEOUT;
-use crate::config::{Hostname, Mount, Network, Resources, SandboxName, State};
+use crate::config::{Hostname, Mount, Network, Publish, Resources, SandboxName, State};
 use crate::error::{Error, Result};
 use crate::host;
 use crate::service::{Plan, Request, Sandboxes};
@@ -40,6 +40,15 @@ pub struct Args {
     /// Mount: host-bind:TARGET=SOURCE[,ro], guest-bind:TARGET=SOURCE[,ro] or ram:TARGET=SIZE
     #[arg(short, long, value_name = "MOUNT")]
     mount: Vec<Mount>,
+    /// Port of the sandbox that the host answers on: [ADDRESS:]HOSTPORT:GUESTPORT[/udp]
+    #[arg(long, value_name = "PORT")]
+    publish: Vec<Publish>,
+    /// Have the host's systemd start it when a published port is first asked for
+    #[arg(long, requires = "publish")]
+    on_demand: bool,
+    /// Stop it when no published port was used for so long, until one is asked for again
+    #[arg(long, value_name = "SECONDS", requires = "on_demand", value_parser = clap::value_parser!(u32).range(1..))]
+    idle_stop: Option<u32>,
     /// Directory that the sandbox's tree is made in [default: /var/lib/libvirt/filesystems]
     #[arg(short, long, value_name = "DIR")]
     path: Option<PathBuf>,
@@ -71,6 +80,9 @@ pub fn run(args: Args, sandboxes: &Sandboxes) -> Result<()> {
         state: if args.copy { State::Copy } else { args.state },
         networks,
         mounts: mounts(args.mount)?,
+        publish: args.publish,
+        on_demand: args.on_demand,
+        idle_stop: args.idle_stop,
         resources: args.resources,
         hostname: args.hostname,
         timeout: args.timeout,
@@ -144,6 +156,9 @@ fn show(plan: &Plan) -> Result<()> {
     }
     for network in &plan.config.networks {
         text.push_str(&format!("nic      {network}\n"));
+    }
+    for publish in &plan.config.publish {
+        text.push_str(&format!("port     {publish}\n"));
     }
     for line in plan.tree.lines() {
         text.push_str(&line);

@@ -11,7 +11,8 @@ use crate::commands::output;
 use crate::error::{Error, Result};
 use crate::host;
 use crate::service::{Sandboxes, journal};
-use crate::sys::{command, notify};
+use crate::sys::forward::End;
+use crate::sys::{command, listen, notify};
 
 /// Start a sandbox, and wait until its units are active
 #[derive(Debug, clap::Args)]
@@ -55,6 +56,16 @@ pub struct DeleteArgs {
 pub struct RunArgs {
     #[command(flatten)]
     name: Name,
+}
+
+/// Serve the published ports of a sandbox until it ends; `start` calls it
+#[derive(Debug, clap::Args)]
+#[command(hide = true)]
+pub struct ForwardArgs {
+    #[command(flatten)]
+    name: Name,
+    /// Descriptors of sockets that are open already
+    sockets: Vec<std::os::fd::RawFd>,
 }
 
 /// Says whether one of the usual signals has asked to end.
@@ -139,15 +150,16 @@ pub fn delete(args: &DeleteArgs, sandboxes: &Sandboxes) -> Result<()> {
 pub fn run(args: &RunArgs, sandboxes: &Sandboxes) -> Result<()> {
     let name = &args.name.name;
     let interrupted = interruption()?;
+    let sockets = listen::handed_down();
     let config = sandboxes.store.load(name)?;
     let begin = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
-    sandboxes.take_over(name, &interrupted)?;
+    let ports = sandboxes.take_over(name, &sockets, &interrupted)?;
     notify::ready(&format!("the units of '{name}' are active"))?;
     // The sandbox's journal becomes the unit's. Where it cannot be followed the sandbox still runs.
     let follower = journal::follow(&config, begin);
-    let ended = sandboxes.wait(name, &interrupted);
+    let ended = sandboxes.wait(name, &ports, &interrupted);
     match follower {
         Ok(mut follower) => {
             let _ = follower.kill();
@@ -155,12 +167,23 @@ pub fn run(args: &RunArgs, sandboxes: &Sandboxes) -> Result<()> {
         }
         Err(error) => log::warn!("following the journal: {error}"),
     }
-    if !ended? {
+    // Where its ports are not served it is no use.
+    if !matches!(ended, Ok(End::Gone)) {
         notify::stopping()?;
-        return sandboxes.halt(name);
     }
     sandboxes.halt(name)?;
-    Err(Error::refused(format!(
-        "the sandbox '{name}' has ended by itself"
-    )))
+    match ended? {
+        End::Asked => Ok(()),
+        End::Idle => {
+            log::info!("nobody has asked for '{name}' for long: it was stopped");
+            Ok(())
+        }
+        End::Gone => Err(Error::refused(format!(
+            "the sandbox '{name}' has ended by itself"
+        ))),
+    }
+}
+
+pub fn forward(args: &ForwardArgs, sandboxes: &Sandboxes) -> Result<()> {
+    sandboxes.serve_ports(&args.name.name, &args.sockets, &interruption()?)
 }

@@ -60,6 +60,7 @@ enum Command {
     Execute(execute::ExecuteArgs),
     Connect(execute::ConnectArgs),
     Run(lifecycle::RunArgs),
+    Forward(lifecycle::ForwardArgs),
 }
 
 /// The sandbox a command is about.
@@ -108,6 +109,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Execute(args) => return Ok(execute::execute(args, &sandboxes)),
         Command::Connect(args) => return Ok(execute::connect(&args, &sandboxes)),
         Command::Run(args) => lifecycle::run(&args, &sandboxes),
+        Command::Forward(args) => lifecycle::forward(&args, &sandboxes),
     };
     done.map(|()| ExitCode::SUCCESS)
 }

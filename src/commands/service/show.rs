@@ -45,22 +45,26 @@ pub fn list(args: &ListArgs, sandboxes: &Sandboxes) -> Result<()> {
     match args.format {
         Format::Json => output::print_json(&summaries),
         Format::Table => {
-            let heading = ["NAME", "STATE", "DRIVER", "ADDRESSES", "UNITS"]
-                .map(str::to_owned)
-                .to_vec();
+            // Most hosts publish nothing.
+            let has_ports = summaries.iter().any(|summary| !summary.publish.is_empty());
+            let with_ports = |mut row: Vec<String>, ports: String| {
+                if has_ports {
+                    row.insert(4, ports);
+                }
+                row
+            };
+            let heading = ["NAME", "STATE", "DRIVER", "ADDRESSES", "UNITS"].map(str::to_owned);
+            let heading = with_ports(heading.to_vec(), "PORTS".to_owned());
             let rows = summaries.into_iter().map(|summary| {
-                let addresses = if summary.addresses.is_empty() {
-                    "-".to_owned()
-                } else {
-                    summary.addresses.join(",")
-                };
-                vec![
+                let ports = listed(ports(&summary), ",");
+                let row = vec![
                     summary.name.to_string(),
                     summary.state,
                     summary.driver,
-                    addresses,
+                    listed(summary.addresses, ","),
                     summary.units.join(","),
-                ]
+                ];
+                with_ports(row, ports)
             });
             output::print(&output::table(
                 &std::iter::once(heading).chain(rows).collect::<Vec<_>>(),
@@ -69,13 +73,25 @@ pub fn list(args: &ListArgs, sandboxes: &Sandboxes) -> Result<()> {
     }
 }
 
+fn ports(summary: &Summary) -> Vec<String> {
+    summary.publish.iter().map(ToString::to_string).collect()
+}
+
+/// Words in one column.
+fn listed(words: Vec<String>, separator: &str) -> String {
+    if words.is_empty() {
+        return "-".to_owned();
+    }
+    words.join(separator)
+}
+
 pub fn status(args: &StatusArgs, sandboxes: &Sandboxes) -> Result<()> {
     let name = &args.name.name;
     let summary = sandboxes.summary(name)?;
     if args.format == Format::Json {
         return output::print_json(&summary);
     }
-    let mut text = output::table(&[
+    let mut rows = vec![
         vec!["name".into(), name.to_string()],
         vec!["state".into(), summary.state.clone()],
         vec!["driver".into(), summary.driver.clone()],
@@ -83,7 +99,11 @@ pub fn status(args: &StatusArgs, sandboxes: &Sandboxes) -> Result<()> {
         vec!["addresses".into(), summary.addresses.join(" ")],
         vec!["tree".into(), summary.path.display().to_string()],
         vec!["units".into(), summary.units.join(" ")],
-    ]);
+    ];
+    if !summary.publish.is_empty() {
+        rows.insert(5, vec!["ports".into(), ports(&summary).join(" ")]);
+    }
+    let mut text = output::table(&rows);
     if summary.state == "running" {
         let mut command = vec![
             "systemctl",
