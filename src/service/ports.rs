@@ -135,29 +135,23 @@ impl Sandboxes {
                 let other = self.store.load(name);
                 other.is_ok_and(|other| other.publish.iter().any(|other| other.collides(publish)))
             });
-        let hint = match (error.kind(), publisher) {
-            (io::ErrorKind::AddrInUse, Some(other)) => {
-                format!("; the sandbox '{other}' publishes it, too")
+        let is_taken = error.kind() == io::ErrorKind::AddrInUse;
+        let (port, protocol) = (publish.host, publish.protocol.as_str());
+        let reason = match publisher {
+            Some(other) if is_taken => {
+                format!("port {port}/{protocol} is in use; the sandbox '{other}' publishes it, too")
             }
-            (io::ErrorKind::AddrInUse, None) => format!(
-                "; 'ss -lnp{} sport = :{}' shows by whom",
-                publish.protocol.as_str().chars().next().unwrap_or('t'),
-                publish.host
+            None if is_taken => format!(
+                "port {port}/{protocol} is in use; 'ss -lnp --{protocol} sport = :{port}' shows by whom"
             ),
-            (io::ErrorKind::AddrNotAvailable, _) => "; it is none of this host".to_owned(),
-            _ => String::new(),
+            Some(_) | None if error.kind() == io::ErrorKind::AddrNotAvailable => {
+                "the address is none of this host".to_owned()
+            }
+            Some(_) | None => error.to_string(),
         };
         Error::refused(format!(
-            "publishing '{publish}' of the sandbox '{}': {}{hint}",
-            config.name,
-            match error.kind() {
-                io::ErrorKind::AddrInUse => format!(
-                    "port {}/{} is in use",
-                    publish.host,
-                    publish.protocol.as_str()
-                ),
-                _ => error.to_string(),
-            }
+            "publishing '{publish}' of the sandbox '{}': {reason}",
+            config.name
         ))
     }
 
@@ -176,9 +170,10 @@ impl Sandboxes {
             .iter()
             .map(|port| port.listener.as_fd())
             .collect();
-        let program = Path::new("/proc/self/exe");
-        let mut child = command::leave(program, &[SERVE, name.as_str()], &sockets, output)
-            .map_err(Error::io("running", program))?;
+        let program =
+            std::env::current_exe().map_err(Error::io("finding", Path::new("/proc/self/exe")))?;
+        let mut child = command::leave(&program, &[SERVE, name.as_str()], &sockets, output)
+            .map_err(Error::io("running", &program))?;
         let begin = Instant::now();
         while begin.elapsed() < PATIENCE {
             if self.server(name) == Some(child.id()) {

@@ -66,12 +66,13 @@ impl Listener {
         // SAFETY: it is open, who started us left it to us, and nothing else in this process knows its number.
         let socket = unsafe { OwnedFd::from_raw_fd(descriptor) };
         fcntl(&socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        let listener = match getsockopt(&socket, sockopt::SockType)? {
-            SockType::Stream if getsockopt(&socket, sockopt::AcceptConn)? => {
-                Self::Stream(socket.into())
-            }
-            SockType::Datagram => Self::Datagram(socket.into()),
-            _ => return Err(Errno::EPROTOTYPE.into()),
+        let kind = getsockopt(&socket, sockopt::SockType)?;
+        let listener = if kind == SockType::Datagram {
+            Self::Datagram(socket.into())
+        } else if getsockopt(&socket, sockopt::AcceptConn)? {
+            Self::Stream(socket.into())
+        } else {
+            return Err(Errno::EPROTOTYPE.into());
         };
         listener.address()?;
         Ok(listener)

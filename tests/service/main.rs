@@ -12,6 +12,7 @@
 //! | [`clones`], [`renames`] | a second sandbox like one, and another name for one |
 //! | [`archives`], [`hostile`] | a sandbox exported and imported, and archives that mean harm |
 //! | [`tuning`] | limits changed, and what is used |
+//! | [`ports`] | ports that the host answers on, and a sandbox started by who asks for one |
 //! | [`trees`] | trees with all that a copy can lose |
 //! | [`limits`] | limits in the kernel, and a static address |
 //!
@@ -29,6 +30,7 @@ mod interruption;
 mod isolation;
 mod life;
 mod limits;
+mod ports;
 mod renames;
 mod support;
 mod trees;

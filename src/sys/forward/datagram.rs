@@ -240,21 +240,20 @@ fn receive(
         Some(&mut control),
         MsgFlags::empty(),
     )?;
-    let local = message.cmsgs()?.find_map(|part| match part {
-        ControlMessageOwned::Ipv4PacketInfo(mut info) => {
+    let mut local = None;
+    for part in message.cmsgs()? {
+        if let ControlMessageOwned::Ipv4PacketInfo(mut info) = part {
             // The address that answers is said, the way it takes is for the routing table to say.
             info.ipi_ifindex = 0;
-            Some(Local::V4(info))
-        }
-        ControlMessageOwned::Ipv6PacketInfo(mut info) => {
+            local = Some(Local::V4(info));
+        } else if let ControlMessageOwned::Ipv6PacketInfo(mut info) = part {
             let address = Ipv6Addr::from(info.ipi6_addr.s6_addr);
             if !address.is_unicast_link_local() {
                 info.ipi6_ifindex = 0;
             }
-            (!address.is_multicast()).then_some(Local::V6(info))
+            local = (!address.is_multicast()).then_some(Local::V6(info));
         }
-        _ => None,
-    });
+    }
     let client = message.address.as_ref().and_then(|address| {
         let v4 = address.as_sockaddr_in();
         let v6 = address.as_sockaddr_in6();

@@ -326,13 +326,11 @@ impl<'a> Serving<'a> {
                         self.last = Instant::now();
                     }
                 }
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => return Ok(()),
-                    // It went away before it was served.
-                    io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => {}
-                    // No descriptors or no memory: others have to end first.
-                    _ => return self.listen(false),
-                },
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                // It went away before it was served.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                // No descriptors or no memory: others have to end first.
+                Err(_) => return self.listen(false),
             }
         }
         Ok(())
