@@ -6,7 +6,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::path::Path;
 use std::thread::sleep;
@@ -16,20 +16,17 @@ use nix::sys::signal::Signal;
 
 use crate::config::publish::Protocol;
 use crate::config::{Publish, SandboxConfig, SandboxName};
+use crate::driver::Inside;
 use crate::error::{Error, Result};
-use crate::service::addresses;
 use crate::service::sandboxes::Sandboxes;
+use crate::sys::command;
 use crate::sys::forward::{self, End, Place, Port};
 use crate::sys::listen::Listener;
 use crate::sys::lock::{Lock, Sharing};
 use crate::sys::pidfd::Process;
-use crate::sys::{command, enter};
 
 /// What the process that serves ports holds, in the sandbox's directory.
 const LOCK: &str = "ports";
-
-/// Between two looks at a sandbox that has nothing to serve, or not yet.
-const LOOK: Duration = Duration::from_millis(100);
 
 /// How long that process may take to begin, and to end.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -46,37 +43,31 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// Serves them until the process that keeps the sandbox ends, `stop` says so, or nobody comes for long.
+    /// Serves them until the sandbox ends, `stop` says so, or nobody comes for long.
     ///
     /// # Errors
-    /// Where the sandbox has no network of its own, or the kernel refuses.
-    pub(super) fn serve(&self, controller: u32, stop: &dyn Fn() -> bool) -> io::Result<End> {
-        let Ok(keeper) = Process::open(controller) else {
-            return Ok(End::Gone);
-        };
-        let find = || {
-            let pid = enter::first_process(controller)?;
-            let namespace = File::open(format!("/proc/{pid}/ns/net")).ok()?;
-            (!self.ports.is_empty()).then_some((pid, namespace))
-        };
-        let (pid, namespace) = loop {
-            if stop() {
-                return Ok(End::Asked);
-            }
-            // One that reboots has its first process a moment later.
-            match find() {
-                Some(found) => break found,
-                None if keeper.wait(LOOK) => return Ok(End::Gone),
-                None => {}
+    /// Where the kernel refuses.
+    pub(super) fn serve(&self, inside: &dyn Inside, stop: &dyn Fn() -> bool) -> io::Result<End> {
+        let namespace = loop {
+            match inside.network() {
+                Ok(namespace) => break namespace,
+                Err(_) if !inside.is_alive() => return Ok(End::Gone),
+                Err(_) if stop() => return Ok(End::Asked),
+                Err(_) => sleep(Duration::from_millis(20)),
             }
         };
-        let place = Place { namespace, keeper };
-        let own = || {
-            let addresses = addresses::of_process(pid);
-            let parsed = addresses.iter().filter_map(|text| text.parse().ok());
-            parsed.collect::<Vec<IpAddr>>()
+        let place = Place {
+            namespace,
+            addresses: &|| {
+                let addresses = inside.addresses();
+                addresses
+                    .iter()
+                    .filter_map(|text| text.parse().ok())
+                    .collect()
+            },
+            is_there: &|| inside.is_alive(),
         };
-        forward::serve(&self.ports, &place, self.idle, &own, stop)
+        forward::serve(&self.ports, &place, self.idle, stop)
     }
 }
 
@@ -286,7 +277,7 @@ mod tests {
 
     #[test]
     fn sockets_are_told_apart_by_where_they_listen() {
-        let loopback = Listener::stream(Some(IpAddr::from([127, 0, 0, 1])), 0).unwrap();
+        let loopback = Listener::stream(Some([127, 0, 0, 1].into()), 0).unwrap();
         let address = loopback.address().unwrap();
         let port = address.port();
         let is = |text: String| is_of(&text.parse().unwrap(), address, &loopback);

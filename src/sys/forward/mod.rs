@@ -19,11 +19,10 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::sys::listen::Listener;
-use crate::sys::pidfd::Process;
 use datagram::Datagrams;
 use stream::{Pipes, Step, Stream};
 
@@ -37,12 +36,17 @@ pub struct Port {
 }
 
 /// The other side.
-#[derive(Debug)]
-pub struct Place {
-    /// Its network namespace.
-    pub namespace: File,
-    /// The process that it ends with.
-    pub keeper: Process,
+#[expect(
+    missing_debug_implementations,
+    reason = "functions have nothing to show"
+)]
+pub struct Place<'a> {
+    /// Its network namespace; where there is none it is reached at its addresses, from where this thread is.
+    pub namespace: Option<File>,
+    /// Says what addresses it has, without the loopback's.
+    pub addresses: &'a dyn Fn() -> Vec<IpAddr>,
+    /// Whether it has not ended yet.
+    pub is_there: &'a dyn Fn() -> bool,
 }
 
 /// Why serving has ended.
@@ -56,8 +60,8 @@ pub enum End {
     Asked,
 }
 
-/// Between two looks at whether to end, unless a signal comes.
-const LOOK: u16 = 500;
+/// Between two looks at whether to end.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Between two looks at what has been quiet for long.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -69,19 +73,18 @@ const TURN: usize = 64;
 const FILES: u64 = 6;
 
 /// Serves `ports` until the other side has ended, `stop` says so, or, where `idle` is given, nobody was served for so long.
-/// `addresses` says what addresses the other side has, without the loopback's.
 ///
 /// # Errors
-/// Where the namespace is this thread's own, or cannot be entered.
+/// Where the namespace cannot be entered.
 pub fn serve(
     ports: &[Port],
-    place: &Place,
+    place: &Place<'_>,
     idle: Option<Duration>,
-    addresses: &dyn Fn() -> Vec<IpAddr>,
     stop: &dyn Fn() -> bool,
 ) -> io::Result<End> {
-    let within = Within::enter(&place.namespace)?;
-    let end = Serving::new(ports, place, addresses)?.run(idle, stop);
+    let within = place.namespace.as_ref().map(Within::enter).transpose()?;
+    let has_loopback = within.as_ref().is_some_and(|within| !within.is_own);
+    let end = Serving::new(ports, place, has_loopback)?.run(idle, stop);
     drop(within);
     end
 }
@@ -89,16 +92,16 @@ pub fn serve(
 /// This thread in another network namespace, until it is dropped.
 struct Within {
     own: File,
+    /// It is no other one.
+    is_own: bool,
 }
 
 impl Within {
     fn enter(namespace: &File) -> io::Result<Self> {
         let own = File::open("/proc/thread-self/ns/net")?;
-        if own.metadata()?.ino() == namespace.metadata()?.ino() {
-            return Err(io::Error::other("it has no network namespace of its own"));
-        }
+        let is_own = own.metadata()?.ino() == namespace.metadata()?.ino();
         setns(namespace, CloneFlags::CLONE_NEWNET)?;
-        Ok(Self { own })
+        Ok(Self { own, is_own })
     }
 }
 
@@ -110,22 +113,28 @@ impl Drop for Within {
     }
 }
 
+const LOOPBACK: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::LOCALHOST),
+    IpAddr::V6(Ipv6Addr::LOCALHOST),
+];
+
 /// Where a port may be answered on the other side, most wanted first.
 #[derive(Debug, Clone)]
 struct Targets {
     port: u16,
     own: std::vec::IntoIter<IpAddr>,
-    loopback: std::array::IntoIter<IpAddr, 2>,
+    /// Empty where the loopback is that of this host.
+    loopback: std::slice::Iter<'static, IpAddr>,
     /// Something else than "nobody listens here" was said.
     is_barred: bool,
 }
 
 impl Targets {
-    fn new(own: Vec<IpAddr>, port: u16) -> Self {
+    fn new(own: Vec<IpAddr>, port: u16, has_loopback: bool) -> Self {
         Self {
             port,
             own: own.into_iter(),
-            loopback: [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()].into_iter(),
+            loopback: if has_loopback { &LOOPBACK[..] } else { &[] }.iter(),
             is_barred: false,
         }
     }
@@ -142,7 +151,7 @@ impl Iterator for Targets {
         let address = match self.own.next() {
             Some(address) => address,
             None if self.is_barred => return None,
-            None => self.loopback.next()?,
+            None => *self.loopback.next()?,
         };
         Some(SocketAddr::new(address, self.port))
     }
@@ -153,6 +162,7 @@ struct Addresses<'a> {
     ask: &'a dyn Fn() -> Vec<IpAddr>,
     known: Vec<IpAddr>,
     asked: Option<Instant>,
+    has_loopback: bool,
 }
 
 impl Addresses<'_> {
@@ -161,15 +171,13 @@ impl Addresses<'_> {
             self.known = (self.ask)();
             self.asked = Some(Instant::now());
         }
-        Targets::new(self.known.clone(), port)
+        Targets::new(self.known.clone(), port, self.has_loopback)
     }
 }
 
 /// What epoll tells of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Token {
-    /// The other side has ended.
-    Keeper,
     /// Somebody is at a port.
     Port(usize),
     /// A connection can go on.
@@ -181,10 +189,9 @@ enum Token {
 impl Token {
     fn event(self, flags: EpollFlags) -> EpollEvent {
         let (kind, number) = match self {
-            Self::Keeper => (0, 0),
-            Self::Port(index) => (1, index as u64),
-            Self::Stream(id) => (2, id),
-            Self::Session(id) => (3, id),
+            Self::Port(index) => (0, index as u64),
+            Self::Stream(id) => (1, id),
+            Self::Session(id) => (2, id),
         };
         EpollEvent::new(flags, number << 2 | kind)
     }
@@ -192,9 +199,8 @@ impl Token {
     fn of(event: &EpollEvent) -> Self {
         let number = event.data() >> 2;
         match event.data() & 3 {
-            0 => Self::Keeper,
-            1 => Self::Port(number as usize),
-            2 => Self::Stream(number),
+            0 => Self::Port(number as usize),
+            1 => Self::Stream(number),
             _ => Self::Session(number),
         }
     }
@@ -202,6 +208,7 @@ impl Token {
 
 struct Serving<'a> {
     ports: &'a [Port],
+    is_there: &'a dyn Fn() -> bool,
     addresses: Addresses<'a>,
     epoll: Epoll,
     streams: HashMap<u64, Stream>,
@@ -217,21 +224,17 @@ struct Serving<'a> {
 }
 
 impl<'a> Serving<'a> {
-    fn new(
-        ports: &'a [Port],
-        place: &Place,
-        addresses: &'a dyn Fn() -> Vec<IpAddr>,
-    ) -> io::Result<Self> {
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        epoll.add(&place.keeper, Token::Keeper.event(EpollFlags::EPOLLIN))?;
+    fn new(ports: &'a [Port], place: &Place<'a>, has_loopback: bool) -> io::Result<Self> {
         let mut serving = Self {
             ports,
+            is_there: place.is_there,
             addresses: Addresses {
-                ask: addresses,
+                ask: place.addresses,
                 known: vec![],
                 asked: None,
+                has_loopback,
             },
-            epoll,
+            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
             streams: HashMap::new(),
             datagrams: Datagrams::new(ports)?,
             pipes: Pipes::default(),
@@ -247,16 +250,25 @@ impl<'a> Serving<'a> {
 
     fn run(mut self, idle: Option<Duration>, stop: &dyn Fn() -> bool) -> io::Result<End> {
         let mut events = [EpollEvent::empty(); 256];
-        let mut swept = Instant::now();
+        let mut looked = Instant::now();
+        let mut swept = looked;
         while !stop() {
-            let patience = if self.again.is_empty() { LOOK } else { 0 };
+            if looked.elapsed() >= LOOK {
+                looked = Instant::now();
+                if !(self.is_there)() {
+                    return Ok(End::Gone);
+                }
+            }
+            let patience = match self.again.as_slice() {
+                [] => EpollTimeout::try_from(LOOK).map_err(io::Error::other)?,
+                _ => EpollTimeout::ZERO,
+            };
             let count = match self.epoll.wait(&mut events, patience) {
                 Err(Errno::EINTR) => continue,
                 waited => waited?,
             };
             for token in events.iter().take(count).map(Token::of) {
                 match token {
-                    Token::Keeper => return Ok(End::Gone),
                     Token::Port(index) => self.serve_port(index)?,
                     Token::Stream(id) => self.advance(id),
                     Token::Session(id) => self.datagrams.answer(id, self.ports, &self.epoll),
