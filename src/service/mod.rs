@@ -5,10 +5,13 @@
 
 mod accounts;
 mod activity;
+mod boot;
 pub mod clone;
+mod command;
 mod conf_d;
 pub mod create;
 pub mod discover;
+mod edit;
 pub mod export;
 mod failure;
 mod frozen;
@@ -25,7 +28,9 @@ mod place;
 mod ports;
 mod preflight;
 pub mod ready;
+mod reload;
 pub mod rename;
+mod rotate;
 pub mod sandboxes;
 mod secrets;
 mod services_d;

@@ -17,7 +17,7 @@ use crate::service::identity::Renewal;
 use crate::service::place;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::remove_tree;
-use crate::sys::{atomic, command, rename};
+use crate::sys::{atomic, rename};
 
 /// Name of the note in the sandbox's directory.
 pub(super) const NOTE: &str = "renaming.json";
@@ -52,7 +52,7 @@ impl Sandboxes {
         self.check_domain(new, &hypervisor)?;
         let renaming = Renaming {
             new: renamed(&config, new)?,
-            enabled: is_enabled(&config),
+            enabled: self.store.is_enabled(old),
             old: config,
         };
         let note = self.store.dir(old).join(NOTE);
@@ -118,7 +118,7 @@ impl Sandboxes {
         new.save(&self.store.config(&new.name))?;
         self.render(new, hypervisor)?;
         if *enabled {
-            self.systemctl(&["enable", "--quiet", &boot_unit(new)]);
+            self.systemctl(&["enable", "--quiet", &new.name.unit()]);
         }
         let note = self.store.dir(&new.name).join(NOTE);
         fs::remove_file(&note).map_err(Error::io("removing", &note))
@@ -164,25 +164,6 @@ fn place_of(old: &SandboxConfig, name: &SandboxName) -> Result<PathBuf> {
         )));
     }
     Ok(path)
-}
-
-/// Whether the host's systemd starts a sandbox at boot.
-fn is_enabled(config: &SandboxConfig) -> bool {
-    host::runs_systemd()
-        && command::capture(
-            "systemctl",
-            ["is-enabled", "--quiet", "--", &boot_unit(config)],
-        )
-        .is_ok_and(|asked| asked.success)
-}
-
-/// The unit that is started at boot: that which listens for one that is started on demand.
-fn boot_unit(config: &SandboxConfig) -> String {
-    if config.on_demand {
-        config.name.socket()
-    } else {
-        config.name.unit()
-    }
 }
 
 #[cfg(test)]

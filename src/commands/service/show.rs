@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::Name;
 use crate::commands::output::{self, Format};
-use crate::config::SandboxConfig;
+use crate::config::{SandboxConfig, workload};
 use crate::error::Result;
 use crate::service::{Sandboxes, Summary};
 
@@ -53,16 +53,17 @@ pub fn list(args: &ListArgs, sandboxes: &Sandboxes) -> Result<()> {
                 }
                 row
             };
-            let heading = ["NAME", "STATE", "DRIVER", "ADDRESSES", "UNITS"].map(str::to_owned);
+            let heading = ["NAME", "STATE", "DRIVER", "ADDRESSES", "RUNS"].map(str::to_owned);
             let heading = with_ports(heading.to_vec(), "PORTS".to_owned());
             let rows = summaries.into_iter().map(|summary| {
                 let ports = listed(ports(&summary), ",");
+                let runs = runs(&summary);
                 let row = vec![
                     summary.name.to_string(),
                     summary.state,
                     summary.driver,
                     listed(summary.addresses, ","),
-                    summary.units.join(","),
+                    runs,
                 ];
                 with_ports(row, ports)
             });
@@ -85,6 +86,14 @@ fn listed(words: Vec<String>, separator: &str) -> String {
     words.join(separator)
 }
 
+/// The command, or the units.
+fn runs(summary: &Summary) -> String {
+    match &summary.command {
+        Some(argv) => output::printable(&workload::shown(argv)),
+        None => summary.units.join(","),
+    }
+}
+
 pub fn status(args: &StatusArgs, sandboxes: &Sandboxes) -> Result<()> {
     let name = &args.name.name;
     let summary = sandboxes.summary(name)?;
@@ -97,8 +106,17 @@ pub fn status(args: &StatusArgs, sandboxes: &Sandboxes) -> Result<()> {
         vec!["driver".into(), summary.driver.clone()],
         vec!["hostname".into(), summary.hostname.clone()],
         vec!["addresses".into(), summary.addresses.join(" ")],
+        vec![
+            "at boot".into(),
+            if summary.enabled {
+                "started"
+            } else {
+                "not started"
+            }
+            .into(),
+        ],
         vec!["tree".into(), summary.path.display().to_string()],
-        vec!["units".into(), summary.units.join(" ")],
+        vec!["runs".into(), runs(&summary)],
     ];
     if !summary.publish.is_empty() {
         rows.insert(5, vec!["ports".into(), ports(&summary).join(" ")]);

@@ -16,6 +16,9 @@ use crate::snapshot::Snapshot;
 /// How long a service may take, after it is active, to give its first answer.
 const WARM_UP: Duration = Duration::from_secs(20);
 
+/// What others on the host make, too, as lines of a [`Snapshot`] begin.
+const SHARED: [&str; 3] = ["cgroup ", "file /etc/logrotate.d/", "loop device "];
+
 /// How a visit went.
 #[derive(Debug, Default)]
 pub struct Outcome {
@@ -120,10 +123,11 @@ impl Keeper {
                 outcome.note(done);
             }
         }
-        // Other sandboxes come and go on the host meanwhile.
+        // Other sandboxes and packages come and go on the host meanwhile.
         let is_ours = |line: &String| {
-            host::is_of_daemon(line)
-                .unwrap_or_else(|| !line.starts_with("cgroup ") || line.contains(&name))
+            host::is_of_daemon(line).unwrap_or_else(|| {
+                line.contains(&name) || !SHARED.iter().any(|of| line.starts_with(of))
+            })
         };
         let left = before.leftovers();
         let left = left.map(|left| left.into_iter().filter(is_ours).collect::<Vec<_>>());
