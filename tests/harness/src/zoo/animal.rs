@@ -14,7 +14,7 @@ use crate::host;
 use crate::snapshot::Snapshot;
 
 /// How long a service may take, after it is active, to give its first answer.
-const WARM_UP: Duration = Duration::from_secs(20);
+const WARM_UP: Duration = Duration::from_secs(60);
 
 /// What others on the host make, too, as lines of a [`Snapshot`] begin.
 const SHARED: [&str; 3] = ["cgroup ", "file /etc/logrotate.d/", "loop device "];
