@@ -25,6 +25,7 @@ fn main() -> Result<()> {
         publish: vec![],
         on_demand: false,
         idle_stop: None,
+        image: None,
         resources: Resources::default(),
         hostname: None,
         timeout: DEFAULT_TIMEOUT,

@@ -54,7 +54,8 @@ impl Sandboxes {
             {
                 let _still = Still::new(self, &source, "cloning")?;
                 let place = |path: &Path| renewal.place(path);
-                let report = copy_tree(&source.path, tree, &place, interrupted)?;
+                let from = self.tree(&source)?;
+                let report = copy_tree(from.path(), tree, &place, interrupted)?;
                 for skipped in &report.skipped {
                     log::debug!("not copied: {skipped}");
                 }

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use crate::config::network::{DEFAULT_SOURCE, Source};
 use crate::config::service::VERSION;
 use crate::config::{
-    Hostname, Mac, Mount, Network, Publish, Resources, SandboxConfig, SandboxName, State, Workload,
+    Hostname, Mac, Mount, Network, Publish, Resources, SandboxConfig, SandboxName, State,
+    TreeImage, Workload,
 };
 use crate::driver::Keeper;
 use crate::error::{Error, Result};
@@ -20,7 +21,7 @@ use crate::service::sandboxes::Sandboxes;
 use crate::service::store::Removal;
 use crate::service::tree::{self, Class, TreePlan};
 use crate::service::unit::special::Role;
-use crate::service::{command, place, preflight};
+use crate::service::{command, image, place, preflight};
 
 /// What a new sandbox is to be.
 #[derive(Debug, Clone)]
@@ -45,6 +46,8 @@ pub struct Request {
     pub on_demand: bool,
     /// Seconds without a connection after which it is stopped then.
     pub idle_stop: Option<u32>,
+    /// The image that its tree is to be in, instead of a directory.
+    pub image: Option<TreeImage>,
     /// Its limits.
     pub resources: Resources,
     /// Host name inside, instead of the sandbox's name.
@@ -128,7 +131,7 @@ impl Sandboxes {
             publish: request.publish.clone(),
             on_demand: request.on_demand,
             idle_stop: request.idle_stop,
-            image: None,
+            image: request.image,
             resources: request.resources.clone(),
         };
         config.check().map_err(Error::refused)?;
@@ -136,6 +139,10 @@ impl Sandboxes {
         let mut tree = TreePlan::new(root, &config, &service, request.state)?;
         if request.state == State::Auto {
             activity::refuse_live_state(&service, &tree.state)?;
+        }
+        if let Some(image) = config.image {
+            image::check_size(image, &tree, root)?;
+            place::check_image(&config)?;
         }
         shared(&mut tree);
         let packages = service
@@ -200,6 +207,7 @@ impl Sandboxes {
             connection: config.connection.clone(),
             uuid: config.uuid,
             tree: Some(config.path.clone()),
+            image: config.image_file(),
             registered: true,
         };
         self.store.note(&removal)?;

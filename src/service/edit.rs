@@ -75,7 +75,9 @@ impl Sandboxes {
     fn follow(&self, old: &SandboxConfig, new: &SandboxConfig) -> Result<()> {
         if old.hostname != new.hostname {
             let mut manifest = self.recorded(&new.name)?;
-            Renewal::new(old, new)?.write(&new.path, &mut manifest)?;
+            let tree = self.tree(new)?;
+            Renewal::new(old, new)?.write(tree.path(), &mut manifest)?;
+            tree.settle()?;
             let text = manifest.to_string();
             atomic::write(&self.store.manifest(&new.name), text.as_bytes(), 0o600)?;
         }
@@ -117,6 +119,12 @@ fn check_identity(
             return Err(differs(
                 "path",
                 "clone the sandbox with --path to have its tree elsewhere",
+            ));
+        }
+        if new.image != old.image {
+            return Err(differs(
+                "image",
+                "make another sandbox with the image that is wanted",
             ));
         }
         if new.connection != old.connection {

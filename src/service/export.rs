@@ -37,12 +37,13 @@ impl Sandboxes {
         interrupted: &dyn Fn() -> bool,
     ) -> Result<()> {
         let (_lock, config) = self.store.lock(name)?;
-        let metadata = Metadata::of(&config)?;
+        let tree = self.tree(&config)?;
+        let metadata = Metadata::of(&config, tree.path())?;
         let metadata = serde_json::to_vec_pretty(&metadata)
             .map_err(Error::step("writing what the archive says of itself"))?;
         let read = |path: PathBuf| fs::read(&path).map_err(Error::io("reading", &path));
         let _still = Still::new(self, &config, "exporting")?;
-        let root = Root::new(&config.path)?;
+        let root = Root::new(tree.path())?;
         let mut writer = Writer::new(to, interrupted);
         writer.document(METADATA, &metadata)?;
         writer.document(CONFIG, &read(self.store.config(name))?)?;

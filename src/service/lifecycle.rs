@@ -12,6 +12,7 @@ use crate::guest::cgroup;
 use crate::hypervisor::{DomainState, Hypervisor};
 
 use crate::service::failure::failure;
+use crate::service::image::Device;
 use crate::service::ports::Ports;
 use crate::service::ready::{self, Readiness, UnitState, judge};
 use crate::service::sandboxes::Sandboxes;
@@ -67,14 +68,29 @@ impl Sandboxes {
         // One that has ended by itself a moment ago.
         self.release_ports(name);
         let ports = self.open_ports(&config, sockets)?;
-        let inside = self.boot(&config, &hypervisor)?;
+        // Ours until the sandbox has mounted it, which keeps it.
+        let device = self.device(&config)?;
+        let inside = self.boot(&config, device.as_ref(), &hypervisor)?;
         drop(hypervisor);
         let outcome = self.wait_ready(&config, &*inside, timeout, interrupted);
         self.show_boot(name);
-        if outcome.is_err() {
-            self.end(&config)?;
+        if device.is_some() {
+            // Whoever starts the domain without us must not give it what has the device's name another time.
+            self.render(&config, &self.hypervisor(&config)?)?;
         }
-        outcome.map(|()| ports)
+        match outcome {
+            Ok(()) => {
+                if let Some(device) = device {
+                    device.leave();
+                }
+                Ok(ports)
+            }
+            Err(error) => {
+                drop(device);
+                self.end(&config)?;
+                Err(error)
+            }
+        }
     }
 
     /// As [`start`](Self::start), but a sandbox that runs already is taken over: who kept it before may have been killed. Gives
@@ -90,7 +106,7 @@ impl Sandboxes {
     ) -> Result<Ports> {
         let config = self.store.load(name)?;
         let state = self.hypervisor(&config)?.state(name.as_str())?;
-        match self.keeper(&config)?.inside(&config, state) {
+        match self.inside_of(&config, state)? {
             Some(inside) if !matches!(state, DomainState::Paused { .. }) => {
                 self.release_ports(name);
                 let ports = self.open_ports(&config, sockets)?;
@@ -102,7 +118,12 @@ impl Sandboxes {
     }
 
     /// Starts the domain; gives the way into it.
-    fn boot(&self, config: &SandboxConfig, hypervisor: &dyn Hypervisor) -> Result<Box<dyn Inside>> {
+    fn boot(
+        &self,
+        config: &SandboxConfig,
+        device: Option<&Device>,
+        hypervisor: &dyn Hypervisor,
+    ) -> Result<Box<dyn Inside>> {
         let name = &config.name;
         for network in &config.networks {
             if let Some(source) = network.container_network() {
@@ -110,10 +131,9 @@ impl Sandboxes {
             }
         }
         cgroup::remove(name);
-        self.render(config, hypervisor)?;
+        self.render_with(config, device.map(Device::path), hypervisor)?;
         hypervisor.start(name.as_str())?;
-        self.keeper(config)?
-            .inside(config, hypervisor.state(name.as_str())?)
+        self.inside(config, hypervisor)?
             .ok_or_else(|| self.ended_early(name))
     }
 
@@ -148,7 +168,12 @@ impl Sandboxes {
         timeout: Option<Duration>,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<()> {
-        let timeout = timeout.unwrap_or(Duration::from_secs(config.timeout.into()));
+        let timeout = match timeout {
+            Some(timeout) => timeout,
+            None => {
+                Duration::from_secs(config.timeout.into()) + self.keeper(config)?.boot_time()?
+            }
+        };
         let begin = Instant::now();
         let mut since: Option<(String, Instant)> = None;
         loop {
@@ -158,7 +183,12 @@ impl Sandboxes {
             if !inside.is_alive() {
                 return Err(self.ended_early(&config.name));
             }
-            let waiting = match look(inside, config.units()) {
+            let begun = Instant::now();
+            let looked = match inside.answers() {
+                true => look(inside, config.units()),
+                false => None,
+            };
+            let waiting = match looked {
                 Some(Readiness::Failed(units)) => {
                     return Err(failure(inside, &config.name, &units));
                 }
@@ -200,7 +230,8 @@ impl Sandboxes {
                     )
                 }));
             }
-            sleep(LOOK);
+            // To look must not keep it from coming up.
+            sleep(LOOK.max(begun.elapsed()));
         }
     }
 
@@ -226,10 +257,9 @@ impl Sandboxes {
 
     fn end(&self, config: &SandboxConfig) -> Result<()> {
         let name = config.name.as_str();
-        let keeper = self.keeper(config)?;
         let state = self.hypervisor(config)?.state(name)?;
         let is_frozen = matches!(state, DomainState::Paused { .. });
-        if let Some(inside) = keeper.inside(config, state).filter(|_| !is_frozen) {
+        if let Some(inside) = self.inside_of(config, state)?.filter(|_| !is_frozen) {
             let asked = inside.capture(&["systemctl", "--no-block", "poweroff"]);
             let begin = Instant::now();
             if asked.is_ok_and(|asked| asked.success) {
@@ -244,8 +274,8 @@ impl Sandboxes {
         let hypervisor = self.hypervisor(config)?;
         // The daemon takes a moment to notice that a domain has ended.
         let begin = Instant::now();
-        while keeper
-            .inside(config, hypervisor.state(name)?)
+        while self
+            .inside(config, &hypervisor)?
             .is_some_and(|inside| !inside.is_alive())
             && begin.elapsed() < Duration::from_secs(5)
         {
@@ -254,6 +284,7 @@ impl Sandboxes {
         hypervisor.destroy(name)?;
         cgroup::remove(&config.name);
         self.release_ports(&config.name);
+        self.await_release(config);
         Ok(())
     }
 
@@ -265,8 +296,7 @@ impl Sandboxes {
     pub fn wait(&self, name: &SandboxName, ports: &Ports, stop: &dyn Fn() -> bool) -> Result<End> {
         let config = self.store.load(name)?;
         let look = || -> Result<Option<Box<dyn Inside>>> {
-            let state = self.hypervisor(&config)?.state(name.as_str())?;
-            Ok(self.keeper(&config)?.inside(&config, state))
+            self.inside(&config, &self.hypervisor(&config)?)
         };
         let mut inside = look()?;
         while let Some(watched) = inside {

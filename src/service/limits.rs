@@ -24,7 +24,7 @@ impl Sandboxes {
         let differing = before.differing(&config.resources);
         let hypervisor = self.hypervisor(&config)?;
         config.save(&self.store.config(name))?;
-        let Some(inside) = keeper.inside(&config, hypervisor.state(name.as_str())?) else {
+        let Some(inside) = self.inside(&config, &hypervisor)? else {
             return Ok(vec![]);
         };
         let mut later = Vec::new();

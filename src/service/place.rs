@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::config::SandboxConfig;
 use crate::error::{Error, Result};
 use crate::host;
 use crate::sys::{atomic, rename};
@@ -181,6 +182,50 @@ pub fn rename(from: &Path, to: &Path, uuid: Uuid) -> Result<()> {
         write(to, &mark)?;
     }
     Ok(())
+}
+
+/// Checks that the image of a new tree can be made.
+///
+/// # Errors
+/// Where something is there.
+pub fn check_image(config: &SandboxConfig) -> Result<()> {
+    match config.image_file() {
+        Some(file) if file.symlink_metadata().is_ok() => Err(Error::refused(format!(
+            "'{}', where the image would go, is there already; move it away, or choose another place with --path",
+            file.display()
+        ))),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Removes the image of the tree at `path` if that is of sandbox `uuid`. One that is not there is no error.
+///
+/// # Errors
+/// Where it cannot be removed.
+pub fn remove_image(path: &Path, image: &Path, uuid: Uuid) -> Result<()> {
+    let mark = fs::read(path.join(MARK)).unwrap_or_default();
+    let is_ours = serde_json::from_slice::<Mark>(&mark).is_ok_and(|mark| mark.uuid == uuid);
+    if !is_ours {
+        return Ok(());
+    }
+    match fs::remove_file(image) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(Error::io("removing", image)(error))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Gives an image another name. One that has it already is no error.
+///
+/// # Errors
+/// Where something else has the name.
+pub fn rename_image(from: &Path, to: &Path) -> Result<()> {
+    match fs::symlink_metadata(from) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Ok(_) if from == to => Ok(()),
+        Ok(_) | Err(_) => rename::exclusively(from, to).map_err(Error::io("renaming", from)),
+    }
 }
 
 fn write(tree: &Path, mark: &Mark) -> Result<()> {

@@ -50,8 +50,12 @@ impl Sandboxes {
             )));
         }
         self.check_domain(new, &hypervisor)?;
+        let config_after = renamed(&config, new)?;
+        if config_after.path != config.path {
+            place::check_image(&config_after)?;
+        }
         let renaming = Renaming {
-            new: renamed(&config, new)?,
+            new: config_after,
             enabled: self.store.is_enabled(old),
             old: config,
         };
@@ -111,8 +115,14 @@ impl Sandboxes {
             remove_tree(&self.store.stage(&old.name));
         }
         place::rename(&old.path, &new.path, new.uuid)?;
+        if let (Some(from), Some(to)) = (old.image_file(), new.image_file()) {
+            place::rename_image(&from, &to)?;
+        }
         let mut manifest = self.recorded(&new.name)?;
-        Renewal::new(old, new)?.write(&new.path, &mut manifest)?;
+        let tree = self.tree(new)?;
+        Renewal::new(old, new)?.write(tree.path(), &mut manifest)?;
+        tree.settle()?;
+        drop(tree);
         let text = manifest.to_string();
         atomic::write(&self.store.manifest(&new.name), text.as_bytes(), 0o600)?;
         new.save(&self.store.config(&new.name))?;

@@ -5,18 +5,18 @@ use std::path::{Path, PathBuf};
 use guest_init::config::File;
 use serde::Serialize;
 
-use crate::config::workload::{COMMAND_UNIT, Restart};
-use crate::config::{Publish, SandboxConfig, SandboxName, Workload};
+use crate::config::workload::COMMAND_UNIT;
+use crate::config::{Publish, SandboxConfig, SandboxName};
 use crate::domain::template::Template;
-use crate::driver::{Contents, Inside, Keeper, Site};
+use crate::driver::{Contents, Inside, Keeper, Shared, Site};
 use crate::error::{Error, Result};
 use crate::guest;
-use crate::host::{self, HostFacts};
+use crate::host::HostFacts;
 use crate::hypervisor::libvirt::Libvirt;
 use crate::hypervisor::{DomainState, Hypervisor};
+use crate::service::connections::Connections;
 use crate::service::store::{Removal, Store};
-use crate::service::{command, package, place, ports, services_d};
-use crate::sys::{atomic, command as program};
+use crate::service::{command, package, place, services_d};
 
 /// The sandboxes of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +47,9 @@ pub struct Summary {
     pub publish: Vec<Publish>,
     /// Its private tree on the host.
     pub path: PathBuf,
+    /// The image that holds the tree, if one does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<PathBuf>,
     /// Host name inside.
     pub hostname: String,
     /// Whether the host's systemd starts it at boot.
@@ -100,46 +103,14 @@ impl Sandboxes {
             guest::cgroup::remove(name);
         }
         if let Some(tree) = &removal.tree {
+            if let Some(image) = &removal.image {
+                place::remove_image(tree, image, removal.uuid)?;
+            }
             place::remove(tree, removal.uuid)?;
             self.remove_base(tree);
         }
         self.store.forget(name);
         Ok(())
-    }
-
-    /// Removes the host's unit of a sandbox.
-    pub(super) fn remove_unit(&self, name: &SandboxName) {
-        self.remove_socket(name);
-        let unit = self.store.unit(name);
-        if self.store.is_enabled(name) {
-            self.systemctl(&["disable", "--quiet", &name.unit()]);
-        }
-        let _ = std::fs::remove_file(&unit);
-        self.reload_host();
-        if host::runs_systemd() {
-            // One that has failed would stay in systemd's list without a file; that it has not is no matter.
-            let _ = program::capture("systemctl", ["reset-failed", "--", &name.unit()]);
-        }
-    }
-
-    /// Removes the host's unit that listens for a sandbox, where there is one.
-    fn remove_socket(&self, name: &SandboxName) {
-        let socket = self.store.socket(name);
-        if !socket.exists() {
-            return;
-        }
-        if host::runs_systemd() {
-            self.systemctl(&["disable", "--quiet", "--now", &name.socket()]);
-        }
-        let _ = std::fs::remove_file(&socket);
-    }
-
-    /// Stops the host's unit of a sandbox, where there is one that runs it. Not to be called under the sandbox's lock, which
-    /// what the unit runs takes too.
-    pub(super) fn stop_unit(&self, name: &SandboxName) {
-        if host::runs_systemd() && self.store.unit(name).exists() {
-            self.systemctl(&["stop", "--", &name.unit()]);
-        }
     }
 
     /// Removes the directory of all trees with the last of them, unless it came with a package.
@@ -158,31 +129,26 @@ impl Sandboxes {
         }
     }
 
-    /// Has the host's systemd read its units again, where there is one.
-    pub(super) fn reload_host(&self) {
-        if host::runs_systemd() {
-            self.systemctl(&["daemon-reload"]);
-        }
-    }
-
-    pub(super) fn systemctl(&self, arguments: &[&str]) {
-        let shown = || format!("systemctl {}", arguments.join(" "));
-        match program::capture("systemctl", arguments.iter().copied()) {
-            Ok(captured) if captured.success => {}
-            Ok(captured) => log::warn!("{}: {}", shown(), captured.stderr),
-            Err(error) => log::warn!("{}: {error}", shown()),
-        }
-    }
-
     /// Makes everything that is derived from the configuration anew: the staging root, the domain, the host's unit.
     ///
     /// # Errors
     /// Where a template is wrong, a file cannot be written or libvirt refuses the domain.
     pub(super) fn render(&self, config: &SandboxConfig, hypervisor: &dyn Hypervisor) -> Result<()> {
+        self.render_with(config, None, hypervisor)
+    }
+
+    /// As [`render`](Self::render), with the block device that the image of the tree has while it runs.
+    pub(super) fn render_with(
+        &self,
+        config: &SandboxConfig,
+        device: Option<&Path>,
+        hypervisor: &dyn Hypervisor,
+    ) -> Result<()> {
         let facts = HostFacts::probe(Path::new("/"))?;
         let site = Site {
             stage: &self.store.stage(&config.name),
             templates: &self.store.templates,
+            device,
         };
         let keeper = self.keeper(config)?;
         let contents = self.contents(config)?;
@@ -190,86 +156,6 @@ impl Sandboxes {
         self.store.link_journal(config);
         self.write_unit(config)?;
         Ok(())
-    }
-
-    /// Writes the host's units of a sandbox. `false` if the host has no place for units.
-    pub(super) fn write_unit(&self, config: &SandboxConfig) -> Result<bool> {
-        if !self.store.units.is_dir() {
-            return Ok(false);
-        }
-        let name = &config.name;
-        let mut units = vec![(self.store.unit(name), self.host_unit(config)?)];
-        if config.on_demand {
-            units.push((self.store.socket(name), self.host_socket(config)?));
-        } else {
-            self.remove_socket(name);
-        }
-        units.retain(|(path, unit)| std::fs::read_to_string(path).ok().as_deref() != Some(unit));
-        for (path, unit) in &units {
-            atomic::write(path, unit.as_bytes(), 0o644)?;
-        }
-        if !units.is_empty() {
-            self.reload_host();
-        }
-        Ok(true)
-    }
-
-    /// The host's unit that listens for a sandbox.
-    ///
-    /// # Errors
-    /// Where the template is wrong.
-    pub fn host_socket(&self, config: &SandboxConfig) -> Result<String> {
-        #[derive(Serialize)]
-        struct View<'a> {
-            name: &'a SandboxName,
-            ports: Vec<(&'static str, String)>,
-        }
-        let view = View {
-            name: &config.name,
-            ports: config.publish.iter().map(ports::listening).collect(),
-        };
-        Template::HostSocket.render(&view, Some(&self.store.templates))
-    }
-
-    /// The host's unit of a sandbox.
-    ///
-    /// # Errors
-    /// Where the template is wrong.
-    pub fn host_unit(&self, config: &SandboxConfig) -> Result<String> {
-        #[derive(Serialize)]
-        struct View<'a> {
-            name: &'a SandboxName,
-            units: &'a [String],
-            what: String,
-            restart: Restart,
-            program: String,
-            start_seconds: u64,
-            stop_seconds: u64,
-            tree: String,
-            socket: Option<String>,
-        }
-        let program =
-            std::env::current_exe().map_err(Error::io("finding", Path::new("/proc/self/exe")))?;
-        let view = View {
-            name: &config.name,
-            units: config.workload.given_units(),
-            what: config.workload.to_string(),
-            // One that ends with its command has done what it was for.
-            restart: match &config.workload {
-                Workload::Command(command) => match command.restart {
-                    Restart::No => Restart::No,
-                    Restart::OnFailure | Restart::Always => Restart::OnFailure,
-                },
-                Workload::Units(_) => Restart::OnFailure,
-            },
-            program: program.display().to_string(),
-            // Where the units do not come up the sandbox is stopped again before it is said why.
-            start_seconds: u64::from(config.timeout) + super::lifecycle::STOP_SECONDS + 30,
-            stop_seconds: super::lifecycle::STOP_SECONDS + 30,
-            tree: config.path.display().to_string(),
-            socket: config.on_demand.then(|| config.name.socket()),
-        };
-        Template::HostUnit.render(&view, Some(&self.store.templates))
     }
 
     /// What the services want inside.
@@ -326,6 +212,31 @@ impl Sandboxes {
         Keeper::of(&config.connection)
     }
 
+    /// The way into a sandbox; `None` where it does not run.
+    ///
+    /// # Errors
+    /// Where libvirt does not answer.
+    pub(super) fn inside(
+        &self,
+        config: &SandboxConfig,
+        hypervisor: &dyn Hypervisor,
+    ) -> Result<Option<Box<dyn Inside>>> {
+        self.inside_of(config, hypervisor.state(config.name.as_str())?)
+    }
+
+    /// The way into a sandbox that is in this state.
+    ///
+    /// # Errors
+    /// Where its configuration names no driver.
+    pub(super) fn inside_of(
+        &self,
+        config: &SandboxConfig,
+        state: DomainState,
+    ) -> Result<Option<Box<dyn Inside>>> {
+        let stage = self.store.stage(&config.name);
+        Ok(self.keeper(config)?.inside(config, &stage, state))
+    }
+
     /// A connection for the domain of a sandbox.
     ///
     /// # Errors
@@ -347,11 +258,35 @@ impl Sandboxes {
                 config.connection
             )));
         }
-        self.keeper(&config)?.inside(&config, state).ok_or_else(|| {
+        self.inside_of(&config, state)?.ok_or_else(|| {
             Error::refused(format!(
                 "the sandbox '{name}' does not run; start it with 'virt-sandbox-service start {name}'"
             ))
         })
+    }
+
+    /// Has the files of a sandbox on the host be as it sees them, where it runs.
+    ///
+    /// # Errors
+    /// Where there is no such sandbox, or libvirt or the sandbox does not answer.
+    pub fn settle(&self, name: &SandboxName) -> Result<()> {
+        let config = self.store.load(name)?;
+        match self.hypervisor(&config)?.state(name.as_str())? {
+            state @ DomainState::Running { .. } => match self.inside_of(&config, state)? {
+                Some(inside) => inside.settle(),
+                None => Ok(()),
+            },
+            DomainState::Paused { .. } | DomainState::Stopped | DomainState::Missing => Ok(()),
+        }
+    }
+
+    /// How the directories of the host get into a sandbox.
+    ///
+    /// # Errors
+    /// Where one cannot.
+    pub fn sharing(&self, config: &SandboxConfig) -> Result<Vec<Shared>> {
+        let facts = HostFacts::probe(Path::new("/"))?;
+        self.keeper(config)?.sharing(config, &facts)
     }
 
     /// Whether a sandbox runs; one that is paused does.
@@ -369,21 +304,27 @@ impl Sandboxes {
     /// # Errors
     /// Where there is no such sandbox or libvirt does not answer.
     pub fn summary(&self, name: &SandboxName) -> Result<Summary> {
+        self.summary_at(name, &mut Connections::default())
+    }
+
+    fn summary_at(&self, name: &SandboxName, connections: &mut Connections) -> Result<Summary> {
         let config = self.store.load(name)?;
-        let hypervisor = self.hypervisor(&config)?;
-        let state = hypervisor.state(name.as_str())?;
-        let keeper = self.keeper(&config)?;
-        let inside = keeper.inside(&config, state);
+        let state = connections.of(&config)?.state(name.as_str())?;
+        let inside = match state {
+            DomainState::Running { .. } => self.inside_of(&config, state)?,
+            DomainState::Paused { .. } | DomainState::Stopped | DomainState::Missing => None,
+        };
         Ok(Summary {
             name: name.clone(),
             state: state.as_str().to_owned(),
-            driver: keeper.name().to_owned(),
+            driver: self.keeper(&config)?.name().to_owned(),
             units: config.units().to_vec(),
             command: config
                 .workload
                 .command()
                 .map(|command| command.argv.clone()),
             addresses: inside.map_or_else(Vec::new, |inside| inside.addresses()),
+            image: config.image_file(),
             publish: config.publish,
             path: config.path,
             hostname: config.hostname,
@@ -399,12 +340,13 @@ impl Sandboxes {
     pub fn list(&self) -> Result<Vec<Summary>> {
         let mut summaries = Vec::new();
         let mut silent = Vec::new();
+        let mut connections = Connections::default();
         for name in self.store.names()? {
             // Half made, by a command that is at it.
             if !self.store.config(&name).exists() {
                 continue;
             }
-            match self.summary(&name) {
+            match self.summary_at(&name, &mut connections) {
                 Ok(summary) => summaries.push(summary),
                 Err(error @ Error::Libvirt { .. }) => silent.push((name, error)),
                 Err(error) => log::warn!("{name}: {error}"),

@@ -59,6 +59,9 @@ pub struct Removal {
     pub uuid: uuid::Uuid,
     /// Its tree, once it is ours.
     pub tree: Option<PathBuf>,
+    /// The image that holds its tree, if one does, once it is ours.
+    #[serde(default)]
+    pub image: Option<PathBuf>,
     /// Whether its unit and its domain are ours.
     pub registered: bool,
 }
@@ -375,6 +378,7 @@ mod tests {
             connection: "test:///".into(),
             uuid: uuid::Uuid::from_u128(7),
             tree: None,
+            image: None,
             registered: false,
         };
         let lock = store.reserve(&name).unwrap();

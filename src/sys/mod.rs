@@ -5,6 +5,7 @@
 
 pub mod archive;
 pub mod atomic;
+pub mod blank;
 pub mod command;
 pub mod copy;
 pub mod deadline;
@@ -12,9 +13,11 @@ pub mod enter;
 pub mod export;
 pub mod forward;
 pub mod fresh;
+pub mod hold;
 pub mod listen;
 pub mod lock;
 pub mod loopdev;
+pub mod mounted;
 pub mod notify;
 pub mod patient;
 pub mod pidfd;

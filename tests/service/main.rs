@@ -8,7 +8,9 @@
 //! | [`errors`] | one line for each mistake, and nothing left |
 //! | [`interruption`] | create cut short |
 //! | [`units`] | units of an admin: those that work and those that fail |
+//! | [`kinds`] | every verb on units, commands and images |
 //! | [`host`] | the host's unit of a sandbox, and libvirtd restarted |
+//! | [`drivers`] | every verb in containers and in virtual machines |
 //! | [`clones`], [`renames`] | a second sandbox like one, and another name for one |
 //! | [`archives`], [`hostile`] | a sandbox exported and imported, and archives that mean harm |
 //! | [`tuning`] | limits changed, and what is used |
@@ -23,11 +25,13 @@
 
 mod archives;
 mod clones;
+mod drivers;
 mod errors;
 mod host;
 mod hostile;
 mod interruption;
 mod isolation;
+mod kinds;
 mod life;
 mod limits;
 mod ports;

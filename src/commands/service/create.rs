@@ -2,13 +2,18 @@
 
 use std::path::PathBuf;
 
+use clap_complete::ArgValueCompleter;
+
 use super::lifecycle;
+use crate::commands::complete;
 use crate::commands::output;
 use crate::config::network::NetworkChoice;
 use crate::config::service::DEFAULT_TIMEOUT;
+use crate::config::storage::{TreeFilesystem, TreeFormat};
 use crate::config::workload::{Ready, Restart};
 use crate::config::{
-    Command, Hostname, Mount, Network, Publish, Resources, SandboxName, State, Workload,
+    Bytes, Command, Hostname, Mount, Network, Publish, Resources, SandboxName, State, TreeImage,
+    Workload,
 };
 use crate::error::{Error, Result};
 use crate::host;
@@ -24,7 +29,8 @@ pub struct Args {
         visible_alias = "unit",
         value_name = "UNIT",
         required_unless_present = "command",
-        conflicts_with = "command"
+        conflicts_with = "command",
+        add = ArgValueCompleter::new(complete::units)
     )]
     unitfile: Vec<String>,
     /// Package whose configuration and state belong to the service, beside those that are found
@@ -62,6 +68,15 @@ pub struct Args {
     /// Seconds the units may take to become active
     #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_TIMEOUT, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     timeout: u32,
+    /// Keep its tree in an image of this size beside the directory of the tree, not in that
+    #[arg(short, long, value_name = "SIZE")]
+    imagesize: Option<Bytes>,
+    /// Format of the image
+    #[arg(long, value_enum, default_value_t, requires = "imagesize")]
+    format: TreeFormat,
+    /// Filesystem of the image
+    #[arg(long, value_enum, default_value_t, requires = "imagesize")]
+    filesystem: TreeFilesystem,
     #[command(flatten)]
     resources: Resources,
     /// Start it, and wait until its units are active; if they do not come up, nothing is left
@@ -156,6 +171,11 @@ pub fn run(args: Args, sandboxes: &Sandboxes) -> Result<()> {
         publish: args.publish,
         on_demand: args.on_demand,
         idle_stop: args.idle_stop,
+        image: args.imagesize.map(|size| TreeImage {
+            size,
+            format: args.format,
+            filesystem: args.filesystem,
+        }),
         resources: args.resources,
         hostname: args.hostname,
         timeout: args.timeout,
@@ -168,7 +188,7 @@ pub fn run(args: Args, sandboxes: &Sandboxes) -> Result<()> {
     let config = sandboxes.create(&request, &interrupted)?;
     output::progress(&format!(
         "created sandbox '{name}' in '{}'",
-        config.path.display()
+        config.image_file().unwrap_or(config.path).display()
     ));
     if args.start {
         return start_made(&name, "create it", sandboxes, &interrupted);
