@@ -101,7 +101,9 @@ fn a_published_port_is_answered_while_the_sandbox_runs() {
 
 /// systemd as far as it listens: it runs the host's unit when somebody comes.
 fn listen(port: u16, name: &str) -> Child {
+    // It passes nothing of its environment on but what it is told to.
     Command::new("systemd-socket-activate")
+        .arg("--setenv=VIRT_SANDBOX_GUEST_INIT")
         .arg(format!("--listen={port}"))
         .arg(program().get_program())
         .args(["run", name])
