@@ -74,12 +74,11 @@ impl Sandboxes {
     /// What else follows from a change.
     fn follow(&self, old: &SandboxConfig, new: &SandboxConfig) -> Result<()> {
         if old.hostname != new.hostname {
-            let mut manifest = self.recorded(&new.name)?;
+            let mut provenance = self.recorded(&new.name)?;
             let tree = self.tree(new)?;
-            Renewal::new(old, new)?.write(tree.path(), &mut manifest)?;
+            Renewal::new(old, new)?.write(tree.path(), &mut provenance.manifest)?;
             tree.settle()?;
-            let text = manifest.to_string();
-            atomic::write(&self.store.manifest(&new.name), text.as_bytes(), 0o600)?;
+            provenance.save(&self.store, &new.name)?;
         }
         for unit in new
             .units()
@@ -87,7 +86,8 @@ impl Sandboxes {
             .filter(|unit| !old.units().contains(unit))
         {
             log::warn!(
-                "'{unit}' was not there when '{}' was made: what it has on the host is not in its tree",
+                "'{unit}' was not there when '{}' was made: what it has on the host is not in its tree; 'virt-sandbox-service upgrade {}' brings it there",
+                new.name,
                 new.name
             );
         }

@@ -1,6 +1,6 @@
 //! A sandbox as one archive.
 //!
-//! First what it says of itself (`virt-sandbox/metadata.json`), then its configuration and the record of its `/etc`, then its tree
+//! First what it says of itself (`virt-sandbox/metadata.json`), then its configuration and the records of what it was made from, then its tree
 //! below `tree`, and last a member that tells that nothing is missing.
 
 use std::fs;
@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::SandboxName;
 use crate::error::{Error, Result};
+use crate::service::base::Base;
 use crate::service::clone::walk;
 use crate::service::frozen::Still;
 use crate::service::metadata::Metadata;
@@ -20,6 +21,7 @@ use crate::sys::root::Root;
 pub(super) const METADATA: &str = "virt-sandbox/metadata.json";
 pub(super) const CONFIG: &str = "virt-sandbox/sandbox.toml";
 pub(super) const MANIFEST: &str = "virt-sandbox/manifest";
+pub(super) const BASE: &str = "virt-sandbox/base.json";
 pub(super) const END: &str = "virt-sandbox/end";
 
 /// What the tree is below.
@@ -48,6 +50,7 @@ impl Sandboxes {
         writer.document(METADATA, &metadata)?;
         writer.document(CONFIG, &read(self.store.config(name))?)?;
         writer.document(MANIFEST, &read(self.store.manifest(name))?)?;
+        writer.document(BASE, &Base::load(&self.store.base(name))?.to_json()?)?;
         for path in walk(&root) {
             if interrupted() {
                 return Err(Error::refused("interrupted"));

@@ -118,7 +118,7 @@ impl Sandboxes {
     }
 
     /// Starts the domain; gives the way into it.
-    fn boot(
+    pub(super) fn boot(
         &self,
         config: &SandboxConfig,
         device: Option<&Device>,
@@ -133,6 +133,7 @@ impl Sandboxes {
         cgroup::remove(name);
         self.render_with(config, device.map(Device::path), hypervisor)?;
         hypervisor.start(name.as_str())?;
+        config.save(&self.store.started(name))?;
         self.inside(config, hypervisor)?
             .ok_or_else(|| self.ended_early(name))
     }
@@ -255,7 +256,7 @@ impl Sandboxes {
         self.end(&config)
     }
 
-    fn end(&self, config: &SandboxConfig) -> Result<()> {
+    pub(super) fn end(&self, config: &SandboxConfig) -> Result<()> {
         let name = config.name.as_str();
         let state = self.hypervisor(config)?.state(name)?;
         let is_frozen = matches!(state, DomainState::Paused { .. });

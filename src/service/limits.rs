@@ -33,7 +33,24 @@ impl Sandboxes {
                 later.push((key, reason));
             }
         }
+        if later.is_empty() {
+            self.note_limits(&config)?;
+        }
         Ok(later)
+    }
+
+    /// Notes that a running sandbox has the limits of its configuration, so that an upgrade does not restart it for them.
+    fn note_limits(&self, config: &SandboxConfig) -> Result<()> {
+        let started = self.store.started(&config.name);
+        match SandboxConfig::load(&started) {
+            Ok(before) => SandboxConfig {
+                resources: config.resources.clone(),
+                ..before
+            }
+            .save(&started),
+            // Then it has something else to be restarted for.
+            Err(_) => Ok(()),
+        }
     }
 }
 

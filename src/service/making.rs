@@ -6,15 +6,14 @@ use std::path::{Path, PathBuf};
 use crate::config::{Hostname, SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
 use crate::hypervisor::{DomainState, Hypervisor};
-use crate::service::manifest::Manifest;
+use crate::service::base::Provenance;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::Removal;
 use crate::service::unit::UnitName;
 use crate::service::{image, place};
-use crate::sys::atomic;
 
-/// Fills the tree at a path, and says what its `/etc` was made from.
-pub(super) type Fill<'a> = dyn FnMut(&Path) -> Result<Manifest> + 'a;
+/// Fills the tree at a path, and says what it was made from.
+pub(super) type Fill<'a> = dyn FnMut(&Path) -> Result<Provenance> + 'a;
 
 impl Sandboxes {
     /// Makes the sandbox `config`, with a tree as `fill` makes it.
@@ -66,14 +65,10 @@ impl Sandboxes {
         removal.tree = Some(config.path.clone());
         self.store.note(removal)?;
         place::make(&config.path, config.uuid)?;
-        let manifest = self
+        let provenance = self
             .filled(config, fill)
             .map_err(|error| image::explained(error, config.image))?;
-        atomic::write(
-            &self.store.manifest(name),
-            manifest.to_string().as_bytes(),
-            0o600,
-        )?;
+        provenance.save(&self.store, name)?;
 
         removal.registered = true;
         self.store.note(removal)?;
@@ -83,12 +78,12 @@ impl Sandboxes {
     }
 
     /// Makes the image, if there is to be one, and fills the tree.
-    fn filled(&self, config: &SandboxConfig, fill: &mut Fill<'_>) -> Result<Manifest> {
+    fn filled(&self, config: &SandboxConfig, fill: &mut Fill<'_>) -> Result<Provenance> {
         self.make_image(config)?;
         let tree = self.tree(config)?;
-        let manifest = fill(tree.path())?;
+        let provenance = fill(tree.path())?;
         tree.settle()?;
-        Ok(manifest)
+        Ok(provenance)
     }
 
     /// Checks that a new sandbox can have this name, as far as libvirt is not asked.

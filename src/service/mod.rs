@@ -5,6 +5,7 @@
 
 mod accounts;
 mod activity;
+mod base;
 mod boot;
 pub mod clone;
 mod command;
@@ -39,14 +40,17 @@ mod secrets;
 mod services_d;
 pub mod stats;
 pub mod store;
+mod summary;
 mod sysusers;
 mod tmpfiles;
 pub mod tree;
 pub mod unit;
+pub mod upgrade;
 
 pub use create::{Plan, Request};
 pub use ports::Ports;
-pub use sandboxes::{Sandboxes, Summary};
+pub use sandboxes::Sandboxes;
+pub use summary::Summary;
 
 use std::path::{Component, Path, PathBuf};
 

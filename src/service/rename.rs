@@ -49,6 +49,11 @@ impl Sandboxes {
                 "the sandbox '{old}' is running; stop it with 'virt-sandbox-service stop {old}'"
             )));
         }
+        if self.store.upgrade(old).is_dir() {
+            return Err(Error::refused(format!(
+                "the sandbox '{old}' is being upgraded; try again when that is done"
+            )));
+        }
         self.check_domain(new, &hypervisor)?;
         let config_after = renamed(&config, new)?;
         if config_after.path != config.path {
@@ -118,13 +123,12 @@ impl Sandboxes {
         if let (Some(from), Some(to)) = (old.image_file(), new.image_file()) {
             place::rename_image(&from, &to)?;
         }
-        let mut manifest = self.recorded(&new.name)?;
+        let mut provenance = self.recorded(&new.name)?;
         let tree = self.tree(new)?;
-        Renewal::new(old, new)?.write(tree.path(), &mut manifest)?;
+        Renewal::new(old, new)?.write(tree.path(), &mut provenance.manifest)?;
         tree.settle()?;
         drop(tree);
-        let text = manifest.to_string();
-        atomic::write(&self.store.manifest(&new.name), text.as_bytes(), 0o600)?;
+        provenance.save(&self.store, &new.name)?;
         new.save(&self.store.config(&new.name))?;
         self.render(new, hypervisor)?;
         if *enabled {

@@ -180,6 +180,7 @@ pub fn hold(image: &Path, format: &str, places: Places<'_>) -> io::Result<()> {
     };
     // Not to be ended with the terminal of whoever was first.
     nix::unistd::setsid()?;
+    leave_group();
     unshare(CloneFlags::CLONE_NEWNS)?;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
@@ -205,4 +206,17 @@ pub fn hold(image: &Path, format: &str, places: Places<'_>) -> io::Result<()> {
     let _ = fs::remove_file(places.device());
     let _ = fs::remove_file(places.raw());
     Ok(())
+}
+
+/// Goes to the top of the hierarchy that systemd tells its units' processes by: with a unit that asked for the image all that is
+/// left of it may be killed, while the sandbox runs on.
+fn leave_group() {
+    for top in ["", "systemd", "unified"] {
+        let file = Path::new("/sys/fs/cgroup").join(top).join("cgroup.procs");
+        // Where that is not ours to do nobody tells us by it.
+        let _ = fs::OpenOptions::new()
+            .write(true)
+            .open(file)
+            .and_then(|mut file| file.write_all(b"0"));
+    }
 }

@@ -13,9 +13,14 @@
 //! | [`drivers`] | every verb in containers and in virtual machines |
 //! | [`clones`], [`renames`] | a second sandbox like one, and another name for one |
 //! | [`archives`], [`hostile`] | a sandbox exported and imported, and archives that mean harm |
+//! | [`operations`] | what starts at boot, the configuration edited, the journal, log files rotated |
 //! | [`tuning`] | limits changed, and what is used |
 //! | [`ports`] | ports that the host answers on, and a sandbox started by who asks for one |
 //! | [`trees`] | trees with all that a copy can lose |
+//! | [`undone`] | upgrades that fail, are killed, or meet harm |
+//! | [`packages`] | packages that a test builds and installs |
+//! | [`upgrade`] | sandboxes brought along with packages of the host |
+//! | [`legacy`] | sandboxes of libvirt-sandbox converted |
 //! | [`limits`] | limits in the kernel, and a static address |
 //!
 //! Each test needs the private libvirtd of `make test` and is skipped without it.
@@ -32,11 +37,16 @@ mod hostile;
 mod interruption;
 mod isolation;
 mod kinds;
+mod legacy;
 mod life;
 mod limits;
+mod operations;
+mod packages;
 mod ports;
 mod renames;
 mod support;
 mod trees;
 mod tuning;
+mod undone;
 mod units;
+mod upgrade;

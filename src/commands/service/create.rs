@@ -103,35 +103,40 @@ struct CommandArgs {
         long,
         visible_alias = "username",
         value_name = "USER",
-        requires = "command"
+        conflicts_with = "unitfile"
     )]
     user: Option<String>,
     /// Number of the account; one that the host does not have is made in the sandbox
-    #[arg(short = 'U', long, value_name = "UID", requires = "command", value_parser = clap::value_parser!(u32).range(..=MOST_ID))]
+    #[arg(short = 'U', long, value_name = "UID", conflicts_with = "unitfile", value_parser = clap::value_parser!(u32).range(..=MOST_ID))]
     uid: Option<u32>,
     /// Number of its group [default: that of the account]
-    #[arg(short = 'G', long, value_name = "GID", requires = "command", value_parser = clap::value_parser!(u32).range(..=MOST_ID))]
+    #[arg(short = 'G', long, value_name = "GID", conflicts_with = "unitfile", value_parser = clap::value_parser!(u32).range(..=MOST_ID))]
     gid: Option<u32>,
     /// Its home [default: that of the account]
     #[arg(
         long,
         visible_alias = "homedir",
         value_name = "DIR",
-        requires = "command"
+        conflicts_with = "unitfile"
     )]
     home: Option<PathBuf>,
     /// Directory it starts in [default: /]
-    #[arg(short = 'w', long, value_name = "DIR", requires = "command")]
+    #[arg(short = 'w', long, value_name = "DIR", conflicts_with = "unitfile")]
     workdir: Option<PathBuf>,
     /// Added to its environment; may be given more than once
-    #[arg(short, long, value_name = "KEY=VALUE", requires = "command", value_parser = super::execute::pair)]
+    #[arg(short, long, value_name = "KEY=VALUE", conflicts_with = "unitfile", value_parser = super::execute::pair)]
     env: Vec<(String, String)>,
     /// What becomes of it when it ends
-    #[arg(long, value_enum, default_value_t, requires = "command")]
+    #[arg(long, value_enum, default_value_t, conflicts_with = "unitfile")]
     restart: Restart,
     /// When it is up: started, output (it has written something), port=N[/udp] (somebody listens there) or notify
     /// (sd_notify(3))
-    #[arg(long, value_name = "WHEN", default_value_t, requires = "command")]
+    #[arg(
+        long,
+        value_name = "WHEN",
+        default_value_t,
+        conflicts_with = "unitfile"
+    )]
     ready: Ready,
 }
 

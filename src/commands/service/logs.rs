@@ -17,11 +17,11 @@ pub struct Args {
     /// Only of this unit; may be given more than once
     #[arg(short, long, value_name = "UNIT")]
     unit: Vec<String>,
-    /// Only since then: "2026-01-31 12:00", "10 min ago", yesterday
-    #[arg(short = 'S', long, value_name = "TIME")]
+    /// Only since then: "2026-01-31 12:00", "10 min ago", -1h
+    #[arg(short = 'S', long, value_name = "TIME", allow_hyphen_values = true)]
     since: Option<String>,
     /// Only until then
-    #[arg(short = 'U', long, value_name = "TIME")]
+    #[arg(short = 'U', long, value_name = "TIME", allow_hyphen_values = true)]
     until: Option<String>,
     /// Only so many lines, the last ones
     #[arg(short = 'n', long, value_name = "N")]

@@ -12,6 +12,7 @@ mod logs;
 mod rotate;
 mod show;
 mod top;
+mod upgrade;
 
 use std::process::ExitCode;
 
@@ -60,6 +61,7 @@ enum Command {
     Enable(lifecycle::EnableArgs),
     Disable(lifecycle::DisableArgs),
     Set(limits::SetArgs),
+    Upgrade(upgrade::Args),
     Edit(edit::Args),
     Delete(lifecycle::DeleteArgs),
     List(show::ListArgs),
@@ -135,6 +137,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Set(args) => limits::set(&args, &sandboxes),
         Command::Edit(args) => edit::run(&args, &sandboxes),
         Command::Stats(args) => limits::stats(&args, &sandboxes),
+        Command::Upgrade(args) => upgrade::run(&args, &sandboxes),
         Command::Enable(args) => return lifecycle::enable(&args, &sandboxes),
         Command::Disable(args) => return lifecycle::disable(&args, &sandboxes),
         Command::Top(args) => top::run(&args, &sandboxes),
