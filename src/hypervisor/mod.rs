@@ -2,6 +2,7 @@
 //! fake; `libvirt` is the only implementation and the only file that speaks to libvirt.
 
 pub mod libvirt;
+mod words;
 
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
