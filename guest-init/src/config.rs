@@ -15,7 +15,7 @@ use crate::net::{Address, Route};
 
 /// Version of the contract. Host and guest must agree on it exactly: the init is staged together
 /// with its config, so a difference means a damaged staging root.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Everything PID 1 does, in the order of the fields.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +31,8 @@ pub struct GuestConfig {
     pub debug: bool,
     /// What it runs in.
     pub platform: Platform,
+    /// The ids of the host that stand for those of the sandbox, in a user namespace of its own. Without, they are the host's.
+    pub idmap: Option<IdMap>,
     /// What is mounted in the staging root before anything else, in this order. Empty in a container, where libvirt has
     /// mounted all but images.
     pub staged: Vec<Staged>,
@@ -68,6 +70,25 @@ pub enum Platform {
     Container,
     /// A kernel of its own, which has started guest-init from an initramfs.
     Machine,
+}
+
+/// A range of the host's user and group ids that stands for the ids from 0 in a sandbox (`user_namespaces(7)`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct IdMap {
+    /// The host's id that is 0 inside.
+    pub first: u32,
+    /// How many ids there are inside.
+    pub count: u32,
+}
+
+impl IdMap {
+    /// The host's id that stands for an id of the sandbox; none where the sandbox has no such id.
+    #[must_use]
+    pub fn on_host(self, id: u32) -> Option<u32> {
+        let id = Some(id).filter(|id| *id < self.count)?;
+        self.first.checked_add(id)
+    }
 }
 
 /// What runs in the sandbox.

@@ -81,6 +81,9 @@ fn parse(arguments: &[String]) -> Result<Request> {
 
 fn run(request: Request) -> Result<u8> {
     let target = Target::open(request.pid)?;
+    if let Some(root) = target.root {
+        crate::subordinate::give_pipes([0, 1, 2], root);
+    }
     target.join()?;
 
     let account = Account::find(request.user.as_deref().unwrap_or("root"))?;
@@ -128,6 +131,8 @@ fn run(request: Request) -> Result<u8> {
 struct Target {
     namespaces: Vec<(CloneFlags, File)>,
     cgroup_files: Vec<PathBuf>,
+    /// The host's id of its root, if it has a user namespace of its own.
+    root: Option<u32>,
     bounding: u64,
 }
 
@@ -160,10 +165,18 @@ impl Target {
         let identify = |path: &PathBuf| {
             fs::read_link(path).with_context(|| format!("reading '{}'", path.display()))
         };
+        let mut root = None;
         if identify(&theirs)? != identify(&ours)? {
             let file =
                 File::open(&theirs).with_context(|| format!("opening '{}'", theirs.display()))?;
             namespaces.insert(0, (CloneFlags::CLONE_NEWUSER, file));
+            // user_namespaces(7): the id inside, that outside, and how many.
+            let map = read("uid_map")?;
+            let mut lines = map.lines().map(|line| line.split_whitespace());
+            root = lines.find_map(|mut line| match line.next()? {
+                "0" => line.next()?.parse().ok(),
+                _ => None,
+            });
         }
         let bounding = read("status")?
             .lines()
@@ -183,6 +196,7 @@ impl Target {
         Ok(Self {
             namespaces,
             cgroup_files,
+            root,
             bounding,
         })
     }
@@ -196,6 +210,10 @@ impl Target {
             setns(file, *flag).with_context(|| format!("entering the sandbox ({flag:?})"))?;
         }
         chdir("/").context("entering '/'")?;
+        if self.root.is_some() {
+            // Nobody's until now.
+            crate::subordinate::become_root()?;
+        }
         for capability in caps::all() {
             if self.bounding & capability.bitmask() == 0 {
                 caps::drop(None, CapSet::Inheritable, capability)?;

@@ -25,6 +25,8 @@
 //! | `block`, `root`, `cgroup`, `static_units`, `shell` | the steps of the boot |
 //! | `network`, `keeper` | bringing up the NICs; keeping their leases |
 //! | `netlink`, `dhcp`, `resolv` | links, addresses and routes of the kernel; a DHCPv4 client; resolv.conf |
+//! | `subordinate` | the user namespace of a sandbox, and going down into it |
+//! | `mount_api` | mounts as files |
 //! | `caller` | whoever started the sandbox and waits for word of it |
 //! | `session` | a command that PID 1 starts and watches |
 //! | `enter`, `relay` | a command in a running sandbox |
@@ -70,6 +72,8 @@ mod keeper;
 #[cfg(feature = "init")]
 mod machine;
 #[cfg(feature = "init")]
+mod mount_api;
+#[cfg(feature = "init")]
 pub mod netlink;
 #[cfg(feature = "init")]
 pub mod network;
@@ -91,3 +95,5 @@ mod session;
 mod shell;
 #[cfg(feature = "init")]
 mod static_units;
+#[cfg(feature = "init")]
+pub mod subordinate;

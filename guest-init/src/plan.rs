@@ -7,8 +7,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::{
-    Addressing, Command, Disk, File, GuestConfig, Include, Mount, Nic, Payload, Platform, Root,
-    Staged,
+    Addressing, Command, Disk, File, GuestConfig, IdMap, Include, Mount, Nic, Payload, Platform,
+    Root, Staged,
 };
 use crate::resolv::RESOLV_CONF;
 
@@ -17,6 +17,14 @@ use crate::resolv::RESOLV_CONF;
 pub enum Step {
     /// Mount something in the staging root.
     Stage(Staged),
+    /// Make the user namespace of the sandbox, with namespaces of its own for what it may configure, and let what is
+    /// made from here on belong to its root.
+    Namespaces {
+        /// The ids of the host that stand for those of the sandbox.
+        ids: IdMap,
+        /// The NICs that come along.
+        nics: Vec<String>,
+    },
     /// Put what the root begins as where it is assembled.
     NewRoot {
         /// What that is.
@@ -28,6 +36,8 @@ pub enum Step {
     Mount(Mount),
     /// Carry `/proc`, `/sys` or `/dev` over, with all that is mounted below.
     Move(PathBuf),
+    /// Mount a `/sys` of the sandbox's own network.
+    OwnSys,
     /// Limit the number of processes and enter a cgroup and a cgroup namespace of our own.
     Cgroup {
         /// Name of the cgroup.
@@ -35,6 +45,8 @@ pub enum Step {
         /// Highest number of processes and threads.
         max_pids: Option<u64>,
     },
+    /// Give the device nodes to the sandbox's ids.
+    GiveDevices(IdMap),
     /// See the new root as the root, while the staging root can still be reached.
     Enter,
     /// Link the block devices by their tags.
@@ -52,6 +64,9 @@ pub enum Step {
     Mask(PathBuf),
     /// Make the new root the root and let go of the staging root.
     Pivot(Platform),
+    /// Start the first process of the sandbox in its user namespace, where the mounts cannot be changed any more. What
+    /// follows is done by it; this process does nothing any more but wait for it.
+    Descend,
     /// Write a file.
     File(File),
     /// Mask what `/usr` pulls in, but these.
@@ -86,6 +101,10 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
     let user_mounts = config.user_mounts.iter().map(Mount::target);
     let kernels = KERNELS.map(Path::new);
     let resolv_conf = has_own_resolv_conf(config).then_some(Path::new(RESOLV_CONF));
+    steps.extend(config.idmap.map(|ids| Step::Namespaces {
+        ids,
+        nics: config.network.iter().map(|nic| nic.name.clone()).collect(),
+    }));
     steps.push(Step::NewRoot {
         root: config.root.clone(),
         targets: (mounts.chain(kernels).chain(user_mounts).chain(resolv_conf))
@@ -93,7 +112,10 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
             .collect(),
     });
     steps.extend(config.mounts.iter().cloned().map(Step::Mount));
-    steps.extend(KERNELS.map(|dir| Step::Move(dir.into())));
+    steps.extend(KERNELS.map(|dir| match (dir, config.idmap) {
+        ("/sys", Some(_)) => Step::OwnSys,
+        _ => Step::Move(dir.into()),
+    }));
     match config.platform {
         Platform::Container => steps.push(Step::Cgroup {
             name: format!("virt-sandbox-{}", config.name),
@@ -102,6 +124,7 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
         Platform::Machine => {}
     }
     steps.push(Step::Enter);
+    steps.extend(config.idmap.map(Step::GiveDevices));
     steps.extend(DEVICE_MOUNTS.map(|(target, mode)| {
         Step::Mount(Mount::Tmpfs {
             target: target.into(),
@@ -124,6 +147,7 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
     steps.extend(config.user_mounts.iter().cloned().map(Step::Mount));
     steps.extend(config.includes.iter().cloned().map(Step::Include));
     steps.push(Step::Pivot(config.platform));
+    steps.extend(config.idmap.map(|_| Step::Descend));
     steps.extend(config.files.iter().cloned().map(Step::File));
     if let Some(units) = &config.static_units {
         steps.push(Step::MaskStaticUnits {
@@ -173,6 +197,7 @@ mod tests {
             hostname: "web1".into(),
             debug: false,
             platform: Platform::Container,
+            idmap: None,
             staged: vec![],
             root: Root::Empty,
             mounts: vec![Mount::Symlink {
@@ -222,6 +247,24 @@ mod tests {
             };
             assert_eq!(targets.contains(&RESOLV_CONF.into()), expected);
         }
+    }
+
+    #[test]
+    fn a_user_namespace_has_what_is_made_and_not_what_was_mounted() {
+        let config = GuestConfig {
+            idmap: Some(IdMap {
+                first: 1 << 20,
+                count: 1 << 16,
+            }),
+            ..config()
+        };
+        let steps = plan(&config);
+        let at = |wanted: fn(&Step) -> bool| steps.iter().position(wanted).unwrap();
+        let namespaces = at(|step| matches!(step, Step::Namespaces { .. }));
+        let descent = at(|step| matches!(step, Step::Descend));
+        assert!(namespaces < at(|step| matches!(step, Step::NewRoot { .. })));
+        assert!(at(|step| matches!(step, Step::Pivot(_))) < descent);
+        assert!(descent < at(|step| matches!(step, Step::Network(_))));
     }
 
     #[test]

@@ -5,9 +5,11 @@
 //! is reading and writing the file.
 
 pub mod change;
+pub mod confinement;
 pub mod disk;
 mod escape;
 pub mod hostname;
+pub mod idmap;
 pub mod image;
 pub mod include;
 pub mod mac;
@@ -22,9 +24,11 @@ pub mod service;
 pub mod size;
 
 pub use change::Change;
+pub use confinement::Confinement;
 pub use disk::Disk;
 pub(crate) use escape::is_unwritable;
 pub use hostname::Hostname;
+pub use idmap::Idmap;
 pub use image::ImageFormat;
 pub use include::Include;
 pub use mac::Mac;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Mount, Network, Resources, SandboxName};
+use crate::config::{Idmap, Mount, Network, Resources, SandboxName};
 use crate::error::{Error, Result};
 use crate::sys::atomic;
 
@@ -49,6 +49,9 @@ pub struct SandboxConfig {
     /// Mounts beside those every sandbox has.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<Mount>,
+    /// Which ids of the host stand for those inside.
+    #[serde(default, skip_serializing_if = "Idmap::is_auto")]
+    pub idmap: Idmap,
     /// Limits.
     #[serde(default)]
     pub resources: Resources,
@@ -177,6 +180,7 @@ impl SandboxConfig {
             timeout: DEFAULT_TIMEOUT,
             networks: vec![],
             mounts: vec![],
+            idmap: Idmap::Auto,
             resources: Resources::default(),
         }
     }
@@ -198,6 +202,7 @@ mod tests {
                     .unwrap(),
             ],
             mounts: vec![r"host-bind:/a\,b=/srv,ro".parse().unwrap()],
+            idmap: "100000".parse().unwrap(),
             resources: Resources {
                 memory: Some("1G".parse().unwrap()),
                 cpus: Some(2),

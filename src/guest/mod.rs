@@ -1,6 +1,7 @@
 //! What is staged for the guest: the init, its config, and the list of what libvirt places beside them.
 
 pub mod cgroup;
+pub mod ids;
 pub mod kernel;
 
 use std::fs;
@@ -17,6 +18,12 @@ use crate::sys::atomic;
 
 /// The private directories of a sandbox, in its tree and in its root.
 pub const PRIVATE_DIRS: [&str; 5] = ["/etc", "/var", "/home", "/root", "/srv"];
+
+/// Directories of the configurations of services.
+pub const SERVICES: &str = "/etc/libvirt-sandbox/services";
+
+/// Directories of running sandboxes of one command, of root.
+pub const RUNTIME: &str = "/run/virt-sandbox";
 
 /// Name of the init in the staging root; the domain starts it.
 const INIT: &str = "guest-init";

@@ -4,24 +4,26 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use guest_init::config::{Platform, Staged, Stdio};
+use guest_init::config::{IdMap, Platform, Staged, Stdio};
 
 use guest_init::link::Link;
 use nix::sys::signal::Signal;
+use uuid::Uuid;
 
-use crate::config::SandboxName;
+use crate::config::{Idmap, SandboxName};
 use crate::domain::lxc::{self, LxcDomain};
 use crate::domain::template::{self, Template};
 use crate::domain::{BlockDevice, Domain, Filesystem, disk_name};
 use crate::error::{Error, Result};
-use crate::guest::cgroup;
+use crate::guest::ids::{self, Registry};
+use crate::guest::{self, cgroup};
 use crate::host::HostFacts;
 use crate::hypervisor::Hypervisor;
 use crate::run::contract::{self, Platforms};
 use crate::run::disks::{self, Attached};
 use crate::run::layout::{Granularity, Layout, ROOT, Share};
 use crate::run::{Account, Plan, Purpose, Reach, Request};
-use crate::sys::enter::first_process;
+use crate::sys::enter::{first_process, init_process};
 use crate::sys::pidfd::Process;
 
 /// What the kernel and the host's services show of themselves below a root; a sandbox has its own.
@@ -53,6 +55,13 @@ pub fn plan(
     lxc::check(&domain)?;
     let driver = Platforms {
         platform: Platform::Container,
+        idmap: ids(
+            request,
+            domain.uuid,
+            &account,
+            &filesystems,
+            (state, purpose),
+        )?,
         container: "lxc-libvirt",
         staged: devices.staged(&layout),
         disks: devices.tagged(request),
@@ -80,6 +89,31 @@ pub fn plan(
     })
 }
 
+/// The ids of a container. A command without capabilities needs none of its own: it has the caller's and can get no others.
+fn ids(
+    request: &Request,
+    uuid: Uuid,
+    account: &Account,
+    filesystems: &[Filesystem],
+    (state, purpose): (&Path, Purpose),
+) -> Result<Option<IdMap>> {
+    let idmap = match request.confinement.idmap {
+        Idmap::Auto if !account.identity.privileged => Idmap::No,
+        idmap @ (Idmap::Auto | Idmap::No | Idmap::Range(_)) => idmap,
+    };
+    let services = Path::new(guest::SERVICES);
+    let registry = Registry::of(&[services, Path::new(guest::RUNTIME)]);
+    ids::decide(
+        idmap,
+        filesystems,
+        &guest::find_init()?,
+        |wanted| match purpose {
+            Purpose::Start => registry.claim(state, uuid, wanted),
+            Purpose::Show => registry.preview(state, uuid, wanted),
+        },
+    )
+}
+
 /// How long a container without a command may take to end.
 const END: Duration = Duration::from_secs(1);
 
@@ -99,14 +133,14 @@ pub fn end(hypervisor: &dyn Hypervisor, name: &SandboxName, link: Link) -> Resul
         return Ok(false);
     };
     let keeper = Process::open(controller).map_err(failed())?;
-    let Some(first) = first_process(controller) else {
+    let (Some(init), Some(first)) = (init_process(controller), first_process(controller)) else {
         return Ok(false);
     };
     let groups = cgroup::of_process(first, name);
-    let first = Process::open(first).map_err(failed())?;
+    let init = Process::open(init).map_err(failed())?;
     cgroup::adopt(controller).map_err(failed())?;
     drop(link);
-    if !first.wait(END) {
+    if !init.wait(END) {
         return Ok(false);
     }
     // It would go by itself, but takes a while to see it.

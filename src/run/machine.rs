@@ -139,6 +139,7 @@ pub fn plan(
     let temporary = layout.temporary.clone();
     let driver = Platforms {
         platform: Platform::Machine,
+        idmap: None,
         container: "",
         staged,
         disks,

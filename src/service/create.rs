@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use crate::config::network::{DEFAULT_SOURCE, Source};
 use crate::config::service::VERSION;
-use crate::config::{Hostname, Mac, Mount, Network, Resources, SandboxConfig, SandboxName, State};
+use crate::config::{
+    Confinement, Hostname, Mac, Mount, Network, Resources, SandboxConfig, SandboxName, State,
+};
 use crate::domain::{Domain, lxc};
 use crate::error::{Error, Result};
 use crate::host;
@@ -39,6 +41,8 @@ pub struct Request {
     pub mounts: Vec<Mount>,
     /// Its limits.
     pub resources: Resources,
+    /// What holds its root back.
+    pub confinement: Confinement,
     /// Host name inside, instead of the sandbox's name.
     pub hostname: Option<Hostname>,
     /// Seconds the units may take to become active.
@@ -99,6 +103,7 @@ impl Sandboxes {
                 .into_iter()
                 .chain(request.mounts.clone())
                 .collect(),
+            idmap: request.confinement.idmap,
             resources: request.resources.clone(),
         };
         config.check().map_err(Error::refused)?;

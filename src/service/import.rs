@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use crate::config::network::{DEFAULT_SOURCE, Source};
-use crate::config::{Hostname, Mac, Mount, Network, SandboxConfig, SandboxName};
+use crate::config::{Hostname, Idmap, Mac, Mount, Network, SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::libvirt::Libvirt;
@@ -145,7 +145,9 @@ fn archived(text: &[u8]) -> Result<SandboxConfig> {
         reason: format!("{reason} (in the archive)"),
     };
     let text = std::str::from_utf8(text).map_err(|error| wrong(error.to_string()))?;
-    let config = SandboxConfig::parse(text, path)?;
+    let mut config = SandboxConfig::parse(text, path)?;
+    // Which ids are whose is this host's matter.
+    config.idmap = Idmap::Auto;
     for unit in config.units.iter().chain(&config.keep_units) {
         UnitName::exact(unit).map_err(|error| wrong(error.to_string()))?;
     }

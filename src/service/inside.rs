@@ -12,7 +12,7 @@ use crate::sys::enter::{self, Entrance, Entry};
 #[derive(Debug)]
 pub struct Inside {
     entrance: Entrance,
-    pid: u32,
+    controller: u32,
 }
 
 impl Inside {
@@ -21,12 +21,17 @@ impl Inside {
     /// # Errors
     /// Where it has ended meanwhile, or guest-init is not installed.
     pub fn new(controller: u32) -> Result<Self> {
-        let pid = enter::first_process(controller)
-            .ok_or_else(|| Error::refused("the sandbox has ended meanwhile".to_owned()))?;
-        Ok(Self {
+        let inside = Self {
             entrance: Entrance::new(&guest::find_init()?)?,
-            pid,
-        })
+            controller,
+        };
+        inside.pid().map(|_| inside)
+    }
+
+    /// Its first process. While a sandbox starts that is one which only makes the real one.
+    fn pid(&self) -> Result<u32> {
+        enter::first_process(self.controller)
+            .ok_or_else(|| Error::refused("the sandbox has ended meanwhile"))
     }
 
     /// Runs a command of the sandbox to its end, as its root.
@@ -34,14 +39,19 @@ impl Inside {
     /// # Errors
     /// Where the way in is barred; a command that fails is no error.
     pub fn capture(&self, command: &[&str]) -> Result<Captured> {
-        self.entrance.capture(self.pid, command).map_err(Error::io(
-            "running",
-            Path::new(command.first().copied().unwrap_or_default()),
-        ))
+        self.entrance
+            .capture(self.pid()?, command)
+            .map_err(Error::io(
+                "running",
+                Path::new(command.first().copied().unwrap_or_default()),
+            ))
     }
 
     /// Becomes a command of the sandbox; returns only on failure.
     pub fn exec(&self, how: &Entry, command: &[String]) -> io::Error {
-        self.entrance.exec(self.pid, how, command)
+        match self.pid() {
+            Ok(pid) => self.entrance.exec(pid, how, command),
+            Err(error) => io::Error::other(error),
+        }
     }
 }

@@ -2,15 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use guest_init::config::{File, GuestConfig, Mount, Payload, Platform, Root, StaticUnits, VERSION};
+use guest_init::config::{
+    File, GuestConfig, IdMap, Mount, Payload, Platform, Root, StaticUnits, VERSION,
+};
 use serde::Serialize;
 
 use crate::config::{SandboxConfig, SandboxName};
-use crate::domain::Domain;
 use crate::domain::lxc::{self, LxcDomain};
 use crate::domain::template::Template;
+use crate::domain::{Domain, Filesystem};
 use crate::error::{Error, Result};
-use crate::guest::{self, Assembly};
+use crate::guest::ids::{self, Registry};
+use crate::guest::{self, Assembly, RUNTIME};
 use crate::host::{self, HostFacts};
 use crate::hypervisor::libvirt::Libvirt;
 use crate::hypervisor::{DomainState, Hypervisor};
@@ -165,13 +168,15 @@ impl Sandboxes {
         let domain = Domain::of_service(config);
         lxc::check(&domain)?;
         let assembly = Assembly::of_service(config, &facts, &stage);
-        let mut guest = self.guest_config(config, assembly.mounts, assembly.user_mounts)?;
+        let (mounts, user_mounts) = (assembly.mounts, assembly.user_mounts);
+        let mut guest = self.guest_config(config, mounts, user_mounts)?;
         for (nic, network) in guest.network.iter_mut().zip(&config.networks) {
             let Some(source) = network.container_network() else {
                 continue;
             };
             nic.hint = hypervisor.likely_address(source, &config.uuid)?;
         }
+        guest.idmap = self.ids(config, &assembly.filesystems)?;
         guest::stage(&stage, &guest::find_init()?, &guest)?;
         let domain = LxcDomain::new(&domain, &facts, assembly.filesystems);
         hypervisor.define(&Template::LxcDomain.render(&domain, Some(&self.store.templates))?)?;
@@ -184,6 +189,14 @@ impl Sandboxes {
             }
         }
         Ok(())
+    }
+
+    /// The ids of the host that stand for those of a sandbox.
+    fn ids(&self, config: &SandboxConfig, filesystems: &[Filesystem]) -> Result<Option<IdMap>> {
+        let registry = Registry::of(&[&self.store.configs, Path::new(RUNTIME)]);
+        let dir = self.store.dir(&config.name);
+        let claim = |wanted| registry.claim(&dir, config.uuid, wanted);
+        ids::decide(config.idmap, filesystems, &guest::find_init()?, claim)
     }
 
     /// The host's unit of a sandbox.
@@ -254,6 +267,7 @@ impl Sandboxes {
             hostname: config.hostname.clone(),
             debug: std::env::var_os("LIBVIRT_SANDBOX_INIT_DEBUG").is_some(),
             platform: Platform::Container,
+            idmap: None,
             staged: vec![],
             root: Root::Empty,
             mounts,

@@ -1,7 +1,9 @@
 //! Programs of the host. This and [`enter`](super::enter) are the only places that start one.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 /// What a program that ended has left.
@@ -44,6 +46,22 @@ pub fn capture<'a>(
         .stdin(Stdio::null())
         .output()
         .map(Captured::from)
+}
+
+/// As [`capture`], for a program and arguments that are paths.
+///
+/// # Errors
+/// Where it cannot be started.
+pub fn capture_paths<'a>(
+    program: &Path,
+    arguments: impl IntoIterator<Item = &'a OsStr>,
+) -> io::Result<Captured> {
+    let output = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .env("LC_ALL", "C")
+        .output()?;
+    Ok(output.into())
 }
 
 /// Starts `program` with our standard output and error, and no standard input.

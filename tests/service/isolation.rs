@@ -166,7 +166,6 @@ fn without_a_network_there_is_only_loopback() {
 }
 
 #[test]
-#[ignore = "root inside has CAP_SYS_ADMIN in the host's user namespace and may take away any read-only flag"]
 fn what_is_read_only_stays_so_for_root_inside() {
     let Some(test) = Test::begin("what_is_read_only_stays_so_for_root_inside") else {
         return;

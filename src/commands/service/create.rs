@@ -6,7 +6,7 @@ use super::{Name, lifecycle};
 use crate::commands::output;
 use crate::config::network::NetworkChoice;
 use crate::config::service::DEFAULT_TIMEOUT;
-use crate::config::{Hostname, Mount, Network, Resources, SandboxName, State};
+use crate::config::{Confinement, Hostname, Mount, Network, Resources, SandboxName, State};
 use crate::error::{Error, Result};
 use crate::host;
 use crate::service::{Plan, Request, Sandboxes};
@@ -51,6 +51,8 @@ pub struct Args {
     timeout: u32,
     #[command(flatten)]
     resources: Resources,
+    #[command(flatten)]
+    confinement: Confinement,
     /// Start it, and wait until its units are active; if they do not come up, nothing is left
     #[arg(long)]
     start: bool,
@@ -72,6 +74,7 @@ pub fn run(args: Args, sandboxes: &Sandboxes) -> Result<()> {
         networks,
         mounts: mounts(args.mount)?,
         resources: args.resources,
+        confinement: args.confinement,
         hostname: args.hostname,
         timeout: args.timeout,
     };
