@@ -15,7 +15,9 @@ use crate::config::{Platform, Staged};
 use crate::keeper::Files;
 use crate::plan::{Step, plan};
 use crate::subordinate::{Namespaces, Side};
-use crate::{block, cgroup, machine, process, resolv, root, shell, static_units, subordinate};
+use crate::{
+    block, cgroup, confine, machine, process, resolv, root, shell, static_units, subordinate,
+};
 
 /// Boots the sandbox. Returns when its command has ended, or on failure, which it has told.
 pub fn boot() {
@@ -105,7 +107,7 @@ fn carry_out(caller: &mut Caller) -> Result<()> {
             }
             Step::Descend => {
                 let namespaces = namespaces.take().context("there are no namespaces")?;
-                match subordinate::descend(&namespaces, &groups)? {
+                match subordinate::descend(&namespaces, &groups, &config.confinement)? {
                     Side::Above(first) => {
                         // Streams end when nobody has them any more.
                         *caller = Caller::Absent;
@@ -114,6 +116,8 @@ fn carry_out(caller: &mut Caller) -> Result<()> {
                     Side::Below => groups.clear(),
                 }
             }
+            Step::MaskKernel => root::mask_kernel(&config.confinement),
+            Step::Confine => confine::confine(&config.confinement)?,
             Step::File(file) => root::write(&file)?,
             Step::MaskStaticUnits { keep } => {
                 for link in static_units::mask(Path::new("/"), &keep)? {

@@ -16,7 +16,8 @@ use nix::sched::{CloneFlags, setns};
 use nix::unistd::{Gid, Uid, chdir, setgid, setgroups, setuid};
 
 use crate::process::{ExecError, close_other_files};
-use crate::{membership, relay};
+use crate::seccomp::Program;
+use crate::{confine, membership, relay};
 
 const OWN_FAILURE: u8 = 125;
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -26,6 +27,8 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 struct Request {
     pid: i32,
     terminal: bool,
+    /// The guest config of the sandbox, a file of the host.
+    config: Option<PathBuf>,
     user: Option<String>,
     directory: Option<PathBuf>,
     environment: Vec<(String, String)>,
@@ -56,6 +59,7 @@ fn parse(arguments: &[String]) -> Result<Request> {
         };
         match argument.as_str() {
             "--pid" => request.pid = value()?.parse().context("reading --pid")?,
+            "--config" => request.config = Some(value()?.into()),
             "--terminal" => request.terminal = true,
             "--user" => request.user = Some(value()?.clone()),
             "--directory" => request.directory = Some(value()?.into()),
@@ -80,11 +84,13 @@ fn parse(arguments: &[String]) -> Result<Request> {
 }
 
 fn run(request: Request) -> Result<u8> {
+    let confinement = request.config.as_deref().map(confine::of_config);
+    let confinement = confinement.transpose()?.unwrap_or_default();
     let target = Target::open(request.pid)?;
     if let Some(root) = target.root {
         crate::subordinate::give_pipes([0, 1, 2], root);
     }
-    target.join()?;
+    target.join(confinement.filter.as_ref())?;
 
     let account = Account::find(request.user.as_deref().unwrap_or("root"))?;
     let mut environment = vec![
@@ -201,7 +207,7 @@ impl Target {
         })
     }
 
-    fn join(&self) -> Result<()> {
+    fn join(&self, filter: Option<&Program>) -> Result<()> {
         for path in &self.cgroup_files {
             fs::write(path, "0")
                 .with_context(|| format!("joining the cgroup of '{}'", path.display()))?;
@@ -214,6 +220,8 @@ impl Target {
             // Nobody's until now.
             crate::subordinate::become_root()?;
         }
+        // It takes CAP_SYS_ADMIN, which may go with the rest.
+        filter.map_or(Ok(()), crate::filter::install)?;
         for capability in caps::all() {
             if self.bounding & capability.bitmask() == 0 {
                 caps::drop(None, CapSet::Inheritable, capability)?;

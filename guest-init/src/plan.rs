@@ -80,6 +80,10 @@ pub enum Step {
     Network(Vec<Nic>),
     /// Let every user listen on low ports: the network is the sandbox's own, and its command has no capabilities.
     LowPorts,
+    /// Cover what the kernel shows of the host.
+    MaskKernel,
+    /// Give up what the payload may not do, for good.
+    Confine,
     /// Keep a shell of root's on a device.
     Shell(PathBuf),
     /// Become the payload.
@@ -147,7 +151,11 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
     steps.extend(config.user_mounts.iter().cloned().map(Step::Mount));
     steps.extend(config.includes.iter().cloned().map(Step::Include));
     steps.push(Step::Pivot(config.platform));
-    steps.extend(config.idmap.map(|_| Step::Descend));
+    // The first process below finds it done.
+    steps.push(match config.idmap {
+        Some(_) => Step::Descend,
+        None => Step::MaskKernel,
+    });
     steps.extend(config.files.iter().cloned().map(Step::File));
     if let Some(units) = &config.static_units {
         steps.push(Step::MaskStaticUnits {
@@ -159,6 +167,7 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
     if matches!(config.payload, Payload::Command(_)) {
         steps.push(Step::LowPorts);
     }
+    steps.push(Step::Confine);
     steps.extend(config.shell.iter().cloned().map(Step::Shell));
     steps.push(match &config.payload {
         Payload::Init {
@@ -188,7 +197,7 @@ const DEVICE_MOUNTS: [(&str, u32); 1] = [("/dev/shm", 0o1777)];
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{StaticUnits, VERSION};
+    use crate::config::{Confinement, StaticUnits, VERSION};
 
     fn config() -> GuestConfig {
         GuestConfig {
@@ -198,6 +207,7 @@ mod tests {
             debug: false,
             platform: Platform::Container,
             idmap: None,
+            confinement: Confinement::default(),
             staged: vec![],
             root: Root::Empty,
             mounts: vec![Mount::Symlink {

@@ -2,6 +2,7 @@
 
 mod devices;
 mod include;
+mod kernel;
 mod mapped;
 mod mounts;
 mod overlay;
@@ -25,6 +26,7 @@ use crate::config::{File, IdMap, Platform, Source};
 
 pub use devices::give as give_devices;
 pub use include::include;
+pub use kernel::mask as mask_kernel;
 pub use mounts::{add, bind, carry_over, mask, own_file, own_sys};
 pub use tree::new_root;
 

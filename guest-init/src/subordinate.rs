@@ -24,7 +24,7 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, wait, waitpid};
 use nix::unistd::{Gid, Pid, Uid, pipe2, setfsgid, setfsuid, setgroups, setresgid, setresuid};
 
-use crate::config::IdMap;
+use crate::config::{Confinement, IdMap};
 use crate::mount_api::Detached;
 use crate::netlink::Netlink;
 use crate::{process, root};
@@ -235,7 +235,11 @@ pub enum Side {
 ///
 /// # Errors
 /// Where the kernel refuses.
-pub fn descend(namespaces: &Namespaces, groups: &[File]) -> Result<Side> {
+pub fn descend(
+    namespaces: &Namespaces,
+    groups: &[File],
+    confinement: &Confinement,
+) -> Result<Side> {
     let doing = "starting the first process of the sandbox";
     let (report, told) = pipe2(OFlag::O_CLOEXEC).context(doing)?;
     let (wait_for, go) = pipe2(OFlag::O_CLOEXEC).context(doing)?;
@@ -273,7 +277,7 @@ pub fn descend(namespaces: &Namespaces, groups: &[File]) -> Result<Side> {
     let path = format!("/proc/{first}/ns/pid");
     let processes = File::open(&path).with_context(|| format!("opening '{path}'"))?;
     setns(&processes, CloneFlags::CLONE_NEWPID).context(doing)?;
-    let showing = process::spawn(|| match show_processes() {
+    let showing = process::spawn(|| match show_processes(confinement) {
         Ok(()) => 0,
         Err(error) => {
             log::error!("{error:#}");
@@ -317,7 +321,7 @@ pub fn become_root() -> Result<()> {
 }
 
 /// Mounts a `/proc` that shows the processes of the sandbox alone, in place of the one there is.
-fn show_processes() -> Result<()> {
+fn show_processes(confinement: &Confinement) -> Result<()> {
     let proc = Path::new("/proc");
     let none = None::<&str>;
     // libvirt's, which shows the limits of the domain.
@@ -340,6 +344,7 @@ fn show_processes() -> Result<()> {
     if let Some(copy) = of_libvirt {
         copy.attach(&meminfo).context("keeping '/proc/meminfo'")?;
     }
+    root::mask_kernel(confinement);
     Ok(())
 }
 

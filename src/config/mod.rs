@@ -4,6 +4,7 @@
 //! Parsing checks all that can be checked without the host; nothing here looks at it. The only I/O
 //! is reading and writing the file.
 
+pub mod capability;
 pub mod change;
 pub mod confinement;
 pub mod disk;
@@ -19,10 +20,12 @@ pub mod network;
 pub mod path;
 pub mod publish;
 pub mod resources;
+pub mod seccomp;
 pub mod security;
 pub mod service;
 pub mod size;
 
+pub use capability::{Capabilities, Capability};
 pub use change::Change;
 pub use confinement::Confinement;
 pub use disk::Disk;
@@ -38,6 +41,7 @@ pub use network::Network;
 pub use path::GuestPath;
 pub use publish::Publish;
 pub use resources::Resources;
+pub use seccomp::Seccomp;
 pub use security::Security;
 pub use service::{SandboxConfig, State};
 pub use size::Bytes;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Idmap, Mount, Network, Resources, SandboxName};
+use crate::config::{Capabilities, Idmap, Mount, Network, Resources, SandboxName, Seccomp};
 use crate::error::{Error, Result};
 use crate::sys::atomic;
 
@@ -52,6 +52,12 @@ pub struct SandboxConfig {
     /// Which ids of the host stand for those inside.
     #[serde(default, skip_serializing_if = "Idmap::is_auto")]
     pub idmap: Idmap,
+    /// Which system calls are made.
+    #[serde(default, skip_serializing_if = "Seccomp::is_default")]
+    pub seccomp: Seccomp,
+    /// What root inside may have of the host's root.
+    #[serde(default, skip_serializing_if = "Capabilities::is_usual")]
+    pub capabilities: Capabilities,
     /// Limits.
     #[serde(default)]
     pub resources: Resources,
@@ -181,6 +187,8 @@ impl SandboxConfig {
             networks: vec![],
             mounts: vec![],
             idmap: Idmap::Auto,
+            seccomp: Seccomp::Default,
+            capabilities: Capabilities::default(),
             resources: Resources::default(),
         }
     }
@@ -203,6 +211,11 @@ mod tests {
             ],
             mounts: vec![r"host-bind:/a\,b=/srv,ro".parse().unwrap()],
             idmap: "100000".parse().unwrap(),
+            seccomp: Seccomp::Off,
+            capabilities: Capabilities {
+                add: vec!["sys_time".parse().unwrap()],
+                drop: vec!["all".parse().unwrap()],
+            },
             resources: Resources {
                 memory: Some("1G".parse().unwrap()),
                 cpus: Some(2),

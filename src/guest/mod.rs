@@ -1,6 +1,7 @@
 //! What is staged for the guest: the init, its config, and the list of what libvirt places beside them.
 
 pub mod cgroup;
+pub mod confinement;
 pub mod ids;
 pub mod kernel;
 
@@ -24,6 +25,9 @@ pub const SERVICES: &str = "/etc/libvirt-sandbox/services";
 
 /// Directories of running sandboxes of one command, of root.
 pub const RUNTIME: &str = "/run/virt-sandbox";
+
+/// Name of the guest config in the staging root of a service.
+pub const CONFIG: &str = "guest.json";
 
 /// Name of the init in the staging root; the domain starts it.
 const INIT: &str = "guest-init";
@@ -170,7 +174,7 @@ pub fn stage(dir: &Path, init: &Path, config: &GuestConfig) -> Result<()> {
     stage_init(dir, init)?;
     let text =
         serde_json::to_vec_pretty(config).map_err(Error::step("writing the guest config"))?;
-    atomic::replace(&dir.join("guest.json"), &text, 0o600)?;
+    atomic::replace(&dir.join(CONFIG), &text, 0o600)?;
     Ok(())
 }
 

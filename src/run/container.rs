@@ -1,5 +1,6 @@
 //! A sandbox as a container: libvirt places the host's directories in the staging root.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use guest_init::config::{IdMap, Platform, Staged, Stdio};
 
 use guest_init::link::Link;
+use guest_init::seccomp::usual::Confined;
 use nix::sys::signal::Signal;
 use uuid::Uuid;
 
@@ -16,7 +18,7 @@ use crate::domain::template::{self, Template};
 use crate::domain::{BlockDevice, Domain, Filesystem, disk_name};
 use crate::error::{Error, Result};
 use crate::guest::ids::{self, Registry};
-use crate::guest::{self, cgroup};
+use crate::guest::{self, cgroup, confinement};
 use crate::host::HostFacts;
 use crate::hypervisor::Hypervisor;
 use crate::run::contract::{self, Platforms};
@@ -53,15 +55,17 @@ pub fn plan(
     let mut domain = domain.clone();
     domain.disks = devices.blocks().collect();
     lxc::check(&domain)?;
+    let place = (state, purpose);
+    let idmap = ids(request, domain.uuid, &account, &filesystems, place)?;
+    let confined = match (account.identity.privileged, idmap) {
+        (false, _) => Confined::Unprivileged,
+        (true, Some(_)) => Confined::OwnRoot,
+        (true, None) => Confined::HostsRoot,
+    };
     let driver = Platforms {
         platform: Platform::Container,
-        idmap: ids(
-            request,
-            domain.uuid,
-            &account,
-            &filesystems,
-            (state, purpose),
-        )?,
+        idmap,
+        confinement: confinement::given(&request.confinement, confined, &facts.arch)?,
         container: "lxc-libvirt",
         staged: devices.staged(&layout),
         disks: devices.tagged(request),
@@ -72,7 +76,12 @@ pub fn plan(
     };
     let temporary = layout.temporary.clone();
     let guest = contract::config(request, name, &account, stdio, layout, driver);
-    let view = LxcDomain::new(&domain, facts, filesystems);
+    let granted = match confined {
+        Confined::HostsRoot => request.confinement.capabilities.granted(),
+        // What is granted there is of no use on the host.
+        Confined::OwnRoot | Confined::Unprivileged => BTreeSet::new(),
+    };
+    let view = LxcDomain::new(&domain, facts, filesystems).granting(&granted);
     let overrides = Path::new(template::OVERRIDES);
     Ok(Plan {
         xml: Template::LxcDomain.render(&view, Some(overrides))?,

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use guest_init::config::{
-    Command, Directory, Disk, GuestConfig, IdMap, Mount, Payload, Platform, Staged, Stdio, VERSION,
+    Command, Confinement, Directory, Disk, GuestConfig, IdMap, Mount, Payload, Platform, Staged,
+    Stdio, VERSION,
 };
 
 use crate::config::{Hostname, SandboxName};
@@ -26,6 +27,8 @@ pub struct Platforms {
     pub masked: Vec<PathBuf>,
     /// The ids of the host that stand for those of the sandbox.
     pub idmap: Option<IdMap>,
+    /// What the command gives up.
+    pub confinement: Confinement,
     /// The device of a shell.
     pub shell: Option<PathBuf>,
     /// Highest number of processes, if the guest limits them.
@@ -56,6 +59,7 @@ pub fn config(
         debug: request.debug,
         platform: driver.platform,
         idmap: driver.idmap,
+        confinement: driver.confinement,
         staged: driver.staged,
         root: layout.root,
         // What runs on the host has its sockets there.

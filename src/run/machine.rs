@@ -140,6 +140,8 @@ pub fn plan(
     let driver = Platforms {
         platform: Platform::Machine,
         idmap: None,
+        // The kernel is its own.
+        confinement: guest_init::config::Confinement::default(),
         container: "",
         staged,
         disks,

@@ -104,6 +104,8 @@ impl Sandboxes {
                 .chain(request.mounts.clone())
                 .collect(),
             idmap: request.confinement.idmap,
+            seccomp: request.confinement.seccomp.clone(),
+            capabilities: request.confinement.capabilities.clone(),
             resources: request.resources.clone(),
         };
         config.check().map_err(Error::refused)?;

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use crate::config::network::{DEFAULT_SOURCE, Source};
-use crate::config::{Hostname, Idmap, Mac, Mount, Network, SandboxConfig, SandboxName};
+use crate::config::{
+    Capabilities, Hostname, Idmap, Mac, Mount, Network, SandboxConfig, SandboxName, Seccomp,
+};
 use crate::error::{Error, Result};
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::libvirt::Libvirt;
@@ -148,6 +150,8 @@ fn archived(text: &[u8]) -> Result<SandboxConfig> {
     let mut config = SandboxConfig::parse(text, path)?;
     // Which ids are whose is this host's matter.
     config.idmap = Idmap::Auto;
+    config.seccomp = Seccomp::Default;
+    config.capabilities = Capabilities::default();
     for unit in config.units.iter().chain(&config.keep_units) {
         UnitName::exact(unit).map_err(|error| wrong(error.to_string()))?;
     }

@@ -16,13 +16,13 @@ pub struct Inside {
 }
 
 impl Inside {
-    /// The sandbox that process `controller` keeps.
+    /// The sandbox that process `controller` keeps, with the staging root `stage`.
     ///
     /// # Errors
     /// Where it has ended meanwhile, or guest-init is not installed.
-    pub fn new(controller: u32) -> Result<Self> {
+    pub fn new(controller: u32, stage: &Path) -> Result<Self> {
         let inside = Self {
-            entrance: Entrance::new(&guest::find_init()?)?,
+            entrance: Entrance::new(&guest::find_init()?, stage.join(guest::CONFIG))?,
             controller,
         };
         inside.pid().map(|_| inside)

@@ -133,7 +133,7 @@ impl Sandboxes {
                 return Err(self.ended_early(&config.name));
             }
             if inside.is_none() {
-                inside = Inside::new(controller).ok();
+                inside = Inside::new(controller, &self.store.stage(&config.name)).ok();
             }
             let waiting = match inside
                 .as_ref()
@@ -207,7 +207,7 @@ impl Sandboxes {
         let name = config.name.as_str();
         let state = self.hypervisor(config)?.state(name)?;
         if let DomainState::Running { controller } = state {
-            let asked = Inside::new(controller)
+            let asked = Inside::new(controller, &self.store.stage(&config.name))
                 .and_then(|inside| inside.capture(&["systemctl", "--no-block", "poweroff"]));
             let begin = Instant::now();
             if asked.is_ok_and(|asked| asked.success) {

@@ -1,17 +1,20 @@
 //! The sandboxes of a host: what every operation needs, and the operations that are a few lines.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use guest_init::config::{
     File, GuestConfig, IdMap, Mount, Payload, Platform, Root, StaticUnits, VERSION,
 };
+use guest_init::seccomp::usual::Confined;
 use serde::Serialize;
 
-use crate::config::{SandboxConfig, SandboxName};
+use crate::config::{Confinement, SandboxConfig, SandboxName};
 use crate::domain::lxc::{self, LxcDomain};
 use crate::domain::template::Template;
 use crate::domain::{Domain, Filesystem};
 use crate::error::{Error, Result};
+use crate::guest::confinement;
 use crate::guest::ids::{self, Registry};
 use crate::guest::{self, Assembly, RUNTIME};
 use crate::host::{self, HostFacts};
@@ -177,8 +180,19 @@ impl Sandboxes {
             nic.hint = hypervisor.likely_address(source, &config.uuid)?;
         }
         guest.idmap = self.ids(config, &assembly.filesystems)?;
+        let confined = match guest.idmap {
+            Some(_) => Confined::OwnRoot,
+            None => Confined::HostsRoot,
+        };
+        let confinement = Confinement::of_service(config);
+        guest.confinement = confinement::given(&confinement, confined, &facts.arch)?;
+        let granted = match guest.idmap {
+            // What is granted there is of no use on the host.
+            Some(_) => BTreeSet::new(),
+            None => confinement.capabilities.granted(),
+        };
         guest::stage(&stage, &guest::find_init()?, &guest)?;
-        let domain = LxcDomain::new(&domain, &facts, assembly.filesystems);
+        let domain = LxcDomain::new(&domain, &facts, assembly.filesystems).granting(&granted);
         hypervisor.define(&Template::LxcDomain.render(&domain, Some(&self.store.templates))?)?;
         if self.store.units.is_dir() {
             let unit = self.host_unit(config)?;
@@ -268,6 +282,7 @@ impl Sandboxes {
             debug: std::env::var_os("LIBVIRT_SANDBOX_INIT_DEBUG").is_some(),
             platform: Platform::Container,
             idmap: None,
+            confinement: guest_init::config::Confinement::default(),
             staged: vec![],
             root: Root::Empty,
             mounts,
@@ -308,7 +323,7 @@ impl Sandboxes {
     pub fn enter(&self, name: &SandboxName) -> Result<Inside> {
         let config = self.store.load(name)?;
         match self.hypervisor(&config)?.state(name.as_str())? {
-            DomainState::Running { controller } => Inside::new(controller),
+            DomainState::Running { controller } => Inside::new(controller, &self.store.stage(name)),
             DomainState::Paused { .. } => Err(Error::refused(format!(
                 "the sandbox '{name}' is paused; resume it with 'virsh -c {} resume {name}'",
                 config.connection

@@ -21,14 +21,15 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 pub struct Entrance {
     program: File,
+    config: PathBuf,
 }
 
 impl Entrance {
-    /// Copies the guest-init at `path`.
+    /// Copies the guest-init at `path`. What is run is confined as the guest config at `config` says.
     ///
     /// # Errors
     /// Where it cannot be read or there is no memory for it.
-    pub fn new(path: &Path) -> Result<Self> {
+    pub fn new(path: &Path, config: PathBuf) -> Result<Self> {
         let content = fs::read(path).map_err(Error::io("reading", path))?;
         let failed = |source: std::io::Error| Error::Io {
             doing: "copying into memory",
@@ -48,7 +49,7 @@ impl Entrance {
             | SealFlag::F_SEAL_GROW
             | SealFlag::F_SEAL_WRITE;
         fcntl(&program, FcntlArg::F_ADD_SEALS(seals)).map_err(|errno| failed(errno.into()))?;
-        Ok(Self { program })
+        Ok(Self { program, config })
     }
 
     /// Runs `command` to its end in the sandbox of process `pid`, as its root, without standard input.
@@ -82,7 +83,8 @@ impl Entrance {
     fn entering(&self, pid: u32) -> Command {
         // The path is resolved before execve(2) closes the descriptor.
         let mut command = Command::new(format!("/proc/self/fd/{}", self.program.as_raw_fd()));
-        command.args(["enter", "--pid", &pid.to_string()]);
+        command.args(["enter", "--pid", &pid.to_string(), "--config"]);
+        command.arg(&self.config);
         command
     }
 }
