@@ -16,7 +16,8 @@ use crate::keeper::Files;
 use crate::plan::{Step, plan};
 use crate::subordinate::{Namespaces, Side};
 use crate::{
-    block, cgroup, confine, machine, process, resolv, root, shell, static_units, subordinate,
+    agent, block, boot_id, cgroup, confine, machine, process, resolv, root, shell, static_units,
+    subordinate,
 };
 
 /// Boots the sandbox. Returns when its command has ended, or on failure, which it has told.
@@ -135,7 +136,17 @@ fn carry_out(caller: &mut Caller) -> Result<()> {
                 crate::keeper::start(&nics, &config.hostname, &files)?;
                 caller.reached("network");
             }
+            Step::BootId => {
+                if let Err(error) = boot_id::own() {
+                    warn!("giving the sandbox a boot id of its own: {error:#}");
+                }
+            }
             Step::LowPorts => crate::network::allow_low_ports(),
+            Step::Kernel { max_threads } => {
+                machine::tune(max_threads);
+                static_units::mask_generators(Path::new("/"))?;
+            }
+            Step::Agent(ways) => agent::start(ways)?,
             Step::Shell(device) => shell::keep(&device)?,
             Step::Exec {
                 command,

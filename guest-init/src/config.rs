@@ -59,6 +59,8 @@ pub struct GuestConfig {
     pub max_pids: Option<u64>,
     /// NICs in the order `eth0`, `eth1`…
     pub network: Vec<Nic>,
+    /// Ports of the [`ask`](crate::ask) kind that the host gives a machine that lives by itself.
+    pub ways: u32,
     /// Opens a shell of root's on this device, again and again: `/dev/tty2`, `/dev/hvc1`.
     pub shell: Option<PathBuf>,
     /// What runs in it.
@@ -165,8 +167,10 @@ pub enum Directory {
 pub struct Identity {
     /// User id.
     pub uid: u32,
-    /// Primary group id. There are no others.
+    /// Primary group id.
     pub gid: u32,
+    /// Other group ids.
+    pub groups: Vec<u32>,
     /// Whether it keeps the capabilities of PID 1. Otherwise it has none and cannot get any (`PR_SET_NO_NEW_PRIVS(2const)`).
     pub privileged: bool,
 }
@@ -189,6 +193,8 @@ pub enum Stream {
     Inherited,
     /// A pipe, its bytes on the channel.
     Channel,
+    /// Nothing: `/dev/null`.
+    None,
 }
 
 /// The size of a terminal's window, in characters.

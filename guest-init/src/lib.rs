@@ -6,6 +6,7 @@
 //!
 //! | module | what it owns |
 //! |---|---|
+//! | [`ask`] | what the host asks of a virtual machine that lives by itself |
 //! | [`config`] | the guest config: what the host tells the guest |
 //! | [`wire`] | what host and guest say to each other while a command runs |
 //! | [`net`] | addresses and routes as they are written by people |
@@ -31,9 +32,12 @@
 //! | `mount_api` | mounts as files |
 //! | `caller` | whoever started the sandbox and waits for word of it |
 //! | `session` | a command that PID 1 starts and watches |
+//! | `agent` | the process that answers the host while systemd is PID 1 of a machine |
+//! | `account` | accounts of the sandbox |
 //! | `enter`, `relay` | a command in a running sandbox |
 //! | `process`, `pty` | starting processes, terminals |
 
+pub mod ask;
 pub mod config;
 pub mod filesystem;
 pub mod membership;
@@ -57,9 +61,15 @@ pub mod link;
 pub mod terminal;
 
 #[cfg(feature = "init")]
+mod account;
+#[cfg(feature = "init")]
+mod agent;
+#[cfg(feature = "init")]
 pub mod block;
 #[cfg(feature = "init")]
 pub mod boot;
+#[cfg(feature = "init")]
+mod boot_id;
 #[cfg(feature = "init")]
 mod caller;
 #[cfg(feature = "init")]

@@ -78,12 +78,22 @@ pub enum Step {
     Hostname(String),
     /// Raise the loopback and the NICs and give them addresses.
     Network(Vec<Nic>),
+    /// Tell this start from others.
+    BootId,
     /// Let every user listen on low ports: the network is the sandbox's own, and its command has no capabilities.
     LowPorts,
     /// Cover what the kernel shows of the host.
     MaskKernel,
     /// Give up what the payload may not do, for good.
     Confine,
+    /// Bound the threads of a kernel of our own, have it write back soon what is mapped, since the host looks at the files, and spare
+    /// it what only a machine with disks has a use for.
+    Kernel {
+        /// Highest number of threads.
+        max_threads: Option<u64>,
+    },
+    /// Leave a process behind that answers the host on so many ports.
+    Agent(u32),
     /// Keep a shell of root's on a device.
     Shell(PathBuf),
     /// Become the payload.
@@ -167,8 +177,18 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
     if matches!(config.payload, Payload::Command(_)) {
         steps.push(Step::LowPorts);
     }
+    if let (Platform::Container, Payload::Init { .. }) = (config.platform, &config.payload) {
+        // The network goes by the host's.
+        steps.push(Step::BootId);
+    }
     steps.push(Step::Confine);
     steps.extend(config.shell.iter().cloned().map(Step::Shell));
+    if config.ways > 0 {
+        steps.push(Step::Kernel {
+            max_threads: config.max_pids,
+        });
+        steps.push(Step::Agent(config.ways));
+    }
     steps.push(match &config.payload {
         Payload::Init {
             command,
@@ -219,6 +239,7 @@ mod tests {
             masked: vec![],
             disks: vec![],
             shell: None,
+            ways: 0,
             files: vec![],
             static_units: Some(StaticUnits { keep: vec![] }),
             max_pids: Some(10),

@@ -18,6 +18,29 @@ pub struct Confinement {
 }
 
 impl Confinement {
+    /// Whether a virtual machine can have it, whose kernel is its own.
+    ///
+    /// # Errors
+    /// Names what is of containers alone.
+    pub fn check_machine(&self) -> Result<(), String> {
+        let asked = match self {
+            Self {
+                idmap: Idmap::Range(_),
+                ..
+            } => "--idmap",
+            Self {
+                seccomp: Seccomp::Profile(_),
+                ..
+            } => "--seccomp",
+            Self { capabilities, .. } if !capabilities.is_usual() => "--cap-add and --cap-drop",
+            _ => return Ok(()),
+        };
+        Err(format!(
+            "{asked}: a virtual machine has a kernel of its own, which root inside may do with as it likes; leave it out, or \
+             use a container"
+        ))
+    }
+
     /// That of a service.
     #[must_use]
     pub fn of_service(config: &SandboxConfig) -> Self {

@@ -24,6 +24,8 @@ pub mod seccomp;
 pub mod security;
 pub mod service;
 pub mod size;
+pub mod storage;
+pub mod workload;
 
 pub use capability::{Capabilities, Capability};
 pub use change::Change;
@@ -45,6 +47,8 @@ pub use seccomp::Seccomp;
 pub use security::Security;
 pub use service::{SandboxConfig, State};
 pub use size::Bytes;
+pub use storage::TreeImage;
+pub use workload::{Command, Workload};
 
 /// Makes serde use the written form of a type (`FromStr` and `Display`).
 macro_rules! as_text {

@@ -9,7 +9,7 @@ pub mod qemu;
 pub mod template;
 pub mod tune;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
@@ -130,6 +130,20 @@ pub struct BlockDevice {
     pub serial: String,
 }
 
+impl BlockDevice {
+    /// A block device of the host, as a container has it.
+    #[must_use]
+    pub fn of_host(path: &Path) -> Self {
+        Self {
+            source: path.to_owned(),
+            kind: BlockKind::Block,
+            format: ImageFormat::Raw,
+            read_only: false,
+            serial: String::new(),
+        }
+    }
+}
+
 /// What is behind a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlockKind {
@@ -146,7 +160,7 @@ impl Domain {
         Self {
             name: config.name.clone(),
             uuid: config.uuid,
-            description: format!("virt-sandbox: {}", config.units.join(" ")),
+            description: format!("virt-sandbox: {}", config.workload),
             resources: config.resources.clone(),
             networks: config.networks.clone(),
             publish: vec![],

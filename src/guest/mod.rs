@@ -28,6 +28,8 @@ pub const RUNTIME: &str = "/run/virt-sandbox";
 
 /// Name of the guest config in the staging root of a service.
 pub const CONFIG: &str = "guest.json";
+/// Where the tree of a sandbox is in the staging root.
+pub const PRIVATE: &str = "/private";
 
 /// Name of the init in the staging root; the domain starts it.
 const INIT: &str = "guest-init";
@@ -69,9 +71,11 @@ impl Assembly {
                 }),
             }
         }
-        assembly.share(facts, &config.path, Path::new("/private"), false);
+        if config.image.is_none() {
+            assembly.share(facts, &config.path, Path::new(PRIVATE), false);
+        }
         for dir in PRIVATE_DIRS.map(Path::new) {
-            assembly.bind(below("/private", dir), dir.to_owned(), false);
+            assembly.bind(below(PRIVATE, dir), dir.to_owned(), false);
         }
         for (target, mode) in [("/run", 0o755), ("/tmp", 0o1777)] {
             assembly.mounts.push(guest::Mount::Tmpfs {
@@ -153,6 +157,12 @@ impl Assembly {
 
 fn below(root: &str, path: &Path) -> PathBuf {
     Path::new(root).join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// Whether guests are to show every step of their boot.
+#[must_use]
+pub fn is_debugged() -> bool {
+    std::env::var_os("LIBVIRT_SANDBOX_INIT_DEBUG").is_some()
 }
 
 /// What the guest is told of its NICs: libvirt and the kernel name them in this order.

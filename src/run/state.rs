@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::config::SandboxName;
 use crate::error::{Error, Result};
-use crate::guest::{self, cgroup};
+use crate::guest::{self, cgroup, kernel};
 use crate::run::Connection;
 use crate::sys::lock::{Lock, Sharing};
 
@@ -63,7 +63,7 @@ impl Places {
         if is_root {
             return Ok(Self {
                 runtime: guest::RUNTIME.into(),
-                cache: "/var/cache/virt-sandbox".into(),
+                cache: kernel::CACHE.into(),
             });
         }
         let variable = |name: &str| {

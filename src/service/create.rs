@@ -8,27 +8,29 @@ use crate::config::network::{DEFAULT_SOURCE, Source};
 use crate::config::service::VERSION;
 use crate::config::{
     Confinement, Hostname, Mac, Mount, Network, Resources, SandboxConfig, SandboxName, State,
+    TreeImage, Workload,
 };
-use crate::domain::{Domain, lxc};
+use crate::driver::Keeper;
 use crate::error::{Error, Result};
 use crate::host;
 use crate::hypervisor::Hypervisor;
 use crate::service::activity;
-use crate::service::discover::{Fact, Service};
+use crate::service::base::{Base, Provenance};
+use crate::service::discover::{self, Fact, Service};
 use crate::service::manifest::Manifest;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::Removal;
 use crate::service::tree::{self, Class, TreePlan};
 use crate::service::unit::special::Role;
-use crate::service::{place, preflight};
+use crate::service::{command, image, place, preflight};
 
 /// What a new sandbox is to be.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// Its name.
     pub name: SandboxName,
-    /// Units of the host that run in it; at least one.
-    pub units: Vec<String>,
+    /// What runs in it. The program of a command is searched for.
+    pub workload: Workload,
     /// Packages beside those that are found.
     pub packages: Vec<String>,
     /// Directory its tree is made in, instead of the usual one.
@@ -39,6 +41,8 @@ pub struct Request {
     pub networks: Vec<Network>,
     /// Its mounts.
     pub mounts: Vec<Mount>,
+    /// The image that its tree is to be in, instead of a directory.
+    pub image: Option<TreeImage>,
     /// Its limits.
     pub resources: Resources,
     /// What holds its root back.
@@ -58,6 +62,8 @@ pub struct Plan {
     pub tree: TreePlan,
     /// The packages of the service, and why each is one.
     pub packages: Vec<(String, String)>,
+    /// What is recorded of it for an upgrade.
+    pub(super) base: Base,
 }
 
 impl Sandboxes {
@@ -74,8 +80,9 @@ impl Sandboxes {
             .clone()
             .unwrap_or_else(|| Hostname::of(&request.name))
             .to_string();
-        let service = Service::discover(root, &request.units, &request.packages, &hostname)?;
-        preflight::check(root, &service)?;
+        let (workload, service) = found(root, &request.workload, &request.packages, &hostname)?;
+        let keeper = Keeper::of(&self.connection)?;
+        preflight::check(root, &service, keeper.container())?;
         let uuid = uuid::Uuid::new_v4();
         let mut networks = request.networks.clone();
         for (index, network) in networks.iter_mut().enumerate() {
@@ -91,28 +98,33 @@ impl Sandboxes {
             name: request.name.clone(),
             uuid,
             connection: self.connection.clone(),
-            units: service.units.iter().map(ToString::to_string).collect(),
+            keep_units: keep_units(&service, &workload),
+            mounts: shown_from_host(&service, &workload)
+                .into_iter()
+                .chain(request.mounts.clone())
+                .collect(),
+            workload,
             packages: request.packages.clone(),
             service_packages: service.packages.keys().map(ToString::to_string).collect(),
             path: self.tree_of(&request.name, request.base.as_deref()),
             hostname,
-            keep_units: keep_units(&service),
             timeout: request.timeout,
             networks,
-            mounts: programs_elsewhere(&service)
-                .into_iter()
-                .chain(request.mounts.clone())
-                .collect(),
+            image: request.image,
             idmap: request.confinement.idmap,
             seccomp: request.confinement.seccomp.clone(),
             capabilities: request.confinement.capabilities.clone(),
             resources: request.resources.clone(),
         };
         config.check().map_err(Error::refused)?;
-        lxc::check(&Domain::of_service(&config))?;
+        keeper.check(&config)?;
         let mut tree = TreePlan::new(root, &config, &service, request.state)?;
         if request.state == State::Auto {
             activity::refuse_live_state(&service, &tree.state)?;
+        }
+        if let Some(image) = config.image {
+            image::check_size(image, &tree, root)?;
+            place::check_image(&config)?;
         }
         shared(&mut tree);
         let packages = service
@@ -121,6 +133,7 @@ impl Sandboxes {
             .map(|(package, reason)| (package.to_string(), reason.clone()))
             .collect();
         Ok(Plan {
+            base: Base::of(&tree, &service)?,
             config,
             tree,
             packages,
@@ -144,7 +157,10 @@ impl Sandboxes {
             for skipped in &report.skipped {
                 log::debug!("not copied: {skipped}");
             }
-            Ok(Manifest::scan(tree, &[Path::new("/etc")])?)
+            Ok(Provenance {
+                manifest: Manifest::scan(tree, &[Path::new("/etc")])?,
+                base: plan.base.clone(),
+            })
         })?;
         Ok(plan.config)
     }
@@ -167,7 +183,7 @@ impl Sandboxes {
         }
         let (lock, config) = self.store.lock(name)?;
         let hypervisor = self.hypervisor(&config)?;
-        if hypervisor.state(name.as_str())?.controller().is_some() {
+        if hypervisor.state(name.as_str())?.is_active() {
             return Err(Error::refused(format!(
                 "the sandbox '{name}' is running; stop it with 'virt-sandbox-service stop {name}', or use --force"
             )));
@@ -177,6 +193,7 @@ impl Sandboxes {
             connection: config.connection.clone(),
             uuid: config.uuid,
             tree: Some(config.path.clone()),
+            image: config.image_file(),
             registered: true,
         };
         self.store.note(&removal)?;
@@ -184,6 +201,38 @@ impl Sandboxes {
         drop(lock);
         Ok(())
     }
+}
+
+/// What runs, by the names the host has for it, and what belongs to it.
+pub(super) fn found(
+    root: &Path,
+    workload: &Workload,
+    packages: &[String],
+    hostname: &str,
+) -> Result<(Workload, Service)> {
+    match workload {
+        Workload::Units(units) => {
+            let service = Service::discover(root, units, packages, hostname)?;
+            let units = service.units.iter().map(ToString::to_string).collect();
+            Ok((Workload::Units(units), service))
+        }
+        Workload::Command(command) => {
+            let mut accounts = discover::read_accounts(root);
+            let found = command::find(command, &mut accounts)?;
+            let unit = command::unit::of(&found.command)?;
+            let service = Service::of_unit(root, unit, &found.programs, accounts, packages)?;
+            Ok((Workload::Command(found.command), service))
+        }
+    }
+}
+
+/// Read-only mounts of what the host has of the programs.
+pub(super) fn shown_from_host(service: &Service, workload: &Workload) -> Vec<Mount> {
+    let mut mounts = programs_elsewhere(service);
+    if let Workload::Command(_) = workload {
+        mounts.extend(command::programs_in_srv(service));
+    }
+    mounts
 }
 
 /// Read-only mounts of what the units run from outside of the system's directories, such as `/opt/X`.
@@ -195,9 +244,13 @@ fn programs_elsewhere(service: &Service) -> Vec<Mount> {
         .filter_map(|(path, _)| {
             let mut names = path.components();
             names.next()?;
-            let (first, second) = (names.next()?.as_os_str(), names.next()?);
+            let first = names.next()?.as_os_str();
             let is_elsewhere = !SHOWN.iter().any(|shown| first == *shown);
-            is_elsewhere.then(|| Path::new("/").join(first).join(second))
+            let top = Path::new("/").join(first);
+            is_elsewhere.then(|| match names.next() {
+                Some(second) => top.join(second),
+                None => top,
+            })
         })
         .collect();
     tops.iter()
@@ -206,13 +259,16 @@ fn programs_elsewhere(service: &Service) -> Vec<Mount> {
 }
 
 /// Directories of the root that every sandbox has.
-const SHOWN: [&str; 15] = [
+const SHOWN: [&str; 17] = [
     "usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "etc", "var", "home", "root", "srv",
-    "run", "tmp", "dev",
+    "run", "tmp", "dev", "proc", "sys",
 ];
 
 /// Boot-time units of the host's `/usr` that belong to the service.
-fn keep_units(service: &Service) -> Vec<String> {
+pub(super) fn keep_units(service: &Service, workload: &Workload) -> Vec<String> {
+    if let Workload::Command(_) = workload {
+        return vec![];
+    }
     let names: BTreeSet<String> = service
         .closure
         .members
@@ -241,7 +297,7 @@ fn shared(tree: &mut TreePlan) {
     }
 }
 
-fn check_mounts(mounts: &[Mount]) -> Result<()> {
+pub(super) fn check_mounts(mounts: &[Mount]) -> Result<()> {
     for mount in mounts {
         if let Some(source) = mount.host_source() {
             fs::metadata(source).map_err(|error| {

@@ -13,13 +13,14 @@ use crate::config::{
 use crate::error::{Error, Result};
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::libvirt::Libvirt;
-use crate::service::export::{CONFIG, END, MANIFEST, METADATA, TREE};
+use crate::service::base::{Base, Provenance};
+use crate::service::export::{BASE, CONFIG, END, MANIFEST, METADATA, TREE};
 use crate::service::identity::{self, Renewal};
+use crate::service::making::check_words;
 use crate::service::manifest::Manifest;
 use crate::service::metadata::Metadata;
 use crate::service::place;
 use crate::service::sandboxes::Sandboxes;
-use crate::service::unit::UnitName;
 use crate::sys::archive::{ArchiveError, Extractor, Kind, Reader};
 use crate::sys::root::Root;
 
@@ -64,15 +65,21 @@ impl Sandboxes {
         let manifest: Manifest = String::from_utf8_lossy(&text)
             .parse()
             .map_err(Error::step("reading the archive"))?;
+        let text = document(&mut reader, BASE, LONGEST_MANIFEST)?;
+        let base: Base =
+            serde_json::from_slice(&text).map_err(Error::step("reading the archive"))?;
         let config = self.imported(&archived, request)?;
         self.check_name(&config.name)?;
         place::check(&config.path)?;
         let renewal = Renewal::new(&archived, &config)?;
         self.make(&config, &mut |tree| {
             unpack(&mut reader, &renewal, tree, interrupted)?;
-            let mut manifest = manifest.clone();
-            renewal.write(tree, &mut manifest)?;
-            Ok(manifest)
+            let mut provenance = Provenance {
+                manifest: manifest.clone(),
+                base: base.clone(),
+            };
+            renewal.write(tree, &mut provenance.manifest)?;
+            Ok(provenance)
         })?;
         Ok(config)
     }
@@ -148,29 +155,12 @@ fn archived(text: &[u8]) -> Result<SandboxConfig> {
     };
     let text = std::str::from_utf8(text).map_err(|error| wrong(error.to_string()))?;
     let mut config = SandboxConfig::parse(text, path)?;
-    // Which ids are whose is this host's matter.
+    // What holds it back is this host's matter.
     config.idmap = Idmap::Auto;
     config.seccomp = Seccomp::Default;
     config.capabilities = Capabilities::default();
-    for unit in config.units.iter().chain(&config.keep_units) {
-        UnitName::exact(unit).map_err(|error| wrong(error.to_string()))?;
-    }
-    for package in config.packages.iter().chain(&config.service_packages) {
-        if !is_package(package) {
-            return Err(wrong(format!("'{package}' is not a name of a package")));
-        }
-    }
-    let hostname: std::result::Result<Hostname, _> = config.hostname.parse();
-    hostname.map_err(|error| wrong(error.to_string()))?;
+    check_words(&config).map_err(wrong)?;
     Ok(config)
-}
-
-/// Whether a text can be the name of a package, of dpkg or of rpm, and nothing else on a command line.
-fn is_package(name: &str) -> bool {
-    name.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && name
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || "+-._~:".contains(c))
 }
 
 /// An archive says itself what of the host its sandbox sees: that is for the admin to allow.
@@ -230,7 +220,7 @@ fn unpack(
 fn inside(name: &Path) -> Result<Option<PathBuf>> {
     match name.strip_prefix(TREE) {
         Ok(path) if path.as_os_str().is_empty() => Ok(None),
-        Ok(path) if path != Path::new(place::MARK) => Ok(Some(Path::new("/").join(path))),
+        Ok(path) if !place::is_reserved(path) => Ok(Some(Path::new("/").join(path))),
         Ok(_) | Err(_) => Err(Error::refused(format!(
             "the archive has '{}', which belongs to no sandbox's tree",
             name.display()
@@ -279,6 +269,7 @@ mod tests {
             "etc/x",
             "trees/x",
             "tree/.virt-sandbox.json",
+            "tree/.upgrade/slots/1",
             "virt-sandbox/x",
         ] {
             assert!(path(name).is_err(), "{name}");

@@ -3,17 +3,17 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::{SandboxConfig, SandboxName};
+use crate::config::{Hostname, SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
 use crate::hypervisor::{DomainState, Hypervisor};
-use crate::service::manifest::Manifest;
-use crate::service::place;
+use crate::service::base::Provenance;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::Removal;
-use crate::sys::atomic;
+use crate::service::unit::UnitName;
+use crate::service::{image, place};
 
-/// Fills the tree at a path, and says what its `/etc` was made from.
-pub(super) type Fill<'a> = dyn FnMut(&Path) -> Result<Manifest> + 'a;
+/// Fills the tree at a path, and says what it was made from.
+pub(super) type Fill<'a> = dyn FnMut(&Path) -> Result<Provenance> + 'a;
 
 impl Sandboxes {
     /// Makes the sandbox `config`, with a tree as `fill` makes it.
@@ -35,6 +35,7 @@ impl Sandboxes {
             connection: config.connection.clone(),
             uuid: config.uuid,
             tree: None,
+            image: None,
             registered: false,
         };
         let made = self.make_reserved(config, &hypervisor, &mut removal, fill);
@@ -59,21 +60,30 @@ impl Sandboxes {
         self.check_domain(name, hypervisor)?;
         // Noted before it is made: what is noted and not there is no trouble.
         place::check(&config.path)?;
+        place::check_image(config)?;
+        removal.image = config.image_file();
         removal.tree = Some(config.path.clone());
         self.store.note(removal)?;
         place::make(&config.path, config.uuid)?;
-        let manifest = fill(&config.path)?;
-        atomic::write(
-            &self.store.manifest(name),
-            manifest.to_string().as_bytes(),
-            0o600,
-        )?;
+        let provenance = self
+            .filled(config, fill)
+            .map_err(|error| image::explained(error, config.image))?;
+        provenance.save(&self.store, name)?;
 
         removal.registered = true;
         self.store.note(removal)?;
         self.render(config, hypervisor)?;
         config.save(&self.store.config(name))?;
         self.store.settle(name)
+    }
+
+    /// Makes the image, if there is to be one, and fills the tree.
+    fn filled(&self, config: &SandboxConfig, fill: &mut Fill<'_>) -> Result<Provenance> {
+        self.make_image(config)?;
+        let tree = self.tree(config)?;
+        let provenance = fill(tree.path())?;
+        tree.settle()?;
+        Ok(provenance)
     }
 
     /// Checks that a new sandbox can have this name, as far as libvirt is not asked.
@@ -109,4 +119,32 @@ impl Sandboxes {
     pub(super) fn tree_of(&self, name: &SandboxName, base: Option<&Path>) -> PathBuf {
         base.unwrap_or(&self.store.trees).join(name.as_str())
     }
+}
+
+/// Checks what of a configuration is written into units and documents of this host, and onto command lines: that it is what it
+/// seems, where it was not made by us.
+pub(super) fn check_words(config: &SandboxConfig) -> std::result::Result<(), String> {
+    for unit in config
+        .workload
+        .given_units()
+        .iter()
+        .chain(&config.keep_units)
+    {
+        UnitName::exact(unit).map_err(|error| error.to_string())?;
+    }
+    for package in config.packages.iter().chain(&config.service_packages) {
+        if !is_package(package) {
+            return Err(format!("'{package}' is not a name of a package"));
+        }
+    }
+    let hostname: std::result::Result<Hostname, _> = config.hostname.parse();
+    hostname.map(drop).map_err(|error| error.to_string())
+}
+
+/// Whether a text can be the name of a package, of dpkg or of rpm, and nothing else on a command line.
+fn is_package(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "+-._~:".contains(c))
 }

@@ -17,7 +17,7 @@ use crate::service::identity::Renewal;
 use crate::service::place;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::remove_tree;
-use crate::sys::{atomic, command, rename};
+use crate::sys::{atomic, rename};
 
 /// Name of the note in the sandbox's directory.
 pub(super) const NOTE: &str = "renaming.json";
@@ -44,15 +44,24 @@ impl Sandboxes {
         self.check_name(new)?;
         let (lock, config) = self.store.lock(old)?;
         let hypervisor = self.hypervisor(&config)?;
-        if hypervisor.state(old.as_str())?.controller().is_some() {
+        if hypervisor.state(old.as_str())?.is_active() {
             return Err(Error::refused(format!(
                 "the sandbox '{old}' is running; stop it with 'virt-sandbox-service stop {old}'"
             )));
         }
+        if self.store.upgrade(old).is_dir() {
+            return Err(Error::refused(format!(
+                "the sandbox '{old}' is being upgraded; try again when that is done"
+            )));
+        }
         self.check_domain(new, &hypervisor)?;
+        let config_after = renamed(&config, new)?;
+        if config_after.path != config.path {
+            place::check_image(&config_after)?;
+        }
         let renaming = Renaming {
-            new: renamed(&config, new)?,
-            enabled: is_enabled(old),
+            new: config_after,
+            enabled: self.store.is_enabled(old),
             old: config,
         };
         let note = self.store.dir(old).join(NOTE);
@@ -111,10 +120,15 @@ impl Sandboxes {
             remove_tree(&self.store.stage(&old.name));
         }
         place::rename(&old.path, &new.path, new.uuid)?;
-        let mut manifest = self.recorded(&new.name)?;
-        Renewal::new(old, new)?.write(&new.path, &mut manifest)?;
-        let text = manifest.to_string();
-        atomic::write(&self.store.manifest(&new.name), text.as_bytes(), 0o600)?;
+        if let (Some(from), Some(to)) = (old.image_file(), new.image_file()) {
+            place::rename_image(&from, &to)?;
+        }
+        let mut provenance = self.recorded(&new.name)?;
+        let tree = self.tree(new)?;
+        Renewal::new(old, new)?.write(tree.path(), &mut provenance.manifest)?;
+        tree.settle()?;
+        drop(tree);
+        provenance.save(&self.store, &new.name)?;
         new.save(&self.store.config(&new.name))?;
         self.render(new, hypervisor)?;
         if *enabled {
@@ -164,13 +178,6 @@ fn place_of(old: &SandboxConfig, name: &SandboxName) -> Result<PathBuf> {
         )));
     }
     Ok(path)
-}
-
-/// Whether the host's systemd starts a sandbox at boot.
-fn is_enabled(name: &SandboxName) -> bool {
-    host::runs_systemd()
-        && command::capture("systemctl", ["is-enabled", "--quiet", "--", &name.unit()])
-            .is_ok_and(|asked| asked.success)
 }
 
 #[cfg(test)]

@@ -1,30 +1,23 @@
 //! The sandboxes of a host: what every operation needs, and the operations that are a few lines.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use guest_init::config::{
-    File, GuestConfig, IdMap, Mount, Payload, Platform, Root, StaticUnits, VERSION,
-};
-use guest_init::seccomp::usual::Confined;
+use guest_init::config::File;
 use serde::Serialize;
 
-use crate::config::{Confinement, SandboxConfig, SandboxName};
-use crate::domain::lxc::{self, LxcDomain};
+use crate::config::workload::{COMMAND_UNIT, Restart};
+use crate::config::{SandboxConfig, SandboxName, Workload};
 use crate::domain::template::Template;
-use crate::domain::{Domain, Filesystem};
+use crate::driver::{Contents, Inside, Keeper, Shared, Site};
 use crate::error::{Error, Result};
-use crate::guest::confinement;
-use crate::guest::ids::{self, Registry};
-use crate::guest::{self, Assembly, RUNTIME};
+use crate::guest;
 use crate::host::{self, HostFacts};
 use crate::hypervisor::libvirt::Libvirt;
 use crate::hypervisor::{DomainState, Hypervisor};
-use crate::service::inside::Inside;
+use crate::service::connections::Connections;
 use crate::service::store::{Removal, Store};
-use crate::service::{addresses, package, place, services_d};
-use crate::sys::atomic;
-use crate::sys::command;
+use crate::service::{command, package, place, services_d};
+use crate::sys::{atomic, command as program};
 
 /// The sandboxes of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,12 +39,20 @@ pub struct Summary {
     pub driver: String,
     /// The units that run in it.
     pub units: Vec<String>,
+    /// The command that runs in it, if it is not units of the host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<Vec<String>>,
     /// Its addresses, if it runs and has any.
     pub addresses: Vec<String>,
     /// Its private tree on the host.
     pub path: PathBuf,
+    /// The image that holds the tree, if one does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<PathBuf>,
     /// Host name inside.
     pub hostname: String,
+    /// Whether the host's systemd starts it at boot.
+    pub enabled: bool,
 }
 
 impl Sandboxes {
@@ -64,7 +65,7 @@ impl Sandboxes {
         }
     }
 
-    /// Takes away what commands that were cut short have left.
+    /// Takes away what commands that were cut short have left, and undoes upgrades that were.
     ///
     /// # Errors
     /// Where libvirt does not answer, and only if there is something to take away.
@@ -84,7 +85,7 @@ impl Sandboxes {
             }
             drop(lock);
         }
-        Ok(())
+        self.recover_upgrades()
     }
 
     /// Takes away a sandbox, as far as it is there.
@@ -97,9 +98,13 @@ impl Sandboxes {
             hypervisor.destroy(name.as_str())?;
             hypervisor.undefine(name.as_str())?;
             self.remove_unit(name);
+            self.store.unlink_journal(removal.uuid);
             guest::cgroup::remove(name);
         }
         if let Some(tree) = &removal.tree {
+            if let Some(image) = &removal.image {
+                place::remove_image(tree, image, removal.uuid)?;
+            }
             place::remove(tree, removal.uuid)?;
             self.remove_base(tree);
         }
@@ -110,14 +115,14 @@ impl Sandboxes {
     /// Removes the host's unit of a sandbox.
     pub(super) fn remove_unit(&self, name: &SandboxName) {
         let unit = self.store.unit(name);
-        if host::runs_systemd() && unit.exists() {
+        if self.store.is_enabled(name) {
             self.systemctl(&["disable", "--quiet", &name.unit()]);
         }
         let _ = std::fs::remove_file(&unit);
         self.reload_host();
         if host::runs_systemd() {
             // One that has failed would stay in systemd's list without a file; that it has not is no matter.
-            let _ = command::capture("systemctl", ["reset-failed", "--", &name.unit()]);
+            let _ = program::capture("systemctl", ["reset-failed", "--", &name.unit()]);
         }
     }
 
@@ -154,7 +159,7 @@ impl Sandboxes {
 
     pub(super) fn systemctl(&self, arguments: &[&str]) {
         let shown = || format!("systemctl {}", arguments.join(" "));
-        match command::capture("systemctl", arguments.iter().copied()) {
+        match program::capture("systemctl", arguments.iter().copied()) {
             Ok(captured) if captured.success => {}
             Ok(captured) => log::warn!("{}: {}", shown(), captured.stderr),
             Err(error) => log::warn!("{}: {error}", shown()),
@@ -166,51 +171,43 @@ impl Sandboxes {
     /// # Errors
     /// Where a template is wrong, a file cannot be written or libvirt refuses the domain.
     pub(super) fn render(&self, config: &SandboxConfig, hypervisor: &dyn Hypervisor) -> Result<()> {
+        self.render_with(config, None, hypervisor)
+    }
+
+    /// As [`render`](Self::render), with the block device that the image of the tree has while it runs.
+    pub(super) fn render_with(
+        &self,
+        config: &SandboxConfig,
+        device: Option<&Path>,
+        hypervisor: &dyn Hypervisor,
+    ) -> Result<()> {
         let facts = HostFacts::probe(Path::new("/"))?;
-        let stage = self.store.stage(&config.name);
-        let domain = Domain::of_service(config);
-        lxc::check(&domain)?;
-        let assembly = Assembly::of_service(config, &facts, &stage);
-        let (mounts, user_mounts) = (assembly.mounts, assembly.user_mounts);
-        let mut guest = self.guest_config(config, mounts, user_mounts)?;
-        for (nic, network) in guest.network.iter_mut().zip(&config.networks) {
-            let Some(source) = network.container_network() else {
-                continue;
-            };
-            nic.hint = hypervisor.likely_address(source, &config.uuid)?;
-        }
-        guest.idmap = self.ids(config, &assembly.filesystems)?;
-        let confined = match guest.idmap {
-            Some(_) => Confined::OwnRoot,
-            None => Confined::HostsRoot,
+        let site = Site {
+            stage: &self.store.stage(&config.name),
+            record: &self.store.dir(&config.name),
+            templates: &self.store.templates,
+            device,
         };
-        let confinement = Confinement::of_service(config);
-        guest.confinement = confinement::given(&confinement, confined, &facts.arch)?;
-        let granted = match guest.idmap {
-            // What is granted there is of no use on the host.
-            Some(_) => BTreeSet::new(),
-            None => confinement.capabilities.granted(),
-        };
-        guest::stage(&stage, &guest::find_init()?, &guest)?;
-        let domain = LxcDomain::new(&domain, &facts, assembly.filesystems).granting(&granted);
-        hypervisor.define(&Template::LxcDomain.render(&domain, Some(&self.store.templates))?)?;
-        if self.store.units.is_dir() {
-            let unit = self.host_unit(config)?;
-            let path = self.store.unit(&config.name);
-            if std::fs::read_to_string(&path).ok().as_deref() != Some(&unit) {
-                atomic::write(&path, unit.as_bytes(), 0o644)?;
-                self.reload_host();
-            }
-        }
+        let keeper = self.keeper(config)?;
+        let contents = self.contents(config)?;
+        hypervisor.define(&keeper.build(config, contents, &facts, site, hypervisor)?)?;
+        self.store.link_journal(config);
+        self.write_unit(config)?;
         Ok(())
     }
 
-    /// The ids of the host that stand for those of a sandbox.
-    fn ids(&self, config: &SandboxConfig, filesystems: &[Filesystem]) -> Result<Option<IdMap>> {
-        let registry = Registry::of(&[&self.store.configs, Path::new(RUNTIME)]);
-        let dir = self.store.dir(&config.name);
-        let claim = |wanted| registry.claim(&dir, config.uuid, wanted);
-        ids::decide(config.idmap, filesystems, &guest::find_init()?, claim)
+    /// Writes the host's unit of a sandbox. `false` if the host has no place for units.
+    pub(super) fn write_unit(&self, config: &SandboxConfig) -> Result<bool> {
+        if !self.store.units.is_dir() {
+            return Ok(false);
+        }
+        let unit = self.host_unit(config)?;
+        let path = self.store.unit(&config.name);
+        if std::fs::read_to_string(&path).ok().as_deref() != Some(&unit) {
+            atomic::write(&path, unit.as_bytes(), 0o644)?;
+            self.reload_host();
+        }
+        Ok(true)
     }
 
     /// The host's unit of a sandbox.
@@ -222,6 +219,8 @@ impl Sandboxes {
         struct View<'a> {
             name: &'a SandboxName,
             units: &'a [String],
+            what: String,
+            restart: Restart,
             program: String,
             start_seconds: u64,
             stop_seconds: u64,
@@ -231,22 +230,30 @@ impl Sandboxes {
             std::env::current_exe().map_err(Error::io("finding", Path::new("/proc/self/exe")))?;
         let view = View {
             name: &config.name,
-            units: &config.units,
+            units: config.workload.given_units(),
+            what: config.workload.to_string(),
+            // One that ends with its command has done what it was for.
+            restart: match &config.workload {
+                Workload::Command(command) => match command.restart {
+                    Restart::No => Restart::No,
+                    Restart::OnFailure | Restart::Always => Restart::OnFailure,
+                },
+                Workload::Units(_) => Restart::OnFailure,
+            },
             program: program.display().to_string(),
             // Where the units do not come up the sandbox is stopped again before it is said why.
-            start_seconds: u64::from(config.timeout) + super::lifecycle::STOP_SECONDS + 30,
+            start_seconds: u64::from(config.timeout)
+                + self.keeper(config)?.boot_time()?.as_secs()
+                + super::lifecycle::STOP_SECONDS
+                + 30,
             stop_seconds: super::lifecycle::STOP_SECONDS + 30,
             tree: config.path.display().to_string(),
         };
         Template::HostUnit.render(&view, Some(&self.store.templates))
     }
 
-    fn guest_config(
-        &self,
-        config: &SandboxConfig,
-        mounts: Vec<Mount>,
-        user_mounts: Vec<Mount>,
-    ) -> Result<GuestConfig> {
+    /// What the services want inside.
+    fn contents(&self, config: &SandboxConfig) -> Result<Contents> {
         #[derive(Serialize)]
         struct View<'a> {
             name: &'a SandboxName,
@@ -256,7 +263,7 @@ impl Sandboxes {
         let view = View {
             name: &config.name,
             units: config
-                .units
+                .units()
                 .iter()
                 .map(String::as_str)
                 .chain(init_units.iter().map(|unit| unit.name.as_str()))
@@ -264,48 +271,64 @@ impl Sandboxes {
         };
         let target = Template::BootTarget.render(&view, Some(&self.store.templates))?;
         let unit_file = |name: &str, content: String| File {
-            path: Path::new("/run/systemd/system").join(name),
+            path: Path::new(command::unit::DIRECTORY).join(name),
             mode: 0o644,
             content,
         };
         let mut files = vec![unit_file(BOOT_TARGET, target)];
+        if let Some(command) = config.workload.command() {
+            let overrides = &self.store.templates;
+            let text = command::unit::text(command, config.timeout, overrides)?;
+            files.push(unit_file(COMMAND_UNIT, text));
+            files.push(unit_file(
+                command::unit::END,
+                command::unit::end(overrides)?,
+            ));
+        }
         files.extend(
             init_units
                 .into_iter()
                 .map(|unit| unit_file(&unit.name, unit.content)),
         );
         let keep = KEPT_UNITS.iter().map(ToString::to_string);
-        Ok(GuestConfig {
-            version: VERSION,
-            name: config.name.to_string(),
-            hostname: config.hostname.clone(),
-            debug: std::env::var_os("LIBVIRT_SANDBOX_INIT_DEBUG").is_some(),
-            platform: Platform::Container,
-            idmap: None,
-            confinement: guest_init::config::Confinement::default(),
-            staged: vec![],
-            root: Root::Empty,
-            mounts,
-            user_mounts,
-            includes: vec![],
-            masked: vec![],
-            disks: vec![],
-            shell: None,
+        Ok(Contents {
             files,
-            static_units: Some(StaticUnits {
-                keep: keep.chain(config.keep_units.iter().cloned()).collect(),
-            }),
-            max_pids: Some(config.resources.pids()),
-            network: guest::nics(&config.networks),
-            payload: Payload::Init {
-                command: vec![SYSTEMD.to_owned(), format!("--unit={BOOT_TARGET}")],
-                environment: vec![
-                    // systemd recognises containers by it (CONTAINER_INTERFACE of systemd).
-                    ("container".to_owned(), "lxc-libvirt".to_owned()),
-                    ("container_uuid".to_owned(), config.uuid.to_string()),
-                ],
-            },
+            keep_units: keep.chain(config.keep_units.iter().cloned()).collect(),
+            target: BOOT_TARGET.to_owned(),
         })
+    }
+
+    /// The driver that keeps a sandbox.
+    ///
+    /// # Errors
+    /// Where its configuration names none.
+    pub(super) fn keeper(&self, config: &SandboxConfig) -> Result<Keeper> {
+        Keeper::of(&config.connection)
+    }
+
+    /// The way into a sandbox; `None` where it does not run.
+    ///
+    /// # Errors
+    /// Where libvirt does not answer.
+    pub(super) fn inside(
+        &self,
+        config: &SandboxConfig,
+        hypervisor: &dyn Hypervisor,
+    ) -> Result<Option<Box<dyn Inside>>> {
+        self.inside_of(config, hypervisor.state(config.name.as_str())?)
+    }
+
+    /// The way into a sandbox that is in this state.
+    ///
+    /// # Errors
+    /// Where its configuration names no driver.
+    pub(super) fn inside_of(
+        &self,
+        config: &SandboxConfig,
+        state: DomainState,
+    ) -> Result<Option<Box<dyn Inside>>> {
+        let stage = self.store.stage(&config.name);
+        Ok(self.keeper(config)?.inside(config, &stage, state))
     }
 
     /// A connection for the domain of a sandbox.
@@ -320,18 +343,54 @@ impl Sandboxes {
     ///
     /// # Errors
     /// Where it does not run; the message says how to start it.
-    pub fn enter(&self, name: &SandboxName) -> Result<Inside> {
+    pub fn enter(&self, name: &SandboxName) -> Result<Box<dyn Inside>> {
         let config = self.store.load(name)?;
-        match self.hypervisor(&config)?.state(name.as_str())? {
-            DomainState::Running { controller } => Inside::new(controller, &self.store.stage(name)),
-            DomainState::Paused { .. } => Err(Error::refused(format!(
+        let state = self.hypervisor(&config)?.state(name.as_str())?;
+        if let DomainState::Paused { .. } = state {
+            return Err(Error::refused(format!(
                 "the sandbox '{name}' is paused; resume it with 'virsh -c {} resume {name}'",
                 config.connection
-            ))),
-            DomainState::Missing | DomainState::Stopped => Err(Error::refused(format!(
-                "the sandbox '{name}' does not run; start it with 'virt-sandbox-service start {name}'"
-            ))),
+            )));
         }
+        self.inside_of(&config, state)?.ok_or_else(|| {
+            Error::refused(format!(
+                "the sandbox '{name}' does not run; start it with 'virt-sandbox-service start {name}'"
+            ))
+        })
+    }
+
+    /// Has the files of a sandbox on the host be as it sees them, where it runs.
+    ///
+    /// # Errors
+    /// Where there is no such sandbox, or libvirt or the sandbox does not answer.
+    pub fn settle(&self, name: &SandboxName) -> Result<()> {
+        let config = self.store.load(name)?;
+        match self.hypervisor(&config)?.state(name.as_str())? {
+            state @ DomainState::Running { .. } => match self.inside_of(&config, state)? {
+                Some(inside) => inside.settle(),
+                None => Ok(()),
+            },
+            DomainState::Paused { .. } | DomainState::Stopped | DomainState::Missing => Ok(()),
+        }
+    }
+
+    /// How the directories of the host get into a sandbox.
+    ///
+    /// # Errors
+    /// Where one cannot.
+    pub fn sharing(&self, config: &SandboxConfig) -> Result<Vec<Shared>> {
+        let facts = HostFacts::probe(Path::new("/"))?;
+        self.keeper(config)?.sharing(config, &facts)
+    }
+
+    /// Whether a sandbox runs; one that is paused does.
+    ///
+    /// # Errors
+    /// Where there is no such sandbox or libvirt does not answer.
+    pub fn is_running(&self, name: &SandboxName) -> Result<bool> {
+        let config = self.store.load(name)?;
+        let state = self.hypervisor(&config)?.state(name.as_str())?;
+        Ok(state.is_active())
     }
 
     /// What is known of a sandbox.
@@ -339,20 +398,30 @@ impl Sandboxes {
     /// # Errors
     /// Where there is no such sandbox or libvirt does not answer.
     pub fn summary(&self, name: &SandboxName) -> Result<Summary> {
+        self.summary_at(name, &mut Connections::default())
+    }
+
+    fn summary_at(&self, name: &SandboxName, connections: &mut Connections) -> Result<Summary> {
         let config = self.store.load(name)?;
-        let hypervisor = self.hypervisor(&config)?;
-        let state = hypervisor.state(name.as_str())?;
-        let pid = state
-            .controller()
-            .and_then(crate::sys::enter::first_process);
+        let state = connections.of(&config)?.state(name.as_str())?;
+        let inside = match state {
+            DomainState::Running { .. } => self.inside_of(&config, state)?,
+            DomainState::Paused { .. } | DomainState::Stopped | DomainState::Missing => None,
+        };
         Ok(Summary {
             name: name.clone(),
             state: state.as_str().to_owned(),
-            driver: "lxc".to_owned(),
-            units: config.units,
-            addresses: pid.map(addresses::of_process).unwrap_or_default(),
+            driver: self.keeper(&config)?.name().to_owned(),
+            units: config.units().to_vec(),
+            command: config
+                .workload
+                .command()
+                .map(|command| command.argv.clone()),
+            addresses: inside.map_or_else(Vec::new, |inside| inside.addresses()),
+            image: config.image_file(),
             path: config.path,
             hostname: config.hostname,
+            enabled: self.store.is_enabled(name),
         })
     }
 
@@ -364,12 +433,13 @@ impl Sandboxes {
     pub fn list(&self) -> Result<Vec<Summary>> {
         let mut summaries = Vec::new();
         let mut silent = Vec::new();
+        let mut connections = Connections::default();
         for name in self.store.names()? {
             // Half made, by a command that is at it.
             if !self.store.config(&name).exists() {
                 continue;
             }
-            match self.summary(&name) {
+            match self.summary_at(&name, &mut connections) {
                 Ok(summary) => summaries.push(summary),
                 Err(error @ Error::Libvirt { .. }) => silent.push((name, error)),
                 Err(error) => log::warn!("{name}: {error}"),
@@ -401,6 +471,3 @@ pub(super) const KEPT_UNITS: [&str; 9] = [
 
 /// The boot target inside.
 const BOOT_TARGET: &str = "virt-sandbox.target";
-
-/// The host's systemd, where every distribution with a merged `/usr` has it, and Debian before that.
-const SYSTEMD: &str = "/lib/systemd/systemd";

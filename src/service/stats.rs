@@ -1,17 +1,17 @@
 //! What sandboxes use.
 
-use std::fs;
+use std::collections::BTreeMap;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use crate::config::SandboxName;
+use crate::driver::Activity;
 use crate::error::{Error, Result};
-use crate::guest::cgroup;
 use crate::hypervisor::{Hypervisor, Usage};
+use crate::service::connections::Connections;
 use crate::service::sandboxes::Sandboxes;
-use crate::sys::enter;
 
 /// What a running sandbox uses, or has used since it started.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -30,10 +30,18 @@ pub struct Stats {
     pub io_read: Option<u64>,
     /// Bytes written to block devices.
     pub io_written: Option<u64>,
+    /// Bytes read in a second, while it was looked at.
+    pub io_read_rate: Option<f64>,
+    /// Bytes written in a second, while it was looked at.
+    pub io_written_rate: Option<f64>,
     /// Bytes that its NICs received.
     pub net_received: u64,
     /// Bytes that its NICs sent.
     pub net_sent: u64,
+    /// Bytes received in a second, while it was looked at.
+    pub net_received_rate: f64,
+    /// Bytes sent in a second, while it was looked at.
+    pub net_sent_rate: f64,
     /// Processes and threads.
     pub processes: Option<u64>,
     /// Seconds since it started.
@@ -41,9 +49,9 @@ pub struct Stats {
 }
 
 /// A look at a sandbox.
+#[derive(Debug)]
 struct Sample {
-    name: SandboxName,
-    pid: u32,
+    activity: Activity,
     usage: Usage,
     at: Instant,
 }
@@ -54,8 +62,79 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Memory limits from here on are none (`memory.limit_in_bytes` of cgroup version 1), in KiB.
 const UNLIMITED: u64 = 1 << 50;
 
-/// Clock ticks a second in what `/proc` tells programs: `USER_HZ` of every architecture that Rust has.
-const TICKS: f64 = 100.0;
+/// Looks at sandboxes again and again.
+#[derive(Debug)]
+pub struct Meter<'a> {
+    sandboxes: &'a Sandboxes,
+    names: &'a [SandboxName],
+    before: Option<BTreeMap<SandboxName, Sample>>,
+}
+
+impl<'a> Meter<'a> {
+    /// Of the sandboxes `names`, or of all that run if none is named.
+    #[must_use]
+    pub fn new(sandboxes: &'a Sandboxes, names: &'a [SandboxName]) -> Self {
+        Self {
+            sandboxes,
+            names,
+            before: None,
+        }
+    }
+
+    /// What sandboxes use, and have used since the last look; those that have run then and do now.
+    ///
+    /// # Errors
+    /// Where libvirt does not answer, and at the first look where one that is named does not run.
+    pub fn look(&mut self) -> Result<Vec<Stats>> {
+        let now = self.samples()?;
+        let before = self.before.take().unwrap_or_default();
+        let both = now
+            .iter()
+            .filter_map(|(name, now)| Some(stats(name, before.get(name)?, now)));
+        let both = both.collect();
+        self.before = Some(now);
+        Ok(both)
+    }
+
+    fn samples(&self) -> Result<BTreeMap<SandboxName, Sample>> {
+        let all;
+        let (names, is_strict) = if self.names.is_empty() {
+            all = self.sandboxes.store.names()?;
+            (all.as_slice(), false)
+        } else {
+            (self.names, self.before.is_none())
+        };
+        let mut connections = Connections::default();
+        let mut samples = BTreeMap::new();
+        let mut silent = None;
+        for name in names {
+            match self.sandboxes.sample(name, &mut connections) {
+                Ok(sample) => drop(samples.insert(name.clone(), sample)),
+                Err(error) if is_strict => return Err(error),
+                Err(error @ Error::Libvirt { .. }) => silent = Some(error),
+                // It does not run.
+                Err(_) => {}
+            }
+        }
+        match silent {
+            Some(error) if samples.is_empty() => Err(error),
+            Some(_) | None => Ok(samples),
+        }
+    }
+}
+
+/// Waits for so long; `true` if `interrupted` said so meanwhile.
+pub fn pause(interval: Duration, interrupted: &dyn Fn() -> bool) -> bool {
+    let begin = Instant::now();
+    while !interrupted() {
+        let left = interval.saturating_sub(begin.elapsed());
+        if left.is_zero() {
+            return false;
+        }
+        sleep(LOOK.min(left));
+    }
+    true
+}
 
 impl Sandboxes {
     /// What sandboxes use, measured for so long; all that run if none is named.
@@ -68,63 +147,50 @@ impl Sandboxes {
         interval: Duration,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<Vec<Stats>> {
-        let mut before = Vec::new();
-        if names.is_empty() {
-            for summary in self.list()?.iter().filter(|one| one.state == "running") {
-                // It may have ended since.
-                before.extend(self.sample(&summary.name).ok());
-            }
+        let mut meter = Meter::new(self, names);
+        meter.look()?;
+        if pause(interval, interrupted) {
+            return Err(Error::refused("interrupted"));
         }
-        for name in names {
-            before.push(self.sample(name)?);
-        }
-        let begin = Instant::now();
-        while begin.elapsed() < interval {
-            if interrupted() {
-                return Err(Error::refused("interrupted"));
-            }
-            sleep(LOOK.min(interval));
-        }
-        let again = |before: &Sample| Some(stats(before, &self.sample(&before.name).ok()?));
-        Ok(before.iter().filter_map(again).collect())
+        meter.look()
     }
 
-    fn sample(&self, name: &SandboxName) -> Result<Sample> {
+    fn sample(&self, name: &SandboxName, connections: &mut Connections) -> Result<Sample> {
         let config = self.store.load(name)?;
-        let hypervisor = self.hypervisor(&config)?;
-        let controller = hypervisor.state(name.as_str())?.controller();
-        let pid = controller.and_then(enter::first_process).ok_or_else(|| {
+        let hypervisor = connections.of(&config)?;
+        let inside = self.inside(&config, hypervisor)?.ok_or_else(|| {
             Error::refused(format!(
                 "the sandbox '{name}' does not run; start it with 'virt-sandbox-service start {name}'"
             ))
         })?;
         Ok(Sample {
-            name: name.clone(),
-            pid,
+            activity: inside.activity()?,
             usage: hypervisor.usage(name.as_str())?,
             at: Instant::now(),
         })
     }
 }
 
-fn stats(before: &Sample, now: &Sample) -> Stats {
-    let read = |file: &str| fs::read_to_string(format!("/proc/{}/{file}", now.pid));
-    let (net_received, net_sent) = parse_net_dev(&read("net/dev").unwrap_or_default());
+fn stats(name: &SandboxName, before: &Sample, now: &Sample) -> Stats {
     let seconds = |nanoseconds: u64| Duration::from_nanos(nanoseconds).as_secs_f64();
     let used = seconds(now.usage.cpu.saturating_sub(before.usage.cpu));
     let waited = now.at.duration_since(before.at).as_secs_f64();
-    let since_boot = fs::read_to_string("/proc/uptime").unwrap_or_default();
-    let since_boot: f64 = since_boot
-        .split(' ')
-        .next()
-        .and_then(|seconds| seconds.parse().ok())
-        .unwrap_or_default();
-    let started = parse_start(&read("stat").unwrap_or_default()).unwrap_or(since_boot);
-    let processes = cgroup::counting_processes(now.pid, &now.name)
-        .and_then(|group| fs::read_to_string(group.join("pids.current")).ok())
-        .and_then(|text| text.trim().parse().ok());
+    let rate = |before: u64, now: u64| {
+        if waited > 0.0 {
+            now.saturating_sub(before) as f64 / waited
+        } else {
+            0.0
+        }
+    };
+    let io_rates = before
+        .usage
+        .io
+        .zip(now.usage.io)
+        .map(|(before, now)| (rate(before.0, now.0), rate(before.1, now.1)));
+    let net_rate =
+        |count: fn(&Activity) -> u64| rate(count(&before.activity), count(&now.activity));
     Stats {
-        name: now.name.clone(),
+        name: name.clone(),
         cpu_seconds: seconds(now.usage.cpu),
         cpu_percent: if waited > 0.0 {
             100.0 * used / waited
@@ -139,31 +205,15 @@ fn stats(before: &Sample, now: &Sample) -> Stats {
             .map(|kib| kib << 10),
         io_read: now.usage.io.map(|(read, _)| read),
         io_written: now.usage.io.map(|(_, written)| written),
-        net_received,
-        net_sent,
-        processes,
-        uptime: (since_boot - started).max(0.0),
+        io_read_rate: io_rates.map(|(read, _)| read),
+        io_written_rate: io_rates.map(|(_, written)| written),
+        net_received: now.activity.net_received,
+        net_sent: now.activity.net_sent,
+        net_received_rate: net_rate(|activity| activity.net_received),
+        net_sent_rate: net_rate(|activity| activity.net_sent),
+        processes: now.activity.processes,
+        uptime: now.activity.uptime,
     }
-}
-
-/// Bytes received and sent of all NICs but the loopback: the first and the ninth number of `/proc/net/dev`.
-fn parse_net_dev(text: &str) -> (u64, u64) {
-    let numbers = text.lines().filter_map(|line| {
-        let (name, rest) = line.split_once(':')?;
-        let numbers: Vec<u64> = rest
-            .split_whitespace()
-            .map(|number| number.parse().ok())
-            .collect::<Option<_>>()?;
-        (name.trim() != "lo").then_some((*numbers.first()?, *numbers.get(8)?))
-    });
-    numbers.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
-}
-
-/// When a process started, in seconds since the boot: field 22 of `/proc/PID/stat`, whose second has brackets around it.
-fn parse_start(text: &str) -> Option<f64> {
-    let (_, rest) = text.rsplit_once(')')?;
-    let ticks: f64 = rest.split_whitespace().nth(19)?.parse().ok()?;
-    Some(ticks / TICKS)
 }
 
 #[cfg(test)]
@@ -171,10 +221,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_of_the_kernel_are_read() {
-        let text = "Inter-|   Receive                |  Transmit\n face |bytes    packets errs\n    lo:     999       1    0    0    0     0          0         0     999       1    0    0    0     0       0          0\n  eth0:    1000       9    0    0    0     0          0         0      70       1    0    0    0     0       0          0\n  eth1:       1       9    0    0    0     0          0         0       2       1    0    0    0     0       0          0\n";
-        assert_eq!(parse_net_dev(text), (1001, 72));
-        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 12345 99 1";
-        assert_eq!(parse_start(stat), Some(123.45));
+    fn rates_are_those_between_two_looks() {
+        let begin = Instant::now();
+        let sample = |seconds: u64, cpu: u64, io: Option<(u64, u64)>, net: u64| Sample {
+            activity: Activity {
+                net_received: net,
+                net_sent: 2 * net,
+                ..Activity::default()
+            },
+            usage: Usage {
+                cpu,
+                io,
+                ..Usage::default()
+            },
+            at: begin + Duration::from_secs(seconds),
+        };
+        let name = "web1".parse().unwrap();
+        let before = sample(0, 1_000_000_000, Some((0, 100)), 1000);
+        let now = sample(2, 2_000_000_000, Some((500, 100)), 3000);
+        let stats = super::stats(&name, &before, &now);
+        assert_eq!((stats.cpu_percent, stats.cpu_seconds), (50.0, 2.0));
+        assert_eq!(stats.io_read_rate, Some(250.0));
+        assert_eq!(stats.io_written_rate, Some(0.0));
+        assert_eq!(
+            (stats.net_received_rate, stats.net_sent_rate),
+            (1000.0, 2000.0)
+        );
+        // One that was started anew meanwhile has used less.
+        let anew = sample(2, 5, None, 0);
+        let stats = super::stats(&name, &before, &anew);
+        assert_eq!((stats.cpu_percent, stats.io_read_rate), (0.0, None));
     }
 }

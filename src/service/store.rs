@@ -31,6 +31,8 @@ pub struct Store {
     pub trees: PathBuf,
     /// Templates of the admin.
     pub templates: PathBuf,
+    /// The host's journal.
+    pub journals: PathBuf,
 }
 
 impl Default for Store {
@@ -41,6 +43,7 @@ impl Default for Store {
             units: "/etc/systemd/system".into(),
             trees: "/var/lib/libvirt/filesystems".into(),
             templates: template::OVERRIDES.into(),
+            journals: "/var/log/journal".into(),
         }
     }
 }
@@ -57,6 +60,9 @@ pub struct Removal {
     pub uuid: uuid::Uuid,
     /// Its tree, once it is ours.
     pub tree: Option<PathBuf>,
+    /// The image that holds its tree, if one does, once it is ours.
+    #[serde(default)]
+    pub image: Option<PathBuf>,
     /// Whether its unit and its domain are ours.
     pub registered: bool,
 }
@@ -78,6 +84,36 @@ impl Store {
     #[must_use]
     pub fn manifest(&self, name: &SandboxName) -> PathBuf {
         self.dir(name).join("manifest")
+    }
+
+    /// The record of what else a sandbox was made from.
+    #[must_use]
+    pub fn base(&self, name: &SandboxName) -> PathBuf {
+        self.dir(name).join("base.json")
+    }
+
+    /// The configuration that a sandbox was started with; it is not there where the sandbox has something new to see.
+    #[must_use]
+    pub fn started(&self, name: &SandboxName) -> PathBuf {
+        self.dir(name).join("started.toml")
+    }
+
+    /// What an upgrade keeps while it is at work.
+    #[must_use]
+    pub fn upgrade(&self, name: &SandboxName) -> PathBuf {
+        self.dir(name).join("upgrade")
+    }
+
+    /// Held by an upgrade from its beginning to its end, also while the sandbox's own lock is free for its restart.
+    #[must_use]
+    pub fn upgrade_lock(&self, name: &SandboxName) -> PathBuf {
+        self.dir(name).join("upgrade.lock")
+    }
+
+    /// The lock of a sandbox.
+    #[must_use]
+    pub fn lock_file(&self, name: &SandboxName) -> PathBuf {
+        self.dir(name).join(LOCK)
     }
 
     /// The staging root of a sandbox.
@@ -114,27 +150,35 @@ impl Store {
         Ok(names)
     }
 
+    /// Checks that there is such a sandbox.
+    ///
+    /// # Errors
+    /// Where there is none; the message names those there are.
+    pub fn must_exist(&self, name: &SandboxName) -> Result<()> {
+        if self.config(name).exists() {
+            return Ok(());
+        }
+        let names = self.names()?;
+        let known = match names.as_slice() {
+            [] => "there is none yet; make one with 'virt-sandbox-service create -u UNIT NAME'"
+                .to_owned(),
+            names => {
+                let names: Vec<&str> = names.iter().map(SandboxName::as_str).collect();
+                format!("there is {}", names.join(", "))
+            }
+        };
+        Err(Error::refused(format!(
+            "there is no sandbox '{name}'; {known}"
+        )))
+    }
+
     /// The configuration of a sandbox.
     ///
     /// # Errors
     /// Where there is no such sandbox (the message names those there are), or its file is not right.
     pub fn load(&self, name: &SandboxName) -> Result<SandboxConfig> {
-        let path = self.config(name);
-        if !path.exists() {
-            let names = self.names()?;
-            let known = match names.as_slice() {
-                [] => "there is none yet; make one with 'virt-sandbox-service create -u UNIT NAME'"
-                    .to_owned(),
-                names => {
-                    let names: Vec<&str> = names.iter().map(SandboxName::as_str).collect();
-                    format!("there is {}", names.join(", "))
-                }
-            };
-            return Err(Error::refused(format!(
-                "there is no sandbox '{name}'; {known}"
-            )));
-        }
-        SandboxConfig::load(&path)
+        self.must_exist(name)?;
+        SandboxConfig::load(&self.config(name))
     }
 
     /// Checks that a name is free.
@@ -186,17 +230,25 @@ impl Store {
     /// As [`load`](Self::load), also where the sandbox is gone once the lock is free.
     pub fn lock(&self, name: &SandboxName) -> Result<(Lock, SandboxConfig)> {
         self.load(name)?;
+        let lock = self.lock_alone(name)?;
+        Ok((lock, self.load(name)?))
+    }
+
+    /// Takes the lock of a sandbox as [`lock`](Self::lock) does, whatever is in its configuration.
+    ///
+    /// # Errors
+    /// Where there is no such sandbox, also once the lock is free.
+    pub(super) fn lock_alone(&self, name: &SandboxName) -> Result<Lock> {
         let path = self.dir(name).join(LOCK);
         for _ in 0..ATTEMPTS {
+            self.must_exist(name)?;
             match Lock::acquire(&path, Sharing::Exclusive, |held| {
                 log::warn!("waiting: {held}")
             }) {
-                Ok(lock) if lock.is_at(&path) => return Ok((lock, self.load(name)?)),
+                Ok(lock) if lock.is_at(&path) => return Ok(lock),
                 // Removed while we waited, and perhaps made anew.
-                Ok(_) => self.load(name).map(drop)?,
-                Err(error) if error.source.kind() == ErrorKind::NotFound => {
-                    self.load(name).map(drop)?
-                }
+                Ok(_) => {}
+                Err(error) if error.source.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -327,62 +379,4 @@ pub fn remove_tree(path: &Path) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn store(root: &Path) -> Store {
-        Store {
-            configs: root.join("etc/services"),
-            stages: root.join("stages"),
-            units: root.join("units"),
-            trees: root.join("trees"),
-            templates: root.join("templates"),
-        }
-    }
-
-    #[test]
-    fn what_was_cut_short_is_found_once_nobody_works_on_it() {
-        let root = tempfile::tempdir().unwrap();
-        let store = store(root.path());
-        let name: SandboxName = "web1".parse().unwrap();
-        let removal = Removal {
-            name: name.clone(),
-            connection: "lxc:///".into(),
-            uuid: uuid::Uuid::from_u128(7),
-            tree: None,
-            registered: false,
-        };
-        let lock = store.reserve(&name).unwrap();
-        store.note(&removal).unwrap();
-        assert!(store.interrupted().unwrap().is_empty());
-        drop(lock);
-        let found = store.interrupted().unwrap();
-        assert_eq!(
-            found.iter().map(|(removal, _)| removal).collect::<Vec<_>>(),
-            [&removal]
-        );
-        store.forget(&name);
-        assert!(!store.configs.exists());
-    }
-
-    #[test]
-    fn what_is_not_ours_is_left_alone() {
-        let root = tempfile::tempdir().unwrap();
-        let store = store(root.path());
-        let name: SandboxName = "old".parse().unwrap();
-        fs::create_dir_all(store.dir(&name).join("config")).unwrap();
-        fs::write(store.dir(&name).join("config/sandbox.cfg"), "[core]").unwrap();
-        assert!(store.interrupted().unwrap().is_empty());
-        assert!(store.dir(&name).join("config/sandbox.cfg").exists());
-    }
-
-    #[test]
-    fn a_name_is_taken_once() {
-        let root = tempfile::tempdir().unwrap();
-        let store = store(root.path());
-        let name: SandboxName = "web1".parse().unwrap();
-        let _lock = store.reserve(&name).unwrap();
-        let error = store.reserve(&name).unwrap_err().to_string();
-        assert!(error.contains("already"), "{error}");
-    }
-}
+mod tests;

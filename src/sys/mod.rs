@@ -5,18 +5,23 @@
 
 pub mod archive;
 pub mod atomic;
+pub mod blank;
 pub mod command;
 pub mod copy;
+pub mod deadline;
 pub mod enter;
 pub mod export;
 pub mod fresh;
+pub mod hold;
 pub mod lock;
 pub mod loopdev;
+pub mod mounted;
 pub mod notify;
 pub mod patient;
 pub mod pidfd;
 pub mod rename;
 pub mod root;
+pub mod view;
 
 crate::error::from_leaf!(
     archive::ArchiveError,

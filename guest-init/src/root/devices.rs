@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt, lchown};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, lchown};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -46,6 +46,10 @@ pub fn give(ids: IdMap) -> Result<()> {
 /// Everything on the filesystem of `path`.
 fn give_tree(path: &Path, ids: IdMap) -> io::Result<()> {
     let metadata = fs::symlink_metadata(path)?;
+    // Those are given one by one: what a mount is on must not be written to beside it.
+    if metadata.file_type().is_block_device() {
+        return Ok(());
+    }
     if let (Some(user), Some(group)) = (ids.on_host(metadata.uid()), ids.on_host(metadata.gid())) {
         lchown(path, Some(user), Some(group))?;
     }

@@ -2,16 +2,24 @@
 
 use std::path::PathBuf;
 
-use super::{Name, lifecycle};
+use clap_complete::ArgValueCompleter;
+
+use super::lifecycle;
+use crate::commands::complete;
 use crate::commands::output;
 use crate::config::network::NetworkChoice;
 use crate::config::service::DEFAULT_TIMEOUT;
-use crate::config::{Confinement, Hostname, Mount, Network, Resources, SandboxName, State};
+use crate::config::storage::{TreeFilesystem, TreeFormat};
+use crate::config::workload::{Ready, Restart};
+use crate::config::{
+    Bytes, Command, Confinement, Hostname, Mount, Network, Resources, SandboxName, State,
+    TreeImage, Workload,
+};
 use crate::error::{Error, Result};
 use crate::host;
 use crate::service::{Plan, Request, Sandboxes};
 
-/// Make a sandbox around units of this host
+/// Make a sandbox around units of this host, or around a command
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Unit that runs in the sandbox; may be given more than once
@@ -20,7 +28,9 @@ pub struct Args {
         long = "unitfile",
         visible_alias = "unit",
         value_name = "UNIT",
-        required = true
+        required_unless_present = "command",
+        conflicts_with = "command",
+        add = ArgValueCompleter::new(complete::units)
     )]
     unitfile: Vec<String>,
     /// Package whose configuration and state belong to the service, beside those that are found
@@ -49,6 +59,15 @@ pub struct Args {
     /// Seconds the units may take to become active
     #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_TIMEOUT, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     timeout: u32,
+    /// Keep its tree in an image of this size beside the directory of the tree, not in that
+    #[arg(short, long, value_name = "SIZE")]
+    imagesize: Option<Bytes>,
+    /// Format of the image
+    #[arg(long, value_enum, default_value_t, requires = "imagesize")]
+    format: TreeFormat,
+    /// Filesystem of the image
+    #[arg(long, value_enum, default_value_t, requires = "imagesize")]
+    filesystem: TreeFilesystem,
     #[command(flatten)]
     resources: Resources,
     #[command(flatten)]
@@ -59,20 +78,94 @@ pub struct Args {
     /// Print every path with what becomes of it and why, and change nothing
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    how: CommandArgs,
     /// Name of the sandbox
     name: SandboxName,
+    /// Command that runs in the sandbox instead of units, with its arguments
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+/// How the command is run.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Command")]
+struct CommandArgs {
+    /// Account that it runs as, by name or number [default: root]
+    #[arg(
+        long,
+        visible_alias = "username",
+        value_name = "USER",
+        requires = "command"
+    )]
+    user: Option<String>,
+    /// Number of the account; one that the host does not have is made in the sandbox
+    #[arg(short = 'U', long, value_name = "UID", requires = "command", value_parser = clap::value_parser!(u32).range(..=MOST_ID))]
+    uid: Option<u32>,
+    /// Number of its group [default: that of the account]
+    #[arg(short = 'G', long, value_name = "GID", requires = "command", value_parser = clap::value_parser!(u32).range(..=MOST_ID))]
+    gid: Option<u32>,
+    /// Its home [default: that of the account]
+    #[arg(
+        long,
+        visible_alias = "homedir",
+        value_name = "DIR",
+        requires = "command"
+    )]
+    home: Option<PathBuf>,
+    /// Directory it starts in [default: /]
+    #[arg(short = 'w', long, value_name = "DIR", requires = "command")]
+    workdir: Option<PathBuf>,
+    /// Added to its environment; may be given more than once
+    #[arg(short, long, value_name = "KEY=VALUE", requires = "command", value_parser = super::execute::pair)]
+    env: Vec<(String, String)>,
+    /// What becomes of it when it ends
+    #[arg(long, value_enum, default_value_t, requires = "command")]
+    restart: Restart,
+    /// When it is up: started, output (it has written something), port=N[/udp] (somebody listens there) or notify
+    /// (sd_notify(3))
+    #[arg(long, value_name = "WHEN", default_value_t, requires = "command")]
+    ready: Ready,
+}
+
+/// As of setuid(2): the highest number that no tool takes for a negative one.
+const MOST_ID: i64 = i32::MAX as i64;
+
+impl CommandArgs {
+    fn with(self, argv: Vec<String>) -> Command {
+        Command {
+            argv,
+            user: self.user,
+            uid: self.uid,
+            gid: self.gid,
+            home: self.home,
+            directory: self.workdir,
+            restart: self.restart,
+            ready: self.ready,
+            environment: self.env.into_iter().collect(),
+        }
+    }
 }
 
 pub fn run(args: Args, sandboxes: &Sandboxes) -> Result<()> {
     let networks = networks(&args.network)?;
     let request = Request {
         name: args.name,
-        units: args.unitfile,
+        workload: if args.command.is_empty() {
+            Workload::Units(args.unitfile)
+        } else {
+            Workload::Command(args.how.with(args.command))
+        },
         packages: args.package,
         base: args.path.map(absolute).transpose()?,
         state: if args.copy { State::Copy } else { args.state },
         networks,
         mounts: mounts(args.mount)?,
+        image: args.imagesize.map(|size| TreeImage {
+            size,
+            format: args.format,
+            filesystem: args.filesystem,
+        }),
         resources: args.resources,
         confinement: args.confinement,
         hostname: args.hostname,
@@ -86,7 +179,7 @@ pub fn run(args: Args, sandboxes: &Sandboxes) -> Result<()> {
     let config = sandboxes.create(&request, &interrupted)?;
     output::progress(&format!(
         "created sandbox '{name}' in '{}'",
-        config.path.display()
+        config.image_file().unwrap_or(config.path).display()
     ));
     if args.start {
         return start_made(&name, "create it", sandboxes, &interrupted);
@@ -106,8 +199,7 @@ pub fn start_made(
     sandboxes: &Sandboxes,
     interrupted: &dyn Fn() -> bool,
 ) -> Result<()> {
-    let named = Name { name: name.clone() };
-    lifecycle::start_named(&named, None, sandboxes, interrupted).inspect_err(|_| {
+    lifecycle::start_named(name, None, sandboxes, interrupted).inspect_err(|_| {
         match sandboxes.delete(name, true) {
             Ok(()) => {
                 log::info!("nothing is left of '{name}'; {again} without --start to look into it");
@@ -137,9 +229,9 @@ pub fn networks(choices: &[NetworkChoice]) -> Result<Vec<Network>> {
 
 fn show(plan: &Plan) -> Result<()> {
     let mut text = format!(
-        "sandbox  {}\nunits    {}\ntree     {}\n",
+        "sandbox  {}\nruns     {}\ntree     {}\n",
         plan.config.name,
-        plan.config.units.join(" "),
+        plan.config.workload,
         plan.config.path.display()
     );
     for (package, reason) in &plan.packages {

@@ -4,7 +4,8 @@ use serde::Serialize;
 
 use super::Name;
 use crate::commands::output::{self, Format};
-use crate::config::SandboxConfig;
+use crate::config::{SandboxConfig, workload};
+use crate::driver::Shared;
 use crate::error::Result;
 use crate::service::{Sandboxes, Summary};
 
@@ -45,7 +46,7 @@ pub fn list(args: &ListArgs, sandboxes: &Sandboxes) -> Result<()> {
     match args.format {
         Format::Json => output::print_json(&summaries),
         Format::Table => {
-            let heading = ["NAME", "STATE", "DRIVER", "ADDRESSES", "UNITS"]
+            let heading = ["NAME", "STATE", "DRIVER", "ADDRESSES", "RUNS"]
                 .map(str::to_owned)
                 .to_vec();
             let rows = summaries.into_iter().map(|summary| {
@@ -54,18 +55,27 @@ pub fn list(args: &ListArgs, sandboxes: &Sandboxes) -> Result<()> {
                 } else {
                     summary.addresses.join(",")
                 };
+                let runs = runs(&summary);
                 vec![
                     summary.name.to_string(),
                     summary.state,
                     summary.driver,
                     addresses,
-                    summary.units.join(","),
+                    runs,
                 ]
             });
             output::print(&output::table(
                 &std::iter::once(heading).chain(rows).collect::<Vec<_>>(),
             ))
         }
+    }
+}
+
+/// The command, or the units.
+fn runs(summary: &Summary) -> String {
+    match &summary.command {
+        Some(argv) => output::printable(&workload::shown(argv)),
+        None => summary.units.join(","),
     }
 }
 
@@ -81,8 +91,25 @@ pub fn status(args: &StatusArgs, sandboxes: &Sandboxes) -> Result<()> {
         vec!["driver".into(), summary.driver.clone()],
         vec!["hostname".into(), summary.hostname.clone()],
         vec!["addresses".into(), summary.addresses.join(" ")],
-        vec!["tree".into(), summary.path.display().to_string()],
-        vec!["units".into(), summary.units.join(" ")],
+        vec![
+            "at boot".into(),
+            if summary.enabled {
+                "started"
+            } else {
+                "not started"
+            }
+            .into(),
+        ],
+        vec![
+            "tree".into(),
+            summary
+                .image
+                .as_ref()
+                .unwrap_or(&summary.path)
+                .display()
+                .to_string(),
+        ],
+        vec!["runs".into(), runs(&summary)],
     ]);
     if summary.state == "running" {
         let mut command = vec![
@@ -107,14 +134,33 @@ pub fn inspect(args: &InspectArgs, sandboxes: &Sandboxes) -> Result<()> {
         #[serde(flatten)]
         summary: Summary,
         config: SandboxConfig,
+        shared: Vec<Shared>,
     }
     let name = &args.name.name;
     let config = sandboxes.store.load(name)?;
     match args.format {
-        Format::Table => output::print(&config.to_toml()?),
+        Format::Table => {
+            let mut text = config.to_toml()?;
+            text.push_str("\n# Directories of the host:\n");
+            for Shared {
+                source,
+                read_only,
+                how,
+            } in sandboxes.sharing(&config)?
+            {
+                let access = if read_only { "read-only" } else { "writable" };
+                text.push_str(&format!("# {} ({access}): {how}\n", source.display()));
+            }
+            output::print(&text)
+        }
         Format::Json => {
             let summary = sandboxes.summary(name)?;
-            output::print_json(&View { summary, config })
+            let shared = sandboxes.sharing(&config)?;
+            output::print_json(&View {
+                summary,
+                config,
+                shared,
+            })
         }
     }
 }

@@ -5,6 +5,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use super::*;
+use crate::config::Workload;
 
 struct Host(tempfile::TempDir);
 
@@ -132,7 +133,7 @@ fn plan(host: &Host, state: State) -> TreePlan {
         ["web.service"]
     );
     let config = SandboxConfig {
-        units: vec!["web.service".into()],
+        workload: Workload::Units(vec!["web.service".into()]),
         ..SandboxConfig::example()
     };
     TreePlan::new(host.root(), &config, &service, state).unwrap()
@@ -174,4 +175,19 @@ fn accounts_have_no_people_and_no_passwords() {
         content("/etc/machine-id"),
         "00000000000000000000000000000007\n"
     );
+}
+
+#[test]
+fn our_own_directory_is_never_part_of_a_tree() {
+    let host = host();
+    let of = |host: &Host| plan(host, State::Fresh);
+    let before = of(&host);
+    host.file("/etc/libvirt-sandbox/services/web1/sandbox.toml", 0o600, "");
+    let after = of(&host);
+    let copied = |plan: &TreePlan| {
+        let entries = plan.entries.iter();
+        let has = entries.filter(|(_, entry)| entry.class != Class::LeftOut);
+        has.map(|(path, _)| path.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(copied(&before), copied(&after));
 }
