@@ -8,7 +8,10 @@ use clap::ValueEnum;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Mount, Network, Publish, Resources, SandboxName, TreeImage, Workload};
+use crate::config::{
+    Capabilities, Idmap, Mount, Network, Publish, Resources, SandboxName, Seccomp, TreeImage,
+    Workload,
+};
 use crate::error::{Error, Result};
 use crate::sys::atomic;
 
@@ -62,6 +65,15 @@ pub struct SandboxConfig {
     /// Seconds without a connection after which one that was started on demand is stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_stop: Option<u32>,
+    /// Which ids of the host stand for those inside.
+    #[serde(default, skip_serializing_if = "Idmap::is_auto")]
+    pub idmap: Idmap,
+    /// Which system calls are made.
+    #[serde(default, skip_serializing_if = "Seccomp::is_default")]
+    pub seccomp: Seccomp,
+    /// What root inside may have of the host's root.
+    #[serde(default, skip_serializing_if = "Capabilities::is_usual")]
+    pub capabilities: Capabilities,
     /// The image that holds its tree, if one does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<TreeImage>,
@@ -253,6 +265,9 @@ impl SandboxConfig {
             publish: vec![],
             on_demand: false,
             idle_stop: None,
+            idmap: Idmap::Auto,
+            seccomp: Seccomp::Default,
+            capabilities: Capabilities::default(),
             image: None,
             resources: Resources::default(),
         }
@@ -284,6 +299,12 @@ mod tests {
             ],
             on_demand: true,
             idle_stop: Some(300),
+            idmap: "100000".parse().unwrap(),
+            seccomp: Seccomp::Off,
+            capabilities: Capabilities {
+                add: vec!["sys_time".parse().unwrap()],
+                drop: vec!["all".parse().unwrap()],
+            },
             resources: Resources {
                 memory: Some("1G".parse().unwrap()),
                 cpus: Some(2),

@@ -133,6 +133,8 @@ pub struct Shared {
 pub struct Site<'a> {
     /// A directory of the sandbox's own, made anew at every start.
     pub stage: &'a Path,
+    /// The directory of its configuration, beside those of others.
+    pub record: &'a Path,
     /// Templates of the admin.
     pub templates: &'a Path,
     /// The block device of the image that holds the tree, while the sandbox starts.
@@ -220,7 +222,7 @@ impl Keeper {
     ) -> Option<Box<dyn Inside>> {
         let id = state.id()?;
         Some(match self {
-            Self::Containers => Box::new(container::Container::new(&config.name, id)),
+            Self::Containers => Box::new(container::Container::new(&config.name, id, stage)),
             Self::Machines => Box::new(machine::Machine::new(stage)),
         })
     }

@@ -107,6 +107,8 @@ fn cloned(source: &SandboxConfig, request: &Request, path: PathBuf) -> SandboxCo
             .unwrap_or_else(|| Hostname::of(&request.name))
             .to_string(),
         networks: identity::renewed(&source.networks, &uuid),
+        // A range has one sandbox.
+        idmap: source.idmap.of_another(),
         ..source.clone()
     }
 }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use crate::config::network::{DEFAULT_SOURCE, Source};
 use crate::config::service::VERSION;
 use crate::config::{
-    Hostname, Mac, Mount, Network, Publish, Resources, SandboxConfig, SandboxName, State,
-    TreeImage, Workload,
+    Confinement, Hostname, Mac, Mount, Network, Publish, Resources, SandboxConfig, SandboxName,
+    State, TreeImage, Workload,
 };
 use crate::driver::Keeper;
 use crate::error::{Error, Result};
@@ -51,6 +51,8 @@ pub struct Request {
     pub image: Option<TreeImage>,
     /// Its limits.
     pub resources: Resources,
+    /// What holds its root back.
+    pub confinement: Confinement,
     /// Host name inside, instead of the sandbox's name.
     pub hostname: Option<Hostname>,
     /// Seconds the units may take to become active.
@@ -118,6 +120,9 @@ impl Sandboxes {
             on_demand: request.on_demand,
             idle_stop: request.idle_stop,
             image: request.image,
+            idmap: request.confinement.idmap,
+            seccomp: request.confinement.seccomp.clone(),
+            capabilities: request.confinement.capabilities.clone(),
             resources: request.resources.clone(),
         };
         config.check().map_err(Error::refused)?;

@@ -37,6 +37,7 @@ pub mod rename;
 mod rotate;
 pub mod sandboxes;
 mod secrets;
+pub mod security;
 mod services_d;
 pub mod stats;
 pub mod store;

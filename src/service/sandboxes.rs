@@ -117,6 +117,7 @@ impl Sandboxes {
         let facts = HostFacts::probe(Path::new("/"))?;
         let site = Site {
             stage: &self.store.stage(&config.name),
+            record: &self.store.dir(&config.name),
             templates: &self.store.templates,
             device,
         };

@@ -1,5 +1,6 @@
 //! Programs of the host. This and [`enter`](super::enter) are the only places that start one.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -47,6 +48,22 @@ pub fn capture<'a>(
         .stdin(Stdio::null())
         .output()
         .map(Captured::from)
+}
+
+/// As [`capture`], for a program and arguments that are paths.
+///
+/// # Errors
+/// Where it cannot be started.
+pub fn capture_paths<'a>(
+    program: &Path,
+    arguments: impl IntoIterator<Item = &'a OsStr>,
+) -> io::Result<Captured> {
+    let output = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .env("LC_ALL", "C")
+        .output()?;
+    Ok(output.into())
 }
 
 /// Starts `program` with our standard output and error, and no standard input.

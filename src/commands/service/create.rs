@@ -12,8 +12,8 @@ use crate::config::service::DEFAULT_TIMEOUT;
 use crate::config::storage::{TreeFilesystem, TreeFormat};
 use crate::config::workload::{Ready, Restart};
 use crate::config::{
-    Bytes, Command, Hostname, Mount, Network, Publish, Resources, SandboxName, State, TreeImage,
-    Workload,
+    Bytes, Command, Confinement, Hostname, Mount, Network, Publish, Resources, SandboxName, State,
+    TreeImage, Workload,
 };
 use crate::error::{Error, Result};
 use crate::host;
@@ -79,6 +79,8 @@ pub struct Args {
     filesystem: TreeFilesystem,
     #[command(flatten)]
     resources: Resources,
+    #[command(flatten)]
+    confinement: Confinement,
     /// Start it, and wait until its units are active; if they do not come up, nothing is left
     #[arg(long)]
     start: bool,
@@ -182,6 +184,7 @@ pub fn run(args: Args, sandboxes: &Sandboxes) -> Result<()> {
             filesystem: args.filesystem,
         }),
         resources: args.resources,
+        confinement: args.confinement,
         hostname: args.hostname,
         timeout: args.timeout,
     };

@@ -10,6 +10,7 @@ mod lifecycle;
 mod limits;
 mod logs;
 mod rotate;
+mod security;
 mod show;
 mod top;
 mod upgrade;
@@ -73,6 +74,7 @@ enum Command {
     Execute(execute::ExecuteArgs),
     Connect(execute::ConnectArgs),
     Rotate(rotate::Args),
+    Security(security::Args),
     Run(lifecycle::RunArgs),
     #[command(hide = true)]
     Forward(lifecycle::ForwardArgs),
@@ -147,6 +149,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Inspect(args) => show::inspect(&args, &sandboxes),
         Command::Logs(args) => logs::run(&args, &sandboxes),
         Command::Rotate(args) => return rotate::run(&args, &sandboxes),
+        Command::Security(args) => security::run(&args, &sandboxes),
         Command::Execute(args) => return Ok(execute::execute(args, &sandboxes)),
         Command::Connect(args) => return Ok(execute::connect(&args, &sandboxes)),
         Command::HoldImage(args) => lifecycle::hold(&args),
