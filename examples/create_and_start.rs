@@ -3,7 +3,7 @@
 //! Run it as root: `cargo run --example create_and_start -- apache2.service demo`
 
 use virt_sandbox::config::service::DEFAULT_TIMEOUT;
-use virt_sandbox::config::{Network, Resources, State, Workload};
+use virt_sandbox::config::{Confinement, Network, Resources, State, Workload};
 use virt_sandbox::service::{Request, Sandboxes};
 use virt_sandbox::{Error, Result};
 
@@ -22,8 +22,12 @@ fn main() -> Result<()> {
         state: State::Auto,
         networks: vec![Network::dhcp("default")],
         mounts: vec![],
+        publish: vec![],
+        on_demand: false,
+        idle_stop: None,
         image: None,
         resources: Resources::default(),
+        confinement: Confinement::default(),
         hostname: None,
         timeout: DEFAULT_TIMEOUT,
     };

@@ -77,6 +77,13 @@ pub fn mount_points() -> Result<Vec<PathBuf>> {
     Ok(guest_init::mountinfo::mount_points(&text).collect())
 }
 
+/// Whether a security module of the host labels what libvirt runs.
+#[must_use]
+pub fn has_security_module(root: &Path) -> bool {
+    let apparmor = fs::read_to_string(root.join("sys/module/apparmor/parameters/enabled"));
+    root.join("sys/fs/selinux/enforce").exists() || apparmor.is_ok_and(|text| text.trim() == "Y")
+}
+
 /// Whether systemd is the host's init, by the test of `sd_booted(3)`.
 #[must_use]
 pub fn runs_systemd() -> bool {

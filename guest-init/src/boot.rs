@@ -14,7 +14,11 @@ use crate::caller::Caller;
 use crate::config::{Platform, Staged};
 use crate::keeper::Files;
 use crate::plan::{Step, plan};
-use crate::{agent, block, boot_id, cgroup, machine, process, resolv, root, shell, static_units};
+use crate::subordinate::{Namespaces, Side};
+use crate::{
+    agent, block, boot_id, cgroup, confine, machine, process, resolv, root, shell, static_units,
+    subordinate,
+};
 
 /// Boots the sandbox. Returns when its command has ended, or on failure, which it has told.
 pub fn boot() {
@@ -53,6 +57,8 @@ fn carry_out(caller: &mut Caller) -> Result<()> {
     let mut place = root::Place::assembling(Path::new("/"))?;
     let mut resolv_conf: Option<File> = None;
     let mut images: Vec<File> = Vec::new();
+    let mut namespaces: Option<Namespaces> = None;
+    let mut groups: Vec<File> = Vec::new();
     for step in plan(&config) {
         debug!("{:>6} ms  {step:?}", begin.elapsed().as_millis());
         match step {
@@ -63,12 +69,32 @@ fn carry_out(caller: &mut Caller) -> Result<()> {
                     images.push(File::open(path).with_context(doing)?);
                 }
             }
+            Step::Namespaces { ids, nics } => {
+                let made = Namespaces::new(ids)?;
+                made.enter_network(&nics)?;
+                let namespace = made.user()?;
+                place = place.with(root::Mapping { namespace, ids });
+                caller.give_pipes(ids.first);
+                subordinate::raise_limits();
+                subordinate::make_for(ids)?;
+                namespaces = Some(made);
+            }
             Step::NewRoot { root, targets } => root::new_root(&mut place, &root, &targets)?,
             Step::Mount(mount) => root::add(&place, &mount)?,
             Step::Move(path) => root::carry_over(&place, &path)?,
-            Step::Cgroup { name, max_pids } => cgroup::enter(Path::new(NEW_ROOT), &name, max_pids)?,
+            Step::OwnSys => root::own_sys(&place)?,
+            Step::Cgroup { name, max_pids } => {
+                let owner = config.idmap.map(|ids| ids.first);
+                groups = subordinate::make_for_host(config.idmap, || {
+                    cgroup::enter(Path::new(NEW_ROOT), &name, max_pids, owner)
+                })?;
+            }
+            Step::GiveDevices(ids) => root::give_devices(ids)?,
             Step::Enter => place = root::enter(place)?,
-            Step::LinkDisks { disks, owner } => block::link_disks(&disks, owner)?,
+            Step::LinkDisks { disks, owner } => {
+                let on_host = |id| config.idmap.map_or(Some(id), |ids| ids.on_host(id));
+                block::link_disks(&disks, owner.and_then(on_host))?;
+            }
             Step::OwnResolvConf => {
                 let file = root::own_file(&place, Path::new(resolv::RESOLV_CONF))?;
                 resolv_conf = Some(file);
@@ -80,6 +106,19 @@ fn carry_out(caller: &mut Caller) -> Result<()> {
                 root::drop_unseekable_meminfo();
                 caller.reached("root");
             }
+            Step::Descend => {
+                let namespaces = namespaces.take().context("there are no namespaces")?;
+                match subordinate::descend(&namespaces, &groups, &config.confinement)? {
+                    Side::Above(first) => {
+                        // Streams end when nobody has them any more.
+                        *caller = Caller::Absent;
+                        subordinate::attend(first);
+                    }
+                    Side::Below => groups.clear(),
+                }
+            }
+            Step::MaskKernel => root::mask_kernel(&config.confinement),
+            Step::Confine => confine::confine(&config.confinement)?,
             Step::File(file) => root::write(&file)?,
             Step::MaskStaticUnits { keep } => {
                 for link in static_units::mask(Path::new("/"), &keep)? {

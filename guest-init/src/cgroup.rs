@@ -6,7 +6,8 @@
 //! on every host, and neither the host's groups nor another sandbox's. Processes are
 //! counted in a hierarchy that libvirt leaves alone.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
@@ -20,8 +21,17 @@ use crate::root::{below, make_dir};
 const MOMENTARY: &str = "/.cgroup";
 
 /// Enters the cgroup `name` and a cgroup namespace, and mounts it below `root` at
-/// `/sys/fs/cgroup`. `max_pids` bounds processes and threads.
-pub fn enter(root: &Path, name: &str, max_pids: Option<u64>) -> Result<()> {
+/// `/sys/fs/cgroup`. `max_pids` bounds processes and threads. The group in the unified hierarchy is given to `owner`, as far
+/// as it may change what is below and not its own limits (`cgroups(7)`, delegation).
+///
+/// Gives the files that take a process back to the groups it came from.
+pub fn enter(
+    root: &Path,
+    name: &str,
+    max_pids: Option<u64>,
+    owner: Option<u32>,
+) -> Result<Vec<File>> {
+    let mut back = Vec::new();
     let memberships = parse(
         &fs::read_to_string(root.join("proc/self/cgroup"))
             .context("reading '/proc/self/cgroup'")?,
@@ -34,17 +44,23 @@ pub fn enter(root: &Path, name: &str, max_pids: Option<u64>) -> Result<()> {
 
     if let Some(limit) = max_pids {
         match pids {
-            Some(pids) => Hierarchy::mount(pids)?.join(name, Some(limit))?,
+            Some(pids) => back.push(Hierarchy::mount(pids)?.join(name, Some(limit))?),
             None => Hierarchy::mount(unified)?.limit_pids(limit),
         }
     }
-    Hierarchy::mount(unified)?.join(name, None)?;
+    let hierarchy = Hierarchy::mount(unified)?;
+    back.push(hierarchy.join(name, None)?);
+    if let Some(owner) = owner {
+        hierarchy.delegate(name, owner)?;
+    }
+    drop(hierarchy);
     unshare(CloneFlags::CLONE_NEWCGROUP).context("entering a cgroup namespace")?;
 
     let target = root.join("sys/fs/cgroup");
     // What libvirt mounted there shows the host's groups.
     while umount2(&target, MntFlags::MNT_DETACH).is_ok() {}
-    mount_cgroup(&target, None)
+    mount_cgroup(&target, None)?;
+    Ok(back)
 }
 
 fn mount_cgroup(target: &Path, controllers: Option<&str>) -> Result<()> {
@@ -73,13 +89,29 @@ impl Hierarchy {
         Ok(Self { mount_point, group })
     }
 
-    fn join(&self, name: &str, max_pids: Option<u64>) -> Result<()> {
+    /// Gives the way back.
+    fn join(&self, name: &str, max_pids: Option<u64>) -> Result<File> {
+        let before = self.group.join("cgroup.procs");
+        let back = File::options().write(true).open(&before);
+        let back = back.with_context(|| format!("opening '{}'", before.display()))?;
         let group = self.group.join(name);
         make_dir(&group, 0o755)?;
         if let Some(limit) = max_pids {
             set(&group.join("pids.max"), &limit.to_string())?;
         }
-        set(&group.join("cgroup.procs"), "0")
+        set(&group.join("cgroup.procs"), "0")?;
+        Ok(back)
+    }
+
+    fn delegate(&self, name: &str, owner: u32) -> Result<()> {
+        let group = self.group.join(name);
+        let files = ["cgroup.procs", "cgroup.subtree_control", "cgroup.threads"];
+        let files = files.map(|file| group.join(file));
+        for path in std::iter::once(&group).chain(&files) {
+            chown(path, Some(owner), Some(owner))
+                .with_context(|| format!("handing over '{}'", path.display()))?;
+        }
+        Ok(())
     }
 
     /// In a unified hierarchy the domain has a group of its own already, and below a scope of systemd's libvirt makes

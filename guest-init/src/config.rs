@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::net::{Address, Route};
+use crate::seccomp::Program;
 
 /// Version of the contract. Host and guest must agree on it exactly: the init is staged together
 /// with its config, so a difference means a damaged staging root.
@@ -31,6 +32,10 @@ pub struct GuestConfig {
     pub debug: bool,
     /// What it runs in.
     pub platform: Platform,
+    /// The ids of the host that stand for those of the sandbox, in a user namespace of its own. Without, they are the host's.
+    pub idmap: Option<IdMap>,
+    /// What the payload may not do.
+    pub confinement: Confinement,
     /// What is mounted in the staging root before anything else, in this order. Empty in a container, where libvirt has
     /// mounted all but images.
     pub staged: Vec<Staged>,
@@ -70,6 +75,39 @@ pub enum Platform {
     Container,
     /// A kernel of its own, which has started guest-init from an initramfs.
     Machine,
+}
+
+/// A range of the host's user and group ids that stands for the ids from 0 in a sandbox (`user_namespaces(7)`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct IdMap {
+    /// The host's id that is 0 inside.
+    pub first: u32,
+    /// How many ids there are inside.
+    pub count: u32,
+}
+
+impl IdMap {
+    /// The host's id that stands for an id of the sandbox; none where the sandbox has no such id.
+    #[must_use]
+    pub fn on_host(self, id: u32) -> Option<u32> {
+        let id = Some(id).filter(|id| *id < self.count)?;
+        self.first.checked_add(id)
+    }
+}
+
+/// What the payload, and all that comes from it, may not do.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Confinement {
+    /// Capabilities that it cannot have, as `CAP_SYS_MODULE`. One that the kernel does not have is no matter.
+    pub dropped: Vec<String>,
+    /// What becomes of its system calls; all are made if absent.
+    pub filter: Option<Program>,
+    /// Files of the kernel's that show nothing, and directories that are empty: paths below `/proc` and `/sys`.
+    pub masked: Vec<PathBuf>,
+    /// What is to be read only there.
+    pub read_only: Vec<PathBuf>,
 }
 
 /// What runs in the sandbox.

@@ -17,7 +17,8 @@ use nix::unistd::chdir;
 
 use crate::account::Account;
 use crate::process::{ExecError, close_other_files};
-use crate::{membership, relay};
+use crate::seccomp::Program;
+use crate::{confine, membership, relay};
 
 const OWN_FAILURE: u8 = 125;
 
@@ -26,6 +27,8 @@ const OWN_FAILURE: u8 = 125;
 struct Request {
     pid: i32,
     terminal: bool,
+    /// The guest config of the sandbox, a file of the host.
+    config: Option<PathBuf>,
     user: Option<String>,
     directory: Option<PathBuf>,
     environment: Vec<(String, String)>,
@@ -56,6 +59,7 @@ fn parse(arguments: &[String]) -> Result<Request> {
         };
         match argument.as_str() {
             "--pid" => request.pid = value()?.parse().context("reading --pid")?,
+            "--config" => request.config = Some(value()?.into()),
             "--terminal" => request.terminal = true,
             "--user" => request.user = Some(value()?.clone()),
             "--directory" => request.directory = Some(value()?.into()),
@@ -80,8 +84,13 @@ fn parse(arguments: &[String]) -> Result<Request> {
 }
 
 fn run(request: Request) -> Result<u8> {
+    let confinement = request.config.as_deref().map(confine::of_config);
+    let confinement = confinement.transpose()?.unwrap_or_default();
     let target = Target::open(request.pid)?;
-    target.join()?;
+    if let Some(root) = target.root {
+        crate::subordinate::give_pipes([0, 1, 2], root);
+    }
+    target.join(confinement.filter.as_ref())?;
 
     let account = Account::find(request.user.as_deref().unwrap_or("root"))?;
     let environment = account.environment("lxc-libvirt", &request.environment);
@@ -117,6 +126,8 @@ fn run(request: Request) -> Result<u8> {
 struct Target {
     namespaces: Vec<(CloneFlags, File)>,
     cgroup_files: Vec<PathBuf>,
+    /// The host's id of its root, if it has a user namespace of its own.
+    root: Option<u32>,
     bounding: u64,
 }
 
@@ -149,10 +160,18 @@ impl Target {
         let identify = |path: &PathBuf| {
             fs::read_link(path).with_context(|| format!("reading '{}'", path.display()))
         };
+        let mut root = None;
         if identify(&theirs)? != identify(&ours)? {
             let file =
                 File::open(&theirs).with_context(|| format!("opening '{}'", theirs.display()))?;
             namespaces.insert(0, (CloneFlags::CLONE_NEWUSER, file));
+            // user_namespaces(7): the id inside, that outside, and how many.
+            let map = read("uid_map")?;
+            let mut lines = map.lines().map(|line| line.split_whitespace());
+            root = lines.find_map(|mut line| match line.next()? {
+                "0" => line.next()?.parse().ok(),
+                _ => None,
+            });
         }
         let bounding = read("status")?
             .lines()
@@ -172,11 +191,12 @@ impl Target {
         Ok(Self {
             namespaces,
             cgroup_files,
+            root,
             bounding,
         })
     }
 
-    fn join(&self) -> Result<()> {
+    fn join(&self, filter: Option<&Program>) -> Result<()> {
         for path in &self.cgroup_files {
             fs::write(path, "0")
                 .with_context(|| format!("joining the cgroup of '{}'", path.display()))?;
@@ -185,6 +205,12 @@ impl Target {
             setns(file, *flag).with_context(|| format!("entering the sandbox ({flag:?})"))?;
         }
         chdir("/").context("entering '/'")?;
+        if self.root.is_some() {
+            // Nobody's until now.
+            crate::subordinate::become_root()?;
+        }
+        // It takes CAP_SYS_ADMIN, which may go with the rest.
+        filter.map_or(Ok(()), crate::filter::install)?;
         for capability in caps::all() {
             if self.bounding & capability.bitmask() == 0 {
                 caps::drop(None, CapSet::Inheritable, capability)?;

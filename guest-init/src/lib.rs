@@ -12,6 +12,7 @@
 //! | [`net`] | addresses and routes as they are written by people |
 //! | [`membership`] | the cgroups of a process |
 //! | [`mountinfo`] | the kernel's table of mounts |
+//! | [`seccomp`] | system calls that a sandbox may not make |
 //! | [`filesystem`] | which filesystem is on a device, and which partitions |
 //!
 //! With feature `link`, which both sides use: `link`, the channel on a file descriptor, and `terminal`, the caller's.
@@ -26,6 +27,9 @@
 //! | `block`, `root`, `cgroup`, `static_units`, `shell` | the steps of the boot |
 //! | `network`, `keeper` | bringing up the NICs; keeping their leases |
 //! | `netlink`, `dhcp`, `resolv` | links, addresses and routes of the kernel; a DHCPv4 client; resolv.conf |
+//! | `subordinate` | the user namespace of a sandbox, and going down into it |
+//! | `confine`, `filter` | what the payload may not do |
+//! | `mount_api` | mounts as files |
 //! | `caller` | whoever started the sandbox and waits for word of it |
 //! | `session` | a command that PID 1 starts and watches |
 //! | `agent` | the process that answers the host while systemd is PID 1 of a machine |
@@ -39,6 +43,7 @@ pub mod filesystem;
 pub mod membership;
 pub mod mountinfo;
 pub mod net;
+pub mod seccomp;
 pub mod wire;
 
 /// Where the new root is assembled, in the staging root.
@@ -70,15 +75,21 @@ mod caller;
 #[cfg(feature = "init")]
 mod cgroup;
 #[cfg(feature = "init")]
+mod confine;
+#[cfg(feature = "init")]
 mod console_log;
 #[cfg(feature = "init")]
 pub mod dhcp;
 #[cfg(feature = "init")]
 pub mod enter;
 #[cfg(feature = "init")]
+mod filter;
+#[cfg(feature = "init")]
 mod keeper;
 #[cfg(feature = "init")]
 mod machine;
+#[cfg(feature = "init")]
+mod mount_api;
 #[cfg(feature = "init")]
 pub mod netlink;
 #[cfg(feature = "init")]
@@ -101,3 +112,5 @@ mod session;
 mod shell;
 #[cfg(feature = "init")]
 mod static_units;
+#[cfg(feature = "init")]
+pub mod subordinate;

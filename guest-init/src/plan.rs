@@ -7,8 +7,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::{
-    Addressing, Command, Disk, File, GuestConfig, Include, Mount, Nic, Payload, Platform, Root,
-    Staged,
+    Addressing, Command, Disk, File, GuestConfig, IdMap, Include, Mount, Nic, Payload, Platform,
+    Root, Staged,
 };
 use crate::resolv::RESOLV_CONF;
 
@@ -17,6 +17,14 @@ use crate::resolv::RESOLV_CONF;
 pub enum Step {
     /// Mount something in the staging root.
     Stage(Staged),
+    /// Make the user namespace of the sandbox, with namespaces of its own for what it may configure, and let what is
+    /// made from here on belong to its root.
+    Namespaces {
+        /// The ids of the host that stand for those of the sandbox.
+        ids: IdMap,
+        /// The NICs that come along.
+        nics: Vec<String>,
+    },
     /// Put what the root begins as where it is assembled.
     NewRoot {
         /// What that is.
@@ -28,6 +36,8 @@ pub enum Step {
     Mount(Mount),
     /// Carry `/proc`, `/sys` or `/dev` over, with all that is mounted below.
     Move(PathBuf),
+    /// Mount a `/sys` of the sandbox's own network.
+    OwnSys,
     /// Limit the number of processes and enter a cgroup and a cgroup namespace of our own.
     Cgroup {
         /// Name of the cgroup.
@@ -35,6 +45,8 @@ pub enum Step {
         /// Highest number of processes and threads.
         max_pids: Option<u64>,
     },
+    /// Give the device nodes to the sandbox's ids.
+    GiveDevices(IdMap),
     /// See the new root as the root, while the staging root can still be reached.
     Enter,
     /// Link the block devices by their tags.
@@ -52,6 +64,9 @@ pub enum Step {
     Mask(PathBuf),
     /// Make the new root the root and let go of the staging root.
     Pivot(Platform),
+    /// Start the first process of the sandbox in its user namespace, where the mounts cannot be changed any more. What
+    /// follows is done by it; this process does nothing any more but wait for it.
+    Descend,
     /// Write a file.
     File(File),
     /// Mask what `/usr` pulls in, but these.
@@ -67,6 +82,10 @@ pub enum Step {
     BootId,
     /// Let every user listen on low ports: the network is the sandbox's own, and its command has no capabilities.
     LowPorts,
+    /// Cover what the kernel shows of the host.
+    MaskKernel,
+    /// Give up what the payload may not do, for good.
+    Confine,
     /// Bound the threads of a kernel of our own, have it write back soon what is mapped, since the host looks at the files, and spare
     /// it what only a machine with disks has a use for.
     Kernel {
@@ -96,6 +115,10 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
     let user_mounts = config.user_mounts.iter().map(Mount::target);
     let kernels = KERNELS.map(Path::new);
     let resolv_conf = has_own_resolv_conf(config).then_some(Path::new(RESOLV_CONF));
+    steps.extend(config.idmap.map(|ids| Step::Namespaces {
+        ids,
+        nics: config.network.iter().map(|nic| nic.name.clone()).collect(),
+    }));
     steps.push(Step::NewRoot {
         root: config.root.clone(),
         targets: (mounts.chain(kernels).chain(user_mounts).chain(resolv_conf))
@@ -103,7 +126,10 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
             .collect(),
     });
     steps.extend(config.mounts.iter().cloned().map(Step::Mount));
-    steps.extend(KERNELS.map(|dir| Step::Move(dir.into())));
+    steps.extend(KERNELS.map(|dir| match (dir, config.idmap) {
+        ("/sys", Some(_)) => Step::OwnSys,
+        _ => Step::Move(dir.into()),
+    }));
     match config.platform {
         Platform::Container => steps.push(Step::Cgroup {
             name: format!("virt-sandbox-{}", config.name),
@@ -112,6 +138,7 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
         Platform::Machine => {}
     }
     steps.push(Step::Enter);
+    steps.extend(config.idmap.map(Step::GiveDevices));
     steps.extend(DEVICE_MOUNTS.map(|(target, mode)| {
         Step::Mount(Mount::Tmpfs {
             target: target.into(),
@@ -134,6 +161,11 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
     steps.extend(config.user_mounts.iter().cloned().map(Step::Mount));
     steps.extend(config.includes.iter().cloned().map(Step::Include));
     steps.push(Step::Pivot(config.platform));
+    // The first process below finds it done.
+    steps.push(match config.idmap {
+        Some(_) => Step::Descend,
+        None => Step::MaskKernel,
+    });
     steps.extend(config.files.iter().cloned().map(Step::File));
     if let Some(units) = &config.static_units {
         steps.push(Step::MaskStaticUnits {
@@ -149,6 +181,7 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
         // The network goes by the host's.
         steps.push(Step::BootId);
     }
+    steps.push(Step::Confine);
     steps.extend(config.shell.iter().cloned().map(Step::Shell));
     if config.ways > 0 {
         steps.push(Step::Kernel {
@@ -184,7 +217,7 @@ const DEVICE_MOUNTS: [(&str, u32); 1] = [("/dev/shm", 0o1777)];
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{StaticUnits, VERSION};
+    use crate::config::{Confinement, StaticUnits, VERSION};
 
     fn config() -> GuestConfig {
         GuestConfig {
@@ -193,6 +226,8 @@ mod tests {
             hostname: "web1".into(),
             debug: false,
             platform: Platform::Container,
+            idmap: None,
+            confinement: Confinement::default(),
             staged: vec![],
             root: Root::Empty,
             mounts: vec![Mount::Symlink {
@@ -243,6 +278,24 @@ mod tests {
             };
             assert_eq!(targets.contains(&RESOLV_CONF.into()), expected);
         }
+    }
+
+    #[test]
+    fn a_user_namespace_has_what_is_made_and_not_what_was_mounted() {
+        let config = GuestConfig {
+            idmap: Some(IdMap {
+                first: 1 << 20,
+                count: 1 << 16,
+            }),
+            ..config()
+        };
+        let steps = plan(&config);
+        let at = |wanted: fn(&Step) -> bool| steps.iter().position(wanted).unwrap();
+        let namespaces = at(|step| matches!(step, Step::Namespaces { .. }));
+        let descent = at(|step| matches!(step, Step::Descend));
+        assert!(namespaces < at(|step| matches!(step, Step::NewRoot { .. })));
+        assert!(at(|step| matches!(step, Step::Pivot(_))) < descent);
+        assert!(descent < at(|step| matches!(step, Step::Network(_))));
     }
 
     #[test]

@@ -25,6 +25,15 @@ pub fn spawn(child: impl FnOnce() -> u8) -> Result<Pid> {
     }
 }
 
+/// Goes on in two processes: gives the pid of the new one here, and nothing there.
+pub fn divide() -> Result<Option<Pid>> {
+    // SAFETY: as in `spawn`.
+    match unsafe { fork() }.context("forking")? {
+        ForkResult::Parent { child } => Ok(Some(child)),
+        ForkResult::Child => Ok(None),
+    }
+}
+
 /// Lets a signal do what it does by itself (signal(7)).
 pub fn default_action(which: Signal) -> nix::Result<()> {
     // SAFETY: no handler is installed that could run at a bad moment.

@@ -1,6 +1,9 @@
 //! Assembling the root filesystem of the sandbox and changing over to it.
 
+mod devices;
 mod include;
+mod kernel;
+mod mapped;
 mod mounts;
 mod overlay;
 mod target;
@@ -19,10 +22,12 @@ use nix::sys::stat::Mode;
 use nix::unistd::{chdir, chroot, fchdir, pivot_root};
 
 use crate::NEW_ROOT;
-use crate::config::{File, Platform, Source};
+use crate::config::{File, IdMap, Platform, Source};
 
+pub use devices::give as give_devices;
 pub use include::include;
-pub use mounts::{add, bind, carry_over, mask, own_file};
+pub use kernel::mask as mask_kernel;
+pub use mounts::{add, bind, carry_over, mask, own_file, own_sys};
 pub use tree::new_root;
 
 /// The path of `inside` below `root`.
@@ -39,6 +44,17 @@ pub struct Place {
     stage: Option<OwnedFd>,
     /// Where what is written beside the root goes, once there is a new root.
     scratch: Option<overlay::Scratch>,
+    /// What shows the owners of files as the sandbox's.
+    mapping: Option<Mapping>,
+}
+
+/// A user namespace and what it maps.
+#[derive(Debug)]
+pub struct Mapping {
+    /// The namespace.
+    pub namespace: fs::File,
+    /// Its ids.
+    pub ids: IdMap,
 }
 
 impl Place {
@@ -51,7 +67,17 @@ impl Place {
             root: below(stage, Path::new(NEW_ROOT)),
             stage: Some(open_directory(stage)?),
             scratch: None,
+            mapping: None,
         })
+    }
+
+    /// Shows owners as `mapping` has them in what is mounted and copied from now on.
+    #[must_use]
+    pub fn with(self, mapping: Mapping) -> Self {
+        Self {
+            mapping: Some(mapping),
+            ..self
+        }
     }
 
     /// Where the root of the sandbox is.
@@ -73,6 +99,10 @@ impl Place {
             Source::Sandbox(path) => target::locate(&self.root, path, target::Last::Followed),
             Source::Stage(path) => self.staged(path),
         }
+    }
+
+    fn ids(&self) -> Option<IdMap> {
+        self.mapping.as_ref().map(|mapping| mapping.ids)
     }
 
     fn scratch(&self) -> Result<&overlay::Scratch> {
@@ -133,6 +163,7 @@ pub fn pivot(place: Place, platform: Platform) -> Result<Place> {
         root: "/".into(),
         stage: None,
         scratch: None,
+        ..place
     })
 }
 

@@ -12,7 +12,9 @@ use clap::{CommandFactory, Parser};
 
 use crate::commands::{complete, output};
 use crate::config::network::NetworkChoice;
-use crate::config::{Disk, Hostname, Include, Mount, Publish, Resources, SandboxName, Security};
+use crate::config::{
+    Confinement, Disk, Hostname, Include, Mount, Publish, Resources, SandboxName, Security,
+};
 use crate::domain::qemu::Emulation;
 use crate::driver::ability;
 use crate::error::{Error, Result};
@@ -128,6 +130,8 @@ pub struct Cli {
     kmodpath: Option<PathBuf>,
     #[command(flatten)]
     resources: Resources,
+    #[command(flatten)]
+    confinement: Confinement,
 
     /// Print the domain of libvirt, and start nothing
     #[arg(long, help_heading = "Information")]
@@ -289,6 +293,7 @@ fn request(cli: Cli) -> Result<Request> {
         publish: cli.publish,
         security: cli.security,
         resources: cli.resources,
+        confinement: cli.confinement,
         shell: cli.shell,
         emulation: match cli.virt_type {
             Some(emulation) => Some(emulation),

@@ -4,10 +4,13 @@
 //! Parsing checks all that can be checked without the host; nothing here looks at it. The only I/O
 //! is reading and writing the file.
 
+pub mod capability;
 pub mod change;
+pub mod confinement;
 pub mod disk;
 mod escape;
 pub mod hostname;
+pub mod idmap;
 pub mod image;
 pub mod include;
 pub mod mac;
@@ -17,16 +20,20 @@ pub mod network;
 pub mod path;
 pub mod publish;
 pub mod resources;
+pub mod seccomp;
 pub mod security;
 pub mod service;
 pub mod size;
 pub mod storage;
 pub mod workload;
 
+pub use capability::{Capabilities, Capability};
 pub use change::Change;
+pub use confinement::Confinement;
 pub use disk::Disk;
 pub(crate) use escape::is_unwritable;
 pub use hostname::Hostname;
+pub use idmap::Idmap;
 pub use image::ImageFormat;
 pub use include::Include;
 pub use mac::Mac;
@@ -36,6 +43,7 @@ pub use network::Network;
 pub use path::GuestPath;
 pub use publish::Publish;
 pub use resources::Resources;
+pub use seccomp::Seccomp;
 pub use security::Security;
 pub use service::{SandboxConfig, State};
 pub use size::Bytes;

@@ -8,7 +8,10 @@ use clap::ValueEnum;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Mount, Network, Resources, SandboxName, TreeImage, Workload};
+use crate::config::{
+    Capabilities, Idmap, Mount, Network, Publish, Resources, SandboxName, Seccomp, TreeImage,
+    Workload,
+};
 use crate::error::{Error, Result};
 use crate::sys::atomic;
 
@@ -53,6 +56,24 @@ pub struct SandboxConfig {
     /// Mounts beside those every sandbox has.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<Mount>,
+    /// Ports of it that the host answers on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<Publish>,
+    /// Whether the host's systemd starts it when one of these ports is first asked for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub on_demand: bool,
+    /// Seconds without a connection after which one that was started on demand is stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_stop: Option<u32>,
+    /// Which ids of the host stand for those inside.
+    #[serde(default, skip_serializing_if = "Idmap::is_auto")]
+    pub idmap: Idmap,
+    /// Which system calls are made.
+    #[serde(default, skip_serializing_if = "Seccomp::is_default")]
+    pub seccomp: Seccomp,
+    /// What root inside may have of the host's root.
+    #[serde(default, skip_serializing_if = "Capabilities::is_usual")]
+    pub capabilities: Capabilities,
     /// The image that holds its tree, if one does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<TreeImage>,
@@ -143,7 +164,31 @@ impl SandboxConfig {
         if !self.path.is_absolute() {
             return Err(format!("'path' is not absolute: '{}'", self.path.display()));
         }
+        self.check_ports()?;
         self.mounts.iter().try_for_each(check_mount)
+    }
+
+    fn check_ports(&self) -> std::result::Result<(), String> {
+        for (index, publish) in self.publish.iter().enumerate() {
+            let others = self.publish.iter().take(index);
+            if let Some(other) = others.into_iter().find(|other| other.collides(publish)) {
+                return Err(format!(
+                    "'{other}' and '{publish}' publish the same port of the host"
+                ));
+            }
+        }
+        if self.on_demand && self.publish.is_empty() {
+            return Err("starting on demand needs a published port that is asked for".to_owned());
+        }
+        if self.idle_stop.is_some() && !self.on_demand {
+            return Err(
+                "a sandbox that is stopped when it is idle has to be started on demand".to_owned(),
+            );
+        }
+        if self.idle_stop == Some(0) {
+            return Err("'idle-stop' is 0 seconds".to_owned());
+        }
+        Ok(())
     }
 
     /// The text of the file.
@@ -217,6 +262,12 @@ impl SandboxConfig {
             timeout: DEFAULT_TIMEOUT,
             networks: vec![],
             mounts: vec![],
+            publish: vec![],
+            on_demand: false,
+            idle_stop: None,
+            idmap: Idmap::Auto,
+            seccomp: Seccomp::Default,
+            capabilities: Capabilities::default(),
             image: None,
             resources: Resources::default(),
         }
@@ -242,6 +293,18 @@ mod tests {
                     .unwrap(),
             ],
             mounts: vec![r"host-bind:/a\,b=/srv,ro".parse().unwrap()],
+            publish: vec![
+                "8080:80".parse().unwrap(),
+                "[::1]:53:53/udp".parse().unwrap(),
+            ],
+            on_demand: true,
+            idle_stop: Some(300),
+            idmap: "100000".parse().unwrap(),
+            seccomp: Seccomp::Off,
+            capabilities: Capabilities {
+                add: vec!["sys_time".parse().unwrap()],
+                drop: vec!["all".parse().unwrap()],
+            },
             resources: Resources {
                 memory: Some("1G".parse().unwrap()),
                 cpus: Some(2),
@@ -361,6 +424,9 @@ mod tests {
                 "units = []",
                 "'units' is empty",
             ),
+            ("[::1]:53:53/udp", "127.0.0.1:8080:1", "the same port"),
+            ("on-demand = true\n", "", "on demand"),
+            ("idle-stop = 300", "idle-stop = 0", "0 seconds"),
         ] {
             assert!(good.contains(from), "{from}");
             let error = SandboxConfig::parse(&good.replace(from, to), Path::new("/etc/x.toml"))

@@ -1,5 +1,6 @@
 //! A container's domain.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -38,7 +39,8 @@ pub struct LxcDomain {
     #[serde(flatten)]
     tune: Tune,
     on_reboot: &'static str,
-    dropped_capabilities: &'static [&'static str],
+    dropped_capabilities: Vec<&'static str>,
+    granted_capabilities: Vec<String>,
     filesystems: Vec<Filesystem>,
     disks: Vec<Disk>,
     interfaces: Vec<Interface>,
@@ -105,7 +107,8 @@ impl LxcDomain {
             cpu_quota_us: resources.cpu_percent().map(quota_us),
             tune: Tune::new(resources),
             on_reboot: domain.on_reboot.as_str(),
-            dropped_capabilities: &DROPPED_CAPABILITIES,
+            dropped_capabilities: DROPPED_CAPABILITIES.to_vec(),
+            granted_capabilities: vec![],
             filesystems,
             disks: domain
                 .disks
@@ -121,6 +124,15 @@ impl LxcDomain {
             consoles: domain.consoles,
             security: domain.security.as_ref().map(SecLabelView::from),
         }
+    }
+
+    /// With capabilities that libvirt or we would take, by their names without `CAP_`.
+    #[must_use]
+    pub fn granting(mut self, names: &BTreeSet<&str>) -> Self {
+        self.granted_capabilities = names.iter().map(|name| name.to_lowercase()).collect();
+        self.dropped_capabilities
+            .retain(|name| !names.contains(name.to_uppercase().as_str()));
+        self
     }
 }
 

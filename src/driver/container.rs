@@ -1,21 +1,26 @@
 //! Sandboxes of services in containers: entered through their namespaces, looked at through the host's `/proc`.
 
 use std::cell::OnceCell;
-use std::fs;
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use guest_init::config::{GuestConfig, Payload, Platform, Root, Staged, StaticUnits, VERSION};
+use guest_init::config::{
+    GuestConfig, IdMap, Payload, Platform, Root, Staged, StaticUnits, VERSION,
+};
+use guest_init::seccomp::usual::Confined;
 
 use crate::config::resources::DEFAULT_CONTAINER_MEMORY;
-use crate::config::{Resources, SandboxConfig, SandboxName};
+use crate::config::{Confinement, Resources, SandboxConfig, SandboxName};
 use crate::domain::lxc::{self, LxcDomain};
 use crate::domain::template::Template;
 use crate::domain::tune::{CPU_PERIOD_US, quota_us};
 use crate::domain::{BlockDevice, Domain, Filesystem, OnReboot, disk_name};
 use crate::driver::{Activity, Contents, Inside, Shared, Site, addresses};
 use crate::error::{Error, Result};
-use crate::guest::{self, Assembly, cgroup};
+use crate::guest::ids::{self, Registry};
+use crate::guest::{self, Assembly, cgroup, confinement};
 use crate::host::HostFacts;
 use crate::hypervisor::{Hypervisor, Limit};
 use crate::sys::command::Captured;
@@ -53,12 +58,25 @@ pub(super) fn build(
     }
     lxc::check(&domain)?;
     let assembly = Assembly::of_service(config, facts, site.stage);
+    let idmap = ids(config, &assembly.filesystems, site.record)?;
+    let confined = match idmap {
+        Some(_) => Confined::OwnRoot,
+        None => Confined::HostsRoot,
+    };
+    let confinement = Confinement::of_service(config);
+    let granted = match idmap {
+        // What is granted there is of no use on the host.
+        Some(_) => BTreeSet::new(),
+        None => confinement.capabilities.granted(),
+    };
     let guest = GuestConfig {
         version: VERSION,
         name: config.name.to_string(),
         hostname: config.hostname.clone(),
         debug: guest::is_debugged(),
         platform: Platform::Container,
+        idmap,
+        confinement: confinement::given(&confinement, confined, &facts.arch)?,
         staged: image.then(staged).into_iter().collect(),
         root: Root::Empty,
         mounts: assembly.mounts,
@@ -83,8 +101,16 @@ pub(super) fn build(
         },
     };
     guest::stage(site.stage, &guest::find_init()?, &guest)?;
-    let view = LxcDomain::new(&domain, facts, assembly.filesystems);
+    let view = LxcDomain::new(&domain, facts, assembly.filesystems).granting(&granted);
     Template::LxcDomain.render(&view, Some(site.templates))
+}
+
+/// The ids of the host that stand for those of a sandbox whose configuration is in the directory `record`.
+fn ids(config: &SandboxConfig, filesystems: &[Filesystem], record: &Path) -> Result<Option<IdMap>> {
+    let all = record.parent().unwrap_or(Path::new(guest::SERVICES));
+    let registry = Registry::of(&[all, Path::new(guest::RUNTIME)]);
+    let claim = |wanted| registry.claim(record, config.uuid, wanted);
+    ids::decide(config.idmap, filesystems, &guest::find_init()?, claim)
 }
 
 /// The image of the tree, mounted where else a directory of the host is placed.
@@ -136,39 +162,35 @@ pub(super) struct Container {
     name: SandboxName,
     /// The process that keeps it, the parent of its first.
     controller: u32,
-    way: OnceCell<Way>,
-}
-
-#[derive(Debug)]
-struct Way {
-    entrance: Entrance,
-    first: u32,
+    /// What it was told at its start.
+    told: PathBuf,
+    entrance: OnceCell<Entrance>,
 }
 
 impl Container {
-    /// The one that process `controller` keeps.
-    pub(super) fn new(name: &SandboxName, controller: u32) -> Self {
+    /// The one that process `controller` keeps, with the staging root `stage`.
+    pub(super) fn new(name: &SandboxName, controller: u32, stage: &Path) -> Self {
         Self {
             name: name.clone(),
             controller,
-            way: OnceCell::new(),
+            told: stage.join(guest::CONFIG),
+            entrance: OnceCell::new(),
         }
     }
 
+    /// Its first process. While it starts that is one which only makes the real one.
     fn first(&self) -> Result<u32> {
         enter::first_process(self.controller)
             .ok_or_else(|| Error::refused("the sandbox has ended meanwhile"))
     }
 
-    fn way(&self) -> Result<&Way> {
-        if let Some(way) = self.way.get() {
-            return Ok(way);
+    fn way(&self) -> Result<(&Entrance, u32)> {
+        let first = self.first()?;
+        if let Some(entrance) = self.entrance.get() {
+            return Ok((entrance, first));
         }
-        let way = Way {
-            first: self.first()?,
-            entrance: Entrance::new(&guest::find_init()?)?,
-        };
-        Ok(self.way.get_or_init(|| way))
+        let entrance = Entrance::new(&guest::find_init()?, self.told.clone())?;
+        Ok((self.entrance.get_or_init(|| entrance), first))
     }
 }
 
@@ -182,22 +204,22 @@ impl Inside for Container {
     }
 
     fn capture(&self, command: &[&str]) -> Result<Captured> {
-        let way = self.way()?;
-        way.entrance
-            .capture(way.first, command)
+        let (entrance, first) = self.way()?;
+        entrance
+            .capture(first, command)
             .map_err(Error::io("running", super::program(command)))
     }
 
     fn capture_within(&self, command: &[&str], limit: Duration) -> Result<Option<Captured>> {
-        let way = self.way()?;
-        way.entrance
-            .capture_within(way.first, command, limit)
+        let (entrance, first) = self.way()?;
+        entrance
+            .capture_within(first, command, limit)
             .map_err(Error::io("running", super::program(command)))
     }
 
     fn execute(&self, how: &Entry, command: &[String]) -> Result<u8> {
-        let way = self.way()?;
-        let error = way.entrance.exec(way.first, how, command);
+        let (entrance, first) = self.way()?;
+        let error = entrance.exec(first, how, command);
         Err(Error::step("running guest-init")(error))
     }
 
@@ -210,6 +232,13 @@ impl Inside for Container {
             &read("fib_trie").unwrap_or_default(),
             &read("if_inet6").unwrap_or_default(),
         )
+    }
+
+    fn network(&self) -> Result<Option<File>> {
+        let path = PathBuf::from(format!("/proc/{}/ns/net", self.first()?));
+        File::open(&path)
+            .map(Some)
+            .map_err(Error::io("opening", &path))
     }
 
     fn activity(&self) -> Result<Activity> {

@@ -10,11 +10,11 @@ mod container;
 mod machine;
 
 use std::fmt::Debug;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use guest_init::config::{File, Nic};
+use guest_init::config::{self as inside, Nic};
 use serde::Serialize;
 
 use self::connection::{Connection, Driver};
@@ -60,6 +60,14 @@ pub trait Inside: Debug {
     /// Its addresses, without the loopback's and link-local ones; IPv4 first.
     fn addresses(&self) -> Vec<String>;
 
+    /// Its network namespace; `None` where it has none that the host's processes can enter, and is reached at its addresses.
+    ///
+    /// # Errors
+    /// Where it is just ending, or has just begun.
+    fn network(&self) -> Result<Option<File>> {
+        Ok(None)
+    }
+
     /// What only its own kernel tables tell of what it uses.
     ///
     /// # Errors
@@ -102,7 +110,7 @@ pub struct Activity {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Contents {
     /// Files written below `/run` before systemd starts.
-    pub files: Vec<File>,
+    pub files: Vec<inside::File>,
     /// Static boot-time units of `/usr` that stay.
     pub keep_units: Vec<String>,
     /// The unit that systemd boots into.
@@ -125,6 +133,8 @@ pub struct Shared {
 pub struct Site<'a> {
     /// A directory of the sandbox's own, made anew at every start.
     pub stage: &'a Path,
+    /// The directory of its configuration, beside those of others.
+    pub record: &'a Path,
     /// Templates of the admin.
     pub templates: &'a Path,
     /// The block device of the image that holds the tree, while the sandbox starts.
@@ -212,7 +222,7 @@ impl Keeper {
     ) -> Option<Box<dyn Inside>> {
         let id = state.id()?;
         Some(match self {
-            Self::Containers => Box::new(container::Container::new(&config.name, id)),
+            Self::Containers => Box::new(container::Container::new(&config.name, id, stage)),
             Self::Machines => Box::new(machine::Machine::new(stage)),
         })
     }

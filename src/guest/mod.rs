@@ -1,6 +1,8 @@
 //! What is staged for the guest: the init, its config, and the list of what libvirt places beside them.
 
 pub mod cgroup;
+pub mod confinement;
+pub mod ids;
 pub mod kernel;
 
 use std::fs;
@@ -18,6 +20,14 @@ use crate::sys::atomic;
 /// The private directories of a sandbox, in its tree and in its root.
 pub const PRIVATE_DIRS: [&str; 5] = ["/etc", "/var", "/home", "/root", "/srv"];
 
+/// Directories of the configurations of services.
+pub const SERVICES: &str = "/etc/libvirt-sandbox/services";
+
+/// Directories of running sandboxes of one command, of root.
+pub const RUNTIME: &str = "/run/virt-sandbox";
+
+/// Name of the guest config in the staging root of a service.
+pub const CONFIG: &str = "guest.json";
 /// Where the tree of a sandbox is in the staging root.
 pub const PRIVATE: &str = "/private";
 
@@ -174,7 +184,7 @@ pub fn stage(dir: &Path, init: &Path, config: &GuestConfig) -> Result<()> {
     stage_init(dir, init)?;
     let text =
         serde_json::to_vec_pretty(config).map_err(Error::step("writing the guest config"))?;
-    atomic::replace(&dir.join("guest.json"), &text, 0o600)?;
+    atomic::replace(&dir.join(CONFIG), &text, 0o600)?;
     Ok(())
 }
 

@@ -1,27 +1,31 @@
 //! A sandbox as a container: libvirt places the host's directories in the staging root.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use guest_init::config::{Platform, Staged, Stdio};
+use guest_init::config::{IdMap, Platform, Staged, Stdio};
 
 use guest_init::link::Link;
+use guest_init::seccomp::usual::Confined;
 use nix::sys::signal::Signal;
+use uuid::Uuid;
 
-use crate::config::SandboxName;
+use crate::config::{Idmap, SandboxName};
 use crate::domain::lxc::{self, LxcDomain};
 use crate::domain::template::{self, Template};
 use crate::domain::{BlockDevice, Domain, Filesystem, disk_name};
 use crate::error::{Error, Result};
-use crate::guest::cgroup;
+use crate::guest::ids::{self, Registry};
+use crate::guest::{self, cgroup, confinement};
 use crate::host::HostFacts;
 use crate::hypervisor::Hypervisor;
 use crate::run::contract::{self, Platforms};
 use crate::run::disks::{self, Attached};
 use crate::run::layout::{Granularity, Layout, ROOT, Share};
 use crate::run::{Account, Plan, Purpose, Reach, Request};
-use crate::sys::enter::first_process;
+use crate::sys::enter::{first_process, init_process};
 use crate::sys::pidfd::Process;
 
 /// What the kernel and the host's services show of themselves below a root; a sandbox has its own.
@@ -51,8 +55,17 @@ pub fn plan(
     let mut domain = domain.clone();
     domain.disks = devices.blocks().collect();
     lxc::check(&domain)?;
+    let place = (state, purpose);
+    let idmap = ids(request, domain.uuid, &account, &filesystems, place)?;
+    let confined = match (account.identity.privileged, idmap) {
+        (false, _) => Confined::Unprivileged,
+        (true, Some(_)) => Confined::OwnRoot,
+        (true, None) => Confined::HostsRoot,
+    };
     let driver = Platforms {
         platform: Platform::Container,
+        idmap,
+        confinement: confinement::given(&request.confinement, confined, &facts.arch)?,
         container: "lxc-libvirt",
         staged: devices.staged(&layout),
         disks: devices.tagged(request),
@@ -63,7 +76,12 @@ pub fn plan(
     };
     let temporary = layout.temporary.clone();
     let guest = contract::config(request, name, &account, stdio, layout, driver);
-    let view = LxcDomain::new(&domain, facts, filesystems);
+    let granted = match confined {
+        Confined::HostsRoot => request.confinement.capabilities.granted(),
+        // What is granted there is of no use on the host.
+        Confined::OwnRoot | Confined::Unprivileged => BTreeSet::new(),
+    };
+    let view = LxcDomain::new(&domain, facts, filesystems).granting(&granted);
     let overrides = Path::new(template::OVERRIDES);
     Ok(Plan {
         xml: Template::LxcDomain.render(&view, Some(overrides))?,
@@ -78,6 +96,31 @@ pub fn plan(
         emulation: None,
         devices: devices.attached,
     })
+}
+
+/// The ids of a container. A command without capabilities needs none of its own: it has the caller's and can get no others.
+fn ids(
+    request: &Request,
+    uuid: Uuid,
+    account: &Account,
+    filesystems: &[Filesystem],
+    (state, purpose): (&Path, Purpose),
+) -> Result<Option<IdMap>> {
+    let idmap = match request.confinement.idmap {
+        Idmap::Auto if !account.identity.privileged => Idmap::No,
+        idmap @ (Idmap::Auto | Idmap::No | Idmap::Range(_)) => idmap,
+    };
+    let services = Path::new(guest::SERVICES);
+    let registry = Registry::of(&[services, Path::new(guest::RUNTIME)]);
+    ids::decide(
+        idmap,
+        filesystems,
+        &guest::find_init()?,
+        |wanted| match purpose {
+            Purpose::Start => registry.claim(state, uuid, wanted),
+            Purpose::Show => registry.preview(state, uuid, wanted),
+        },
+    )
 }
 
 /// How long a container without a command may take to end.
@@ -99,14 +142,14 @@ pub fn end(hypervisor: &dyn Hypervisor, name: &SandboxName, link: Link) -> Resul
         return Ok(false);
     };
     let keeper = Process::open(controller).map_err(failed())?;
-    let Some(first) = first_process(controller) else {
+    let (Some(init), Some(first)) = (init_process(controller), first_process(controller)) else {
         return Ok(false);
     };
     let groups = cgroup::of_process(first, name);
-    let first = Process::open(first).map_err(failed())?;
+    let init = Process::open(init).map_err(failed())?;
     cgroup::adopt(controller).map_err(failed())?;
     drop(link);
-    if !first.wait(END) {
+    if !init.wait(END) {
         return Ok(false);
     }
     // It would go by itself, but takes a while to see it.

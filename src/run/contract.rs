@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use guest_init::config::{
-    Command, Directory, Disk, GuestConfig, Mount, Payload, Platform, Staged, Stdio, VERSION,
+    Command, Confinement, Directory, Disk, GuestConfig, IdMap, Mount, Payload, Platform, Staged,
+    Stdio, VERSION,
 };
 
 use crate::config::{Hostname, SandboxName};
@@ -24,6 +25,10 @@ pub struct Platforms {
     pub disks: Vec<Disk>,
     /// Sockets of the host that can be reached through the root.
     pub masked: Vec<PathBuf>,
+    /// The ids of the host that stand for those of the sandbox.
+    pub idmap: Option<IdMap>,
+    /// What the command gives up.
+    pub confinement: Confinement,
     /// The device of a shell.
     pub shell: Option<PathBuf>,
     /// Highest number of processes, if the guest limits them.
@@ -53,6 +58,8 @@ pub fn config(
             .map_or_else(|| Hostname::of(name).to_string(), ToString::to_string),
         debug: request.debug,
         platform: driver.platform,
+        idmap: driver.idmap,
+        confinement: driver.confinement,
         staged: driver.staged,
         root: layout.root,
         // What runs on the host has its sockets there.

@@ -29,6 +29,10 @@ pub fn plan(
     stdio: Stdio,
     (state, places): (&Path, &Places),
 ) -> Result<Plan> {
+    request
+        .confinement
+        .check_machine()
+        .map_err(Error::refused)?;
     let account = Account::find(&request.who)?;
     let layout = Layout::new(request, state, Granularity::Directories)?;
     let kernel = Kernel::find(Path::new("/"), &request.kernel)?;
@@ -110,6 +114,9 @@ pub fn plan(
     let temporary = layout.temporary.clone();
     let driver = Platforms {
         platform: Platform::Machine,
+        idmap: None,
+        // The kernel is its own.
+        confinement: guest_init::config::Confinement::default(),
         container: "",
         staged,
         disks,

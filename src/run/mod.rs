@@ -33,7 +33,8 @@ pub use self::outcome::{OWN_FAILURE, Outcome, Stages};
 pub use self::state::{Places, State};
 use crate::config::network::Source;
 use crate::config::{
-    Disk, Hostname, Include, Mac, Mount, Network, Publish, Resources, SandboxName, Security,
+    Confinement, Disk, Hostname, Include, Mac, Mount, Network, Publish, Resources, SandboxName,
+    Security,
 };
 use crate::console::{Console, Conversation, Ending, Patience, Signals, Stdio};
 use crate::domain::qemu::Emulation;
@@ -77,6 +78,8 @@ pub struct Request {
     pub security: Option<Security>,
     /// Limits.
     pub resources: Resources,
+    /// What holds root back in a container.
+    pub confinement: Confinement,
     /// Whether a shell of root's waits on a second console.
     pub shell: bool,
     /// What runs the instructions of a virtual machine, if the user knows better.

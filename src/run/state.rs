@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::config::SandboxName;
 use crate::error::{Error, Result};
-use crate::guest::{cgroup, kernel};
+use crate::guest::{self, cgroup, kernel};
 use crate::run::Connection;
 use crate::sys::lock::{Lock, Sharing};
 
@@ -62,7 +62,7 @@ impl Places {
     pub fn of_user(is_root: bool, home: &Path) -> Result<Self> {
         if is_root {
             return Ok(Self {
-                runtime: "/run/virt-sandbox".into(),
+                runtime: guest::RUNTIME.into(),
                 cache: kernel::CACHE.into(),
             });
         }

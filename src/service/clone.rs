@@ -77,6 +77,13 @@ impl Sandboxes {
                 );
             }
         }
+        for publish in &source.publish {
+            log::warn!(
+                "'{copy}' and '{}' both publish '{publish}'; change it in '{}' before both run",
+                source.name,
+                self.store.config(copy).display()
+            );
+        }
         for network in &source.networks {
             if let Addressing::Static { .. } = network.addressing {
                 log::warn!(
@@ -100,6 +107,8 @@ fn cloned(source: &SandboxConfig, request: &Request, path: PathBuf) -> SandboxCo
             .unwrap_or_else(|| Hostname::of(&request.name))
             .to_string(),
         networks: identity::renewed(&source.networks, &uuid),
+        // A range has one sandbox.
+        idmap: source.idmap.of_another(),
         ..source.clone()
     }
 }

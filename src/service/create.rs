@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use crate::config::network::{DEFAULT_SOURCE, Source};
 use crate::config::service::VERSION;
 use crate::config::{
-    Hostname, Mac, Mount, Network, Resources, SandboxConfig, SandboxName, State, TreeImage,
-    Workload,
+    Confinement, Hostname, Mac, Mount, Network, Publish, Resources, SandboxConfig, SandboxName,
+    State, TreeImage, Workload,
 };
 use crate::driver::Keeper;
 use crate::error::{Error, Result};
@@ -41,10 +41,18 @@ pub struct Request {
     pub networks: Vec<Network>,
     /// Its mounts.
     pub mounts: Vec<Mount>,
+    /// Its ports that the host answers on.
+    pub publish: Vec<Publish>,
+    /// Whether it is started when one of them is first asked for.
+    pub on_demand: bool,
+    /// Seconds without a connection after which it is stopped then.
+    pub idle_stop: Option<u32>,
     /// The image that its tree is to be in, instead of a directory.
     pub image: Option<TreeImage>,
     /// Its limits.
     pub resources: Resources,
+    /// What holds its root back.
+    pub confinement: Confinement,
     /// Host name inside, instead of the sandbox's name.
     pub hostname: Option<Hostname>,
     /// Seconds the units may take to become active.
@@ -108,7 +116,13 @@ impl Sandboxes {
             hostname,
             timeout: request.timeout,
             networks,
+            publish: request.publish.clone(),
+            on_demand: request.on_demand,
+            idle_stop: request.idle_stop,
             image: request.image,
+            idmap: request.confinement.idmap,
+            seccomp: request.confinement.seccomp.clone(),
+            capabilities: request.confinement.capabilities.clone(),
             resources: request.resources.clone(),
         };
         config.check().map_err(Error::refused)?;

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use crate::config::network::{DEFAULT_SOURCE, Source};
-use crate::config::{Hostname, Mac, Mount, Network, SandboxConfig, SandboxName};
+use crate::config::{
+    Capabilities, Hostname, Idmap, Mac, Mount, Network, SandboxConfig, SandboxName, Seccomp,
+};
 use crate::error::{Error, Result};
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::libvirt::Libvirt;
@@ -69,6 +71,12 @@ impl Sandboxes {
         let config = self.imported(&archived, request)?;
         self.check_name(&config.name)?;
         place::check(&config.path)?;
+        for publish in &config.publish {
+            log::warn!(
+                "the archive publishes '{publish}': this host answers there once '{}' runs",
+                config.name
+            );
+        }
         let renewal = Renewal::new(&archived, &config)?;
         self.make(&config, &mut |tree| {
             unpack(&mut reader, &renewal, tree, interrupted)?;
@@ -152,7 +160,11 @@ fn archived(text: &[u8]) -> Result<SandboxConfig> {
         reason: format!("{reason} (in the archive)"),
     };
     let text = std::str::from_utf8(text).map_err(|error| wrong(error.to_string()))?;
-    let config = SandboxConfig::parse(text, path)?;
+    let mut config = SandboxConfig::parse(text, path)?;
+    // What holds it back is this host's matter.
+    config.idmap = Idmap::Auto;
+    config.seccomp = Seccomp::Default;
+    config.capabilities = Capabilities::default();
     check_words(&config).map_err(wrong)?;
     Ok(config)
 }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{SandboxConfig, SandboxName};
 use crate::domain::template;
 use crate::error::{Error, Result};
+use crate::guest;
 use crate::sys::atomic;
 use crate::sys::lock::{Lock, Sharing};
 
@@ -37,7 +38,7 @@ pub struct Store {
 impl Default for Store {
     fn default() -> Self {
         Self {
-            configs: "/etc/libvirt-sandbox/services".into(),
+            configs: guest::SERVICES.into(),
             stages: "/var/lib/libvirt-sandbox".into(),
             units: "/etc/systemd/system".into(),
             trees: "/var/lib/libvirt/filesystems".into(),
@@ -125,6 +126,12 @@ impl Store {
     #[must_use]
     pub fn unit(&self, name: &SandboxName) -> PathBuf {
         self.units.join(name.unit())
+    }
+
+    /// The host's unit that listens for a sandbox.
+    #[must_use]
+    pub fn socket(&self, name: &SandboxName) -> PathBuf {
+        self.units.join(name.socket())
     }
 
     fn removal(&self, name: &SandboxName) -> PathBuf {

@@ -23,14 +23,15 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 pub struct Entrance {
     program: File,
+    config: PathBuf,
 }
 
 impl Entrance {
-    /// Copies the guest-init at `path`.
+    /// Copies the guest-init at `path`. What is run is confined as the guest config at `config` says.
     ///
     /// # Errors
     /// Where it cannot be read or there is no memory for it.
-    pub fn new(path: &Path) -> Result<Self> {
+    pub fn new(path: &Path, config: PathBuf) -> Result<Self> {
         let content = fs::read(path).map_err(Error::io("reading", path))?;
         let failed = |source: std::io::Error| Error::Io {
             doing: "copying into memory",
@@ -50,7 +51,7 @@ impl Entrance {
             | SealFlag::F_SEAL_GROW
             | SealFlag::F_SEAL_WRITE;
         fcntl(&program, FcntlArg::F_ADD_SEALS(seals)).map_err(|errno| failed(errno.into()))?;
-        Ok(Self { program })
+        Ok(Self { program, config })
     }
 
     /// Runs `command` to its end in the sandbox of process `pid`, as its root, without standard input.
@@ -99,7 +100,8 @@ impl Entrance {
     fn entering(&self, pid: u32) -> Command {
         // The path is resolved before execve(2) closes the descriptor.
         let mut command = Command::new(format!("/proc/self/fd/{}", self.program.as_raw_fd()));
-        command.args(["enter", "--pid", &pid.to_string()]);
+        command.args(["enter", "--pid", &pid.to_string(), "--config"]);
+        command.arg(&self.config);
         command
     }
 }
@@ -117,18 +119,61 @@ pub struct Entry {
     pub environment: Vec<(String, String)>,
 }
 
-/// The first process of a container: the child of the process that keeps it (`proc_tid_children(5)`, and where
-/// the kernel has none, by looking at every process).
+/// The first process of a sandbox that process `controller` keeps. One in a user namespace of its own is a child of the one
+/// that libvirt has started, and is the first in a namespace of processes below.
 #[must_use]
 pub fn first_process(controller: u32) -> Option<u32> {
-    let children = format!("/proc/{controller}/task/{controller}/children");
-    if let Ok(text) = fs::read_to_string(children) {
-        return text.split_whitespace().next()?.parse().ok();
+    let init = init_process(controller)?;
+    let depth = depth(init)?.0;
+    let is_first = |pid: &u32| depth_is(*pid, depth + 1);
+    match is_guest_init(init) {
+        true => children(init).into_iter().find(is_first).or(Some(init)),
+        false => Some(init),
     }
-    fs::read_dir("/proc")
-        .ok()?
+}
+
+/// The process that libvirt has started in a container: the child of the one that keeps it.
+#[must_use]
+pub fn init_process(controller: u32) -> Option<u32> {
+    children(controller).into_iter().next()
+}
+
+/// As `proc_tid_children(5)` has them, and where the kernel does not, by looking at every process.
+fn children(pid: u32) -> Vec<u32> {
+    let children = format!("/proc/{pid}/task/{pid}/children");
+    if let Ok(text) = fs::read_to_string(children) {
+        let numbers = text.split_whitespace();
+        return numbers.filter_map(|number| number.parse().ok()).collect();
+    }
+    let processes = fs::read_dir("/proc").into_iter().flatten();
+    processes
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
-        .find(|pid| parent(*pid) == Some(controller))
+        .filter(|other| parent(*other) == Some(pid))
+        .collect()
+}
+
+/// A service's init has become another program.
+fn is_guest_init(pid: u32) -> bool {
+    let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+    program.ends_with("guest-init")
+}
+
+/// Whether a process is the first of a namespace of processes that is so deep.
+fn depth_is(pid: u32, wanted: usize) -> bool {
+    depth(pid) == Some((wanted, 1))
+}
+
+/// How deep a process is in namespaces of processes, and its number in the innermost (`NSpid`, `proc_pid_status(5)`).
+fn depth(pid: u32) -> Option<(usize, u32)> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("NSpid:"))?;
+    let numbers: Vec<u32> = line
+        .split_whitespace()
+        .filter_map(|number| number.parse().ok())
+        .collect();
+    Some((numbers.len(), *numbers.last()?))
 }
 
 fn parent(pid: u32) -> Option<u32> {

@@ -52,9 +52,9 @@ fn limits_are_the_kernels() {
     // The id of a container is the process that keeps it.
     let controller = output("virsh", &["--quiet", "domid", "t-small"]);
     let controller = controller.trim();
-    let children = fs::read_to_string(format!("/proc/{controller}/task/{controller}/children"));
-    let children = children.unwrap();
-    let pid = children.split_whitespace().next().unwrap();
+    let controller: u32 = controller.parse().unwrap();
+    let pid = virt_sandbox::sys::enter::first_process(controller).unwrap();
+    let pid = &pid.to_string();
 
     let memory = kernel_says(pid, "memory", "memory.limit_in_bytes", "memory.max");
     assert!(memory.contains(&(256 << 20).to_string()), "{memory:?}");

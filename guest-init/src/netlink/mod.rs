@@ -182,6 +182,17 @@ impl Netlink {
             .during(|| format!("raising {}", link.name))
     }
 
+    /// Moves a link to another network namespace, as `ip link set NAME netns`.
+    pub fn give(&mut self, link: &Link, namespace: &impl AsRawFd) -> Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = link.index;
+        let number = namespace.as_raw_fd();
+        message.attributes.push(LinkAttribute::NetNsFd(number));
+        self.exchange(RouteNetlinkMessage::SetLink(message), NLM_F_ACK)
+            .map(drop)
+            .during(|| format!("moving {} to the sandbox", link.name))
+    }
+
     /// Sets the largest packet a link carries, in bytes.
     pub fn set_mtu(&mut self, link: &Link, mtu: u16) -> Result<()> {
         let mut message = LinkMessage::default();

@@ -12,7 +12,7 @@ use nix::sys::time::TimeSpec;
 
 use super::Place;
 use super::target::{Last, locate, make_parent};
-use crate::config::Include;
+use crate::config::{IdMap, Include};
 
 /// Copies a file, a link or a directory with all below it. What is there of the same name is replaced; a directory is
 /// added to.
@@ -23,7 +23,7 @@ pub fn include(place: &Place, wanted: &Include) -> Result<()> {
     let doing = || format!("copying to '{}'", wanted.target.display());
     let source = place.staged(&wanted.source).with_context(doing)?;
     let target = locate(&place.root, &wanted.target, Last::Kept).with_context(doing)?;
-    let copied = make_parent(&target).and_then(|()| copy(&source, &target));
+    let copied = make_parent(&target).and_then(|()| copy(&source, &target, place.ids()));
     match copied {
         Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => bail!(
             "copying to '{}': read-only, and no writable mount covers it",
@@ -33,7 +33,7 @@ pub fn include(place: &Place, wanted: &Include) -> Result<()> {
     }
 }
 
-fn copy(source: &Path, target: &Path) -> io::Result<()> {
+fn copy(source: &Path, target: &Path, ids: Option<IdMap>) -> io::Result<()> {
     let metadata = fs::symlink_metadata(source)?;
     let kind = metadata.file_type();
     let present = fs::symlink_metadata(target).ok();
@@ -47,7 +47,7 @@ fn copy(source: &Path, target: &Path) -> io::Result<()> {
         }
         for entry in fs::read_dir(source)? {
             let entry = entry?;
-            copy(&entry.path(), &target.join(entry.file_name()))?;
+            copy(&entry.path(), &target.join(entry.file_name()), ids)?;
         }
     } else if kind.is_symlink() {
         symlink(fs::read_link(source)?, target)?;
@@ -59,12 +59,14 @@ fn copy(source: &Path, target: &Path) -> io::Result<()> {
             source.display()
         )));
     }
-    dress(target, &metadata)
+    dress(target, &metadata, ids)
 }
 
 /// Owner, mode and time. A share may not let the owner be changed, which leaves that of who runs the host's side.
-fn dress(path: &Path, like: &Metadata) -> io::Result<()> {
-    match lchown(path, Some(like.uid()), Some(like.gid())) {
+fn dress(path: &Path, like: &Metadata, ids: Option<IdMap>) -> io::Result<()> {
+    // An owner that the sandbox does not have leaves it to root.
+    let inside = |id| ids.map_or(id, |ids| ids.on_host(id).unwrap_or(ids.first));
+    match lchown(path, Some(inside(like.uid())), Some(inside(like.gid()))) {
         Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
         Ok(()) | Err(_) => {}
     }

@@ -9,10 +9,11 @@ use anyhow::{Context, Result, bail};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statvfs::{FsFlags, statvfs};
 
+use super::mapped;
 use super::overlay::{seal, table};
 use super::target::{Kind, Last, create, locate, make_parent, provide};
 use super::{Place, below, make_dir};
-use crate::config::Mount;
+use crate::config::{Mount, Source};
 use crate::mountinfo;
 
 /// Adds one mount to the root.
@@ -23,11 +24,11 @@ pub fn add(place: &Place, wanted: &Mount) -> Result<()> {
     let doing = || format!("mounting '{}'", wanted.target().display());
     match wanted {
         Mount::Bind {
-            source,
+            source: wanted,
             target,
             read_only,
         } => {
-            let source = place.resolve(source).with_context(doing)?;
+            let source = place.resolve(wanted).with_context(doing)?;
             let kind = match fs::metadata(&source)
                 .context("its source")
                 .with_context(doing)?
@@ -36,7 +37,12 @@ pub fn add(place: &Place, wanted: &Mount) -> Result<()> {
                 _ => Kind::File,
             };
             let target = provide(place, target, kind).with_context(doing)?;
-            bind(&source, &target, *read_only).with_context(doing)
+            bind(&source, &target, *read_only).with_context(doing)?;
+            match wanted {
+                Source::Stage(_) => mapped::show(place, &target).with_context(doing),
+                // What is in the sandbox already is mapped.
+                Source::Sandbox(_) => Ok(()),
+            }
         }
         Mount::Tmpfs { target, mode, size } => {
             let target = provide(place, target, Kind::Directory).with_context(doing)?;
@@ -115,6 +121,18 @@ pub fn carry_over(place: &Place, path: &Path) -> Result<()> {
     let source = below(place.root.parent().unwrap_or(Path::new("/")), path);
     mount(Some(&source), &target, none, MsFlags::MS_MOVE, none)
         .with_context(|| format!("moving '{}' to the new root", path.display()))
+}
+
+/// Mounts `/sys` as the network namespace that we are in shows it, read-only.
+///
+/// # Errors
+/// Where the kernel refuses.
+pub fn own_sys(place: &Place) -> Result<()> {
+    let target = below(&place.root, Path::new("/sys"));
+    make_dir(&target, 0o755)?;
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let kind = Some("sysfs");
+    mount(kind, &target, kind, flags, None::<&str>).context("mounting '/sys'")
 }
 
 /// Lays a file over `target` that begins like it and is the sandbox's own: changes are thrown away.

@@ -9,6 +9,7 @@ use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
 
+use super::mapped;
 use super::mounts::{bind, mount_points_below, tmpfs};
 use super::overlay::{Scratch, seal};
 use super::target::{Last, locate};
@@ -37,6 +38,7 @@ pub fn new_root(place: &mut Place, root: &Root, targets: &[PathBuf]) -> Result<(
             let source = place.staged(source)?;
             let read_only = *access == Access::ReadOnly;
             bind(&source, &place.root, read_only)?;
+            mapped::show(place, &place.root)?;
             match access {
                 Access::Writable => make_kernels(&place.root)?,
                 Access::Volatile => {

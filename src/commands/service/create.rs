@@ -12,7 +12,8 @@ use crate::config::service::DEFAULT_TIMEOUT;
 use crate::config::storage::{TreeFilesystem, TreeFormat};
 use crate::config::workload::{Ready, Restart};
 use crate::config::{
-    Bytes, Command, Hostname, Mount, Network, Resources, SandboxName, State, TreeImage, Workload,
+    Bytes, Command, Confinement, Hostname, Mount, Network, Publish, Resources, SandboxName, State,
+    TreeImage, Workload,
 };
 use crate::error::{Error, Result};
 use crate::host;
@@ -49,6 +50,15 @@ pub struct Args {
     /// Mount: host-bind:TARGET=SOURCE[,ro], guest-bind:TARGET=SOURCE[,ro] or ram:TARGET=SIZE
     #[arg(short, long, value_name = "MOUNT")]
     mount: Vec<Mount>,
+    /// Port of the sandbox that the host answers on: [ADDRESS:]HOSTPORT:GUESTPORT[/udp]
+    #[arg(long, value_name = "PORT")]
+    publish: Vec<Publish>,
+    /// Have the host's systemd start it when a published port is first asked for
+    #[arg(long, requires = "publish")]
+    on_demand: bool,
+    /// Stop it when no published port was used for so long, until one is asked for again
+    #[arg(long, value_name = "SECONDS", requires = "on_demand", value_parser = clap::value_parser!(u32).range(1..))]
+    idle_stop: Option<u32>,
     /// Directory that the sandbox's tree is made in [default: /var/lib/libvirt/filesystems]
     #[arg(short, long, value_name = "DIR")]
     path: Option<PathBuf>,
@@ -69,6 +79,8 @@ pub struct Args {
     filesystem: TreeFilesystem,
     #[command(flatten)]
     resources: Resources,
+    #[command(flatten)]
+    confinement: Confinement,
     /// Start it, and wait until its units are active; if they do not come up, nothing is left
     #[arg(long)]
     start: bool,
@@ -163,12 +175,16 @@ pub fn run(args: Args, sandboxes: &Sandboxes) -> Result<()> {
         state: if args.copy { State::Copy } else { args.state },
         networks,
         mounts: mounts(args.mount)?,
+        publish: args.publish,
+        on_demand: args.on_demand,
+        idle_stop: args.idle_stop,
         image: args.imagesize.map(|size| TreeImage {
             size,
             format: args.format,
             filesystem: args.filesystem,
         }),
         resources: args.resources,
+        confinement: args.confinement,
         hostname: args.hostname,
         timeout: args.timeout,
     };
@@ -240,6 +256,9 @@ fn show(plan: &Plan) -> Result<()> {
     }
     for network in &plan.config.networks {
         text.push_str(&format!("nic      {network}\n"));
+    }
+    for publish in &plan.config.publish {
+        text.push_str(&format!("port     {publish}\n"));
     }
     for line in plan.tree.lines() {
         text.push_str(&line);

@@ -10,6 +10,7 @@ mod lifecycle;
 mod limits;
 mod logs;
 mod rotate;
+mod security;
 mod show;
 mod top;
 mod upgrade;
@@ -73,7 +74,10 @@ enum Command {
     Execute(execute::ExecuteArgs),
     Connect(execute::ConnectArgs),
     Rotate(rotate::Args),
+    Security(security::Args),
     Run(lifecycle::RunArgs),
+    #[command(hide = true)]
+    Forward(lifecycle::ForwardArgs),
     #[command(name = HOLD, hide = true)]
     HoldImage(lifecycle::HoldArgs),
     Completions(completions::Args),
@@ -145,10 +149,12 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Inspect(args) => show::inspect(&args, &sandboxes),
         Command::Logs(args) => logs::run(&args, &sandboxes),
         Command::Rotate(args) => return rotate::run(&args, &sandboxes),
+        Command::Security(args) => security::run(&args, &sandboxes),
         Command::Execute(args) => return Ok(execute::execute(args, &sandboxes)),
         Command::Connect(args) => return Ok(execute::connect(&args, &sandboxes)),
         Command::HoldImage(args) => lifecycle::hold(&args),
         Command::Run(args) => lifecycle::run(&args, &sandboxes),
+        Command::Forward(args) => lifecycle::forward(&args, &sandboxes),
         Command::Completions(args) => completions::run(&args),
     };
     done.map(|()| ExitCode::SUCCESS)

@@ -15,7 +15,7 @@ use guest_init::config::{
 
 use self::assembly::Assembly;
 use self::way::{WAYS, Way};
-use crate::config::{Resources, SandboxConfig};
+use crate::config::{Confinement, Resources, SandboxConfig};
 use crate::console::{Console, Ending, Patience, Signals, Stdio};
 use crate::domain::Domain;
 use crate::domain::qemu::{self, Authority, Emulation, Machine as Hardware, QemuDomain, Transport};
@@ -56,6 +56,8 @@ pub(super) fn check(config: &SandboxConfig) -> Result<()> {
             "a virtual machine keeps its tree in a directory, not in an image; leave the image out, or use a container",
         ));
     }
+    let confinement = Confinement::of_service(config);
+    confinement.check_machine().map_err(Error::refused)?;
     // What depends on the kernel is checked when the machine is built.
     qemu::check_domain(&Domain::of_service(config), Authority::Root)
 }
@@ -86,6 +88,9 @@ pub(super) fn build(
         hostname: config.hostname.clone(),
         debug: guest::is_debugged(),
         platform: Platform::Machine,
+        idmap: None,
+        // The kernel is its own.
+        confinement: guest_init::config::Confinement::default(),
         staged: assembly.staged,
         root: Root::Empty,
         mounts: assembly.mounts,

@@ -14,7 +14,9 @@ use super::keyfile::{Keyfile, KeyfileError, wrong};
 use crate::config::service::{DEFAULT_TIMEOUT, VERSION};
 pub use networks::filters;
 
-use crate::config::{Hostname, Mount, Resources, SandboxConfig, SandboxName, Workload};
+use crate::config::{
+    Capabilities, Hostname, Idmap, Mount, Resources, SandboxConfig, SandboxName, Seccomp, Workload,
+};
 
 /// What the names of all types begin with.
 const TYPES: &str = "GVirSandboxConfig";
@@ -139,8 +141,14 @@ impl Foreign {
             keep_units: vec![],
             timeout: DEFAULT_TIMEOUT,
             networks,
+            publish: vec![],
+            on_demand: false,
+            idle_stop: None,
             mounts,
             image: None,
+            idmap: Idmap::Auto,
+            seccomp: Seccomp::Default,
+            capabilities: Capabilities::default(),
             resources: Resources::default(),
         };
         Ok((config, notes))

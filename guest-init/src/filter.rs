@@ -1,0 +1,44 @@
+//! Installing a filter of system calls.
+//!
+//! `unsafe` for this one call.
+#![allow(unsafe_code)]
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::libc;
+
+use crate::seccomp::Program;
+
+/// Filters the system calls of this process and of all that come from it. It needs `CAP_SYS_ADMIN`, or `no_new_privs`.
+///
+/// # Errors
+/// Where the kernel has no filters, or does not take this one.
+pub fn install(program: &Program) -> Result<()> {
+    let doing = "filtering system calls";
+    let mut instructions: Vec<libc::sock_filter> = program
+        .iter()
+        .map(|word| libc::sock_filter {
+            code: *word as u16,
+            jt: (word >> 16) as u8,
+            jf: (word >> 24) as u8,
+            k: (word >> 32) as u32,
+        })
+        .collect();
+    let Ok(len) = u16::try_from(instructions.len()) else {
+        bail!("{doing}: {} instructions are too many", instructions.len());
+    };
+    let filter = libc::sock_fprog {
+        len,
+        filter: instructions.as_mut_ptr(),
+    };
+    // SAFETY: the program has `len` instructions, which live until the kernel has copied them.
+    let installed = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            0,
+            &raw const filter,
+        )
+    };
+    Errno::result(installed).context(doing).map(drop)
+}

@@ -1,0 +1,161 @@
+//! A policy as a program of classic BPF (the kernel's Documentation/userspace-api/seccomp_filter.rst).
+
+use super::{Action, Arch, Comparison, Condition, Policy, Program, Rule, SeccompError};
+
+// linux/bpf_common.h
+const LOAD: u16 = 0x20;
+const AND: u16 = 0x54;
+const RETURN: u16 = 0x06;
+const IF_EQUAL: u16 = 0x15;
+const IF_GREATER: u16 = 0x25;
+const IF_GREATER_EQUAL: u16 = 0x35;
+
+// `struct seccomp_data`; both architectures that we know are little-endian.
+const NUMBER: u32 = 0;
+const ARCH: u32 = 4;
+const ARGUMENTS: u32 = 16;
+
+/// Numbers of x32 begin here (`__X32_SYSCALL_BIT`).
+const X32: u32 = 0x4000_0000;
+
+const ENOSYS: u16 = 38;
+
+pub fn program(policy: &Policy, arches: &[Arch]) -> Result<Program, SeccompError> {
+    let mut program = vec![instruction(LOAD, 0, 0, ARCH)];
+    for arch in arches {
+        let section = section(policy, *arch)?;
+        // A jump of 8 bits does not reach over a section, but one to the next instruction and one of 32 bits do.
+        let length = u32::try_from(section.len()).unwrap_or(u32::MAX);
+        program.push(instruction(IF_EQUAL, 1, 0, arch.audit()));
+        program.push(instruction(0x05, 0, 0, length));
+        program.extend(section);
+    }
+    program.push(result(Action::KillProcess));
+    Ok(program)
+}
+
+/// All that an architecture needs; it begins with the number being loaded and ends with a result.
+fn section(policy: &Policy, arch: Arch) -> Result<Program, SeccompError> {
+    let numbers = arch.numbers();
+    let highest = numbers.values().copied().max().unwrap_or(0);
+    let unknown = result(Action::Errno(ENOSYS));
+    let mut section = vec![instruction(LOAD, 0, 0, NUMBER)];
+    // x32 is above that.
+    debug_assert!(highest < X32);
+    section.push(instruction(IF_GREATER, 0, 1, highest));
+    section.push(unknown);
+    for rule in &policy.rules {
+        if let Some(number) = numbers.get(rule.syscall.as_str()) {
+            section.extend(block(rule, *number)?);
+        }
+    }
+    section.push(result(policy.otherwise));
+    Ok(section)
+}
+
+/// One rule: falls through where it does not fit, with the number loaded.
+fn block(rule: &Rule, number: u32) -> Result<Program, SeccompError> {
+    if rule.conditions.is_empty() {
+        let skip = instruction(IF_EQUAL, 0, 1, number);
+        return Ok(vec![skip, result(rule.action)]);
+    }
+    let conditions: Vec<Vec<Test>> = rule
+        .conditions
+        .iter()
+        .map(tests)
+        .collect::<Result<_, _>>()?;
+    let length: usize = conditions.iter().map(Vec::len).sum();
+    // The number, the conditions, the result, and the number loaded again.
+    let end = length + 2;
+    let mut block = vec![instruction(IF_EQUAL, 0, jump(0, end + 1), number)];
+    for tests in conditions {
+        let begin = block.len();
+        let pass = begin + tests.len();
+        for test in tests {
+            let here = block.len();
+            let to = |target| match target {
+                Target::Next => 0,
+                Target::Pass => jump(here, pass),
+                Target::Fail => jump(here, end),
+            };
+            block.push(instruction(test.code, to(test.yes), to(test.no), test.k));
+        }
+    }
+    block.push(result(rule.action));
+    block.push(instruction(LOAD, 0, 0, NUMBER));
+    Ok(block)
+}
+
+/// The way from one instruction to another. A rule has six arguments at most, each a few instructions.
+fn jump(from: usize, to: usize) -> u8 {
+    u8::try_from(to.saturating_sub(from + 1)).unwrap_or(u8::MAX)
+}
+
+#[derive(Clone, Copy)]
+enum Target {
+    Next,
+    Pass,
+    Fail,
+}
+
+struct Test {
+    code: u16,
+    yes: Target,
+    no: Target,
+    k: u32,
+}
+
+/// A comparison of 64 bits, which the machine of BPF does by halves.
+fn tests(condition: &Condition) -> Result<Vec<Test>, SeccompError> {
+    if condition.argument > 5 {
+        return Err(SeccompError::Argument(condition.argument));
+    }
+    let (pass, fail) = match condition.negated {
+        false => (Target::Pass, Target::Fail),
+        true => (Target::Fail, Target::Pass),
+    };
+    let [low, high] = halves(condition.value);
+    let [low_mask, high_mask] = halves(condition.mask);
+    let at = ARGUMENTS + 8 * u32::from(condition.argument);
+    let next = |code, k| Test {
+        code,
+        yes: Target::Next,
+        no: Target::Next,
+        k,
+    };
+    let test = |code, yes, no, k| Test { code, yes, no, k };
+    let mut tests = vec![next(LOAD, at + 4), next(AND, high_mask)];
+    let last = match condition.comparison {
+        Comparison::Equal => IF_EQUAL,
+        Comparison::Greater => IF_GREATER,
+        Comparison::GreaterEqual => IF_GREATER_EQUAL,
+    };
+    if condition.comparison != Comparison::Equal {
+        tests.push(test(IF_GREATER, pass, Target::Next, high));
+    }
+    tests.push(test(IF_EQUAL, Target::Next, fail, high));
+    tests.extend([next(LOAD, at), next(AND, low_mask)]);
+    tests.push(test(last, pass, fail, low));
+    Ok(tests)
+}
+
+fn halves(value: u64) -> [u32; 2] {
+    [value as u32, (value >> 32) as u32]
+}
+
+/// linux/seccomp.h
+fn result(action: Action) -> u64 {
+    let value = match action {
+        Action::Allow => 0x7fff_0000,
+        Action::Log => 0x7ffc_0000,
+        Action::Errno(number) => 0x0005_0000 | u32::from(number),
+        Action::Trap => 0x0003_0000,
+        Action::KillThread => 0,
+        Action::KillProcess => 0x8000_0000,
+    };
+    instruction(RETURN, 0, 0, value)
+}
+
+fn instruction(code: u16, yes: u8, no: u8, k: u32) -> u64 {
+    u64::from(code) | u64::from(yes) << 16 | u64::from(no) << 24 | u64::from(k) << 32
+}

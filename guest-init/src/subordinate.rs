@@ -1,0 +1,381 @@
+//! The user namespace of a sandbox (`user_namespaces(7)`), and going down into it.
+//!
+//! PID 1 of the container makes the root while it still is the host's root, in namespaces that libvirt made. What it has made
+//! cannot be changed in a mount namespace of a lesser user namespace (`mount_namespaces(7)`: read-only flags are locked,
+//! and no mount can be taken away from what it covers). So the sandbox's own first process is one below, with
+//! namespaces of its own for all that it may configure, and this one does nothing any more but wait for it.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use caps::{CapSet, Capability, CapsHashSet};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::reboot::{RebootMode, reboot};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitStatus, wait, waitpid};
+use nix::unistd::{Gid, Pid, Uid, pipe2, setfsgid, setfsuid, setgroups, setresgid, setresuid};
+
+use crate::config::{Confinement, IdMap};
+use crate::mount_api::Detached;
+use crate::netlink::Netlink;
+use crate::{process, root};
+
+/// Namespaces that the sandbox's root may configure, and that have no process yet.
+#[derive(Debug)]
+pub struct Namespaces {
+    user: File,
+    network: File,
+    others: Vec<(CloneFlags, File)>,
+}
+
+/// Those that are made at once with the user namespace.
+const MADE: [CloneFlags; 4] = [
+    CloneFlags::CLONE_NEWUSER,
+    CloneFlags::CLONE_NEWNET,
+    CloneFlags::CLONE_NEWIPC,
+    CloneFlags::CLONE_NEWUTS,
+];
+
+impl Namespaces {
+    /// Makes them.
+    ///
+    /// # Errors
+    /// Where the kernel refuses, as `user.max_user_namespaces` may have it.
+    pub fn new(ids: IdMap) -> Result<Self> {
+        let doing = "making a user namespace";
+        let (report, told) = pipe2(OFlag::O_CLOEXEC).context(doing)?;
+        let (wait_for, go) = pipe2(OFlag::O_CLOEXEC).context(doing)?;
+        // Namespaces live as long as a process or an open file has them.
+        let Some(holder) = process::divide()? else {
+            drop((report, go));
+            hold(told, wait_for);
+        };
+        drop((told, wait_for));
+        // It says why not, or closes the pipe when it has made them.
+        let mut said = String::new();
+        File::from(report)
+            .read_to_string(&mut said)
+            .context(doing)?;
+        if !said.is_empty() {
+            waitpid(holder, None).context(doing)?;
+            bail!("{doing}: {said}");
+        }
+        let taken = Self::of_process(holder, ids);
+        // It ends when this is closed.
+        drop(go);
+        waitpid(holder, None).context(doing)?;
+        taken.context(doing)
+    }
+
+    fn of_process(pid: Pid, ids: IdMap) -> Result<Self> {
+        let map = format!("0 {} {}\n", ids.first, ids.count);
+        for file in ["uid_map", "gid_map"] {
+            let path = format!("/proc/{pid}/{file}");
+            fs::write(&path, &map).with_context(|| format!("writing '{path}'"))?;
+        }
+        let open = |name: &str| {
+            let path = format!("/proc/{pid}/ns/{name}");
+            File::open(&path).with_context(|| format!("opening '{path}'"))
+        };
+        Ok(Self {
+            user: open("user")?,
+            network: open("net")?,
+            others: vec![
+                (CloneFlags::CLONE_NEWIPC, open("ipc")?),
+                (CloneFlags::CLONE_NEWUTS, open("uts")?),
+            ],
+        })
+    }
+
+    /// The user namespace.
+    ///
+    /// # Errors
+    /// If the file cannot be copied.
+    pub fn user(&self) -> Result<File> {
+        self.user.try_clone().context("copying a file descriptor")
+    }
+
+    /// Takes the NICs `names` along to the network namespace and enters that. Those that are not there are missed when they
+    /// are configured.
+    ///
+    /// # Errors
+    /// Where a NIC cannot be moved.
+    pub fn enter_network(&self, names: &[String]) -> Result<()> {
+        if !names.is_empty() {
+            let mut netlink = Netlink::open()?;
+            for link in netlink.links()? {
+                if names.contains(&link.name) {
+                    netlink.give(&link, &self.network)?;
+                }
+            }
+        }
+        setns(&self.network, CloneFlags::CLONE_NEWNET).context("entering the network namespace")
+    }
+}
+
+/// What the process does that makes the namespaces: it keeps them until they are open elsewhere.
+fn hold(told: OwnedFd, wait_for: OwnedFd) -> ! {
+    if let Err(error) = unshare(MADE.into_iter().collect()) {
+        let _ = File::from(told).write_all(error.desc().as_bytes());
+        std::process::exit(1);
+    }
+    drop(told);
+    let _ = File::from(wait_for).read(&mut [0]);
+    std::process::exit(0)
+}
+
+/// Tries whether a user namespace can have these ids, and the mounts at `paths` can be mapped to it: the arguments of
+/// `guest-init try-ids FIRST COUNT PATH…`. What cannot be is said on standard error.
+pub fn main(arguments: &[String]) -> ExitCode {
+    match try_ids(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn try_ids(arguments: &[String]) -> Result<()> {
+    let [first, count, paths @ ..] = arguments else {
+        bail!("try-ids needs the first id and how many there are");
+    };
+    let ids = IdMap {
+        first: first.parse().context("reading the first id")?,
+        count: count.parse().context("reading how many ids there are")?,
+    };
+    let namespaces = Namespaces::new(ids)?;
+    for path in paths {
+        let copy = Detached::copy(Path::new(path)).with_context(|| format!("opening '{path}'"))?;
+        copy.map_ids(&namespaces.user).with_context(|| {
+            format!("the filesystem of '{path}' cannot show owners in a user namespace")
+        })?;
+    }
+    Ok(())
+}
+
+/// Gives pipes among these files to the host's id `owner`, so that the sandbox may open its `/dev/stdout`. Pipes with a name
+/// are somebody's.
+pub fn give_pipes(files: impl IntoIterator<Item = i32>, owner: u32) {
+    for number in files {
+        let path = format!("/proc/self/fd/{number}");
+        let leads_to = fs::read_link(&path).unwrap_or_default();
+        if leads_to.to_string_lossy().starts_with("pipe:[")
+            && let Err(error) = chown(&path, Some(owner), Some(owner))
+        {
+            log::debug!("handing over a pipe: {error}");
+        }
+    }
+}
+
+/// How many files a process of a service may have open (`DefaultLimitNOFILE=` of systemd).
+const OPEN_FILES: u64 = 512 << 10;
+
+/// Raises limits that services are used to set for themselves: in a user namespace nobody may exceed those it began with
+/// (setrlimit(2)).
+pub fn raise_limits() {
+    let raised =
+        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| match hard < OPEN_FILES {
+            true => setrlimit(Resource::RLIMIT_NOFILE, soft, OPEN_FILES),
+            false => Ok(()),
+        });
+    if let Err(error) = raised {
+        log::debug!("raising the limit of open files: {error}");
+    }
+}
+
+/// Makes files for the sandbox from now on: they belong to its root, though all that the host's root may is kept.
+///
+/// # Errors
+/// Where capabilities cannot be raised again.
+pub fn make_for(ids: IdMap) -> Result<()> {
+    act_as(ids.first)
+}
+
+/// Makes files for the host for as long as `work` takes.
+///
+/// # Errors
+/// As `work`, and [`make_for`].
+pub fn make_for_host<T>(ids: Option<IdMap>, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let Some(ids) = ids else { return work() };
+    act_as(0)?;
+    let done = work();
+    act_as(ids.first)?;
+    done
+}
+
+fn act_as(id: u32) -> Result<()> {
+    setfsgid(Gid::from_raw(id));
+    setfsuid(Uid::from_raw(id));
+    // credentials(7): leaving 0 takes the capabilities that are about files away.
+    let doing = "keeping capabilities";
+    let permitted = caps::read(None, CapSet::Permitted).context(doing)?;
+    caps::set(None, CapSet::Effective, &permitted).context(doing)
+}
+
+/// Where [`descend`] goes on.
+#[derive(Debug)]
+pub enum Side {
+    /// In the process that waits.
+    Above(Pid),
+    /// In the first process of the sandbox, as its root.
+    Below,
+}
+
+/// Starts the first process of the sandbox. `groups` are files that take a process to the cgroups of this one.
+///
+/// # Errors
+/// Where the kernel refuses.
+pub fn descend(
+    namespaces: &Namespaces,
+    groups: &[File],
+    confinement: &Confinement,
+) -> Result<Side> {
+    let doing = "starting the first process of the sandbox";
+    let (report, told) = pipe2(OFlag::O_CLOEXEC).context(doing)?;
+    let (wait_for, go) = pipe2(OFlag::O_CLOEXEC).context(doing)?;
+    // A namespace of processes is entered by children alone, and belongs to the user namespace it was made in.
+    let Some(between) = process::divide()? else {
+        let said = match between(namespaces) {
+            Ok(Some(pid)) => pid.to_string(),
+            Ok(None) => {
+                drop((report, told, go));
+                await_root(wait_for);
+                // From here on the mounts are locked, and the cgroup is the root of what is seen.
+                unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWCGROUP)
+                    .context("locking the mounts")?;
+                return become_root().context(doing).map(|()| Side::Below);
+            }
+            Err(error) => format!("{error:#}"),
+        };
+        let _ = File::from(told).write_all(said.as_bytes());
+        std::process::exit(0);
+    };
+    drop((told, wait_for));
+    let mut said = String::new();
+    File::from(report)
+        .read_to_string(&mut said)
+        .context(doing)?;
+    waitpid(between, None).context(doing)?;
+    let Ok(first) = said.parse().map(Pid::from_raw) else {
+        bail!("{doing}: {said}");
+    };
+    for group in groups {
+        (&*group)
+            .write_all(b"0")
+            .context("leaving the sandbox's cgroup")?;
+    }
+    let path = format!("/proc/{first}/ns/pid");
+    let processes = File::open(&path).with_context(|| format!("opening '{path}'"))?;
+    setns(&processes, CloneFlags::CLONE_NEWPID).context(doing)?;
+    let showing = process::spawn(|| match show_processes(confinement) {
+        Ok(()) => 0,
+        Err(error) => {
+            log::error!("{error:#}");
+            1
+        }
+    })?;
+    if waitpid(showing, None).context(doing)? != WaitStatus::Exited(showing, 0) {
+        bail!("mounting '/proc' for the sandbox failed");
+    }
+    File::from(go).write_all(b"+").context(doing)?;
+    Ok(Side::Above(first))
+}
+
+/// The process between: gives the pid of the first one, and in that one nothing.
+fn between(namespaces: &Namespaces) -> Result<Option<Pid>> {
+    setns(&namespaces.user, CloneFlags::CLONE_NEWUSER).context("entering the user namespace")?;
+    for (kind, file) in &namespaces.others {
+        setns(file, *kind).with_context(|| format!("entering a namespace ({kind:?})"))?;
+    }
+    unshare(CloneFlags::CLONE_NEWPID).context("making a namespace of processes")?;
+    process::divide()
+}
+
+/// Waits until the root is whole. Whoever makes it may fail, and this namespace ends with it.
+fn await_root(wait_for: OwnedFd) {
+    let mut byte = [0];
+    if File::from(wait_for).read_exact(&mut byte).is_err() {
+        std::process::exit(1);
+    }
+}
+
+/// Becomes root of the user namespace that was entered.
+///
+/// # Errors
+/// Where the kernel refuses.
+pub fn become_root() -> Result<()> {
+    let (user, group) = (Uid::from_raw(0), Gid::from_raw(0));
+    setgroups(&[]).context("leaving all groups")?;
+    setresgid(group, group, group).context("becoming root of the sandbox")?;
+    setresuid(user, user, user).context("becoming root of the sandbox")
+}
+
+/// Mounts a `/proc` that shows the processes of the sandbox alone, in place of the one there is.
+fn show_processes(confinement: &Confinement) -> Result<()> {
+    let proc = Path::new("/proc");
+    let none = None::<&str>;
+    // libvirt's, which shows the limits of the domain.
+    let meminfo = proc.join("meminfo");
+    let is_of_libvirt = fs::metadata(&meminfo)?.dev() != fs::metadata(proc)?.dev();
+    let of_libvirt = is_of_libvirt
+        .then(|| Detached::copy(&meminfo))
+        .transpose()
+        .context("keeping '/proc/meminfo'")?;
+    while umount2(proc, MntFlags::MNT_DETACH).is_ok() {}
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("proc"), proc, Some("proc"), flags, none).context("mounting '/proc'")?;
+    // What is the network namespace's belongs to the sandbox's root, the rest does not.
+    let (settings, network) = (proc.join("sys"), proc.join("sys/net"));
+    let writable = Detached::copy(&network).context("opening '/proc/sys/net'")?;
+    root::bind(&settings, &settings, true)?;
+    writable
+        .attach(&network)
+        .context("mounting '/proc/sys/net'")?;
+    if let Some(copy) = of_libvirt {
+        copy.attach(&meminfo).context("keeping '/proc/meminfo'")?;
+    }
+    root::mask_kernel(confinement);
+    Ok(())
+}
+
+/// All that waiting takes.
+const KEPT: [Capability; 2] = [Capability::CAP_SYS_BOOT, Capability::CAP_KILL];
+
+/// Waits until the first process of the sandbox has ended, and ends alike. The kernel then ends what is left.
+pub fn attend(first: Pid) -> ! {
+    let kept: CapsHashSet = KEPT.into_iter().collect();
+    for set in [CapSet::Effective, CapSet::Permitted] {
+        if let Err(error) = caps::set(None, set, &kept) {
+            log::warn!("giving up capabilities: {error}");
+        }
+    }
+    loop {
+        match wait() {
+            Ok(WaitStatus::Exited(pid, status)) if pid == first => std::process::exit(status),
+            // pid_namespaces(7): what reboot(2) does in a namespace of processes.
+            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == first => end_alike(signal),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => std::process::exit(1),
+        }
+    }
+}
+
+fn end_alike(signal: Signal) -> ! {
+    // Ends this process, if it may.
+    if signal == Signal::SIGHUP {
+        let _ = reboot(RebootMode::RB_AUTOBOOT);
+    } else if signal == Signal::SIGINT {
+        let _ = reboot(RebootMode::RB_POWER_OFF);
+    }
+    std::process::exit(128 + signal as i32)
+}

@@ -1,0 +1,68 @@
+//! `security`.
+
+use clap_complete::ArgValueCandidates;
+
+use crate::commands::complete;
+use crate::commands::output::{self, Format};
+use crate::config::SandboxName;
+use crate::error::Result;
+use crate::service::Sandboxes;
+use crate::service::security::Report;
+
+/// Show how exposed the host is to sandboxes, from 0 (safe) to 10
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// How to print
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    /// Name of the sandbox whose every check is shown [default: all, a line each]
+    #[arg(add = ArgValueCandidates::new(complete::sandboxes))]
+    name: Option<SandboxName>,
+}
+
+pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
+    let names = match &args.name {
+        Some(name) => vec![name.clone()],
+        None => sandboxes.list()?.into_iter().map(|one| one.name).collect(),
+    };
+    let reports: Vec<Report> =
+        (names.iter().map(|name| sandboxes.security(name))).collect::<Result<_>>()?;
+    let cells = |cells: [&str; 3]| cells.map(ToOwned::to_owned).to_vec();
+    match (args.format, args.name.is_some(), reports.as_slice()) {
+        (Format::Json, true, [report]) => output::print_json(report),
+        (Format::Json, ..) => output::print_json(&reports),
+        (Format::Table, true, [report]) => output::print(&described(report)),
+        (Format::Table, ..) => {
+            let rows = reports.iter().map(|report| {
+                cells([
+                    report.name.as_str(),
+                    &format!("{:.1}", report.exposure),
+                    report.level,
+                ])
+            });
+            let heading = std::iter::once(cells(["NAME", "EXPOSURE", "LEVEL"]));
+            output::print(&output::table(&heading.chain(rows).collect::<Vec<_>>()))
+        }
+    }
+}
+
+fn described(report: &Report) -> String {
+    let heading = ["CHECK", "BADNESS", "WEIGHT", "STATE", "BETTER"];
+    let mut rows = vec![heading.map(ToOwned::to_owned).to_vec()];
+    rows.extend(report.checks.iter().map(|check| {
+        vec![
+            check.name.to_owned(),
+            check.badness.to_string(),
+            check.weight.to_string(),
+            check.state.clone(),
+            check.advice.clone().unwrap_or_else(|| "-".to_owned()),
+        ]
+    }));
+    format!(
+        "{}\noverall exposure of the host to {}: {:.1} ({})\n",
+        output::table(&rows),
+        report.name,
+        report.exposure,
+        report.level
+    )
+}

@@ -1,0 +1,69 @@
+//! What the guest is told to give up.
+
+mod profile;
+
+use std::path::Path;
+
+use guest_init::config::Confinement as Given;
+use guest_init::seccomp::usual::{self, Confined};
+use guest_init::seccomp::{Arch, Policy, Program};
+
+use crate::config::{Confinement, Seccomp};
+use crate::error::{Error, Result};
+
+/// Shows the host's memory, keys, timers and hardware, or rings its bell; what container runtimes cover (runtime-spec of OCI, and
+/// containerd's defaults).
+const MASKED: [&str; 17] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/key-users",
+    "/proc/kpagecount",
+    "/proc/kpageflags",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/sysrq-trigger",
+    "/proc/timer_list",
+    "/sys/firmware",
+    "/sys/kernel/debug",
+    "/sys/kernel/security",
+    "/sys/devices/virtual/powercap",
+];
+
+/// `/proc/sys` is sealed with the rest of libvirt's.
+const READ_ONLY: [&str; 3] = ["/proc/bus", "/proc/fs", "/proc/irq"];
+
+/// What a guest on a host of the architecture `arch` gives up.
+///
+/// # Errors
+/// Where a profile cannot be read, or says what the kernel cannot do.
+pub fn given(confinement: &Confinement, confined: Confined, arch: &str) -> Result<Given> {
+    let dropped = confinement.capabilities.dropped();
+    Ok(Given {
+        dropped: dropped.iter().map(|name| format!("CAP_{name}")).collect(),
+        filter: filter(&confinement.seccomp, confined, arch)?,
+        masked: MASKED.map(Into::into).to_vec(),
+        read_only: READ_ONLY.map(Into::into).to_vec(),
+    })
+}
+
+fn filter(seccomp: &Seccomp, confined: Confined, arch: &str) -> Result<Option<Program>> {
+    let (policy, from): (Policy, &Path) = match seccomp {
+        Seccomp::Off => return Ok(None),
+        Seccomp::Default => (usual::policy(confined), Path::new("default")),
+        Seccomp::Profile(path) => (profile::read(path)?, path),
+    };
+    let arches = Arch::of_host(arch);
+    if arches.is_empty() {
+        log::warn!("system calls are not filtered: nothing is known of those of '{arch}'");
+        return Ok(None);
+    }
+    let program = policy.compile(arches);
+    let doing = || format!("making the filter of system calls '{}'", from.display());
+    program
+        .map(Some)
+        .map_err(|error| Error::step(doing())(error))
+}

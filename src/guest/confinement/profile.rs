@@ -1,0 +1,187 @@
+//! Profiles of system calls in JSON: `linux.seccomp` of the OCI's runtime specification, and the form with `includes`
+//! and `excludes` that podman and Docker keep theirs in.
+
+use std::fs;
+use std::path::Path;
+
+use guest_init::seccomp::{Action, Comparison, Condition, Policy, Rule};
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+
+/// What is not read is of no matter to a filter: comments, flags of `seccomp(2)`, architectures (those of the host are
+/// filtered).
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Profile {
+    default_action: String,
+    default_errno_ret: Option<u16>,
+    #[serde(default)]
+    syscalls: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Entry {
+    #[serde(default)]
+    names: Vec<String>,
+    name: Option<String>,
+    action: String,
+    errno_ret: Option<u16>,
+    args: Option<Vec<Argument>>,
+    #[serde(default)]
+    includes: Cases,
+    #[serde(default)]
+    excludes: Cases,
+}
+
+/// For which sandboxes an entry is.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Cases {
+    caps: Option<Vec<String>>,
+    arches: Option<Vec<String>>,
+}
+
+impl Cases {
+    fn is_empty(&self) -> bool {
+        let is_none = |list: &Option<Vec<String>>| list.as_ref().is_none_or(Vec::is_empty);
+        is_none(&self.caps) && is_none(&self.arches)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Argument {
+    index: u8,
+    value: u64,
+    #[serde(default)]
+    value_two: u64,
+    op: String,
+}
+
+/// Reads the profile at `path`.
+pub fn read(path: &Path) -> Result<Policy> {
+    let text = fs::read_to_string(path).map_err(Error::io("reading the seccomp profile", path))?;
+    parse(&text).map_err(|reason| Error::Config {
+        path: path.to_owned(),
+        reason,
+    })
+}
+
+fn parse(text: &str) -> std::result::Result<Policy, String> {
+    let profile: Profile = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let mut rules = Vec::new();
+    for entry in &profile.syscalls {
+        let action = action(&entry.action, entry.errno_ret.or(profile.default_errno_ret))?;
+        // Which capabilities there are is said elsewhere, so what a profile allows with some is allowed, and what it refuses
+        // without is not refused.
+        let is_conditional = !entry.includes.is_empty() || !entry.excludes.is_empty();
+        if is_conditional && action != Action::Allow {
+            continue;
+        }
+        let arguments = entry.args.as_deref().unwrap_or_default();
+        let conditions: Vec<Condition> = arguments
+            .iter()
+            .map(condition)
+            .collect::<std::result::Result<_, _>>()?;
+        for name in entry.names.iter().chain(&entry.name) {
+            rules.push(Rule {
+                syscall: name.clone(),
+                conditions: conditions.clone(),
+                action,
+            });
+        }
+    }
+    Ok(Policy {
+        rules,
+        otherwise: action(&profile.default_action, profile.default_errno_ret)?,
+    })
+}
+
+fn action(name: &str, number: Option<u16>) -> std::result::Result<Action, String> {
+    Ok(match name {
+        "SCMP_ACT_ALLOW" => Action::Allow,
+        "SCMP_ACT_LOG" => Action::Log,
+        // The specification's default is EPERM.
+        "SCMP_ACT_ERRNO" => Action::Errno(number.unwrap_or(1)),
+        "SCMP_ACT_TRAP" => Action::Trap,
+        "SCMP_ACT_KILL" | "SCMP_ACT_KILL_THREAD" => Action::KillThread,
+        "SCMP_ACT_KILL_PROCESS" => Action::KillProcess,
+        other => {
+            return Err(format!(
+                "the action '{other}' cannot be done: use SCMP_ACT_ALLOW, _ERRNO, _LOG, _TRAP or _KILL_PROCESS"
+            ));
+        }
+    })
+}
+
+fn condition(argument: &Argument) -> std::result::Result<Condition, String> {
+    let (comparison, negated) = match argument.op.as_str() {
+        "SCMP_CMP_EQ" | "SCMP_CMP_MASKED_EQ" => (Comparison::Equal, false),
+        "SCMP_CMP_NE" => (Comparison::Equal, true),
+        "SCMP_CMP_GT" => (Comparison::Greater, false),
+        "SCMP_CMP_GE" => (Comparison::GreaterEqual, false),
+        "SCMP_CMP_LT" => (Comparison::GreaterEqual, true),
+        "SCMP_CMP_LE" => (Comparison::Greater, true),
+        other => return Err(format!("'{other}' is no comparison of seccomp")),
+    };
+    if argument.index > 5 {
+        return Err(format!("system calls have no argument {}", argument.index));
+    }
+    let (mask, value) = match argument.op.as_str() {
+        "SCMP_CMP_MASKED_EQ" => (argument.value, argument.value_two),
+        _ => (u64::MAX, argument.value),
+    };
+    Ok(Condition {
+        argument: argument.index,
+        mask,
+        comparison,
+        negated,
+        value,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_profile_is_read() {
+        let policy = parse(
+            r#"{"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 38, "architectures": ["SCMP_ARCH_X86_64"],
+                "syscalls": [
+                  {"names": ["read", "write"], "action": "SCMP_ACT_ALLOW", "args": [], "comment": ""},
+                  {"names": ["bpf"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1, "excludes": {"caps": ["CAP_BPF"]}},
+                  {"names": ["clone"], "action": "SCMP_ACT_ALLOW",
+                   "args": [{"index": 0, "value": 2114060288, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}]}]}"#,
+        )
+        .unwrap();
+        assert_eq!(policy.otherwise, Action::Errno(38));
+        let names: Vec<&str> = policy
+            .rules
+            .iter()
+            .map(|rule| rule.syscall.as_str())
+            .collect();
+        assert_eq!(names, ["read", "write", "clone"]);
+        let condition = policy.rules[2].conditions[0];
+        assert_eq!((condition.mask, condition.value), (2_114_060_288, 0));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, word) in [
+            ("{", "EOF"),
+            ("{}", "defaultAction"),
+            (r#"{"defaultAction": "SCMP_ACT_NOTIFY"}"#, "SCMP_ACT_NOTIFY"),
+            (
+                r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["x"], "action": "SCMP_ACT_KILL",
+                    "args": [{"index": 9, "value": 0, "op": "SCMP_CMP_EQ"}]}]}"#,
+                "argument 9",
+            ),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+}

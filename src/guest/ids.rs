@@ -1,0 +1,316 @@
+//! The ids of the host that stand for those of a sandbox: every sandbox has its own, so that not even the kernel's accounts
+//! of two are mixed.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use guest_init::config::IdMap;
+use uuid::Uuid;
+
+use crate::config::Idmap;
+use crate::config::idmap::{IdRange, USUAL_COUNT};
+use crate::domain::Filesystem;
+use crate::error::{Error, Result};
+use crate::sys::lock::{Lock, Sharing};
+use crate::sys::{atomic, command};
+
+/// Names in `/etc/subuid` whose ranges are ours.
+const OWNERS: [&str; 2] = ["libvirt-sandbox", "root"];
+
+/// Where `/etc/subuid` has none for us: the upper half of what systemd sets aside for containers (its UIDS-GIDS).
+const USUAL_POOL: (u32, u32) = (1_000_013_824, 1_879_048_192 - 1_000_013_824);
+
+/// The file in the directory of a sandbox that says which ids it has.
+const NOTE: &str = "ids";
+
+/// Which ids are whose on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registry {
+    /// Directories that have one of each sandbox.
+    pub directories: Vec<PathBuf>,
+    /// `/etc`, with `subuid` and `subgid`.
+    pub etc: PathBuf,
+    /// What is locked while ids are chosen.
+    pub lock: PathBuf,
+}
+
+impl Registry {
+    /// That of sandboxes in these directories.
+    #[must_use]
+    pub fn of(directories: &[&Path]) -> Self {
+        Self {
+            directories: directories.iter().map(|path| (*path).to_owned()).collect(),
+            etc: "/etc".into(),
+            lock: "/run/virt-sandbox-ids.lock".into(),
+        }
+    }
+
+    /// The ids of the sandbox `uuid` that has the directory `dir`: those it had, or else free ones, which it then has for as
+    /// long as its directory is there.
+    ///
+    /// # Errors
+    /// Where none are free, or a range that is asked for has ids of another sandbox.
+    pub fn claim(&self, dir: &Path, uuid: Uuid, wanted: Option<IdRange>) -> Result<IdRange> {
+        let _lock = Lock::acquire(&self.lock, Sharing::Exclusive, |_| {})?;
+        let range = self.preview(dir, uuid, wanted)?;
+        if noted(dir) != Some(range) {
+            atomic::write(&dir.join(NOTE), format!("{range}\n").as_bytes(), 0o600)?;
+        }
+        Ok(range)
+    }
+
+    /// The ids that [`claim`](Self::claim) would give.
+    ///
+    /// # Errors
+    /// As [`claim`](Self::claim).
+    pub fn preview(&self, dir: &Path, uuid: Uuid, wanted: Option<IdRange>) -> Result<IdRange> {
+        let taken = self.taken(dir);
+        let is_free = |range: &IdRange| !taken.iter().any(|(_, other)| range.overlaps(*other));
+        match wanted {
+            Some(range) => {
+                if let Some((other, _)) = taken.iter().find(|(_, other)| range.overlaps(*other)) {
+                    return Err(Error::refused(format!(
+                        "the ids {range} are those of '{}' already; choose others with --idmap, or auto",
+                        other.display()
+                    )));
+                }
+                Ok(range)
+            }
+            None => {
+                let (pool, foreign) = self.pool();
+                let is_ours = |range: &IdRange| !foreign.iter().any(|other| range.overlaps(*other));
+                let had = noted(dir).filter(is_free).filter(is_ours);
+                let chosen =
+                    had.or_else(|| choose(&pool, uuid, |range| is_free(range) && is_ours(range)));
+                chosen.ok_or_else(|| {
+                    Error::refused(format!(
+                        "no {USUAL_COUNT} ids are free for the sandbox; give 'root' more in {0}/subuid and {0}/subgid",
+                        self.etc.display()
+                    ))
+                })
+            }
+        }
+    }
+
+    /// What other sandboxes have.
+    fn taken(&self, but: &Path) -> Vec<(PathBuf, IdRange)> {
+        let dirs = self
+            .directories
+            .iter()
+            .filter_map(|dir| fs::read_dir(dir).ok());
+        dirs.flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|dir| dir != but)
+            .filter_map(|dir| noted(&dir).map(|range| (dir, range)))
+            .collect()
+    }
+
+    /// The ranges that are ours, and those that are somebody else's.
+    fn pool(&self) -> (Vec<IdRange>, Vec<IdRange>) {
+        let read = |name: &str| fs::read_to_string(self.etc.join(name)).unwrap_or_default();
+        let (users, groups) = (read("subuid"), read("subgid"));
+        let (ours, mut foreign) = split(&users);
+        let (our_groups, foreign_groups) = split(&groups);
+        foreign.extend(foreign_groups);
+        let both: Vec<IdRange> = ours
+            .iter()
+            .flat_map(|user| our_groups.iter().filter_map(|group| common(*user, *group)))
+            .filter(|range| range.count() >= USUAL_COUNT)
+            .collect();
+        match both.is_empty() {
+            true => (
+                IdRange::new(USUAL_POOL.0, USUAL_POOL.1)
+                    .into_iter()
+                    .collect(),
+                foreign,
+            ),
+            false => (both, foreign),
+        }
+    }
+}
+
+/// The ids that the sandbox in `dir` has.
+#[must_use]
+pub fn noted(dir: &Path) -> Option<IdRange> {
+    let text = fs::read_to_string(dir.join(NOTE)).ok()?;
+    text.trim().parse().ok()
+}
+
+/// Ranges of a subuid(5), ours and those of others.
+fn split(text: &str) -> (Vec<IdRange>, Vec<IdRange>) {
+    let ranges = text.lines().filter_map(|line| {
+        let mut fields = line.trim().split(':');
+        let (name, first, count) = (fields.next()?, fields.next()?, fields.next()?);
+        let range = IdRange::new(first.parse().ok()?, count.parse().ok()?)?;
+        Some((OWNERS.contains(&name), range))
+    });
+    let (ours, foreign): (Vec<_>, Vec<_>) = ranges.partition(|(is_ours, _)| *is_ours);
+    let ranges = |found: Vec<(bool, IdRange)>| found.into_iter().map(|(_, range)| range).collect();
+    (ranges(ours), ranges(foreign))
+}
+
+fn common(one: IdRange, other: IdRange) -> Option<IdRange> {
+    let first = one.first().max(other.first());
+    let end = one.end().min(other.end());
+    IdRange::new(first, end.checked_sub(first)?)
+}
+
+/// A range of the pool that is free; the same sandbox tends to get the same.
+fn choose(pool: &[IdRange], uuid: Uuid, is_free: impl Fn(&IdRange) -> bool) -> Option<IdRange> {
+    let slots: Vec<IdRange> = pool
+        .iter()
+        .flat_map(|range| {
+            let count = range.count() / USUAL_COUNT;
+            (0..count)
+                .filter_map(|slot| IdRange::new(range.first() + slot * USUAL_COUNT, USUAL_COUNT))
+        })
+        .collect();
+    let size = u128::try_from(slots.len()).ok().filter(|size| *size > 0)?;
+    let begin = usize::try_from(uuid.as_u128() % size).ok()?;
+    let (before, after) = slots.split_at(begin);
+    after
+        .iter()
+        .chain(before)
+        .find(|range| is_free(range))
+        .copied()
+}
+
+/// The ids of a sandbox that wants `idmap` and is given `filesystems`; none where it is to have those of the host. With
+/// `auto` it has those, too, where the kernel or a filesystem has no way to map them, which is said.
+///
+/// # Errors
+/// Where a range is asked for that cannot be had.
+pub fn decide(
+    idmap: Idmap,
+    filesystems: &[Filesystem],
+    init: &Path,
+    claim: impl FnOnce(Option<IdRange>) -> Result<IdRange>,
+) -> Result<Option<IdMap>> {
+    let wanted = match idmap {
+        Idmap::No => return Ok(None),
+        Idmap::Auto => None,
+        Idmap::Range(range) => Some(range),
+    };
+    let range = claim(wanted)?;
+    match (try_out(init, range, filesystems), wanted) {
+        (Ok(()), _) => Ok(Some(IdMap {
+            first: range.first(),
+            count: range.count(),
+        })),
+        (Err(reason), Some(_)) => Err(Error::refused(format!(
+            "the sandbox cannot have the ids {range}: {reason}; use --idmap no"
+        ))),
+        (Err(reason), None) => {
+            log::warn!(
+                "the sandbox has no ids of its own ({reason}): its root is the host's root, held back by capabilities \
+                 and system calls alone; --idmap no says that this is known"
+            );
+            Ok(None)
+        }
+    }
+}
+
+/// Makes a user namespace and maps what the sandbox needs to own, in a process that is gone afterwards.
+fn try_out(
+    init: &Path,
+    range: IdRange,
+    filesystems: &[Filesystem],
+) -> std::result::Result<(), String> {
+    let needed = filesystems.iter().filter(|filesystem| is_owned(filesystem));
+    let (first, count) = (range.first().to_string(), range.count().to_string());
+    let mut arguments: Vec<&OsStr> = vec!["try-ids".as_ref(), first.as_ref(), count.as_ref()];
+    arguments.extend(needed.map(|filesystem| filesystem.source.as_os_str()));
+    let tried = command::capture_paths(init, arguments)
+        .map_err(|error| format!("running '{}': {error}", init.display()))?;
+    match tried.success {
+        true => Ok(()),
+        false => Err(tried.stderr.trim().to_owned()),
+    }
+}
+
+/// What root inside writes to, or has programs in that become somebody else. The staging root is not even seen.
+fn is_owned(filesystem: &Filesystem) -> bool {
+    let target = filesystem.target.as_path();
+    let is_system = target == Path::new("/host") || target.parent() == Some(Path::new("/host"));
+    target != Path::new("/") && (is_system || !filesystem.read_only)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn registry(root: &Path) -> Registry {
+        Registry {
+            directories: vec![root.join("services"), root.join("run")],
+            etc: root.join("etc"),
+            lock: root.join("lock"),
+        }
+    }
+
+    fn sandbox(root: &Path, dir: &str) -> PathBuf {
+        let dir = root.join(dir);
+        fs::create_dir_all(&dir).unwrap();
+        dir
+    }
+
+    #[test]
+    fn every_sandbox_has_ids_of_its_own_and_keeps_them() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        let registry = registry(root);
+        let (one, two) = (sandbox(root, "services/one"), sandbox(root, "run/two"));
+        let uuid = Uuid::from_u128(7);
+        let first = registry.claim(&one, uuid, None).unwrap();
+        let second = registry.claim(&two, uuid, None).unwrap();
+        assert!(!first.overlaps(second));
+        assert_eq!(
+            registry.claim(&one, Uuid::from_u128(9), None).unwrap(),
+            first
+        );
+        let error = registry
+            .claim(&two, uuid, Some(first))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("services/one"), "{error}");
+        fs::remove_dir_all(&one).unwrap();
+        assert_eq!(registry.claim(&two, uuid, Some(first)).unwrap(), first);
+    }
+
+    #[test]
+    fn ids_come_from_what_is_set_aside_for_them() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        let registry = registry(root);
+        let etc = sandbox(root, "etc");
+        let text = "alice:331072:65536\nroot:200000:131072\nlibvirt-sandbox:9:5\nbad:line\n";
+        fs::write(etc.join("subuid"), text).unwrap();
+        fs::write(etc.join("subgid"), "root:200000:131072\nbob:200000:10\n").unwrap();
+        let claim = |name: &str| registry.claim(&sandbox(root, name), Uuid::nil(), None);
+        // In the first half are groups of somebody else's.
+        assert_eq!(claim("run/a").unwrap().to_string(), "265536:65536");
+        let error = claim("run/b").unwrap_err().to_string();
+        assert!(error.contains("etc/subuid"), "{error}");
+    }
+
+    #[test]
+    fn what_is_only_looked_at_need_not_be_owned() {
+        let filesystem = |target: &str, read_only| Filesystem {
+            source: "/x".into(),
+            target: target.into(),
+            read_only,
+        };
+        for (target, read_only, owned) in [
+            ("/", false, false),
+            ("/host", true, true),
+            ("/host/usr", true, true),
+            ("/host/usr/share/x", true, false),
+            ("/private", false, true),
+            ("/mnt/0", false, true),
+            ("/mnt/1", true, false),
+        ] {
+            assert_eq!(is_owned(&filesystem(target, read_only)), owned, "{target}");
+        }
+    }
+}

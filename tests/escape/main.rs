@@ -1,0 +1,316 @@
+//! Attempts to get out of a sandbox, made inside by the program `attacker` as each kind of user there is, and what host-side
+//! commands do in a tree that the sandbox controls.
+//!
+//! The table of all attempts is printed; what a platform cannot stop is named in SECURITY.md.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "../service/support.rs"]
+#[allow(dead_code)]
+mod support;
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+
+use support::{Done, HostFile, TREES, Test, finish, inside, ok, run};
+
+const MARKER: &str = "t-escape-marker";
+const SECRET: &str = "/root/t-escape-secret";
+
+/// What is on the host to be reached.
+struct Prey {
+    _secret: HostFile,
+    process: Child,
+    loopback: TcpListener,
+    _abstract: UnixListener,
+    socket: String,
+}
+
+impl Prey {
+    fn new() -> Self {
+        let socket = format!("t-escape-{}", std::process::id());
+        let name = SocketAddr::from_abstract_name(&socket).unwrap();
+        Self {
+            _secret: HostFile::new(SECRET, MARKER),
+            process: Command::new("sleep").arg("1000").spawn().unwrap(),
+            loopback: TcpListener::bind("127.0.0.1:0").unwrap(),
+            _abstract: UnixListener::bind_addr(&name).unwrap(),
+            socket,
+        }
+    }
+
+    /// The attacker's arguments.
+    fn arguments(&self) -> Vec<String> {
+        let port = self.loopback.local_addr().unwrap().port();
+        let words = [
+            MARKER,
+            SECRET,
+            &self.process.id().to_string(),
+            &port.to_string(),
+            &self.socket,
+        ];
+        words.map(ToOwned::to_owned).to_vec()
+    }
+}
+
+impl Drop for Prey {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The program, which is built with the harness.
+fn attacker() -> PathBuf {
+    let path = Path::new(env!("CARGO_BIN_EXE_virt-sandbox-service")).with_file_name("attacker");
+    assert!(
+        path.exists(),
+        "'{}': build it with 'cargo build -p test-harness'",
+        path.display()
+    );
+    path
+}
+
+/// A line of the attacker's.
+struct Line {
+    name: String,
+    against: String,
+    is_out: bool,
+    detail: String,
+}
+
+fn lines(who: &str, done: &Done) -> Vec<Line> {
+    let lines: Vec<Line> = done
+        .stdout
+        .lines()
+        .filter_map(|line| {
+            let fields: Vec<&str> = line.trim_end().split('\t').collect();
+            let [name, against, verdict, detail] = fields.as_slice() else {
+                return None;
+            };
+            Some(Line {
+                name: (*name).to_owned(),
+                against: (*against).to_owned(),
+                is_out: *verdict == "escaped",
+                detail: (*detail).to_owned(),
+            })
+        })
+        .collect();
+    assert!(
+        lines.len() >= 60,
+        "{who}: {} attempts: {done:?}",
+        lines.len()
+    );
+    lines
+}
+
+/// Prints the table, and gives what got out though it is `stopped` here.
+fn judge(who: &str, done: &Done, stopped: &[&str]) -> Vec<String> {
+    let mut escaped = Vec::new();
+    println!("--- {who}");
+    for line in lines(who, done) {
+        let verdict = if line.is_out { "ESCAPED" } else { "stopped" };
+        println!("{verdict}  {:<52} {}", line.name, line.detail);
+        if line.is_out && stopped.contains(&line.against.as_str()) {
+            escaped.push(format!("{who}: {}: {}", line.name, line.detail));
+        }
+    }
+    escaped
+}
+
+fn unit() -> HostFile {
+    HostFile::unit(
+        "t-esc.service",
+        "[Service]\nExecStart=/bin/sleep infinity\n",
+    )
+}
+
+fn place(name: &str) {
+    let at = Path::new(TREES).join(name).join("srv/attacker");
+    fs::copy(attacker(), &at).unwrap();
+    fs::set_permissions(&at, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// Runs the attacker as a unit of the sandbox, below its systemd.
+fn attack(name: &str, user: &str, prey: &Prey) -> Done {
+    let uid = format!("--uid={user}");
+    let fixed = [
+        "execute",
+        name,
+        "--",
+        "systemd-run",
+        "--quiet",
+        "--wait",
+        "--pipe",
+        &uid,
+        "/srv/attacker",
+    ];
+    let words = prey.arguments();
+    let all: Vec<&str> = fixed
+        .into_iter()
+        .chain(words.iter().map(String::as_str))
+        .collect();
+    run(&all)
+}
+
+/// What a sandbox must not have changed.
+fn host_state() -> Vec<String> {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let settings = [
+        "kernel/core_pattern",
+        "kernel/modprobe",
+        "kernel/hostname",
+        "kernel/sysrq",
+    ];
+    let settings = settings.map(|name| read(&format!("/proc/sys/{name}")));
+    let made = Path::new("/usr/t-attack").exists();
+    settings.into_iter().chain([made.to_string()]).collect()
+}
+
+#[test]
+fn nobody_gets_out_of_a_service() {
+    let Some(test) = Test::begin("nobody_gets_out_of_a_service") else {
+        return;
+    };
+    let (unit, prey, before) = (unit(), Prey::new(), host_state());
+    let mut escaped = Vec::new();
+    for (idmap, stopped) in [
+        ("auto", &["all", "ids", "root"][..]),
+        ("no", &["all", "root"]),
+    ] {
+        let create = ["create", "-N", "none", "--pids", "200", "--idmap", idmap];
+        ok(&[&create[..], &["-u", "t-esc.service", "t-esc"]].concat());
+        place("t-esc");
+        ok(&["start", "t-esc"]);
+        for user in ["root", "nobody"] {
+            let who = format!("{user} of a service, --idmap {idmap}");
+            escaped.extend(judge(&who, &attack("t-esc", user, &prey), stopped));
+        }
+        let words = prey.arguments();
+        let fixed = ["execute", "t-esc", "--", "/srv/attacker"];
+        let all: Vec<&str> = fixed
+            .into_iter()
+            .chain(words.iter().map(String::as_str))
+            .collect();
+        let who = format!("root executed, --idmap {idmap}");
+        escaped.extend(judge(&who, &run(&all), stopped));
+        assert_eq!(
+            inside("t-esc", "systemctl is-active t-esc").stdout.trim(),
+            "active"
+        );
+        ok(&["delete", "--force", "t-esc"]);
+    }
+    assert_eq!(host_state(), before);
+    assert!(escaped.is_empty(), "{escaped:#?}");
+    drop((unit, prey));
+    test.end();
+}
+
+#[test]
+fn nobody_gets_out_of_a_command() {
+    let Some(test) = Test::begin("nobody_gets_out_of_a_command") else {
+        return;
+    };
+    let (prey, before) = (Prey::new(), host_state());
+    let mut escaped = Vec::new();
+    for (options, stopped) in [
+        (&["--pids", "200"][..], &["all", "ids"][..]),
+        (&["--pids", "200", "--privileged"], &["all", "ids"]),
+        (
+            &["--pids", "200", "--privileged", "--idmap", "no"],
+            &["all"],
+        ),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_virt-sandbox"));
+        command
+            .args(options)
+            .args(["-m", "ram:/tmp=16M", "--"])
+            .arg(attacker());
+        command.args(prey.arguments());
+        let who = format!("virt-sandbox {}", options.join(" "));
+        escaped.extend(judge(&who, &finish(command, ""), stopped));
+    }
+    assert_eq!(host_state(), before);
+    assert!(escaped.is_empty(), "{escaped:#?}");
+    drop(prey);
+    test.end();
+}
+
+#[test]
+fn the_hosts_commands_follow_nothing_out_of_a_tree() {
+    let Some(test) = Test::begin("the_hosts_commands_follow_nothing_out_of_a_tree") else {
+        return;
+    };
+    let (unit, prey) = (unit(), Prey::new());
+    ok(&["create", "-N", "none", "-u", "t-esc.service", "t-esc"]);
+    let tree = Path::new(TREES).join("t-esc");
+    // As root inside could have made it.
+    for link in [
+        "etc/hostname",
+        "etc/motd",
+        "var/lib/leak",
+        "root/leak",
+        "srv/leak",
+    ] {
+        let path = tree.join(link);
+        let _ = fs::remove_file(&path);
+        symlink(SECRET, &path).unwrap();
+    }
+    let up = "../".repeat(20);
+    symlink(format!("{up}root"), tree.join("srv/up")).unwrap();
+    let journal = tree.join("var/log/journal");
+    let _ = fs::remove_dir_all(&journal);
+    symlink("/var/log", &journal).unwrap();
+    let archive = std::env::temp_dir().join("t-escape.tar");
+    let archive = archive.to_str().unwrap();
+    ok(&["clone", "t-esc", "t-esc2"]);
+    ok(&["export", "t-esc", "-o", archive]);
+    let found = finish(grep(&[archive, &format!("{TREES}/t-esc2")]), "");
+    assert_eq!(found.stdout, "", "the secret was copied");
+    for words in [
+        &["logs", "t-esc"][..],
+        &["inspect", "t-esc"],
+        &["status", "t-esc"],
+    ] {
+        let done = run(words);
+        assert!(
+            !done.stdout.contains(MARKER) && !done.stderr.contains(MARKER),
+            "{done:?}"
+        );
+    }
+    ok(&["start", "t-esc"]);
+    assert_eq!(
+        fs::read_to_string(SECRET).unwrap(),
+        MARKER,
+        "the host's file was written"
+    );
+    // What a journal says is not a terminal's to obey.
+    ok(&["stop", "t-esc"]);
+    fs::remove_file(&journal).unwrap();
+    ok(&["start", "t-esc"]);
+    let said = inside(
+        "t-esc",
+        "printf '\\033]0;owned\\007\\033[2J\\n' | systemd-cat -t t-esc; journalctl --sync",
+    );
+    assert_eq!(said.code, 0, "{said:?}");
+    let logs = run(&["logs", "t-esc"]);
+    assert!(!logs.stdout.contains('\u{1b}'), "{logs:?}");
+    fs::remove_file(archive).unwrap();
+    for name in ["t-esc", "t-esc2"] {
+        ok(&["delete", "--force", name]);
+    }
+    drop((unit, prey));
+    test.end();
+}
+
+/// Who has the marker in it, links not followed.
+fn grep(places: &[&str]) -> Command {
+    let mut command = Command::new("grep");
+    command.args(["-rla", "--", MARKER]).args(places);
+    command
+}

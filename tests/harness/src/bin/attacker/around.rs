@@ -1,0 +1,198 @@
+//! Processes, namespaces, groups, sockets and limits.
+
+use super::*;
+
+/// What is tried.
+pub fn attempts() -> Vec<Attempt> {
+    vec![
+        // Other processes, and namespaces.
+        ("see a process of the host", All, |host| {
+            match is_hosts(host.pid) {
+                true => Ok(format!("{} is there", host.pid)),
+                false => Err("not there".to_owned()),
+            }
+        }),
+        ("send it a signal", All, |host| {
+            reaches(
+                host.pid,
+                call(libc::SYS_kill, [host.pid as usize, 0, 0, 0, 0]),
+            )
+        }),
+        ("hold it by a pidfd", All, |host| {
+            reaches(
+                host.pid,
+                call(libc::SYS_pidfd_open, [host.pid as usize, 0, 0, 0, 0]),
+            )
+        }),
+        ("trace it", All, |host| {
+            // PTRACE_SEIZE
+            reaches(
+                host.pid,
+                call(libc::SYS_ptrace, [0x4206, host.pid as usize, 0, 0, 0]),
+            )
+        }),
+        ("read its memory", All, |host| {
+            let mut byte = 0_u8;
+            let vector = [std::ptr::from_mut(&mut byte) as usize, 1];
+            let (local, remote) = (address(&vector), address(&vector));
+            let done = call(
+                libc::SYS_process_vm_readv,
+                [host.pid as usize, local, 1, remote, 1],
+            );
+            reaches(host.pid, done)
+        }),
+        ("enter its mounts", All, |host| {
+            joins(&format!("/proc/{}/ns/mnt", host.pid))
+                .and_then(|_| reads_secret(&host.secret, host))
+        }),
+        ("enter the parent of its user namespace", All, |_| {
+            let own = File::open("/proc/self/ns/user").map_err(io)?;
+            // NS_GET_PARENT
+            let parent = call(libc::SYS_ioctl, [own.as_raw_fd() as usize, 0xb702, 0, 0, 0])?;
+            joins(&format!("/proc/self/fd/{parent}"))
+        }),
+        ("enter the parent of its processes", All, |_| {
+            let own = File::open("/proc/self/ns/pid").map_err(io)?;
+            let parent = call(libc::SYS_ioctl, [own.as_raw_fd() as usize, 0xb702, 0, 0, 0])?;
+            joins(&format!("/proc/self/fd/{parent}"))
+        }),
+        ("be the host's root in a user namespace below", All, |_| {
+            let real = fs::read_to_string("/proc/self/uid_map").map_err(io)?;
+            // The id of the host's root, where it is not that of the sandbox.
+            match real.split_whitespace().nth(1) {
+                Some("0") => Err("it is that already".to_owned()),
+                _ => nested("0 4294901760 1"),
+            }
+        }),
+        ("have more ids than it was given", All, |_| {
+            nested("0 0 4294967295").and_then(|_| {
+                let map = fs::read_to_string("/proc/self/uid_map").map_err(io)?;
+                match map.trim_end().ends_with("4294967295") && is_mapped(70_000) {
+                    true => Ok(map),
+                    false => Err("no more than it had".to_owned()),
+                }
+            })
+        }),
+        ("become a user it does not have", OwnIds, |_| {
+            call(libc::SYS_setuid, [70_000, 0, 0, 0, 0]).map(|_| "became 70000".to_owned())
+        }),
+        ("raise a limit of the kernel's", OwnIds, |_| {
+            let most = [u64::MAX, u64::MAX];
+            call(libc::SYS_setrlimit, [8, address(&most), 0, 0, 0])
+                .map(|_| "locks all memory".to_owned())
+        }),
+        ("run before everybody else", OwnIds, |_| {
+            // SCHED_FIFO
+            call(libc::SYS_sched_setscheduler, [0, 1, address(&50_i32), 0, 0])
+                .map(|_| "in real time".to_owned())
+        }),
+        ("be spared when memory is short", OwnIds, |_| {
+            writes("/proc/self/oom_score_adj", "-1000")
+        }),
+        // Groups.
+        ("raise its memory limit", OwnIds, |_| {
+            let at = mounts("cgroup", Some("memory"))?;
+            writes(&at.join("memory.limit_in_bytes").to_string_lossy(), "-1")
+        }),
+        ("raise its limit of processes", OwnIds, |_| {
+            let at = mounts("cgroup", Some("pids"))?;
+            writes(&at.join("pids.max").to_string_lossy(), "max")
+        }),
+        ("have devices of all kinds", OwnIds, |_| {
+            let at = mounts("cgroup", Some("devices"))?;
+            writes(&at.join("devices.allow").to_string_lossy(), "a")
+        }),
+        (
+            "run a program of its choice at the end of a group",
+            OwnIds,
+            |_| {
+                let at = mounts("cgroup", Some("memory"))?;
+                writes(&at.join("release_agent").to_string_lossy(), "/tmp/x")
+            },
+        ),
+        ("leave its group", All, |_| {
+            let groups = fs::read_to_string("/proc/self/cgroup").map_err(io)?;
+            match groups.lines().any(|line| line.contains("..")) {
+                true => Ok(groups),
+                false => Err("none above is seen".to_owned()),
+            }
+        }),
+        // Sockets.
+        ("connect to an abstract socket of the host", All, |host| {
+            let name = UnixAddress::from_abstract_name(&host.socket).map_err(io)?;
+            UnixStream::connect_addr(&name)
+                .map_err(io)
+                .map(|_| "connected".to_owned())
+        }),
+        ("connect to the host's loopback", All, |host| {
+            let there = SocketAddr::from(([127, 0, 0, 1], host.port));
+            TcpStream::connect_timeout(&there, Duration::from_secs(1))
+                .map_err(io)
+                .map(|_| "connected".to_owned())
+        }),
+        ("ask libvirt of the host", All, |_| {
+            let sockets = [
+                "/run/libvirt/libvirt-sock",
+                "/run/libvirt/virtlxcd-sock",
+                "/var/run/libvirt/libvirt-sock",
+            ];
+            let open = sockets
+                .iter()
+                .find(|path| UnixStream::connect(path).is_ok());
+            open.map(ToString::to_string)
+                .ok_or_else(|| "no socket answers".to_owned())
+        }),
+        ("see NICs of the host", All, |_| {
+            let names = fs::read_to_string("/proc/net/dev").map_err(io)?;
+            let names = names
+                .lines()
+                .skip(2)
+                .filter_map(|line| line.split(':').next());
+            let foreign = names
+                .map(str::trim)
+                .find(|name| *name != "lo" && !name.starts_with("eth"));
+            foreign
+                .map(ToOwned::to_owned)
+                .ok_or_else(|| "only its own".to_owned())
+        }),
+        ("talk to virtual machines by vsock", All, |_| {
+            call(libc::SYS_socket, [40, 1, 0, 0, 0]).map(|_| "has a socket".to_owned())
+        }),
+        ("speak to the host's audit", All, |_| {
+            call(libc::SYS_socket, [16, 3, 9, 0, 0]).map(|_| "has a socket".to_owned())
+        }),
+        ("type into its terminal", All, |_| {
+            let mut byte = b'x';
+            let at = std::ptr::from_mut(&mut byte) as usize;
+            call(libc::SYS_ioctl, [0, 0x5412, at, 0, 0]).map(|_| "typed".to_owned())
+        }),
+        ("follow a link of its out of the root", OwnRoot, |host| {
+            let link = place()?.join("link");
+            let up = "../".repeat(40) + &host.secret.to_string_lossy();
+            symlink(up, &link).map_err(io)?;
+            reads_secret(&link, host)
+        }),
+        // What is stopped by limits alone.
+        ("have as many processes as it likes", OwnIds, |_| {
+            let mut children = Vec::new();
+            let outcome = loop {
+                // SAFETY: the program has one thread.
+                match unsafe { fork() } {
+                    Ok(ForkResult::Child) => loop {
+                        nix::unistd::pause();
+                    },
+                    Ok(ForkResult::Parent { child }) => children.push(child),
+                    Err(error) => break Err(format!("{} at {}", error.desc(), children.len())),
+                }
+                if children.len() > 1000 {
+                    break Ok(format!("has {}", children.len()));
+                }
+            };
+            for child in children {
+                let _ = nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGKILL);
+                let _ = nix::sys::wait::waitpid(child, None);
+            }
+            outcome
+        }),
+    ]
+}

@@ -1,0 +1,274 @@
+//! Tries to get out of the sandbox it runs in, and prints a line for each attempt: its name, `stopped` or `escaped`, and what
+//! the kernel said.
+//!
+//! `attacker MARKER SECRET PID PORT ABSTRACT`: a secret of the host's and the text in it, a process of the host, a port on
+//! its loopback and the name of an abstract socket of its.
+//!
+//! `unsafe` for system calls that have no safe function, which is what is tried here.
+#![allow(unsafe_code)]
+
+mod around;
+mod files;
+mod kernel;
+
+use std::ffi::CString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::{FileTypeExt, chroot, symlink};
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::unistd::{ForkResult, chdir, fork};
+
+/// What is known of the host.
+struct Host {
+    marker: String,
+    secret: PathBuf,
+    pid: i32,
+    port: u16,
+    socket: String,
+}
+
+/// `Ok` is an escape, with what was done; `Err` says what stopped it.
+type Way = fn(&Host) -> Result<String, String>;
+
+/// Its name, what it is against, and how it is made.
+type Attempt = (&'static str, Against, Way);
+
+/// A system call by number.
+fn call(number: i64, arguments: [usize; 5]) -> Result<i64, String> {
+    let [a, b, c, d, e] = arguments;
+    // SAFETY: every caller hands over numbers, or addresses of what lives longer than the call; that the kernel may refuse is
+    // the point.
+    let done = unsafe { libc::syscall(number, a, b, c, d, e) };
+    Errno::result(done).map_err(said)
+}
+
+fn said(error: Errno) -> String {
+    error.desc().to_owned()
+}
+
+fn io(error: std::io::Error) -> String {
+    error.to_string()
+}
+
+fn address<T>(of: &T) -> usize {
+    std::ptr::from_ref(of) as usize
+}
+
+fn text(text: &str) -> CString {
+    CString::new(text).unwrap_or_default()
+}
+
+fn reads_secret(path: &Path, host: &Host) -> Result<String, String> {
+    let found = fs::read_to_string(path).map_err(io)?;
+    match found.contains(&host.marker) {
+        true => Ok(format!("read {}", path.display())),
+        false => Err("another file".to_owned()),
+    }
+}
+
+fn writes(path: &str, content: &str) -> Result<String, String> {
+    let mut file = OpenOptions::new().write(true).open(path).map_err(io)?;
+    file.write_all(content.as_bytes()).map_err(io)?;
+    Ok(format!("wrote {path}"))
+}
+
+/// Writes what is there already.
+fn rewrites(path: &str) -> Result<String, String> {
+    let content = fs::read_to_string(path).map_err(io)?;
+    writes(path, &content)
+}
+
+fn touches(path: &str) -> Result<String, String> {
+    let made = File::create_new(path).map_err(io);
+    made.map(|_| {
+        let _ = fs::remove_file(path);
+        format!("made {path}")
+    })
+}
+
+/// A fresh directory of ours.
+fn place() -> Result<PathBuf, String> {
+    let path = std::env::temp_dir().join(format!("attack-{}", std::process::id()));
+    fs::create_dir_all(&path).map_err(io)?;
+    Ok(path)
+}
+
+fn mounts(kind: &str, options: Option<&str>) -> Result<PathBuf, String> {
+    let at = place()?;
+    mount(Some("x"), &at, Some(kind), MsFlags::empty(), options).map_err(said)?;
+    Ok(at)
+}
+
+/// Whoever has privileges in its own namespaces mounts there as it likes.
+fn own_mounts() -> Result<(), String> {
+    unshare(CloneFlags::CLONE_NEWNS).map_err(said)
+}
+
+fn remounted(flags: MsFlags, at: &str) -> Result<(), String> {
+    let none = None::<&str>;
+    mount(none, at, none, MsFlags::MS_REMOUNT | flags, none).map_err(said)
+}
+
+/// The node of a block device that the kernel has.
+fn disk() -> Result<(u64, u64), String> {
+    let table = fs::read_to_string("/proc/partitions").map_err(io)?;
+    let numbers = table.lines().skip(2).find_map(|line| {
+        let mut words = line.split_whitespace();
+        Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+    });
+    numbers.ok_or_else(|| "no disk is seen".to_owned())
+}
+
+fn node(
+    kind: nix::sys::stat::SFlag,
+    (major, minor): (u64, u64),
+    dir: &Path,
+) -> Result<String, String> {
+    let path = dir.join(format!("node-{}", std::process::id()));
+    let _ = fs::remove_file(&path);
+    let mode = nix::sys::stat::Mode::from_bits_truncate(0o600);
+    nix::sys::stat::mknod(&path, kind, mode, nix::sys::stat::makedev(major, minor))
+        .map_err(said)?;
+    let opened = File::open(&path).and_then(|mut file| file.read_exact(&mut [0; 16]));
+    let _ = fs::remove_file(&path);
+    opened
+        .map_err(io)
+        .map(|()| "read a device by number".to_owned())
+}
+
+/// What `mount_setattr(2)` takes.
+#[repr(C)]
+struct MountAttributes {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    namespace: u64,
+}
+
+fn clears_read_only(file: usize, path: &CString, flags: usize) -> Result<i64, String> {
+    let attributes = MountAttributes {
+        set: 0,
+        clear: 1,
+        propagation: 0,
+        namespace: 0,
+    };
+    let size = size_of::<MountAttributes>();
+    let at = address(&attributes);
+    call(
+        libc::SYS_mount_setattr,
+        [file, path.as_ptr() as usize, flags, at, size],
+    )
+}
+
+const HERE: usize = libc::AT_FDCWD as usize;
+
+fn nested(map: &str) -> Result<String, String> {
+    unshare(CloneFlags::CLONE_NEWUSER).map_err(said)?;
+    fs::write("/proc/self/uid_map", map).map_err(io)?;
+    Ok(format!("mapped {map}"))
+}
+
+fn joins(path: &str) -> Result<String, String> {
+    let file = File::open(path).map_err(io)?;
+    setns(&file, CloneFlags::empty()).map_err(said)?;
+    Ok(format!("entered {path}"))
+}
+
+/// Whether a process of the host is there under its number, and is not one of ours.
+fn is_hosts(pid: i32) -> bool {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    name.trim() == "test-harness" || name.trim() == "sleep"
+}
+
+fn reaches(pid: i32, done: Result<i64, String>) -> Result<String, String> {
+    done?;
+    match is_hosts(pid) {
+        true => Ok(format!("reached process {pid}")),
+        false => Err("a process of the sandbox".to_owned()),
+    }
+}
+
+/// Who may go past what is asked for here, and who may not.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Against {
+    /// Everything a sandbox has.
+    All,
+    /// What a user namespace alone stops: a root that is the host's is not stopped, as SECURITY.md says.
+    OwnIds,
+    /// A root of the sandbox's own: a command sees that of the host.
+    OwnRoot,
+}
+use Against::{All, OwnIds, OwnRoot};
+
+fn is_mapped(id: u32) -> bool {
+    nix::unistd::setuid(id.into()).is_ok()
+}
+
+/// Each attempt is made by a process of its own, which it may leave in whatever state.
+fn attempt(way: Way, host: &Host) -> (bool, String) {
+    let Ok((read, write)) = nix::unistd::pipe() else {
+        return (false, "no pipe".to_owned());
+    };
+    // SAFETY: the program has one thread.
+    match unsafe { fork() } {
+        Ok(ForkResult::Child) => {
+            drop(read);
+            let line = match way(host) {
+                Ok(done) => format!("+{done}"),
+                Err(stopped) => format!("-{stopped}"),
+            };
+            let _ = File::from(write).write_all(line.as_bytes());
+            std::process::exit(0);
+        }
+        Ok(ForkResult::Parent { child }) => {
+            drop(write);
+            let mut line = String::new();
+            let _ = File::from(read).read_to_string(&mut line);
+            let _ = nix::sys::wait::waitpid(child, None);
+            match line.strip_prefix('+') {
+                Some(done) => (true, done.to_owned()),
+                None => (false, line.trim_start_matches('-').to_owned()),
+            }
+        }
+        Err(error) => (false, said(error)),
+    }
+}
+
+fn main() {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let [marker, secret, pid, port, socket] = words.as_slice() else {
+        eprintln!("attacker MARKER SECRET PID PORT ABSTRACT");
+        std::process::exit(2);
+    };
+    let host = Host {
+        marker: marker.clone(),
+        secret: secret.into(),
+        pid: pid.parse().unwrap_or(0),
+        port: port.parse().unwrap_or(0),
+        socket: socket.clone(),
+    };
+    let all = [files::attempts(), kernel::attempts(), around::attempts()];
+    for (name, against, what) in all.into_iter().flatten() {
+        let (is_out, detail) = attempt(what, &host);
+        let against = match against {
+            All => "all",
+            OwnIds => "ids",
+            OwnRoot => "root",
+        };
+        let verdict = if is_out { "escaped" } else { "stopped" };
+        println!(
+            "{name}\t{against}\t{verdict}\t{}",
+            detail.replace(['\n', '\t'], " ")
+        );
+    }
+}
