@@ -48,6 +48,7 @@ fn example() -> GuestConfig {
         files: vec![],
         static_units: None,
         max_pids: None,
+        idmap: None,
         confinement: guest_init::config::Confinement::default(),
         network: vec![],
         payload: Payload::Init {
