@@ -11,6 +11,7 @@
 //! | [`domain`] | config and facts become libvirt XML |
 //! | [`guest`] | what is staged for the guest |
 //! | [`hypervisor`] | libvirt |
+//! | [`driver`] | what is particular to each of libvirt's drivers |
 //! | [`console`] | the caller's streams, terminal and signals |
 //! | [`run`] | one command in a throw-away sandbox |
 //! | [`service`] | the persistent sandbox of a service of the host |
@@ -20,6 +21,7 @@ pub mod commands;
 pub mod config;
 pub mod console;
 pub mod domain;
+pub mod driver;
 pub mod error;
 pub mod guest;
 pub mod host;

@@ -7,9 +7,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules, top down; one may use those of the groups below its own.
-const LAYERS: [&[&str]; 7] = [
+const LAYERS: [&[&str]; 8] = [
     &["commands"],
     &["service", "run"],
+    &["driver"],
     &["console", "guest", "hypervisor", "label"],
     &["domain"],
     &["config", "host"],
@@ -166,6 +167,24 @@ fn one_file_speaks_libvirt() {
                 .any(|word| word.starts_with("virt::"))
         {
             broken.push(name(&path));
+        }
+    }
+    report(&broken);
+}
+
+#[test]
+fn no_service_knows_its_driver() {
+    let mut broken = Vec::new();
+    for path in files("src/service") {
+        // systemd's own names for kinds of virtualization are facts of units.
+        if name(&path).starts_with("src/service/unit/") {
+            continue;
+        }
+        let code = code(&path).to_lowercase();
+        for driver in ["lxc", "qemu", "kvm"] {
+            if code.contains(driver) {
+                broken.push(format!("{}: {driver}", name(&path)));
+            }
         }
     }
     report(&broken);

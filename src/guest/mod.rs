@@ -144,6 +144,12 @@ fn below(root: &str, path: &Path) -> PathBuf {
     Path::new(root).join(path.strip_prefix("/").unwrap_or(path))
 }
 
+/// Whether guests are to show every step of their boot.
+#[must_use]
+pub fn is_debugged() -> bool {
+    std::env::var_os("LIBVIRT_SANDBOX_INIT_DEBUG").is_some()
+}
+
 /// What the guest is told of its NICs: libvirt and the kernel name them in this order.
 #[must_use]
 pub fn nics(networks: &[Network]) -> Vec<guest::Nic> {

@@ -276,8 +276,8 @@ impl Hypervisor for Libvirt {
                 .iter()
                 .any(|s| state == (*s).into());
         Ok(match domain.id() {
-            Some(controller) if is_paused => DomainState::Paused { controller },
-            Some(controller) if is_active => DomainState::Running { controller },
+            Some(id) if is_paused => DomainState::Paused { id },
+            Some(id) if is_active => DomainState::Running { id },
             Some(_) | None => DomainState::Stopped,
         })
     }

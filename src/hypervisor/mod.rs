@@ -173,13 +173,13 @@ pub enum DomainState {
     Stopped,
     /// Running.
     Running {
-        /// The process that keeps it on the host: the parent of a container's first process.
-        controller: u32,
+        /// Its number at the hypervisor: for a container the process that keeps it on the host, the parent of its first one.
+        id: u32,
     },
     /// Frozen.
     Paused {
         /// As for [`Running`](Self::Running).
-        controller: u32,
+        id: u32,
     },
 }
 
@@ -195,11 +195,17 @@ impl DomainState {
         }
     }
 
-    /// The process that keeps an active domain.
+    /// Whether it runs or is frozen.
     #[must_use]
-    pub fn controller(self) -> Option<u32> {
+    pub fn is_active(self) -> bool {
+        self.id().is_some()
+    }
+
+    /// The number of an active domain at the hypervisor.
+    #[must_use]
+    pub fn id(self) -> Option<u32> {
         match self {
-            Self::Running { controller } | Self::Paused { controller } => Some(controller),
+            Self::Running { id } | Self::Paused { id } => Some(id),
             Self::Missing | Self::Stopped => None,
         }
     }

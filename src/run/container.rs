@@ -95,7 +95,7 @@ const END: Duration = Duration::from_secs(1);
 /// Where it cannot be done. The domain then ends with the connection, in libvirt's own time.
 pub fn end(hypervisor: &dyn Hypervisor, name: &SandboxName, link: Link) -> Result<bool> {
     let failed = || Error::step::<io::Error>("ending the container");
-    let Some(controller) = hypervisor.state(name.as_str())?.controller() else {
+    let Some(controller) = hypervisor.state(name.as_str())?.id() else {
         return Ok(false);
     };
     let keeper = Process::open(controller).map_err(failed())?;

@@ -28,7 +28,6 @@ use guest_init::config::{Addressing, GuestConfig, Identity};
 use guest_init::wire::Frame;
 use uuid::Uuid;
 
-pub use self::connection::{Connection, Driver, Surroundings};
 pub use self::identity::{Account, Who};
 pub use self::outcome::{OWN_FAILURE, Outcome, Stages};
 pub use self::state::{Places, State};
@@ -39,6 +38,7 @@ use crate::config::{
 use crate::console::{Console, Conversation, Ending, Patience, Signals, Stdio};
 use crate::domain::qemu::Emulation;
 use crate::domain::{Domain, OnReboot};
+pub use crate::driver::connection::{Connection, Driver, Surroundings};
 use crate::error::{Error, Result};
 use crate::guest;
 use crate::guest::kernel::KernelRequest;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::config::network::{DEFAULT_SOURCE, Source};
 use crate::config::service::VERSION;
 use crate::config::{Hostname, Mac, Mount, Network, Resources, SandboxConfig, SandboxName, State};
-use crate::domain::{Domain, lxc};
+use crate::driver::Keeper;
 use crate::error::{Error, Result};
 use crate::host;
 use crate::hypervisor::Hypervisor;
@@ -71,7 +71,8 @@ impl Sandboxes {
             .unwrap_or_else(|| Hostname::of(&request.name))
             .to_string();
         let service = Service::discover(root, &request.units, &request.packages, &hostname)?;
-        preflight::check(root, &service)?;
+        let keeper = Keeper::of(&self.connection)?;
+        preflight::check(root, &service, keeper.container())?;
         let uuid = uuid::Uuid::new_v4();
         let mut networks = request.networks.clone();
         for (index, network) in networks.iter_mut().enumerate() {
@@ -102,7 +103,7 @@ impl Sandboxes {
             resources: request.resources.clone(),
         };
         config.check().map_err(Error::refused)?;
-        lxc::check(&Domain::of_service(&config))?;
+        keeper.check(&config)?;
         let mut tree = TreePlan::new(root, &config, &service, request.state)?;
         if request.state == State::Auto {
             activity::refuse_live_state(&service, &tree.state)?;
@@ -160,7 +161,7 @@ impl Sandboxes {
         }
         let (lock, config) = self.store.lock(name)?;
         let hypervisor = self.hypervisor(&config)?;
-        if hypervisor.state(name.as_str())?.controller().is_some() {
+        if hypervisor.state(name.as_str())?.is_active() {
             return Err(Error::refused(format!(
                 "the sandbox '{name}' is running; stop it with 'virt-sandbox-service stop {name}', or use --force"
             )));

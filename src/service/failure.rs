@@ -1,15 +1,15 @@
 //! Saying why units of a sandbox are not up: what systemd and the journal inside tell, and what may help.
 
 use crate::config::SandboxName;
+use crate::driver::Inside;
 use crate::error::Error;
-use crate::service::inside::Inside;
 use crate::service::ready::UnitState;
 
 /// Lines of the journal that are shown of a unit that failed.
 const JOURNAL_LINES: &str = "15";
 
 /// Names the units, why, the end of their journal, and what may help.
-pub(super) fn failure(inside: &Inside, name: &SandboxName, units: &[UnitState]) -> Error {
+pub(super) fn failure(inside: &dyn Inside, name: &SandboxName, units: &[UnitState]) -> Error {
     let mut text = format!("the units of sandbox '{name}' are not up:");
     for unit in units {
         text.push_str(&format!(

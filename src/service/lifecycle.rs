@@ -1,17 +1,16 @@
 //! Starting a sandbox and waiting until its units are up; stopping it.
 
 use std::fs;
-use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::config::{SandboxConfig, SandboxName};
+use crate::driver::Inside;
 use crate::error::{Error, Result};
 use crate::guest::cgroup;
 use crate::hypervisor::{DomainState, Hypervisor};
 
 use crate::service::failure::failure;
-use crate::service::inside::Inside;
 use crate::service::ready::{self, Readiness, UnitState, judge};
 use crate::service::sandboxes::Sandboxes;
 
@@ -42,14 +41,14 @@ impl Sandboxes {
     ) -> Result<()> {
         let (_lock, config) = self.store.lock(name)?;
         let hypervisor = self.hypervisor(&config)?;
-        if hypervisor.state(name.as_str())?.controller().is_some() {
+        if hypervisor.state(name.as_str())?.is_active() {
             return Err(Error::refused(format!(
                 "the sandbox '{name}' is running already"
             )));
         }
-        let controller = self.boot(&config, &hypervisor)?;
+        let inside = self.boot(&config, &hypervisor)?;
         drop(hypervisor);
-        let outcome = self.wait_ready(&config, controller, timeout, interrupted);
+        let outcome = self.wait_ready(&config, &*inside, timeout, interrupted);
         self.show_boot(name);
         if outcome.is_err() {
             self.end(&config)?;
@@ -63,18 +62,17 @@ impl Sandboxes {
     /// As [`start`](Self::start).
     pub fn take_over(&self, name: &SandboxName, interrupted: &dyn Fn() -> bool) -> Result<()> {
         let config = self.store.load(name)?;
-        match self.hypervisor(&config)?.state(name.as_str())? {
-            DomainState::Running { controller } => {
-                self.wait_ready(&config, controller, None, interrupted)
+        let state = self.hypervisor(&config)?.state(name.as_str())?;
+        match self.keeper(&config)?.inside(&config, state) {
+            Some(inside) if !matches!(state, DomainState::Paused { .. }) => {
+                self.wait_ready(&config, &*inside, None, interrupted)
             }
-            DomainState::Paused { .. } | DomainState::Missing | DomainState::Stopped => {
-                self.start(name, None, interrupted)
-            }
+            Some(_) | None => self.start(name, None, interrupted),
         }
     }
 
-    /// Starts the domain; gives the process that keeps it.
-    fn boot(&self, config: &SandboxConfig, hypervisor: &dyn Hypervisor) -> Result<u32> {
+    /// Starts the domain; gives the way into it.
+    fn boot(&self, config: &SandboxConfig, hypervisor: &dyn Hypervisor) -> Result<Box<dyn Inside>> {
         let name = &config.name;
         for network in &config.networks {
             if let Some(source) = network.container_network() {
@@ -84,9 +82,8 @@ impl Sandboxes {
         cgroup::remove(name);
         self.render(config, hypervisor)?;
         hypervisor.start(name.as_str())?;
-        hypervisor
-            .state(name.as_str())?
-            .controller()
+        self.keeper(config)?
+            .inside(config, hypervisor.state(name.as_str())?)
             .ok_or_else(|| self.ended_early(name))
     }
 
@@ -117,33 +114,26 @@ impl Sandboxes {
     fn wait_ready(
         &self,
         config: &SandboxConfig,
-        controller: u32,
+        inside: &dyn Inside,
         timeout: Option<Duration>,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<()> {
         let timeout = timeout.unwrap_or(Duration::from_secs(config.timeout.into()));
         let begin = Instant::now();
         let mut since: Option<(String, Instant)> = None;
-        let mut inside = None;
         loop {
             if interrupted() {
                 return Err(Error::refused("interrupted"));
             }
-            if !is_alive(controller) {
+            if !inside.is_alive() {
                 return Err(self.ended_early(&config.name));
             }
-            if inside.is_none() {
-                inside = Inside::new(controller).ok();
-            }
-            let waiting = match inside
-                .as_ref()
-                .map(|inside| (inside, look(inside, &config.units)))
-            {
-                Some((inside, Some(Readiness::Failed(units)))) => {
+            let waiting = match look(inside, &config.units) {
+                Some(Readiness::Failed(units)) => {
                     return Err(failure(inside, &config.name, &units));
                 }
-                Some((_, Some(Readiness::Ready { told: true, .. }))) => return Ok(()),
-                Some((_, Some(Readiness::Ready { run, told: false }))) => {
+                Some(Readiness::Ready { told: true, .. }) => return Ok(()),
+                Some(Readiness::Ready { run, told: false }) => {
                     match &since {
                         Some((before, begin)) if *before == run => {
                             if begin.elapsed() >= STABLE {
@@ -154,30 +144,29 @@ impl Sandboxes {
                     }
                     vec![]
                 }
-                Some((_, Some(Readiness::Waiting(units)))) => {
+                Some(Readiness::Waiting(units)) => {
                     since = None;
                     units
                 }
-                Some((_, None)) | None => {
+                None => {
                     since = None;
                     vec![]
                 }
             };
             if begin.elapsed() > timeout {
-                return Err(match inside.filter(|_| !waiting.is_empty()) {
-                    Some(inside) => {
-                        let error = failure(&inside, &config.name, &waiting);
-                        Error::NotReady(format!(
-                            "{error}\n(waited {} s; --timeout gives it more)",
-                            timeout.as_secs()
-                        ))
-                    }
-                    None => Error::NotReady(format!(
+                return Err(Error::NotReady(if waiting.is_empty() {
+                    format!(
                         "the sandbox '{}' did not come up within {} s; --timeout gives it more",
                         config.name,
                         timeout.as_secs()
-                    )),
-                });
+                    )
+                } else {
+                    let error = failure(inside, &config.name, &waiting);
+                    format!(
+                        "{error}\n(waited {} s; --timeout gives it more)",
+                        timeout.as_secs()
+                    )
+                }));
             }
             sleep(LOOK);
         }
@@ -205,16 +194,17 @@ impl Sandboxes {
 
     fn end(&self, config: &SandboxConfig) -> Result<()> {
         let name = config.name.as_str();
+        let keeper = self.keeper(config)?;
         let state = self.hypervisor(config)?.state(name)?;
-        if let DomainState::Running { controller } = state {
-            let asked = Inside::new(controller)
-                .and_then(|inside| inside.capture(&["systemctl", "--no-block", "poweroff"]));
+        let is_frozen = matches!(state, DomainState::Paused { .. });
+        if let Some(inside) = keeper.inside(config, state).filter(|_| !is_frozen) {
+            let asked = inside.capture(&["systemctl", "--no-block", "poweroff"]);
             let begin = Instant::now();
             if asked.is_ok_and(|asked| asked.success) {
-                while is_alive(controller) && begin.elapsed() < Duration::from_secs(STOP_SECONDS) {
+                while inside.is_alive() && begin.elapsed() < Duration::from_secs(STOP_SECONDS) {
                     sleep(LOOK / 2);
                 }
-                if is_alive(controller) {
+                if inside.is_alive() {
                     log::warn!("'{name}' did not stop within {STOP_SECONDS} s: ending it");
                 }
             }
@@ -222,10 +212,9 @@ impl Sandboxes {
         let hypervisor = self.hypervisor(config)?;
         // The daemon takes a moment to notice that a domain has ended.
         let begin = Instant::now();
-        while hypervisor
-            .state(name)?
-            .controller()
-            .is_some_and(|controller| !is_alive(controller))
+        while keeper
+            .inside(config, hypervisor.state(name)?)
+            .is_some_and(|inside| !inside.is_alive())
             && begin.elapsed() < Duration::from_secs(5)
         {
             sleep(LOOK / 2);
@@ -241,25 +230,22 @@ impl Sandboxes {
     /// Where there is no such sandbox or libvirt does not answer.
     pub fn wait(&self, name: &SandboxName, stop: &dyn Fn() -> bool) -> Result<bool> {
         let config = self.store.load(name)?;
-        let mut controller = self.hypervisor(&config)?.state(name.as_str())?.controller();
-        while let Some(watched) = controller {
-            // The process is watched and not libvirt asked: the daemon may be restarted meanwhile.
-            while is_alive(watched) {
+        let look = || -> Result<Option<Box<dyn Inside>>> {
+            let state = self.hypervisor(&config)?.state(name.as_str())?;
+            Ok(self.keeper(&config)?.inside(&config, state))
+        };
+        let mut inside = look()?;
+        while let Some(watched) = inside {
+            while watched.is_alive() {
                 if stop() {
                     return Ok(false);
                 }
                 sleep(LOOK);
             }
             let begin = Instant::now();
-            controller = None;
-            while controller.is_none() && begin.elapsed() < REBOOT {
-                let state = self
-                    .hypervisor(&config)
-                    .and_then(|hypervisor| hypervisor.state(name.as_str()));
-                controller = state
-                    .ok()
-                    .and_then(DomainState::controller)
-                    .filter(|pid| is_alive(*pid));
+            inside = None;
+            while inside.is_none() && begin.elapsed() < REBOOT {
+                inside = look().ok().flatten().filter(|inside| inside.is_alive());
                 sleep(LOOK);
             }
         }
@@ -291,24 +277,8 @@ impl Sandboxes {
     }
 }
 
-/// Whether a process is there and not a zombie.
-fn is_alive(pid: u32) -> bool {
-    fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"))
-        .ok()
-        .and_then(|stat| {
-            Some(
-                !stat
-                    .rsplit_once(')')?
-                    .1
-                    .trim_start()
-                    .starts_with(['Z', 'X']),
-            )
-        })
-        .unwrap_or(false)
-}
-
 /// What systemd inside says of the units; `None` while it does not answer yet.
-fn look(inside: &Inside, units: &[String]) -> Option<Readiness> {
+fn look(inside: &dyn Inside, units: &[String]) -> Option<Readiness> {
     let asked = show(inside, units.iter().map(String::as_str))?;
     let mut services: Vec<&str> = asked.iter().flat_map(UnitState::services).collect();
     services.sort_unstable();
@@ -321,7 +291,7 @@ fn look(inside: &Inside, units: &[String]) -> Option<Readiness> {
     Some(judge(&asked, &behind))
 }
 
-fn show<'a>(inside: &Inside, units: impl Iterator<Item = &'a str>) -> Option<Vec<UnitState>> {
+fn show<'a>(inside: &dyn Inside, units: impl Iterator<Item = &'a str>) -> Option<Vec<UnitState>> {
     let mut command = vec!["systemctl", "show", "--property", ready::PROPERTIES, "--"];
     command.extend(units);
     let shown = inside

@@ -5,7 +5,6 @@
 
 mod accounts;
 mod activity;
-mod addresses;
 pub mod clone;
 mod conf_d;
 pub mod create;
@@ -15,7 +14,6 @@ mod failure;
 mod frozen;
 mod identity;
 pub mod import;
-mod inside;
 pub mod journal;
 pub mod lifecycle;
 mod limits;

@@ -36,15 +36,15 @@ const DEVICES: [&str; 9] = [
     "/dev/fuse",
 ];
 
-/// Refuses a unit that was asked for and would silently not start.
+/// Refuses a unit that was asked for and would silently not start in what systemd takes for a `container`.
 ///
 /// # Errors
 /// Names the unit and the condition.
-pub fn check(root: &Path, service: &Service) -> Result<()> {
+pub fn check(root: &Path, service: &Service, container: &str) -> Result<()> {
     let modules = loaded_modules();
     let world = World {
         root,
-        virtualization: Virtualization::Container("lxc-libvirt".to_owned()),
+        virtualization: Virtualization::Container(container.to_owned()),
         capabilities: None,
         modules: modules.as_ref(),
     };

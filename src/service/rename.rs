@@ -44,7 +44,7 @@ impl Sandboxes {
         self.check_name(new)?;
         let (lock, config) = self.store.lock(old)?;
         let hypervisor = self.hypervisor(&config)?;
-        if hypervisor.state(old.as_str())?.controller().is_some() {
+        if hypervisor.state(old.as_str())?.is_active() {
             return Err(Error::refused(format!(
                 "the sandbox '{old}' is running; stop it with 'virt-sandbox-service stop {old}'"
             )));

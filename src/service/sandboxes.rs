@@ -2,21 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
-use guest_init::config::{File, GuestConfig, Mount, Payload, Platform, Root, StaticUnits, VERSION};
+use guest_init::config::File;
 use serde::Serialize;
 
 use crate::config::{SandboxConfig, SandboxName};
-use crate::domain::Domain;
-use crate::domain::lxc::{self, LxcDomain};
 use crate::domain::template::Template;
+use crate::driver::{Contents, Inside, Keeper, Site};
 use crate::error::{Error, Result};
-use crate::guest::{self, Assembly};
+use crate::guest;
 use crate::host::{self, HostFacts};
 use crate::hypervisor::libvirt::Libvirt;
 use crate::hypervisor::{DomainState, Hypervisor};
-use crate::service::inside::Inside;
 use crate::service::store::{Removal, Store};
-use crate::service::{addresses, package, place, services_d};
+use crate::service::{package, place, services_d};
 use crate::sys::atomic;
 use crate::sys::command;
 
@@ -161,20 +159,13 @@ impl Sandboxes {
     /// Where a template is wrong, a file cannot be written or libvirt refuses the domain.
     pub(super) fn render(&self, config: &SandboxConfig, hypervisor: &dyn Hypervisor) -> Result<()> {
         let facts = HostFacts::probe(Path::new("/"))?;
-        let stage = self.store.stage(&config.name);
-        let domain = Domain::of_service(config);
-        lxc::check(&domain)?;
-        let assembly = Assembly::of_service(config, &facts, &stage);
-        let mut guest = self.guest_config(config, assembly.mounts, assembly.user_mounts)?;
-        for (nic, network) in guest.network.iter_mut().zip(&config.networks) {
-            let Some(source) = network.container_network() else {
-                continue;
-            };
-            nic.hint = hypervisor.likely_address(source, &config.uuid)?;
-        }
-        guest::stage(&stage, &guest::find_init()?, &guest)?;
-        let domain = LxcDomain::new(&domain, &facts, assembly.filesystems);
-        hypervisor.define(&Template::LxcDomain.render(&domain, Some(&self.store.templates))?)?;
+        let site = Site {
+            stage: &self.store.stage(&config.name),
+            templates: &self.store.templates,
+        };
+        let keeper = self.keeper(config)?;
+        let contents = self.contents(config)?;
+        hypervisor.define(&keeper.build(config, contents, &facts, site, hypervisor)?)?;
         if self.store.units.is_dir() {
             let unit = self.host_unit(config)?;
             let path = self.store.unit(&config.name);
@@ -214,12 +205,8 @@ impl Sandboxes {
         Template::HostUnit.render(&view, Some(&self.store.templates))
     }
 
-    fn guest_config(
-        &self,
-        config: &SandboxConfig,
-        mounts: Vec<Mount>,
-        user_mounts: Vec<Mount>,
-    ) -> Result<GuestConfig> {
+    /// What the services want inside.
+    fn contents(&self, config: &SandboxConfig) -> Result<Contents> {
         #[derive(Serialize)]
         struct View<'a> {
             name: &'a SandboxName,
@@ -248,35 +235,19 @@ impl Sandboxes {
                 .map(|unit| unit_file(&unit.name, unit.content)),
         );
         let keep = KEPT_UNITS.iter().map(ToString::to_string);
-        Ok(GuestConfig {
-            version: VERSION,
-            name: config.name.to_string(),
-            hostname: config.hostname.clone(),
-            debug: std::env::var_os("LIBVIRT_SANDBOX_INIT_DEBUG").is_some(),
-            platform: Platform::Container,
-            staged: vec![],
-            root: Root::Empty,
-            mounts,
-            user_mounts,
-            includes: vec![],
-            masked: vec![],
-            disks: vec![],
-            shell: None,
+        Ok(Contents {
             files,
-            static_units: Some(StaticUnits {
-                keep: keep.chain(config.keep_units.iter().cloned()).collect(),
-            }),
-            max_pids: Some(config.resources.pids()),
-            network: guest::nics(&config.networks),
-            payload: Payload::Init {
-                command: vec![SYSTEMD.to_owned(), format!("--unit={BOOT_TARGET}")],
-                environment: vec![
-                    // systemd recognises containers by it (CONTAINER_INTERFACE of systemd).
-                    ("container".to_owned(), "lxc-libvirt".to_owned()),
-                    ("container_uuid".to_owned(), config.uuid.to_string()),
-                ],
-            },
+            keep_units: keep.chain(config.keep_units.iter().cloned()).collect(),
+            target: BOOT_TARGET.to_owned(),
         })
+    }
+
+    /// The driver that keeps a sandbox.
+    ///
+    /// # Errors
+    /// Where its configuration names none.
+    pub(super) fn keeper(&self, config: &SandboxConfig) -> Result<Keeper> {
+        Keeper::of(&config.connection)
     }
 
     /// A connection for the domain of a sandbox.
@@ -291,18 +262,20 @@ impl Sandboxes {
     ///
     /// # Errors
     /// Where it does not run; the message says how to start it.
-    pub fn enter(&self, name: &SandboxName) -> Result<Inside> {
+    pub fn enter(&self, name: &SandboxName) -> Result<Box<dyn Inside>> {
         let config = self.store.load(name)?;
-        match self.hypervisor(&config)?.state(name.as_str())? {
-            DomainState::Running { controller } => Inside::new(controller),
-            DomainState::Paused { .. } => Err(Error::refused(format!(
+        let state = self.hypervisor(&config)?.state(name.as_str())?;
+        if let DomainState::Paused { .. } = state {
+            return Err(Error::refused(format!(
                 "the sandbox '{name}' is paused; resume it with 'virsh -c {} resume {name}'",
                 config.connection
-            ))),
-            DomainState::Missing | DomainState::Stopped => Err(Error::refused(format!(
-                "the sandbox '{name}' does not run; start it with 'virt-sandbox-service start {name}'"
-            ))),
+            )));
         }
+        self.keeper(&config)?.inside(&config, state).ok_or_else(|| {
+            Error::refused(format!(
+                "the sandbox '{name}' does not run; start it with 'virt-sandbox-service start {name}'"
+            ))
+        })
     }
 
     /// What is known of a sandbox.
@@ -313,15 +286,14 @@ impl Sandboxes {
         let config = self.store.load(name)?;
         let hypervisor = self.hypervisor(&config)?;
         let state = hypervisor.state(name.as_str())?;
-        let pid = state
-            .controller()
-            .and_then(crate::sys::enter::first_process);
+        let keeper = self.keeper(&config)?;
+        let inside = keeper.inside(&config, state);
         Ok(Summary {
             name: name.clone(),
             state: state.as_str().to_owned(),
-            driver: "lxc".to_owned(),
+            driver: keeper.name().to_owned(),
             units: config.units,
-            addresses: pid.map(addresses::of_process).unwrap_or_default(),
+            addresses: inside.map_or_else(Vec::new, |inside| inside.addresses()),
             path: config.path,
             hostname: config.hostname,
         })
@@ -372,6 +344,3 @@ pub(super) const KEPT_UNITS: [&str; 9] = [
 
 /// The boot target inside.
 const BOOT_TARGET: &str = "virt-sandbox.target";
-
-/// The host's systemd, where every distribution with a merged `/usr` has it, and Debian before that.
-const SYSTEMD: &str = "/lib/systemd/systemd";

@@ -346,7 +346,7 @@ mod tests {
         let name: SandboxName = "web1".parse().unwrap();
         let removal = Removal {
             name: name.clone(),
-            connection: "lxc:///".into(),
+            connection: "test:///".into(),
             uuid: uuid::Uuid::from_u128(7),
             tree: None,
             registered: false,

@@ -38,7 +38,7 @@ fn a_sandbox_comes_back_as_it_was() {
     let before = manifest();
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-    for name in ["a.tar", "a.tar.gz"] {
+    for name in ["a.tar", "a.tar.gz", "a.tar.zst"] {
         ok(&["export", "t-one", "-o", &path(name)]);
     }
     let done = run(&["export", "t-one", "-o", &path("a.tar")]);
@@ -75,7 +75,7 @@ fn a_sandbox_comes_back_as_it_was() {
     );
 
     ok(&["delete", "t-one"]);
-    for name in ["a.tar", "a.tar.gz"] {
+    for name in ["a.tar", "a.tar.gz", "a.tar.zst"] {
         ok(&["import", &path(name)]);
         assert_eq!(
             without_mark(&described(&in_tree("t-one", ""))),

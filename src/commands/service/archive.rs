@@ -18,7 +18,7 @@ use crate::sys::patient::Patient;
 /// Write a sandbox with all it has to one archive
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "The archive is one of tar, compressed if FILE ends with .gz or .tgz. It holds the keys and passwords of the \
+    after_help = "The archive is one of tar, compressed if FILE ends with .gz, .tgz, .zst or .tzst. It holds the keys and passwords of the \
                   service. A sandbox that runs is frozen while it is written, where libvirt can do so."
 )]
 pub struct ExportArgs {

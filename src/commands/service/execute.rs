@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use super::{Name, PROGRAM};
 use crate::commands::output;
+use crate::driver::Entry;
+use crate::error::Error;
 use crate::service::Sandboxes;
-use crate::sys::enter::Entry;
 
 /// Run a command in a running sandbox
 #[derive(Debug, clap::Args)]
@@ -76,20 +77,23 @@ pub fn connect(args: &ConnectArgs, sandboxes: &Sandboxes) -> ExitCode {
     )
 }
 
-/// Returns only on failure.
+/// May not return.
 fn enter(name: &Name, mut how: Entry, command: &[String], sandboxes: &Sandboxes) -> ExitCode {
     if how.terminal
         && let Ok(terminal) = std::env::var("TERM")
     {
         how.environment.insert(0, ("TERM".to_owned(), terminal));
     }
-    match sandboxes.enter(&name.name) {
-        Ok(inside) => eprintln!(
-            "{PROGRAM}: error: entering '{}': {}",
-            name.name,
-            inside.exec(&how, command)
-        ),
-        Err(error) => drop(output::fail(PROGRAM, &error)),
+    let done = sandboxes.enter(&name.name).and_then(|inside| {
+        let doing = || format!("entering '{}'", name.name);
+        let executed = inside.execute(&how, command);
+        executed.map_err(|error| Error::step(doing())(error))
+    });
+    match done {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            let _ = output::fail(PROGRAM, &error);
+            ExitCode::from(OWN_FAILURE)
+        }
     }
-    ExitCode::from(OWN_FAILURE)
 }

@@ -5,6 +5,9 @@ use std::io::{self, Read};
 /// More than any kernel is; what claims to be larger is not one.
 const MOST_BYTES: u64 = 1 << 30;
 
+/// Exponent of the widest window that is read, of 128 MiB: as wide as `zstd -22` makes them, with which kernels are packed.
+const WINDOW_LOG: u32 = 27;
+
 /// A block of LZ4's legacy format is never larger than this when unpacked.
 const LZ4_BLOCK: usize = 8 << 20;
 
@@ -49,10 +52,11 @@ impl Compression {
                 None,
             )?),
             Self::Lz4Legacy => lz4_legacy(bytes),
-            Self::Zstd => read(
-                ruzstd::decoding::StreamingDecoder::new(bytes)
-                    .map_err(|error| invalid(error.to_string()))?,
-            ),
+            Self::Zstd => {
+                let mut stream = zstd::stream::read::Decoder::with_buffer(bytes)?.single_frame();
+                stream.window_log_max(WINDOW_LOG)?;
+                read(stream)
+            }
         }
     }
 }

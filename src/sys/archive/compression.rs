@@ -5,7 +5,8 @@ use std::path::Path;
 
 use flate2::bufread::MultiGzDecoder;
 use flate2::write::GzEncoder;
-use ruzstd::decoding::StreamingDecoder;
+use zstd::stream::read::Decoder as ZstdDecoder;
+use zstd::stream::write::Encoder as ZstdEncoder;
 
 use super::ArchiveError;
 
@@ -16,6 +17,8 @@ pub enum Compression {
     None,
     /// As `gzip` does.
     Gzip,
+    /// As `zstd` does.
+    Zstd,
 }
 
 impl Compression {
@@ -24,6 +27,7 @@ impl Compression {
     pub fn of_name(path: &Path) -> Self {
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("gz" | "tgz") => Self::Gzip,
+            Some("zst" | "tzst") => Self::Zstd,
             Some(_) | None => Self::None,
         }
     }
@@ -49,6 +53,12 @@ impl Compression {
                 write(&mut to)?;
                 Ok(to.finish().map_err(ArchiveError::Write)?)
             }
+            Self::Zstd => {
+                let level = zstd::DEFAULT_COMPRESSION_LEVEL;
+                let mut to = ZstdEncoder::new(to, level).map_err(ArchiveError::Write)?;
+                write(&mut to)?;
+                Ok(to.finish().map_err(ArchiveError::Write)?)
+            }
         }
     }
 }
@@ -62,8 +72,7 @@ pub fn decompressed<'r>(mut from: impl BufRead + 'r) -> io::Result<Box<dyn io::R
     if begin.starts_with(&[0x1f, 0x8b]) {
         Ok(Box::new(MultiGzDecoder::new(from)))
     } else if begin.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
-        let decoder = StreamingDecoder::new(from).map_err(io::Error::other)?;
-        Ok(Box::new(decoder))
+        Ok(Box::new(ZstdDecoder::with_buffer(from)?))
     } else {
         Ok(Box::new(from))
     }

@@ -1,20 +1,13 @@
-//! The addresses of a sandbox, seen from the host: in the kernel's tables of its network namespace.
+//! The addresses of a sandbox, in its kernel's tables.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Addresses of the namespace of process `pid`, without the loopback's and link-local ones; IPv4 first.
+/// Addresses in `/proc/net/fib_trie` and `/proc/net/if_inet6`, without the loopback's and link-local ones; IPv4 first.
 #[must_use]
-pub fn of_process(pid: u32) -> Vec<String> {
-    let read =
-        |name: &str| fs::read_to_string(format!("/proc/{pid}/net/{name}")).unwrap_or_default();
-    let v4 = parse_fib_trie(&read("fib_trie"))
-        .into_iter()
-        .map(IpAddr::from);
-    let v6 = parse_if_inet6(&read("if_inet6"))
-        .into_iter()
-        .map(IpAddr::from);
+pub fn of_tables(fib_trie: &str, if_inet6: &str) -> Vec<String> {
+    let v4 = parse_fib_trie(fib_trie).into_iter().map(IpAddr::from);
+    let v6 = parse_if_inet6(if_inet6).into_iter().map(IpAddr::from);
     v4.chain(v6).map(|address| address.to_string()).collect()
 }
 

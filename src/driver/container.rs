@@ -1,0 +1,234 @@
+//! Sandboxes of services in containers: entered through their namespaces, looked at through the host's `/proc`.
+
+use std::cell::OnceCell;
+use std::fs;
+
+use guest_init::config::{GuestConfig, Payload, Platform, Root, StaticUnits, VERSION};
+
+use crate::config::resources::DEFAULT_CONTAINER_MEMORY;
+use crate::config::{Resources, SandboxConfig, SandboxName};
+use crate::domain::Domain;
+use crate::domain::lxc::{self, LxcDomain};
+use crate::domain::template::Template;
+use crate::domain::tune::{CPU_PERIOD_US, quota_us};
+use crate::driver::{Activity, Contents, Inside, Site, addresses};
+use crate::error::{Error, Result};
+use crate::guest::{self, Assembly, cgroup};
+use crate::host::HostFacts;
+use crate::hypervisor::{Hypervisor, Limit};
+use crate::sys::command::Captured;
+use crate::sys::enter::{self, Entrance, Entry};
+
+/// What systemd takes the container for (CONTAINER_INTERFACE of systemd).
+pub(super) const NAME: &str = "lxc-libvirt";
+
+/// The host's systemd, where every distribution with a merged `/usr` has it, and Debian before that.
+pub(super) const SYSTEMD: &str = "/lib/systemd/systemd";
+
+/// The kernel's weight of CPU time where nothing is said.
+const DEFAULT_SHARES: u64 = 1024;
+
+/// Clock ticks a second in what `/proc` tells programs: `USER_HZ` of every architecture that Rust has.
+const TICKS: f64 = 100.0;
+
+pub(super) fn check(config: &SandboxConfig) -> Result<()> {
+    lxc::check(&Domain::of_service(config))
+}
+
+pub(super) fn build(
+    config: &SandboxConfig,
+    contents: Contents,
+    facts: &HostFacts,
+    site: Site<'_>,
+    hypervisor: &dyn Hypervisor,
+) -> Result<String> {
+    let domain = Domain::of_service(config);
+    lxc::check(&domain)?;
+    let assembly = Assembly::of_service(config, facts, site.stage);
+    let guest = GuestConfig {
+        version: VERSION,
+        name: config.name.to_string(),
+        hostname: config.hostname.clone(),
+        debug: guest::is_debugged(),
+        platform: Platform::Container,
+        staged: vec![],
+        root: Root::Empty,
+        mounts: assembly.mounts,
+        user_mounts: assembly.user_mounts,
+        includes: vec![],
+        masked: vec![],
+        disks: vec![],
+        shell: None,
+        files: contents.files,
+        static_units: Some(StaticUnits {
+            keep: contents.keep_units,
+        }),
+        max_pids: Some(config.resources.pids()),
+        network: super::nics(config, hypervisor)?,
+        payload: Payload::Init {
+            command: vec![SYSTEMD.to_owned(), format!("--unit={}", contents.target)],
+            environment: vec![
+                ("container".to_owned(), NAME.to_owned()),
+                ("container_uuid".to_owned(), config.uuid.to_string()),
+            ],
+        },
+    };
+    guest::stage(site.stage, &guest::find_init()?, &guest)?;
+    let view = LxcDomain::new(&domain, facts, assembly.filesystems);
+    Template::LxcDomain.render(&view, Some(site.templates))
+}
+
+pub(super) fn limit(resources: &Resources, key: &str) -> Option<Limit> {
+    match key {
+        "memory" => {
+            let memory = resources.memory.unwrap_or(DEFAULT_CONTAINER_MEMORY);
+            Some(Limit::Memory(memory.kibi()))
+        }
+        "cpus" | "cpu-quota" => Some(Limit::CpuQuota {
+            quota: resources.cpu_percent().map(quota_us),
+            period: CPU_PERIOD_US,
+        }),
+        "cpu-shares" => Some(Limit::CpuShares(
+            resources.cpu_shares.unwrap_or(DEFAULT_SHARES),
+        )),
+        // What is usual depends on the kernel.
+        "io-weight" => resources.io_weight.map(Limit::IoWeight),
+        _ => None,
+    }
+}
+
+/// A container that runs.
+#[derive(Debug)]
+pub(super) struct Container {
+    name: SandboxName,
+    /// The process that keeps it, the parent of its first.
+    controller: u32,
+    way: OnceCell<Way>,
+}
+
+#[derive(Debug)]
+struct Way {
+    entrance: Entrance,
+    first: u32,
+}
+
+impl Container {
+    /// The one that process `controller` keeps.
+    pub(super) fn new(name: &SandboxName, controller: u32) -> Self {
+        Self {
+            name: name.clone(),
+            controller,
+            way: OnceCell::new(),
+        }
+    }
+
+    fn first(&self) -> Result<u32> {
+        enter::first_process(self.controller)
+            .ok_or_else(|| Error::refused("the sandbox has ended meanwhile"))
+    }
+
+    fn way(&self) -> Result<&Way> {
+        if let Some(way) = self.way.get() {
+            return Ok(way);
+        }
+        let way = Way {
+            first: self.first()?,
+            entrance: Entrance::new(&guest::find_init()?)?,
+        };
+        Ok(self.way.get_or_init(|| way))
+    }
+}
+
+impl Inside for Container {
+    fn is_alive(&self) -> bool {
+        super::is_alive(self.controller)
+    }
+
+    fn capture(&self, command: &[&str]) -> Result<Captured> {
+        let way = self.way()?;
+        way.entrance
+            .capture(way.first, command)
+            .map_err(Error::io("running", super::program(command)))
+    }
+
+    fn execute(&self, how: &Entry, command: &[String]) -> Result<u8> {
+        let way = self.way()?;
+        let error = way.entrance.exec(way.first, how, command);
+        Err(Error::step("running guest-init")(error))
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        let Ok(first) = self.first() else {
+            return vec![];
+        };
+        let read = |name: &str| fs::read_to_string(format!("/proc/{first}/net/{name}"));
+        addresses::of_tables(
+            &read("fib_trie").unwrap_or_default(),
+            &read("if_inet6").unwrap_or_default(),
+        )
+    }
+
+    fn activity(&self) -> Result<Activity> {
+        let first = self.first()?;
+        let read = |file: &str| fs::read_to_string(format!("/proc/{first}/{file}"));
+        let (net_received, net_sent) = super::parse_net_dev(&read("net/dev").unwrap_or_default());
+        let since_boot = fs::read_to_string("/proc/uptime").unwrap_or_default();
+        let since_boot = super::parse_uptime(&since_boot).unwrap_or_default();
+        let started = parse_start(&read("stat").unwrap_or_default()).unwrap_or(since_boot);
+        let processes = cgroup::counting_processes(first, &self.name)
+            .and_then(|group| fs::read_to_string(group.join("pids.current")).ok())
+            .and_then(|text| text.trim().parse().ok());
+        Ok(Activity {
+            net_received,
+            net_sent,
+            processes,
+            uptime: (since_boot - started).max(0.0),
+        })
+    }
+
+    /// The number of processes is no limit of libvirt's.
+    fn limit_processes(&self, most: u64) -> std::result::Result<(), String> {
+        let group = enter::first_process(self.controller)
+            .and_then(|pid| cgroup::counting_processes(pid, &self.name))
+            .ok_or("no group of the sandbox counts processes")?;
+        let file = group.join("pids.max");
+        fs::write(&file, most.to_string())
+            .map_err(|error| format!("writing '{}': {error}", file.display()))
+    }
+}
+
+/// When a process started, in seconds since the boot: field 22 of `/proc/PID/stat`, whose second has brackets around it.
+fn parse_start(text: &str) -> Option<f64> {
+    let (_, rest) = text.rsplit_once(')')?;
+    let ticks: f64 = rest.split_whitespace().nth(19)?.parse().ok()?;
+    Some(ticks / TICKS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_limit_has_a_value_when_it_is_taken_away() {
+        let usual = Resources::default();
+        assert_eq!(limit(&usual, "memory"), Some(Limit::Memory(2 << 20)));
+        assert_eq!(limit(&usual, "cpu-shares"), Some(Limit::CpuShares(1024)));
+        let quota = |resources: &Resources| match limit(resources, "cpus") {
+            Some(Limit::CpuQuota { quota, .. }) => quota,
+            _ => panic!("no quota"),
+        };
+        assert_eq!(quota(&usual), None);
+        let two = Resources {
+            cpus: Some(2),
+            ..usual
+        };
+        assert_eq!(quota(&two), Some(200_000));
+        assert_eq!(limit(&two, "io-weight"), None);
+    }
+
+    #[test]
+    fn the_start_of_a_process_is_read() {
+        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 12345 99 1";
+        assert_eq!(parse_start(stat), Some(123.45));
+    }
+}

@@ -1,0 +1,227 @@
+//! What is particular to each of libvirt's drivers.
+//!
+//! A sandbox of a service is built, reached and cleaned up after by its [`Keeper`]; what runs it can be reached as [`Inside`].
+//! Nothing above this module knows which driver a sandbox of a service has.
+
+mod addresses;
+pub mod connection;
+mod container;
+
+use std::fmt::Debug;
+use std::fs;
+use std::path::Path;
+
+use guest_init::config::{File, Nic};
+
+use self::connection::{Connection, Driver};
+use crate::config::{Resources, SandboxConfig};
+use crate::error::{Error, Result};
+use crate::guest;
+use crate::host::HostFacts;
+use crate::hypervisor::{DomainState, Hypervisor, Limit};
+use crate::sys::command::Captured;
+pub use crate::sys::enter::Entry;
+
+/// A running sandbox, to run commands in and to look at.
+pub trait Inside: Debug {
+    /// Whether it is still there. This asks the kernel: the daemon may be restarted meanwhile.
+    fn is_alive(&self) -> bool;
+
+    /// Runs a command of the sandbox to its end, as its root and without standard input.
+    ///
+    /// # Errors
+    /// Where the way in is barred; a command that fails is no error.
+    fn capture(&self, command: &[&str]) -> Result<Captured>;
+
+    /// Runs a command of the sandbox with our standard streams, terminal and signals, and gives its exit status: 128+N for
+    /// signal N, 127 and 126 for one that is missing or cannot be run. May take the place of this process.
+    ///
+    /// # Errors
+    /// Where the way in is barred.
+    fn execute(&self, how: &Entry, command: &[String]) -> Result<u8>;
+
+    /// Its addresses, without the loopback's and link-local ones; IPv4 first.
+    fn addresses(&self) -> Vec<String>;
+
+    /// What only its own kernel tables tell of what it uses.
+    ///
+    /// # Errors
+    /// Where they cannot be read.
+    fn activity(&self) -> Result<Activity>;
+
+    /// Changes the number of processes and threads it may have.
+    ///
+    /// # Errors
+    /// Says why that cannot be.
+    fn limit_processes(&self, most: u64) -> std::result::Result<(), String>;
+}
+
+/// What a sandbox is at.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Activity {
+    /// Bytes that its NICs received.
+    pub net_received: u64,
+    /// Bytes that its NICs sent.
+    pub net_sent: u64,
+    /// Processes and threads, if they are counted.
+    pub processes: Option<u64>,
+    /// Seconds since it started.
+    pub uptime: f64,
+}
+
+/// What a service wants inside, whatever keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contents {
+    /// Files written below `/run` before systemd starts.
+    pub files: Vec<File>,
+    /// Static boot-time units of `/usr` that stay.
+    pub keep_units: Vec<String>,
+    /// The unit that systemd boots into.
+    pub target: String,
+}
+
+/// Places of the host that a sandbox is built with.
+#[derive(Debug, Clone, Copy)]
+pub struct Site<'a> {
+    /// A directory of the sandbox's own, made anew at every start.
+    pub stage: &'a Path,
+    /// Templates of the admin.
+    pub templates: &'a Path,
+}
+
+/// A driver that keeps sandboxes of services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keeper {
+    /// Containers.
+    Containers,
+}
+
+impl Keeper {
+    /// The one behind the connection `uri`.
+    ///
+    /// # Errors
+    /// Where it is of another host, or keeps no sandboxes of services.
+    pub fn of(uri: &str) -> Result<Self> {
+        match Connection::parse(uri)?.driver {
+            Driver::Lxc => Ok(Self::Containers),
+            Driver::QemuSystem | Driver::QemuSession | Driver::QemuEmbedded => Err(Error::refused(
+                format!("'{uri}' is not a connection of libvirt's container driver; use lxc:///"),
+            )),
+        }
+    }
+
+    /// Its name, as libvirt has it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Containers => "lxc",
+        }
+    }
+
+    /// What systemd inside takes it for.
+    #[must_use]
+    pub fn container(self) -> &'static str {
+        match self {
+            Self::Containers => container::NAME,
+        }
+    }
+
+    /// Whether it can keep a sandbox of this configuration.
+    ///
+    /// # Errors
+    /// Names what was asked for, why it cannot be and what to do instead.
+    pub fn check(self, config: &SandboxConfig) -> Result<()> {
+        match self {
+            Self::Containers => container::check(config),
+        }
+    }
+
+    /// Makes all that a start needs on the host, and gives the domain as libvirt takes it.
+    ///
+    /// # Errors
+    /// Where something is missing, cannot be written, or a template is wrong.
+    pub fn build(
+        self,
+        config: &SandboxConfig,
+        contents: Contents,
+        facts: &HostFacts,
+        site: Site<'_>,
+        hypervisor: &dyn Hypervisor,
+    ) -> Result<String> {
+        match self {
+            Self::Containers => container::build(config, contents, facts, site, hypervisor),
+        }
+    }
+
+    /// The way into a sandbox in this `state`; `None` where it does not run.
+    #[must_use]
+    pub fn inside(self, config: &SandboxConfig, state: DomainState) -> Option<Box<dyn Inside>> {
+        let id = state.id()?;
+        match self {
+            Self::Containers => Some(Box::new(container::Container::new(&config.name, id))),
+        }
+    }
+
+    /// The limit `key` as libvirt changes it while a sandbox runs; `None` where it does not.
+    #[must_use]
+    pub fn limit(self, resources: &Resources, key: &str) -> Option<Limit> {
+        match self {
+            Self::Containers => container::limit(resources, key),
+        }
+    }
+}
+
+/// The NICs as the guest is told of them, with addresses that the servers of libvirt's networks may well give.
+fn nics(config: &SandboxConfig, hypervisor: &dyn Hypervisor) -> Result<Vec<Nic>> {
+    let mut nics = guest::nics(&config.networks);
+    for (nic, network) in nics.iter_mut().zip(&config.networks) {
+        if let Some(source) = network.container_network() {
+            nic.hint = hypervisor.likely_address(source, &config.uuid)?;
+        }
+    }
+    Ok(nics)
+}
+
+/// What a message calls a command.
+fn program<'a>(command: &[&'a str]) -> &'a Path {
+    Path::new(command.first().copied().unwrap_or_default())
+}
+
+/// Whether a process is there and not a zombie.
+fn is_alive(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok();
+    // The state follows the name, which has brackets around it and may have some of its own.
+    stat.as_deref()
+        .and_then(|stat| Some(stat.rsplit_once(')')?.1))
+        .is_some_and(|rest| !rest.trim_start().starts_with(['Z', 'X']))
+}
+
+/// Bytes received and sent of all NICs but the loopback: the first and the ninth number of `/proc/net/dev`.
+fn parse_net_dev(text: &str) -> (u64, u64) {
+    let numbers = text.lines().filter_map(|line| {
+        let (name, rest) = line.split_once(':')?;
+        let numbers: Vec<u64> = rest
+            .split_whitespace()
+            .map(|number| number.parse().ok())
+            .collect::<Option<_>>()?;
+        (name.trim() != "lo").then_some((*numbers.first()?, *numbers.get(8)?))
+    });
+    numbers.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+}
+
+/// Seconds since the boot, the first number of `/proc/uptime`.
+fn parse_uptime(text: &str) -> Option<f64> {
+    text.split(' ').next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_the_kernel_are_read() {
+        let text = "Inter-|   Receive                |  Transmit\n face |bytes    packets errs\n    lo:     999       1    0    0    0     0          0         0     999       1    0    0    0     0       0          0\n  eth0:    1000       9    0    0    0     0          0         0      70       1    0    0    0     0       0          0\n  eth1:       1       9    0    0    0     0          0         0       2       1    0    0    0     0       0          0\n";
+        assert_eq!(parse_net_dev(text), (1001, 72));
+        assert_eq!(parse_uptime("12.50 20.00\n"), Some(12.5));
+    }
+}
