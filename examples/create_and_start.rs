@@ -22,6 +22,7 @@ fn main() -> Result<()> {
         state: State::Auto,
         networks: vec![Network::dhcp("default")],
         mounts: vec![],
+        security: None,
         resources: Resources::default(),
         hostname: None,
         timeout: DEFAULT_TIMEOUT,

@@ -15,6 +15,7 @@ use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use nix::unistd::{Gid, Uid, chdir, setgid, setgroups, setuid};
 
+use crate::label::Label;
 use crate::process::{ExecError, close_other_files};
 use crate::{membership, relay};
 
@@ -129,6 +130,7 @@ struct Target {
     namespaces: Vec<(CloneFlags, File)>,
     cgroup_files: Vec<PathBuf>,
     bounding: u64,
+    label: Option<Label>,
 }
 
 /// Namespaces in the order they are entered: the one of mounts comes last, since files of `/proc` are
@@ -184,10 +186,15 @@ impl Target {
             namespaces,
             cgroup_files,
             bounding,
+            label: Label::of_process(pid)?,
         })
     }
 
     fn join(&self) -> Result<()> {
+        // The /proc of the sandbox could be anything.
+        if let Some(label) = &self.label {
+            label.set_for_exec()?;
+        }
         for path in &self.cgroup_files {
             fs::write(path, "0")
                 .with_context(|| format!("joining the cgroup of '{}'", path.display()))?;

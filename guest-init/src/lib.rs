@@ -27,7 +27,7 @@
 //! | `netlink`, `dhcp`, `resolv` | links, addresses and routes of the kernel; a DHCPv4 client; resolv.conf |
 //! | `caller` | whoever started the sandbox and waits for word of it |
 //! | `session` | a command that PID 1 starts and watches |
-//! | `enter`, `relay` | a command in a running sandbox |
+//! | `enter`, `label`, `relay` | a command in a running sandbox |
 //! | `process`, `pty` | starting processes, terminals |
 
 pub mod config;
@@ -67,6 +67,8 @@ pub mod dhcp;
 pub mod enter;
 #[cfg(feature = "init")]
 mod keeper;
+#[cfg(feature = "init")]
+mod label;
 #[cfg(feature = "init")]
 mod machine;
 #[cfg(feature = "init")]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Mount, Network, Resources, SandboxName};
+use crate::config::{Mount, Network, Resources, SandboxName, Security};
 use crate::error::{Error, Result};
 use crate::sys::atomic;
 
@@ -49,6 +49,9 @@ pub struct SandboxConfig {
     /// Mounts beside those every sandbox has.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<Mount>,
+    /// Its security label, where it is not the usual one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub security: Option<Security>,
     /// Limits.
     #[serde(default)]
     pub resources: Resources,
@@ -177,6 +180,7 @@ impl SandboxConfig {
             timeout: DEFAULT_TIMEOUT,
             networks: vec![],
             mounts: vec![],
+            security: None,
             resources: Resources::default(),
         }
     }

@@ -25,6 +25,8 @@ pub enum Template {
     BootTarget,
     /// A unit that initialises something inside before the service starts.
     InitUnit,
+    /// The AppArmor profile of a container.
+    ContainerProfile,
 }
 
 impl Template {
@@ -36,6 +38,7 @@ impl Template {
             Self::HostUnit => "unit/sandbox.service",
             Self::BootTarget => "unit/virt-sandbox.target",
             Self::InitUnit => "unit/init.service",
+            Self::ContainerProfile => "apparmor/container",
         }
     }
 
@@ -46,6 +49,7 @@ impl Template {
             Self::HostUnit => include_str!("../../templates/unit/sandbox.service"),
             Self::BootTarget => include_str!("../../templates/unit/virt-sandbox.target"),
             Self::InitUnit => include_str!("../../templates/unit/init.service"),
+            Self::ContainerProfile => include_str!("../../templates/apparmor/container"),
         }
     }
 

@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::guest::{self, Assembly, cgroup};
 use crate::host::HostFacts;
 use crate::hypervisor::{Hypervisor, Limit};
+use crate::label;
 use crate::sys::command::Captured;
 use crate::sys::enter::{self, Entrance, Entry};
 
@@ -42,8 +43,15 @@ pub(super) fn build(
     site: Site<'_>,
     hypervisor: &dyn Hypervisor,
 ) -> Result<String> {
-    let domain = Domain::of_service(config);
+    let mut domain = Domain::of_service(config);
     lxc::check(&domain)?;
+    let model = label::model(&hypervisor.capabilities()?);
+    domain.security = label::of_container(
+        config.security.as_ref(),
+        model,
+        (&config.name, &config.uuid),
+        Some(site.templates),
+    )?;
     let assembly = Assembly::of_service(config, facts, site.stage);
     let guest = GuestConfig {
         version: VERSION,

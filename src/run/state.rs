@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::config::SandboxName;
 use crate::error::{Error, Result};
 use crate::guest::cgroup;
+use crate::label;
 use crate::run::Connection;
 use crate::sys::lock::{Lock, Sharing};
 
@@ -231,6 +232,7 @@ fn sweep(path: &Path) -> Result<()> {
         Connection::parse(&record.uri)?
             .within(path)
             .end(&record.name, record.uuid)?;
+        label::apparmor::unload(&record.uuid);
         cgroup::remove(&record.name);
     }
     remove(path);

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use crate::config::network::{DEFAULT_SOURCE, Source};
 use crate::config::service::VERSION;
-use crate::config::{Hostname, Mac, Mount, Network, Resources, SandboxConfig, SandboxName, State};
+use crate::config::{
+    Hostname, Mac, Mount, Network, Resources, SandboxConfig, SandboxName, Security, State,
+};
 use crate::driver::Keeper;
 use crate::error::{Error, Result};
 use crate::host;
@@ -37,6 +39,8 @@ pub struct Request {
     pub networks: Vec<Network>,
     /// Its mounts.
     pub mounts: Vec<Mount>,
+    /// Its security label, where it is not the usual one.
+    pub security: Option<Security>,
     /// Its limits.
     pub resources: Resources,
     /// Host name inside, instead of the sandbox's name.
@@ -100,6 +104,7 @@ impl Sandboxes {
                 .into_iter()
                 .chain(request.mounts.clone())
                 .collect(),
+            security: request.security.clone(),
             resources: request.resources.clone(),
         };
         config.check().map_err(Error::refused)?;

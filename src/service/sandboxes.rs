@@ -13,6 +13,7 @@ use crate::guest;
 use crate::host::{self, HostFacts};
 use crate::hypervisor::libvirt::Libvirt;
 use crate::hypervisor::{DomainState, Hypervisor};
+use crate::label;
 use crate::service::store::{Removal, Store};
 use crate::service::{package, place, services_d};
 use crate::sys::atomic;
@@ -89,6 +90,7 @@ impl Sandboxes {
             hypervisor.destroy(name.as_str())?;
             hypervisor.undefine(name.as_str())?;
             self.remove_unit(name);
+            label::apparmor::unload(&removal.uuid);
             guest::cgroup::remove(name);
         }
         if let Some(tree) = &removal.tree {

@@ -51,10 +51,10 @@ printf '127.0.0.1 localhost host\n' >"$tree/etc/hosts"
 printf '/dev/vda / ext4 defaults 0 1\n' >"$tree/etc/fstab"
 : >"$tree/etc/machine-id"
 rm -rf "$tree"/var/cache/apt/archives/*.deb "$tree"/var/lib/apt/lists/*
-install -m 644 "$here/boot.service" "$tree/etc/systemd/system/virt-sandbox-tests.service"
+install -m 644 "$here/boot.service" "$tree/etc/systemd/system/host-tests.service"
 wants=$tree/etc/systemd/system/multi-user.target.wants
 mkdir -p "$wants"
-ln -sf ../virt-sandbox-tests.service "$wants/virt-sandbox-tests.service"
+ln -sf ../host-tests.service "$wants/host-tests.service"
 # Services of the host that the scripts put into sandboxes must not take their state; timers would run at any time.
 chroot "$tree" systemctl -q disable apache2 nginx redis-server postgresql 2>/dev/null
 chroot "$tree" systemctl -q mask getty@tty1.service serial-getty@ttyS0.service apt-daily.timer apt-daily-upgrade.timer \

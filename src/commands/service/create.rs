@@ -6,7 +6,7 @@ use super::{Name, lifecycle};
 use crate::commands::output;
 use crate::config::network::NetworkChoice;
 use crate::config::service::DEFAULT_TIMEOUT;
-use crate::config::{Hostname, Mount, Network, Resources, SandboxName, State};
+use crate::config::{Hostname, Mount, Network, Resources, SandboxName, Security, State};
 use crate::error::{Error, Result};
 use crate::host;
 use crate::service::{Plan, Request, Sandboxes};
@@ -40,6 +40,9 @@ pub struct Args {
     /// Mount: host-bind:TARGET=SOURCE[,ro], guest-bind:TARGET=SOURCE[,ro] or ram:TARGET=SIZE
     #[arg(short, long, value_name = "MOUNT")]
     mount: Vec<Mount>,
+    /// Security label: dynamic[,label=LABEL], static,label=LABEL or inherit [default: one of its own]
+    #[arg(long, value_name = "SECURITY")]
+    security: Option<Security>,
     /// Directory that the sandbox's tree is made in [default: /var/lib/libvirt/filesystems]
     #[arg(short, long, value_name = "DIR")]
     path: Option<PathBuf>,
@@ -71,6 +74,7 @@ pub fn run(args: Args, sandboxes: &Sandboxes) -> Result<()> {
         state: if args.copy { State::Copy } else { args.state },
         networks,
         mounts: mounts(args.mount)?,
+        security: args.security,
         resources: args.resources,
         hostname: args.hostname,
         timeout: args.timeout,

@@ -89,6 +89,14 @@ pub fn start_named(
     let name = &args.name;
     sandboxes.store.load(name)?;
     if is_hosts(sandboxes, args) && timeout.is_none() {
+        // systemd would say nothing.
+        if command::capture("systemctl", ["is-active", "--quiet", "--", &name.unit()])
+            .is_ok_and(|asked| asked.success)
+        {
+            return Err(Error::refused(format!(
+                "the sandbox '{name}' is running already"
+            )));
+        }
         return start_unit(args);
     }
     sandboxes.start(name, timeout, interrupted)?;

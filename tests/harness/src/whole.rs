@@ -55,10 +55,10 @@ impl Boot {
         }
     }
 
-    /// What the kernel is told.
+    /// What the kernel is told. It takes the first of its security modules that nobody turned off, if none is named.
     const fn parameters(self) -> &'static str {
         match self {
-            Self::Plain => "apparmor=0 selinux=0",
+            Self::Plain => "lsm=landlock,lockdown,yama",
             Self::Apparmor => "apparmor=1 security=apparmor",
             Self::Selinux => "security=selinux selinux=1 enforcing=1",
         }
