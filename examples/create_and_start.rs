@@ -3,7 +3,7 @@
 //! Run it as root: `cargo run --example create_and_start -- apache2.service demo`
 
 use virt_sandbox::config::service::DEFAULT_TIMEOUT;
-use virt_sandbox::config::{Network, Resources, State};
+use virt_sandbox::config::{Network, Resources, State, Workload};
 use virt_sandbox::service::{Request, Sandboxes};
 use virt_sandbox::{Error, Result};
 
@@ -16,7 +16,7 @@ fn main() -> Result<()> {
     let sandboxes = Sandboxes::new(&connection);
     let request = Request {
         name: name.parse().map_err(Error::step("reading the name"))?,
-        units: vec![unit],
+        workload: Workload::Units(vec![unit]),
         packages: vec![],
         base: None,
         state: State::Auto,

@@ -14,7 +14,7 @@ use crate::caller::Caller;
 use crate::config::{Platform, Staged};
 use crate::keeper::Files;
 use crate::plan::{Step, plan};
-use crate::{block, cgroup, machine, process, resolv, root, shell, static_units};
+use crate::{block, boot_id, cgroup, machine, process, resolv, root, shell, static_units};
 
 /// Boots the sandbox. Returns when its command has ended, or on failure, which it has told.
 pub fn boot() {
@@ -96,6 +96,11 @@ fn carry_out(caller: &mut Caller) -> Result<()> {
                 let files = (resolv_conf.as_ref()).map_or_else(Files::lasting, Files::passing);
                 crate::keeper::start(&nics, &config.hostname, &files)?;
                 caller.reached("network");
+            }
+            Step::BootId => {
+                if let Err(error) = boot_id::own() {
+                    warn!("giving the sandbox a boot id of its own: {error:#}");
+                }
             }
             Step::LowPorts => crate::network::allow_low_ports(),
             Step::Shell(device) => shell::keep(&device)?,

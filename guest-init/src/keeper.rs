@@ -15,9 +15,10 @@ use caps::{CapSet, Capability, CapsHashSet};
 use log::warn;
 use serde::{Deserialize, Serialize};
 
+use crate::boot_id::BOOT_ID;
 use crate::config::Nic;
 use crate::dhcp::{self, Lease, LeaseEvent};
-use crate::network::{self, Kept};
+use crate::network;
 use crate::{process, resolv};
 
 /// Where what is learnt is written.
@@ -60,9 +61,6 @@ const CAPABILITIES: [Capability; 3] = [
     Capability::CAP_NET_BIND_SERVICE,
 ];
 
-/// Changes with every boot of the host, and so does the clock that leases are measured by (random(4)).
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-
 /// Leases by [`Kept::key`].
 type Leases = BTreeMap<String, Lease>;
 
@@ -89,7 +87,8 @@ impl Record {
 /// Raises the loopback and the NICs, gives them addresses, and leaves a process behind that renews
 /// those which are leased.
 pub fn start(nics: &[Nic], hostname: &str, files: &Files) -> Result<()> {
-    let kept = network::configure(nics, hostname, &files.remembered(), DEADLINE)
+    let boot = host_boot();
+    let kept = network::configure(nics, hostname, &files.remembered(&boot), DEADLINE)
         .context("starting the network")?;
     if kept.is_empty() {
         return Ok(());
@@ -98,7 +97,7 @@ pub fn start(nics: &[Nic], hostname: &str, files: &Files) -> Result<()> {
         .iter()
         .filter_map(|kept| Some((kept.key(), kept.lease()?.clone())))
         .collect();
-    files.record(&leases);
+    files.record(&leases, &boot);
     process::spawn(|| {
         if let Err(error) = give_up_capabilities() {
             warn!("keeping the leases: {error:#}");
@@ -106,8 +105,19 @@ pub fn start(nics: &[Nic], hostname: &str, files: &Files) -> Result<()> {
         let leases = Mutex::new(leases);
         std::thread::scope(|scope| {
             for kept in &kept {
-                let leases = &leases;
-                scope.spawn(move || keep(kept, hostname, files, leases));
+                let (leases, boot) = (&leases, &boot);
+                scope.spawn(move || {
+                    dhcp::keep(&kept.interface, hostname, kept.known.clone(), |event| {
+                        let mut leases = leases.lock().unwrap_or_else(PoisonError::into_inner);
+                        match event {
+                            LeaseEvent::Obtained { lease, .. } => {
+                                leases.insert(kept.key(), lease.clone())
+                            }
+                            LeaseEvent::Lost(_) => leases.remove(&kept.key()),
+                        };
+                        files.record(&leases, boot);
+                    });
+                });
             }
         });
         0
@@ -115,56 +125,46 @@ pub fn start(nics: &[Nic], hostname: &str, files: &Files) -> Result<()> {
     Ok(())
 }
 
-fn keep(kept: &Kept, hostname: &str, files: &Files, leases: &Mutex<Leases>) {
-    dhcp::keep(&kept.interface, hostname, kept.known.clone(), |event| {
-        let mut leases = leases.lock().unwrap_or_else(PoisonError::into_inner);
-        match event {
-            LeaseEvent::Obtained { lease, .. } => leases.insert(kept.key(), lease.clone()),
-            LeaseEvent::Lost(_) => leases.remove(&kept.key()),
-        };
-        files.record(&leases);
-    });
-}
-
 impl Files {
-    fn remembered(&self) -> Leases {
+    fn remembered(&self, boot: &str) -> Leases {
         let text = self
             .leases
             .as_ref()
             .and_then(|path| fs::read_to_string(path).ok());
         text.and_then(|text| serde_json::from_str::<Record>(&text).ok())
-            .map(|record| record.into_leases(&boot_id()))
+            .map(|record| record.into_leases(boot))
             .unwrap_or_default()
     }
 
     /// Writes down what is known; the sandbox works without, so a failure is only said.
-    fn record(&self, leases: &Leases) {
+    fn record(&self, leases: &Leases, boot: &str) {
         if let Some(content) = network::resolv_conf(leases.values())
             && let Err(error) = resolv::write(&self.resolv_conf, &content)
         {
             warn!("{error}");
         }
         if let Some(path) = &self.leases
-            && let Err(error) = remember(path, leases)
+            && let Err(error) = remember(path, leases, boot)
         {
             warn!("writing '{}': {error}", path.display());
         }
     }
 }
 
-fn remember(path: &Path, leases: &Leases) -> Result<()> {
+fn remember(path: &Path, leases: &Leases, boot: &str) -> Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
     }
     let record = Record {
-        boot: boot_id(),
+        boot: boot.to_owned(),
         leases: leases.clone(),
     };
     Ok(fs::write(path, serde_json::to_vec(&record)?)?)
 }
 
-/// Empty if the kernel does not say.
-fn boot_id() -> String {
+/// The boot of the host, with which the clock that leases are measured by changes. To be read before the sandbox has a boot id
+/// of its own; empty if the kernel does not say.
+fn host_boot() -> String {
     let id = fs::read_to_string(BOOT_ID).unwrap_or_default();
     id.trim_end().to_owned()
 }

@@ -56,6 +56,8 @@ pub mod block;
 #[cfg(feature = "init")]
 pub mod boot;
 #[cfg(feature = "init")]
+mod boot_id;
+#[cfg(feature = "init")]
 mod caller;
 #[cfg(feature = "init")]
 mod cgroup;

@@ -63,6 +63,8 @@ pub enum Step {
     Hostname(String),
     /// Raise the loopback and the NICs and give them addresses.
     Network(Vec<Nic>),
+    /// Tell this start from others.
+    BootId,
     /// Let every user listen on low ports: the network is the sandbox's own, and its command has no capabilities.
     LowPorts,
     /// Keep a shell of root's on a device.
@@ -134,6 +136,10 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
     steps.push(Step::Network(config.network.clone()));
     if matches!(config.payload, Payload::Command(_)) {
         steps.push(Step::LowPorts);
+    }
+    if let (Platform::Container, Payload::Init { .. }) = (config.platform, &config.payload) {
+        // The network goes by the host's.
+        steps.push(Step::BootId);
     }
     steps.extend(config.shell.iter().cloned().map(Step::Shell));
     steps.push(match &config.payload {

@@ -22,7 +22,7 @@ use crate::NEW_ROOT;
 use crate::config::{File, Platform, Source};
 
 pub use include::include;
-pub use mounts::{add, carry_over, mask, own_file};
+pub use mounts::{add, bind, carry_over, mask, own_file};
 pub use tree::new_root;
 
 /// The path of `inside` below `root`.

@@ -20,6 +20,8 @@ pub mod resources;
 pub mod security;
 pub mod service;
 pub mod size;
+pub mod storage;
+pub mod workload;
 
 pub use change::Change;
 pub use disk::Disk;
@@ -37,6 +39,8 @@ pub use resources::Resources;
 pub use security::Security;
 pub use service::{SandboxConfig, State};
 pub use size::Bytes;
+pub use storage::TreeImage;
+pub use workload::{Command, Workload};
 
 /// Makes serde use the written form of a type (`FromStr` and `Display`).
 macro_rules! as_text {

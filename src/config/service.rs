@@ -5,9 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Mount, Network, Resources, SandboxName, Security};
+use crate::config::{Mount, Network, Resources, SandboxName, Security, TreeImage, Workload};
 use crate::error::{Error, Result};
 use crate::sys::atomic;
 
@@ -26,15 +27,18 @@ pub struct SandboxConfig {
     pub uuid: uuid::Uuid,
     /// The libvirt connection it belongs to.
     pub connection: String,
-    /// Units that run in it.
-    pub units: Vec<String>,
+    /// What runs in it: `units` or `[command]`.
+    ///
+    /// serde takes the key of the variant that it finds, and leaves all others to the check for unknown ones.
+    #[serde(flatten)]
+    pub workload: Workload,
     /// Packages named by the user beside those found.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub packages: Vec<String>,
     /// The packages of the service: those that were found, and `packages`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub service_packages: Vec<String>,
-    /// Root of its private tree.
+    /// Root of its private tree. Where that is in an image, the image is beside it: see [`image_file`](Self::image_file).
     pub path: PathBuf,
     /// Host name inside.
     pub hostname: String,
@@ -52,6 +56,9 @@ pub struct SandboxConfig {
     /// Its security label, where it is not the usual one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub security: Option<Security>,
+    /// The image that holds its tree, if one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<TreeImage>,
     /// Limits.
     #[serde(default)]
     pub resources: Resources,
@@ -78,15 +85,50 @@ impl SandboxConfig {
     /// # Errors
     /// Names the file, the line and what is wrong there.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
-        let config: Self = toml::from_str(text).map_err(|error| Error::Config {
-            path: path.to_owned(),
-            reason: error.to_string().trim_end().to_owned(),
-        })?;
-        config.check().map_err(|reason| Error::Config {
+        let wrong = |reason: String| Error::Config {
             path: path.to_owned(),
             reason,
-        })?;
+        };
+        // serde would say less of it.
+        #[derive(Deserialize)]
+        struct Workloads {
+            units: Option<IgnoredAny>,
+            command: Option<IgnoredAny>,
+        }
+        match toml::from_str(text) {
+            Ok(Workloads {
+                units: Some(_),
+                command: Some(_),
+            }) => {
+                return Err(wrong(
+                    "there are both 'units' and '[command]'; a sandbox runs one or the other"
+                        .to_owned(),
+                ));
+            }
+            Ok(Workloads {
+                units: None,
+                command: None,
+            }) => {
+                return Err(wrong("it says neither 'units' nor '[command]'".to_owned()));
+            }
+            Ok(_) | Err(_) => {}
+        }
+        let config: Self =
+            toml::from_str(text).map_err(|error| wrong(error.to_string().trim_end().to_owned()))?;
+        config.check().map_err(wrong)?;
         Ok(config)
+    }
+
+    /// The units that are watched in it; see [`Workload::units`].
+    #[must_use]
+    pub fn units(&self) -> &[String] {
+        self.workload.units()
+    }
+
+    /// The file of the image that holds its tree, if one does.
+    #[must_use]
+    pub fn image_file(&self) -> Option<PathBuf> {
+        self.image.map(|image| image.file(&self.path))
     }
 
     /// Whether a service sandbox can be so.
@@ -100,9 +142,7 @@ impl SandboxConfig {
                 self.version
             ));
         }
-        if self.units.is_empty() {
-            return Err("'units' is empty".to_owned());
-        }
+        self.workload.check()?;
         if !self.path.is_absolute() {
             return Err(format!("'path' is not absolute: '{}'", self.path.display()));
         }
@@ -171,7 +211,7 @@ impl SandboxConfig {
             name: "web1".parse().unwrap(),
             uuid: uuid::Uuid::from_u128(7),
             connection: "lxc:///".to_owned(),
-            units: vec!["apache2.service".to_owned()],
+            workload: Workload::Units(vec!["apache2.service".to_owned()]),
             packages: vec![],
             service_packages: vec![],
             path: "/var/lib/libvirt/filesystems/web1".into(),
@@ -181,6 +221,7 @@ impl SandboxConfig {
             networks: vec![],
             mounts: vec![],
             security: None,
+            image: None,
             resources: Resources::default(),
         }
     }
@@ -189,6 +230,9 @@ impl SandboxConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Command;
+    use crate::config::storage::{TreeFilesystem, TreeFormat};
+    use crate::config::workload::Restart;
 
     /// A config with every key.
     fn full() -> SandboxConfig {
@@ -232,6 +276,60 @@ mod tests {
     }
 
     #[test]
+    fn a_sandbox_runs_units_or_a_command() {
+        let command = SandboxConfig {
+            workload: Workload::Command(Command {
+                argv: vec!["/usr/bin/a".into(), "b c".into(), "\"\n".into()],
+                user: Some("daemon".into()),
+                uid: Some(7),
+                gid: Some(8),
+                home: Some("/srv/a".into()),
+                directory: Some("/srv/a".into()),
+                restart: Restart::OnFailure,
+                ready: "port=80".parse().unwrap(),
+                environment: [("A".to_owned(), "b".to_owned())].into(),
+            }),
+            image: Some(TreeImage {
+                size: "1G".parse().unwrap(),
+                format: TreeFormat::Qcow2,
+                filesystem: TreeFilesystem::Xfs,
+            }),
+            ..full()
+        };
+        let text = command.to_toml().unwrap();
+        let path = Path::new("/etc/x.toml");
+        assert_eq!(SandboxConfig::parse(&text, path).unwrap(), command);
+        let json = serde_json::to_string(&command).unwrap();
+        assert_eq!(
+            serde_json::from_str::<SandboxConfig>(&json).unwrap(),
+            command
+        );
+        insta::assert_snapshot!(text);
+        let file = command.image_file().unwrap();
+        assert_eq!(file, Path::new("/var/lib/libvirt/filesystems/web1.qcow2"));
+
+        let units = "units = [\"a.service\"]\n";
+        for (text, expected) in [
+            (format!("{units}{text}"), "both 'units' and '[command]'"),
+            (
+                full().to_toml().unwrap().replace("\nunits =", "\nkeep ="),
+                "neither 'units' nor '[command]'",
+            ),
+            (text.replace("argv", "arrgv"), "arrgv"),
+            (text.replace("on-failure", "sometimes"), "sometimes"),
+            (text.replace("port=80", "port=0"), "'port=0' does not say"),
+            (
+                text.replace("argv = [", "argv = []\nx = ["),
+                "unknown field `x`",
+            ),
+            (text.replace("ext4", "ext5").replace("xfs", "ext5"), "ext5"),
+        ] {
+            let error = SandboxConfig::parse(&text, path).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
     fn mounts_of_throw_away_sandboxes_are_refused() {
         for (mount, reason) in [
             ("host-bind:/=/srv/root", "the root"),
@@ -258,7 +356,8 @@ mod tests {
         let good = full().to_toml().unwrap();
         for (from, to, expected) in [
             ("version = 1", "version = 9", "version 9"),
-            ("timeout", "timeoutt", "timeoutt"),
+            ("timeout", "timeoutt", "missing field `timeout`"),
+            ("keep-units", "keep-unitss", "unknown field `keep-unitss`"),
             ("memory = \"1G\"", "memory = \"1X\"", "'1X' is not a size"),
             ("name = \"web1\"", "name = \"../x\"", "line 2"),
             (

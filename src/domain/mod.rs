@@ -146,7 +146,7 @@ impl Domain {
         Self {
             name: config.name.clone(),
             uuid: config.uuid,
-            description: format!("virt-sandbox: {}", config.units.join(" ")),
+            description: format!("virt-sandbox: {}", config.workload),
             resources: config.resources.clone(),
             networks: config.networks.clone(),
             publish: vec![],

@@ -27,6 +27,10 @@ pub enum Template {
     InitUnit,
     /// The AppArmor profile of a container.
     ContainerProfile,
+    /// The unit of a command inside.
+    CommandUnit,
+    /// The unit that ends a sandbox after its command.
+    EndUnit,
 }
 
 impl Template {
@@ -39,6 +43,8 @@ impl Template {
             Self::BootTarget => "unit/virt-sandbox.target",
             Self::InitUnit => "unit/init.service",
             Self::ContainerProfile => "apparmor/container",
+            Self::CommandUnit => "unit/command.service",
+            Self::EndUnit => "unit/end.service",
         }
     }
 
@@ -50,6 +56,8 @@ impl Template {
             Self::BootTarget => include_str!("../../templates/unit/virt-sandbox.target"),
             Self::InitUnit => include_str!("../../templates/unit/init.service"),
             Self::ContainerProfile => include_str!("../../templates/apparmor/container"),
+            Self::CommandUnit => include_str!("../../templates/unit/command.service"),
+            Self::EndUnit => include_str!("../../templates/unit/end.service"),
         }
     }
 
@@ -83,6 +91,7 @@ impl Template {
         };
         let mut tera = Tera::default();
         tera.register_filter("unit_value", unit_value);
+        tera.register_filter("unit_text", unit_text);
         tera.register_filter("unit_path", unit_path);
         tera.add_raw_template(self.file(), replaced.as_deref().unwrap_or(self.built_in()))
             .map_err(failed)?;
@@ -112,6 +121,11 @@ fn unit_value(text: &str, _: tera::Kwargs, _: &tera::State<'_>) -> tera::TeraRes
     Ok(escape_word(text))
 }
 
+/// Filter `unit_text`: as `unit_value`, where variables are not looked at (`Environment=`, and a command after `:`).
+fn unit_text(text: &str, _: tera::Kwargs, _: &tera::State<'_>) -> tera::TeraResult<String> {
+    Ok(escape(text, "$"))
+}
+
 /// Filter `unit_path`: a path for a setting that takes the rest of its line as it is, but for specifiers.
 fn unit_path(text: &str, _: tera::Kwargs, _: &tera::State<'_>) -> tera::TeraResult<String> {
     Ok(text.replace('%', "%%").replace(char::is_control, ""))
@@ -120,11 +134,15 @@ fn unit_path(text: &str, _: tera::Kwargs, _: &tera::State<'_>) -> tera::TeraResu
 /// Quotes a word for a unit file: specifiers (`%`), variables (`$`), quotes, backslashes and line ends have no effect.
 #[must_use]
 pub fn escape_word(text: &str) -> String {
+    escape(text, "$$")
+}
+
+fn escape(text: &str, dollar: &str) -> String {
     let mut result = String::from("\"");
     for c in text.chars() {
         match c {
             '%' => result.push_str("%%"),
-            '$' => result.push_str("$$"),
+            '$' => result.push_str(dollar),
             '"' => result.push_str("\\\""),
             '\\' => result.push_str("\\\\"),
             '\n' => result.push_str("\\n"),

@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 use std::fs;
+use std::time::Duration;
 
 use guest_init::config::{GuestConfig, Payload, Platform, Root, StaticUnits, VERSION};
 
@@ -156,6 +157,13 @@ impl Inside for Container {
         let way = self.way()?;
         way.entrance
             .capture(way.first, command)
+            .map_err(Error::io("running", super::program(command)))
+    }
+
+    fn capture_within(&self, command: &[&str], limit: Duration) -> Result<Option<Captured>> {
+        let way = self.way()?;
+        way.entrance
+            .capture_within(way.first, command, limit)
             .map_err(Error::io("running", super::program(command)))
     }
 

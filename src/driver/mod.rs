@@ -10,6 +10,7 @@ mod container;
 use std::fmt::Debug;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use guest_init::config::{File, Nic};
 
@@ -32,6 +33,16 @@ pub trait Inside: Debug {
     /// # Errors
     /// Where the way in is barred; a command that fails is no error.
     fn capture(&self, command: &[&str]) -> Result<Captured>;
+
+    /// As [`capture`](Self::capture), of the standard error alone, for a command that has been given a time to end in. `None`
+    /// where it is not heard of for longer than `limit` all the same.
+    ///
+    /// # Errors
+    /// Where the way in is barred.
+    fn capture_within(&self, command: &[&str], limit: Duration) -> Result<Option<Captured>> {
+        let _ = limit;
+        self.capture(command).map(Some)
+    }
 
     /// Runs a command of the sandbox with our standard streams, terminal and signals, and gives its exit status: 128+N for
     /// signal N, 127 and 126 for one that is missing or cannot be run. May take the place of this process.

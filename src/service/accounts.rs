@@ -7,7 +7,7 @@ mod file;
 
 use std::collections::BTreeSet;
 
-pub use file::{BadLine, Group, GroupShadow, Limits, Shadow, User};
+pub use file::{BadLine, Group, GroupShadow, Limits, NewUser, Shadow, User};
 
 /// The uid and gid of `nobody`, which the kernel shows for owners that have no number here:
 /// `/proc/sys/fs/overflowuid`, proc(5).
@@ -121,6 +121,19 @@ impl Accounts {
             bad_lines: self.bad_lines.clone(),
             users,
             groups,
+        }
+    }
+
+    /// Adds an account that is not there, without a password, and a group for it, if the number has none.
+    pub fn add(&mut self, user: &NewUser<'_>) {
+        self.users.push(User::new(user));
+        self.add_group(user.name, user.gid);
+    }
+
+    /// Adds a group without members, if its number has none.
+    pub fn add_group(&mut self, name: &str, gid: u32) {
+        if !self.groups.iter().any(|group| group.gid == gid) {
+            self.groups.push(Group::new(name, gid));
         }
     }
 

@@ -7,28 +7,28 @@ use std::path::{Path, PathBuf};
 use crate::config::network::{DEFAULT_SOURCE, Source};
 use crate::config::service::VERSION;
 use crate::config::{
-    Hostname, Mac, Mount, Network, Resources, SandboxConfig, SandboxName, Security, State,
+    Hostname, Mac, Mount, Network, Resources, SandboxConfig, SandboxName, Security, State, Workload,
 };
 use crate::driver::Keeper;
 use crate::error::{Error, Result};
 use crate::host;
 use crate::hypervisor::Hypervisor;
 use crate::service::activity;
-use crate::service::discover::{Fact, Service};
+use crate::service::discover::{self, Fact, Service};
 use crate::service::manifest::Manifest;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::Removal;
 use crate::service::tree::{self, Class, TreePlan};
 use crate::service::unit::special::Role;
-use crate::service::{place, preflight};
+use crate::service::{command, place, preflight};
 
 /// What a new sandbox is to be.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// Its name.
     pub name: SandboxName,
-    /// Units of the host that run in it; at least one.
-    pub units: Vec<String>,
+    /// What runs in it. The program of a command is searched for.
+    pub workload: Workload,
     /// Packages beside those that are found.
     pub packages: Vec<String>,
     /// Directory its tree is made in, instead of the usual one.
@@ -74,7 +74,21 @@ impl Sandboxes {
             .clone()
             .unwrap_or_else(|| Hostname::of(&request.name))
             .to_string();
-        let service = Service::discover(root, &request.units, &request.packages, &hostname)?;
+        let (workload, service) = match &request.workload {
+            Workload::Units(units) => {
+                let service = Service::discover(root, units, &request.packages, &hostname)?;
+                let units = service.units.iter().map(ToString::to_string).collect();
+                (Workload::Units(units), service)
+            }
+            Workload::Command(command) => {
+                let mut accounts = discover::read_accounts(root);
+                let found = command::find(command, &mut accounts)?;
+                let unit = command::unit::of(&found.command)?;
+                let packages = &request.packages;
+                let service = Service::of_unit(root, unit, &found.programs, accounts, packages)?;
+                (Workload::Command(found.command), service)
+            }
+        };
         let keeper = Keeper::of(&self.connection)?;
         preflight::check(root, &service, keeper.container())?;
         let uuid = uuid::Uuid::new_v4();
@@ -92,19 +106,23 @@ impl Sandboxes {
             name: request.name.clone(),
             uuid,
             connection: self.connection.clone(),
-            units: service.units.iter().map(ToString::to_string).collect(),
+            keep_units: match &workload {
+                Workload::Units(_) => keep_units(&service),
+                Workload::Command(_) => vec![],
+            },
+            mounts: shown_from_host(&service, &workload)
+                .into_iter()
+                .chain(request.mounts.clone())
+                .collect(),
+            workload,
             packages: request.packages.clone(),
             service_packages: service.packages.keys().map(ToString::to_string).collect(),
             path: self.tree_of(&request.name, request.base.as_deref()),
             hostname,
-            keep_units: keep_units(&service),
             timeout: request.timeout,
             networks,
-            mounts: programs_elsewhere(&service)
-                .into_iter()
-                .chain(request.mounts.clone())
-                .collect(),
             security: request.security.clone(),
+            image: None,
             resources: request.resources.clone(),
         };
         config.check().map_err(Error::refused)?;
@@ -185,6 +203,15 @@ impl Sandboxes {
     }
 }
 
+/// Read-only mounts of what the host has of the programs.
+fn shown_from_host(service: &Service, workload: &Workload) -> Vec<Mount> {
+    let mut mounts = programs_elsewhere(service);
+    if let Workload::Command(_) = workload {
+        mounts.extend(command::programs_in_srv(service));
+    }
+    mounts
+}
+
 /// Read-only mounts of what the units run from outside of the system's directories, such as `/opt/X`.
 fn programs_elsewhere(service: &Service) -> Vec<Mount> {
     let tops: BTreeSet<PathBuf> = service
@@ -194,9 +221,13 @@ fn programs_elsewhere(service: &Service) -> Vec<Mount> {
         .filter_map(|(path, _)| {
             let mut names = path.components();
             names.next()?;
-            let (first, second) = (names.next()?.as_os_str(), names.next()?);
+            let first = names.next()?.as_os_str();
             let is_elsewhere = !SHOWN.iter().any(|shown| first == *shown);
-            is_elsewhere.then(|| Path::new("/").join(first).join(second))
+            let top = Path::new("/").join(first);
+            is_elsewhere.then(|| match names.next() {
+                Some(second) => top.join(second),
+                None => top,
+            })
         })
         .collect();
     tops.iter()
@@ -205,9 +236,9 @@ fn programs_elsewhere(service: &Service) -> Vec<Mount> {
 }
 
 /// Directories of the root that every sandbox has.
-const SHOWN: [&str; 15] = [
+const SHOWN: [&str; 17] = [
     "usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "etc", "var", "home", "root", "srv",
-    "run", "tmp", "dev",
+    "run", "tmp", "dev", "proc", "sys",
 ];
 
 /// Boot-time units of the host's `/usr` that belong to the service.
@@ -240,7 +271,7 @@ fn shared(tree: &mut TreePlan) {
     }
 }
 
-fn check_mounts(mounts: &[Mount]) -> Result<()> {
+pub(super) fn check_mounts(mounts: &[Mount]) -> Result<()> {
     for mount in mounts {
         if let Some(source) = mount.host_source() {
             fs::metadata(source).map_err(|error| {

@@ -13,11 +13,11 @@ use crate::hypervisor::Hypervisor;
 use crate::hypervisor::libvirt::Libvirt;
 use crate::service::export::{CONFIG, END, MANIFEST, METADATA, TREE};
 use crate::service::identity::{self, Renewal};
+use crate::service::making::check_words;
 use crate::service::manifest::Manifest;
 use crate::service::metadata::Metadata;
 use crate::service::place;
 use crate::service::sandboxes::Sandboxes;
-use crate::service::unit::UnitName;
 use crate::sys::archive::{ArchiveError, Extractor, Kind, Reader};
 use crate::sys::root::Root;
 
@@ -148,25 +148,8 @@ fn archived(text: &[u8]) -> Result<SandboxConfig> {
     };
     let text = std::str::from_utf8(text).map_err(|error| wrong(error.to_string()))?;
     let config = SandboxConfig::parse(text, path)?;
-    for unit in config.units.iter().chain(&config.keep_units) {
-        UnitName::exact(unit).map_err(|error| wrong(error.to_string()))?;
-    }
-    for package in config.packages.iter().chain(&config.service_packages) {
-        if !is_package(package) {
-            return Err(wrong(format!("'{package}' is not a name of a package")));
-        }
-    }
-    let hostname: std::result::Result<Hostname, _> = config.hostname.parse();
-    hostname.map_err(|error| wrong(error.to_string()))?;
+    check_words(&config).map_err(wrong)?;
     Ok(config)
-}
-
-/// Whether a text can be the name of a package, of dpkg or of rpm, and nothing else on a command line.
-fn is_package(name: &str) -> bool {
-    name.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && name
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || "+-._~:".contains(c))
 }
 
 /// An archive says itself what of the host its sandbox sees: that is for the admin to allow.

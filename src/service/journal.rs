@@ -1,18 +1,24 @@
 //! The journal of a sandbox, read from the host.
 //!
 //! It lies in the sandbox's tree, where the sandbox can put links: it is opened without following any, and journalctl
-//! is given the open directory.
+//! is given a view of the open directory in which none is followed either.
 
-use std::io;
+use std::fs;
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::Path;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use crate::config::SandboxConfig;
 use crate::error::{Error, Result};
+use crate::service::store::Store;
 use crate::sys::command;
 use crate::sys::root::Root;
+use crate::sys::view;
 
 /// Shows the journal on standard output until the process is ended: what was written since `begin`, counted from the
 /// beginning of 1970, and what will be.
@@ -44,13 +50,116 @@ pub fn show(config: &SandboxConfig, arguments: &[String]) -> Error {
     }
 }
 
-/// The directory of the journal, open also for a program that is started, and journalctl's argument for it.
+/// Runs journalctl with `arguments`, with its standard output for us to read.
+///
+/// # Errors
+/// Where there is no journal or no journalctl.
+pub fn read(config: &SandboxConfig, arguments: &[String]) -> Result<Child> {
+    let (_directory, argument) = open(config)?;
+    let words = [argument.as_str(), "--no-pager"].into_iter();
+    command::spawn_piped(
+        "journalctl",
+        words.chain(arguments.iter().map(String::as_str)),
+    )
+    .map_err(Error::step("running journalctl"))
+}
+
+/// Where journald of a sandbox keeps what it writes, seen from inside.
+fn inside(uuid: Uuid) -> PathBuf {
+    Path::new("/var/log/journal").join(uuid.simple().to_string())
+}
+
+/// A view of the directory of the journal, open also for a program that is started, and journalctl's argument for it.
 fn open(config: &SandboxConfig) -> Result<(OwnedFd, String)> {
     let root = Root::new(&config.path)?;
-    let inside = Path::new("var/log/journal").join(config.uuid.simple().to_string());
-    let directory = root.open_plain(&inside)?;
+    let directory = root.open_plain(&inside(config.uuid))?;
+    let view =
+        view::plain(directory).map_err(Error::step("opening the journal without its links"))?;
     // A duplicate is not closed when a program is started (dup(2)).
-    let directory = nix::unistd::dup(&directory).map_err(Error::step("opening the journal"))?;
-    let argument = format!("--directory=/proc/self/fd/{}", directory.as_raw_fd());
-    Ok((directory, argument))
+    let view = nix::unistd::dup(&view).map_err(Error::step("opening the journal"))?;
+    let argument = format!("--directory=/proc/self/fd/{}", view.as_raw_fd());
+    Ok((view, argument))
+}
+
+impl Store {
+    /// Has `journalctl -m` of the host find the journal of a sandbox, where the host keeps one.
+    pub(super) fn link_journal(&self, config: &SandboxConfig) {
+        if !self.journals.is_dir() {
+            return;
+        }
+        let link = self.journal_link(config.uuid);
+        let target = config.path.join(
+            inside(config.uuid)
+                .strip_prefix("/")
+                .unwrap_or(Path::new("")),
+        );
+        match fs::read_link(&link) {
+            Ok(there) if there == target => return,
+            // Of the name that the tree had before.
+            Ok(_) => drop(fs::remove_file(&link)),
+            // Perhaps a directory that a host of this identity has left: it is nobody's to remove.
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                log::debug!("'{}' is no link and stays", link.display());
+                return;
+            }
+            Err(_) => {}
+        }
+        if let Err(error) = symlink(&target, &link) {
+            log::warn!(
+                "linking the journal of '{}' to '{}': {error}",
+                config.name,
+                link.display()
+            );
+        }
+    }
+
+    /// Undoes [`link_journal`](Self::link_journal).
+    pub(super) fn unlink_journal(&self, uuid: Uuid) {
+        let link = self.journal_link(uuid);
+        if link.is_symlink() {
+            let _ = fs::remove_file(link);
+        }
+    }
+
+    fn journal_link(&self, uuid: Uuid) -> PathBuf {
+        self.journals.join(uuid.simple().to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hosts_journal_has_a_link_as_long_as_the_sandbox_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store {
+            journals: dir.path().join("journal"),
+            ..Store::default()
+        };
+        let config = SandboxConfig::example();
+        let link = store.journals.join(config.uuid.simple().to_string());
+        store.link_journal(&config);
+        assert!(!store.journals.exists(), "the host keeps no journal");
+
+        fs::create_dir(&store.journals).unwrap();
+        for name in ["web1", "web2"] {
+            let path = Path::new("/var/lib/libvirt/filesystems").join(name);
+            let config = SandboxConfig {
+                path: path.clone(),
+                ..config.clone()
+            };
+            for _ in 0..2 {
+                store.link_journal(&config);
+                assert!(fs::read_link(&link).unwrap().starts_with(&path));
+            }
+        }
+        store.unlink_journal(config.uuid);
+        assert!(link.symlink_metadata().is_err());
+
+        fs::create_dir(&link).unwrap();
+        store.link_journal(&config);
+        store.unlink_journal(config.uuid);
+        assert!(link.is_dir());
+    }
 }

@@ -128,12 +128,14 @@ impl Sandboxes {
             if !inside.is_alive() {
                 return Err(self.ended_early(&config.name));
             }
-            let waiting = match look(inside, &config.units) {
+            let waiting = match look(inside, config.units()) {
                 Some(Readiness::Failed(units)) => {
                     return Err(failure(inside, &config.name, &units));
                 }
-                Some(Readiness::Ready { told: true, .. }) => return Ok(()),
-                Some(Readiness::Ready { run, told: false }) => {
+                Some(Readiness::Ready { told, .. }) if told || config.workload.tells() => {
+                    return Ok(());
+                }
+                Some(Readiness::Ready { run, .. }) => {
                     match &since {
                         Some((before, begin)) if *before == run => {
                             if begin.elapsed() >= STABLE {
@@ -250,30 +252,6 @@ impl Sandboxes {
             }
         }
         Ok(true)
-    }
-
-    /// Has units of a running sandbox read their configuration again; all of its units if none is named.
-    ///
-    /// # Errors
-    /// Where it does not run or a unit cannot do so.
-    pub fn reload(&self, name: &SandboxName, units: &[String]) -> Result<()> {
-        let config = self.store.load(name)?;
-        let units = if units.is_empty() {
-            &config.units
-        } else {
-            units
-        };
-        let mut command = vec!["systemctl", "reload", "--"];
-        command.extend(units.iter().map(String::as_str));
-        let done = self.enter(name)?.capture(&command)?;
-        if done.success {
-            return Ok(());
-        }
-        Err(Error::refused(format!(
-            "reloading {} in '{name}': {}",
-            units.join(" "),
-            done.stderr
-        )))
     }
 }
 

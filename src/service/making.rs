@@ -3,13 +3,14 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::{SandboxConfig, SandboxName};
+use crate::config::{Hostname, SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
 use crate::hypervisor::{DomainState, Hypervisor};
 use crate::service::manifest::Manifest;
 use crate::service::place;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::Removal;
+use crate::service::unit::UnitName;
 use crate::sys::atomic;
 
 /// Fills the tree at a path, and says what its `/etc` was made from.
@@ -109,4 +110,32 @@ impl Sandboxes {
     pub(super) fn tree_of(&self, name: &SandboxName, base: Option<&Path>) -> PathBuf {
         base.unwrap_or(&self.store.trees).join(name.as_str())
     }
+}
+
+/// Checks what of a configuration is written into units and documents of this host, and onto command lines: that it is what it
+/// seems, where it was not made by us.
+pub(super) fn check_words(config: &SandboxConfig) -> std::result::Result<(), String> {
+    for unit in config
+        .workload
+        .given_units()
+        .iter()
+        .chain(&config.keep_units)
+    {
+        UnitName::exact(unit).map_err(|error| error.to_string())?;
+    }
+    for package in config.packages.iter().chain(&config.service_packages) {
+        if !is_package(package) {
+            return Err(format!("'{package}' is not a name of a package"));
+        }
+    }
+    let hostname: std::result::Result<Hostname, _> = config.hostname.parse();
+    hostname.map(drop).map_err(|error| error.to_string())
+}
+
+/// Whether a text can be the name of a package, of dpkg or of rpm, and nothing else on a command line.
+fn is_package(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "+-._~:".contains(c))
 }

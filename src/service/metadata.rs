@@ -50,7 +50,13 @@ impl Metadata {
             architecture: std::env::consts::ARCH.to_owned(),
             os: OsRelease::read(Path::new("/")),
             packages: versions(&config.service_packages)?,
-            host_units: config.units.iter().filter(is_hosts).cloned().collect(),
+            host_units: config
+                .workload
+                .given_units()
+                .iter()
+                .filter(is_hosts)
+                .cloned()
+                .collect(),
         })
     }
 

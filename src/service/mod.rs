@@ -5,10 +5,13 @@
 
 mod accounts;
 mod activity;
+mod boot;
 pub mod clone;
+mod command;
 mod conf_d;
 pub mod create;
 pub mod discover;
+mod edit;
 pub mod export;
 mod failure;
 mod frozen;
@@ -24,7 +27,9 @@ pub mod package;
 mod place;
 mod preflight;
 pub mod ready;
+mod reload;
 pub mod rename;
+mod rotate;
 pub mod sandboxes;
 mod secrets;
 mod services_d;

@@ -147,6 +147,14 @@ pub fn remove(path: &Path, uuid: Uuid) -> Result<()> {
     Ok(())
 }
 
+/// Whether the tree at `path` is that of sandbox `uuid`.
+#[must_use]
+pub fn is_of(path: &Path, uuid: Uuid) -> bool {
+    let mark = fs::read(path.join(MARK)).ok();
+    mark.and_then(|text| serde_json::from_slice::<Mark>(&text).ok())
+        .is_some_and(|mark| mark.uuid == uuid)
+}
+
 /// Gives the tree of sandbox `uuid` at `from` the place `to` in the same directory. One that is there already is no error.
 ///
 /// # Errors

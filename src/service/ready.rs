@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::config::workload::COMMAND_UNIT;
+
 /// The properties that are asked for.
 pub const PROPERTIES: &str = "Id,Names,LoadState,ActiveState,SubState,Result,ConditionResult,ConditionTimestampMonotonic,NRestarts,InvocationID,Type,\
                               RemainAfterExit,ExecMainCode,ExecMainStatus,ExecMainExitTimestampMonotonic,Requires,Wants,BindsTo,Job";
@@ -54,11 +56,18 @@ impl UnitState {
 
     /// Whether being active means that the unit itself said so (`systemd.service(5)`, `Type=`).
     fn has_told(&self) -> bool {
-        !matches!(self.get("Type"), "simple" | "exec" | "idle")
+        !matches!(self.get("Type"), "simple" | "exec" | "idle") || self.has_done_its_work()
+    }
+
+    /// Whether it was to run to its end, and did so with success.
+    fn has_done_its_work(&self) -> bool {
+        let has_ended = !matches!(self.get("ExecMainExitTimestampMonotonic"), "" | "0");
+        let is_done = has_ended && self.get("Result") == "success";
+        let ends = self.get("Type") == "oneshot" || self.id() == COMMAND_UNIT;
+        self.get("ActiveState") == "inactive" && is_done && ends
     }
 
     fn judge(&self) -> Verdict {
-        let has_ended = !matches!(self.get("ExecMainExitTimestampMonotonic"), "" | "0");
         let restarts: u32 = self.get("NRestarts").parse().unwrap_or(0);
         match self.get("ActiveState") {
             "active" => Verdict::Ready,
@@ -75,13 +84,7 @@ impl UnitState {
             "inactive" if self.get("ConditionResult") == "no" && has_condition_failed(self) => {
                 Verdict::Skipped
             }
-            "inactive"
-                if self.get("Type") == "oneshot"
-                    && has_ended
-                    && self.get("Result") == "success" =>
-            {
-                Verdict::Ready
-            }
+            "inactive" if self.has_done_its_work() => Verdict::Ready,
             "activating" if self.get("SubState") == "auto-restart" && restarts >= RESTARTS => {
                 Verdict::Failed
             }

@@ -17,7 +17,7 @@ use crate::service::identity::Renewal;
 use crate::service::place;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::remove_tree;
-use crate::sys::{atomic, command, rename};
+use crate::sys::{atomic, rename};
 
 /// Name of the note in the sandbox's directory.
 pub(super) const NOTE: &str = "renaming.json";
@@ -52,7 +52,7 @@ impl Sandboxes {
         self.check_domain(new, &hypervisor)?;
         let renaming = Renaming {
             new: renamed(&config, new)?,
-            enabled: is_enabled(old),
+            enabled: self.store.is_enabled(old),
             old: config,
         };
         let note = self.store.dir(old).join(NOTE);
@@ -164,13 +164,6 @@ fn place_of(old: &SandboxConfig, name: &SandboxName) -> Result<PathBuf> {
         )));
     }
     Ok(path)
-}
-
-/// Whether the host's systemd starts a sandbox at boot.
-fn is_enabled(name: &SandboxName) -> bool {
-    host::runs_systemd()
-        && command::capture("systemctl", ["is-enabled", "--quiet", "--", &name.unit()])
-            .is_ok_and(|asked| asked.success)
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use guest_init::config::File;
 use serde::Serialize;
 
-use crate::config::{SandboxConfig, SandboxName};
+use crate::config::workload::{COMMAND_UNIT, Restart};
+use crate::config::{SandboxConfig, SandboxName, Workload};
 use crate::domain::template::Template;
 use crate::driver::{Contents, Inside, Keeper, Site};
 use crate::error::{Error, Result};
@@ -15,9 +16,8 @@ use crate::hypervisor::libvirt::Libvirt;
 use crate::hypervisor::{DomainState, Hypervisor};
 use crate::label;
 use crate::service::store::{Removal, Store};
-use crate::service::{package, place, services_d};
-use crate::sys::atomic;
-use crate::sys::command;
+use crate::service::{command, package, place, services_d};
+use crate::sys::{atomic, command as program};
 
 /// The sandboxes of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,12 +39,17 @@ pub struct Summary {
     pub driver: String,
     /// The units that run in it.
     pub units: Vec<String>,
+    /// The command that runs in it, if it is not units of the host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<Vec<String>>,
     /// Its addresses, if it runs and has any.
     pub addresses: Vec<String>,
     /// Its private tree on the host.
     pub path: PathBuf,
     /// Host name inside.
     pub hostname: String,
+    /// Whether the host's systemd starts it at boot.
+    pub enabled: bool,
 }
 
 impl Sandboxes {
@@ -91,6 +96,7 @@ impl Sandboxes {
             hypervisor.undefine(name.as_str())?;
             self.remove_unit(name);
             label::apparmor::unload(&removal.uuid);
+            self.store.unlink_journal(removal.uuid);
             guest::cgroup::remove(name);
         }
         if let Some(tree) = &removal.tree {
@@ -104,14 +110,14 @@ impl Sandboxes {
     /// Removes the host's unit of a sandbox.
     pub(super) fn remove_unit(&self, name: &SandboxName) {
         let unit = self.store.unit(name);
-        if host::runs_systemd() && unit.exists() {
+        if self.store.is_enabled(name) {
             self.systemctl(&["disable", "--quiet", &name.unit()]);
         }
         let _ = std::fs::remove_file(&unit);
         self.reload_host();
         if host::runs_systemd() {
             // One that has failed would stay in systemd's list without a file; that it has not is no matter.
-            let _ = command::capture("systemctl", ["reset-failed", "--", &name.unit()]);
+            let _ = program::capture("systemctl", ["reset-failed", "--", &name.unit()]);
         }
     }
 
@@ -148,7 +154,7 @@ impl Sandboxes {
 
     pub(super) fn systemctl(&self, arguments: &[&str]) {
         let shown = || format!("systemctl {}", arguments.join(" "));
-        match command::capture("systemctl", arguments.iter().copied()) {
+        match program::capture("systemctl", arguments.iter().copied()) {
             Ok(captured) if captured.success => {}
             Ok(captured) => log::warn!("{}: {}", shown(), captured.stderr),
             Err(error) => log::warn!("{}: {error}", shown()),
@@ -168,15 +174,23 @@ impl Sandboxes {
         let keeper = self.keeper(config)?;
         let contents = self.contents(config)?;
         hypervisor.define(&keeper.build(config, contents, &facts, site, hypervisor)?)?;
-        if self.store.units.is_dir() {
-            let unit = self.host_unit(config)?;
-            let path = self.store.unit(&config.name);
-            if std::fs::read_to_string(&path).ok().as_deref() != Some(&unit) {
-                atomic::write(&path, unit.as_bytes(), 0o644)?;
-                self.reload_host();
-            }
-        }
+        self.store.link_journal(config);
+        self.write_unit(config)?;
         Ok(())
+    }
+
+    /// Writes the host's unit of a sandbox. `false` if the host has no place for units.
+    pub(super) fn write_unit(&self, config: &SandboxConfig) -> Result<bool> {
+        if !self.store.units.is_dir() {
+            return Ok(false);
+        }
+        let unit = self.host_unit(config)?;
+        let path = self.store.unit(&config.name);
+        if std::fs::read_to_string(&path).ok().as_deref() != Some(&unit) {
+            atomic::write(&path, unit.as_bytes(), 0o644)?;
+            self.reload_host();
+        }
+        Ok(true)
     }
 
     /// The host's unit of a sandbox.
@@ -188,6 +202,8 @@ impl Sandboxes {
         struct View<'a> {
             name: &'a SandboxName,
             units: &'a [String],
+            what: String,
+            restart: Restart,
             program: String,
             start_seconds: u64,
             stop_seconds: u64,
@@ -197,7 +213,16 @@ impl Sandboxes {
             std::env::current_exe().map_err(Error::io("finding", Path::new("/proc/self/exe")))?;
         let view = View {
             name: &config.name,
-            units: &config.units,
+            units: config.workload.given_units(),
+            what: config.workload.to_string(),
+            // One that ends with its command has done what it was for.
+            restart: match &config.workload {
+                Workload::Command(command) => match command.restart {
+                    Restart::No => Restart::No,
+                    Restart::OnFailure | Restart::Always => Restart::OnFailure,
+                },
+                Workload::Units(_) => Restart::OnFailure,
+            },
             program: program.display().to_string(),
             // Where the units do not come up the sandbox is stopped again before it is said why.
             start_seconds: u64::from(config.timeout) + super::lifecycle::STOP_SECONDS + 30,
@@ -218,7 +243,7 @@ impl Sandboxes {
         let view = View {
             name: &config.name,
             units: config
-                .units
+                .units()
                 .iter()
                 .map(String::as_str)
                 .chain(init_units.iter().map(|unit| unit.name.as_str()))
@@ -226,11 +251,20 @@ impl Sandboxes {
         };
         let target = Template::BootTarget.render(&view, Some(&self.store.templates))?;
         let unit_file = |name: &str, content: String| File {
-            path: Path::new("/run/systemd/system").join(name),
+            path: Path::new(command::unit::DIRECTORY).join(name),
             mode: 0o644,
             content,
         };
         let mut files = vec![unit_file(BOOT_TARGET, target)];
+        if let Some(command) = config.workload.command() {
+            let overrides = &self.store.templates;
+            let text = command::unit::text(command, config.timeout, overrides)?;
+            files.push(unit_file(COMMAND_UNIT, text));
+            files.push(unit_file(
+                command::unit::END,
+                command::unit::end(overrides)?,
+            ));
+        }
         files.extend(
             init_units
                 .into_iter()
@@ -280,6 +314,16 @@ impl Sandboxes {
         })
     }
 
+    /// Whether a sandbox runs; one that is paused does.
+    ///
+    /// # Errors
+    /// Where there is no such sandbox or libvirt does not answer.
+    pub fn is_running(&self, name: &SandboxName) -> Result<bool> {
+        let config = self.store.load(name)?;
+        let state = self.hypervisor(&config)?.state(name.as_str())?;
+        Ok(state.is_active())
+    }
+
     /// What is known of a sandbox.
     ///
     /// # Errors
@@ -294,10 +338,15 @@ impl Sandboxes {
             name: name.clone(),
             state: state.as_str().to_owned(),
             driver: keeper.name().to_owned(),
-            units: config.units,
+            units: config.units().to_vec(),
+            command: config
+                .workload
+                .command()
+                .map(|command| command.argv.clone()),
             addresses: inside.map_or_else(Vec::new, |inside| inside.addresses()),
             path: config.path,
             hostname: config.hostname,
+            enabled: self.store.is_enabled(name),
         })
     }
 

@@ -86,7 +86,7 @@ pub fn init_units(config: &SandboxConfig, store: &Store) -> Result<Vec<InitUnit>
                 description: &init.description,
                 unless_exists: init.unless_exists.as_deref(),
                 command: &init.command,
-                units: &config.units,
+                units: config.units(),
             };
             let stem = origin.trim_end_matches(".toml");
             units.push(InitUnit {

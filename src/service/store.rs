@@ -30,6 +30,8 @@ pub struct Store {
     pub trees: PathBuf,
     /// Templates of the admin.
     pub templates: PathBuf,
+    /// The host's journal.
+    pub journals: PathBuf,
 }
 
 impl Default for Store {
@@ -40,6 +42,7 @@ impl Default for Store {
             units: "/etc/systemd/system".into(),
             trees: "/var/lib/libvirt/filesystems".into(),
             templates: template::OVERRIDES.into(),
+            journals: "/var/log/journal".into(),
         }
     }
 }
@@ -113,27 +116,35 @@ impl Store {
         Ok(names)
     }
 
+    /// Checks that there is such a sandbox.
+    ///
+    /// # Errors
+    /// Where there is none; the message names those there are.
+    pub fn must_exist(&self, name: &SandboxName) -> Result<()> {
+        if self.config(name).exists() {
+            return Ok(());
+        }
+        let names = self.names()?;
+        let known = match names.as_slice() {
+            [] => "there is none yet; make one with 'virt-sandbox-service create -u UNIT NAME'"
+                .to_owned(),
+            names => {
+                let names: Vec<&str> = names.iter().map(SandboxName::as_str).collect();
+                format!("there is {}", names.join(", "))
+            }
+        };
+        Err(Error::refused(format!(
+            "there is no sandbox '{name}'; {known}"
+        )))
+    }
+
     /// The configuration of a sandbox.
     ///
     /// # Errors
     /// Where there is no such sandbox (the message names those there are), or its file is not right.
     pub fn load(&self, name: &SandboxName) -> Result<SandboxConfig> {
-        let path = self.config(name);
-        if !path.exists() {
-            let names = self.names()?;
-            let known = match names.as_slice() {
-                [] => "there is none yet; make one with 'virt-sandbox-service create -u UNIT NAME'"
-                    .to_owned(),
-                names => {
-                    let names: Vec<&str> = names.iter().map(SandboxName::as_str).collect();
-                    format!("there is {}", names.join(", "))
-                }
-            };
-            return Err(Error::refused(format!(
-                "there is no sandbox '{name}'; {known}"
-            )));
-        }
-        SandboxConfig::load(&path)
+        self.must_exist(name)?;
+        SandboxConfig::load(&self.config(name))
     }
 
     /// Checks that a name is free.
@@ -185,17 +196,25 @@ impl Store {
     /// As [`load`](Self::load), also where the sandbox is gone once the lock is free.
     pub fn lock(&self, name: &SandboxName) -> Result<(Lock, SandboxConfig)> {
         self.load(name)?;
+        let lock = self.lock_alone(name)?;
+        Ok((lock, self.load(name)?))
+    }
+
+    /// Takes the lock of a sandbox as [`lock`](Self::lock) does, whatever is in its configuration.
+    ///
+    /// # Errors
+    /// Where there is no such sandbox, also once the lock is free.
+    pub(super) fn lock_alone(&self, name: &SandboxName) -> Result<Lock> {
         let path = self.dir(name).join(LOCK);
         for _ in 0..ATTEMPTS {
+            self.must_exist(name)?;
             match Lock::acquire(&path, Sharing::Exclusive, |held| {
                 log::warn!("waiting: {held}")
             }) {
-                Ok(lock) if lock.is_at(&path) => return Ok((lock, self.load(name)?)),
+                Ok(lock) if lock.is_at(&path) => return Ok(lock),
                 // Removed while we waited, and perhaps made anew.
-                Ok(_) => self.load(name).map(drop)?,
-                Err(error) if error.source.kind() == ErrorKind::NotFound => {
-                    self.load(name).map(drop)?
-                }
+                Ok(_) => {}
+                Err(error) if error.source.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -336,6 +355,7 @@ mod tests {
             units: root.join("units"),
             trees: root.join("trees"),
             templates: root.join("templates"),
+            journals: root.join("journals"),
         }
     }
 

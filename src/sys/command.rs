@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
 /// What a program that ended has left.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +77,39 @@ pub fn spawn<'a>(program: &str, arguments: impl IntoIterator<Item = &'a str>) ->
         .args(arguments)
         .stdin(Stdio::null())
         .spawn()
+}
+
+/// Starts `program` with our standard error, no standard input, and its standard output for us to read.
+///
+/// # Errors
+/// Where it cannot be started.
+pub fn spawn_piped<'a>(
+    program: &str,
+    arguments: impl IntoIterator<Item = &'a str>,
+) -> io::Result<Child> {
+    Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+}
+
+/// Runs `program` to its end with our standard streams.
+///
+/// # Errors
+/// Where it cannot be started.
+pub fn interact<'a>(
+    program: &str,
+    arguments: impl IntoIterator<Item = &'a str>,
+) -> io::Result<ExitStatus> {
+    Command::new(program).args(arguments).status()
+}
+
+/// Whether `program` is somewhere in `$PATH`.
+#[must_use]
+pub fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
 }
 
 /// Becomes `program`; returns only on failure.

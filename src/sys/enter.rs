@@ -10,11 +10,13 @@ use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::command::Captured;
+use super::deadline;
 use crate::error::{Error, Result};
 
 /// A copy of guest-init that nobody can change.
@@ -59,6 +61,21 @@ impl Entrance {
         let mut entering = self.entering(pid);
         entering.arg("--").args(command).stdin(Stdio::null());
         Ok(entering.output()?.into())
+    }
+
+    /// As [`capture`](Self::capture), but a command that takes longer than `limit` is ended, and gives `None`.
+    ///
+    /// # Errors
+    /// Where the entrance cannot be started.
+    pub fn capture_within(
+        &self,
+        pid: u32,
+        command: &[&str],
+        limit: Duration,
+    ) -> io::Result<Option<Captured>> {
+        let mut entering = self.entering(pid);
+        entering.arg("--").args(command);
+        deadline::run(entering, limit)
     }
 
     /// Becomes `command` in the sandbox of process `pid`, with our standard streams; returns only on failure.

@@ -7,6 +7,7 @@ pub mod archive;
 pub mod atomic;
 pub mod command;
 pub mod copy;
+pub mod deadline;
 pub mod enter;
 pub mod export;
 pub mod fresh;
@@ -17,6 +18,7 @@ pub mod patient;
 pub mod pidfd;
 pub mod rename;
 pub mod root;
+pub mod view;
 
 crate::error::from_leaf!(
     archive::ArchiveError,

@@ -2,16 +2,19 @@
 
 use std::path::PathBuf;
 
-use super::{Name, lifecycle};
+use super::lifecycle;
 use crate::commands::output;
 use crate::config::network::NetworkChoice;
 use crate::config::service::DEFAULT_TIMEOUT;
-use crate::config::{Hostname, Mount, Network, Resources, SandboxName, Security, State};
+use crate::config::workload::{Ready, Restart};
+use crate::config::{
+    Command, Hostname, Mount, Network, Resources, SandboxName, Security, State, Workload,
+};
 use crate::error::{Error, Result};
 use crate::host;
 use crate::service::{Plan, Request, Sandboxes};
 
-/// Make a sandbox around units of this host
+/// Make a sandbox around units of this host, or around a command
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Unit that runs in the sandbox; may be given more than once
@@ -20,7 +23,8 @@ pub struct Args {
         long = "unitfile",
         visible_alias = "unit",
         value_name = "UNIT",
-        required = true
+        required_unless_present = "command",
+        conflicts_with = "command"
     )]
     unitfile: Vec<String>,
     /// Package whose configuration and state belong to the service, beside those that are found
@@ -60,15 +64,84 @@ pub struct Args {
     /// Print every path with what becomes of it and why, and change nothing
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    how: CommandArgs,
     /// Name of the sandbox
     name: SandboxName,
+    /// Command that runs in the sandbox instead of units, with its arguments
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+/// How the command is run.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Command")]
+struct CommandArgs {
+    /// Account that it runs as, by name or number [default: root]
+    #[arg(
+        long,
+        visible_alias = "username",
+        value_name = "USER",
+        requires = "command"
+    )]
+    user: Option<String>,
+    /// Number of the account; one that the host does not have is made in the sandbox
+    #[arg(short = 'U', long, value_name = "UID", requires = "command", value_parser = clap::value_parser!(u32).range(..=MOST_ID))]
+    uid: Option<u32>,
+    /// Number of its group [default: that of the account]
+    #[arg(short = 'G', long, value_name = "GID", requires = "command", value_parser = clap::value_parser!(u32).range(..=MOST_ID))]
+    gid: Option<u32>,
+    /// Its home [default: that of the account]
+    #[arg(
+        long,
+        visible_alias = "homedir",
+        value_name = "DIR",
+        requires = "command"
+    )]
+    home: Option<PathBuf>,
+    /// Directory it starts in [default: /]
+    #[arg(short = 'w', long, value_name = "DIR", requires = "command")]
+    workdir: Option<PathBuf>,
+    /// Added to its environment; may be given more than once
+    #[arg(short, long, value_name = "KEY=VALUE", requires = "command", value_parser = super::execute::pair)]
+    env: Vec<(String, String)>,
+    /// What becomes of it when it ends
+    #[arg(long, value_enum, default_value_t, requires = "command")]
+    restart: Restart,
+    /// When it is up: started, output (it has written something), port=N[/udp] (somebody listens there) or notify
+    /// (sd_notify(3))
+    #[arg(long, value_name = "WHEN", default_value_t, requires = "command")]
+    ready: Ready,
+}
+
+/// As of setuid(2): the highest number that no tool takes for a negative one.
+const MOST_ID: i64 = i32::MAX as i64;
+
+impl CommandArgs {
+    fn with(self, argv: Vec<String>) -> Command {
+        Command {
+            argv,
+            user: self.user,
+            uid: self.uid,
+            gid: self.gid,
+            home: self.home,
+            directory: self.workdir,
+            restart: self.restart,
+            ready: self.ready,
+            environment: self.env.into_iter().collect(),
+        }
+    }
 }
 
 pub fn run(args: Args, sandboxes: &Sandboxes) -> Result<()> {
     let networks = networks(&args.network)?;
     let request = Request {
         name: args.name,
-        units: args.unitfile,
+        workload: if args.command.is_empty() {
+            Workload::Units(args.unitfile)
+        } else {
+            Workload::Command(args.how.with(args.command))
+        },
         packages: args.package,
         base: args.path.map(absolute).transpose()?,
         state: if args.copy { State::Copy } else { args.state },
@@ -107,8 +180,7 @@ pub fn start_made(
     sandboxes: &Sandboxes,
     interrupted: &dyn Fn() -> bool,
 ) -> Result<()> {
-    let named = Name { name: name.clone() };
-    lifecycle::start_named(&named, None, sandboxes, interrupted).inspect_err(|_| {
+    lifecycle::start_named(name, None, sandboxes, interrupted).inspect_err(|_| {
         match sandboxes.delete(name, true) {
             Ok(()) => {
                 log::info!("nothing is left of '{name}'; {again} without --start to look into it");
@@ -138,9 +210,9 @@ pub fn networks(choices: &[NetworkChoice]) -> Result<Vec<Network>> {
 
 fn show(plan: &Plan) -> Result<()> {
     let mut text = format!(
-        "sandbox  {}\nunits    {}\ntree     {}\n",
+        "sandbox  {}\nruns     {}\ntree     {}\n",
         plan.config.name,
-        plan.config.units.join(" "),
+        plan.config.workload,
         plan.config.path.display()
     );
     for (package, reason) in &plan.packages {

@@ -44,7 +44,7 @@ pub struct ConnectArgs {
 /// Status of our own failures, as of podman-exec(1).
 const OWN_FAILURE: u8 = 125;
 
-fn pair(text: &str) -> Result<(String, String), String> {
+pub fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         Some(_) | None => Err(format!("'{text}' is not KEY=VALUE")),

@@ -1,53 +1,76 @@
-//! `start`, `stop`, `restart`, `reload`, `delete`, and `run`, which the host's unit calls.
+//! `start`, `stop`, `restart`, `reload`, `enable`, `disable`, `delete`, and `run`, which the host's unit calls.
 
+use std::collections::BTreeSet;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::Name;
+use super::{Name, Names, PROGRAM};
 use crate::commands::output;
+use crate::config::SandboxName;
 use crate::error::{Error, Result};
 use crate::host;
 use crate::service::{Sandboxes, journal};
 use crate::sys::{command, notify};
 
-/// Start a sandbox, and wait until its units are active
+/// Start sandboxes, and wait until their units are active
 #[derive(Debug, clap::Args)]
 pub struct StartArgs {
     #[command(flatten)]
-    name: Name,
+    names: Names,
     /// Seconds the units may take to become active [default: as the sandbox was created]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
     timeout: Option<u32>,
 }
 
-/// Stop a sandbox: its units first, then the rest
+/// Stop sandboxes: their units first, then the rest
 #[derive(Debug, clap::Args)]
 pub struct StopArgs {
     #[command(flatten)]
-    name: Name,
+    names: Names,
 }
 
-/// Have units in a running sandbox read their configuration again
+/// Have units in running sandboxes read their configuration again
 #[derive(Debug, clap::Args)]
 pub struct ReloadArgs {
-    /// Unit to reload [default: all of the sandbox]
+    /// Unit to reload; may be given more than once [default: all of the sandbox that can]
     #[arg(short, long = "unitfile", visible_alias = "unit", value_name = "UNIT")]
     unitfile: Vec<String>,
     #[command(flatten)]
-    name: Name,
+    names: Names,
 }
 
-/// Remove a sandbox that is stopped, with all it has
+/// Have the host's systemd start sandboxes at boot
+#[derive(Debug, clap::Args)]
+pub struct EnableArgs {
+    /// Start them now, too
+    #[arg(long)]
+    now: bool,
+    #[command(flatten)]
+    names: Names,
+}
+
+/// Have the host's systemd not start sandboxes at boot any more
+#[derive(Debug, clap::Args)]
+pub struct DisableArgs {
+    /// Stop them now, too
+    #[arg(long)]
+    now: bool,
+    #[command(flatten)]
+    names: Names,
+}
+
+/// Remove sandboxes that are stopped, with all they have
 #[derive(Debug, clap::Args)]
 pub struct DeleteArgs {
-    /// Stop it first if it runs
+    /// Stop them first if they run
     #[arg(short, long)]
     force: bool,
     #[command(flatten)]
-    name: Name,
+    names: Names,
 }
 
 /// Run a sandbox until it ends or SIGTERM comes; for the host's unit
@@ -67,56 +90,112 @@ pub fn interruption() -> Result<impl Fn() -> bool> {
     Ok(move || asked.load(Ordering::Relaxed))
 }
 
-/// Whether the host's systemd is to start the sandbox, so that it knows of it.
-fn is_hosts(sandboxes: &Sandboxes, args: &Name) -> bool {
-    host::runs_systemd() && sandboxes.store.unit(&args.name).exists()
-}
-
-pub fn start(args: &StartArgs, sandboxes: &Sandboxes) -> Result<()> {
-    let timeout = args
-        .timeout
-        .map(|seconds| Duration::from_secs(seconds.into()));
-    start_named(&args.name, timeout, sandboxes, &interruption()?)
-}
-
-/// Starts a sandbox: through the host's systemd, so that it knows of it, but for a time of its own.
-pub fn start_named(
-    args: &Name,
-    timeout: Option<Duration>,
+/// Does something for each of several sandboxes, of which none is missing. One that fails is said, and keeps none of the others
+/// from it; the exit status is that of the first that failed.
+pub fn each(
+    names: &[SandboxName],
     sandboxes: &Sandboxes,
     interrupted: &dyn Fn() -> bool,
-) -> Result<()> {
-    let name = &args.name;
-    sandboxes.store.load(name)?;
-    if is_hosts(sandboxes, args) && timeout.is_none() {
-        // systemd would say nothing.
-        if command::capture("systemctl", ["is-active", "--quiet", "--", &name.unit()])
-            .is_ok_and(|asked| asked.success)
-        {
+    act: impl Fn(&SandboxName) -> Result<()>,
+) -> Result<ExitCode> {
+    for name in names {
+        sandboxes.store.load(name)?;
+    }
+    let mut done = BTreeSet::new();
+    let mut status = None;
+    for name in names.iter().filter(|name| done.insert(*name)) {
+        if let Err(error) = act(name) {
+            let failed = output::fail(PROGRAM, &error);
+            status.get_or_insert(failed);
+        }
+        if interrupted() {
+            break;
+        }
+    }
+    Ok(status.unwrap_or(ExitCode::SUCCESS))
+}
+
+pub fn start(args: &StartArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
+    let interrupted = interruption()?;
+    each(&args.names.names, sandboxes, &interrupted, |name| {
+        // systemd would say nothing. What runs without its unit being active is taken over.
+        if is_up(name) {
             return Err(Error::refused(format!(
                 "the sandbox '{name}' is running already"
             )));
         }
-        return start_unit(args);
+        start_named(name, timeout(args), sandboxes, &interrupted)
+    })
+}
+
+/// Whether the host's unit of a sandbox is active.
+fn is_up(name: &SandboxName) -> bool {
+    host::runs_systemd()
+        && command::capture("systemctl", ["is-active", "--quiet", "--", &name.unit()])
+            .is_ok_and(|asked| asked.success)
+}
+
+fn timeout(args: &StartArgs) -> Option<Duration> {
+    let seconds = args.timeout?;
+    Some(Duration::from_secs(seconds.into()))
+}
+
+/// Starts a sandbox: through the host's systemd, so that it knows of it, but for a time of its own.
+pub fn start_named(
+    name: &SandboxName,
+    timeout: Option<Duration>,
+    sandboxes: &Sandboxes,
+    interrupted: &dyn Fn() -> bool,
+) -> Result<()> {
+    sandboxes.store.load(name)?;
+    let is_hosts = host::runs_systemd() && sandboxes.store.unit(name).exists();
+    if is_hosts && timeout.is_none() {
+        return start_unit(name);
     }
     sandboxes.start(name, timeout, interrupted)?;
     output::progress(&format!("the units of '{name}' are active"));
     Ok(())
 }
 
-pub fn stop(args: &StopArgs, sandboxes: &Sandboxes) -> Result<()> {
-    sandboxes.stop(&args.name.name)
+pub fn stop(args: &StopArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
+    each(&args.names.names, sandboxes, &|| false, |name| {
+        sandboxes.stop(name)
+    })
 }
 
-pub fn restart(args: &StartArgs, sandboxes: &Sandboxes) -> Result<()> {
-    sandboxes.stop(&args.name.name)?;
-    start(args, sandboxes)
+pub fn restart(args: &StartArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
+    let interrupted = interruption()?;
+    each(&args.names.names, sandboxes, &interrupted, |name| {
+        sandboxes.stop(name)?;
+        start_named(name, timeout(args), sandboxes, &interrupted)
+    })
+}
+
+pub fn enable(args: &EnableArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
+    let interrupted = interruption()?;
+    sandboxes.enable(&args.names.names)?;
+    each(&args.names.names, sandboxes, &interrupted, |name| {
+        if args.now && !sandboxes.is_running(name)? {
+            start_named(name, None, sandboxes, &interrupted)?;
+        }
+        Ok(())
+    })
+}
+
+pub fn disable(args: &DisableArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
+    sandboxes.disable(&args.names.names)?;
+    each(&args.names.names, sandboxes, &|| false, |name| {
+        if args.now {
+            sandboxes.stop(name)?;
+        }
+        Ok(())
+    })
 }
 
 /// Has the host's systemd start the unit of a sandbox. What it said went to the journal; the end of it is shown where it
 /// failed.
-fn start_unit(args: &Name) -> Result<()> {
-    let unit = args.name.unit();
+fn start_unit(name: &SandboxName) -> Result<()> {
+    let unit = name.unit();
     let run = |program: &str, arguments: &[&str]| {
         command::capture(program, arguments.iter().copied())
             .map_err(Error::step(format!("running {program}")))
@@ -136,12 +215,16 @@ fn start_unit(args: &Name) -> Result<()> {
     )))
 }
 
-pub fn reload(args: &ReloadArgs, sandboxes: &Sandboxes) -> Result<()> {
-    sandboxes.reload(&args.name.name, &args.unitfile)
+pub fn reload(args: &ReloadArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
+    each(&args.names.names, sandboxes, &|| false, |name| {
+        sandboxes.reload(name, &args.unitfile)
+    })
 }
 
-pub fn delete(args: &DeleteArgs, sandboxes: &Sandboxes) -> Result<()> {
-    sandboxes.delete(&args.name.name, args.force)
+pub fn delete(args: &DeleteArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
+    each(&args.names.names, sandboxes, &|| false, |name| {
+        sandboxes.delete(name, args.force)
+    })
 }
 
 pub fn run(args: &RunArgs, sandboxes: &Sandboxes) -> Result<()> {
@@ -156,6 +239,12 @@ pub fn run(args: &RunArgs, sandboxes: &Sandboxes) -> Result<()> {
     // The sandbox's journal becomes the unit's. Where it cannot be followed the sandbox still runs.
     let follower = journal::follow(&config, begin);
     let ended = sandboxes.wait(name, &interrupted);
+    // What the units say while they stop belongs to it as well.
+    let halted = match ended {
+        Ok(true) => sandboxes.halt(name),
+        Ok(false) => notify::stopping().and_then(|()| sandboxes.halt(name)),
+        Err(_) => Ok(()),
+    };
     match follower {
         Ok(mut follower) => {
             let _ = follower.kill();
@@ -164,10 +253,12 @@ pub fn run(args: &RunArgs, sandboxes: &Sandboxes) -> Result<()> {
         Err(error) => log::warn!("following the journal: {error}"),
     }
     if !ended? {
-        notify::stopping()?;
-        return sandboxes.halt(name);
+        return halted;
     }
-    sandboxes.halt(name)?;
+    halted?;
+    if config.workload.ends() {
+        return Ok(());
+    }
     Err(Error::refused(format!(
         "the sandbox '{name}' has ended by itself"
     )))

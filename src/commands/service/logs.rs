@@ -1,11 +1,15 @@
 //! `logs`.
 
+use std::io::{self, BufRead, BufReader, IsTerminal};
+
 use super::Name;
-use crate::error::Result;
+use crate::commands::output;
+use crate::error::{Error, Result};
 use crate::service::{Sandboxes, journal};
 
 /// Show the journal of a sandbox, also of one that is stopped
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Times, formats and boots are those of journalctl(1).")]
 pub struct Args {
     /// Go on showing what is added
     #[arg(short, long)]
@@ -13,22 +17,78 @@ pub struct Args {
     /// Only of this unit; may be given more than once
     #[arg(short, long, value_name = "UNIT")]
     unit: Vec<String>,
-    /// Only since then, as journalctl(1) takes it: "10 min ago"
+    /// Only since then: "2026-01-31 12:00", "10 min ago", yesterday
     #[arg(short = 'S', long, value_name = "TIME")]
     since: Option<String>,
+    /// Only until then
+    #[arg(short = 'U', long, value_name = "TIME")]
+    until: Option<String>,
     /// Only so many lines, the last ones
     #[arg(short = 'n', long, value_name = "N")]
     lines: Option<u32>,
+    /// Only of the last start; -b=-1 is the one before
+    #[arg(short, long, value_name = "BOOT", num_args = 0..=1, require_equals = true, default_missing_value = "", allow_hyphen_values = true)]
+    boot: Option<String>,
+    /// How to print: short, short-iso, cat, json, verbose…
+    #[arg(short, long, value_name = "FORMAT")]
+    output: Option<String>,
+    /// The newest first
+    #[arg(short, long, conflicts_with = "follow")]
+    reverse: bool,
     #[command(flatten)]
     name: Name,
 }
 
+/// What journalctl prints as it was written; in its other formats it does not print what a terminal would take for a
+/// command.
+const RAW: [&str; 2] = ["cat", "export"];
+
 pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
     let config = sandboxes.store.load(&args.name.name)?;
+    let arguments = arguments(args);
+    let is_raw = args
+        .output
+        .as_deref()
+        .is_some_and(|format| RAW.contains(&format));
+    if is_raw && io::stdout().is_terminal() {
+        return show_printable(journal::read(&config, &arguments)?);
+    }
+    Err(journal::show(&config, &arguments))
+}
+
+fn arguments(args: &Args) -> Vec<String> {
+    let value = |key: &str, value: &str| format!("--{key}={value}");
     let mut arguments = Vec::new();
     arguments.extend(args.follow.then(|| "--follow".to_owned()));
-    arguments.extend(args.unit.iter().map(|unit| format!("--unit={unit}")));
-    arguments.extend(args.since.iter().map(|since| format!("--since={since}")));
+    arguments.extend(args.reverse.then(|| "--reverse".to_owned()));
+    arguments.extend(args.unit.iter().map(|unit| value("unit", unit)));
+    arguments.extend(args.since.iter().map(|since| value("since", since)));
+    arguments.extend(args.until.iter().map(|until| value("until", until)));
     arguments.extend(args.lines.iter().map(|lines| format!("--lines={lines}")));
-    Err(journal::show(&config, &arguments))
+    arguments.extend(args.boot.iter().map(|boot| match boot.as_str() {
+        "" => "--boot".to_owned(),
+        boot => value("boot", boot),
+    }));
+    arguments.extend(args.output.iter().map(|format| value("output", format)));
+    arguments
+}
+
+/// Shows what a journalctl prints without what a terminal would take for a command.
+fn show_printable(mut journalctl: std::process::Child) -> Result<()> {
+    let reading = || Error::step("reading the journal");
+    if let Some(stdout) = journalctl.stdout.take() {
+        for line in BufReader::new(stdout).split(b'\n') {
+            let line = line.map_err(reading())?;
+            output::print(&format!(
+                "{}\n",
+                output::printable(&String::from_utf8_lossy(&line))
+            ))?;
+        }
+    }
+    let status = journalctl.wait().map_err(reading())?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(Error::refused(format!("journalctl failed ({status})")))
+    }
 }

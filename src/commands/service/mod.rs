@@ -3,10 +3,12 @@
 mod archive;
 mod copy;
 mod create;
+mod edit;
 mod execute;
 mod lifecycle;
 mod limits;
 mod logs;
+mod rotate;
 mod show;
 
 use std::process::ExitCode;
@@ -47,10 +49,13 @@ enum Command {
     Import(archive::ImportArgs),
     Start(lifecycle::StartArgs),
     Stop(lifecycle::StopArgs),
-    /// Stop a sandbox and start it again
+    /// Stop sandboxes and start them again
     Restart(lifecycle::StartArgs),
     Reload(lifecycle::ReloadArgs),
+    Enable(lifecycle::EnableArgs),
+    Disable(lifecycle::DisableArgs),
     Set(limits::SetArgs),
+    Edit(edit::Args),
     Delete(lifecycle::DeleteArgs),
     List(show::ListArgs),
     Status(show::StatusArgs),
@@ -59,6 +64,7 @@ enum Command {
     Logs(logs::Args),
     Execute(execute::ExecuteArgs),
     Connect(execute::ConnectArgs),
+    Rotate(rotate::Args),
     Run(lifecycle::RunArgs),
 }
 
@@ -67,6 +73,14 @@ enum Command {
 struct Name {
     /// Name of the sandbox
     name: SandboxName,
+}
+
+/// The sandboxes a command is about.
+#[derive(Debug, clap::Args)]
+struct Names {
+    /// Names of sandboxes
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<SandboxName>,
 }
 
 /// Parses the command line and does what it says.
@@ -94,17 +108,21 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Rename(args) => copy::rename(&args, &sandboxes),
         Command::Export(args) => archive::export(&args, &sandboxes),
         Command::Import(args) => archive::import(args, &sandboxes),
-        Command::Start(args) => lifecycle::start(&args, &sandboxes),
-        Command::Stop(args) => lifecycle::stop(&args, &sandboxes),
-        Command::Restart(args) => lifecycle::restart(&args, &sandboxes),
-        Command::Reload(args) => lifecycle::reload(&args, &sandboxes),
+        Command::Start(args) => return lifecycle::start(&args, &sandboxes),
+        Command::Stop(args) => return lifecycle::stop(&args, &sandboxes),
+        Command::Restart(args) => return lifecycle::restart(&args, &sandboxes),
+        Command::Reload(args) => return lifecycle::reload(&args, &sandboxes),
         Command::Set(args) => limits::set(&args, &sandboxes),
+        Command::Edit(args) => edit::run(&args, &sandboxes),
         Command::Stats(args) => limits::stats(&args, &sandboxes),
-        Command::Delete(args) => lifecycle::delete(&args, &sandboxes),
+        Command::Enable(args) => return lifecycle::enable(&args, &sandboxes),
+        Command::Disable(args) => return lifecycle::disable(&args, &sandboxes),
+        Command::Delete(args) => return lifecycle::delete(&args, &sandboxes),
         Command::List(args) => show::list(&args, &sandboxes),
         Command::Status(args) => show::status(&args, &sandboxes),
         Command::Inspect(args) => show::inspect(&args, &sandboxes),
         Command::Logs(args) => logs::run(&args, &sandboxes),
+        Command::Rotate(args) => return rotate::run(&args, &sandboxes),
         Command::Execute(args) => return Ok(execute::execute(args, &sandboxes)),
         Command::Connect(args) => return Ok(execute::connect(&args, &sandboxes)),
         Command::Run(args) => lifecycle::run(&args, &sandboxes),

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::Name;
 use crate::commands::output::{self, Format};
-use crate::config::SandboxConfig;
+use crate::config::{SandboxConfig, workload};
 use crate::error::Result;
 use crate::service::{Sandboxes, Summary};
 
@@ -45,7 +45,7 @@ pub fn list(args: &ListArgs, sandboxes: &Sandboxes) -> Result<()> {
     match args.format {
         Format::Json => output::print_json(&summaries),
         Format::Table => {
-            let heading = ["NAME", "STATE", "DRIVER", "ADDRESSES", "UNITS"]
+            let heading = ["NAME", "STATE", "DRIVER", "ADDRESSES", "RUNS"]
                 .map(str::to_owned)
                 .to_vec();
             let rows = summaries.into_iter().map(|summary| {
@@ -54,18 +54,27 @@ pub fn list(args: &ListArgs, sandboxes: &Sandboxes) -> Result<()> {
                 } else {
                     summary.addresses.join(",")
                 };
+                let runs = runs(&summary);
                 vec![
                     summary.name.to_string(),
                     summary.state,
                     summary.driver,
                     addresses,
-                    summary.units.join(","),
+                    runs,
                 ]
             });
             output::print(&output::table(
                 &std::iter::once(heading).chain(rows).collect::<Vec<_>>(),
             ))
         }
+    }
+}
+
+/// The command, or the units.
+fn runs(summary: &Summary) -> String {
+    match &summary.command {
+        Some(argv) => output::printable(&workload::shown(argv)),
+        None => summary.units.join(","),
     }
 }
 
@@ -81,8 +90,17 @@ pub fn status(args: &StatusArgs, sandboxes: &Sandboxes) -> Result<()> {
         vec!["driver".into(), summary.driver.clone()],
         vec!["hostname".into(), summary.hostname.clone()],
         vec!["addresses".into(), summary.addresses.join(" ")],
+        vec![
+            "at boot".into(),
+            if summary.enabled {
+                "started"
+            } else {
+                "not started"
+            }
+            .into(),
+        ],
         vec!["tree".into(), summary.path.display().to_string()],
-        vec!["units".into(), summary.units.join(" ")],
+        vec!["runs".into(), runs(&summary)],
     ]);
     if summary.state == "running" {
         let mut command = vec![

@@ -143,7 +143,29 @@ pub struct GroupShadow {
     pub members: Vec<String>,
 }
 
+/// An account to add.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct NewUser<'a> {
+    pub name: &'a str,
+    pub uid: u32,
+    pub gid: u32,
+    pub home: &'a str,
+}
+
 impl User {
+    pub(super) fn new(user: &NewUser<'_>) -> User {
+        User {
+            name: user.name.to_owned(),
+            password: Password(LOCKED.to_owned()),
+            uid: user.uid,
+            gid: user.gid,
+            gecos: String::new(),
+            home: user.home.to_owned(),
+            shell: "/bin/sh".to_owned(),
+        }
+    }
+
     pub(super) fn locked(&self) -> User {
         User {
             password: self.password.without_hash(),
@@ -153,6 +175,15 @@ impl User {
 }
 
 impl Group {
+    pub(super) fn new(name: &str, gid: u32) -> Group {
+        Group {
+            name: name.to_owned(),
+            password: Password(LOCKED.to_owned()),
+            gid,
+            members: vec![],
+        }
+    }
+
     pub(super) fn locked(&self, users: &BTreeSet<&str>) -> Group {
         Group {
             password: self.password.without_hash(),

@@ -20,7 +20,9 @@ use crate::service::package::{
 };
 use crate::service::sysusers::{self, Entry};
 use crate::service::unit::special::Role;
-use crate::service::unit::{self, Closure, LoadError, Specifiers, UnitDirs, UnitFacts, UnitName};
+use crate::service::unit::{
+    self, Closure, LoadError, Specifiers, Unit, UnitDirs, UnitFacts, UnitName,
+};
 
 /// All that is known of a service.
 #[derive(Debug)]
@@ -83,6 +85,32 @@ impl Service {
             })
             .collect();
 
+        Self::gather(root, (units, closure), read_accounts(root), &[], extra)
+    }
+
+    /// Gathers the facts of a unit that is none of the host's, which runs `programs` with `accounts`.
+    ///
+    /// # Errors
+    /// A package that is not installed; a database that cannot be read.
+    pub(super) fn of_unit(
+        root: &Path,
+        unit: Unit,
+        programs: &[PathBuf],
+        accounts: Accounts,
+        extra: &[String],
+    ) -> Result<Self> {
+        let units = vec![unit.name.clone()];
+        let closure = Closure::alone(unit, &Specifiers::default());
+        Self::gather(root, (units, closure), accounts, programs, extra)
+    }
+
+    fn gather(
+        root: &Path,
+        (units, closure): (Vec<UnitName>, Closure),
+        accounts: Accounts,
+        programs: &[PathBuf],
+        extra: &[String],
+    ) -> Result<Self> {
         let database = package::open(root)?;
         let mut service = Self {
             units,
@@ -91,14 +119,14 @@ impl Service {
             dependencies: BTreeSet::new(),
             users: BTreeSet::new(),
             groups: BTreeSet::new(),
-            accounts: read_accounts(root),
+            accounts,
             paths: BTreeMap::new(),
             named: BTreeMap::new(),
             database,
         };
-        service.find_packages(extra)?;
+        service.find_packages(programs, extra)?;
         service.find_users(root)?;
-        service.find_paths(root)?;
+        service.find_paths(root, programs)?;
         Ok(service)
     }
 
@@ -175,14 +203,19 @@ impl Service {
     /// The accounts a sandbox of this service keeps, besides those that own what is copied.
     #[must_use]
     pub fn needed_accounts(&self) -> Needed {
+        let numbers = |names: &BTreeSet<String>| {
+            let parsed = names.iter().filter_map(|name| name.parse().ok());
+            parsed.collect()
+        };
         Needed {
+            uids: numbers(&self.users),
+            gids: numbers(&self.groups),
             users: self.users.clone(),
             groups: self.groups.clone(),
-            ..Needed::default()
         }
     }
 
-    fn find_packages(&mut self, extra: &[String]) -> Result<()> {
+    fn find_packages(&mut self, programs: &[PathBuf], extra: &[String]) -> Result<()> {
         let Some(database) = &self.database else {
             return match extra {
                 [] => Ok(()),
@@ -204,6 +237,13 @@ impl Service {
                 self.packages
                     .entry(owner)
                     .or_insert_with(|| format!("ships {}", member.name));
+            }
+        }
+        for program in programs {
+            for owner in database.owners(program)? {
+                self.packages
+                    .entry(owner)
+                    .or_insert_with(|| format!("ships {}", program.display()));
             }
         }
         for name in extra {
@@ -311,7 +351,8 @@ fn missing(closure: &mut Closure) -> Error {
     Error::refused(format!("{}{needed}{advice}", first.error))
 }
 
-fn read_accounts(root: &Path) -> Accounts {
+/// The accounts of the host below `root`.
+pub(super) fn read_accounts(root: &Path) -> Accounts {
     let read = |name: &str| fs::read_to_string(root.join("etc").join(name)).unwrap_or_default();
     Accounts::parse(&Texts {
         passwd: read("passwd"),

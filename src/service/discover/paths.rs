@@ -79,13 +79,16 @@ const SHARED: [&str; 22] = [
 const LARGEST_TEXT: u64 = 1 << 20;
 
 impl Service {
-    pub(super) fn find_paths(&mut self, root: &Path) -> Result<()> {
+    pub(super) fn find_paths(&mut self, root: &Path, programs: &[PathBuf]) -> Result<()> {
         let mut paths = Paths {
             root,
             found: BTreeMap::new(),
         };
         for facts in self.members() {
             paths.add_unit(facts);
+            for program in programs {
+                paths.add(program.clone(), Fact::Unit(facts.name.clone(), "Exec…="));
+            }
         }
         if let Some(database) = &self.database {
             for package in self.packages.keys() {

@@ -4,10 +4,12 @@
 //! |---|---|
 //! | [`etc`](mod@etc) | what of the host's `/etc` is copied, and what stays out |
 //! | [`var`] | the state and the empty directories of `/var`, `/srv`, `/home` and `/root` |
+//! | [`command`] | directories that a command is given |
 //! | [`files`] | the files that are written instead of copied: accounts, hosts, identity |
 //! | [`apply`](mod@apply) | making the tree |
 
 pub mod apply;
+mod command;
 pub mod etc;
 pub mod files;
 pub mod var;
@@ -99,6 +101,7 @@ impl TreePlan {
         let mut plan = Self::default();
         etc::plan(&mut plan, root, service)?;
         var::plan(&mut plan, root, service, state)?;
+        command::plan(&mut plan, root, config, service);
         files::plan(&mut plan, root, config, service);
         Ok(plan)
     }

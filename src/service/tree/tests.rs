@@ -5,6 +5,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use super::*;
+use crate::config::Workload;
 
 struct Host(tempfile::TempDir);
 
@@ -132,7 +133,7 @@ fn plan(host: &Host, state: State) -> TreePlan {
         ["web.service"]
     );
     let config = SandboxConfig {
-        units: vec!["web.service".into()],
+        workload: Workload::Units(vec!["web.service".into()]),
         ..SandboxConfig::example()
     };
     TreePlan::new(host.root(), &config, &service, state).unwrap()

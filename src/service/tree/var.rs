@@ -180,7 +180,7 @@ fn elsewhere(root: &Path, top: &Path) -> Option<PathBuf> {
 }
 
 /// Whether a path lies in the part of the tree that is planned here.
-fn is_private(path: &Path) -> bool {
+pub(super) fn is_private(path: &Path) -> bool {
     TOPS.iter().any(|top| path.starts_with(top))
 }
 

@@ -74,6 +74,20 @@ pub struct Closure {
 }
 
 impl Closure {
+    /// A unit that pulls in no other.
+    pub fn alone(unit: Unit, specifiers: &Specifiers) -> Self {
+        let facts = unit.facts(specifiers);
+        Self {
+            members: vec![Member {
+                name: unit.name.clone(),
+                role: Role::Service,
+                reasons: vec![Reason::Asked],
+                loaded: Some(Box::new((unit, facts))),
+            }],
+            missing: vec![],
+        }
+    }
+
     /// The member of a name or alias.
     pub fn member(&self, name: &UnitName) -> Option<&Member> {
         self.members.iter().find(|member| {

@@ -104,6 +104,23 @@ pub struct Unit {
     pub warnings: Vec<Warning>,
 }
 
+impl Unit {
+    /// A unit that is in no directory, made from its text; `path` is where it would be.
+    pub fn of_text(name: UnitName, path: &Path, text: &str) -> Self {
+        let (settings, warnings) = parse(path, text.as_bytes());
+        Self {
+            name,
+            aliases: vec![],
+            source: UnitSource::Fragment(path.to_owned()),
+            drop_ins: vec![],
+            settings,
+            wants_links: vec![],
+            requires_links: vec![],
+            warnings,
+        }
+    }
+}
+
 impl UnitDirs {
     /// Loads a unit, following aliases and falling back to the template of an instance.
     ///

@@ -1,0 +1,106 @@
+//! `edit`.
+
+use std::fs;
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::Path;
+
+use super::{Name, PROGRAM, lifecycle};
+use crate::commands::output;
+use crate::error::{Error, Result};
+use crate::service::Sandboxes;
+use crate::sys::command;
+
+/// Change the configuration of a sandbox in an editor
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "The editor is $VISUAL, $EDITOR, or one that is installed. What it leaves is checked as a whole before it is kept."
+)]
+pub struct Args {
+    #[command(flatten)]
+    name: Name,
+}
+
+/// Editors that an admin may expect where none is chosen, as of systemctl(1).
+const USUAL: [&str; 4] = ["editor", "nano", "vim", "vi"];
+
+pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
+    let name = &args.name.name;
+    let before = sandboxes.configuration(name)?;
+    // Ctrl+C is the editor's.
+    let _interrupted = lifecycle::interruption()?;
+    let dir = tempfile::Builder::new()
+        .prefix("virt-sandbox-")
+        .tempdir()
+        .map_err(Error::step("making a copy to edit"))?;
+    let file = dir.path().join(format!("{name}.toml"));
+    fs::write(&file, &before).map_err(Error::io("writing", &file))?;
+    loop {
+        edit(&file)?;
+        let text = fs::read_to_string(&file).map_err(Error::io("reading", &file))?;
+        if text == before {
+            log::info!("nothing was changed");
+            return Ok(());
+        }
+        match sandboxes.reconfigure(name, &before, &text) {
+            Ok(true) => {
+                log::info!(
+                    "'{name}' runs; for the change to take effect: {PROGRAM} restart {name}"
+                );
+                return Ok(());
+            }
+            Ok(false) => {
+                log::info!("the change takes effect when '{name}' is started");
+                return Ok(());
+            }
+            Err(error) => {
+                let is_terminal = io::stdin().is_terminal() && io::stderr().is_terminal();
+                let _ = output::fail(PROGRAM, &error);
+                if !is_terminal || !again()? {
+                    return Err(Error::refused("nothing was changed"));
+                }
+            }
+        }
+    }
+}
+
+/// Runs the editor on a file. Its name may have arguments, and is one for the shell, as of git-var(1).
+fn edit(file: &Path) -> Result<()> {
+    let chosen = ["VISUAL", "EDITOR"]
+        .into_iter()
+        .filter_map(|variable| std::env::var(variable).ok())
+        .find(|editor| !editor.trim().is_empty());
+    let editor = chosen
+        .or_else(|| {
+            let there = |program: &&&str| command::is_installed(program);
+            USUAL
+                .iter()
+                .find(there)
+                .map(|program| (*program).to_owned())
+        })
+        .ok_or_else(|| Error::refused("there is no editor; name one in $VISUAL or $EDITOR"))?;
+    let script = format!("{editor} \"$@\"");
+    let path = file.display().to_string();
+    let status = command::interact("sh", ["-c", &script, &editor, &path])
+        .map_err(Error::step(format!("running the editor '{editor}'")))?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(Error::refused(format!(
+        "the editor '{editor}' failed ({status}); nothing was changed"
+    )))
+}
+
+/// Asks whether to edit once more.
+fn again() -> Result<bool> {
+    let asking = || Error::step("asking whether to edit again");
+    let mut stderr = io::stderr();
+    write!(stderr, "Edit again? [Y/n] ")
+        .and_then(|()| stderr.flush())
+        .map_err(asking())?;
+    let mut answer = String::new();
+    let read = io::stdin()
+        .lock()
+        .read_line(&mut answer)
+        .map_err(asking())?;
+    Ok(read > 0 && !answer.trim().to_lowercase().starts_with('n'))
+}

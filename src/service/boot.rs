@@ -1,0 +1,112 @@
+//! Which sandboxes the host's systemd starts at boot.
+//!
+//! `systemctl enable` makes links, and does so where systemd is not running too: in an image that is being built, or
+//! a chroot. So does this.
+
+use std::fs;
+use std::io::ErrorKind;
+
+use crate::config::SandboxName;
+use crate::error::{Error, Result};
+use crate::service::sandboxes::Sandboxes;
+use crate::service::store::Store;
+use crate::sys::command;
+
+/// The directories of links to what a unit wants, beside the units.
+const WANTS: [&str; 3] = [".wants", ".requires", ".upholds"];
+
+impl Sandboxes {
+    /// Has the host's systemd start sandboxes at boot.
+    ///
+    /// # Errors
+    /// Where one of them is not there, or the host has no systemd.
+    pub fn enable(&self, names: &[SandboxName]) -> Result<()> {
+        for name in names {
+            let (_lock, config) = self.store.lock(name)?;
+            if !self.write_unit(&config)? {
+                return Err(Error::refused(format!(
+                    "this host has no '{}' for systemd to read at boot; have what starts its services run \
+                     'virt-sandbox-service start {name}'",
+                    self.store.units.display()
+                )));
+            }
+        }
+        links("enable", names)
+    }
+
+    /// Has the host's systemd not start sandboxes at boot any more.
+    ///
+    /// # Errors
+    /// As [`enable`](Self::enable).
+    pub fn disable(&self, names: &[SandboxName]) -> Result<()> {
+        for name in names {
+            self.store.load(name)?;
+        }
+        let mut enabled = names.to_vec();
+        enabled.retain(|name| self.store.is_enabled(name));
+        if enabled.is_empty() {
+            return Ok(());
+        }
+        links("disable", &enabled)
+    }
+}
+
+impl Store {
+    /// Whether the host's systemd starts a sandbox at boot: something there wants its unit.
+    #[must_use]
+    pub fn is_enabled(&self, name: &SandboxName) -> bool {
+        let unit = name.unit();
+        let entries = fs::read_dir(&self.units).into_iter().flatten().flatten();
+        entries
+            .filter(|entry| {
+                let name = entry.file_name();
+                let name = name.to_string_lossy();
+                WANTS.iter().any(|suffix| name.ends_with(suffix))
+            })
+            .any(|entry| entry.path().join(&unit).symlink_metadata().is_ok())
+    }
+}
+
+fn links(verb: &str, names: &[SandboxName]) -> Result<()> {
+    let units: Vec<String> = names.iter().map(SandboxName::unit).collect();
+    let arguments = [verb, "--"].into_iter();
+    let shown = format!("systemctl {verb} {}", units.join(" "));
+    match command::capture(
+        "systemctl",
+        arguments.chain(units.iter().map(String::as_str)),
+    ) {
+        Ok(done) if done.success => Ok(()),
+        Ok(done) => Err(Error::refused(format!("{shown}: {}", done.stderr))),
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::refused(format!(
+            "{shown}: this host has no systemctl, so nothing of systemd's starts a sandbox at boot; have what starts its \
+             services run 'virt-sandbox-service start NAME'"
+        ))),
+        Err(error) => Err(Error::step(shown)(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn what_is_wanted_is_enabled() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store {
+            units: dir.path().to_owned(),
+            ..Store::default()
+        };
+        let name: SandboxName = "web1".parse().unwrap();
+        assert!(!store.is_enabled(&name));
+        fs::create_dir(dir.path().join("web1_sandbox.service.d")).unwrap();
+        let wants = dir.path().join("multi-user.target.wants");
+        fs::create_dir(&wants).unwrap();
+        symlink("nowhere", wants.join("web10_sandbox.service")).unwrap();
+        assert!(!store.is_enabled(&name));
+        // Also where the unit itself is gone.
+        symlink("nowhere", wants.join("web1_sandbox.service")).unwrap();
+        assert!(store.is_enabled(&name));
+    }
+}

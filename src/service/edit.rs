@@ -1,0 +1,195 @@
+//! The configuration of a sandbox, changed by hand.
+
+use std::fs;
+
+use crate::config::{SandboxConfig, SandboxName};
+use crate::error::{Error, Result};
+use crate::hypervisor::Hypervisor;
+use crate::service::create::check_mounts;
+use crate::service::identity::Renewal;
+use crate::service::making::check_words;
+use crate::service::place;
+use crate::service::sandboxes::Sandboxes;
+use crate::sys::atomic;
+
+impl Sandboxes {
+    /// The text of a sandbox's configuration, also where something is wrong with it.
+    ///
+    /// # Errors
+    /// Where there is no such sandbox.
+    pub fn configuration(&self, name: &SandboxName) -> Result<String> {
+        self.store.must_exist(name)?;
+        let path = self.store.config(name);
+        fs::read_to_string(&path).map_err(Error::io("reading", &path))
+    }
+
+    /// Replaces the text `before` of a sandbox's configuration by `text`, which stays as it is, comments and all. Whatever is
+    /// made of it is made at the next start; `true` if the sandbox runs, so that it has to be restarted for that.
+    ///
+    /// # Errors
+    /// Where the new text is no configuration of this very sandbox, libvirt refuses it, or somebody else has changed it since
+    /// `before` was read. Nothing is changed then.
+    pub fn reconfigure(&self, name: &SandboxName, before: &str, text: &str) -> Result<bool> {
+        let _lock = self.store.lock_alone(name)?;
+        let path = self.store.config(name);
+        if self.configuration(name)? != before {
+            return Err(Error::refused(format!(
+                "'{}' was changed by another command meanwhile; nothing of yours was kept, edit it again",
+                path.display()
+            )));
+        }
+        let wrong = |reason: String| Error::Config {
+            path: path.clone(),
+            reason,
+        };
+        let config = SandboxConfig::parse(text, &path)?;
+        check_words(&config).map_err(&wrong)?;
+        let old = SandboxConfig::parse(before, &path).ok();
+        check_identity(name, old.as_ref(), &config).map_err(&wrong)?;
+        check_mounts(&config.mounts)?;
+        self.keeper(&config)?.check(&config)?;
+        let hypervisor = self.hypervisor(&config)?;
+        for network in &config.networks {
+            if let Some(source) = network.container_network() {
+                hypervisor.is_network_active(source)?;
+            }
+        }
+        let runs = hypervisor.state(name.as_str())?.is_active();
+        if runs {
+            // A running sandbox has what its domain and its staging root were made of.
+            self.write_unit(&config)?;
+        } else if let Err(error) = self.render(&config, &hypervisor) {
+            if let Some(Err(second)) = old.as_ref().map(|old| self.render(old, &hypervisor)) {
+                log::warn!("making what was made of the configuration before: {second}");
+            }
+            return Err(error);
+        }
+        atomic::write(&path, text.as_bytes(), 0o600)?;
+        if let Some(old) = old {
+            self.follow(&old, &config)?;
+        }
+        Ok(runs)
+    }
+
+    /// What else follows from a change.
+    fn follow(&self, old: &SandboxConfig, new: &SandboxConfig) -> Result<()> {
+        if old.hostname != new.hostname {
+            let mut manifest = self.recorded(&new.name)?;
+            Renewal::new(old, new)?.write(&new.path, &mut manifest)?;
+            let text = manifest.to_string();
+            atomic::write(&self.store.manifest(&new.name), text.as_bytes(), 0o600)?;
+        }
+        for unit in new
+            .units()
+            .iter()
+            .filter(|unit| !old.units().contains(unit))
+        {
+            log::warn!(
+                "'{unit}' was not there when '{}' was made: what it has on the host is not in its tree",
+                new.name
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Whether a changed configuration is still that of the same sandbox.
+fn check_identity(
+    name: &SandboxName,
+    old: Option<&SandboxConfig>,
+    new: &SandboxConfig,
+) -> std::result::Result<(), String> {
+    if new.name != *name {
+        return Err(format!(
+            "'name' is not changed by hand; use 'virt-sandbox-service rename {name} {}'",
+            new.name
+        ));
+    }
+    let differs = |key: &str, change: &str| format!("'{key}' is not changed by hand: {change}");
+    if let Some(old) = old {
+        if new.uuid != old.uuid {
+            return Err(differs(
+                "uuid",
+                "it is what the sandbox's tree and domain are known by",
+            ));
+        }
+        if new.path != old.path {
+            return Err(differs(
+                "path",
+                "clone the sandbox with --path to have its tree elsewhere",
+            ));
+        }
+        if new.connection != old.connection {
+            return Err(differs(
+                "connection",
+                "export the sandbox, delete it, and import it with -c",
+            ));
+        }
+    }
+    if !place::is_of(&new.path, new.uuid) {
+        return Err(format!(
+            "'{}' is not the tree of the sandbox {}",
+            new.path.display(),
+            new.uuid
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_a_sandbox_is_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = SandboxConfig {
+            path: dir.path().join("web1"),
+            ..SandboxConfig::example()
+        };
+        place::make(&old.path, old.uuid).unwrap();
+        let check = |new: &SandboxConfig| check_identity(&old.name, Some(&old), new);
+        let longer = SandboxConfig {
+            timeout: 200,
+            ..old.clone()
+        };
+        check(&longer).unwrap();
+        for (change, said) in [
+            (
+                SandboxConfig {
+                    name: "web2".parse().unwrap(),
+                    ..old.clone()
+                },
+                "rename web1 web2",
+            ),
+            (
+                SandboxConfig {
+                    uuid: uuid::Uuid::from_u128(8),
+                    ..old.clone()
+                },
+                "'uuid'",
+            ),
+            (
+                SandboxConfig {
+                    path: "/srv/web1".into(),
+                    ..old.clone()
+                },
+                "'path'",
+            ),
+            (
+                SandboxConfig {
+                    connection: "lxc:///system".into(),
+                    ..old.clone()
+                },
+                "'connection'",
+            ),
+        ] {
+            let reason = check(&change).unwrap_err();
+            assert!(reason.contains(said), "{reason}");
+            // Where the file was broken before, the tree still tells.
+            if change.uuid != old.uuid || change.path != old.path {
+                assert!(check_identity(&old.name, None, &change).is_err());
+            }
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! A command that somebody else has a say in, and that must not hold us up: it may run for ever, write without end, or leave
+//! processes behind that keep its output open.
+
+use std::io::{self, Read};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::command::Captured;
+
+/// Most bytes of its standard error that are kept.
+const LONGEST: u64 = 1 << 18;
+
+/// Between two looks whether it has ended.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How long it may take to end once it is told to, and its standard error to come once it has ended.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Runs `command` without standard input and output, and keeps the beginning of its standard error. `None` where it did not end in time: then it is ended.
+///
+/// # Errors
+/// Where it cannot be started.
+pub fn run(mut command: Command, limit: Duration) -> io::Result<Option<Captured>> {
+    let begin = Instant::now();
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let (sender, receiver) = mpsc::channel();
+    if let Some(mut stderr) = child.stderr.take() {
+        // Not waited for: what is left behind by the command may keep it open for ever.
+        thread::spawn(move || {
+            let mut kept = Vec::new();
+            let read = (&mut stderr).take(LONGEST).read_to_end(&mut kept);
+            let _ = sender.send(kept);
+            if read.is_ok() {
+                let _ = io::copy(&mut stderr, &mut io::sink());
+            }
+        });
+    }
+    while begin.elapsed() < limit {
+        if let Some(status) = child.try_wait()? {
+            let said = receiver.recv_timeout(GRACE).unwrap_or_default();
+            return Ok(Some(Captured::from(Output {
+                status,
+                stdout: vec![],
+                stderr: said,
+            })));
+        }
+        thread::sleep(LOOK);
+    }
+    end(&mut child);
+    Ok(None)
+}
+
+/// Ends a process, by force if it has to be. One that the kernel does not end, as it is frozen, is left alone.
+fn end(child: &mut Child) {
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let _ = kill(Pid::from_raw(child.id().cast_signed()), signal);
+        let begin = Instant::now();
+        while begin.elapsed() < GRACE {
+            match child.try_wait() {
+                Ok(None) => thread::sleep(LOOK),
+                Ok(Some(_)) | Err(_) => return,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str, limit: Duration) -> Option<Captured> {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        run(command, limit).unwrap()
+    }
+
+    #[test]
+    fn nothing_holds_us_up() {
+        let long = Duration::from_secs(60);
+        let done = shell("echo out; echo err >&2; exit 3", long).unwrap();
+        assert_eq!((done.success, done.stderr.as_str()), (false, "err"));
+        // Output without end, and more of it than a pipe takes.
+        let done = shell("head -c 3000000 /dev/zero >&2", long).unwrap();
+        assert_eq!((done.success, done.stderr.len()), (true, 1 << 18));
+        // A process that is left behind and has the output open.
+        let begin = Instant::now();
+        assert!(shell("echo err >&2; sleep 30 & exit 0", long).is_some());
+        assert!(begin.elapsed() < Duration::from_secs(25));
+        assert_eq!(shell("trap '' TERM; while :; do sleep 1; done", LOOK), None);
+        assert!(!shell("kill -KILL $$", long).unwrap().success);
+    }
+}

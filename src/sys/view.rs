@@ -1,0 +1,93 @@
+//! A directory that somebody else controls, given to a program of the host to read.
+//!
+//! The program opens what is in it by name, and somebody can put links there at any moment. So it gets a mount of its own
+//! on which no link is followed (`MOUNT_ATTR_NOSYMFOLLOW` of mount_setattr(2), Linux 5.14), and that is attached nowhere: it
+//! goes with the last descriptor of it.
+#![allow(unsafe_code)]
+
+use std::ffi::c_int;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd};
+
+use nix::libc;
+
+/// A view of an open directory in which nothing can be written, no link is followed, and no device opened. What is mounted
+/// below is not part of it.
+///
+/// # Errors
+/// Where the kernel is older than 5.14, or the caller may not mount.
+pub fn plain(directory: impl AsFd) -> io::Result<File> {
+    let flags = libc::OPEN_TREE_CLONE
+        | libc::O_CLOEXEC.cast_unsigned()
+        | libc::AT_EMPTY_PATH.cast_unsigned();
+    // SAFETY: open_tree(2) reads a path that ends with a zero, and gives a descriptor that nobody else has.
+    let view = unsafe {
+        let number = libc::syscall(
+            libc::SYS_open_tree,
+            directory.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+        );
+        if number < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        File::from_raw_fd(number as c_int)
+    };
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_RDONLY
+            | libc::MOUNT_ATTR_NOSUID
+            | libc::MOUNT_ATTR_NODEV
+            | libc::MOUNT_ATTR_NOEXEC
+            | libc::MOUNT_ATTR_NOSYMFOLLOW,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    // SAFETY: mount_setattr(2) reads a path that ends with a zero, and a structure of the size that it is told.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            view.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(view)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn links_lead_nowhere() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("below")).unwrap();
+        fs::write(dir.path().join("below/file"), "mine").unwrap();
+        symlink("below/file", dir.path().join("link")).unwrap();
+        symlink("/etc", dir.path().join("etc")).unwrap();
+        let view = match plain(File::open(dir.path()).unwrap()) {
+            Ok(view) => view,
+            Err(error) => {
+                eprintln!("SKIP links_lead_nowhere: mounting: {error}");
+                return;
+            }
+        };
+        let path = std::path::PathBuf::from(format!("/proc/self/fd/{}", view.as_raw_fd()));
+        assert_eq!(fs::read_to_string(path.join("below/file")).unwrap(), "mine");
+        for link in ["link", "etc/passwd"] {
+            let error = fs::read(path.join(link)).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::ELOOP), "{link}");
+        }
+        assert!(fs::write(path.join("below/new"), "").is_err());
+    }
+}
