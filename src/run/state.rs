@@ -23,7 +23,7 @@ use crate::sys::lock::{Lock, Sharing};
 /// Where sandboxes of this user keep their state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Places {
-    /// Directories of running sandboxes; gone with the next boot.
+    /// Directories of running sandboxes.
     pub runtime: PathBuf,
     /// What can be made anew.
     pub cache: PathBuf,
@@ -55,7 +55,8 @@ const UNFINISHED: &str = ".new-";
 const HALF_MADE: Duration = Duration::from_secs(60);
 
 impl Places {
-    /// Those of this user: `/run` and `/var/cache` for root, else `$XDG_RUNTIME_DIR` and `$XDG_CACHE_HOME`, which is
+    /// Those of this user: below `/var` for root, since a container's first program lies there and many hosts run nothing that is
+    /// in `/run`, else `$XDG_RUNTIME_DIR` and `$XDG_CACHE_HOME`, which is
     /// below `$HOME`, or below `home` where there is no such variable.
     ///
     /// # Errors
@@ -63,7 +64,7 @@ impl Places {
     pub fn of_user(is_root: bool, home: &Path) -> Result<Self> {
         if is_root {
             return Ok(Self {
-                runtime: "/run/virt-sandbox".into(),
+                runtime: "/var/lib/virt-sandbox".into(),
                 cache: "/var/cache/virt-sandbox".into(),
             });
         }

@@ -26,7 +26,7 @@ while read -r case <&3; do
     since=$(date +%s)
     echo "case $case phase $PHASE" >/dev/ttyS0
     [ "$PHASE" = 1 ] && : >"$log"
-    (cd /root && exec timeout -k 10 ${CASE_SECONDS:-600} sh -c '. $tests/scripts/lib.sh; . "$1"; finish' "$case" "$tests/scripts/cases/$case.sh") >>"$log" 2>&1 </dev/null
+    (cd /root && exec timeout -k 10 ${CASE_SECONDS:-1500} sh -c '. $tests/scripts/lib.sh; . "$1"; finish' "$case" "$tests/scripts/cases/$case.sh") >>"$log" 2>&1 </dev/null
     status=$?
     spent=$(($(cut -d. -f1 /proc/uptime) - begin))
     spent=$((spent + $(cat /var/lib/tests/$case.spent 2>/dev/null || echo 0)))
@@ -41,7 +41,7 @@ while read -r case <&3; do
     case $status in
         0) result=ok ;;
         77) result=SKIP ;;
-        124) result=FAILED; echo "FAIL: no end within ${CASE_SECONDS:-600} s" >>"$log" ;;
+        124) result=FAILED; echo "FAIL: no end within ${CASE_SECONDS:-1500} s" >>"$log" ;;
         *) result=FAILED ;;
     esac
     printf '%s\t%s\t%s\n' "$case" $result $spent >>$tests/results

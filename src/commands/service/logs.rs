@@ -18,7 +18,7 @@ pub struct Args {
     #[arg(short, long, value_name = "UNIT")]
     unit: Vec<String>,
     /// Only since then: "2026-01-31 12:00", "10 min ago", yesterday
-    #[arg(short = 'S', long, value_name = "TIME")]
+    #[arg(short = 'S', long, value_name = "TIME", allow_hyphen_values = true)]
     since: Option<String>,
     /// Only until then
     #[arg(short = 'U', long, value_name = "TIME")]

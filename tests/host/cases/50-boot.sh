@@ -2,7 +2,7 @@
 many="s1 s2 s3 s4 s5 s6 s7 s8 s9 s10"
 case $PHASE in
     1)
-        check "create" virt-sandbox-service create -u apache2.service --memory 128M s1
+        check "create" virt-sandbox-service create -u apache2.service --memory 128M --timeout 900 s1
         for name in ${many#s1}; do
             check "clone $name" virt-sandbox-service clone s1 $name
         done
@@ -15,10 +15,10 @@ case $PHASE in
         ;;
     2)
         says "the one that ran was stopped cleanly by the shutdown" "Stopped apache2.service" \
-            virt-sandbox-service logs s1 --since -10min
+            virt-sandbox-service logs s1 --since "30 min ago"
         shown journalctl --no-pager -b -1 -u s1_sandbox
         for name in $many; do
-            check "$name is active" soon systemctl is-active ${name}_sandbox
+            check "$name is active" later systemctl is-active ${name}_sandbox
             check "$name answers" answers $name
         done
         shown systemctl --failed --no-pager
