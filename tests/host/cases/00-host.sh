@@ -1,4 +1,5 @@
 # The host is what the others take it for.
+# boots: plain apparmor
 is "systemd is PID 1" systemd cat /proc/1/comm
 is "cgroups are of version 2 alone" cgroup2fs stat -f -c %T /sys/fs/cgroup
 check "the boot is over" systemctl is-active multi-user.target

@@ -1,4 +1,5 @@
 # A unit that fails inside is a failed unit of the host's, and the journal says why.
+# boots: plain apparmor
 cat >/etc/systemd/system/broken.service <<'END'
 [Service]
 Type=notify

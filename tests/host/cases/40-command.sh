@@ -1,4 +1,5 @@
 # One command in a container.
+# boots: plain apparmor
 is "root's command" "uid=0(root) gid=0(root) groups=0(root)" virt-sandbox -c lxc:/// -- id
 virt-sandbox -c lxc:/// -- sh -c 'exit 5'
 is "its status" 5 echo $?
