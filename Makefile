@@ -15,18 +15,31 @@ harness = target/debug/test-harness
 parts   = VIRT_SANDBOX_GUEST_INIT=$(CURDIR)/target/guest-init/guest-init \
          
 
-.PHONY: build install check test test-machines test-host demo zoo bench clean setup programs
+.PHONY: build install check test test-machines test-vm test-host demo zoo bench clean setup programs
 .DEFAULT_GOAL = build
 
 build:
 	$(CARGO) build --locked --release
 	$(CARGO) xtask guest-init --release
+	$(CARGO) xtask man --release
 
 # Installs what `make build` built.
 install:
 	install -D -m 755 -t $(bin) target/release/virt-sandbox target/release/virt-sandbox-service
 	install -D -m 755 -t $(libexec) target/guest-init/guest-init
 	install -D -m 644 -t $(share)/virt-sandbox/services.d services.d/*.toml
+	install -D -m 644 -t $(share)/man/man1 target/man/*.1
+	set -e; for program in virt-sandbox virt-sandbox-service; do \
+	  for place in bash:bash-completion/completions/$$program zsh:zsh/site-functions/_$$program fish:fish/vendor_completions.d/$$program.fish; do \
+	    file=$(share)/$${place#*:}; install -d $${file%/*}; \
+	    target/release/virt-sandbox-service completions $${place%%:*} $$program >$$file; \
+	  done; \
+	done
+	install -d $(DESTDIR)/etc/logrotate.d $(DESTDIR)/var/log
+	sed 's|/usr/bin/|$(PREFIX)/bin/|' etc/logrotate.d/virt-sandbox-service >$(DESTDIR)/etc/logrotate.d/virt-sandbox-service
+	@# Without it logrotate would see nothing that is due.
+	touch -a $(DESTDIR)/var/log/virt-sandbox-rotate.log
+	chmod 600 $(DESTDIR)/var/log/virt-sandbox-rotate.log
 	cd templates && find . -type f -exec install -D -m 644 {} $(abspath $(share))/virt-sandbox/templates/{} \;
 
 # Needs no root, no KVM and no libvirtd.
@@ -54,6 +67,11 @@ test: setup
 # Every case of virt-sandbox in virtual machines; `make test` runs some.
 test-machines: programs
 	$(parts) $(harness) with-libvirtd -- $(CARGO) test --locked --test run -- --test-threads=1 --ignored
+
+# Services in virtual machines: every verb with every driver, and the first rows of the zoo.
+test-vm: programs
+	$(parts) $(harness) with-libvirtd -- $(CARGO) test --locked --test service -- --test-threads=1 --ignored --nocapture drivers::
+	$(parts) $(harness) with-libvirtd -- $(harness) zoo --machines --first 8
 
 # All rows, or some: make zoo ZOO='apache2 nginx'
 zoo: programs

@@ -23,6 +23,7 @@ fn main() -> Result<()> {
         networks: vec![Network::dhcp("default")],
         mounts: vec![],
         security: None,
+        image: None,
         resources: Resources::default(),
         hostname: None,
         timeout: DEFAULT_TIMEOUT,

@@ -93,7 +93,13 @@ pub fn stage(staged: &Staged) -> Result<()> {
             make_dir(path, 0o755)?;
             let node = node(device)?;
             image(&node, *partition, path, *read_only)
-                .with_context(|| format!("mounting the image '{}'", node.display()))
+                .with_context(|| format!("mounting the image '{}'", node.display()))?;
+            if let BlockDevice::Node(node) = device {
+                // Whoever is root in a container could write to it below the filesystem. Making it anew takes CAP_MKNOD,
+                // which libvirt gives no container.
+                fs::remove_file(node).with_context(|| format!("removing '{}'", node.display()))?;
+            }
+            Ok(())
         }
     }
 }

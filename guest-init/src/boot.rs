@@ -14,7 +14,7 @@ use crate::caller::Caller;
 use crate::config::{Platform, Staged};
 use crate::keeper::Files;
 use crate::plan::{Step, plan};
-use crate::{block, boot_id, cgroup, machine, process, resolv, root, shell, static_units};
+use crate::{agent, block, boot_id, cgroup, machine, process, resolv, root, shell, static_units};
 
 /// Boots the sandbox. Returns when its command has ended, or on failure, which it has told.
 pub fn boot() {
@@ -103,6 +103,11 @@ fn carry_out(caller: &mut Caller) -> Result<()> {
                 }
             }
             Step::LowPorts => crate::network::allow_low_ports(),
+            Step::Kernel { max_threads } => {
+                machine::tune(max_threads);
+                static_units::mask_generators(Path::new("/"))?;
+            }
+            Step::Agent(ways) => agent::start(ways)?,
             Step::Shell(device) => shell::keep(&device)?,
             Step::Exec {
                 command,

@@ -52,6 +52,9 @@ impl Caller {
 
     /// Finds it in a virtual machine, and waits until it is there.
     pub fn of_machine() -> Result<Self> {
+        if Path::new(CONFIG_PATH).exists() {
+            return Ok(Self::Absent);
+        }
         Ok(Self::There {
             link: Link::new(machine::channel()?),
             inherited: vec![],

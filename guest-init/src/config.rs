@@ -15,7 +15,7 @@ use crate::net::{Address, Route};
 
 /// Version of the contract. Host and guest must agree on it exactly: the init is staged together
 /// with its config, so a difference means a damaged staging root.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Everything PID 1 does, in the order of the fields.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +54,8 @@ pub struct GuestConfig {
     pub max_pids: Option<u64>,
     /// NICs in the order `eth0`, `eth1`…
     pub network: Vec<Nic>,
+    /// Ports of the [`ask`](crate::ask) kind that the host gives a machine that lives by itself.
+    pub ways: u32,
     /// Opens a shell of root's on this device, again and again: `/dev/tty2`, `/dev/hvc1`.
     pub shell: Option<PathBuf>,
     /// What runs in it.
@@ -127,8 +129,10 @@ pub enum Directory {
 pub struct Identity {
     /// User id.
     pub uid: u32,
-    /// Primary group id. There are no others.
+    /// Primary group id.
     pub gid: u32,
+    /// Other group ids.
+    pub groups: Vec<u32>,
     /// Whether it keeps the capabilities of PID 1. Otherwise it has none and cannot get any (`PR_SET_NO_NEW_PRIVS(2const)`).
     pub privileged: bool,
 }
@@ -151,6 +155,8 @@ pub enum Stream {
     Inherited,
     /// A pipe, its bytes on the channel.
     Channel,
+    /// Nothing: `/dev/null`.
+    None,
 }
 
 /// The size of a terminal's window, in characters.

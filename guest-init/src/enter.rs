@@ -13,14 +13,14 @@ use anyhow::{Context, Result, anyhow, bail};
 use caps::{CapSet, CapsHashSet};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
-use nix::unistd::{Gid, Uid, chdir, setgid, setgroups, setuid};
+use nix::unistd::chdir;
 
+use crate::account::Account;
 use crate::label::Label;
 use crate::process::{ExecError, close_other_files};
 use crate::{membership, relay};
 
 const OWN_FAILURE: u8 = 125;
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What is asked for.
 #[derive(Debug, Default)]
@@ -85,18 +85,7 @@ fn run(request: Request) -> Result<u8> {
     target.join()?;
 
     let account = Account::find(request.user.as_deref().unwrap_or("root"))?;
-    let mut environment = vec![
-        ("PATH".to_owned(), PATH.to_owned()),
-        ("HOME".to_owned(), account.home.clone()),
-        ("USER".to_owned(), account.name.clone()),
-        ("LOGNAME".to_owned(), account.name.clone()),
-        ("SHELL".to_owned(), account.shell.clone()),
-        ("container".to_owned(), "lxc-libvirt".to_owned()),
-    ];
-    for (key, value) in request.environment {
-        environment.retain(|(known, _)| *known != key);
-        environment.push((key, value));
-    }
+    let environment = account.environment("lxc-libvirt", &request.environment);
     let command = request.command;
 
     relay::run(request.terminal, || {
@@ -224,84 +213,9 @@ impl Target {
     }
 }
 
-/// An account of the sandbox. A static program has no name service: the file is read.
-struct Account {
-    name: String,
-    uid: u32,
-    gid: u32,
-    groups: Vec<u32>,
-    home: String,
-    shell: String,
-}
-
-impl Account {
-    fn find(name: &str) -> Result<Self> {
-        let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
-        let group = fs::read_to_string("/etc/group").unwrap_or_default();
-        match Self::parse(name, &passwd, &group) {
-            Some(account) => Ok(account),
-            // A sandbox whose passwd is gone can still be repaired by root.
-            None if name == "root" => Ok(Self {
-                name: name.to_owned(),
-                uid: 0,
-                gid: 0,
-                groups: vec![0],
-                home: "/root".to_owned(),
-                shell: "/bin/sh".to_owned(),
-            }),
-            None => bail!("the sandbox has no user '{name}'"),
-        }
-    }
-
-    fn parse(name: &str, passwd: &str, group: &str) -> Option<Self> {
-        let fields: Vec<&str> = passwd
-            .lines()
-            .map(|line| line.split(':').collect::<Vec<_>>())
-            .find(|fields| fields.len() >= 7 && (fields[0] == name || fields[2] == name))?;
-        let gid = fields[3].parse().ok()?;
-        let mut groups = vec![gid];
-        groups.extend(group.lines().filter_map(|line| {
-            let entry: Vec<&str> = line.split(':').collect();
-            let is_member =
-                entry.len() >= 4 && entry[3].split(',').any(|member| member == fields[0]);
-            is_member.then(|| entry[2].parse::<u32>().ok()).flatten()
-        }));
-        Some(Self {
-            name: fields[0].to_owned(),
-            uid: fields[2].parse().ok()?,
-            gid,
-            groups,
-            home: fields[5].to_owned(),
-            shell: fields[6].to_owned(),
-        })
-    }
-
-    fn become_it(&self) -> Result<()> {
-        let groups: Vec<Gid> = self.groups.iter().copied().map(Gid::from_raw).collect();
-        setgroups(&groups).context("setting the groups")?;
-        setgid(Gid::from_raw(self.gid)).context("setting the group")?;
-        setuid(Uid::from_raw(self.uid)).context("setting the user")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn accounts_are_found_by_name_and_number() {
-        let passwd = "root:x:0:0:root:/root:/bin/bash\nweb:x:33:34::/var/www:/usr/sbin/nologin\n";
-        let group = "web:x:34:\ncerts:x:111:web,other\n";
-        for key in ["web", "33"] {
-            let account = Account::parse(key, passwd, group).unwrap();
-            assert_eq!(
-                (account.uid, account.gid, account.groups),
-                (33, 34, vec![34, 111])
-            );
-            assert_eq!(account.home, "/var/www");
-        }
-        assert!(Account::parse("nobody", passwd, group).is_none());
-    }
 
     #[test]
     fn a_request_needs_a_pid_and_a_command() {

@@ -6,6 +6,7 @@
 //!
 //! | module | what it owns |
 //! |---|---|
+//! | [`ask`] | what the host asks of a virtual machine that lives by itself |
 //! | [`config`] | the guest config: what the host tells the guest |
 //! | [`wire`] | what host and guest say to each other while a command runs |
 //! | [`net`] | addresses and routes as they are written by people |
@@ -27,9 +28,12 @@
 //! | `netlink`, `dhcp`, `resolv` | links, addresses and routes of the kernel; a DHCPv4 client; resolv.conf |
 //! | `caller` | whoever started the sandbox and waits for word of it |
 //! | `session` | a command that PID 1 starts and watches |
+//! | `agent` | the process that answers the host while systemd is PID 1 of a machine |
+//! | `account` | accounts of the sandbox |
 //! | `enter`, `label`, `relay` | a command in a running sandbox |
 //! | `process`, `pty` | starting processes, terminals |
 
+pub mod ask;
 pub mod config;
 pub mod filesystem;
 pub mod membership;
@@ -51,6 +55,10 @@ pub mod link;
 #[cfg(feature = "link")]
 pub mod terminal;
 
+#[cfg(feature = "init")]
+mod account;
+#[cfg(feature = "init")]
+mod agent;
 #[cfg(feature = "init")]
 pub mod block;
 #[cfg(feature = "init")]

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::unistd::{read, write};
 
-use crate::wire::{CHUNK, Channel, Frame, WINDOW, WireError};
+use crate::wire::{CHUNK, Channel, Frame, Hello, WINDOW, WireError};
 
 /// Bytes that may wait for the channel before sources are left alone.
 const BACKLOG: usize = 64 << 10;
@@ -50,6 +50,16 @@ impl Link {
     /// Queues a frame.
     pub fn send(&mut self, frame: &Frame) {
         frame.write(&mut self.outbox);
+    }
+
+    /// Takes the answer to [`Frame::Attach`], and forgets what came before; `None` while it is not there.
+    pub fn hello(&mut self, number: u64) -> Option<Hello> {
+        Frame::take_hello(&mut self.inbox, number)
+    }
+
+    /// Forgets what is queued: it was for somebody who is gone.
+    pub fn forget(&mut self) {
+        self.outbox.clear();
     }
 
     /// Whether all that was queued is written.

@@ -125,16 +125,25 @@ fn load_modules() -> Result<()> {
     Ok(())
 }
 
+/// The ports to the host that are there by now, each with its name.
+pub fn ports() -> Vec<(String, PathBuf)> {
+    let entries = fs::read_dir("/sys/class/virtio-ports")
+        .into_iter()
+        .flatten();
+    let port = |entry: fs::DirEntry| {
+        // The name comes in a message of its own, later than the port.
+        let name = fs::read_to_string(entry.path().join("name")).ok()?;
+        let node = Path::new("/dev").join(entry.file_name());
+        node.exists().then(|| (name.trim_end().to_owned(), node))
+    };
+    entries.flatten().filter_map(port).collect()
+}
+
 /// Opens the port to the host, which can be opened only once at a time, and waits until the host says something.
 pub fn channel() -> Result<OwnedFd> {
     let path = wait_for(|| {
-        let ports = fs::read_dir("/sys/class/virtio-ports").ok()?;
-        ports.flatten().find_map(|port| {
-            // The name comes in a message of its own, later than the port.
-            let name = fs::read_to_string(port.path().join("name")).ok()?;
-            let node = Path::new("/dev").join(port.file_name());
-            (name.trim_end() == PORT && node.exists()).then_some(node)
-        })
+        let found = ports().into_iter().find(|(name, _)| name == PORT);
+        found.map(|(_, node)| node)
     })
     .with_context(|| format!("looking for the port '{PORT}': it does not appear"))?;
     let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
@@ -152,6 +161,24 @@ pub fn channel() -> Result<OwnedFd> {
         thread::sleep(Duration::from_millis(2));
     }
     bail!("waiting for the host: nobody has opened the channel");
+}
+
+/// What is mapped and changed is written back after so many hundredths of a second, instead of thirty seconds: the host reads the
+/// journal, which is written so.
+const WRITE_BACK: &str = "100";
+
+/// Sets what the kernel of a sandbox that lasts has to know. It works without, so a failure is only said.
+pub fn tune(max_threads: Option<u64>) {
+    let threads = max_threads.map(|most| ("kernel/threads-max", most.to_string()));
+    let write_back = ["dirty_expire_centisecs", "dirty_writeback_centisecs"]
+        .map(|name| (["vm", name].join("/"), WRITE_BACK.to_owned()));
+    let threads = threads.map(|(name, value)| (name.to_owned(), value));
+    for (name, value) in threads.into_iter().chain(write_back) {
+        let path = Path::new("/proc/sys").join(name);
+        if let Err(error) = fs::write(&path, &value) {
+            warn!("writing '{value}' to '{}': {error}", path.display());
+        }
+    }
 }
 
 /// Turns the machine off, once what was written to its disks is there.

@@ -67,6 +67,14 @@ pub enum Step {
     BootId,
     /// Let every user listen on low ports: the network is the sandbox's own, and its command has no capabilities.
     LowPorts,
+    /// Bound the threads of a kernel of our own, have it write back soon what is mapped, since the host looks at the files, and spare
+    /// it what only a machine with disks has a use for.
+    Kernel {
+        /// Highest number of threads.
+        max_threads: Option<u64>,
+    },
+    /// Leave a process behind that answers the host on so many ports.
+    Agent(u32),
     /// Keep a shell of root's on a device.
     Shell(PathBuf),
     /// Become the payload.
@@ -142,6 +150,12 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
         steps.push(Step::BootId);
     }
     steps.extend(config.shell.iter().cloned().map(Step::Shell));
+    if config.ways > 0 {
+        steps.push(Step::Kernel {
+            max_threads: config.max_pids,
+        });
+        steps.push(Step::Agent(config.ways));
+    }
     steps.push(match &config.payload {
         Payload::Init {
             command,
@@ -190,6 +204,7 @@ mod tests {
             masked: vec![],
             disks: vec![],
             shell: None,
+            ways: 0,
             files: vec![],
             static_units: Some(StaticUnits { keep: vec![] }),
             max_pids: Some(10),

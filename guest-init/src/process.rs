@@ -59,6 +59,15 @@ pub fn take_terminal(fd: BorrowedFd<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Has the signals about a file (`O_ASYNC`, open(2)) sent to `process`.
+pub fn own_signals(file: &impl AsRawFd, process: Pid) -> Result<()> {
+    // SAFETY: the descriptor is open for as long as it is borrowed, and the argument is a number.
+    let owned =
+        unsafe { nix::libc::fcntl(file.as_raw_fd(), nix::libc::F_SETOWN, process.as_raw()) };
+    nix::errno::Errno::result(owned).context("asking for signals")?;
+    Ok(())
+}
+
 /// Replaces this process by `command`, which is looked up in the `PATH` of `environment` unless it is a
 /// path. Returns only on failure.
 pub fn exec<S: AsRef<OsStr>>(

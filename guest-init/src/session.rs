@@ -27,9 +27,28 @@ const FAREWELL: u16 = 5000;
 /// Runs `command` to its end, with `link` to the host, and says how it ended. `inherited` are the caller's streams, in the
 /// order of their numbers.
 pub fn run(command: &Command, inherited: Vec<OwnedFd>, link: &mut Link) -> Exit {
-    watch(command, inherited, link).unwrap_or_else(|error| Exit::Failed {
-        reason: format!("{error:#}"),
-    })
+    match watch(command, inherited, link) {
+        Ok(End::Exit(exit)) => exit,
+        // A caller that is gone will not ask.
+        Ok(End::Deserted { .. }) => Exit::Signal {
+            number: Signal::SIGKILL as u8,
+        },
+        Err(error) => Exit::Failed {
+            reason: format!("{error:#}"),
+        },
+    }
+}
+
+/// The end of a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// The command has ended.
+    Exit(Exit),
+    /// The caller is gone.
+    Deserted {
+        /// What the next one has said to attach, if there is one already.
+        successor: Option<u64>,
+    },
 }
 
 /// Sends the last frame and waits until the host has closed the channel: until then it may not have read it.
@@ -61,9 +80,11 @@ struct Session<'a> {
     terminal: Option<OwnedFd>,
     exit: Option<Exit>,
     host_is_there: bool,
+    successor: Option<u64>,
 }
 
-fn watch(command: &Command, inherited: Vec<OwnedFd>, link: &mut Link) -> Result<Exit> {
+/// As [`run`], and says also whether the caller is still there.
+pub fn watch(command: &Command, inherited: Vec<OwnedFd>, link: &mut Link) -> Result<End> {
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGCHLD);
     mask.thread_block().context("blocking signals")?;
@@ -72,7 +93,7 @@ fn watch(command: &Command, inherited: Vec<OwnedFd>, link: &mut Link) -> Result<
 
     let started = match start::start(command, inherited)? {
         Started::Runs(running) => running,
-        Started::Not(exit) => return Ok(exit),
+        Started::Not(exit) => return Ok(End::Exit(exit)),
     };
     link.send(&Frame::Milestone(Milestone::now(STARTED)));
     let mut session = Session {
@@ -83,17 +104,29 @@ fn watch(command: &Command, inherited: Vec<OwnedFd>, link: &mut Link) -> Result<
         terminal: started.terminal,
         exit: None,
         host_is_there: true,
+        successor: None,
     };
     // What came with the config, which nothing announces any more.
     session.hear()?;
     while !session.is_over() {
         session.turn(&signals)?;
     }
-    // A caller that is gone will not ask.
-    Ok(session.exit.unwrap_or(Exit::Signal {
-        number: Signal::SIGKILL as u8,
-    }))
+    Ok(match session.exit.take() {
+        Some(exit) if session.host_is_there => End::Exit(exit),
+        Some(_) => End::Deserted {
+            successor: session.successor,
+        },
+        None => {
+            session.end_command();
+            End::Deserted {
+                successor: session.successor,
+            }
+        }
+    })
 }
+
+/// How long a command may take to end once its caller is gone, in milliseconds.
+const GRACE: u16 = 2000;
 
 impl Session<'_> {
     fn is_over(&self) -> bool {
@@ -112,7 +145,18 @@ impl Session<'_> {
         let outputs = self.outputs.iter();
         let outputs = outputs.filter_map(|(_, source)| source.wants(self.link));
         polled.extend(outputs.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-        match poll(&mut polled, PollTimeout::NONE) {
+        let timeout = match self.is_left_open() {
+            true => PollTimeout::ZERO,
+            false => PollTimeout::NONE,
+        };
+        match poll(&mut polled, timeout) {
+            Ok(0) => {
+                for (channel, source) in &mut self.outputs {
+                    source.close();
+                    self.link.send(&Frame::End(*channel));
+                }
+                return Ok(());
+            }
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error).context("waiting for the command"),
         }
@@ -146,6 +190,40 @@ impl Session<'_> {
             self.host_is_there = false;
         }
         Ok(())
+    }
+
+    /// Whether the command has ended, all that it has said is on its way, and a process that it left behind in a sandbox that
+    /// lives on still holds a stream of it open.
+    fn is_left_open(&self) -> bool {
+        let mut open = self.outputs.iter().filter(|(_, source)| source.is_open());
+        std::process::id() != 1
+            && self.exit.is_some()
+            && self.link.is_flushed()
+            && open.clone().next().is_some()
+            && open.all(|(_, source)| source.wants(self.link).is_some())
+    }
+
+    /// Ends a command that nobody waits for any more, with all of its session that has not left it.
+    fn end_command(&mut self) {
+        if std::process::id() == 1 {
+            return;
+        }
+        let group = Pid::from_raw(-self.pid.as_raw());
+        self.stdin = None;
+        self.outputs.clear();
+        self.terminal = None;
+        for signal in [Signal::SIGHUP, Signal::SIGTERM, Signal::SIGCONT] {
+            let _ = kill(group, signal);
+        }
+        for _ in 0..GRACE / 20 {
+            self.reap();
+            if self.exit.is_some() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        let _ = kill(group, Signal::SIGKILL);
+        let _ = waitpid(self.pid, None);
     }
 
     fn hear(&mut self) -> Result<()> {
@@ -205,6 +283,10 @@ impl Session<'_> {
                     source.more_room(count);
                 }
             }
+            Frame::Attach(number) => {
+                self.host_is_there = false;
+                self.successor = Some(number);
+            }
             Frame::Signal(signal) => self.signal(signal),
             Frame::Resize(rows, columns) => {
                 if let Some(terminal) = &self.terminal {
@@ -216,6 +298,7 @@ impl Session<'_> {
             | Frame::Milestone(_)
             | Frame::Log(_)
             | Frame::Data(..)
+            | Frame::Hello(_)
             | Frame::Exit(_) => {}
         }
     }

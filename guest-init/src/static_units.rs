@@ -48,6 +48,31 @@ pub fn mask(root: &Path, keep: &[String]) -> Result<Vec<PathBuf>> {
     Ok(masked.into_iter().collect())
 }
 
+/// Directories of generators of `/usr`, and where a link to `/dev/null` keeps one from being run (systemd.generator(7)).
+const GENERATORS: &str = "/usr/lib/systemd/system-generators";
+const MASKED_GENERATORS: &str = "/run/systemd/system-generators";
+
+/// Generators of systemd's own that a sandbox can have a use for: an admin's `/etc/fstab`, and services without a unit.
+const USEFUL: [&str; 3] = [
+    "systemd-fstab-generator",
+    "systemd-sysv-generator",
+    "systemd-rc-local-generator",
+];
+
+/// Masks the generators of systemd's own that look for disks, consoles and words of a boot loader: each is a program to be started,
+/// which takes an emulated machine long.
+pub fn mask_generators(root: &Path) -> Result<()> {
+    for name in list(&below(root, Path::new(GENERATORS)))? {
+        if name.starts_with("systemd-") && !USEFUL.contains(&name.as_str()) {
+            let masked = below(root, Path::new(MASKED_GENERATORS));
+            make_dir(&masked, 0o755)?;
+            let path = masked.join(&name);
+            symlink("/dev/null", &path).with_context(|| format!("masking '{}'", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
 fn list(dir: &Path) -> Result<Vec<String>> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -65,6 +90,23 @@ fn list(dir: &Path) -> Result<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn generators_of_others_stay() {
+        let root = tempfile::tempdir().unwrap();
+        let generators = below(root.path(), Path::new(GENERATORS));
+        fs::create_dir_all(&generators).unwrap();
+        for name in [
+            "systemd-gpt-auto-generator",
+            "systemd-sysv-generator",
+            "postgresql-generator",
+        ] {
+            fs::write(generators.join(name), "").unwrap();
+        }
+        mask_generators(root.path()).unwrap();
+        let masked = list(&below(root.path(), Path::new(MASKED_GENERATORS))).unwrap();
+        assert_eq!(masked, ["systemd-gpt-auto-generator"]);
+    }
 
     #[test]
     fn only_what_is_kept_stays() {

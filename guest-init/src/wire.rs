@@ -53,7 +53,23 @@ pub enum Frame {
     Resize(u16, u16),
     /// To the host, last: how it ended.
     Exit(Exit),
+    /// To a machine that lives by itself, first: whoever was there before is gone. The number is one nobody has said before.
+    Attach(u64),
+    /// To the host: the answer to that.
+    Hello(Hello),
 }
+
+/// The answer to [`Frame::Attach`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hello {
+    /// [`VERSION`](crate::ask::VERSION) of the guest.
+    pub version: u32,
+    /// What was said to attach.
+    pub number: u64,
+}
+
+/// By which a [`Hello`] is found among what was meant for somebody else.
+const MAGIC: [u8; 16] = *b"virt-sandbox way";
 
 /// A stream of the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,6 +166,8 @@ const ROOM: u8 = 6;
 const SIGNAL: u8 = 7;
 const RESIZE: u8 = 8;
 const EXIT: u8 = 9;
+const ATTACH: u8 = 10;
+const HELLO: u8 = 11;
 
 impl Channel {
     const ALL: [Self; 3] = [Self::Stdin, Self::Stdout, Self::Stderr];
@@ -205,6 +223,12 @@ impl Frame {
             }
             Self::Milestone(milestone) => json(milestone, buffer),
             Self::Exit(exit) => json(exit, buffer),
+            Self::Attach(number) => buffer.extend(number.to_le_bytes()),
+            Self::Hello(hello) => {
+                buffer.extend(MAGIC);
+                buffer.extend(hello.version.to_le_bytes());
+                buffer.extend(hello.number.to_le_bytes());
+            }
         }
         let length = u32::try_from(buffer.len() - begin - HEADER).unwrap_or(u32::MAX);
         buffer[begin + 1..begin + HEADER].copy_from_slice(&length.to_le_bytes());
@@ -221,6 +245,8 @@ impl Frame {
             Self::Signal(_) => SIGNAL,
             Self::Resize(..) => RESIZE,
             Self::Exit(_) => EXIT,
+            Self::Attach(_) => ATTACH,
+            Self::Hello(_) => HELLO,
         }
     }
 
@@ -243,9 +269,29 @@ impl Frame {
         let rest = buffer.split_off(HEADER + length);
         let payload = std::mem::replace(buffer, rest).split_off(HEADER);
         Self::read(kind, payload).map(Some).ok_or(match kind {
-            CONFIG..=EXIT => WireError::Payload(kind),
+            CONFIG..=HELLO => WireError::Payload(kind),
             _ => WireError::Kind(kind),
         })
+    }
+
+    /// Takes the [`Hello`] with `number` out of `buffer`, and drops all that comes before; `None` while it is not there.
+    pub fn take_hello(buffer: &mut Vec<u8>, number: u64) -> Option<Hello> {
+        let mut wanted = vec![];
+        Self::Hello(Hello { version: 0, number }).write(&mut wanted);
+        let (head, tail) = (HEADER + MAGIC.len(), number.to_le_bytes());
+        let at = buffer
+            .windows(wanted.len())
+            .position(|found| found.starts_with(&wanted[..head]) && found.ends_with(&tail));
+        let Some(at) = at else {
+            // What is here may be the beginning of it.
+            buffer.drain(..buffer.len().saturating_sub(wanted.len() - 1));
+            return None;
+        };
+        buffer.drain(..at);
+        match Self::take(buffer) {
+            Ok(Some(Self::Hello(hello))) => Some(hello),
+            Ok(_) | Err(_) => None,
+        }
     }
 
     fn read(kind: u8, payload: Vec<u8>) -> Option<Self> {
@@ -255,6 +301,14 @@ impl Frame {
             (LOG, _) => Self::Log(payload),
             (MILESTONE, text) => Self::Milestone(serde_json::from_slice(text).ok()?),
             (EXIT, text) => Self::Exit(serde_json::from_slice(text).ok()?),
+            (ATTACH, number) => Self::Attach(u64::from_le_bytes(number.try_into().ok()?)),
+            (HELLO, text) => {
+                let rest = text.strip_prefix(&MAGIC)?;
+                Self::Hello(Hello {
+                    version: u32::from_le_bytes(rest.get(..4)?.try_into().ok()?),
+                    number: u64::from_le_bytes(rest.get(4..)?.try_into().ok()?),
+                })
+            }
             (DATA, [_, bytes @ ..]) => Self::Data(channel()?, bytes.to_vec()),
             (END, [_]) => Self::End(channel()?),
             (ROOM, &[_, a, b, c, d]) => Self::Room(channel()?, u32::from_le_bytes([a, b, c, d])),
@@ -298,6 +352,11 @@ mod tests {
             }),
             Frame::Resize(24, 300),
             Frame::Exit(Exit::Status { code: 3 }),
+            Frame::Attach(7),
+            Frame::Hello(Hello {
+                version: 3,
+                number: u64::MAX,
+            }),
             Frame::Exit(Exit::NotRun {
                 missing: true,
                 reason: "no".into(),
@@ -323,6 +382,25 @@ mod tests {
             assert_eq!(read, frames());
             assert!(buffer.is_empty());
         }
+    }
+
+    #[test]
+    fn a_hello_is_found_in_what_others_left() {
+        let hello = |number| Frame::Hello(Hello { version: 1, number });
+        let mut bytes = b"\x04\xff\xff the middle of something".to_vec();
+        hello(7).write(&mut bytes);
+        hello(8).write(&mut bytes);
+        Frame::Attach(1).write(&mut bytes);
+        let mut buffer = Vec::new();
+        let mut found = None;
+        for byte in &bytes {
+            buffer.push(*byte);
+            if found.is_none() {
+                found = Frame::take_hello(&mut buffer, 8);
+            }
+        }
+        assert_eq!(found.map(|hello| hello.number), Some(8));
+        assert_eq!(Frame::take(&mut buffer), Ok(Some(Frame::Attach(1))));
     }
 
     #[test]

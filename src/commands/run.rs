@@ -7,13 +7,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
 use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::{CommandFactory, Parser};
 
-use crate::commands::output;
+use crate::commands::{complete, output};
 use crate::config::network::NetworkChoice;
 use crate::config::{Disk, Hostname, Include, Mount, Publish, Resources, SandboxName, Security};
 use crate::domain::qemu::Emulation;
+use crate::driver::ability;
 use crate::error::{Error, Result};
 use crate::guest::kernel::KernelRequest;
 use crate::hypervisor::libvirt;
@@ -21,7 +22,7 @@ use crate::run::{
     self, Account, Connection, OWN_FAILURE, Outcome, Places, Request, Surroundings, Who,
 };
 
-const PROGRAM: &str = "virt-sandbox";
+pub(super) const PROGRAM: &str = "virt-sandbox";
 
 /// Run one command in a throw-away sandbox
 ///
@@ -114,7 +115,7 @@ pub struct Cli {
     shell: bool,
 
     /// Run a virtual machine with kvm or qemu (software) [default: $VIRT_SANDBOX_VIRT_TYPE, else what the host has]
-    #[arg(long, value_name = "TYPE", value_parser = emulation, help_heading = "Virtual machine")]
+    #[arg(long, value_name = "TYPE", help_heading = "Virtual machine")]
     virt_type: Option<Emulation>,
     /// Release of the kernel of a virtual machine [default: that of the host, else the newest]
     #[arg(long, value_name = "RELEASE", help_heading = "Virtual machine")]
@@ -174,16 +175,6 @@ fn seconds(text: &str) -> std::result::Result<Duration, String> {
         .ok_or_else(|| format!("'{text}' is not a number of seconds, up to a year"))
 }
 
-fn emulation(text: &str) -> std::result::Result<Emulation, String> {
-    match text {
-        "kvm" => Ok(Emulation::Kvm),
-        "qemu" | "tcg" => Ok(Emulation::Tcg),
-        _ => Err(format!(
-            "'{text}' is not a type of virtual machine: use kvm or qemu"
-        )),
-    }
-}
-
 fn pair(text: OsString) -> std::result::Result<(OsString, OsString), String> {
     let bytes = text.as_bytes();
     let (key, value) = match bytes.iter().position(|byte| *byte == b'=') {
@@ -211,6 +202,7 @@ fn pair(text: OsString) -> std::result::Result<(OsString, OsString), String> {
 /// Parses the command line and does what it says.
 #[must_use]
 pub fn main() -> ExitCode {
+    complete::answer(Cli::command);
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -300,11 +292,7 @@ fn request(cli: Cli) -> Result<Request> {
         shell: cli.shell,
         emulation: match cli.virt_type {
             Some(emulation) => Some(emulation),
-            None => std::env::var("VIRT_SANDBOX_VIRT_TYPE")
-                .ok()
-                .filter(|text| !text.is_empty())
-                .map(|text| emulation(&text).map_err(Error::refused))
-                .transpose()?,
+            None => ability::emulation_of_environment()?,
         },
         terminal: cli.tty || (is_terminal && !cli.no_tty),
         hands_over: true,
@@ -359,7 +347,6 @@ fn print_timing(outcome: &Outcome) {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
 
     use super::*;
 

@@ -304,7 +304,12 @@ impl<'a> Console<'a> {
                 self.ending.get_or_insert(Ending::Exit(exit));
             }
             // Nothing of the guest's.
-            Frame::Config(_) | Frame::Room(..) | Frame::Signal(_) | Frame::Resize(..) => {}
+            Frame::Config(_)
+            | Frame::Room(..)
+            | Frame::Signal(_)
+            | Frame::Resize(..)
+            | Frame::Attach(_)
+            | Frame::Hello(_) => {}
         }
     }
 

@@ -9,7 +9,7 @@ pub mod qemu;
 pub mod template;
 pub mod tune;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
@@ -128,6 +128,20 @@ pub struct BlockDevice {
     /// How the guest of a virtual machine finds it: 1 to 20 letters, digits, `_`, `.` and `-`
     /// (`/sys/block/*/serial`). Containers have none.
     pub serial: String,
+}
+
+impl BlockDevice {
+    /// A block device of the host, as a container has it.
+    #[must_use]
+    pub fn of_host(path: &Path) -> Self {
+        Self {
+            source: path.to_owned(),
+            kind: BlockKind::Block,
+            format: ImageFormat::Raw,
+            read_only: false,
+            serial: String::new(),
+        }
+    }
 }
 
 /// What is behind a disk.

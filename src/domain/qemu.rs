@@ -14,7 +14,7 @@ use crate::host::HostFacts;
 
 mod check;
 
-pub use check::{Authority, check};
+pub use check::{Authority, check, check_domain};
 
 /// What a virtual machine has beside its [`Domain`]. Every path is absolute and of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,10 +27,10 @@ pub struct Machine {
     pub initrd: PathBuf,
     /// Its command line.
     pub command_line: String,
-    /// Unix socket that QEMU makes for [`PORT`](guest_init::wire::PORT); at most 107 bytes.
-    pub channel: PathBuf,
-    /// Unix socket that QEMU makes for the console `hvc0`; at most 107 bytes.
-    pub console: PathBuf,
+    /// Ports of the guest.
+    pub channels: Vec<Channel>,
+    /// Where the console `hvc0` leads.
+    pub console: Console,
     /// Unix socket that QEMU makes for the first serial port, if there is to be one; at most 107 bytes.
     pub serial: Option<PathBuf>,
     /// Directories of the host.
@@ -38,6 +38,24 @@ pub struct Machine {
     /// Whether QEMU ends when the guest is off. Else it waits for libvirt to end it, which may be gone where the driver is
     /// in the process of a client.
     pub ends_itself: bool,
+}
+
+/// A port of the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Channel {
+    /// Its name in the guest.
+    pub name: String,
+    /// Unix socket that is made for it; at most 107 bytes.
+    pub socket: PathBuf,
+}
+
+/// Where a console leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Console {
+    /// To a Unix socket that is made for it; at most 107 bytes.
+    Socket(PathBuf),
+    /// To a terminal of the host, and what is said there is kept in a file.
+    Log(PathBuf),
 }
 
 /// What runs the guest's instructions.
@@ -102,11 +120,11 @@ pub struct QemuDomain {
     disks: Vec<Disk>,
     interfaces: Vec<Interface>,
     arguments: Vec<String>,
-    console: PathBuf,
+    console: Option<PathBuf>,
+    console_log: Option<PathBuf>,
     serial_port: Option<PathBuf>,
     consoles: u32,
-    channel: PathBuf,
-    channel_name: &'static str,
+    channels: Vec<Channel>,
     security: Option<SecLabelView>,
 }
 
@@ -129,6 +147,29 @@ struct Disk {
     target: String,
     serial: String,
     read_only: bool,
+}
+
+impl std::str::FromStr for Emulation {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "kvm" => Ok(Self::Kvm),
+            "qemu" | "tcg" => Ok(Self::Tcg),
+            _ => Err(format!(
+                "'{text}' is not a type of virtual machine: use kvm or qemu"
+            )),
+        }
+    }
+}
+
+impl Console {
+    fn socket(&self) -> Option<&PathBuf> {
+        match self {
+            Self::Socket(path) => Some(path),
+            Self::Log(_) => None,
+        }
+    }
 }
 
 impl QemuDomain {
@@ -168,11 +209,14 @@ impl QemuDomain {
             disks: domain.disks.iter().enumerate().map(disk).collect(),
             interfaces,
             arguments,
-            console: machine.console.clone(),
+            console: machine.console.socket().cloned(),
+            console_log: match &machine.console {
+                Console::Socket(_) => None,
+                Console::Log(path) => Some(path.clone()),
+            },
             serial_port: machine.serial.clone(),
             consoles: domain.consoles,
-            channel: machine.channel.clone(),
-            channel_name: guest_init::wire::PORT,
+            channels: machine.channels.clone(),
             security: domain.security.as_ref().map(SecLabelView::from),
         }
     }

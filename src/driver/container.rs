@@ -2,17 +2,18 @@
 
 use std::cell::OnceCell;
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
-use guest_init::config::{GuestConfig, Payload, Platform, Root, StaticUnits, VERSION};
+use guest_init::config::{GuestConfig, Payload, Platform, Root, Staged, StaticUnits, VERSION};
 
 use crate::config::resources::DEFAULT_CONTAINER_MEMORY;
 use crate::config::{Resources, SandboxConfig, SandboxName};
-use crate::domain::Domain;
 use crate::domain::lxc::{self, LxcDomain};
 use crate::domain::template::Template;
 use crate::domain::tune::{CPU_PERIOD_US, quota_us};
-use crate::driver::{Activity, Contents, Inside, Site, addresses};
+use crate::domain::{BlockDevice, Domain, Filesystem, OnReboot, disk_name};
+use crate::driver::{Activity, Contents, Inside, Shared, Site, addresses};
 use crate::error::{Error, Result};
 use crate::guest::{self, Assembly, cgroup};
 use crate::host::HostFacts;
@@ -45,6 +46,12 @@ pub(super) fn build(
     hypervisor: &dyn Hypervisor,
 ) -> Result<String> {
     let mut domain = Domain::of_service(config);
+    let image = config.image.is_some();
+    if image {
+        // libvirt would start it again with a device that is another file's by then.
+        domain.on_reboot = OnReboot::Destroy;
+        domain.disks.extend(site.device.map(BlockDevice::of_host));
+    }
     lxc::check(&domain)?;
     let model = label::model(&hypervisor.capabilities()?);
     domain.security = label::of_container(
@@ -60,13 +67,14 @@ pub(super) fn build(
         hostname: config.hostname.clone(),
         debug: guest::is_debugged(),
         platform: Platform::Container,
-        staged: vec![],
+        staged: image.then(staged).into_iter().collect(),
         root: Root::Empty,
         mounts: assembly.mounts,
         user_mounts: assembly.user_mounts,
         includes: vec![],
         masked: vec![],
         disks: vec![],
+        ways: 0,
         shell: None,
         files: contents.files,
         static_units: Some(StaticUnits {
@@ -85,6 +93,30 @@ pub(super) fn build(
     guest::stage(site.stage, &guest::find_init()?, &guest)?;
     let view = LxcDomain::new(&domain, facts, assembly.filesystems);
     Template::LxcDomain.render(&view, Some(site.templates))
+}
+
+/// The image of the tree, mounted where else a directory of the host is placed.
+fn staged() -> Staged {
+    let node = Path::new("/dev").join(disk_name("sd", 0));
+    Staged::Image {
+        device: guest_init::config::BlockDevice::Node(node),
+        partition: None,
+        path: guest::PRIVATE.into(),
+        read_only: false,
+    }
+}
+
+/// The staging root is ours.
+pub(super) fn sharing(config: &SandboxConfig, facts: &HostFacts) -> Vec<Shared> {
+    let stage = Path::new("/");
+    let assembly = Assembly::of_service(config, facts, stage);
+    let shared = |filesystem: Filesystem| Shared {
+        source: filesystem.source,
+        read_only: filesystem.read_only,
+        how: "bind mount, owners as on the host",
+    };
+    let own = assembly.filesystems.into_iter().skip(1);
+    own.map(shared).collect()
 }
 
 pub(super) fn limit(resources: &Resources, key: &str) -> Option<Limit> {
@@ -153,6 +185,10 @@ impl Inside for Container {
         super::is_alive(self.controller)
     }
 
+    fn answers(&self) -> bool {
+        self.way().is_ok()
+    }
+
     fn capture(&self, command: &[&str]) -> Result<Captured> {
         let way = self.way()?;
         way.entrance
@@ -210,6 +246,15 @@ impl Inside for Container {
         let file = group.join("pids.max");
         fs::write(&file, most.to_string())
             .map_err(|error| format!("writing '{}': {error}", file.display()))
+    }
+
+    /// Its kernel is the host's.
+    fn settle(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn wake(&self) -> Result<()> {
+        Ok(())
     }
 }
 

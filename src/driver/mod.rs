@@ -3,16 +3,19 @@
 //! A sandbox of a service is built, reached and cleaned up after by its [`Keeper`]; what runs it can be reached as [`Inside`].
 //! Nothing above this module knows which driver a sandbox of a service has.
 
+pub mod ability;
 mod addresses;
 pub mod connection;
 mod container;
+mod machine;
 
 use std::fmt::Debug;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use guest_init::config::{File, Nic};
+use serde::Serialize;
 
 use self::connection::{Connection, Driver};
 use crate::config::{Resources, SandboxConfig};
@@ -27,6 +30,9 @@ pub use crate::sys::enter::Entry;
 pub trait Inside: Debug {
     /// Whether it is still there. This asks the kernel: the daemon may be restarted meanwhile.
     fn is_alive(&self) -> bool;
+
+    /// Whether commands can be run in it by now: one that boots takes a moment. Waits for a tenth of a second at most.
+    fn answers(&self) -> bool;
 
     /// Runs a command of the sandbox to its end, as its root and without standard input.
     ///
@@ -65,6 +71,18 @@ pub trait Inside: Debug {
     /// # Errors
     /// Says why that cannot be.
     fn limit_processes(&self, most: u64) -> std::result::Result<(), String>;
+
+    /// Has its files on the host be as it sees them: what its kernel holds back is written.
+    ///
+    /// # Errors
+    /// Where it does not answer.
+    fn settle(&self) -> Result<()>;
+
+    /// After it was frozen: what it cannot know by itself, such as the time.
+    ///
+    /// # Errors
+    /// Where it does not answer.
+    fn wake(&self) -> Result<()>;
 }
 
 /// What a sandbox is at.
@@ -91,6 +109,17 @@ pub struct Contents {
     pub target: String,
 }
 
+/// A directory of the host that a sandbox has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Shared {
+    /// The directory.
+    pub source: PathBuf,
+    /// Whether the sandbox may only read it.
+    pub read_only: bool,
+    /// How it gets there, and who sees to owners and access.
+    pub how: &'static str,
+}
+
 /// Places of the host that a sandbox is built with.
 #[derive(Debug, Clone, Copy)]
 pub struct Site<'a> {
@@ -98,6 +127,8 @@ pub struct Site<'a> {
     pub stage: &'a Path,
     /// Templates of the admin.
     pub templates: &'a Path,
+    /// The block device of the image that holds the tree, while the sandbox starts.
+    pub device: Option<&'a Path>,
 }
 
 /// A driver that keeps sandboxes of services.
@@ -105,6 +136,8 @@ pub struct Site<'a> {
 pub enum Keeper {
     /// Containers.
     Containers,
+    /// Virtual machines.
+    Machines,
 }
 
 impl Keeper {
@@ -115,9 +148,10 @@ impl Keeper {
     pub fn of(uri: &str) -> Result<Self> {
         match Connection::parse(uri)?.driver {
             Driver::Lxc => Ok(Self::Containers),
-            Driver::QemuSystem | Driver::QemuSession | Driver::QemuEmbedded => Err(Error::refused(
-                format!("'{uri}' is not a connection of libvirt's container driver; use lxc:///"),
-            )),
+            Driver::QemuSystem => Ok(Self::Machines),
+            Driver::QemuSession | Driver::QemuEmbedded => Err(Error::refused(format!(
+                "'{uri}' has no daemon of the host's that could keep a sandbox; use lxc:/// or qemu:///system"
+            ))),
         }
     }
 
@@ -126,14 +160,16 @@ impl Keeper {
     pub fn name(self) -> &'static str {
         match self {
             Self::Containers => "lxc",
+            Self::Machines => "qemu",
         }
     }
 
-    /// What systemd inside takes it for.
+    /// What systemd inside takes the container for; `None` where it has a kernel of its own.
     #[must_use]
-    pub fn container(self) -> &'static str {
+    pub fn container(self) -> Option<&'static str> {
         match self {
-            Self::Containers => container::NAME,
+            Self::Containers => Some(container::NAME),
+            Self::Machines => None,
         }
     }
 
@@ -144,6 +180,7 @@ impl Keeper {
     pub fn check(self, config: &SandboxConfig) -> Result<()> {
         match self {
             Self::Containers => container::check(config),
+            Self::Machines => machine::check(config),
         }
     }
 
@@ -161,15 +198,44 @@ impl Keeper {
     ) -> Result<String> {
         match self {
             Self::Containers => container::build(config, contents, facts, site, hypervisor),
+            Self::Machines => machine::build(config, contents, facts, site, hypervisor),
         }
     }
 
-    /// The way into a sandbox in this `state`; `None` where it does not run.
+    /// The way into a sandbox in this `state`, whose directory is `stage`; `None` where it does not run.
     #[must_use]
-    pub fn inside(self, config: &SandboxConfig, state: DomainState) -> Option<Box<dyn Inside>> {
+    pub fn inside(
+        self,
+        config: &SandboxConfig,
+        stage: &Path,
+        state: DomainState,
+    ) -> Option<Box<dyn Inside>> {
         let id = state.id()?;
+        Some(match self {
+            Self::Containers => Box::new(container::Container::new(&config.name, id)),
+            Self::Machines => Box::new(machine::Machine::new(stage)),
+        })
+    }
+
+    /// How long it may take from the start until systemd begins, beside what units may take.
+    ///
+    /// # Errors
+    /// Where the environment asks for what there is not.
+    pub fn boot_time(self) -> Result<Duration> {
         match self {
-            Self::Containers => Some(Box::new(container::Container::new(&config.name, id))),
+            Self::Containers => Ok(Duration::ZERO),
+            Self::Machines => machine::boot_time(),
+        }
+    }
+
+    /// How the directories of the host get into a sandbox.
+    ///
+    /// # Errors
+    /// Where one cannot.
+    pub fn sharing(self, config: &SandboxConfig, facts: &HostFacts) -> Result<Vec<Shared>> {
+        match self {
+            Self::Containers => Ok(container::sharing(config, facts)),
+            Self::Machines => machine::sharing(config, facts),
         }
     }
 
@@ -178,6 +244,7 @@ impl Keeper {
     pub fn limit(self, resources: &Resources, key: &str) -> Option<Limit> {
         match self {
             Self::Containers => container::limit(resources, key),
+            Self::Machines => machine::limit(resources, key),
         }
     }
 }

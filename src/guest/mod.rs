@@ -18,6 +18,9 @@ use crate::sys::atomic;
 /// The private directories of a sandbox, in its tree and in its root.
 pub const PRIVATE_DIRS: [&str; 5] = ["/etc", "/var", "/home", "/root", "/srv"];
 
+/// Where the tree of a sandbox is in the staging root.
+pub const PRIVATE: &str = "/private";
+
 /// Name of the init in the staging root; the domain starts it.
 const INIT: &str = "guest-init";
 
@@ -58,9 +61,11 @@ impl Assembly {
                 }),
             }
         }
-        assembly.share(facts, &config.path, Path::new("/private"), false);
+        if config.image.is_none() {
+            assembly.share(facts, &config.path, Path::new(PRIVATE), false);
+        }
         for dir in PRIVATE_DIRS.map(Path::new) {
-            assembly.bind(below("/private", dir), dir.to_owned(), false);
+            assembly.bind(below(PRIVATE, dir), dir.to_owned(), false);
         }
         for (target, mode) in [("/run", 0o755), ("/tmp", 0o1777)] {
             assembly.mounts.push(guest::Mount::Tmpfs {

@@ -119,6 +119,14 @@ impl Hypervisor for Libvirt {
         }
     }
 
+    fn definition(&self, name: &str) -> Result<Option<String>> {
+        let flags = virt::sys::VIR_DOMAIN_XML_INACTIVE | virt::sys::VIR_DOMAIN_XML_SECURE;
+        let document = self.find(name)?.map(|domain| domain.xml_desc(flags));
+        document
+            .transpose()
+            .map_err(|error| failed(format_args!("reading domain '{name}'"), &error))
+    }
+
     fn start(&self, name: &str) -> Result<()> {
         let started = self.must_find(name)?.create();
         started.map_err(|error| not_started(format_args!("starting domain '{name}'"), &error))

@@ -23,6 +23,12 @@ pub trait Hypervisor {
     /// Where the hypervisor refuses.
     fn undefine(&self, name: &str) -> Result<()>;
 
+    /// The document of a defined domain; none of one that is not known.
+    ///
+    /// # Errors
+    /// Where the hypervisor does not answer.
+    fn definition(&self, name: &str) -> Result<Option<String>>;
+
     /// Starts a defined domain.
     ///
     /// # Errors

@@ -69,6 +69,7 @@ pub fn config(
         static_units: None,
         max_pids: driver.max_pids,
         network: guest::nics(&request.networks),
+        ways: 0,
         shell: driver.shell,
         payload: Payload::Command(Command {
             argv: request.command.clone(),

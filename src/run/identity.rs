@@ -51,6 +51,7 @@ impl Account {
                 let identity = guest::Identity {
                     uid: uid.as_raw(),
                     gid: gid.as_raw(),
+                    groups: vec![],
                     privileged: false,
                 };
                 Ok(user.map_or_else(
@@ -67,6 +68,7 @@ impl Account {
                 identity: guest::Identity {
                     uid: 0,
                     gid: 0,
+                    groups: vec![],
                     privileged: true,
                 },
                 name: "root".to_owned(),
@@ -91,6 +93,7 @@ impl Account {
                 let identity = guest::Identity {
                     uid: user.uid.as_raw(),
                     gid: user.gid.as_raw(),
+                    groups: vec![],
                     privileged: false,
                 };
                 Ok(Self::of(user, identity))

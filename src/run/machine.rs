@@ -1,44 +1,23 @@
 //! A sandbox as a virtual machine: the host's directories are devices of it, which the guest mounts.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use guest_init::config::{self as guest, Platform, Staged, Stdio};
 
 use crate::config::network::Source;
 use crate::config::{Network, SandboxName};
-use crate::domain::qemu::{self, Authority, Emulation, Machine, QemuDomain, Transport};
+use crate::domain::qemu::{self, Channel, Console, Machine, QemuDomain, Transport};
 use crate::domain::template::{self, Template};
 use crate::domain::{BlockDevice, BlockKind, Domain};
+use crate::driver::ability::{Abilities, for_guest, usable_emulation};
 use crate::error::{Error, Result};
 use crate::guest::kernel::{self, Feature, Kernel};
 use crate::host::HostFacts;
-use crate::hypervisor::libvirt;
 use crate::run::contract::{self, Platforms};
 use crate::run::disks;
-use crate::run::layout::{Granularity, Image, Layout, Share};
+use crate::run::layout::{Granularity, Image, Layout};
 use crate::run::{Account, Driver, Places, Plan, Reach, Request};
-
-/// First version of libvirt that starts a virtiofsd for an ordinary user.
-const VIRTIOFS_FOR_USERS: u32 = 10;
-
-/// Where distributions have it.
-const VIRTIOFSD: [&str; 4] = [
-    "/usr/libexec/virtiofsd",
-    "/usr/lib/virtiofsd",
-    "/usr/lib/qemu/virtiofsd",
-    "/usr/libexec/qemu-virtiofsd",
-];
-
-/// What a virtual machine of this host can be.
-#[derive(Debug)]
-struct Abilities<'a> {
-    kernel: &'a Kernel,
-    authority: Authority,
-    virtiofsd: Option<PathBuf>,
-    libvirt_version: u32,
-}
 
 /// The plan of a virtual machine of `driver`.
 pub fn plan(
@@ -53,26 +32,15 @@ pub fn plan(
     let account = Account::find(&request.who)?;
     let layout = Layout::new(request, state, Granularity::Directories)?;
     let kernel = Kernel::find(Path::new("/"), &request.kernel)?;
-    let abilities = Abilities {
-        kernel: &kernel,
-        authority: driver.authority(),
-        virtiofsd: VIRTIOFSD
-            .iter()
-            .map(PathBuf::from)
-            .find(|path| path.is_file()),
-        libvirt_version: libvirt::library_version()?,
-    };
+    let abilities = Abilities::of_host(&kernel, driver.authority())?;
 
     let mut shares = Vec::new();
     let mut staged = Vec::new();
     for (index, share) in layout.shares.iter().enumerate() {
-        let transport = abilities.transport(share)?;
+        let transport = abilities.transport(&share.source, share.read_only)?;
         let tag = format!("share{index}");
         staged.push(Staged::Share {
-            transport: match transport {
-                Transport::Plan9 { .. } => guest::Transport::Plan9,
-                Transport::Virtiofs { .. } => guest::Transport::Virtiofs,
-            },
+            transport: for_guest(&transport),
             tag: tag.clone(),
             path: share.staged.clone(),
             read_only: share.read_only,
@@ -126,8 +94,11 @@ pub fn plan(
         kernel: boot.kernel.clone(),
         initrd: boot.initrd.clone(),
         command_line: kernel::command_line(request.debug, None),
-        channel: channel.clone(),
-        console: console.clone(),
+        channels: vec![Channel {
+            name: guest_init::wire::PORT.to_owned(),
+            socket: channel.clone(),
+        }],
+        console: Console::Socket(console.clone()),
         serial: serial.clone(),
         shares,
         ends_itself: driver == Driver::QemuEmbedded,
@@ -162,67 +133,6 @@ pub fn plan(
         emulation: Some(emulation),
         devices: vec![],
     })
-}
-
-impl Abilities<'_> {
-    /// How a directory gets into the guest.
-    ///
-    /// Over 9p QEMU itself reads the files, as whoever it runs as, and refuses to write where it is told to. A virtiofsd
-    /// of root's keeps owners as they are.
-    fn transport(&self, share: &Share) -> Result<Transport> {
-        let plan9 = self.plan9()?;
-        let virtiofs = self.virtiofs()?;
-        let prefers_plan9 = share.read_only || self.authority == Authority::User;
-        let (first, second) = match prefers_plan9 {
-            true => (plan9, virtiofs),
-            false => (virtiofs, plan9),
-        };
-        match (first, second) {
-            (Ok(transport), _) | (Err(_), Ok(transport)) => Ok(transport),
-            (Err(one), Err(other)) => Err(Error::refused(format!(
-                "sharing '{}' with a virtual machine: {one}, and {other}",
-                share.source.display()
-            ))),
-        }
-    }
-
-    fn plan9(&self) -> Result<std::result::Result<Transport, String>> {
-        let release = &self.kernel.release;
-        Ok(
-            if self.kernel.has("9p")? && self.kernel.has("9pnet_virtio")? {
-                // Whoever QEMU runs as, it cannot give files to others, and need not.
-                Ok(Transport::Plan9 { squash: true })
-            } else {
-                Err(format!(
-                    "the kernel {release} has no 9p (choose one that has, such as linux-image-amd64, with --kernver)"
-                ))
-            },
-        )
-    }
-
-    fn virtiofs(&self) -> Result<std::result::Result<Transport, String>> {
-        let release = &self.kernel.release;
-        if !self.kernel.has("virtiofs")? {
-            return Ok(Err(format!("the kernel {release} has no virtiofs")));
-        }
-        if self.authority == Authority::User && self.libvirt_version < VIRTIOFS_FOR_USERS {
-            return Ok(Err(format!(
-                "libvirt {} shares with virtiofs for root only (from {VIRTIOFS_FOR_USERS} on, for users)",
-                self.libvirt_version
-            )));
-        }
-        Ok(match &self.virtiofsd {
-            Some(binary) => Ok(Transport::Virtiofs {
-                binary: binary.clone(),
-                // A root that is the kernel's first one cannot be left by pivot_root(2), which is the other way.
-                chroot: true,
-            }),
-            None => Err(format!(
-                "there is no virtiofsd in any of {}",
-                VIRTIOFSD.join(", ")
-            )),
-        })
-    }
 }
 
 /// libvirt's networks are another driver's, of a daemon.
@@ -277,42 +187,5 @@ fn image_device(image: &Image, serial: &str) -> BlockDevice {
         format: image.format,
         read_only: image.read_only,
         serial: serial.to_owned(),
-    }
-}
-
-/// KVM where the CPU has what it takes and the device can be opened; a software KVM cannot boot a stock kernel.
-fn usable_emulation() -> Emulation {
-    let device = fs::File::options().read(true).write(true).open("/dev/kvm");
-    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    match device.is_ok() && is_hardware(&cpu, std::env::consts::ARCH) {
-        true => Emulation::Kvm,
-        false => Emulation::Tcg,
-    }
-}
-
-/// Whether `/proc/cpuinfo` shows a CPU that runs guests itself. Only x86 says so there.
-fn is_hardware(cpuinfo: &str, arch: &str) -> bool {
-    let has_flag = |line: &str| {
-        line.starts_with("flags")
-            && line
-                .split_whitespace()
-                .any(|flag| ["vmx", "svm"].contains(&flag))
-    };
-    !["x86", "x86_64"].contains(&arch) || cpuinfo.lines().any(has_flag)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hardware_is_told_by_flags() {
-        assert!(is_hardware("flags\t\t: fpu vmx de\n", "x86_64"));
-        assert!(is_hardware("flags\t\t: fpu svm\n", "x86_64"));
-        assert!(!is_hardware(
-            "flags\t\t: fpu vmxnet\nmodel: vmx\n",
-            "x86_64"
-        ));
-        assert!(is_hardware("", "aarch64"));
     }
 }

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::config::SandboxName;
 use crate::error::{Error, Result};
-use crate::guest::cgroup;
+use crate::guest::{cgroup, kernel};
 use crate::label;
 use crate::run::Connection;
 use crate::sys::lock::{Lock, Sharing};
@@ -65,7 +65,7 @@ impl Places {
         if is_root {
             return Ok(Self {
                 runtime: "/var/lib/virt-sandbox".into(),
-                cache: "/var/cache/virt-sandbox".into(),
+                cache: kernel::CACHE.into(),
             });
         }
         let variable = |name: &str| {

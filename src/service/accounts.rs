@@ -7,6 +7,8 @@ mod file;
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
+
 pub use file::{BadLine, Group, GroupShadow, Limits, NewUser, Shadow, User};
 
 /// The uid and gid of `nobody`, which the kernel shows for owners that have no number here:
@@ -17,7 +19,8 @@ const OVERFLOW_ID: u32 = 65534;
 const LOCKED: &str = "*";
 
 /// The texts of the four files. Those that are absent are empty.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Texts {
     /// `/etc/passwd`.
     pub passwd: String,

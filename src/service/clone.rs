@@ -1,6 +1,5 @@
 //! A second sandbox like one there is: the same units, configuration and state, and an identity of its own.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use guest_init::config::Addressing;
@@ -10,7 +9,6 @@ use crate::config::{Hostname, Mount, SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
 use crate::service::frozen::Still;
 use crate::service::identity::{self, Renewal};
-use crate::service::manifest::Manifest;
 use crate::service::place;
 use crate::service::sandboxes::Sandboxes;
 use crate::sys::copy::{Copier, Existing, Report};
@@ -50,27 +48,20 @@ impl Sandboxes {
         self.warn_of_shared(&source, &config.name);
         let renewal = Renewal::new(&source, &config)?;
         self.make(&config, &mut |tree| {
-            let mut manifest = self.recorded(&source.name)?;
+            let mut provenance = self.recorded(&source.name)?;
             {
                 let _still = Still::new(self, &source, "cloning")?;
                 let place = |path: &Path| renewal.place(path);
-                let report = copy_tree(&source.path, tree, &place, interrupted)?;
+                let from = self.tree(&source)?;
+                let report = copy_tree(from.path(), tree, &place, interrupted)?;
                 for skipped in &report.skipped {
                     log::debug!("not copied: {skipped}");
                 }
             }
-            renewal.write(tree, &mut manifest)?;
-            Ok(manifest)
+            renewal.write(tree, &mut provenance.manifest)?;
+            Ok(provenance)
         })?;
         Ok(config)
-    }
-
-    /// The record of what a sandbox's `/etc` was made from.
-    pub(super) fn recorded(&self, name: &SandboxName) -> Result<Manifest> {
-        let path = self.store.manifest(name);
-        let text = fs::read_to_string(&path).map_err(Error::io("reading", &path))?;
-        text.parse()
-            .map_err(Error::step(format!("reading '{}'", path.display())))
     }
 
     /// Says what a copy of `source` has in common with it.
@@ -134,7 +125,7 @@ fn copy_tree(
     Ok(copier.finish()?)
 }
 
-/// The paths of all that is in a tree but its mark, parents before what they hold. What vanishes meanwhile is no error.
+/// The paths of all that is in a tree but what is the host's, parents before what they hold. What vanishes meanwhile is no error.
 pub(super) fn walk(root: &Root) -> impl Iterator<Item = Result<PathBuf>> {
     let mut rest = vec![PathBuf::from("/")];
     let names = |path: &Path| -> Result<Vec<PathBuf>> {
@@ -149,7 +140,7 @@ pub(super) fn walk(root: &Root) -> impl Iterator<Item = Result<PathBuf>> {
         let names = object.names()?;
         let inside = names.iter().rev().map(|name| path.join(name));
         Ok(inside
-            .filter(|inside| *inside != Path::new("/").join(place::MARK))
+            .filter(|inside| !place::is_reserved(inside))
             .collect())
     };
     std::iter::from_fn(move || {
@@ -165,6 +156,8 @@ pub(super) fn walk(root: &Root) -> impl Iterator<Item = Result<PathBuf>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -175,7 +168,13 @@ mod tests {
             fs::create_dir_all(from.join(path)).unwrap();
         }
         fs::create_dir(&to).unwrap();
-        for path in [place::MARK, "etc/x", "etc/y", "var/log/a/1"] {
+        for path in [
+            ".virt-sandbox.json",
+            ".upgrade",
+            "etc/x",
+            "etc/y",
+            "var/log/a/1",
+        ] {
             fs::write(from.join(path), path).unwrap();
         }
         let place = |path: &Path| match path.to_str() {

@@ -7,20 +7,22 @@ use std::path::{Path, PathBuf};
 use crate::config::network::{DEFAULT_SOURCE, Source};
 use crate::config::service::VERSION;
 use crate::config::{
-    Hostname, Mac, Mount, Network, Resources, SandboxConfig, SandboxName, Security, State, Workload,
+    Hostname, Mac, Mount, Network, Resources, SandboxConfig, SandboxName, Security, State,
+    TreeImage, Workload,
 };
 use crate::driver::Keeper;
 use crate::error::{Error, Result};
 use crate::host;
 use crate::hypervisor::Hypervisor;
 use crate::service::activity;
+use crate::service::base::{Base, Provenance};
 use crate::service::discover::{self, Fact, Service};
 use crate::service::manifest::Manifest;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::Removal;
 use crate::service::tree::{self, Class, TreePlan};
 use crate::service::unit::special::Role;
-use crate::service::{command, place, preflight};
+use crate::service::{command, image, place, preflight};
 
 /// What a new sandbox is to be.
 #[derive(Debug, Clone)]
@@ -41,6 +43,8 @@ pub struct Request {
     pub mounts: Vec<Mount>,
     /// Its security label, where it is not the usual one.
     pub security: Option<Security>,
+    /// The image that its tree is to be in, instead of a directory.
+    pub image: Option<TreeImage>,
     /// Its limits.
     pub resources: Resources,
     /// Host name inside, instead of the sandbox's name.
@@ -58,6 +62,8 @@ pub struct Plan {
     pub tree: TreePlan,
     /// The packages of the service, and why each is one.
     pub packages: Vec<(String, String)>,
+    /// What is recorded of it for an upgrade.
+    pub(super) base: Base,
 }
 
 impl Sandboxes {
@@ -74,21 +80,7 @@ impl Sandboxes {
             .clone()
             .unwrap_or_else(|| Hostname::of(&request.name))
             .to_string();
-        let (workload, service) = match &request.workload {
-            Workload::Units(units) => {
-                let service = Service::discover(root, units, &request.packages, &hostname)?;
-                let units = service.units.iter().map(ToString::to_string).collect();
-                (Workload::Units(units), service)
-            }
-            Workload::Command(command) => {
-                let mut accounts = discover::read_accounts(root);
-                let found = command::find(command, &mut accounts)?;
-                let unit = command::unit::of(&found.command)?;
-                let packages = &request.packages;
-                let service = Service::of_unit(root, unit, &found.programs, accounts, packages)?;
-                (Workload::Command(found.command), service)
-            }
-        };
+        let (workload, service) = found(root, &request.workload, &request.packages, &hostname)?;
         let keeper = Keeper::of(&self.connection)?;
         preflight::check(root, &service, keeper.container())?;
         let uuid = uuid::Uuid::new_v4();
@@ -106,10 +98,7 @@ impl Sandboxes {
             name: request.name.clone(),
             uuid,
             connection: self.connection.clone(),
-            keep_units: match &workload {
-                Workload::Units(_) => keep_units(&service),
-                Workload::Command(_) => vec![],
-            },
+            keep_units: keep_units(&service, &workload),
             mounts: shown_from_host(&service, &workload)
                 .into_iter()
                 .chain(request.mounts.clone())
@@ -122,7 +111,7 @@ impl Sandboxes {
             timeout: request.timeout,
             networks,
             security: request.security.clone(),
-            image: None,
+            image: request.image,
             resources: request.resources.clone(),
         };
         config.check().map_err(Error::refused)?;
@@ -131,6 +120,10 @@ impl Sandboxes {
         if request.state == State::Auto {
             activity::refuse_live_state(&service, &tree.state)?;
         }
+        if let Some(image) = config.image {
+            image::check_size(image, &tree, root)?;
+            place::check_image(&config)?;
+        }
         shared(&mut tree);
         let packages = service
             .packages
@@ -138,6 +131,7 @@ impl Sandboxes {
             .map(|(package, reason)| (package.to_string(), reason.clone()))
             .collect();
         Ok(Plan {
+            base: Base::of(&tree, &service)?,
             config,
             tree,
             packages,
@@ -161,7 +155,10 @@ impl Sandboxes {
             for skipped in &report.skipped {
                 log::debug!("not copied: {skipped}");
             }
-            Ok(Manifest::scan(tree, &[Path::new("/etc")])?)
+            Ok(Provenance {
+                manifest: Manifest::scan(tree, &[Path::new("/etc")])?,
+                base: plan.base.clone(),
+            })
         })?;
         Ok(plan.config)
     }
@@ -194,6 +191,7 @@ impl Sandboxes {
             connection: config.connection.clone(),
             uuid: config.uuid,
             tree: Some(config.path.clone()),
+            image: config.image_file(),
             registered: true,
         };
         self.store.note(&removal)?;
@@ -203,8 +201,31 @@ impl Sandboxes {
     }
 }
 
+/// What runs, by the names the host has for it, and what belongs to it.
+pub(super) fn found(
+    root: &Path,
+    workload: &Workload,
+    packages: &[String],
+    hostname: &str,
+) -> Result<(Workload, Service)> {
+    match workload {
+        Workload::Units(units) => {
+            let service = Service::discover(root, units, packages, hostname)?;
+            let units = service.units.iter().map(ToString::to_string).collect();
+            Ok((Workload::Units(units), service))
+        }
+        Workload::Command(command) => {
+            let mut accounts = discover::read_accounts(root);
+            let found = command::find(command, &mut accounts)?;
+            let unit = command::unit::of(&found.command)?;
+            let service = Service::of_unit(root, unit, &found.programs, accounts, packages)?;
+            Ok((Workload::Command(found.command), service))
+        }
+    }
+}
+
 /// Read-only mounts of what the host has of the programs.
-fn shown_from_host(service: &Service, workload: &Workload) -> Vec<Mount> {
+pub(super) fn shown_from_host(service: &Service, workload: &Workload) -> Vec<Mount> {
     let mut mounts = programs_elsewhere(service);
     if let Workload::Command(_) = workload {
         mounts.extend(command::programs_in_srv(service));
@@ -242,7 +263,10 @@ const SHOWN: [&str; 17] = [
 ];
 
 /// Boot-time units of the host's `/usr` that belong to the service.
-fn keep_units(service: &Service) -> Vec<String> {
+pub(super) fn keep_units(service: &Service, workload: &Workload) -> Vec<String> {
+    if let Workload::Command(_) = workload {
+        return vec![];
+    }
     let names: BTreeSet<String> = service
         .closure
         .members

@@ -74,10 +74,11 @@ impl Sandboxes {
     /// What else follows from a change.
     fn follow(&self, old: &SandboxConfig, new: &SandboxConfig) -> Result<()> {
         if old.hostname != new.hostname {
-            let mut manifest = self.recorded(&new.name)?;
-            Renewal::new(old, new)?.write(&new.path, &mut manifest)?;
-            let text = manifest.to_string();
-            atomic::write(&self.store.manifest(&new.name), text.as_bytes(), 0o600)?;
+            let mut provenance = self.recorded(&new.name)?;
+            let tree = self.tree(new)?;
+            Renewal::new(old, new)?.write(tree.path(), &mut provenance.manifest)?;
+            tree.settle()?;
+            provenance.save(&self.store, &new.name)?;
         }
         for unit in new
             .units()
@@ -85,7 +86,8 @@ impl Sandboxes {
             .filter(|unit| !old.units().contains(unit))
         {
             log::warn!(
-                "'{unit}' was not there when '{}' was made: what it has on the host is not in its tree",
+                "'{unit}' was not there when '{}' was made: what it has on the host is not in its tree; 'virt-sandbox-service upgrade {}' brings it there",
+                new.name,
                 new.name
             );
         }
@@ -117,6 +119,12 @@ fn check_identity(
             return Err(differs(
                 "path",
                 "clone the sandbox with --path to have its tree elsewhere",
+            ));
+        }
+        if new.image != old.image {
+            return Err(differs(
+                "image",
+                "make another sandbox with the image that is wanted",
             ));
         }
         if new.connection != old.connection {

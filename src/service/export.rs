@@ -1,6 +1,6 @@
 //! A sandbox as one archive.
 //!
-//! First what it says of itself (`virt-sandbox/metadata.json`), then its configuration and the record of its `/etc`, then its tree
+//! First what it says of itself (`virt-sandbox/metadata.json`), then its configuration and the records of what it was made from, then its tree
 //! below `tree`, and last a member that tells that nothing is missing.
 
 use std::fs;
@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::SandboxName;
 use crate::error::{Error, Result};
+use crate::service::base::Base;
 use crate::service::clone::walk;
 use crate::service::frozen::Still;
 use crate::service::metadata::Metadata;
@@ -20,6 +21,7 @@ use crate::sys::root::Root;
 pub(super) const METADATA: &str = "virt-sandbox/metadata.json";
 pub(super) const CONFIG: &str = "virt-sandbox/sandbox.toml";
 pub(super) const MANIFEST: &str = "virt-sandbox/manifest";
+pub(super) const BASE: &str = "virt-sandbox/base.json";
 pub(super) const END: &str = "virt-sandbox/end";
 
 /// What the tree is below.
@@ -37,16 +39,18 @@ impl Sandboxes {
         interrupted: &dyn Fn() -> bool,
     ) -> Result<()> {
         let (_lock, config) = self.store.lock(name)?;
-        let metadata = Metadata::of(&config)?;
+        let tree = self.tree(&config)?;
+        let metadata = Metadata::of(&config, tree.path())?;
         let metadata = serde_json::to_vec_pretty(&metadata)
             .map_err(Error::step("writing what the archive says of itself"))?;
         let read = |path: PathBuf| fs::read(&path).map_err(Error::io("reading", &path));
         let _still = Still::new(self, &config, "exporting")?;
-        let root = Root::new(&config.path)?;
+        let root = Root::new(tree.path())?;
         let mut writer = Writer::new(to, interrupted);
         writer.document(METADATA, &metadata)?;
         writer.document(CONFIG, &read(self.store.config(name))?)?;
         writer.document(MANIFEST, &read(self.store.manifest(name))?)?;
+        writer.document(BASE, &Base::load(&self.store.base(name))?.to_json()?)?;
         for path in walk(&root) {
             if interrupted() {
                 return Err(Error::refused("interrupted"));

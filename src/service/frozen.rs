@@ -28,7 +28,8 @@ fn settle(store: &Store, name: &SandboxName) -> Result<()> {
 /// and runs on afterwards. Its lock has to be held.
 #[derive(Debug)]
 pub(super) struct Still<'a> {
-    thawing: Option<(Libvirt, &'a Store)>,
+    thawing: Option<Libvirt>,
+    sandboxes: &'a Sandboxes,
     config: &'a SandboxConfig,
 }
 
@@ -46,16 +47,22 @@ impl<'a> Still<'a> {
         let name = &config.name;
         let mut still = Self {
             thawing: None,
+            sandboxes,
             config,
         };
         match hypervisor.state(name.as_str())? {
             DomainState::Missing | DomainState::Stopped | DomainState::Paused { .. } => {}
-            DomainState::Running { .. } => {
+            state @ DomainState::Running { .. } => {
+                if let Some(inside) = sandboxes.inside_of(config, state)?
+                    && let Err(error) = inside.settle()
+                {
+                    log::warn!("'{name}' holds back what it has written: {error}");
+                }
                 // Noted first, so that it runs on also after a kill.
                 atomic::write(&note(&sandboxes.store, name), b"", 0o600)?;
                 let suspended = hypervisor.suspend(name.as_str());
                 // From now on it is thawed whatever comes: freezing may have been cut short.
-                still.thawing = Some((hypervisor, &sandboxes.store));
+                still.thawing = Some(hypervisor);
                 suspended.map_err(|error| {
                     Error::refused(format!(
                         "{what} '{name}' while it runs needs it frozen, which libvirt cannot do here ({error}); stop it first \
@@ -70,23 +77,28 @@ impl<'a> Still<'a> {
 
 impl Drop for Still<'_> {
     fn drop(&mut self) {
-        let Some((hypervisor, store)) = &self.thawing else {
+        let Some(hypervisor) = &self.thawing else {
             return;
         };
-        let name = &self.config.name;
-        match hypervisor.resume(name.as_str()) {
-            Ok(()) => {
-                if let Err(error) = settle(store, name) {
-                    log::warn!("{error}");
-                }
-            }
-            // The next command tries again.
-            Err(error) => log::warn!("'{name}' is still frozen: {error}"),
+        // The next command tries again.
+        if let Err(error) = self.sandboxes.let_run_on(self.config, hypervisor) {
+            log::warn!("'{}' is still frozen: {error}", self.config.name);
         }
     }
 }
 
 impl Sandboxes {
+    fn let_run_on(&self, config: &SandboxConfig, hypervisor: &dyn Hypervisor) -> Result<()> {
+        let name = &config.name;
+        hypervisor.resume(name.as_str())?;
+        if let Some(inside) = self.inside(config, hypervisor)?
+            && let Err(error) = inside.wake()
+        {
+            log::warn!("'{name}' was not told how long it was frozen: {error}");
+        }
+        settle(&self.store, name)
+    }
+
     /// Lets sandboxes run on that a killed command has left frozen.
     ///
     /// # Errors
@@ -97,8 +109,7 @@ impl Sandboxes {
             let thawed = self
                 .store
                 .load(&name)
-                .and_then(|config| self.hypervisor(&config)?.resume(name.as_str()))
-                .and_then(|()| settle(&self.store, &name));
+                .and_then(|config| self.let_run_on(&config, &self.hypervisor(&config)?));
             if let Err(error) = thawed {
                 log::warn!("letting '{name}' run on: {error}");
             }

@@ -11,7 +11,8 @@ use crate::config::{Hostname, Mac, Mount, Network, SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::libvirt::Libvirt;
-use crate::service::export::{CONFIG, END, MANIFEST, METADATA, TREE};
+use crate::service::base::{Base, Provenance};
+use crate::service::export::{BASE, CONFIG, END, MANIFEST, METADATA, TREE};
 use crate::service::identity::{self, Renewal};
 use crate::service::making::check_words;
 use crate::service::manifest::Manifest;
@@ -62,15 +63,21 @@ impl Sandboxes {
         let manifest: Manifest = String::from_utf8_lossy(&text)
             .parse()
             .map_err(Error::step("reading the archive"))?;
+        let text = document(&mut reader, BASE, LONGEST_MANIFEST)?;
+        let base: Base =
+            serde_json::from_slice(&text).map_err(Error::step("reading the archive"))?;
         let config = self.imported(&archived, request)?;
         self.check_name(&config.name)?;
         place::check(&config.path)?;
         let renewal = Renewal::new(&archived, &config)?;
         self.make(&config, &mut |tree| {
             unpack(&mut reader, &renewal, tree, interrupted)?;
-            let mut manifest = manifest.clone();
-            renewal.write(tree, &mut manifest)?;
-            Ok(manifest)
+            let mut provenance = Provenance {
+                manifest: manifest.clone(),
+                base: base.clone(),
+            };
+            renewal.write(tree, &mut provenance.manifest)?;
+            Ok(provenance)
         })?;
         Ok(config)
     }
@@ -209,7 +216,7 @@ fn unpack(
 fn inside(name: &Path) -> Result<Option<PathBuf>> {
     match name.strip_prefix(TREE) {
         Ok(path) if path.as_os_str().is_empty() => Ok(None),
-        Ok(path) if path != Path::new(place::MARK) => Ok(Some(Path::new("/").join(path))),
+        Ok(path) if !place::is_reserved(path) => Ok(Some(Path::new("/").join(path))),
         Ok(_) | Err(_) => Err(Error::refused(format!(
             "the archive has '{}', which belongs to no sandbox's tree",
             name.display()
@@ -258,6 +265,7 @@ mod tests {
             "etc/x",
             "trees/x",
             "tree/.virt-sandbox.json",
+            "tree/.upgrade/slots/1",
             "virt-sandbox/x",
         ] {
             assert!(path(name).is_err(), "{name}");

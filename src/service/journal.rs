@@ -15,18 +15,17 @@ use uuid::Uuid;
 
 use crate::config::SandboxConfig;
 use crate::error::{Error, Result};
+use crate::service::sandboxes::Sandboxes;
 use crate::service::store::Store;
 use crate::sys::command;
-use crate::sys::root::Root;
-use crate::sys::view;
 
 /// Shows the journal on standard output until the process is ended: what was written since `begin`, counted from the
 /// beginning of 1970, and what will be.
 ///
 /// # Errors
 /// Where there is no journal or no journalctl.
-pub fn follow(config: &SandboxConfig, begin: Duration) -> Result<Child> {
-    let (_directory, argument) = open(config)?;
+pub fn follow(sandboxes: &Sandboxes, config: &SandboxConfig, begin: Duration) -> Result<Child> {
+    let (_directory, argument) = open(sandboxes, config)?;
     let since = format!("--since=@{}", begin.as_secs());
     command::spawn(
         "journalctl",
@@ -36,8 +35,8 @@ pub fn follow(config: &SandboxConfig, begin: Duration) -> Result<Child> {
 }
 
 /// Becomes journalctl with `arguments`; returns only on failure.
-pub fn show(config: &SandboxConfig, arguments: &[String]) -> Error {
-    match open(config) {
+pub fn show(sandboxes: &Sandboxes, config: &SandboxConfig, arguments: &[String]) -> Error {
+    match open(sandboxes, config) {
         Ok((_directory, argument)) => {
             let words = [argument.as_str(), "--no-pager"].into_iter();
             let error: io::Error = command::exec(
@@ -54,8 +53,8 @@ pub fn show(config: &SandboxConfig, arguments: &[String]) -> Error {
 ///
 /// # Errors
 /// Where there is no journal or no journalctl.
-pub fn read(config: &SandboxConfig, arguments: &[String]) -> Result<Child> {
-    let (_directory, argument) = open(config)?;
+pub fn read(sandboxes: &Sandboxes, config: &SandboxConfig, arguments: &[String]) -> Result<Child> {
+    let (_directory, argument) = open(sandboxes, config)?;
     let words = [argument.as_str(), "--no-pager"].into_iter();
     command::spawn_piped(
         "journalctl",
@@ -70,11 +69,8 @@ fn inside(uuid: Uuid) -> PathBuf {
 }
 
 /// A view of the directory of the journal, open also for a program that is started, and journalctl's argument for it.
-fn open(config: &SandboxConfig) -> Result<(OwnedFd, String)> {
-    let root = Root::new(&config.path)?;
-    let directory = root.open_plain(&inside(config.uuid))?;
-    let view =
-        view::plain(directory).map_err(Error::step("opening the journal without its links"))?;
+fn open(sandboxes: &Sandboxes, config: &SandboxConfig) -> Result<(OwnedFd, String)> {
+    let view = sandboxes.plain_view(config, &inside(config.uuid))?;
     // A duplicate is not closed when a program is started (dup(2)).
     let view = nix::unistd::dup(&view).map_err(Error::step("opening the journal"))?;
     let argument = format!("--directory=/proc/self/fd/{}", view.as_raw_fd());
@@ -84,7 +80,8 @@ fn open(config: &SandboxConfig) -> Result<(OwnedFd, String)> {
 impl Store {
     /// Has `journalctl -m` of the host find the journal of a sandbox, where the host keeps one.
     pub(super) fn link_journal(&self, config: &SandboxConfig) {
-        if !self.journals.is_dir() {
+        // What is in an image the host does not see.
+        if !self.journals.is_dir() || config.image.is_some() {
             return;
         }
         let link = self.journal_link(config.uuid);

@@ -11,6 +11,7 @@ use crate::guest::cgroup;
 use crate::hypervisor::{DomainState, Hypervisor};
 
 use crate::service::failure::failure;
+use crate::service::image::Device;
 use crate::service::ready::{self, Readiness, UnitState, judge};
 use crate::service::sandboxes::Sandboxes;
 
@@ -46,14 +47,29 @@ impl Sandboxes {
                 "the sandbox '{name}' is running already"
             )));
         }
-        let inside = self.boot(&config, &hypervisor)?;
+        // Ours until the sandbox has mounted it, which keeps it.
+        let device = self.device(&config)?;
+        let inside = self.boot(&config, device.as_ref(), &hypervisor)?;
         drop(hypervisor);
         let outcome = self.wait_ready(&config, &*inside, timeout, interrupted);
         self.show_boot(name);
-        if outcome.is_err() {
-            self.end(&config)?;
+        if device.is_some() {
+            // Whoever starts the domain without us must not give it what has the device's name another time.
+            self.render(&config, &self.hypervisor(&config)?)?;
         }
-        outcome
+        match outcome {
+            Ok(()) => {
+                if let Some(device) = device {
+                    device.leave();
+                }
+                Ok(())
+            }
+            Err(error) => {
+                drop(device);
+                self.end(&config)?;
+                Err(error)
+            }
+        }
     }
 
     /// As [`start`](Self::start), but a sandbox that runs already is taken over: who kept it before may have been killed.
@@ -63,7 +79,7 @@ impl Sandboxes {
     pub fn take_over(&self, name: &SandboxName, interrupted: &dyn Fn() -> bool) -> Result<()> {
         let config = self.store.load(name)?;
         let state = self.hypervisor(&config)?.state(name.as_str())?;
-        match self.keeper(&config)?.inside(&config, state) {
+        match self.inside_of(&config, state)? {
             Some(inside) if !matches!(state, DomainState::Paused { .. }) => {
                 self.wait_ready(&config, &*inside, None, interrupted)
             }
@@ -72,7 +88,12 @@ impl Sandboxes {
     }
 
     /// Starts the domain; gives the way into it.
-    fn boot(&self, config: &SandboxConfig, hypervisor: &dyn Hypervisor) -> Result<Box<dyn Inside>> {
+    pub(super) fn boot(
+        &self,
+        config: &SandboxConfig,
+        device: Option<&Device>,
+        hypervisor: &dyn Hypervisor,
+    ) -> Result<Box<dyn Inside>> {
         let name = &config.name;
         for network in &config.networks {
             if let Some(source) = network.container_network() {
@@ -80,10 +101,10 @@ impl Sandboxes {
             }
         }
         cgroup::remove(name);
-        self.render(config, hypervisor)?;
+        self.render_with(config, device.map(Device::path), hypervisor)?;
         hypervisor.start(name.as_str())?;
-        self.keeper(config)?
-            .inside(config, hypervisor.state(name.as_str())?)
+        config.save(&self.store.started(name))?;
+        self.inside(config, hypervisor)?
             .ok_or_else(|| self.ended_early(name))
     }
 
@@ -118,7 +139,12 @@ impl Sandboxes {
         timeout: Option<Duration>,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<()> {
-        let timeout = timeout.unwrap_or(Duration::from_secs(config.timeout.into()));
+        let timeout = match timeout {
+            Some(timeout) => timeout,
+            None => {
+                Duration::from_secs(config.timeout.into()) + self.keeper(config)?.boot_time()?
+            }
+        };
         let begin = Instant::now();
         let mut since: Option<(String, Instant)> = None;
         loop {
@@ -128,7 +154,12 @@ impl Sandboxes {
             if !inside.is_alive() {
                 return Err(self.ended_early(&config.name));
             }
-            let waiting = match look(inside, config.units()) {
+            let begun = Instant::now();
+            let looked = match inside.answers() {
+                true => look(inside, config.units()),
+                false => None,
+            };
+            let waiting = match looked {
                 Some(Readiness::Failed(units)) => {
                     return Err(failure(inside, &config.name, &units));
                 }
@@ -170,7 +201,8 @@ impl Sandboxes {
                     )
                 }));
             }
-            sleep(LOOK);
+            // To look must not keep it from coming up.
+            sleep(LOOK.max(begun.elapsed()));
         }
     }
 
@@ -194,12 +226,11 @@ impl Sandboxes {
         self.end(&config)
     }
 
-    fn end(&self, config: &SandboxConfig) -> Result<()> {
+    pub(super) fn end(&self, config: &SandboxConfig) -> Result<()> {
         let name = config.name.as_str();
-        let keeper = self.keeper(config)?;
         let state = self.hypervisor(config)?.state(name)?;
         let is_frozen = matches!(state, DomainState::Paused { .. });
-        if let Some(inside) = keeper.inside(config, state).filter(|_| !is_frozen) {
+        if let Some(inside) = self.inside_of(config, state)?.filter(|_| !is_frozen) {
             let asked = inside.capture(&["systemctl", "--no-block", "poweroff"]);
             let begin = Instant::now();
             if asked.is_ok_and(|asked| asked.success) {
@@ -214,8 +245,8 @@ impl Sandboxes {
         let hypervisor = self.hypervisor(config)?;
         // The daemon takes a moment to notice that a domain has ended.
         let begin = Instant::now();
-        while keeper
-            .inside(config, hypervisor.state(name)?)
+        while self
+            .inside(config, &hypervisor)?
             .is_some_and(|inside| !inside.is_alive())
             && begin.elapsed() < Duration::from_secs(5)
         {
@@ -223,6 +254,7 @@ impl Sandboxes {
         }
         hypervisor.destroy(name)?;
         cgroup::remove(&config.name);
+        self.await_release(config);
         Ok(())
     }
 
@@ -233,8 +265,7 @@ impl Sandboxes {
     pub fn wait(&self, name: &SandboxName, stop: &dyn Fn() -> bool) -> Result<bool> {
         let config = self.store.load(name)?;
         let look = || -> Result<Option<Box<dyn Inside>>> {
-            let state = self.hypervisor(&config)?.state(name.as_str())?;
-            Ok(self.keeper(&config)?.inside(&config, state))
+            self.inside(&config, &self.hypervisor(&config)?)
         };
         let mut inside = look()?;
         while let Some(watched) = inside {

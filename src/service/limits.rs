@@ -24,7 +24,7 @@ impl Sandboxes {
         let differing = before.differing(&config.resources);
         let hypervisor = self.hypervisor(&config)?;
         config.save(&self.store.config(name))?;
-        let Some(inside) = keeper.inside(&config, hypervisor.state(name.as_str())?) else {
+        let Some(inside) = self.inside(&config, &hypervisor)? else {
             return Ok(vec![]);
         };
         let mut later = Vec::new();
@@ -33,7 +33,24 @@ impl Sandboxes {
                 later.push((key, reason));
             }
         }
+        if later.is_empty() {
+            self.note_limits(&config)?;
+        }
         Ok(later)
+    }
+
+    /// Notes that a running sandbox has the limits of its configuration, so that an upgrade does not restart it for them.
+    fn note_limits(&self, config: &SandboxConfig) -> Result<()> {
+        let started = self.store.started(&config.name);
+        match SandboxConfig::load(&started) {
+            Ok(before) => SandboxConfig {
+                resources: config.resources.clone(),
+                ..before
+            }
+            .save(&started),
+            // Then it has something else to be restarted for.
+            Err(_) => Ok(()),
+        }
     }
 }
 

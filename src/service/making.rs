@@ -6,15 +6,14 @@ use std::path::{Path, PathBuf};
 use crate::config::{Hostname, SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
 use crate::hypervisor::{DomainState, Hypervisor};
-use crate::service::manifest::Manifest;
-use crate::service::place;
+use crate::service::base::Provenance;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::Removal;
 use crate::service::unit::UnitName;
-use crate::sys::atomic;
+use crate::service::{image, place};
 
-/// Fills the tree at a path, and says what its `/etc` was made from.
-pub(super) type Fill<'a> = dyn FnMut(&Path) -> Result<Manifest> + 'a;
+/// Fills the tree at a path, and says what it was made from.
+pub(super) type Fill<'a> = dyn FnMut(&Path) -> Result<Provenance> + 'a;
 
 impl Sandboxes {
     /// Makes the sandbox `config`, with a tree as `fill` makes it.
@@ -36,6 +35,7 @@ impl Sandboxes {
             connection: config.connection.clone(),
             uuid: config.uuid,
             tree: None,
+            image: None,
             registered: false,
         };
         let made = self.make_reserved(config, &hypervisor, &mut removal, fill);
@@ -60,21 +60,30 @@ impl Sandboxes {
         self.check_domain(name, hypervisor)?;
         // Noted before it is made: what is noted and not there is no trouble.
         place::check(&config.path)?;
+        place::check_image(config)?;
+        removal.image = config.image_file();
         removal.tree = Some(config.path.clone());
         self.store.note(removal)?;
         place::make(&config.path, config.uuid)?;
-        let manifest = fill(&config.path)?;
-        atomic::write(
-            &self.store.manifest(name),
-            manifest.to_string().as_bytes(),
-            0o600,
-        )?;
+        let provenance = self
+            .filled(config, fill)
+            .map_err(|error| image::explained(error, config.image))?;
+        provenance.save(&self.store, name)?;
 
         removal.registered = true;
         self.store.note(removal)?;
         self.render(config, hypervisor)?;
         config.save(&self.store.config(name))?;
         self.store.settle(name)
+    }
+
+    /// Makes the image, if there is to be one, and fills the tree.
+    fn filled(&self, config: &SandboxConfig, fill: &mut Fill<'_>) -> Result<Provenance> {
+        self.make_image(config)?;
+        let tree = self.tree(config)?;
+        let provenance = fill(tree.path())?;
+        tree.settle()?;
+        Ok(provenance)
     }
 
     /// Checks that a new sandbox can have this name, as far as libvirt is not asked.

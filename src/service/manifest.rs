@@ -57,7 +57,7 @@ pub enum Kind {
     File {
         /// In bytes, holes included.
         size: u64,
-        /// Of the content.
+        /// Of the content; of its first GiB where it is longer.
         sha256: [u8; 32],
     },
     /// A directory; what is in it has entries of its own.
@@ -227,10 +227,14 @@ impl Entry {
         let is = metadata.file_type();
         let kind = if is.is_file() {
             let mut file = object.open()?;
-            let (size, sha256) = hash(&mut file).map_err(|source| ScanError::Hash {
+            let failed = |source| ScanError::Hash {
                 path: path.to_owned(),
                 source,
-            })?;
+            };
+            let (mut size, sha256) = hash(&mut (&mut file).take(HASHED)).map_err(failed)?;
+            if size == HASHED {
+                size = file.metadata().map_err(failed)?.len();
+            }
             Kind::File { size, sha256 }
         } else if is.is_dir() {
             Kind::Directory
@@ -251,6 +255,9 @@ impl Entry {
         }))
     }
 }
+
+/// How much of a file is hashed, in bytes: with a sparse file a sandbox could else keep the host busy for ever.
+const HASHED: u64 = 1 << 30;
 
 /// The size and hash of what is read, so that both belong to the same content.
 fn hash(from: &mut impl Read) -> io::Result<(u64, [u8; 32])> {

@@ -34,13 +34,13 @@ pub(super) struct Metadata {
 }
 
 impl Metadata {
-    /// What there is to say of a sandbox of this host.
+    /// What there is to say of a sandbox of this host, whose tree is at `tree`.
     ///
     /// # Errors
     /// Where the tree's or the host's files cannot be read.
-    pub(super) fn of(config: &SandboxConfig) -> Result<Self> {
-        let own = UnitDirs::scan(&config.path)
-            .map_err(Error::step("looking for units in the sandbox's tree"))?;
+    pub(super) fn of(config: &SandboxConfig, tree: &Path) -> Result<Self> {
+        let own =
+            UnitDirs::scan(tree).map_err(Error::step("looking for units in the sandbox's tree"))?;
         let is_hosts = |unit: &&String| {
             UnitName::exact(unit).is_ok_and(|unit| own.locate(&unit) == Located::Nowhere)
         };

@@ -5,10 +5,12 @@
 
 mod accounts;
 mod activity;
+mod base;
 mod boot;
 pub mod clone;
 mod command;
 mod conf_d;
+mod connections;
 pub mod create;
 pub mod discover;
 mod edit;
@@ -16,6 +18,7 @@ pub mod export;
 mod failure;
 mod frozen;
 mod identity;
+pub mod image;
 pub mod import;
 pub mod journal;
 pub mod lifecycle;
@@ -35,13 +38,16 @@ mod secrets;
 mod services_d;
 pub mod stats;
 pub mod store;
+mod summary;
 mod sysusers;
 mod tmpfiles;
 pub mod tree;
 pub mod unit;
+pub mod upgrade;
 
 pub use create::{Plan, Request};
-pub use sandboxes::{Sandboxes, Summary};
+pub use sandboxes::Sandboxes;
+pub use summary::Summary;
 
 use std::path::{Component, Path, PathBuf};
 

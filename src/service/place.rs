@@ -6,17 +6,29 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::config::SandboxConfig;
 use crate::error::{Error, Result};
 use crate::host;
 use crate::sys::{atomic, rename};
 
 /// Name of the mark.
-pub(super) const MARK: &str = ".virt-sandbox.json";
+const MARK: &str = ".virt-sandbox.json";
+
+/// Name of the directory that an upgrade works in, beside the mark and as much out of the sandbox's reach.
+const WORK: &str = ".upgrade";
+
+/// Whether what is at a path in a tree is the host's own, and no part of the sandbox.
+pub(super) fn is_reserved(path: &Path) -> bool {
+    let first = path
+        .components()
+        .find(|component| *component != Component::RootDir);
+    first.is_some_and(|first| [MARK, WORK].iter().any(|name| first.as_os_str() == *name))
+}
 
 /// What the mark says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +101,53 @@ pub fn make(path: &Path, uuid: Uuid) -> Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
         .map_err(Error::io("creating", path))?;
     write(path, &Mark { uuid, made })
+}
+
+/// Where an upgrade of the tree at `path` works.
+#[must_use]
+pub fn work_of(path: &Path) -> PathBuf {
+    path.join(WORK)
+}
+
+/// The mark of the tree at `path`.
+#[must_use]
+pub fn mark_of(path: &Path) -> PathBuf {
+    path.join(MARK)
+}
+
+/// Checks that the tree at `path` is that of sandbox `uuid`.
+///
+/// # Errors
+/// Where it is not there, or is not that sandbox's.
+pub fn must_be_of(path: &Path, uuid: Uuid) -> Result<()> {
+    let file = path.join(MARK);
+    let text = fs::read(&file).map_err(Error::io("reading", &file))?;
+    match serde_json::from_slice::<Mark>(&text) {
+        Ok(mark) if mark.uuid == uuid => Ok(()),
+        Ok(_) | Err(_) => Err(Error::refused(format!(
+            "'{}' is not the mark of this sandbox: look at 'uuid' and 'path' in its sandbox.toml",
+            file.display()
+        ))),
+    }
+}
+
+/// Marks a tree of another program as that of sandbox `uuid`, and closes it to all but root.
+///
+/// # Errors
+/// Where it is that of another sandbox, or cannot be written.
+pub fn adopt(path: &Path, uuid: Uuid) -> Result<()> {
+    if path.join(MARK).exists() {
+        return must_be_of(path, uuid);
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+        .map_err(Error::io("changing the mode of", path))?;
+    let mark = Mark {
+        uuid,
+        made: Some(path.to_owned()),
+    };
+    let text = serde_json::to_vec(&mark).map_err(Error::step("marking the tree"))?;
+    atomic::write(&path.join(MARK), &text, 0o600)?;
+    Ok(())
 }
 
 /// Removes the tree at `path` if it is that of sandbox `uuid`, and what was made for it above. One that is not there is no error.
@@ -181,6 +240,48 @@ pub fn rename(from: &Path, to: &Path, uuid: Uuid) -> Result<()> {
         write(to, &mark)?;
     }
     Ok(())
+}
+
+/// Checks that the image of a new tree can be made.
+///
+/// # Errors
+/// Where something is there.
+pub fn check_image(config: &SandboxConfig) -> Result<()> {
+    match config.image_file() {
+        Some(file) if file.symlink_metadata().is_ok() => Err(Error::refused(format!(
+            "'{}', where the image would go, is there already; move it away, or choose another place with --path",
+            file.display()
+        ))),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Removes the image of the tree at `path` if that is of sandbox `uuid`. One that is not there is no error.
+///
+/// # Errors
+/// Where it cannot be removed.
+pub fn remove_image(path: &Path, image: &Path, uuid: Uuid) -> Result<()> {
+    if !is_of(path, uuid) {
+        return Ok(());
+    }
+    match fs::remove_file(image) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(Error::io("removing", image)(error))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Gives an image another name. One that has it already is no error.
+///
+/// # Errors
+/// Where something else has the name.
+pub fn rename_image(from: &Path, to: &Path) -> Result<()> {
+    match fs::symlink_metadata(from) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Ok(_) if from == to => Ok(()),
+        Ok(_) | Err(_) => rename::exclusively(from, to).map_err(Error::io("renaming", from)),
+    }
 }
 
 fn write(tree: &Path, mark: &Mark) -> Result<()> {

@@ -36,17 +36,22 @@ const DEVICES: [&str; 9] = [
     "/dev/fuse",
 ];
 
-/// Refuses a unit that was asked for and would silently not start in what systemd takes for a `container`.
+/// Refuses a unit that was asked for and would silently not start in what systemd takes for a `container`, or in a virtual machine
+/// where there is none.
 ///
 /// # Errors
 /// Names the unit and the condition.
-pub fn check(root: &Path, service: &Service, container: &str) -> Result<()> {
+pub fn check(root: &Path, service: &Service, container: Option<&str>) -> Result<()> {
     let modules = loaded_modules();
     let world = World {
         root,
-        virtualization: Virtualization::Container(container.to_owned()),
+        virtualization: match container {
+            Some(container) => Virtualization::Container(container.to_owned()),
+            None => Virtualization::Vm(String::new()),
+        },
         capabilities: None,
-        modules: modules.as_ref(),
+        // A kernel of its own loads what is asked for.
+        modules: modules.as_ref().filter(|_| container.is_some()),
     };
     for unit in &service.units {
         // Nothing is looked up for these, so one that is not there would show only at the start.
@@ -68,7 +73,7 @@ pub fn check(root: &Path, service: &Service, container: &str) -> Result<()> {
         };
         for rule in &loaded.1.device_rules {
             let is_node = rule.device.starts_with("/dev/") && Path::new(&rule.device).exists();
-            if is_node && !DEVICES.contains(&rule.device.as_str()) {
+            if is_node && container.is_some() && !DEVICES.contains(&rule.device.as_str()) {
                 log::warn!(
                     "'{unit}' uses '{}', which a container does not have",
                     rule.device
@@ -110,7 +115,7 @@ pub fn check(root: &Path, service: &Service, container: &str) -> Result<()> {
                     .iter()
                     .any(|withheld| withheld.eq_ignore_ascii_case(name))
             });
-        if let Some(capability) = withheld {
+        if let Some(capability) = withheld.filter(|_| container.is_some()) {
             return Err(Error::refused(format!(
                 "'{unit}' would not start in a sandbox: it needs {capability}, with which it would change the host itself"
             )));

@@ -49,9 +49,18 @@ impl Sandboxes {
                 "the sandbox '{old}' is running; stop it with 'virt-sandbox-service stop {old}'"
             )));
         }
+        if self.store.upgrade(old).is_dir() {
+            return Err(Error::refused(format!(
+                "the sandbox '{old}' is being upgraded; try again when that is done"
+            )));
+        }
         self.check_domain(new, &hypervisor)?;
+        let config_after = renamed(&config, new)?;
+        if config_after.path != config.path {
+            place::check_image(&config_after)?;
+        }
         let renaming = Renaming {
-            new: renamed(&config, new)?,
+            new: config_after,
             enabled: self.store.is_enabled(old),
             old: config,
         };
@@ -111,10 +120,15 @@ impl Sandboxes {
             remove_tree(&self.store.stage(&old.name));
         }
         place::rename(&old.path, &new.path, new.uuid)?;
-        let mut manifest = self.recorded(&new.name)?;
-        Renewal::new(old, new)?.write(&new.path, &mut manifest)?;
-        let text = manifest.to_string();
-        atomic::write(&self.store.manifest(&new.name), text.as_bytes(), 0o600)?;
+        if let (Some(from), Some(to)) = (old.image_file(), new.image_file()) {
+            place::rename_image(&from, &to)?;
+        }
+        let mut provenance = self.recorded(&new.name)?;
+        let tree = self.tree(new)?;
+        Renewal::new(old, new)?.write(tree.path(), &mut provenance.manifest)?;
+        tree.settle()?;
+        drop(tree);
+        provenance.save(&self.store, &new.name)?;
         new.save(&self.store.config(&new.name))?;
         self.render(new, hypervisor)?;
         if *enabled {

@@ -58,8 +58,13 @@ impl Sandboxes {
                 "rotating the logs of '{name}': {said}"
             )));
         }
+        // Asked for no more than it says by itself, it speaks of what is wrong.
         for line in said.lines() {
-            log::debug!("{name}: {line}");
+            if log::log_enabled!(log::Level::Debug) {
+                log::debug!("{name}: {line}");
+            } else {
+                log::warn!("{name}: {line}");
+            }
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! The sandboxes of a host: what every operation needs, and the operations that are a few lines.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use guest_init::config::File;
 use serde::Serialize;
@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::config::workload::{COMMAND_UNIT, Restart};
 use crate::config::{SandboxConfig, SandboxName, Workload};
 use crate::domain::template::Template;
-use crate::driver::{Contents, Inside, Keeper, Site};
+use crate::driver::{Contents, Inside, Keeper, Shared, Site};
 use crate::error::{Error, Result};
 use crate::guest;
 use crate::host::{self, HostFacts};
@@ -28,30 +28,6 @@ pub struct Sandboxes {
     pub connection: String,
 }
 
-/// What is known of a sandbox right now.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Summary {
-    /// Its name.
-    pub name: SandboxName,
-    /// `running`, `stopped`, `paused`, or `undefined` where libvirt has forgotten it.
-    pub state: String,
-    /// The hypervisor's driver.
-    pub driver: String,
-    /// The units that run in it.
-    pub units: Vec<String>,
-    /// The command that runs in it, if it is not units of the host.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub command: Option<Vec<String>>,
-    /// Its addresses, if it runs and has any.
-    pub addresses: Vec<String>,
-    /// Its private tree on the host.
-    pub path: PathBuf,
-    /// Host name inside.
-    pub hostname: String,
-    /// Whether the host's systemd starts it at boot.
-    pub enabled: bool,
-}
-
 impl Sandboxes {
     /// Those of this host, new ones on `connection`.
     #[must_use]
@@ -62,7 +38,7 @@ impl Sandboxes {
         }
     }
 
-    /// Takes away what commands that were cut short have left.
+    /// Takes away what commands that were cut short have left, and undoes upgrades that were.
     ///
     /// # Errors
     /// Where libvirt does not answer, and only if there is something to take away.
@@ -82,7 +58,7 @@ impl Sandboxes {
             }
             drop(lock);
         }
-        Ok(())
+        self.recover_upgrades()
     }
 
     /// Takes away a sandbox, as far as it is there.
@@ -100,6 +76,9 @@ impl Sandboxes {
             guest::cgroup::remove(name);
         }
         if let Some(tree) = &removal.tree {
+            if let Some(image) = &removal.image {
+                place::remove_image(tree, image, removal.uuid)?;
+            }
             place::remove(tree, removal.uuid)?;
             self.remove_base(tree);
         }
@@ -166,10 +145,21 @@ impl Sandboxes {
     /// # Errors
     /// Where a template is wrong, a file cannot be written or libvirt refuses the domain.
     pub(super) fn render(&self, config: &SandboxConfig, hypervisor: &dyn Hypervisor) -> Result<()> {
+        self.render_with(config, None, hypervisor)
+    }
+
+    /// As [`render`](Self::render), with the block device that the image of the tree has while it runs.
+    pub(super) fn render_with(
+        &self,
+        config: &SandboxConfig,
+        device: Option<&Path>,
+        hypervisor: &dyn Hypervisor,
+    ) -> Result<()> {
         let facts = HostFacts::probe(Path::new("/"))?;
         let site = Site {
             stage: &self.store.stage(&config.name),
             templates: &self.store.templates,
+            device,
         };
         let keeper = self.keeper(config)?;
         let contents = self.contents(config)?;
@@ -225,7 +215,10 @@ impl Sandboxes {
             },
             program: program.display().to_string(),
             // Where the units do not come up the sandbox is stopped again before it is said why.
-            start_seconds: u64::from(config.timeout) + super::lifecycle::STOP_SECONDS + 30,
+            start_seconds: u64::from(config.timeout)
+                + self.keeper(config)?.boot_time()?.as_secs()
+                + super::lifecycle::STOP_SECONDS
+                + 30,
             stop_seconds: super::lifecycle::STOP_SECONDS + 30,
             tree: config.path.display().to_string(),
         };
@@ -286,6 +279,31 @@ impl Sandboxes {
         Keeper::of(&config.connection)
     }
 
+    /// The way into a sandbox; `None` where it does not run.
+    ///
+    /// # Errors
+    /// Where libvirt does not answer.
+    pub(super) fn inside(
+        &self,
+        config: &SandboxConfig,
+        hypervisor: &dyn Hypervisor,
+    ) -> Result<Option<Box<dyn Inside>>> {
+        self.inside_of(config, hypervisor.state(config.name.as_str())?)
+    }
+
+    /// The way into a sandbox that is in this state.
+    ///
+    /// # Errors
+    /// Where its configuration names no driver.
+    pub(super) fn inside_of(
+        &self,
+        config: &SandboxConfig,
+        state: DomainState,
+    ) -> Result<Option<Box<dyn Inside>>> {
+        let stage = self.store.stage(&config.name);
+        Ok(self.keeper(config)?.inside(config, &stage, state))
+    }
+
     /// A connection for the domain of a sandbox.
     ///
     /// # Errors
@@ -307,75 +325,35 @@ impl Sandboxes {
                 config.connection
             )));
         }
-        self.keeper(&config)?.inside(&config, state).ok_or_else(|| {
+        self.inside_of(&config, state)?.ok_or_else(|| {
             Error::refused(format!(
                 "the sandbox '{name}' does not run; start it with 'virt-sandbox-service start {name}'"
             ))
         })
     }
 
-    /// Whether a sandbox runs; one that is paused does.
+    /// Has the files of a sandbox on the host be as it sees them, where it runs.
     ///
     /// # Errors
-    /// Where there is no such sandbox or libvirt does not answer.
-    pub fn is_running(&self, name: &SandboxName) -> Result<bool> {
+    /// Where there is no such sandbox, or libvirt or the sandbox does not answer.
+    pub fn settle(&self, name: &SandboxName) -> Result<()> {
         let config = self.store.load(name)?;
-        let state = self.hypervisor(&config)?.state(name.as_str())?;
-        Ok(state.is_active())
+        match self.hypervisor(&config)?.state(name.as_str())? {
+            state @ DomainState::Running { .. } => match self.inside_of(&config, state)? {
+                Some(inside) => inside.settle(),
+                None => Ok(()),
+            },
+            DomainState::Paused { .. } | DomainState::Stopped | DomainState::Missing => Ok(()),
+        }
     }
 
-    /// What is known of a sandbox.
+    /// How the directories of the host get into a sandbox.
     ///
     /// # Errors
-    /// Where there is no such sandbox or libvirt does not answer.
-    pub fn summary(&self, name: &SandboxName) -> Result<Summary> {
-        let config = self.store.load(name)?;
-        let hypervisor = self.hypervisor(&config)?;
-        let state = hypervisor.state(name.as_str())?;
-        let keeper = self.keeper(&config)?;
-        let inside = keeper.inside(&config, state);
-        Ok(Summary {
-            name: name.clone(),
-            state: state.as_str().to_owned(),
-            driver: keeper.name().to_owned(),
-            units: config.units().to_vec(),
-            command: config
-                .workload
-                .command()
-                .map(|command| command.argv.clone()),
-            addresses: inside.map_or_else(Vec::new, |inside| inside.addresses()),
-            path: config.path,
-            hostname: config.hostname,
-            enabled: self.store.is_enabled(name),
-        })
-    }
-
-    /// What is known of every sandbox. One that cannot be looked at is said, and the others still listed: each may have a
-    /// connection of its own.
-    ///
-    /// # Errors
-    /// Where the sandboxes cannot be listed at all, or libvirt answers for none.
-    pub fn list(&self) -> Result<Vec<Summary>> {
-        let mut summaries = Vec::new();
-        let mut silent = Vec::new();
-        for name in self.store.names()? {
-            // Half made, by a command that is at it.
-            if !self.store.config(&name).exists() {
-                continue;
-            }
-            match self.summary(&name) {
-                Ok(summary) => summaries.push(summary),
-                Err(error @ Error::Libvirt { .. }) => silent.push((name, error)),
-                Err(error) => log::warn!("{name}: {error}"),
-            }
-        }
-        if summaries.is_empty() && !silent.is_empty() {
-            return Err(silent.remove(0).1);
-        }
-        for (name, error) in silent {
-            log::warn!("{name}: {error}");
-        }
-        Ok(summaries)
+    /// Where one cannot.
+    pub fn sharing(&self, config: &SandboxConfig) -> Result<Vec<Shared>> {
+        let facts = HostFacts::probe(Path::new("/"))?;
+        self.keeper(config)?.sharing(config, &facts)
     }
 }
 

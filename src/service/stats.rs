@@ -1,5 +1,6 @@
 //! What sandboxes use.
 
+use std::collections::BTreeMap;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use crate::config::SandboxName;
 use crate::driver::Activity;
 use crate::error::{Error, Result};
 use crate::hypervisor::{Hypervisor, Usage};
+use crate::service::connections::Connections;
 use crate::service::sandboxes::Sandboxes;
 
 /// What a running sandbox uses, or has used since it started.
@@ -28,10 +30,18 @@ pub struct Stats {
     pub io_read: Option<u64>,
     /// Bytes written to block devices.
     pub io_written: Option<u64>,
+    /// Bytes read in a second, while it was looked at.
+    pub io_read_rate: Option<f64>,
+    /// Bytes written in a second, while it was looked at.
+    pub io_written_rate: Option<f64>,
     /// Bytes that its NICs received.
     pub net_received: u64,
     /// Bytes that its NICs sent.
     pub net_sent: u64,
+    /// Bytes received in a second, while it was looked at.
+    pub net_received_rate: f64,
+    /// Bytes sent in a second, while it was looked at.
+    pub net_sent_rate: f64,
     /// Processes and threads.
     pub processes: Option<u64>,
     /// Seconds since it started.
@@ -39,8 +49,8 @@ pub struct Stats {
 }
 
 /// A look at a sandbox.
+#[derive(Debug)]
 struct Sample {
-    name: SandboxName,
     activity: Activity,
     usage: Usage,
     at: Instant,
@@ -51,6 +61,80 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// Memory limits from here on are none (`memory.limit_in_bytes` of cgroup version 1), in KiB.
 const UNLIMITED: u64 = 1 << 50;
+
+/// Looks at sandboxes again and again.
+#[derive(Debug)]
+pub struct Meter<'a> {
+    sandboxes: &'a Sandboxes,
+    names: &'a [SandboxName],
+    before: Option<BTreeMap<SandboxName, Sample>>,
+}
+
+impl<'a> Meter<'a> {
+    /// Of the sandboxes `names`, or of all that run if none is named.
+    #[must_use]
+    pub fn new(sandboxes: &'a Sandboxes, names: &'a [SandboxName]) -> Self {
+        Self {
+            sandboxes,
+            names,
+            before: None,
+        }
+    }
+
+    /// What sandboxes use, and have used since the last look; those that have run then and do now.
+    ///
+    /// # Errors
+    /// Where libvirt does not answer, and at the first look where one that is named does not run.
+    pub fn look(&mut self) -> Result<Vec<Stats>> {
+        let now = self.samples()?;
+        let before = self.before.take().unwrap_or_default();
+        let both = now
+            .iter()
+            .filter_map(|(name, now)| Some(stats(name, before.get(name)?, now)));
+        let both = both.collect();
+        self.before = Some(now);
+        Ok(both)
+    }
+
+    fn samples(&self) -> Result<BTreeMap<SandboxName, Sample>> {
+        let all;
+        let (names, is_strict) = if self.names.is_empty() {
+            all = self.sandboxes.store.names()?;
+            (all.as_slice(), false)
+        } else {
+            (self.names, self.before.is_none())
+        };
+        let mut connections = Connections::default();
+        let mut samples = BTreeMap::new();
+        let mut silent = None;
+        for name in names {
+            match self.sandboxes.sample(name, &mut connections) {
+                Ok(sample) => drop(samples.insert(name.clone(), sample)),
+                Err(error) if is_strict => return Err(error),
+                Err(error @ Error::Libvirt { .. }) => silent = Some(error),
+                // It does not run.
+                Err(_) => {}
+            }
+        }
+        match silent {
+            Some(error) if samples.is_empty() => Err(error),
+            Some(_) | None => Ok(samples),
+        }
+    }
+}
+
+/// Waits for so long; `true` if `interrupted` said so meanwhile.
+pub fn pause(interval: Duration, interrupted: &dyn Fn() -> bool) -> bool {
+    let begin = Instant::now();
+    while !interrupted() {
+        let left = interval.saturating_sub(begin.elapsed());
+        if left.is_zero() {
+            return false;
+        }
+        sleep(LOOK.min(left));
+    }
+    true
+}
 
 impl Sandboxes {
     /// What sandboxes use, measured for so long; all that run if none is named.
@@ -63,38 +147,23 @@ impl Sandboxes {
         interval: Duration,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<Vec<Stats>> {
-        let mut before = Vec::new();
-        if names.is_empty() {
-            for summary in self.list()?.iter().filter(|one| one.state == "running") {
-                // It may have ended since.
-                before.extend(self.sample(&summary.name).ok());
-            }
+        let mut meter = Meter::new(self, names);
+        meter.look()?;
+        if pause(interval, interrupted) {
+            return Err(Error::refused("interrupted"));
         }
-        for name in names {
-            before.push(self.sample(name)?);
-        }
-        let begin = Instant::now();
-        while begin.elapsed() < interval {
-            if interrupted() {
-                return Err(Error::refused("interrupted"));
-            }
-            sleep(LOOK.min(interval));
-        }
-        let again = |before: &Sample| Some(stats(before, &self.sample(&before.name).ok()?));
-        Ok(before.iter().filter_map(again).collect())
+        meter.look()
     }
 
-    fn sample(&self, name: &SandboxName) -> Result<Sample> {
+    fn sample(&self, name: &SandboxName, connections: &mut Connections) -> Result<Sample> {
         let config = self.store.load(name)?;
-        let hypervisor = self.hypervisor(&config)?;
-        let state = hypervisor.state(name.as_str())?;
-        let inside = self.keeper(&config)?.inside(&config, state).ok_or_else(|| {
+        let hypervisor = connections.of(&config)?;
+        let inside = self.inside(&config, hypervisor)?.ok_or_else(|| {
             Error::refused(format!(
                 "the sandbox '{name}' does not run; start it with 'virt-sandbox-service start {name}'"
             ))
         })?;
         Ok(Sample {
-            name: name.clone(),
             activity: inside.activity()?,
             usage: hypervisor.usage(name.as_str())?,
             at: Instant::now(),
@@ -102,12 +171,26 @@ impl Sandboxes {
     }
 }
 
-fn stats(before: &Sample, now: &Sample) -> Stats {
+fn stats(name: &SandboxName, before: &Sample, now: &Sample) -> Stats {
     let seconds = |nanoseconds: u64| Duration::from_nanos(nanoseconds).as_secs_f64();
     let used = seconds(now.usage.cpu.saturating_sub(before.usage.cpu));
     let waited = now.at.duration_since(before.at).as_secs_f64();
+    let rate = |before: u64, now: u64| {
+        if waited > 0.0 {
+            now.saturating_sub(before) as f64 / waited
+        } else {
+            0.0
+        }
+    };
+    let io_rates = before
+        .usage
+        .io
+        .zip(now.usage.io)
+        .map(|(before, now)| (rate(before.0, now.0), rate(before.1, now.1)));
+    let net_rate =
+        |count: fn(&Activity) -> u64| rate(count(&before.activity), count(&now.activity));
     Stats {
-        name: now.name.clone(),
+        name: name.clone(),
         cpu_seconds: seconds(now.usage.cpu),
         cpu_percent: if waited > 0.0 {
             100.0 * used / waited
@@ -122,9 +205,51 @@ fn stats(before: &Sample, now: &Sample) -> Stats {
             .map(|kib| kib << 10),
         io_read: now.usage.io.map(|(read, _)| read),
         io_written: now.usage.io.map(|(_, written)| written),
+        io_read_rate: io_rates.map(|(read, _)| read),
+        io_written_rate: io_rates.map(|(_, written)| written),
         net_received: now.activity.net_received,
         net_sent: now.activity.net_sent,
+        net_received_rate: net_rate(|activity| activity.net_received),
+        net_sent_rate: net_rate(|activity| activity.net_sent),
         processes: now.activity.processes,
         uptime: now.activity.uptime,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_those_between_two_looks() {
+        let begin = Instant::now();
+        let sample = |seconds: u64, cpu: u64, io: Option<(u64, u64)>, net: u64| Sample {
+            activity: Activity {
+                net_received: net,
+                net_sent: 2 * net,
+                ..Activity::default()
+            },
+            usage: Usage {
+                cpu,
+                io,
+                ..Usage::default()
+            },
+            at: begin + Duration::from_secs(seconds),
+        };
+        let name = "web1".parse().unwrap();
+        let before = sample(0, 1_000_000_000, Some((0, 100)), 1000);
+        let now = sample(2, 2_000_000_000, Some((500, 100)), 3000);
+        let stats = super::stats(&name, &before, &now);
+        assert_eq!((stats.cpu_percent, stats.cpu_seconds), (50.0, 2.0));
+        assert_eq!(stats.io_read_rate, Some(250.0));
+        assert_eq!(stats.io_written_rate, Some(0.0));
+        assert_eq!(
+            (stats.net_received_rate, stats.net_sent_rate),
+            (1000.0, 2000.0)
+        );
+        // One that was started anew meanwhile has used less.
+        let anew = sample(2, 5, None, 0);
+        let stats = super::stats(&name, &before, &anew);
+        assert_eq!((stats.cpu_percent, stats.io_read_rate), (0.0, None));
     }
 }

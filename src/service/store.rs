@@ -59,6 +59,9 @@ pub struct Removal {
     pub uuid: uuid::Uuid,
     /// Its tree, once it is ours.
     pub tree: Option<PathBuf>,
+    /// The image that holds its tree, if one does, once it is ours.
+    #[serde(default)]
+    pub image: Option<PathBuf>,
     /// Whether its unit and its domain are ours.
     pub registered: bool,
 }
@@ -80,6 +83,36 @@ impl Store {
     #[must_use]
     pub fn manifest(&self, name: &SandboxName) -> PathBuf {
         self.dir(name).join("manifest")
+    }
+
+    /// The record of what else a sandbox was made from.
+    #[must_use]
+    pub fn base(&self, name: &SandboxName) -> PathBuf {
+        self.dir(name).join("base.json")
+    }
+
+    /// The configuration that a sandbox was started with; it is not there where the sandbox has something new to see.
+    #[must_use]
+    pub fn started(&self, name: &SandboxName) -> PathBuf {
+        self.dir(name).join("started.toml")
+    }
+
+    /// What an upgrade keeps while it is at work.
+    #[must_use]
+    pub fn upgrade(&self, name: &SandboxName) -> PathBuf {
+        self.dir(name).join("upgrade")
+    }
+
+    /// Held by an upgrade from its beginning to its end, also while the sandbox's own lock is free for its restart.
+    #[must_use]
+    pub fn upgrade_lock(&self, name: &SandboxName) -> PathBuf {
+        self.dir(name).join("upgrade.lock")
+    }
+
+    /// The lock of a sandbox.
+    #[must_use]
+    pub fn lock_file(&self, name: &SandboxName) -> PathBuf {
+        self.dir(name).join(LOCK)
     }
 
     /// The staging root of a sandbox.
@@ -345,63 +378,4 @@ pub fn remove_tree(path: &Path) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn store(root: &Path) -> Store {
-        Store {
-            configs: root.join("etc/services"),
-            stages: root.join("stages"),
-            units: root.join("units"),
-            trees: root.join("trees"),
-            templates: root.join("templates"),
-            journals: root.join("journals"),
-        }
-    }
-
-    #[test]
-    fn what_was_cut_short_is_found_once_nobody_works_on_it() {
-        let root = tempfile::tempdir().unwrap();
-        let store = store(root.path());
-        let name: SandboxName = "web1".parse().unwrap();
-        let removal = Removal {
-            name: name.clone(),
-            connection: "test:///".into(),
-            uuid: uuid::Uuid::from_u128(7),
-            tree: None,
-            registered: false,
-        };
-        let lock = store.reserve(&name).unwrap();
-        store.note(&removal).unwrap();
-        assert!(store.interrupted().unwrap().is_empty());
-        drop(lock);
-        let found = store.interrupted().unwrap();
-        assert_eq!(
-            found.iter().map(|(removal, _)| removal).collect::<Vec<_>>(),
-            [&removal]
-        );
-        store.forget(&name);
-        assert!(!store.configs.exists());
-    }
-
-    #[test]
-    fn what_is_not_ours_is_left_alone() {
-        let root = tempfile::tempdir().unwrap();
-        let store = store(root.path());
-        let name: SandboxName = "old".parse().unwrap();
-        fs::create_dir_all(store.dir(&name).join("config")).unwrap();
-        fs::write(store.dir(&name).join("config/sandbox.cfg"), "[core]").unwrap();
-        assert!(store.interrupted().unwrap().is_empty());
-        assert!(store.dir(&name).join("config/sandbox.cfg").exists());
-    }
-
-    #[test]
-    fn a_name_is_taken_once() {
-        let root = tempfile::tempdir().unwrap();
-        let store = store(root.path());
-        let name: SandboxName = "web1".parse().unwrap();
-        let _lock = store.reserve(&name).unwrap();
-        let error = store.reserve(&name).unwrap_err().to_string();
-        assert!(error.contains("already"), "{error}");
-    }
-}
+mod tests;

@@ -11,7 +11,7 @@ pub struct Captured {
     pub success: bool,
     /// Its standard output.
     pub stdout: String,
-    /// Its standard error, or its exit status where it wrote nothing there.
+    /// Its standard error, or its exit status where it failed without a word.
     pub stderr: String,
 }
 
@@ -21,7 +21,7 @@ impl From<Output> for Captured {
         Self {
             success: output.status.success(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: if stderr.is_empty() {
+            stderr: if stderr.is_empty() && !output.status.success() {
                 output.status.to_string()
             } else {
                 stderr

@@ -1,9 +1,10 @@
 //! Block devices over files (`loop(4)`), which go away with their last user.
 #![allow(unsafe_code)]
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -52,6 +53,7 @@ struct Config {
     reserved: [u64; 8],
 }
 
+const LOOP_GET_STATUS64: u16 = 0x4c05;
 const LOOP_CTL_GET_FREE: u16 = 0x4c82;
 const LOOP_CONFIGURE: u16 = 0x4c0a;
 const LO_FLAGS_READ_ONLY: u32 = 1;
@@ -69,6 +71,12 @@ nix::ioctl_write_ptr_bad!(
     configure,
     LOOP_CONFIGURE,
     Config
+);
+nix::ioctl_read_bad!(
+    /// What a device shows.
+    get_status,
+    LOOP_GET_STATUS64,
+    Info
 );
 
 impl LoopDevice {
@@ -106,11 +114,86 @@ impl LoopDevice {
         Err(Errno::EBUSY.into())
     }
 
+    /// The device that shows all of the file at `path` to read and write: the one that is there already, or a new one. Two
+    /// at a time would not know of each other's writes.
+    ///
+    /// # Errors
+    /// As [`attach`](Self::attach).
+    pub fn shared(path: &Path) -> io::Result<Self> {
+        match Self::of(path)? {
+            Some(device) => Ok(device),
+            None => Self::attach(path, Extent::default(), false),
+        }
+    }
+
+    /// The device that shows the file at `path`, if there is one.
+    ///
+    /// # Errors
+    /// Where the file cannot be looked at.
+    pub fn of(path: &Path) -> io::Result<Option<Self>> {
+        let file = fs::metadata(path)?;
+        let is_it = |device: &File| {
+            // SAFETY: all zeros are a valid `Info`, which has numbers alone.
+            let mut info: Info = unsafe { std::mem::zeroed() };
+            // SAFETY: the descriptor is open, and `info` has the layout that the kernel writes.
+            let status = unsafe { get_status(device.as_raw_fd(), &raw mut info) };
+            status.is_ok() && info.inode == file.ino() && decoded(info.device) == file.dev()
+        };
+        for entry in fs::read_dir("/sys/block")?.flatten() {
+            if !entry.path().join("loop/backing_file").exists() {
+                continue;
+            }
+            let node = Path::new("/dev").join(entry.file_name());
+            // One that goes away meanwhile is none.
+            let opened = OpenOptions::new().read(true).write(true).open(&node);
+            if let Ok(device) = opened
+                && is_it(&device)
+            {
+                return Ok(Some(Self {
+                    path: node,
+                    _device: device,
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A device that somebody else has made.
+    ///
+    /// # Errors
+    /// Where it cannot be opened, or shows nothing any more.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let device = OpenOptions::new().read(true).write(true).open(path)?;
+        if !is_attached(path) {
+            return Err(Errno::ENXIO.into());
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            _device: device,
+        })
+    }
+
     /// Its node.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Whether the device at `node` shows something: somebody has it open, or it is mounted.
+#[must_use]
+pub fn is_attached(node: &Path) -> bool {
+    let name = node.file_name().unwrap_or_default();
+    let directory = Path::new("/sys/block").join(name);
+    directory.join("loop/backing_file").exists()
+}
+
+/// `huge_encode_dev()` of the kernel, as stat(2) has it.
+fn decoded(device: u64) -> u64 {
+    let (low, high) = (device & 0xffff_ffff, device >> 32);
+    let major = (low >> 8) & 0xfff;
+    let minor = (low & 0xff) | ((low >> 12) & 0xfff00) | (high << 20);
+    nix::sys::stat::makedev(major, minor)
 }
 
 fn config(file: &File, extent: Extent, read_only: bool) -> Config {
@@ -148,6 +231,26 @@ mod tests {
     fn the_structures_are_as_large_as_the_kernels() {
         assert_eq!(size_of::<Info>(), 232);
         assert_eq!(size_of::<Config>(), 304);
+    }
+
+    #[test]
+    fn a_file_has_one_device() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 20).unwrap();
+        let first = match LoopDevice::shared(file.path()) {
+            Ok(device) => device,
+            Err(error) => {
+                eprintln!("skipped: a_file_has_one_device: {error}");
+                return;
+            }
+        };
+        let second = LoopDevice::shared(file.path()).unwrap();
+        assert_eq!(first.path(), second.path());
+        let path = first.path().to_owned();
+        drop(first);
+        assert!(is_attached(&path) && LoopDevice::open(&path).is_ok());
+        drop(second);
+        assert!(LoopDevice::of(file.path()).unwrap().is_none());
     }
 
     #[test]

@@ -5,14 +5,17 @@
 
 pub mod archive;
 pub mod atomic;
+pub mod blank;
 pub mod command;
 pub mod copy;
 pub mod deadline;
 pub mod enter;
 pub mod export;
 pub mod fresh;
+pub mod hold;
 pub mod lock;
 pub mod loopdev;
+pub mod mounted;
 pub mod notify;
 pub mod patient;
 pub mod pidfd;

@@ -18,6 +18,8 @@ use nix::unistd::{Gid, Uid, fchown, fchownat, symlinkat};
 
 use super::atomic::{self, Durability};
 
+mod swap;
+
 /// Work under a root failed. Paths are those of the host, root included.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]

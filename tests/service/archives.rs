@@ -89,7 +89,7 @@ fn a_sandbox_comes_back_as_it_was() {
     // Packed again by tar, which writes another dialect.
     fs::remove_file(path("a.tar")).unwrap();
     let pack = "cd x && tar --create --file ../a.tar --format=gnu virt-sandbox/metadata.json virt-sandbox/sandbox.toml \
-                virt-sandbox/manifest tree virt-sandbox/end";
+                virt-sandbox/manifest virt-sandbox/base.json tree virt-sandbox/end";
     output(
         "sh",
         &["-c", &format!("cd '{}' && {pack}", dir.path().display())],

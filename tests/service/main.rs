@@ -8,11 +8,18 @@
 //! | [`errors`] | one line for each mistake, and nothing left |
 //! | [`interruption`] | create cut short |
 //! | [`units`] | units of an admin: those that work and those that fail |
+//! | [`kinds`] | every verb on units, commands and images |
 //! | [`host`] | the host's unit of a sandbox, and libvirtd restarted |
+//! | [`drivers`] | every verb in containers and in virtual machines |
 //! | [`clones`], [`renames`] | a second sandbox like one, and another name for one |
 //! | [`archives`], [`hostile`] | a sandbox exported and imported, and archives that mean harm |
+//! | [`operations`] | what starts at boot, the configuration edited, the journal, log files rotated |
 //! | [`tuning`] | limits changed, and what is used |
 //! | [`trees`] | trees with all that a copy can lose |
+//! | [`undone`] | upgrades that fail, are killed, or meet harm |
+//! | [`packages`] | packages that a test builds and installs |
+//! | [`upgrade`] | sandboxes brought along with packages of the host |
+//! | [`legacy`] | sandboxes of libvirt-sandbox converted |
 //! | [`limits`] | limits in the kernel, and a static address |
 //!
 //! Each test needs the private libvirtd of `make test` and is skipped without it.
@@ -22,15 +29,22 @@
 
 mod archives;
 mod clones;
+mod drivers;
 mod errors;
 mod host;
 mod hostile;
 mod interruption;
 mod isolation;
+mod kinds;
+mod legacy;
 mod life;
 mod limits;
+mod operations;
+mod packages;
 mod renames;
 mod support;
 mod trees;
 mod tuning;
+mod undone;
 mod units;
+mod upgrade;

@@ -2,12 +2,13 @@
 
 mod elf;
 mod guest_init;
+mod man;
 
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
-const USAGE: &str = "usage: cargo xtask guest-init [--release]";
+const USAGE: &str = "usage: cargo xtask guest-init|man [--release]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -25,6 +26,8 @@ fn run(arguments: &[String]) -> Result<()> {
     match arguments[..] {
         ["guest-init"] => guest_init::build(false),
         ["guest-init", "--release"] => guest_init::build(true),
+        ["man"] => man::build(false),
+        ["man", "--release"] => man::build(true),
         _ => bail!(USAGE),
     }
 }

@@ -87,6 +87,7 @@ fn streams(command: &Command, inherited: Vec<OwnedFd>) -> Result<(Theirs, Runnin
                     .next()
                     .context("a stream of the caller is missing"),
                 Stream::Channel => pipe(channel, command, &mut running),
+                Stream::None => null(),
             };
             Theirs::Files([
                 file(streams[0], Channel::Stdin)?,
@@ -117,6 +118,11 @@ fn terminal(command: &Command, size: WindowSize, running: &mut Running) -> Resul
     running.outputs.push((Channel::Stdout, output));
     running.terminal = Some(master()?);
     Ok(pty)
+}
+
+fn null() -> Result<OwnedFd> {
+    let options = File::options().read(true).write(true).open("/dev/null");
+    Ok(options.context("opening '/dev/null'")?.into())
 }
 
 /// A pipe of which our end is carried over the channel; gives the command's.
@@ -194,7 +200,8 @@ fn take_identity(identity: &Identity) -> Result<()> {
             }
         }
     }
-    setgroups(&[]).context("leaving all groups")?;
+    let groups: Vec<Gid> = identity.groups.iter().copied().map(Gid::from_raw).collect();
+    setgroups(&groups).context("setting the groups")?;
     setgid(Gid::from_raw(identity.gid)).context("setting the group")?;
     setuid(Uid::from_raw(identity.uid)).context("setting the user")?;
     if !identity.privileged {

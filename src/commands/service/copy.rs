@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
+use clap_complete::ArgValueCandidates;
+
 use super::{create, lifecycle};
+use crate::commands::complete;
 use crate::commands::output;
 use crate::config::{Hostname, SandboxName};
 use crate::error::Result;
@@ -26,6 +29,7 @@ pub struct CloneArgs {
     #[arg(long)]
     start: bool,
     /// Name of the sandbox that is copied
+    #[arg(add = ArgValueCandidates::new(complete::sandboxes))]
     source: SandboxName,
     /// Name of the copy
     dest: SandboxName,
@@ -35,6 +39,7 @@ pub struct CloneArgs {
 #[derive(Debug, clap::Args)]
 pub struct RenameArgs {
     /// Name of the sandbox
+    #[arg(add = ArgValueCandidates::new(complete::sandboxes))]
     old: SandboxName,
     /// Its new name
     new: SandboxName,

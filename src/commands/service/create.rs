@@ -2,13 +2,18 @@
 
 use std::path::PathBuf;
 
+use clap_complete::ArgValueCompleter;
+
 use super::lifecycle;
+use crate::commands::complete;
 use crate::commands::output;
 use crate::config::network::NetworkChoice;
 use crate::config::service::DEFAULT_TIMEOUT;
+use crate::config::storage::{TreeFilesystem, TreeFormat};
 use crate::config::workload::{Ready, Restart};
 use crate::config::{
-    Command, Hostname, Mount, Network, Resources, SandboxName, Security, State, Workload,
+    Bytes, Command, Hostname, Mount, Network, Resources, SandboxName, Security, State, TreeImage,
+    Workload,
 };
 use crate::error::{Error, Result};
 use crate::host;
@@ -24,7 +29,8 @@ pub struct Args {
         visible_alias = "unit",
         value_name = "UNIT",
         required_unless_present = "command",
-        conflicts_with = "command"
+        conflicts_with = "command",
+        add = ArgValueCompleter::new(complete::units)
     )]
     unitfile: Vec<String>,
     /// Package whose configuration and state belong to the service, beside those that are found
@@ -56,6 +62,15 @@ pub struct Args {
     /// Seconds the units may take to become active
     #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_TIMEOUT, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     timeout: u32,
+    /// Keep its tree in an image of this size beside the directory of the tree, not in that
+    #[arg(short, long, value_name = "SIZE")]
+    imagesize: Option<Bytes>,
+    /// Format of the image
+    #[arg(long, value_enum, default_value_t, requires = "imagesize")]
+    format: TreeFormat,
+    /// Filesystem of the image
+    #[arg(long, value_enum, default_value_t, requires = "imagesize")]
+    filesystem: TreeFilesystem,
     #[command(flatten)]
     resources: Resources,
     /// Start it, and wait until its units are active; if they do not come up, nothing is left
@@ -82,35 +97,40 @@ struct CommandArgs {
         long,
         visible_alias = "username",
         value_name = "USER",
-        requires = "command"
+        conflicts_with = "unitfile"
     )]
     user: Option<String>,
     /// Number of the account; one that the host does not have is made in the sandbox
-    #[arg(short = 'U', long, value_name = "UID", requires = "command", value_parser = clap::value_parser!(u32).range(..=MOST_ID))]
+    #[arg(short = 'U', long, value_name = "UID", conflicts_with = "unitfile", value_parser = clap::value_parser!(u32).range(..=MOST_ID))]
     uid: Option<u32>,
     /// Number of its group [default: that of the account]
-    #[arg(short = 'G', long, value_name = "GID", requires = "command", value_parser = clap::value_parser!(u32).range(..=MOST_ID))]
+    #[arg(short = 'G', long, value_name = "GID", conflicts_with = "unitfile", value_parser = clap::value_parser!(u32).range(..=MOST_ID))]
     gid: Option<u32>,
     /// Its home [default: that of the account]
     #[arg(
         long,
         visible_alias = "homedir",
         value_name = "DIR",
-        requires = "command"
+        conflicts_with = "unitfile"
     )]
     home: Option<PathBuf>,
     /// Directory it starts in [default: /]
-    #[arg(short = 'w', long, value_name = "DIR", requires = "command")]
+    #[arg(short = 'w', long, value_name = "DIR", conflicts_with = "unitfile")]
     workdir: Option<PathBuf>,
     /// Added to its environment; may be given more than once
-    #[arg(short, long, value_name = "KEY=VALUE", requires = "command", value_parser = super::execute::pair)]
+    #[arg(short, long, value_name = "KEY=VALUE", conflicts_with = "unitfile", value_parser = super::execute::pair)]
     env: Vec<(String, String)>,
     /// What becomes of it when it ends
-    #[arg(long, value_enum, default_value_t, requires = "command")]
+    #[arg(long, value_enum, default_value_t, conflicts_with = "unitfile")]
     restart: Restart,
     /// When it is up: started, output (it has written something), port=N[/udp] (somebody listens there) or notify
     /// (sd_notify(3))
-    #[arg(long, value_name = "WHEN", default_value_t, requires = "command")]
+    #[arg(
+        long,
+        value_name = "WHEN",
+        default_value_t,
+        conflicts_with = "unitfile"
+    )]
     ready: Ready,
 }
 
@@ -148,6 +168,11 @@ pub fn run(args: Args, sandboxes: &Sandboxes) -> Result<()> {
         networks,
         mounts: mounts(args.mount)?,
         security: args.security,
+        image: args.imagesize.map(|size| TreeImage {
+            size,
+            format: args.format,
+            filesystem: args.filesystem,
+        }),
         resources: args.resources,
         hostname: args.hostname,
         timeout: args.timeout,
@@ -160,7 +185,7 @@ pub fn run(args: Args, sandboxes: &Sandboxes) -> Result<()> {
     let config = sandboxes.create(&request, &interrupted)?;
     output::progress(&format!(
         "created sandbox '{name}' in '{}'",
-        config.path.display()
+        config.image_file().unwrap_or(config.path).display()
     ));
     if args.start {
         return start_made(&name, "create it", sandboxes, &interrupted);

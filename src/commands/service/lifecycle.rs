@@ -1,6 +1,7 @@
 //! `start`, `stop`, `restart`, `reload`, `enable`, `disable`, `delete`, and `run`, which the host's unit calls.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +15,7 @@ use crate::config::SandboxName;
 use crate::error::{Error, Result};
 use crate::host;
 use crate::service::{Sandboxes, journal};
+use crate::sys::hold::{self, Places};
 use crate::sys::{command, notify};
 
 /// Start sandboxes, and wait until their units are active
@@ -78,6 +80,24 @@ pub struct DeleteArgs {
 pub struct RunArgs {
     #[command(flatten)]
     name: Name,
+}
+
+/// Hold the image of a sandbox as a block device
+#[derive(Debug, clap::Args)]
+pub struct HoldArgs {
+    /// The image
+    image: PathBuf,
+    /// Its format
+    format: String,
+    /// Where the holder keeps its files
+    directory: PathBuf,
+}
+
+pub fn hold(args: &HoldArgs) -> Result<()> {
+    let places = Places {
+        directory: &args.directory,
+    };
+    hold::hold(&args.image, &args.format, places).map_err(Error::io("holding", &args.image))
 }
 
 /// Says whether one of the usual signals has asked to end.
@@ -237,7 +257,7 @@ pub fn run(args: &RunArgs, sandboxes: &Sandboxes) -> Result<()> {
     sandboxes.take_over(name, &interrupted)?;
     notify::ready(&format!("the units of '{name}' are active"))?;
     // The sandbox's journal becomes the unit's. Where it cannot be followed the sandbox still runs.
-    let follower = journal::follow(&config, begin);
+    let follower = journal::follow(sandboxes, &config, begin);
     let ended = sandboxes.wait(name, &interrupted);
     // What the units say while they stop belongs to it as well.
     let halted = match ended {

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use clap_complete::ArgValueCandidates;
+
 use super::{Name, lifecycle};
+use crate::commands::complete;
 use crate::commands::output::{self, Format};
 use crate::config::{Change, SandboxName};
 use crate::error::Result;
@@ -33,10 +36,11 @@ pub struct StatsArgs {
     #[arg(long, value_enum, default_value_t)]
     format: Format,
     /// Names of sandboxes that run [default: all]
+    #[arg(add = ArgValueCandidates::new(complete::sandboxes))]
     names: Vec<SandboxName>,
 }
 
-fn seconds(text: &str) -> std::result::Result<f64, String> {
+pub fn seconds(text: &str) -> std::result::Result<f64, String> {
     let seconds = text
         .parse()
         .ok()
@@ -99,7 +103,7 @@ fn row(stats: &Stats) -> Vec<String> {
 }
 
 /// A number of bytes with three digits or so.
-fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     let mut amount = bytes as f64;
     let mut units = ["B", "K", "M", "G", "T"].iter().peekable();
     let mut unit = units.next();

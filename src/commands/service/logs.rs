@@ -17,11 +17,11 @@ pub struct Args {
     /// Only of this unit; may be given more than once
     #[arg(short, long, value_name = "UNIT")]
     unit: Vec<String>,
-    /// Only since then: "2026-01-31 12:00", "10 min ago", yesterday
+    /// Only since then: "2026-01-31 12:00", "10 min ago", -1h
     #[arg(short = 'S', long, value_name = "TIME", allow_hyphen_values = true)]
     since: Option<String>,
     /// Only until then
-    #[arg(short = 'U', long, value_name = "TIME")]
+    #[arg(short = 'U', long, value_name = "TIME", allow_hyphen_values = true)]
     until: Option<String>,
     /// Only so many lines, the last ones
     #[arg(short = 'n', long, value_name = "N")]
@@ -45,15 +45,19 @@ const RAW: [&str; 2] = ["cat", "export"];
 
 pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
     let config = sandboxes.store.load(&args.name.name)?;
+    // What a virtual machine still holds back is not in the files yet. One that hangs has a journal all the same.
+    if let Err(error) = sandboxes.settle(&args.name.name) {
+        log::warn!("the end of the journal may be missing: {error}");
+    }
     let arguments = arguments(args);
     let is_raw = args
         .output
         .as_deref()
         .is_some_and(|format| RAW.contains(&format));
     if is_raw && io::stdout().is_terminal() {
-        return show_printable(journal::read(&config, &arguments)?);
+        return show_printable(journal::read(sandboxes, &config, &arguments)?);
     }
-    Err(journal::show(&config, &arguments))
+    Err(journal::show(sandboxes, &config, &arguments))
 }
 
 fn arguments(args: &Args) -> Vec<String> {

@@ -1,6 +1,7 @@
 //! `virt-sandbox-service`.
 
 mod archive;
+mod completions;
 mod copy;
 mod create;
 mod edit;
@@ -10,15 +11,20 @@ mod limits;
 mod logs;
 mod rotate;
 mod show;
+mod top;
+mod upgrade;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::ArgValueCandidates;
 
-use crate::commands::output;
+use crate::commands::{complete, output};
 use crate::config::SandboxName;
+use crate::driver::Keeper;
 use crate::error::{Error, Result};
 use crate::service::Sandboxes;
+use crate::service::image::HOLD;
 
 const PROGRAM: &str = "virt-sandbox-service";
 
@@ -30,7 +36,7 @@ const PROGRAM: &str = "virt-sandbox-service";
                         'execute' and 'connect' give that of the command, or 125 for a failure of their own."
 )]
 pub struct Cli {
-    /// libvirt connection [default: $LIBVIRT_DEFAULT_URI if it is one of LXC, else lxc:///]
+    /// libvirt connection of new sandboxes: lxc:/// for containers, qemu:///system for virtual machines [default: $LIBVIRT_DEFAULT_URI if it is one of these, else lxc:///]
     #[arg(short, long, value_name = "URI", global = true)]
     connect: Option<String>,
     /// Say more of what is done
@@ -55,23 +61,29 @@ enum Command {
     Enable(lifecycle::EnableArgs),
     Disable(lifecycle::DisableArgs),
     Set(limits::SetArgs),
+    Upgrade(upgrade::Args),
     Edit(edit::Args),
     Delete(lifecycle::DeleteArgs),
     List(show::ListArgs),
     Status(show::StatusArgs),
     Inspect(show::InspectArgs),
     Stats(limits::StatsArgs),
+    Top(top::Args),
     Logs(logs::Args),
     Execute(execute::ExecuteArgs),
     Connect(execute::ConnectArgs),
     Rotate(rotate::Args),
     Run(lifecycle::RunArgs),
+    #[command(name = HOLD, hide = true)]
+    HoldImage(lifecycle::HoldArgs),
+    Completions(completions::Args),
 }
 
 /// The sandbox a command is about.
 #[derive(Debug, clap::Args)]
 struct Name {
     /// Name of the sandbox
+    #[arg(add = ArgValueCandidates::new(complete::sandboxes))]
     name: SandboxName,
 }
 
@@ -79,13 +91,14 @@ struct Name {
 #[derive(Debug, clap::Args)]
 struct Names {
     /// Names of sandboxes
-    #[arg(required = true, value_name = "NAME")]
+    #[arg(required = true, value_name = "NAME", add = ArgValueCandidates::new(complete::sandboxes))]
     names: Vec<SandboxName>,
 }
 
 /// Parses the command line and does what it says.
 #[must_use]
 pub fn main() -> ExitCode {
+    complete::answer(Cli::command);
     let cli = Cli::parse();
     output::log_to_stderr(PROGRAM, cli.verbose);
     match run(cli) {
@@ -95,10 +108,17 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<ExitCode> {
+    if let Command::Completions(args) = &cli.command {
+        completions::run(args)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if !nix::unistd::geteuid().is_root() {
         return Err(Error::refused(
             "sandboxes of services are made and run by root; use sudo",
         ));
+    }
+    if let Command::HoldImage(args) = &cli.command {
+        return lifecycle::hold(args).map(|()| ExitCode::SUCCESS);
     }
     let sandboxes = Sandboxes::new(&connection(cli.connect)?);
     sandboxes.recover()?;
@@ -115,8 +135,10 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Set(args) => limits::set(&args, &sandboxes),
         Command::Edit(args) => edit::run(&args, &sandboxes),
         Command::Stats(args) => limits::stats(&args, &sandboxes),
+        Command::Upgrade(args) => upgrade::run(&args, &sandboxes),
         Command::Enable(args) => return lifecycle::enable(&args, &sandboxes),
         Command::Disable(args) => return lifecycle::disable(&args, &sandboxes),
+        Command::Top(args) => top::run(&args, &sandboxes),
         Command::Delete(args) => return lifecycle::delete(&args, &sandboxes),
         Command::List(args) => show::list(&args, &sandboxes),
         Command::Status(args) => show::status(&args, &sandboxes),
@@ -125,38 +147,28 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Rotate(args) => return rotate::run(&args, &sandboxes),
         Command::Execute(args) => return Ok(execute::execute(args, &sandboxes)),
         Command::Connect(args) => return Ok(execute::connect(&args, &sandboxes)),
+        Command::HoldImage(args) => lifecycle::hold(&args),
         Command::Run(args) => lifecycle::run(&args, &sandboxes),
+        Command::Completions(args) => completions::run(&args),
     };
     done.map(|()| ExitCode::SUCCESS)
 }
 
-/// The connection that is asked for. It has to be one of LXC on this host.
+/// The connection that is asked for. It has to be one that keeps sandboxes of services on this host.
 fn connection(asked: Option<String>) -> Result<String> {
     let from_environment = || {
-        std::env::var("LIBVIRT_DEFAULT_URI")
-            .ok()
-            .filter(|uri| uri.starts_with("lxc"))
+        let uri = std::env::var("LIBVIRT_DEFAULT_URI").ok();
+        uri.filter(|uri| Keeper::of(uri).is_ok())
     };
     let uri = asked
         .or_else(from_environment)
         .unwrap_or_else(|| "lxc:///".to_owned());
-    let (scheme, rest) = uri.split_once("://").unwrap_or((&uri, ""));
-    let is_local = rest.is_empty() || rest.starts_with('/');
-    match scheme {
-        "lxc" | "lxc+unix" if is_local => Ok(uri),
-        "lxc" | "lxc+unix" | "lxc+ssh" | "lxc+tcp" | "lxc+tls" => Err(Error::refused(format!(
-            "'{uri}' is another host; the files of a sandbox are on the host that runs it: run the command there"
-        ))),
-        _ => Err(Error::refused(format!(
-            "'{uri}' is not a connection of libvirt's container driver; use lxc:///"
-        ))),
-    }
+    Keeper::of(&uri)?;
+    Ok(uri)
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
@@ -165,17 +177,21 @@ mod tests {
     }
 
     #[test]
-    fn only_containers_of_this_host_are_served() {
+    fn only_daemons_of_this_host_are_served() {
         for good in [
             "lxc:///",
             "lxc:///system",
             "lxc:///system?socket=/run/x",
             "lxc+unix:///system?socket=/x",
+            "qemu:///system",
+            "qemu:///system?socket=/run/x",
         ] {
             assert!(connection(Some(good.to_owned())).is_ok(), "{good}");
         }
         for bad in [
-            "qemu:///system",
+            "qemu:///session",
+            "qemu:///embed",
+            "qemu://far/system",
             "lxc://far/",
             "lxc+ssh://far/",
             "xen:///",

@@ -3,7 +3,10 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap_complete::ArgValueCandidates;
+
 use super::lifecycle::{self, each};
+use crate::commands::complete;
 use crate::config::SandboxName;
 use crate::error::Result;
 use crate::service::Sandboxes;
@@ -25,7 +28,7 @@ pub struct Args {
     #[arg(long, value_name = "SECONDS", default_value_t = 1800, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     timeout: u32,
     /// Names of sandboxes
-    #[arg(required_unless_present = "all", value_name = "NAME")]
+    #[arg(required_unless_present = "all", value_name = "NAME", add = ArgValueCandidates::new(complete::sandboxes))]
     names: Vec<SandboxName>,
 }
 

@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::Name;
 use crate::commands::output::{self, Format};
 use crate::config::{SandboxConfig, workload};
+use crate::driver::Shared;
 use crate::error::Result;
 use crate::service::{Sandboxes, Summary};
 
@@ -99,7 +100,15 @@ pub fn status(args: &StatusArgs, sandboxes: &Sandboxes) -> Result<()> {
             }
             .into(),
         ],
-        vec!["tree".into(), summary.path.display().to_string()],
+        vec![
+            "tree".into(),
+            summary
+                .image
+                .as_ref()
+                .unwrap_or(&summary.path)
+                .display()
+                .to_string(),
+        ],
         vec!["runs".into(), runs(&summary)],
     ]);
     if summary.state == "running" {
@@ -125,14 +134,33 @@ pub fn inspect(args: &InspectArgs, sandboxes: &Sandboxes) -> Result<()> {
         #[serde(flatten)]
         summary: Summary,
         config: SandboxConfig,
+        shared: Vec<Shared>,
     }
     let name = &args.name.name;
     let config = sandboxes.store.load(name)?;
     match args.format {
-        Format::Table => output::print(&config.to_toml()?),
+        Format::Table => {
+            let mut text = config.to_toml()?;
+            text.push_str("\n# Directories of the host:\n");
+            for Shared {
+                source,
+                read_only,
+                how,
+            } in sandboxes.sharing(&config)?
+            {
+                let access = if read_only { "read-only" } else { "writable" };
+                text.push_str(&format!("# {} ({access}): {how}\n", source.display()));
+            }
+            output::print(&text)
+        }
         Format::Json => {
             let summary = sandboxes.summary(name)?;
-            output::print_json(&View { summary, config })
+            let shared = sandboxes.sharing(&config)?;
+            output::print_json(&View {
+                summary,
+                config,
+                shared,
+            })
         }
     }
 }

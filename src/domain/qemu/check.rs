@@ -33,15 +33,13 @@ const LONGEST_SOCKET: usize = 107;
 /// # Errors
 /// Names what was asked for, why it cannot be and what to do instead.
 pub fn check(domain: &Domain, machine: &Machine, authority: Authority) -> Result<()> {
-    match authority {
-        Authority::Root => {}
-        Authority::User => check_without_root(domain)?,
-    }
-    check_networks(domain)?;
-    domain.disks.iter().try_for_each(check_disk)?;
+    check_domain(domain, authority)?;
     machine.shares.iter().try_for_each(check_share)?;
-    let sockets = [&machine.channel, &machine.console];
-    for socket in sockets.into_iter().chain(&machine.serial) {
+    let sockets = machine.channels.iter().map(|channel| &channel.socket);
+    for socket in sockets
+        .chain(machine.console.socket())
+        .chain(&machine.serial)
+    {
         if socket.as_os_str().len() > LONGEST_SOCKET {
             return Err(Error::refused(format!(
                 "the path of the socket '{}' is longer than {LONGEST_SOCKET} bytes; choose a shorter name for the sandbox",
@@ -50,6 +48,19 @@ pub fn check(domain: &Domain, machine: &Machine, authority: Authority) -> Result
         }
     }
     Ok(())
+}
+
+/// What [`check`] finds whatever the machine is.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_domain(domain: &Domain, authority: Authority) -> Result<()> {
+    match authority {
+        Authority::Root => {}
+        Authority::User => check_without_root(domain)?,
+    }
+    check_networks(domain)?;
+    domain.disks.iter().try_for_each(check_disk)
 }
 
 fn check_without_root(domain: &Domain) -> Result<()> {

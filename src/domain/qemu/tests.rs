@@ -13,8 +13,11 @@ pub(super) fn machine() -> Machine {
         kernel: "/run/sandbox/kernel".into(),
         initrd: "/run/sandbox/initrd".into(),
         command_line: "console=hvc0 quiet panic=-1".to_owned(),
-        channel: "/run/sandbox/channel".into(),
-        console: "/run/sandbox/console".into(),
+        channels: vec![Channel {
+            name: guest_init::wire::PORT.to_owned(),
+            socket: "/run/sandbox/channel".into(),
+        }],
+        console: Console::Socket("/run/sandbox/console".into()),
         serial: None,
         shares: vec![],
         ends_itself: false,

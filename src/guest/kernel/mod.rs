@@ -157,6 +157,17 @@ impl Feature {
     }
 }
 
+/// Where root keeps what guests boot from.
+pub const CACHE: &str = "/var/cache/virt-sandbox";
+
+/// What a guest finds as `/NAME` where this is appended to its initramfs.
+#[must_use]
+pub fn archive_of(name: &str, content: &[u8]) -> Vec<u8> {
+    let mut archive = Archive::default();
+    archive.file(name, 0o600, content);
+    archive.finish()
+}
+
 /// What a guest boots from. All may read both files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Boot {

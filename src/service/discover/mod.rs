@@ -200,6 +200,21 @@ impl Service {
         Ok(directories)
     }
 
+    /// The versions of its packages.
+    ///
+    /// # Errors
+    /// Where the package database cannot be read.
+    pub fn versions(&self) -> Result<BTreeMap<String, String>> {
+        let Some(database) = &self.database else {
+            return Ok(BTreeMap::new());
+        };
+        let mut versions = BTreeMap::new();
+        for package in self.packages.keys() {
+            versions.insert(package.to_string(), database.info(package)?.version.clone());
+        }
+        Ok(versions)
+    }
+
     /// The accounts a sandbox of this service keeps, besides those that own what is copied.
     #[must_use]
     pub fn needed_accounts(&self) -> Needed {

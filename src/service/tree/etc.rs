@@ -26,7 +26,6 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("/etc/sysconfig/network-scripts", "network of the host"),
     ("/etc/wireguard", "network of the host"),
     ("/etc/libvirt", "sandboxes and machines of the host"),
-    ("/etc/libvirt-sandbox", "sandboxes and machines of the host"),
     ("/etc/rc.local", "jobs of the host"),
     ("/etc/passwd-", "backup of accounts"),
     ("/etc/group-", "backup of accounts"),
@@ -63,6 +62,10 @@ const OWN_ONLY: &[&str] = &[
     "/etc/logrotate.d",
     "/etc/xinetd.d",
 ];
+
+/// Where sandboxes are kept. It comes with the first of them and goes with the last, which is nothing that a sandbox should
+/// see: it has not even the place.
+const OURS: &str = "/etc/libvirt-sandbox";
 
 /// Where the host keeps units and what it has enabled.
 const UNIT_DIRS: [&str; 2] = ["/etc/systemd/system", "/etc/systemd/user"];
@@ -124,6 +127,10 @@ impl Walk<'_> {
                 Class::LeftOut
             };
             plan.set(path, class, *reason);
+            return Ok(());
+        }
+        if path == Path::new(OURS) {
+            plan.set(path, Class::LeftOut, "sandboxes of the host");
             return Ok(());
         }
         if UNIT_DIRS.iter().any(|dir| Path::new(dir) == path) {
@@ -288,6 +295,7 @@ impl Walk<'_> {
             };
             if !path.starts_with("/etc")
                 || is_identity(&path)
+                || path.starts_with(OURS)
                 || LEFT_OUT.iter().any(|(left, _)| path.starts_with(left))
             {
                 return;

@@ -176,3 +176,18 @@ fn accounts_have_no_people_and_no_passwords() {
         "00000000000000000000000000000007\n"
     );
 }
+
+#[test]
+fn our_own_directory_is_never_part_of_a_tree() {
+    let host = host();
+    let of = |host: &Host| plan(host, State::Fresh);
+    let before = of(&host);
+    host.file("/etc/libvirt-sandbox/services/web1/sandbox.toml", 0o600, "");
+    let after = of(&host);
+    let copied = |plan: &TreePlan| {
+        let entries = plan.entries.iter();
+        let has = entries.filter(|(_, entry)| entry.class != Class::LeftOut);
+        has.map(|(path, _)| path.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(copied(&before), copied(&after));
+}

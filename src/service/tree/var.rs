@@ -93,9 +93,15 @@ pub fn plan(plan: &mut TreePlan, root: &Path, service: &Service, state: State) -
     Ok(())
 }
 
+/// Whether what is at `path` starts empty.
+#[must_use]
+pub fn is_transient(path: &Path) -> bool {
+    TRANSIENT.iter().any(|dir| path.starts_with(dir))
+}
+
 /// Takes over a path that is the service's, and all below.
 fn own(plan: &mut TreePlan, root: &Path, top: &Path, reason: &str, state: State) {
-    let is_transient = TRANSIENT.iter().any(|dir| top.starts_with(dir));
+    let is_transient = is_transient(top);
     let left_out = if is_transient {
         "starts empty"
     } else {
@@ -180,7 +186,8 @@ fn elsewhere(root: &Path, top: &Path) -> Option<PathBuf> {
 }
 
 /// Whether a path lies in the part of the tree that is planned here.
-pub(super) fn is_private(path: &Path) -> bool {
+#[must_use]
+pub fn is_private(path: &Path) -> bool {
     TOPS.iter().any(|top| path.starts_with(top))
 }
 

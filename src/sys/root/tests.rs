@@ -147,3 +147,39 @@ fn the_host_root_works_too() {
     let canonical = root.canonical(dir.path()).unwrap();
     assert_eq!(canonical, dir.path().canonicalize().unwrap());
 }
+
+#[test]
+fn objects_are_moved_and_exchanged_without_following_links() {
+    let dir = tempfile::tempdir().unwrap();
+    for place in ["tree/etc", "slots", "outside"] {
+        fs::create_dir_all(dir.path().join(place)).unwrap();
+    }
+    let root = |place: &str| Root::new(&dir.path().join(place)).unwrap();
+    let read = |path: &str| fs::read_to_string(dir.path().join(path)).unwrap();
+    let (tree, slots) = (root("tree"), root("slots"));
+    fs::write(dir.path().join("tree/etc/a"), "old").unwrap();
+    fs::write(dir.path().join("slots/0"), "new").unwrap();
+    let (a, slot) = (Path::new("/etc/a"), Path::new("/0"));
+    tree.exchange(a, &slots, slot).unwrap();
+    assert_eq!(
+        (read("tree/etc/a"), read("slots/0")),
+        ("new".into(), "old".into())
+    );
+    assert!(slots.move_to(slot, &tree, a).is_err(), "something is there");
+    tree.move_to(a, &slots, Path::new("/1")).unwrap();
+    assert!(!tree.has(a).unwrap());
+    slots.move_to(slot, &tree, a).unwrap();
+
+    symlink("../../outside", dir.path().join("tree/etc/link")).unwrap();
+    let behind = Path::new("/etc/link/x");
+    assert!(slots.move_to(Path::new("/1"), &tree, behind).is_err());
+    assert!(tree.has(behind).is_err() && tree.has(Path::new("/etc/link")).unwrap());
+    let object = tree.plain_object(a).unwrap();
+    object.set_attributes(0o4750, 12, 34).unwrap();
+    let metadata = fs::metadata(dir.path().join("tree/etc/a")).unwrap();
+    assert_eq!(
+        (metadata.mode() & 0o7777, metadata.uid(), metadata.gid()),
+        (0o4750, 12, 34)
+    );
+    tree.sync().unwrap();
+}

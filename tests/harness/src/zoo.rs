@@ -15,6 +15,8 @@ use anyhow::{Context, Result, bail};
 
 use table::Row;
 
+use crate::libvirtd::{URI_VARIABLE, qemu_uri};
+
 /// What to run, and with what.
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -38,6 +40,9 @@ pub struct Options {
     /// Where the output of failed rows is kept
     #[arg(long, default_value = "target/zoo")]
     output: PathBuf,
+    /// In virtual machines
+    #[arg(long)]
+    machines: bool,
     /// The program under test [default: the one beside this program]
     #[arg(long)]
     program: Option<PathBuf>,
@@ -62,6 +67,11 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let keeper = animal::Keeper {
         program,
         output: options.output.clone(),
+        uri: match options.machines {
+            true => qemu_uri()?,
+            false => std::env::var(URI_VARIABLE).unwrap_or_default(),
+        },
+        pace: if options.machines { 4 } else { 1 },
     };
     let installer = (!options.no_install).then_some(options.installer.as_path());
 

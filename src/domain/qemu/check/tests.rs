@@ -102,7 +102,7 @@ fn what_does_not_fit_is_refused() {
         assert_refused(&smallest(), &machine, Authority::Root, reason);
     }
     let machine = Machine {
-        console: format!("/{}", "x".repeat(107)).into(),
+        console: crate::domain::qemu::Console::Socket(format!("/{}", "x".repeat(107)).into()),
         ..machine()
     };
     assert_refused(&smallest(), &machine, Authority::Root, "107 bytes");

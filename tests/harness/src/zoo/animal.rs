@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use super::table::{Row, Where};
+use crate::libvirtd::URI_VARIABLE;
 use crate::snapshot::Snapshot;
 
 /// How long a service may take, after it is active, to give its first answer.
@@ -53,6 +54,10 @@ impl Outcome {
 pub struct Keeper {
     pub program: PathBuf,
     pub output: PathBuf,
+    /// The connection.
+    pub uri: String,
+    /// How much longer than in a container everything may take.
+    pub pace: u32,
 }
 
 /// What `list --format json` tells of a sandbox, as far as it matters here.
@@ -145,13 +150,13 @@ impl Keeper {
                 outcome.tries = Some(tries);
                 break;
             }
-            if start.elapsed() > WARM_UP {
+            if start.elapsed() > WARM_UP * self.pace {
                 self.keep(row, "probe", &said.text);
                 bail!("no answer after {tries} tries: {}", said.why());
             }
             sleep(Duration::from_millis(500));
         }
-        outcome.memory = memory(name);
+        outcome.memory = memory(&self.uri, name);
         Ok(())
     }
 
@@ -159,7 +164,7 @@ impl Keeper {
         match row.place {
             Where::Inside => self.tool(&["execute", name, "--", "sh", "-c", &row.probe], 30),
             Where::Host => match self.address(name)? {
-                Some(address) => run(bounded(30)
+                Some(address) => run(bounded(30 * self.pace)
                     .env("IP", address)
                     .args(["sh", "-c", &row.probe])),
                 None => Ok(Said {
@@ -190,7 +195,10 @@ impl Keeper {
     }
 
     fn tool(&self, arguments: &[&str], seconds: u32) -> Result<Said> {
-        run(bounded(seconds).arg(&self.program).args(arguments))
+        run(bounded(seconds * self.pace)
+            .env(URI_VARIABLE, &self.uri)
+            .arg(&self.program)
+            .args(arguments))
     }
 
     fn keep(&self, row: &Row, what: &str, text: &str) {
@@ -227,9 +235,9 @@ fn run(command: &mut Command) -> Result<Said> {
 }
 
 /// The memory of a domain's cgroup, from `virsh dommemstat`.
-fn memory(domain: &str) -> Option<u64> {
+fn memory(uri: &str, domain: &str) -> Option<u64> {
     let output = Command::new("virsh")
-        .args(["--quiet", "dommemstat", domain])
+        .args(["-c", uri, "--quiet", "dommemstat", domain])
         .output()
         .ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -1,0 +1,103 @@
+//! `upgrade`.
+
+use super::lifecycle;
+use crate::commands::output;
+use crate::config::SandboxName;
+use crate::error::{Error, Result};
+use crate::service::Sandboxes;
+use crate::service::upgrade::{How, legacy, report};
+
+/// Bring sandboxes along after the host has changed: its configuration files, accounts and packages; also what was
+/// edited in a sandbox.toml, and a sandbox of libvirt-sandbox
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// All sandboxes
+    #[arg(long, conflicts_with = "name", required_unless_present = "name")]
+    all: bool,
+    /// Print every path with what would become of it and why, and what changes in texts; change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Restart what runs and has something new to see; what does not come up then is as it was before
+    #[arg(long, conflicts_with = "dry_run")]
+    restart: bool,
+    /// Name of a sandbox; may be given more than once
+    name: Vec<SandboxName>,
+}
+
+pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
+    let names = match args.all {
+        true => all(sandboxes)?,
+        false => args.name.clone(),
+    };
+    let interrupted = lifecycle::interruption()?;
+    let start = |name: &SandboxName| lifecycle::start_named(name, None, sandboxes, &interrupted);
+    let how = How {
+        restart: args.restart,
+        start: &start,
+        interrupted: &interrupted,
+    };
+    let one = |name: &SandboxName| match args.dry_run {
+        true => preview(name, sandboxes),
+        false => upgrade(name, sandboxes, &how),
+    };
+    if let [name] = names.as_slice() {
+        return one(name);
+    }
+    let mut failed = Vec::new();
+    for name in &names {
+        if interrupted() {
+            return Err(Error::refused("interrupted"));
+        }
+        if let Err(error) = one(name) {
+            output::print(&format!("{name}: failed\n"))?;
+            // The status is ours: one number for many.
+            let _ = output::fail(super::PROGRAM, &error);
+            failed.push(name.as_str());
+        }
+    }
+    match failed.as_slice() {
+        [] => Ok(()),
+        failed => Err(Error::refused(format!(
+            "{} of {} sandboxes could not be upgraded: {}",
+            failed.len(),
+            names.len(),
+            failed.join(", ")
+        ))),
+    }
+}
+
+/// The names of all sandboxes. One of another program is converted by its name only: there is no way back.
+fn all(sandboxes: &Sandboxes) -> Result<Vec<SandboxName>> {
+    let store = &sandboxes.store;
+    let mut names = store.names()?;
+    names.retain(|name| {
+        let is_ours = store.config(name).exists();
+        if !is_ours && legacy::find(store, name).is_some() {
+            log::info!(
+                "'{name}' is of libvirt-sandbox: 'virt-sandbox-service upgrade {name}' converts it"
+            );
+        }
+        is_ours
+    });
+    Ok(names)
+}
+
+fn upgrade(name: &SandboxName, sandboxes: &Sandboxes, how: &How<'_>) -> Result<()> {
+    let outcome = sandboxes.upgrade(name, how)?;
+    let mut text = format!("{name}: {}\n", outcome.summary);
+    for line in outcome.lines {
+        text.push_str(&format!("  {line}\n"));
+    }
+    output::print(&output::printable(&text))
+}
+
+fn preview(name: &SandboxName, sandboxes: &Sandboxes) -> Result<()> {
+    let preview = sandboxes.preview_upgrade(name)?;
+    let plan = &preview.plan;
+    let mut text = format!("{name}: {}\n", report::summary(plan, false));
+    for line in preview.converted.iter().chain(&report::lines(plan)) {
+        text.push_str(&format!("  {line}\n"));
+    }
+    text.push_str(&report::diff(plan));
+    output::print(&output::printable(&text))
+}

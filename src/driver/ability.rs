@@ -1,0 +1,167 @@
+//! What a virtual machine of this host can be: how files get into it, and what runs it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use guest_init::config as guest;
+
+use crate::domain::qemu::{Authority, Emulation, Transport};
+use crate::error::{Error, Result};
+use crate::guest::kernel::Kernel;
+use crate::hypervisor::libvirt;
+
+/// First version of libvirt that starts a virtiofsd for an ordinary user.
+const VIRTIOFS_FOR_USERS: u32 = 10;
+
+/// Where distributions have it.
+const VIRTIOFSD: [&str; 4] = [
+    "/usr/libexec/virtiofsd",
+    "/usr/lib/virtiofsd",
+    "/usr/lib/qemu/virtiofsd",
+    "/usr/libexec/qemu-virtiofsd",
+];
+
+/// What a virtual machine of this host can be.
+#[derive(Debug)]
+pub struct Abilities<'a> {
+    kernel: &'a Kernel,
+    authority: Authority,
+    virtiofsd: Option<PathBuf>,
+    libvirt_version: u32,
+}
+
+impl<'a> Abilities<'a> {
+    /// Those with `kernel`, where libvirt's driver runs as `authority`.
+    ///
+    /// # Errors
+    /// Where libvirt does not tell its version.
+    pub fn of_host(kernel: &'a Kernel, authority: Authority) -> Result<Self> {
+        let mut places = VIRTIOFSD.iter().map(PathBuf::from);
+        Ok(Self {
+            kernel,
+            authority,
+            virtiofsd: places.find(|path| path.is_file()),
+            libvirt_version: libvirt::library_version()?,
+        })
+    }
+
+    /// How a directory gets into the guest.
+    ///
+    /// Over 9p QEMU itself reads the files, as whoever it runs as, and refuses to write where it is told to. A virtiofsd
+    /// of root's keeps owners as they are.
+    ///
+    /// # Errors
+    /// Where there is no way; the message says why.
+    pub fn transport(&self, source: &Path, read_only: bool) -> Result<Transport> {
+        let plan9 = self.plan9()?;
+        let virtiofs = self.virtiofs()?;
+        let prefers_plan9 = read_only || self.authority == Authority::User;
+        let (first, second) = match prefers_plan9 {
+            true => (plan9, virtiofs),
+            false => (virtiofs, plan9),
+        };
+        match (first, second) {
+            (Ok(transport), _) | (Err(_), Ok(transport)) => Ok(transport),
+            (Err(one), Err(other)) => Err(Error::refused(format!(
+                "sharing '{}' with a virtual machine: {one}, and {other}",
+                source.display()
+            ))),
+        }
+    }
+
+    fn plan9(&self) -> Result<std::result::Result<Transport, String>> {
+        let release = &self.kernel.release;
+        Ok(
+            if self.kernel.has("9p")? && self.kernel.has("9pnet_virtio")? {
+                // Whoever QEMU runs as, it cannot give files to others, and need not.
+                Ok(Transport::Plan9 { squash: true })
+            } else {
+                Err(format!(
+                    "the kernel {release} has no 9p (choose one that has, such as linux-image-amd64, with --kernver)"
+                ))
+            },
+        )
+    }
+
+    fn virtiofs(&self) -> Result<std::result::Result<Transport, String>> {
+        let release = &self.kernel.release;
+        if !self.kernel.has("virtiofs")? {
+            return Ok(Err(format!("the kernel {release} has no virtiofs")));
+        }
+        if self.authority == Authority::User && self.libvirt_version < VIRTIOFS_FOR_USERS {
+            return Ok(Err(format!(
+                "libvirt {} shares with virtiofs for root only (from {VIRTIOFS_FOR_USERS} on, for users)",
+                self.libvirt_version
+            )));
+        }
+        Ok(match &self.virtiofsd {
+            Some(binary) => Ok(Transport::Virtiofs {
+                binary: binary.clone(),
+                // A root that is the kernel's first one cannot be left by pivot_root(2), which is the other way.
+                chroot: true,
+            }),
+            None => Err(format!(
+                "there is no virtiofsd in any of {}",
+                VIRTIOFSD.join(", ")
+            )),
+        })
+    }
+}
+
+/// A transport as the guest is told of it.
+#[must_use]
+pub fn for_guest(transport: &Transport) -> guest::Transport {
+    match transport {
+        Transport::Plan9 { .. } => guest::Transport::Plan9,
+        Transport::Virtiofs { .. } => guest::Transport::Virtiofs,
+    }
+}
+
+/// What `$VIRT_SANDBOX_VIRT_TYPE` asks for, if it does.
+///
+/// # Errors
+/// Where it names what there is not.
+pub fn emulation_of_environment() -> Result<Option<Emulation>> {
+    let text = std::env::var("VIRT_SANDBOX_VIRT_TYPE").ok();
+    let text = text.filter(|text| !text.is_empty());
+    let emulation = text.map(|text| text.parse().map_err(Error::Refused));
+    emulation.transpose()
+}
+
+/// KVM where the CPU has what it takes and the device can be opened; a software KVM cannot boot a stock kernel.
+#[must_use]
+pub fn usable_emulation() -> Emulation {
+    let device = fs::File::options().read(true).write(true).open("/dev/kvm");
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    match device.is_ok() && is_hardware(&cpu, std::env::consts::ARCH) {
+        true => Emulation::Kvm,
+        false => Emulation::Tcg,
+    }
+}
+
+/// Whether `/proc/cpuinfo` shows a CPU that runs guests itself. Only x86 says so there.
+fn is_hardware(cpuinfo: &str, arch: &str) -> bool {
+    let has_flag = |line: &str| {
+        line.starts_with("flags")
+            && line
+                .split_whitespace()
+                .any(|flag| ["vmx", "svm"].contains(&flag))
+    };
+    !["x86", "x86_64"].contains(&arch) || cpuinfo.lines().any(has_flag)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hardware_is_told_by_flags() {
+        assert!(is_hardware("flags\t\t: fpu vmx de\n", "x86_64"));
+        assert!(is_hardware("flags\t\t: fpu svm\n", "x86_64"));
+        assert!(!is_hardware(
+            "flags\t\t: fpu vmxnet\nmodel: vmx\n",
+            "x86_64"
+        ));
+        assert!(is_hardware("", "aarch64"));
+    }
+}

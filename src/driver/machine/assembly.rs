@@ -1,0 +1,191 @@
+//! How the root of a virtual machine is put together from directories of the host.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use guest_init::config as guest;
+
+use crate::config::{Mount, SandboxConfig};
+use crate::domain::qemu::{Share, Transport};
+use crate::driver::ability::{Abilities, for_guest};
+use crate::error::{Error, Result};
+use crate::guest::PRIVATE_DIRS;
+use crate::guest::kernel::Feature;
+use crate::host::{HostFacts, SystemDir};
+
+/// What the machine has of the host, and what the guest makes of it.
+#[derive(Debug)]
+pub struct Assembly {
+    /// Devices of the machine.
+    pub shares: Vec<Share>,
+    /// Where the guest mounts them.
+    pub staged: Vec<guest::Staged>,
+    /// How it makes its root of that.
+    pub mounts: Vec<guest::Mount>,
+    /// What it mounts in the finished root.
+    pub user_mounts: Vec<guest::Mount>,
+    /// What its kernel must be able to do.
+    pub features: BTreeSet<Feature>,
+}
+
+impl Assembly {
+    /// The assembly of a service's sandbox.
+    ///
+    /// # Errors
+    /// Where a directory cannot be shared, or a source of a mount is not there.
+    pub fn new(
+        config: &SandboxConfig,
+        facts: &HostFacts,
+        abilities: &Abilities<'_>,
+    ) -> Result<Self> {
+        let mut assembly = Self {
+            shares: vec![],
+            staged: vec![],
+            mounts: vec![],
+            user_mounts: vec![],
+            features: BTreeSet::new(),
+        };
+        for dir in &facts.system_dirs {
+            match dir {
+                SystemDir::Directory(path) => {
+                    let staged = below("/host", path);
+                    assembly.share(abilities, path, &staged, true)?;
+                    assembly.mounts.push(bind(staged, path, true));
+                }
+                SystemDir::Link(path, points_to) => assembly.mounts.push(guest::Mount::Symlink {
+                    points_to: points_to.clone(),
+                    target: path.clone(),
+                }),
+            }
+        }
+        // Each on its own: the top of the tree has the mark that says whose it is.
+        for dir in PRIVATE_DIRS.map(Path::new) {
+            let staged = below("/private", dir);
+            assembly.share(abilities, &below(&config.path, dir), &staged, false)?;
+            assembly.mounts.push(bind(staged, dir, false));
+        }
+        for (target, mode) in [("/run", 0o755), ("/tmp", 0o1777)] {
+            assembly.mounts.push(guest::Mount::Tmpfs {
+                target: target.into(),
+                mode,
+                size: None,
+            });
+        }
+        for (index, mount) in config.mounts.iter().enumerate() {
+            assembly.add_user_mount(abilities, index, mount)?;
+        }
+        if !config.networks.is_empty() {
+            assembly.features.insert(Feature::Network);
+        }
+        if !config.mounts.is_empty() {
+            // Mount points that a directory lacks are made in one.
+            assembly.features.insert(Feature::Overlay);
+        }
+        Ok(assembly)
+    }
+
+    fn add_user_mount(
+        &mut self,
+        abilities: &Abilities<'_>,
+        index: usize,
+        mount: &Mount,
+    ) -> Result<()> {
+        let made = match mount {
+            Mount::HostBind {
+                target,
+                source: Some(source),
+                read_only,
+            } => {
+                let staged = Path::new(guest_init::STAGED_MOUNTS).join(index.to_string());
+                let metadata = fs::metadata(source).map_err(Error::io("looking at", source))?;
+                // Of a file the directory is shared that it is in.
+                let (shared, place) = match (source.parent(), source.file_name()) {
+                    (Some(parent), Some(name)) if !metadata.is_dir() => (parent, staged.join(name)),
+                    _ => (source.as_path(), staged.clone()),
+                };
+                self.share(abilities, shared, &staged, *read_only)?;
+                bind(place, target.as_path(), *read_only)
+            }
+            Mount::GuestBind {
+                target,
+                source,
+                read_only,
+            } => guest::Mount::Bind {
+                source: guest::Source::Sandbox(source.as_path().to_owned()),
+                target: target.as_path().to_owned(),
+                read_only: *read_only,
+            },
+            Mount::Ram { target, size } => guest::Mount::Tmpfs {
+                target: target.as_path().to_owned(),
+                mode: 0o1777,
+                size: Some(size.get()),
+            },
+            // No service has one: `SandboxConfig::check`.
+            Mount::HostBind { source: None, .. } | Mount::HostImage { .. } => return Ok(()),
+        };
+        self.user_mounts.push(made);
+        Ok(())
+    }
+
+    /// Makes a directory of the host a device of the machine, mounted at `staged`.
+    fn share(
+        &mut self,
+        abilities: &Abilities<'_>,
+        source: &Path,
+        staged: &Path,
+        read_only: bool,
+    ) -> Result<()> {
+        // QEMU is not root, and can show over 9p only what all may read.
+        let transport = match read_only && !is_public(source) {
+            true => abilities.transport(source, false)?,
+            false => abilities.transport(source, read_only)?,
+        };
+        let is_plan9 = matches!(transport, Transport::Plan9 { .. });
+        if read_only && !is_plan9 {
+            log::warn!(
+                "that '{}' is read-only is up to the kernel of the virtual machine: the host does not see to it",
+                source.display()
+            );
+        }
+        self.features.insert(match is_plan9 {
+            true => Feature::Plan9,
+            false => Feature::Virtiofs,
+        });
+        let tag = format!("share{}", self.shares.len());
+        self.staged.push(guest::Staged::Share {
+            transport: for_guest(&transport),
+            tag: tag.clone(),
+            path: staged.to_owned(),
+            read_only,
+        });
+        self.shares.push(Share {
+            tag,
+            source: source.to_owned(),
+            read_only: read_only && is_plan9,
+            transport,
+        });
+        Ok(())
+    }
+}
+
+/// Whether everybody of the host may look into a directory.
+fn is_public(path: &Path) -> bool {
+    let allows = |path: &Path, bits: u32| {
+        fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & bits == bits)
+    };
+    allows(path, 0o005) && path.ancestors().skip(1).all(|above| allows(above, 0o001))
+}
+
+fn bind(source: PathBuf, target: &Path, read_only: bool) -> guest::Mount {
+    guest::Mount::Bind {
+        source: guest::Source::Stage(source),
+        target: target.to_owned(),
+        read_only,
+    }
+}
+
+fn below(root: impl AsRef<Path>, path: &Path) -> PathBuf {
+    root.as_ref().join(path.strip_prefix("/").unwrap_or(path))
+}

@@ -1,0 +1,352 @@
+//! The tree of a sandbox that is in an image: making the image, and reaching what is in it.
+//!
+//! The image is one plain filesystem. A container mounts it inside; here it is mounted for this process alone and at no path
+//! (see [`mounted`](crate::sys::mounted)), on the same device, so that both at a time are one filesystem to the kernel. A
+//! sandbox can write to its filesystem what it likes: nothing but the kernel reads it, as when any disk of a stranger is mounted.
+
+use std::ffi::CStr;
+use std::fs;
+use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::config::storage::{TreeFilesystem, TreeFormat};
+use crate::config::{Bytes, SandboxConfig, TreeImage};
+use crate::error::{Error, Result};
+use crate::service::discover::below;
+use crate::service::sandboxes::Sandboxes;
+use crate::service::tree::{Class, TreePlan};
+use crate::sys::blank;
+use crate::sys::hold::{Held, Places};
+use crate::sys::loopdev::LoopDevice;
+use crate::sys::mounted::Mounted;
+use crate::sys::root::Root;
+use crate::sys::view;
+
+/// The subcommand that holds an image which is not raw.
+pub const HOLD: &str = "hold-image";
+
+/// How long the device of an image may be in use after the sandbox has ended.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Room for what a filesystem needs itself, and for a first journal.
+const OWN_ROOM: u64 = 32 << 20;
+
+/// As small as mkfs.xfs(8) makes them.
+const SMALLEST_XFS: u64 = 300 << 20;
+
+/// The block device of an image.
+#[derive(Debug)]
+pub(super) enum Device {
+    Raw(LoopDevice),
+    /// None only while it is dropped.
+    Held(Option<Held>),
+}
+
+impl Device {
+    fn new(file: &Path, image: TreeImage, stage: &Path) -> Result<Self> {
+        match image.format {
+            TreeFormat::Raw => LoopDevice::shared(file)
+                .map(Self::Raw)
+                .map_err(Error::io("attaching a loop device to", file)),
+            TreeFormat::Qcow2 => {
+                let exe = Path::new("/proc/self/exe");
+                let program = std::env::current_exe().map_err(Error::io("finding", exe))?;
+                let what = (file, image.format.format().as_str());
+                let places = Places { directory: stage };
+                let doing = format!("opening the image '{}'", file.display());
+                Held::new(&program, HOLD, what, places)
+                    .map(|held| Self::Held(Some(held)))
+                    .map_err(Error::step(doing))
+            }
+        }
+    }
+
+    /// Its node.
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Self::Raw(device) => device.path(),
+            Self::Held(Some(held)) => held.path(),
+            Self::Held(None) => Path::new(""),
+        }
+    }
+}
+
+impl Device {
+    /// Leaves the device to the sandbox that has mounted it.
+    pub(super) fn leave(mut self) {
+        if let Self::Held(held) = &mut self {
+            drop(held.take());
+        }
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        if let Self::Held(held) = self
+            && let Some(held) = held.take()
+        {
+            held.release();
+        }
+    }
+}
+
+/// The tree of a sandbox, to be read and written on the host.
+#[derive(Debug)]
+pub(super) struct Tree {
+    path: PathBuf,
+    /// Dropped in this order.
+    image: Option<(Mounted, Device)>,
+}
+
+impl Tree {
+    /// Its top: the private directories are in it.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Has all that was written to an image reach it.
+    ///
+    /// # Errors
+    /// Where there is no room for it.
+    pub(super) fn settle(&self) -> Result<()> {
+        match &self.image {
+            Some((mounted, _)) => mounted.sync().map_err(Error::step("writing the image")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Sandboxes {
+    /// Reaches the tree of a sandbox, also while it runs.
+    ///
+    /// # Errors
+    /// Where it is in an image that cannot be mounted.
+    pub(super) fn tree(&self, config: &SandboxConfig) -> Result<Tree> {
+        let Some(image) = config.image else {
+            return Ok(Tree {
+                path: config.path.clone(),
+                image: None,
+            });
+        };
+        let file = image.file(&config.path);
+        let device = Device::new(&file, image, &self.store.stage(&config.name))?;
+        let mounted =
+            Mounted::new(device.path(), kind(image)).map_err(Error::io("mounting", &file))?;
+        Ok(Tree {
+            path: mounted.path(),
+            image: Some((mounted, device)),
+        })
+    }
+
+    /// A directory of the tree, for a program of the host to read: no link in it or on the way to it is followed. It is there for as
+    /// long as its descriptor.
+    ///
+    /// # Errors
+    /// Where it is not there or cannot be reached.
+    pub(super) fn plain_view(&self, config: &SandboxConfig, inside: &Path) -> Result<File> {
+        let Some(image) = config.image else {
+            let directory = Root::new(&config.path)?.open_plain(inside)?;
+            let doing = format!("opening '{}' without its links", inside.display());
+            return view::plain(directory).map_err(Error::step(doing));
+        };
+        let file = image.file(&config.path);
+        let device = Device::new(&file, image, &self.store.stage(&config.name))?;
+        let mounted =
+            Mounted::plain(device.path(), kind(image)).map_err(Error::io("mounting", &file))?;
+        let directory = Root::new(&mounted.path())?.open_plain(inside)?;
+        device.leave();
+        Ok(directory)
+    }
+
+    /// The block device of the image of a sandbox that is about to start, if its tree is in one.
+    ///
+    /// # Errors
+    /// Where the image is missing, or the host cannot make devices of such images.
+    pub(super) fn device(&self, config: &SandboxConfig) -> Result<Option<Device>> {
+        let stage = self.store.stage(&config.name);
+        let file = |image: TreeImage| image.file(&config.path);
+        let device = config
+            .image
+            .map(|image| Device::new(&file(image), image, &stage));
+        device.transpose()
+    }
+
+    /// Makes the image of a new sandbox, with an empty filesystem; nothing where its tree is a directory.
+    ///
+    /// # Errors
+    /// Where something is there already, or it cannot be made.
+    pub(super) fn make_image(&self, config: &SandboxConfig) -> Result<()> {
+        let Some(image) = config.image else {
+            return Ok(());
+        };
+        let file = image.file(&config.path);
+        let made = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&file);
+        made.map_err(Error::io("creating", &file))?;
+        let format = image.format.format().as_str();
+        blank::grow(&file, format, image.size.get()).map_err(making(&file))?;
+        let device = Device::new(&file, image, &self.store.stage(&config.name))?;
+        let uuid = config.uuid.to_string();
+        blank::filesystem(device.path(), image.filesystem.as_str(), &uuid)
+            .map_err(making(&file))?;
+        drop(device);
+        // fsck(8) makes it where it needs it.
+        let _ = fs::remove_dir(self.tree(config)?.path().join("lost+found"));
+        Ok(())
+    }
+
+    /// Waits until nobody uses the image of a sandbox that has ended.
+    pub(super) fn await_release(&self, config: &SandboxConfig) {
+        let Some(image) = config.image else {
+            return;
+        };
+        let file = image.file(&config.path);
+        let stage = self.store.stage(&config.name);
+        let begin = Instant::now();
+        let is_used = || match image.format {
+            TreeFormat::Raw => matches!(LoopDevice::of(&file), Ok(Some(_))),
+            TreeFormat::Qcow2 => Places { directory: &stage }.is_held(),
+        };
+        while is_used() {
+            if begin.elapsed() > PATIENCE {
+                log::warn!(
+                    "'{}' is still in use; leave it alone until whoever reads it has ended, such as 'logs --follow'",
+                    file.display()
+                );
+                return;
+            }
+            sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+fn making(file: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    Error::step(format!("making the image '{}'", file.display()))
+}
+
+/// The filesystem's name in the kernel.
+fn kind(image: TreeImage) -> &'static CStr {
+    match image.filesystem {
+        TreeFilesystem::Ext4 => c"ext4",
+        TreeFilesystem::Xfs => c"xfs",
+    }
+}
+
+/// Refuses an image that has no room for a tree.
+///
+/// # Errors
+/// Names the size that is needed.
+pub(super) fn check_size(image: TreeImage, plan: &TreePlan, root: &Path) -> Result<()> {
+    let needed = needed(content(plan, root), image.filesystem);
+    if image.size >= needed {
+        return Ok(());
+    }
+    Err(Error::refused(format!(
+        "an image of {} is too small: what belongs to the sandbox needs {needed}, and what it is to write comes on top",
+        image.size
+    )))
+}
+
+/// Bytes that the files of a plan take.
+fn content(plan: &TreePlan, root: &Path) -> u64 {
+    const BLOCK: u64 = 4096;
+    let sizes = plan.entries.iter().map(|(path, entry)| {
+        let from = match &entry.class {
+            Class::Copied => path,
+            Class::CopiedFrom(from) => from,
+            Class::Empty | Class::Made { .. } | Class::Written { .. } | Class::Linked(_) => {
+                return BLOCK;
+            }
+            Class::LeftOut | Class::Shared => return 0,
+        };
+        let metadata = below(root, from).symlink_metadata();
+        metadata.map_or(0, |metadata| {
+            // Holes stay holes.
+            let used = metadata.len().min(metadata.blocks() * 512);
+            used.next_multiple_of(BLOCK).max(BLOCK)
+        })
+    });
+    sizes.sum()
+}
+
+fn needed(content: u64, filesystem: TreeFilesystem) -> Bytes {
+    let with_room = content + content / 8 + OWN_ROOM;
+    let least = match filesystem {
+        TreeFilesystem::Ext4 => with_room,
+        TreeFilesystem::Xfs => with_room.max(SMALLEST_XFS),
+    };
+    let mebi = least.div_ceil(1 << 20);
+    Bytes::mebi(u32::try_from(mebi).unwrap_or(u32::MAX))
+}
+
+/// Says of a full image that it is, in place of the path that was written to.
+pub(super) fn explained(error: Error, image: Option<TreeImage>) -> Error {
+    let Some(image) = image else {
+        return error;
+    };
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(inner) = cause {
+        let kind = inner
+            .downcast_ref::<std::io::Error>()
+            .map(std::io::Error::kind);
+        if kind == Some(ErrorKind::StorageFull) {
+            return Error::refused(format!(
+                "the image of {} is full before all is in it; make it larger with --imagesize",
+                image.size
+            ));
+        }
+        cause = inner.source();
+    }
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_size_that_is_needed_is_named() {
+        let image = TreeImage {
+            size: Bytes::mebi(1),
+            format: TreeFormat::Raw,
+            filesystem: TreeFilesystem::Ext4,
+        };
+        let plan = TreePlan::default();
+        let error = check_size(image, &plan, Path::new("/"))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("1M is too small") && error.contains("needs 32M"),
+            "{error}"
+        );
+        assert_eq!(needed(80 << 20, TreeFilesystem::Ext4), Bytes::mebi(122));
+        assert_eq!(needed(1, TreeFilesystem::Xfs), Bytes::mebi(300));
+        assert_eq!(needed(1 << 30, TreeFilesystem::Xfs), Bytes::mebi(1184));
+    }
+
+    #[test]
+    fn a_full_image_is_called_full() {
+        let full =
+            || Error::io("writing", Path::new("/proc/self/fd/7/x"))(ErrorKind::StorageFull.into());
+        let image = TreeImage {
+            size: Bytes::mebi(40),
+            format: TreeFormat::Raw,
+            filesystem: TreeFilesystem::Ext4,
+        };
+        assert!(
+            explained(full(), Some(image))
+                .to_string()
+                .contains("image of 40M is full")
+        );
+        assert!(explained(full(), None).to_string().contains("/x"));
+        let other = Error::io("writing", Path::new("/x"))(ErrorKind::NotFound.into());
+        assert!(explained(other, Some(image)).to_string().contains("/x"));
+    }
+}

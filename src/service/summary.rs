@@ -1,0 +1,111 @@
+//! What is known of sandboxes at a glance.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::config::SandboxName;
+use crate::error::{Error, Result};
+use crate::hypervisor::{DomainState, Hypervisor};
+use crate::service::connections::Connections;
+use crate::service::sandboxes::Sandboxes;
+
+/// What is known of a sandbox right now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    /// Its name.
+    pub name: SandboxName,
+    /// `running`, `stopped`, `paused`, or `undefined` where libvirt has forgotten it.
+    pub state: String,
+    /// The hypervisor's driver.
+    pub driver: String,
+    /// The units that run in it.
+    pub units: Vec<String>,
+    /// The command that runs in it, if it is not units of the host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<Vec<String>>,
+    /// Its addresses, if it runs and has any.
+    pub addresses: Vec<String>,
+    /// Its private tree on the host.
+    pub path: PathBuf,
+    /// The image that holds the tree, if one does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<PathBuf>,
+    /// Host name inside.
+    pub hostname: String,
+    /// Whether the host's systemd starts it at boot.
+    pub enabled: bool,
+}
+
+impl Sandboxes {
+    /// Whether a sandbox runs; one that is paused does.
+    ///
+    /// # Errors
+    /// Where there is no such sandbox or libvirt does not answer.
+    pub fn is_running(&self, name: &SandboxName) -> Result<bool> {
+        let config = self.store.load(name)?;
+        let state = self.hypervisor(&config)?.state(name.as_str())?;
+        Ok(state.is_active())
+    }
+
+    /// What is known of a sandbox.
+    ///
+    /// # Errors
+    /// Where there is no such sandbox or libvirt does not answer.
+    pub fn summary(&self, name: &SandboxName) -> Result<Summary> {
+        self.summary_at(name, &mut Connections::default())
+    }
+
+    fn summary_at(&self, name: &SandboxName, connections: &mut Connections) -> Result<Summary> {
+        let config = self.store.load(name)?;
+        let state = connections.of(&config)?.state(name.as_str())?;
+        let inside = match state {
+            DomainState::Running { .. } => self.inside_of(&config, state)?,
+            DomainState::Paused { .. } | DomainState::Stopped | DomainState::Missing => None,
+        };
+        Ok(Summary {
+            name: name.clone(),
+            state: state.as_str().to_owned(),
+            driver: self.keeper(&config)?.name().to_owned(),
+            units: config.units().to_vec(),
+            command: config
+                .workload
+                .command()
+                .map(|command| command.argv.clone()),
+            addresses: inside.map_or_else(Vec::new, |inside| inside.addresses()),
+            image: config.image_file(),
+            path: config.path,
+            hostname: config.hostname,
+            enabled: self.store.is_enabled(name),
+        })
+    }
+
+    /// What is known of every sandbox. One that cannot be looked at is said, and the others still listed: each may have a
+    /// connection of its own.
+    ///
+    /// # Errors
+    /// Where the sandboxes cannot be listed at all, or libvirt answers for none.
+    pub fn list(&self) -> Result<Vec<Summary>> {
+        let mut summaries = Vec::new();
+        let mut silent = Vec::new();
+        let mut connections = Connections::default();
+        for name in self.store.names()? {
+            // Half made, by a command that is at it.
+            if !self.store.config(&name).exists() {
+                continue;
+            }
+            match self.summary_at(&name, &mut connections) {
+                Ok(summary) => summaries.push(summary),
+                Err(error @ Error::Libvirt { .. }) => silent.push((name, error)),
+                Err(error) => log::warn!("{name}: {error}"),
+            }
+        }
+        if summaries.is_empty() && !silent.is_empty() {
+            return Err(silent.remove(0).1);
+        }
+        for (name, error) in silent {
+            log::warn!("{name}: {error}");
+        }
+        Ok(summaries)
+    }
+}

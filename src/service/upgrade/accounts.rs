@@ -1,0 +1,284 @@
+//! The account files merged by entry: new users and groups of the host appear, what the sandbox has stays.
+//!
+//! Pure: three times four texts in, four texts out. The lines of the sandbox stay as they are and where they are, also
+//! those that mean nothing to us. Nobody is ever removed: their files may still be there.
+
+use std::collections::BTreeMap;
+
+use crate::service::accounts::Texts;
+
+/// The files, and the fields of a line that count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum File {
+    Passwd,
+    Group,
+    Shadow,
+    Gshadow,
+}
+
+impl File {
+    /// The field with the number of the account.
+    fn number(self) -> Option<usize> {
+        matches!(self, Self::Passwd | Self::Group).then_some(2)
+    }
+
+    /// Whether the last field is a list of members, which is merged as a set.
+    fn has_members(self) -> bool {
+        matches!(self, Self::Group | Self::Gshadow)
+    }
+
+    fn path(self) -> &'static str {
+        match self {
+            Self::Passwd => "/etc/passwd",
+            Self::Group => "/etc/group",
+            Self::Shadow => "/etc/shadow",
+            Self::Gshadow => "/etc/gshadow",
+        }
+    }
+}
+
+/// What happened to one entry. Prints as a phrase without any password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// The file.
+    pub path: &'static str,
+    /// What happened, with the name of the account.
+    pub text: String,
+    /// Whether the sandbox does not have what the host has.
+    pub is_conflict: bool,
+}
+
+/// Merges the four files of the sandbox `own` with those of the host, of which it was made from `base`.
+#[must_use]
+pub fn merge(base: &Texts, host: &Texts, own: &Texts) -> (Texts, Vec<Note>) {
+    let mut notes = Vec::new();
+    let mut one = |file, base: &str, host: &str, own: &str, known: Option<&str>| {
+        merge_file(file, base, host, own, known, &mut notes)
+    };
+    let passwd = one(File::Passwd, &base.passwd, &host.passwd, &own.passwd, None);
+    let group = one(File::Group, &base.group, &host.group, &own.group, None);
+    let merged = Texts {
+        shadow: one(
+            File::Shadow,
+            &base.shadow,
+            &host.shadow,
+            &own.shadow,
+            Some(&passwd),
+        ),
+        gshadow: one(
+            File::Gshadow,
+            &base.gshadow,
+            &host.gshadow,
+            &own.gshadow,
+            Some(&group),
+        ),
+        passwd,
+        group,
+    };
+    (merged, notes)
+}
+
+/// The lines with an entry, by its name.
+fn entries(text: &str) -> BTreeMap<&str, &str> {
+    let lines = text.lines().filter_map(|line| Some((name(line)?, line)));
+    // The first counts, as for getpwnam(3).
+    lines.rev().collect()
+}
+
+/// The name of the entry in a line, if it is one: not a comment, and not NIS.
+fn name(line: &str) -> Option<&str> {
+    let (name, _) = line.split_once(':')?;
+    (!name.is_empty() && !name.starts_with(['#', '+', '-'])).then_some(name)
+}
+
+fn field(line: &str, index: usize) -> Option<&str> {
+    line.split(':').nth(index)
+}
+
+fn merge_file(
+    file: File,
+    base: &str,
+    host: &str,
+    own: &str,
+    known: Option<&str>,
+    notes: &mut Vec<Note>,
+) -> String {
+    let (base, own_entries) = (entries(base), entries(own));
+    let host_entries = entries(host);
+    let known = known.map(entries);
+    let mut note = |text: String, is_conflict| {
+        notes.push(Note {
+            path: file.path(),
+            text,
+            is_conflict,
+        });
+    };
+    let mut lines: Vec<String> = own
+        .lines()
+        .map(|line| {
+            let merged = name(line).and_then(|name| {
+                let host = host_entries.get(name)?;
+                // Of two lines of one name the second means nothing.
+                let is_first = own_entries.get(name) == Some(&line);
+                is_first.then(|| merge_line(file, base.get(name).copied(), host, line))
+            });
+            let Some((merged, is_conflict)) = merged else {
+                return line.to_owned();
+            };
+            let name = name(line).unwrap_or_default();
+            if is_conflict {
+                note(
+                    format!("'{name}' differs on the host and in the sandbox"),
+                    true,
+                );
+            }
+            if merged != line {
+                note(format!("'{name}' changed on the host"), false);
+            }
+            merged
+        })
+        .collect();
+    let mut added = Vec::new();
+    for line in host.lines() {
+        let Some(name) = name(line).filter(|name| host_entries.get(name) == Some(&line)) else {
+            continue;
+        };
+        let is_had = own_entries.contains_key(name) || base.contains_key(name);
+        let is_known = known.as_ref().is_none_or(|known| known.contains_key(name));
+        if is_had || !is_known {
+            continue;
+        }
+        let number = file.number().and_then(|index| field(line, index));
+        let holder = file.number().zip(number).and_then(|(index, number)| {
+            let mut own = own_entries.iter();
+            own.find(|(_, line)| field(line, index) == Some(number))
+        });
+        if let (Some((holder, _)), Some(number)) = (holder, number) {
+            note(
+                format!(
+                    "'{name}' is new on the host, but its number {number} is that of '{holder}' in the sandbox"
+                ),
+                true,
+            );
+            continue;
+        }
+        note(format!("'{name}' is new on the host"), false);
+        added.push(line.to_owned());
+    }
+    // What stands behind the lines of NIS is asked for last.
+    let end = lines
+        .iter()
+        .position(|line| line.starts_with('+'))
+        .unwrap_or(lines.len());
+    lines.splice(end..end, added);
+    lines.into_iter().map(|line| line + "\n").collect()
+}
+
+/// The line of an entry that both have, and whether they disagree.
+fn merge_line(file: File, base: Option<&str>, host: &str, own: &str) -> (String, bool) {
+    if base == Some(host) || host == own {
+        return (own.to_owned(), false);
+    }
+    // Files in the sandbox belong to the number it has.
+    let number = |line| file.number().and_then(|index| field(line, index));
+    if number(host) != number(own) {
+        return (own.to_owned(), base.map(number) != Some(number(host)));
+    }
+    if file.has_members() {
+        return merge_members(base, host, own);
+    }
+    match base == Some(own) {
+        true => (host.to_owned(), false),
+        // Ageing and passwords are each one's own affair.
+        false => (own.to_owned(), file == File::Passwd),
+    }
+}
+
+fn merge_members(base: Option<&str>, host: &str, own: &str) -> (String, bool) {
+    fn halves(line: &str) -> (&str, Vec<&str>) {
+        let (rest, members) = line.rsplit_once(':').unwrap_or((line, ""));
+        let members = members.split(',').filter(|member| !member.is_empty());
+        (rest, members.collect())
+    }
+    let (base_rest, base_members) = base.map_or(("", vec![]), halves);
+    let (host_rest, host_members) = halves(host);
+    let (own_rest, own_members) = halves(own);
+    let left = |member: &str| base_members.contains(&member) && !host_members.contains(&member);
+    let mut members: Vec<&str> = own_members.clone();
+    members.retain(|member| !left(member));
+    for member in host_members {
+        if !base_members.contains(&member) && !members.contains(&member) {
+            members.push(member);
+        }
+    }
+    let rest = if own_rest == base_rest {
+        host_rest
+    } else {
+        own_rest
+    };
+    (format!("{rest}:{}", members.join(",")), false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(passwd: &str, group: &str, shadow: &str) -> Texts {
+        Texts {
+            passwd: passwd.into(),
+            group: group.into(),
+            shadow: shadow.into(),
+            gshadow: String::new(),
+        }
+    }
+
+    #[test]
+    fn entries_of_the_host_appear_and_those_of_the_sandbox_stay() {
+        let base = texts(
+            "root:x:0:0::/root:/bin/sh\ngames:x:5:60::/g:/bin/false\n",
+            "root:x:0:\nssl:x:110:a,b\n",
+            "root:*:1::::::\ngames:*:1::::::\n",
+        );
+        let own = texts(
+            "# mine\nroot:x:0:0::/root:/bin/bash\nown:x:900:900::/:/bin/sh\n+::::::\n",
+            "root:x:0:\nssl:x:110:a,b,own\nown:x:900:\n",
+            "root:$6$hash:2::::::\nown:*:1::::::\n",
+        );
+        let host = texts(
+            "root:x:0:0::/root:/bin/sh\ngames:x:5:60::/g:/bin/sh\nweb:x:105:110::/w:/bin/false\nclash:x:900:105::/:/x\n",
+            "root:x:0:\nssl:x:110:b,web\nweb:x:105:\n",
+            "root:*:3::::::\ngames:*:1::::::\nweb:*:1::::::\nclash:*:1::::::\n",
+        );
+        let (merged, notes) = merge(&base, &host, &own);
+        assert_eq!(
+            merged.passwd,
+            "# mine\nroot:x:0:0::/root:/bin/bash\nown:x:900:900::/:/bin/sh\nweb:x:105:110::/w:/bin/false\n+::::::\n"
+        );
+        assert_eq!(
+            merged.group,
+            "root:x:0:\nssl:x:110:b,own,web\nown:x:900:\nweb:x:105:\n"
+        );
+        assert_eq!(
+            merged.shadow,
+            "root:$6$hash:2::::::\nown:*:1::::::\nweb:*:1::::::\n"
+        );
+        let conflicts: Vec<_> = notes.iter().filter(|note| note.is_conflict).collect();
+        assert_eq!(conflicts.len(), 1, "{notes:?}");
+        assert!(conflicts[0].text.contains("number 900 is that of 'own'"));
+        assert!(notes.iter().all(|note| !note.text.contains('$')));
+        // A second time there is nothing to do.
+        assert_eq!(merge(&host, &host, &merged), (merged.clone(), vec![]));
+    }
+
+    #[test]
+    fn lines_follow_the_host_where_the_sandbox_has_not_changed_them() {
+        let line = |shell: &str, uid| texts(&format!("web:x:{uid}:1::/:{shell}\n"), "", "");
+        let (merged, _) = merge(&line("/a", 5), &line("/b", 5), &line("/a", 5));
+        assert_eq!(merged, line("/b", 5));
+        // But not its number, and not what the sandbox changed.
+        let (merged, notes) = merge(&line("/a", 5), &line("/a", 6), &line("/a", 5));
+        assert_eq!((merged, notes[0].is_conflict), (line("/a", 5), true));
+        let (merged, notes) = merge(&line("/a", 5), &line("/b", 5), &line("/c", 5));
+        assert_eq!((merged, notes[0].is_conflict), (line("/c", 5), true));
+    }
+}

@@ -1,0 +1,318 @@
+//! Bringing a sandbox along after the host has changed.
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | [`merge`] | `/etc`: what the host changed is taken over, what the sandbox changed stays |
+//! | [`accounts`] | the account files, merged by entry |
+//! | [`plan`] | what an upgrade would do |
+//! | [`stage`] | from a plan to steps |
+//! | [`journal`] | doing the steps, and undoing them |
+//! | [`recovery`] | what is done where an upgrade does not come to its end |
+//! | [`report`] | a plan as people read it |
+//! | [`legacy`] | sandboxes of libvirt-sandbox 0.8 and before |
+//!
+//! An upgrade is undone by whoever finds its journal and nobody at work on it. Without the journal it is finished, and only
+//! what it worked with is left to remove.
+
+pub mod accounts;
+pub mod journal;
+pub mod legacy;
+pub mod merge;
+pub mod plan;
+mod recovery;
+pub mod report;
+pub mod stage;
+
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use crate::config::{SandboxConfig, SandboxName};
+use crate::error::{Error, Result};
+use crate::hypervisor::Hypervisor;
+use crate::hypervisor::libvirt::Libvirt;
+use crate::service::place;
+use crate::service::sandboxes::Sandboxes;
+use crate::service::upgrade::journal::{Journal, Work};
+use crate::service::upgrade::plan::Plan;
+use crate::service::upgrade::stage::{Staged, stage};
+use crate::sys::atomic;
+use crate::sys::lock::{Lock, Sharing};
+use crate::sys::root::Root;
+
+/// How sandboxes are upgraded.
+#[allow(missing_debug_implementations)]
+pub struct How<'a> {
+    /// Whether those are restarted that run and have something new to see.
+    pub restart: bool,
+    /// Starts a sandbox and waits until it is ready.
+    pub start: &'a dyn Fn(&SandboxName) -> Result<()>,
+    /// Whether to stop, and undo what was done.
+    pub interrupted: &'a dyn Fn() -> bool,
+}
+
+/// What an upgrade did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// A line for each path, account and package; nothing if there was nothing to do.
+    pub lines: Vec<String>,
+    /// All of it in some words.
+    pub summary: String,
+}
+
+/// What an upgrade would do.
+#[derive(Debug)]
+pub struct Preview {
+    /// The plan.
+    pub plan: Plan,
+    /// What is said of a sandbox of another program.
+    pub converted: Vec<String>,
+    /// Holds the host's version of the tree.
+    _candidate: tempfile::TempDir,
+}
+
+/// Where the configuration of a sandbox comes from.
+struct Origin {
+    config: SandboxConfig,
+    /// The file of another program, if it is its sandbox, and what is said of it.
+    converted: Option<(PathBuf, Vec<String>)>,
+}
+
+/// What is left to do once the tree is upgraded.
+struct Applied {
+    outcome: Outcome,
+    /// The sandbox runs, and not yet with what is new.
+    is_stale: bool,
+    /// What it says of itself to the journal.
+    journal: Journal,
+    /// The file of another program that is done with.
+    converted: Option<PathBuf>,
+}
+
+impl Sandboxes {
+    /// Finds out what an upgrade would do. Nothing is changed.
+    ///
+    /// # Errors
+    /// As [`upgrade`](Self::upgrade).
+    pub fn preview_upgrade(&self, name: &SandboxName) -> Result<Preview> {
+        let origin = self.origin(name)?;
+        let candidate = tempfile::tempdir().map_err(Error::step("making a temporary directory"))?;
+        let plan = self.plan_upgrade_of(&origin.config, candidate.path(), &|| false)?;
+        Ok(Preview {
+            plan,
+            converted: origin.converted.map(|(_, notes)| notes).unwrap_or_default(),
+            _candidate: candidate,
+        })
+    }
+
+    /// Brings a sandbox along with the host.
+    ///
+    /// # Errors
+    /// Where there is no such sandbox, its service is not on the host any more, its files cannot be written, or, once it was
+    /// restarted, its units do not come up. Everything is as before then, and the sandbox runs again if it did.
+    pub fn upgrade(&self, name: &SandboxName, how: &How<'_>) -> Result<Outcome> {
+        let origin = self.origin(name)?;
+        let dir = self.store.dir(name);
+        let is_new = !dir.exists();
+        if is_new {
+            let made = fs::DirBuilder::new().mode(0o700).create(&dir);
+            made.map_err(Error::io("creating", &dir))?;
+        }
+        drop(origin);
+        let path = self.store.upgrade_lock(name);
+        let _busy = Lock::acquire(&path, Sharing::Exclusive, |held| {
+            log::warn!("waiting: {held}")
+        })?;
+        let applied = self.apply_upgrade(name, how);
+        if applied.is_err() && is_new {
+            for file in [self.store.upgrade_lock(name), self.store.lock_file(name)] {
+                let _ = fs::remove_file(file);
+            }
+            let _ = fs::remove_dir(&dir);
+        }
+        let mut applied = applied?;
+        let records = self.store.upgrade(name);
+        if applied.is_stale && how.restart {
+            applied.journal.restarting = true;
+            applied.journal.save(&records)?;
+            if let Err(error) = self.stop(name).and_then(|()| (how.start)(name)) {
+                return Err(self.roll_back(name, how, error));
+            }
+            applied.outcome.summary += "; restarted";
+        } else if applied.is_stale {
+            let _ = fs::remove_file(self.store.started(name));
+            applied.outcome.summary += "; restart it to have it use all of that";
+        }
+        let _lock = self.lock_any(name)?;
+        if let Some(file) = &applied.converted {
+            legacy::set_aside(file)?;
+        }
+        self.finish_upgrade(name)?;
+        Ok(applied.outcome)
+    }
+
+    /// The configuration of a sandbox, converted if it is of another program.
+    fn origin(&self, name: &SandboxName) -> Result<Origin> {
+        let own = self.store.config(name).exists();
+        match legacy::find(&self.store, name).filter(|_| !own) {
+            Some(file) => {
+                let conversion = self.convert(name, &file)?;
+                Ok(Origin {
+                    config: conversion.config,
+                    converted: Some((file, conversion.notes)),
+                })
+            }
+            None => {
+                let config = self.store.load(name)?;
+                if config.name != *name {
+                    return Err(Error::Config {
+                        path: self.store.config(name),
+                        reason: format!(
+                            "'name' is '{}', but the directory is that of '{name}'; a sandbox cannot be renamed",
+                            config.name
+                        ),
+                    });
+                }
+                if config.image.is_some() {
+                    return Err(Error::refused(format!(
+                        "the tree of '{name}' is in an image, and only one in a directory can be upgraded: make a new sandbox, and copy \
+                         what you changed"
+                    )));
+                }
+                place::must_be_of(&config.path, config.uuid)?;
+                Ok(Origin {
+                    config,
+                    converted: None,
+                })
+            }
+        }
+    }
+
+    fn lock_any(&self, name: &SandboxName) -> Result<Lock> {
+        let path = self.store.lock_file(name);
+        let waiting = |held: &crate::sys::lock::Held| log::warn!("waiting: {held}");
+        Ok(Lock::acquire(&path, Sharing::Exclusive, waiting)?)
+    }
+
+    /// Plans and does all but the restart, under the lock of the sandbox.
+    fn apply_upgrade(&self, name: &SandboxName, how: &How<'_>) -> Result<Applied> {
+        let _lock = self.lock_any(name)?;
+        self.settle_upgrade(name)?;
+        let origin = self.origin(name)?;
+        let old = &origin.config;
+        let hypervisor = self.hypervisor(old)?;
+        let is_running = hypervisor.state(name.as_str())?.is_active();
+        if is_running && origin.converted.is_some() {
+            return Err(Error::refused(format!(
+                "the sandbox '{name}' is running; stop it with 'virsh -c {} shutdown {name}' to convert it",
+                old.connection
+            )));
+        }
+        let records = self.store.upgrade(name);
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&records)
+            .map_err(Error::io("creating", &records))?;
+        let mut journal = Journal {
+            tree: old.path.clone(),
+            steps: vec![],
+            saved: vec![],
+            domain: None,
+            restarting: false,
+        };
+        let done = self.carry_out(&origin, &mut journal, &hypervisor, how);
+        let (plan, journal) = match done {
+            Ok(plan) => (plan, journal),
+            Err(error) => {
+                if let Err(second) = self.settle_upgrade(name) {
+                    log::warn!("undoing the upgrade of '{name}': {second}");
+                }
+                return Err(error);
+            }
+        };
+        let started = SandboxConfig::load(&self.store.started(name)).ok();
+        let is_current = !plan.is_relevant() && started.as_ref() == Some(&plan.config);
+        let mut lines = report::lines(&plan);
+        let notes = origin
+            .converted
+            .iter()
+            .flat_map(|(_, notes)| notes.iter().cloned());
+        lines.splice(0..0, notes);
+        Ok(Applied {
+            outcome: Outcome {
+                lines,
+                summary: report::summary(&plan, old != &plan.config),
+            },
+            is_stale: is_running && !is_current,
+            journal,
+            converted: origin.converted.map(|(file, _)| file),
+        })
+    }
+
+    fn carry_out(
+        &self,
+        origin: &Origin,
+        journal: &mut Journal,
+        hypervisor: &Libvirt,
+        how: &How<'_>,
+    ) -> Result<Plan> {
+        let old = &origin.config;
+        let name = &old.name;
+        let records = self.store.upgrade(name);
+        // Tells where to clean up.
+        journal.save(&records)?;
+        let work = Work::of(&old.path);
+        work.make()?;
+        let plan = self.plan_upgrade_of(old, &work.host(), how.interrupted)?;
+        let staged = stage(&plan, &work)?;
+        let mut files = vec![
+            self.store.config(name),
+            self.store.manifest(name),
+            self.store.base(name),
+            self.store.unit(name),
+        ];
+        if origin.converted.is_some() {
+            files.push(place::mark_of(&old.path));
+            journal.domain = hypervisor.definition(name.as_str())?;
+        }
+        for file in files {
+            journal.keep(&records, file)?;
+        }
+        journal.steps = staged.steps.clone();
+        Root::new(&work.slots())?.sync()?;
+        journal.save(&records)?;
+
+        apply_steps(&staged, &old.path, &work, how.interrupted)?;
+        if origin.converted.is_some() {
+            place::adopt(&old.path, old.uuid)?;
+            // Its identity was not ours: libvirt takes a domain of one name for another.
+            hypervisor.undefine(name.as_str())?;
+        }
+        let manifest = plan.host.to_string();
+        atomic::write(&self.store.manifest(name), manifest.as_bytes(), 0o600)?;
+        plan.base.save(&self.store.base(name))?;
+        if plan.config != *old || origin.converted.is_some() {
+            plan.config.save(&self.store.config(name))?;
+        }
+        self.render(&plan.config, hypervisor)?;
+        Ok(plan)
+    }
+}
+
+fn apply_steps(
+    staged: &Staged,
+    tree: &Path,
+    work: &Work,
+    interrupted: &dyn Fn() -> bool,
+) -> Result<()> {
+    let tree = Root::new(tree)?;
+    let slots = Root::new(&work.slots())?;
+    for (step, before) in staged.steps.iter().zip(&staged.before) {
+        if interrupted() {
+            return Err(Error::refused("interrupted"));
+        }
+        step.apply(&tree, &slots, before.as_ref())?;
+    }
+    Ok(())
+}

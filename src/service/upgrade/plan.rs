@@ -1,0 +1,301 @@
+//! What an upgrade would do, found out without touching the sandbox.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
+
+use crate::config::network::{DEFAULT_SOURCE, Source};
+use crate::config::{Mac, SandboxConfig, State, Workload};
+use crate::error::{Error, Result};
+use crate::service::accounts::Texts;
+use crate::service::base::Base;
+use crate::service::create::{found, keep_units, shown_from_host};
+use crate::service::discover::{Fact, Service};
+use crate::service::manifest::{Kind, Manifest};
+use crate::service::preflight;
+use crate::service::sandboxes::Sandboxes;
+use crate::service::tree::{self, Class, TreePlan, var};
+use crate::service::upgrade::accounts::{self, Note};
+use crate::service::upgrade::merge::{self, Change};
+use crate::sys::root::Root;
+
+/// Longest file of accounts, in bytes.
+const LONGEST: u64 = 16 << 20;
+
+/// The files that are merged by entry.
+pub const ACCOUNTS: [&str; 4] = ["/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow"];
+
+/// What an upgrade would do.
+#[derive(Debug)]
+pub struct Plan {
+    /// The configuration afterwards.
+    pub config: SandboxConfig,
+    /// What happens in `/etc`.
+    pub changes: Vec<Change>,
+    /// What happens to accounts.
+    pub notes: Vec<Note>,
+    /// What appears outside of `/etc`, parents first.
+    pub appearing: BTreeMap<PathBuf, tree::Entry>,
+    /// Packages with another version than before, in words.
+    pub packages: Vec<String>,
+    /// The account files that change, as they become.
+    pub(super) accounts: BTreeMap<&'static str, String>,
+    /// What the host has now.
+    pub(super) host: Manifest,
+    /// What the sandbox has now.
+    pub(super) sandbox: Manifest,
+    /// What is recorded afterwards.
+    pub(super) base: Base,
+    /// Where the host's version of the tree is.
+    pub(super) candidate: PathBuf,
+}
+
+impl Sandboxes {
+    /// Plans the upgrade of a sandbox; the host's version of its tree is made in the empty directory `candidate`.
+    pub(super) fn plan_upgrade_of(
+        &self,
+        old: &SandboxConfig,
+        candidate: &Path,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<Plan> {
+        let root = Path::new("/");
+        let (workload, service) = found(root, &old.workload, &old.packages, &old.hostname)?;
+        let keeper = self.keeper(old)?;
+        preflight::check(root, &service, keeper.container())?;
+        let config = renewed(old, workload, &service);
+        config.check().map_err(|reason| Error::Config {
+            path: self.store.config(&old.name),
+            reason,
+        })?;
+        keeper.check(&config)?;
+        let in_sandbox = Root::new(&config.path)?;
+        let before = Base::load(&self.store.base(&old.name))?;
+        let mut planned = TreePlan::new(root, &config, &service, State::Fresh)?;
+        take_shipped(&mut planned, &service);
+        let appearing = appearing(&planned, &before, &service, &in_sandbox)?;
+        let base = Base::of(&planned, &service)?;
+        retain(&mut planned, &appearing);
+        tree::apply(&planned, root, candidate, interrupted)?;
+
+        let etc = [Path::new("/etc")];
+        let recorded = self.manifest_of(old)?;
+        let host = Manifest::scan(candidate, &etc)?;
+        let sandbox = Manifest::scan(&config.path, &etc)?;
+        let (accounts, notes) =
+            merge_accounts(&before.accounts, &base.accounts, &sandbox, &in_sandbox)?;
+        let mut three = [recorded, host.clone(), sandbox.clone()];
+        for path in ACCOUNTS.map(Path::new) {
+            if is_file(&sandbox, path) {
+                for manifest in &mut three {
+                    manifest.remove(path);
+                }
+            }
+        }
+        let [recorded, host_now, sandbox_now] = &three;
+        Ok(Plan {
+            changes: merge::merge(recorded, host_now, sandbox_now),
+            packages: newer(&before.versions, &base.versions),
+            config,
+            notes,
+            appearing,
+            accounts,
+            host,
+            sandbox,
+            base,
+            candidate: candidate.to_owned(),
+        })
+    }
+
+    /// What a sandbox's `/etc` was made from; nothing for one that was made by another program.
+    fn manifest_of(&self, config: &SandboxConfig) -> Result<Manifest> {
+        let path = self.store.manifest(&config.name);
+        match fs::read_to_string(&path) {
+            Ok(text) => text
+                .parse()
+                .map_err(Error::step(format!("reading '{}'", path.display()))),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Manifest::default()),
+            Err(error) => Err(Error::io("reading", &path)(error)),
+        }
+    }
+}
+
+impl Plan {
+    /// Whether what runs in the sandbox differs afterwards from what was there before.
+    #[must_use]
+    pub fn is_relevant(&self) -> bool {
+        let is_change = |change: &Change| change.action != merge::Action::Keep;
+        self.changes.iter().any(is_change)
+            || !self.accounts.is_empty()
+            || !self.appearing.is_empty()
+            || !self.packages.is_empty()
+    }
+}
+
+/// The configuration with what was found now. What the admin has written stays.
+fn renewed(old: &SandboxConfig, workload: Workload, service: &Service) -> SandboxConfig {
+    let mut config = old.clone();
+    if let Workload::Units(_) = workload {
+        config.workload = workload;
+    }
+    config.service_packages = service.packages.keys().map(ToString::to_string).collect();
+    let kept = old
+        .keep_units
+        .iter()
+        .cloned()
+        .chain(keep_units(service, &config.workload));
+    config.keep_units = kept.collect::<BTreeSet<_>>().into_iter().collect();
+    for mount in shown_from_host(service, &config.workload) {
+        if !config
+            .mounts
+            .iter()
+            .any(|had| had.target() == mount.target())
+        {
+            config.mounts.push(mount);
+        }
+    }
+    for (index, network) in config.networks.iter_mut().enumerate() {
+        network
+            .source
+            .get_or_insert_with(|| Source::Network(DEFAULT_SOURCE.to_owned()));
+        network
+            .mac
+            .get_or_insert_with(|| Mac::of_sandbox(&old.uuid, index));
+    }
+    config
+}
+
+/// A file that a package ships is no state of the service yet: it comes with its place.
+fn take_shipped(plan: &mut TreePlan, service: &Service) {
+    for (path, fact) in &service.paths {
+        let is_shipped = matches!(fact, Fact::Package(_)) && !var::is_transient(path);
+        if let Some(entry) = plan.entries.get_mut(path)
+            && is_shipped
+            && entry.class == Class::LeftOut
+            && !path.starts_with("/etc")
+        {
+            *entry = tree::Entry {
+                class: Class::Copied,
+                reason: fact.to_string(),
+            };
+        }
+    }
+}
+
+/// What of the plan is new and not in the sandbox. What was there once and is gone was removed by somebody: it stays so, and
+/// so does whatever is in a place that the sandbox had before.
+fn appearing(
+    plan: &TreePlan,
+    before: &Base,
+    service: &Service,
+    sandbox: &Root,
+) -> Result<BTreeMap<PathBuf, tree::Entry>> {
+    let mut found: BTreeMap<PathBuf, tree::Entry> = BTreeMap::new();
+    for (path, entry) in &plan.entries {
+        if path.starts_with("/etc") || matches!(entry.class, Class::LeftOut | Class::Shared) {
+            continue;
+        }
+        let top = path
+            .ancestors()
+            .find(|above| service.paths.contains_key(*above));
+        let is_wanted = match top {
+            Some(top) if top == path => !before.paths.contains(path),
+            Some(top) => found.contains_key(top),
+            None => matches!(entry.class, Class::Empty | Class::Made { .. }),
+        };
+        // A link or a file of the sandbox's on the way is an error of its own kind: then nothing appears behind it.
+        let is_missing = matches!(sandbox.has(path), Ok(false));
+        let parent = path.parent().unwrap_or(Path::new("/"));
+        let has_parent = || {
+            found.contains_key(parent)
+                || sandbox
+                    .plain_object(parent)
+                    .and_then(|object| object.metadata())
+                    .is_ok_and(|metadata| metadata.is_dir())
+        };
+        if is_wanted && is_missing && has_parent() {
+            found.insert(path.clone(), entry.clone());
+        }
+    }
+    Ok(found)
+}
+
+/// Leaves of the plan what is to be made of the host's version: `/etc`, what appears, and the way to it.
+fn retain(plan: &mut TreePlan, appearing: &BTreeMap<PathBuf, tree::Entry>) {
+    let ways: BTreeSet<&Path> = appearing.keys().flat_map(|path| path.ancestors()).collect();
+    plan.entries
+        .retain(|path, _| path.starts_with("/etc") || ways.contains(path.as_path()));
+}
+
+fn is_file(manifest: &Manifest, path: &Path) -> bool {
+    manifest
+        .get(path)
+        .is_some_and(|entry| matches!(entry.kind, Kind::File { .. }))
+}
+
+type MergedAccounts = (BTreeMap<&'static str, String>, Vec<Note>);
+
+/// Merges the account files that the sandbox has.
+fn merge_accounts(
+    base: &Texts,
+    host: &Texts,
+    sandbox: &Manifest,
+    tree: &Root,
+) -> Result<MergedAccounts> {
+    let read = |path: &'static str| match is_file(sandbox, Path::new(path)) {
+        true => text(tree, Path::new(path)).map(Some),
+        false => Ok(None),
+    };
+    let [passwd, group, shadow, gshadow] = ACCOUNTS;
+    let own = [read(passwd)?, read(group)?, read(shadow)?, read(gshadow)?];
+    let [p, g, s, gs] = own.clone().map(Option::unwrap_or_default);
+    let texts = Texts {
+        passwd: p,
+        group: g,
+        shadow: s,
+        gshadow: gs,
+    };
+    let (merged, mut notes) = accounts::merge(base, host, &texts);
+    let merged = [merged.passwd, merged.group, merged.shadow, merged.gshadow];
+    let mut changed = BTreeMap::new();
+    for ((path, own), merged) in ACCOUNTS.into_iter().zip(own).zip(merged) {
+        match own {
+            Some(own) if own != merged => drop(changed.insert(path, merged)),
+            Some(_) => {}
+            None => notes.retain(|note| note.path != path),
+        }
+    }
+    Ok((changed, notes))
+}
+
+/// The text of a file in the sandbox.
+fn text(tree: &Root, path: &Path) -> Result<String> {
+    let on_host = tree.host_path(path);
+    let mut text = String::new();
+    tree.open_plain(path)?
+        .take(LONGEST + 1)
+        .read_to_string(&mut text)
+        .map_err(Error::io("reading", &on_host))?;
+    if text.len() as u64 > LONGEST {
+        return Err(Error::refused(format!(
+            "'{}' is longer than {LONGEST} bytes, which no file of accounts is; look at it",
+            on_host.display()
+        )));
+    }
+    Ok(text)
+}
+
+/// Packages that changed, in words.
+fn newer(before: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> Vec<String> {
+    let mut words = Vec::new();
+    for (package, version) in now {
+        match before.get(package) {
+            Some(old) if old == version => {}
+            Some(old) => words.push(format!("{package} {old} is {version} now")),
+            None => words.push(format!("{package} {version} is new")),
+        }
+    }
+    let gone = before.keys().filter(|package| !now.contains_key(*package));
+    words.extend(gone.map(|package| format!("{package} is gone")));
+    words
+}

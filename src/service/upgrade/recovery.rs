@@ -1,0 +1,132 @@
+//! What is done where an upgrade does not come to its end: it is undone, by itself or by the next command.
+
+use std::fs;
+use std::path::Path;
+
+use crate::config::SandboxName;
+use crate::error::{Error, Result};
+use crate::host;
+use crate::hypervisor::Hypervisor;
+use crate::hypervisor::libvirt::Libvirt;
+use crate::service::sandboxes::Sandboxes;
+use crate::service::store::remove_tree;
+use crate::service::upgrade::How;
+use crate::service::upgrade::journal::{Journal, Work};
+use crate::sys::lock::{Lock, Sharing};
+
+impl Sandboxes {
+    /// Undoes an upgrade whose restart has failed, and starts the sandbox as it was before.
+    pub(super) fn roll_back(&self, name: &SandboxName, how: &How<'_>, error: Error) -> Error {
+        let undone = self.stop(name).and_then(|()| {
+            let _lock = self.lock_any(name)?;
+            self.settle_upgrade(name).map(drop)
+        });
+        let started = undone.and_then(|()| match (how.interrupted)() {
+            // Who waits is not to wait any longer.
+            true => {
+                self.revive(name);
+                Ok(())
+            }
+            false => (how.start)(name),
+        });
+        let end = match started {
+            Ok(()) => format!("the upgrade of '{name}' was undone, and it runs as before"),
+            Err(second) => format!("the upgrade of '{name}' was not undone in full: {second}"),
+        };
+        if let Error::NotReady(text) = error {
+            return Error::NotReady(format!("{text}\n{end}"));
+        }
+        log::warn!("{end}");
+        error
+    }
+
+    /// Undoes an upgrade that was not finished, or removes what a finished one has worked with. `true` if the sandbox was
+    /// being restarted.
+    pub(super) fn settle_upgrade(&self, name: &SandboxName) -> Result<bool> {
+        let records = self.store.upgrade(name);
+        if !records.is_dir() {
+            return Ok(false);
+        }
+        let Some(journal) = Journal::load(&records)? else {
+            return self.finish_upgrade(name).map(|()| false);
+        };
+        journal.undo()?;
+        if !journal.saved.is_empty() {
+            self.render_as_before(name, &journal);
+        }
+        Work::of(&journal.tree).remove();
+        self.finish_upgrade(name)?;
+        Ok(journal.restarting)
+    }
+
+    /// Makes what is derived from the configuration as it was. What cannot be made now is at the next start.
+    fn render_as_before(&self, name: &SandboxName, journal: &Journal) {
+        let rendered = match self.store.load(name) {
+            Ok(config) => self
+                .hypervisor(&config)
+                .and_then(|hypervisor| self.render(&config, &hypervisor)),
+            Err(_) => Libvirt::open(&self.connection).and_then(|hypervisor| {
+                hypervisor.undefine(name.as_str())?;
+                let document = journal.domain.as_deref();
+                document.map_or(Ok(()), |document| hypervisor.define(document))
+            }),
+        };
+        if let Err(error) = rendered {
+            log::warn!("defining '{name}' as it was: {error}");
+        }
+        self.reload_host();
+    }
+
+    /// Nothing is to be undone any more.
+    pub(super) fn finish_upgrade(&self, name: &SandboxName) -> Result<()> {
+        let records = self.store.upgrade(name);
+        let journal = records.join(Journal::FILE);
+        if journal.exists() {
+            fs::remove_file(&journal).map_err(Error::io("removing", &journal))?;
+        }
+        if let Ok(config) = self.store.load(name) {
+            Work::of(&config.path).remove();
+        }
+        remove_tree(&records);
+        Ok(())
+    }
+
+    /// Undoes or finishes upgrades that were cut short.
+    pub(in crate::service) fn recover_upgrades(&self) -> Result<()> {
+        for name in self.store.names()? {
+            if !self.store.upgrade(&name).is_dir() {
+                continue;
+            }
+            let attempt = |path: &Path| Lock::try_acquire(path, Sharing::Exclusive).ok()?.ok();
+            let (Some(_busy), Some(_lock)) = (
+                attempt(&self.store.upgrade_lock(&name)),
+                attempt(&self.store.lock_file(&name)),
+            ) else {
+                continue;
+            };
+            log::info!("undoing the upgrade of '{name}', which was interrupted");
+            match self.settle_upgrade(&name) {
+                Ok(true) => self.revive(&name),
+                Ok(false) => {}
+                Err(error) => log::warn!("undoing the upgrade of '{name}': {error}"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts a sandbox anew whose restart was cut short, without waiting for it.
+    fn revive(&self, name: &SandboxName) {
+        let unit = name.unit();
+        if host::runs_systemd() && self.store.unit(name).exists() {
+            return self.systemctl(&["restart", "--no-block", "--", &unit]);
+        }
+        let started = self.store.load(name).and_then(|config| {
+            self.end(&config)?;
+            self.boot(&config, None, &self.hypervisor(&config)?)
+                .map(drop)
+        });
+        if let Err(error) = started {
+            log::warn!("starting '{name}' again: {error}");
+        }
+    }
+}

@@ -1,0 +1,468 @@
+//! Every verb on every kind of sandbox: a unit with its tree in a directory, in a raw image, in a qcow2 image, and a command.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::support::{
+    HostFile, TREES, Test, eventually, in_tree, listed, ok, output, program, run, says,
+};
+
+/// Notes its starts and its reloads in its state.
+const SCRIPT: &str = "#!/bin/sh\ntrap 'echo reloaded >> /var/lib/t-kind/log' HUP\necho started >> /var/lib/t-kind/log\n\
+                      echo ready\nwhile :; do sleep 1 & wait $!; done\n";
+const PROGRAM: &str = "/opt/t-kind/bin/t-kind";
+const UNIT: &str = "[Service]\nExecStart=/opt/t-kind/bin/t-kind\nExecReload=/bin/kill -HUP $MAINPID\nStateDirectory=t-kind\n";
+
+struct Kind {
+    name: &'static str,
+    /// What `create` is told.
+    create: &'static [&'static str],
+    /// What follows the name.
+    command: &'static [&'static str],
+    unit: &'static str,
+    format: Option<&'static str>,
+}
+
+const KINDS: [Kind; 4] = [
+    Kind {
+        name: "unit",
+        create: &["-u", "t-kind.service"],
+        command: &[],
+        unit: "t-kind.service",
+        format: None,
+    },
+    Kind {
+        name: "image-raw",
+        create: &["-u", "t-kind.service", "-i", "64M"],
+        command: &[],
+        unit: "t-kind.service",
+        format: Some("raw"),
+    },
+    Kind {
+        name: "image-qcow2",
+        create: &[
+            "-u",
+            "t-kind.service",
+            "-i",
+            "320M",
+            "--format",
+            "qcow2",
+            "--filesystem",
+            "xfs",
+        ],
+        command: &[],
+        unit: "t-kind.service",
+        format: Some("qcow2"),
+    },
+    Kind {
+        name: "command",
+        create: &["--ready", "output", "--restart", "always"],
+        command: &[
+            "--",
+            "sh",
+            "-c",
+            "mkdir -p /var/lib/t-kind; exec /opt/t-kind/bin/t-kind",
+        ],
+        unit: "virt-sandbox-command.service",
+        format: None,
+    },
+];
+
+/// What was seen of each verb, a line each.
+#[derive(Default)]
+struct Seen(Vec<(&'static str, String)>);
+
+impl Seen {
+    fn of(&mut self, verb: &'static str, what: impl Into<String>) {
+        self.0.push((verb, what.into()));
+    }
+}
+
+fn log(name: &str) -> String {
+    says(name, "tr '\\n' ' ' < /var/lib/t-kind/log")
+}
+
+fn image(name: &str, kind: &Kind) -> Option<PathBuf> {
+    kind.format
+        .map(|format| Path::new(TREES).join(format!("{name}.{format}")))
+}
+
+fn every_verb(kind: &Kind) {
+    let Some(test) = Test::begin(kind.name) else {
+        return;
+    };
+    let program = HostFile::script(PROGRAM, SCRIPT);
+    let unit = HostFile::unit("t-kind.service", UNIT);
+    let mut seen = Seen::default();
+    let mut create = vec!["create", "-N", "none"];
+    create.extend(kind.create);
+    create.push("t-kind");
+    create.extend(kind.command);
+    if kind.command.contains(&"sh") {
+        // A script that a shell starts is no program that could be found by itself.
+        create.splice(1..1, ["-m", "host-bind:/opt/t-kind=/opt/t-kind,ro"]);
+    }
+    ok(&create);
+    match image("t-kind", kind) {
+        Some(image) => {
+            let metadata = fs::metadata(&image).unwrap();
+            assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+            assert!(metadata.blocks() * 512 < 32 << 20, "it has no holes");
+            assert!(!in_tree("t-kind", "etc").exists());
+            seen.of("create", format!("{} KiB used", metadata.blocks() / 2));
+        }
+        None => {
+            assert!(in_tree("t-kind", "etc/passwd").exists());
+            seen.of("create", "a directory");
+        }
+    }
+    ok(&["start", "t-kind"]);
+    seen.of("start", log("t-kind"));
+    let status = ok(&["status", "t-kind"]);
+    assert!(
+        status.contains(kind.unit) && status.contains("active (running)"),
+        "{status}"
+    );
+    seen.of("status", "active (running)");
+    assert_eq!(listed("t-kind").unwrap()["state"], "running");
+    seen.of("list", "running");
+    let inspected: serde_json::Value =
+        serde_json::from_str(&ok(&["inspect", "--format", "json", "t-kind"])).unwrap();
+    let has_command = inspected["config"]["command"].is_object();
+    assert_eq!(has_command, !kind.command.is_empty(), "{inspected}");
+    assert_eq!(
+        inspected["config"]["image"].is_object(),
+        kind.format.is_some()
+    );
+    seen.of("inspect", if has_command { "command" } else { "units" });
+    says(
+        "t-kind",
+        "echo mine > /var/lib/t-kind/mine; chown daemon /var/lib/t-kind/mine",
+    );
+    seen.of("execute", says("t-kind", "hostname"));
+    let logs = ok(&["logs", "-u", kind.unit, "t-kind"]);
+    assert!(logs.contains("ready"), "{logs}");
+    seen.of("logs", "ready");
+    let reload = run(&["reload", "t-kind"]);
+    if kind.command.is_empty() {
+        assert_eq!(reload.code, 0, "{reload:?}");
+        eventually("the reload is noted", || {
+            log("t-kind") == "started reloaded"
+        });
+        seen.of("reload", "reloaded");
+    } else {
+        // What a command does to read its configuration again nobody has said.
+        assert!(
+            reload.code == 1 && reload.stderr.contains("can reload"),
+            "{reload:?}"
+        );
+        seen.of("reload", "refused: it cannot");
+    }
+    ok(&["restart", "t-kind"]);
+    assert!(
+        log("t-kind").ends_with("started started") || log("t-kind").ends_with("reloaded started")
+    );
+    seen.of("restart", log("t-kind"));
+    assert_eq!(ok(&["set", "t-kind", "memory=300M"]), "");
+    let stats: serde_json::Value =
+        serde_json::from_str(&ok(&["stats", "--format", "json", "t-kind"])).unwrap();
+    assert_eq!(stats[0]["memory_limit"], 300 << 20, "{stats}");
+    seen.of("set", "300M");
+    seen.of("stats", format!("{} processes", stats[0]["processes"]));
+    ok(&["stop", "t-kind"]);
+    assert_eq!(listed("t-kind").unwrap()["state"], "stopped");
+    assert_released("t-kind");
+    seen.of("stop", "stopped");
+    assert!(ok(&["logs", "-u", kind.unit, "t-kind"]).contains("ready"));
+    seen.of("logs, stopped", "ready");
+
+    ok(&["clone", "t-kind", "t-kind-2"]);
+    ok(&["rename", "t-kind-2", "t-kind-3"]);
+    assert_eq!(
+        image("t-kind-2", kind).map(|image| image.exists()),
+        kind.format.map(|_| false)
+    );
+    assert_eq!(
+        image("t-kind-3", kind).map(|image| image.exists()),
+        kind.format.map(|_| true)
+    );
+    ok(&["start", "t-kind-3"]);
+    let identity = |name: &str| {
+        says(
+            name,
+            "stat -c %U /var/lib/t-kind/mine; hostname; cat /etc/hostname",
+        )
+    };
+    assert_eq!(identity("t-kind-3"), "daemon\nt-kind-3\nt-kind-3");
+    seen.of("clone, rename", "an identity of its own");
+    ok(&["delete", "--force", "t-kind-3"]);
+
+    let dir = tempfile::tempdir().unwrap();
+    let archive = dir.path().join("a.tar");
+    let archive = archive.to_str().unwrap();
+    ok(&["export", "t-kind", "-o", archive]);
+    let members = output("tar", &["--list", "--file", archive]);
+    assert!(members.contains("tree/var/lib/t-kind/mine") && !members.contains("lost+found"));
+    seen.of("export", format!("{} members", members.lines().count()));
+    let before = ok(&["inspect", "t-kind"]);
+    ok(&["delete", "t-kind"]);
+    seen.of("delete", "nothing left");
+    // What an archive has mounted from its host is for the admin to allow.
+    ok(&["import", "--trust-mounts", "--start", archive]);
+    assert_eq!(ok(&["inspect", "t-kind"]), before);
+    assert_eq!(identity("t-kind"), "daemon\nt-kind\nt-kind");
+    seen.of("import", log("t-kind"));
+    ok(&["delete", "--force", "t-kind"]);
+    assert_released("t-kind");
+    drop((program, unit));
+    for (verb, what) in &seen.0 {
+        println!("| {:<13} | {:<11} | {what}", verb, kind.name);
+    }
+    test.end();
+}
+
+/// Nothing of the host shows an image, and no mount of it is left.
+fn assert_released(name: &str) {
+    let attached = || {
+        output(
+            "losetup",
+            &["--list", "--noheadings", "--output", "BACK-FILE"],
+        )
+    };
+    eventually("its loop device is released", || {
+        !attached().contains(&format!("/{name}"))
+    });
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(&format!("/{name}")), "{mounts}");
+}
+
+#[test]
+fn every_verb_works_on_a_unit() {
+    every_verb(&KINDS[0]);
+}
+
+#[test]
+fn every_verb_works_on_a_raw_image() {
+    every_verb(&KINDS[1]);
+}
+
+#[test]
+fn every_verb_works_on_a_qcow2_image() {
+    every_verb(&KINDS[2]);
+}
+
+#[test]
+fn every_verb_works_on_a_command() {
+    every_verb(&KINDS[3]);
+}
+
+#[test]
+fn an_image_is_let_go_of_however_its_sandbox_ends() {
+    let Some(test) = Test::begin("an_image_is_let_go_of_however_its_sandbox_ends") else {
+        return;
+    };
+    let program_file = HostFile::script(PROGRAM, SCRIPT);
+    let unit = HostFile::unit("t-kind.service", UNIT);
+    let create = |format: &'static str, size: &'static str| {
+        [
+            "create",
+            "-N",
+            "none",
+            "-u",
+            "t-kind.service",
+            "-i",
+            size,
+            "--format",
+            format,
+            "t-kill",
+        ]
+    };
+    // Too small: with the size that is needed, and nothing is left.
+    let refused = run(&create("raw", "1M"));
+    assert!(
+        refused.code == 1 && refused.stderr.contains("needs"),
+        "{refused:?}"
+    );
+    let foreign = HostFile::new(&format!("{TREES}/t-kill.raw"), "mine");
+    let refused = run(&create("raw", "64M"));
+    assert!(
+        refused.code == 1 && refused.stderr.contains("is there already"),
+        "{refused:?}"
+    );
+    assert_eq!(
+        fs::read_to_string(format!("{TREES}/t-kill.raw")).unwrap(),
+        "mine"
+    );
+    drop(foreign);
+    assert!(!in_tree("t-kill", "").exists() && listed("t-kill").is_none());
+    for format in ["raw", "qcow2"] {
+        // Making it is cut short.
+        let image = Path::new(TREES).join(format!("t-kill.{format}"));
+        let mut child = program()
+            .args(create(format, "64M"))
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        eventually("the image appears", || image.exists());
+        kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL).unwrap();
+        child.wait().unwrap();
+        assert_released("t-kill");
+        ok(&["list"]);
+        assert!(!image.exists() && !in_tree("t-kill", "").exists());
+
+        // The process that keeps the container is killed.
+        ok(&create(format, "64M"));
+        ok(&["start", "t-kill"]);
+        says(
+            "t-kill",
+            "echo kept > /var/lib/t-kind/kept; sync; ls /dev/sda 2>&1 | grep -q 'cannot access'",
+        );
+        let uri = std::env::var("LIBVIRT_DEFAULT_URI").unwrap();
+        let running = output("virsh", &["-c", &uri, "list", "--id"]);
+        for id in running.split_whitespace() {
+            kill(Pid::from_raw(id.parse().unwrap()), Signal::SIGKILL).unwrap();
+        }
+        assert_released("t-kill");
+        eventually("it has ended", || {
+            listed("t-kill").unwrap()["state"] == "stopped"
+        });
+        ok(&["start", "t-kill"]);
+        assert_eq!(says("t-kill", "cat /var/lib/t-kind/kept"), "kept");
+        ok(&["delete", "--force", "t-kill"]);
+    }
+    drop((program_file, unit));
+    test.end();
+}
+
+#[test]
+fn a_command_runs_as_it_was_said() {
+    let Some(test) = Test::begin("a_command_runs_as_it_was_said") else {
+        return;
+    };
+    // An account that the host does not have; its home and its directory are made.
+    ok(&[
+        "create",
+        "-N",
+        "none",
+        "--start",
+        "--user",
+        "t-app",
+        "-U",
+        "4711",
+        "-G",
+        "4712",
+        "--home",
+        "/srv/home",
+        "-w",
+        "/var/lib/t work",
+        "-e",
+        r#"A=$x %n "q" \ ä"#,
+        "--ready",
+        "port=8123",
+        "--restart",
+        "always",
+        "t-cmd",
+        "--",
+        "python3",
+        "-c",
+        "import os,socket,time\nprint(os.environ['A'], '|', os.environ['HOME'], '|', os.getcwd(), '|', os.getuid(), os.getgid(), flush=True)\n\
+         time.sleep(1)\ns=socket.create_server(('', 8123))\ntime.sleep(9999)",
+    ]);
+    let logs = ok(&[
+        "logs",
+        "-u",
+        "virt-sandbox-command.service",
+        "-o",
+        "cat",
+        "t-cmd",
+    ]);
+    assert!(
+        logs.contains("$x %n \"q\" \\ ä | /srv/home | /var/lib/t work | 4711 4712"),
+        "{logs}"
+    );
+    assert_eq!(says("t-cmd", "stat -c '%U %a' /srv/home"), "t-app 700");
+    // It starts again.
+    let main = || {
+        says(
+            "t-cmd",
+            "systemctl show -P MainPID virt-sandbox-command.service",
+        )
+    };
+    let before = main();
+    says(
+        "t-cmd",
+        "kill -9 $(systemctl show -P MainPID virt-sandbox-command.service)",
+    );
+    eventually("it runs again", || {
+        !["0".to_owned(), before.clone()].contains(&main())
+    });
+    ok(&["delete", "--force", "t-cmd"]);
+
+    // One that ends with success has been started, and its sandbox ends.
+    ok(&[
+        "create",
+        "-N",
+        "none",
+        "--start",
+        "t-cmd",
+        "--",
+        "sh",
+        "-c",
+        "echo done",
+    ]);
+    eventually("the sandbox ends", || {
+        listed("t-cmd").unwrap()["state"] == "stopped"
+    });
+    assert!(ok(&["logs", "t-cmd"]).contains("done"));
+    ok(&["delete", "t-cmd"]);
+
+    // One that fails says why, and so does one that is not up.
+    for (ready, script, expected) in [
+        ("started", "echo oh no; exit 7", "status 7"),
+        ("port=99", "echo oh no; sleep 1; exit 7", "status 7"),
+        ("notify", "echo oh no; exit 0", "protocol"),
+    ] {
+        let failed = run(&[
+            "create", "-N", "none", "--start", "--ready", ready, "t-cmd", "--", "sh", "-c", script,
+        ]);
+        assert!(
+            failed.code == 3
+                && failed.stderr.contains("| oh no")
+                && failed.stderr.contains(expected),
+            "{failed:?}"
+        );
+    }
+    for (arguments, expected) in [
+        (
+            vec!["t-cmd", "--", "no-such-program"],
+            "no program 'no-such-program'",
+        ),
+        (
+            vec!["--user", "no-such", "t-cmd", "--", "sh"],
+            "--uid N makes one",
+        ),
+        (vec!["-e", "1=x", "t-cmd", "--", "sh"], "'1' is not a name"),
+        (
+            vec!["--ready", "port=0", "t-cmd", "--", "sh"],
+            "'port=0' does not say",
+        ),
+        (
+            vec!["-u", "apache2", "t-cmd", "--", "sh"],
+            "cannot be used with",
+        ),
+        (vec!["--user", "root", "-u", "apache2", "t-cmd"], "--user"),
+        (vec!["t-cmd"], "--unitfile"),
+    ] {
+        let refused = run(&[&["create", "-N", "none"], arguments.as_slice()].concat());
+        assert!(
+            [1, 2].contains(&refused.code) && refused.stderr.contains(expected),
+            "{refused:?}"
+        );
+    }
+    test.end();
+}

@@ -1,0 +1,28 @@
+//! The manual pages, at `target/man`.
+//!
+//! A package of its own writes them: it links all of the product, which nothing else here has to wait for.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+/// Writes the manual pages, with the product as it was built.
+pub fn build(release: bool) -> Result<()> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("finding the workspace")?;
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .current_dir(workspace)
+        .args(["run", "--quiet", "--locked", "--package", "manual"]);
+    if release {
+        cargo.arg("--release");
+    }
+    let status = cargo.args(["--", "target/man"]).status();
+    if !status.context("running cargo")?.success() {
+        bail!("writing the manual pages failed");
+    }
+    println!("target/man");
+    Ok(())
+}
