@@ -141,6 +141,7 @@ impl Foreign {
             networks,
             mounts,
             image: None,
+            security: None,
             resources: Resources::default(),
         };
         Ok((config, notes))
