@@ -15,7 +15,7 @@ use virt::error::{Error as VirtError, ErrorNumber};
 use virt::network::Network;
 
 use crate::error::{Error, Result};
-use crate::hypervisor::{DomainState, Hypervisor, Limit, Usage};
+use crate::hypervisor::{DomainState, Hypervisor, Limit, Usage, parse_range};
 
 /// A connection to a libvirt daemon. It is closed when this is dropped; long waits should not hold one.
 #[derive(Debug)]
@@ -388,18 +388,6 @@ pub fn library_version() -> Result<u32> {
     }
     // A million for each major version.
     Ok(u32::try_from(version / 1_000_000).unwrap_or(u32::MAX))
-}
-
-/// The first range of IPv4 addresses in the XML of a network.
-fn parse_range(xml: &str) -> Option<RangeInclusive<Ipv4Addr>> {
-    let document = roxmltree::Document::parse(xml).ok()?;
-    document
-        .descendants()
-        .filter(|node| node.has_tag_name("range"))
-        .find_map(|range| {
-            let address = |name| range.attribute(name)?.parse::<Ipv4Addr>().ok();
-            Some(address("start")?..=address("end")?)
-        })
 }
 
 fn is(error: &VirtError, number: ErrorNumber) -> bool {

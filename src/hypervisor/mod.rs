@@ -145,6 +145,18 @@ fn address_of(range: &RangeInclusive<Ipv4Addr>, uuid: &uuid::Uuid) -> Option<Ipv
     Some(Ipv4Addr::from(first + offset))
 }
 
+/// The first range of IPv4 addresses in the XML of a network.
+fn parse_range(xml: &str) -> Option<RangeInclusive<Ipv4Addr>> {
+    let document = roxmltree::Document::parse(xml).ok()?;
+    document
+        .descendants()
+        .filter(|node| node.has_tag_name("range"))
+        .find_map(|range| {
+            let address = |name| range.attribute(name)?.parse::<Ipv4Addr>().ok();
+            Some(address("start")?..=address("end")?)
+        })
+}
+
 /// A limit that can be changed while a domain runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
