@@ -47,6 +47,12 @@ impl SandboxName {
     pub fn unit(&self) -> String {
         format!("{self}_sandbox.service")
     }
+
+    /// The host's unit that listens for a sandbox that is started on demand.
+    #[must_use]
+    pub fn socket(&self) -> String {
+        format!("{self}_sandbox.socket")
+    }
 }
 
 impl FromStr for SandboxName {

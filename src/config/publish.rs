@@ -30,6 +30,20 @@ pub enum Protocol {
     Udp,
 }
 
+impl Publish {
+    /// Whether both cannot be answered on one host at the same time.
+    #[must_use]
+    pub fn collides(&self, other: &Self) -> bool {
+        let is_any = |publish: &Self| {
+            publish
+                .address
+                .is_none_or(|address| address.is_unspecified())
+        };
+        (self.host, self.protocol) == (other.host, other.protocol)
+            && (is_any(self) || is_any(other) || self.address == other.address)
+    }
+}
+
 impl Protocol {
     /// Its name.
     #[must_use]
@@ -137,6 +151,24 @@ mod tests {
             "8080:80/tcp".parse::<Publish>().unwrap().to_string(),
             "8080:80"
         );
+    }
+
+    #[test]
+    fn a_port_is_published_once() {
+        let collides = |one: &str, other: &str| {
+            let publish = |text: &str| text.parse::<Publish>().unwrap();
+            assert_eq!(
+                publish(one).collides(&publish(other)),
+                publish(other).collides(&publish(one))
+            );
+            publish(one).collides(&publish(other))
+        };
+        assert!(collides("80:1", "80:2"));
+        assert!(collides("80:1", "127.0.0.1:80:1"));
+        assert!(collides("0.0.0.0:80:1", "127.0.0.1:80:1"));
+        assert!(!collides("80:1", "81:1"));
+        assert!(!collides("80:1", "80:1/udp"));
+        assert!(!collides("127.0.0.1:80:1", "127.0.0.2:80:1"));
     }
 
     #[test]

@@ -8,7 +8,9 @@ use clap::ValueEnum;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Mount, Network, Resources, SandboxName, Security, TreeImage, Workload};
+use crate::config::{
+    Mount, Network, Publish, Resources, SandboxName, Security, TreeImage, Workload,
+};
 use crate::error::{Error, Result};
 use crate::sys::atomic;
 
@@ -56,6 +58,15 @@ pub struct SandboxConfig {
     /// Its security label, where it is not the usual one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub security: Option<Security>,
+    /// Ports of it that the host answers on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<Publish>,
+    /// Whether the host's systemd starts it when one of these ports is first asked for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub on_demand: bool,
+    /// Seconds without a connection after which one that was started on demand is stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_stop: Option<u32>,
     /// The image that holds its tree, if one does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<TreeImage>,
@@ -146,7 +157,31 @@ impl SandboxConfig {
         if !self.path.is_absolute() {
             return Err(format!("'path' is not absolute: '{}'", self.path.display()));
         }
+        self.check_ports()?;
         self.mounts.iter().try_for_each(check_mount)
+    }
+
+    fn check_ports(&self) -> std::result::Result<(), String> {
+        for (index, publish) in self.publish.iter().enumerate() {
+            let others = self.publish.iter().take(index);
+            if let Some(other) = others.into_iter().find(|other| other.collides(publish)) {
+                return Err(format!(
+                    "'{other}' and '{publish}' publish the same port of the host"
+                ));
+            }
+        }
+        if self.on_demand && self.publish.is_empty() {
+            return Err("starting on demand needs a published port that is asked for".to_owned());
+        }
+        if self.idle_stop.is_some() && !self.on_demand {
+            return Err(
+                "a sandbox that is stopped when it is idle has to be started on demand".to_owned(),
+            );
+        }
+        if self.idle_stop == Some(0) {
+            return Err("'idle-stop' is 0 seconds".to_owned());
+        }
+        Ok(())
     }
 
     /// The text of the file.
@@ -221,6 +256,9 @@ impl SandboxConfig {
             networks: vec![],
             mounts: vec![],
             security: None,
+            publish: vec![],
+            on_demand: false,
+            idle_stop: None,
             image: None,
             resources: Resources::default(),
         }
@@ -246,6 +284,12 @@ mod tests {
                     .unwrap(),
             ],
             mounts: vec![r"host-bind:/a\,b=/srv,ro".parse().unwrap()],
+            publish: vec![
+                "8080:80".parse().unwrap(),
+                "[::1]:53:53/udp".parse().unwrap(),
+            ],
+            on_demand: true,
+            idle_stop: Some(300),
             resources: Resources {
                 memory: Some("1G".parse().unwrap()),
                 cpus: Some(2),
@@ -365,6 +409,9 @@ mod tests {
                 "units = []",
                 "'units' is empty",
             ),
+            ("[::1]:53:53/udp", "127.0.0.1:8080:1", "the same port"),
+            ("on-demand = true\n", "", "on demand"),
+            ("idle-stop = 300", "idle-stop = 0", "0 seconds"),
         ] {
             assert!(good.contains(from), "{from}");
             let error = SandboxConfig::parse(&good.replace(from, to), Path::new("/etc/x.toml"))

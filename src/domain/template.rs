@@ -21,6 +21,8 @@ pub enum Template {
     QemuDomain,
     /// The host's unit of a sandbox.
     HostUnit,
+    /// The host's unit that listens for a sandbox that is started on demand.
+    HostSocket,
     /// The boot target inside.
     BootTarget,
     /// A unit that initialises something inside before the service starts.
@@ -40,6 +42,7 @@ impl Template {
             Self::LxcDomain => "domain/lxc.xml",
             Self::QemuDomain => "domain/qemu.xml",
             Self::HostUnit => "unit/sandbox.service",
+            Self::HostSocket => "unit/sandbox.socket",
             Self::BootTarget => "unit/virt-sandbox.target",
             Self::InitUnit => "unit/init.service",
             Self::ContainerProfile => "apparmor/container",
@@ -53,6 +56,7 @@ impl Template {
             Self::LxcDomain => include_str!("../../templates/domain/lxc.xml"),
             Self::QemuDomain => include_str!("../../templates/domain/qemu.xml"),
             Self::HostUnit => include_str!("../../templates/unit/sandbox.service"),
+            Self::HostSocket => include_str!("../../templates/unit/sandbox.socket"),
             Self::BootTarget => include_str!("../../templates/unit/virt-sandbox.target"),
             Self::InitUnit => include_str!("../../templates/unit/init.service"),
             Self::ContainerProfile => include_str!("../../templates/apparmor/container"),

@@ -1,8 +1,8 @@
 //! Sandboxes of services in containers: entered through their namespaces, looked at through the host's `/proc`.
 
 use std::cell::OnceCell;
-use std::fs;
-use std::path::Path;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use guest_init::config::{GuestConfig, Payload, Platform, Root, Staged, StaticUnits, VERSION};
@@ -218,6 +218,13 @@ impl Inside for Container {
             &read("fib_trie").unwrap_or_default(),
             &read("if_inet6").unwrap_or_default(),
         )
+    }
+
+    fn network(&self) -> Result<Option<File>> {
+        let path = PathBuf::from(format!("/proc/{}/ns/net", self.first()?));
+        File::open(&path)
+            .map(Some)
+            .map_err(Error::io("opening", &path))
     }
 
     fn activity(&self) -> Result<Activity> {

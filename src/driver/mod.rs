@@ -10,11 +10,11 @@ mod container;
 mod machine;
 
 use std::fmt::Debug;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use guest_init::config::{File, Nic};
+use guest_init::config::{self as inside, Nic};
 use serde::Serialize;
 
 use self::connection::{Connection, Driver};
@@ -60,6 +60,14 @@ pub trait Inside: Debug {
     /// Its addresses, without the loopback's and link-local ones; IPv4 first.
     fn addresses(&self) -> Vec<String>;
 
+    /// Its network namespace; `None` where it has none that the host's processes can enter, and is reached at its addresses.
+    ///
+    /// # Errors
+    /// Where it is just ending, or has just begun.
+    fn network(&self) -> Result<Option<File>> {
+        Ok(None)
+    }
+
     /// What only its own kernel tables tell of what it uses.
     ///
     /// # Errors
@@ -102,7 +110,7 @@ pub struct Activity {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Contents {
     /// Files written below `/run` before systemd starts.
-    pub files: Vec<File>,
+    pub files: Vec<inside::File>,
     /// Static boot-time units of `/usr` that stay.
     pub keep_units: Vec<String>,
     /// The unit that systemd boots into.

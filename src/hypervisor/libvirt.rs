@@ -15,7 +15,8 @@ use virt::error::{Error as VirtError, ErrorNumber};
 use virt::network::Network;
 
 use crate::error::{Error, Result};
-use crate::hypervisor::{DomainState, Hypervisor, Limit, Usage, parse_range};
+use crate::hypervisor::words::{hint, parse_range};
+use crate::hypervisor::{DomainState, Hypervisor, Limit, Usage};
 
 /// A connection to a libvirt daemon. It is closed when this is dropped; long waits should not hold one.
 #[derive(Debug)]
@@ -252,10 +253,16 @@ impl Hypervisor for Libvirt {
             let bytes = |number: i64| u64::try_from(number).ok();
             Some((bytes(io.rd_bytes)?, bytes(io.wr_bytes)?))
         });
+        let is_machine = self.uri.starts_with("qemu");
+        let (memory, most_memory) = match is_machine.then(|| domain.memory_stats(0)) {
+            // It is said to have all that it could use; what the host gives it is another thing.
+            Some(Ok(stats)) => (resident(&stats).unwrap_or(info.memory), Some(info.max_mem)),
+            Some(Err(_)) | None => (info.memory, limit.ok().and_then(|limit| limit.hard_limit)),
+        };
         Ok(Usage {
             cpu: info.cpu_time,
-            memory: info.memory,
-            most_memory: limit.ok().and_then(|limit| limit.hard_limit),
+            memory,
+            most_memory,
             io,
         })
     }
@@ -342,6 +349,13 @@ pub fn silence() {
 /// Errors alone, in the numbers of `LIBVIRT_DEBUG`.
 const ERRORS: &str = "4";
 
+/// Memory of the host that a virtual machine has, in KiB.
+fn resident(stats: &[virt::domain::MemoryStat]) -> Option<u64> {
+    let mut stats = stats.iter();
+    let found = stats.find(|stat| stat.tag == virt::sys::VIR_DOMAIN_MEMORY_STAT_RSS);
+    found.map(|stat| stat.val)
+}
+
 fn set_io_weight(domain: &Domain, weight: u32) -> std::result::Result<(), VirtError> {
     let mut parameter = virt::sys::virTypedParameter {
         type_: virt::sys::VIR_TYPED_PARAM_UINT as i32,
@@ -420,23 +434,4 @@ fn not_started(doing: impl Display, error: &VirtError) -> Error {
         doing: doing.to_string(),
         reason,
     }
-}
-
-/// What to do about a failed start, where the reason is known.
-fn hint(reason: &str) -> Option<&'static str> {
-    [
-        (
-            &["/sys/fs/cgroup/unified", "error receiving signal from container"][..],
-            "libvirt's containers do not start where cgroup versions 1 and 2 are mounted side by side; boot the host with \
-             'systemd.unified_cgroup_hierarchy=1', or run libvirtd in a mount namespace without /sys/fs/cgroup/unified \
-             and /sys/fs/cgroup/systemd",
-        ),
-        (
-            &["'memory' cgroups controller"][..],
-            "the kernel's memory controller is off; boot with 'cgroup_enable=memory'",
-        ),
-    ]
-    .into_iter()
-    .find(|(signs, _)| signs.iter().any(|sign| reason.contains(sign)))
-    .map(|(_, hint)| hint)
 }

@@ -2,6 +2,7 @@
 //! fake; `libvirt` is the only implementation and the only file that speaks to libvirt.
 
 pub mod libvirt;
+mod words;
 
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
@@ -143,18 +144,6 @@ fn address_of(range: &RangeInclusive<Ipv4Addr>, uuid: &uuid::Uuid) -> Option<Ipv
     let size = u128::from(last.checked_sub(first)?) + 1;
     let offset = u32::try_from(uuid.as_u128() % size).ok()?;
     Some(Ipv4Addr::from(first + offset))
-}
-
-/// The first range of IPv4 addresses in the XML of a network.
-fn parse_range(xml: &str) -> Option<RangeInclusive<Ipv4Addr>> {
-    let document = roxmltree::Document::parse(xml).ok()?;
-    document
-        .descendants()
-        .filter(|node| node.has_tag_name("range"))
-        .find_map(|range| {
-            let address = |name| range.attribute(name)?.parse::<Ipv4Addr>().ok();
-            Some(address("start")?..=address("end")?)
-        })
 }
 
 /// A limit that can be changed while a domain runs.

@@ -8,6 +8,7 @@ use std::io::ErrorKind;
 
 use crate::config::SandboxName;
 use crate::error::{Error, Result};
+use crate::host;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::Store;
 use crate::sys::command;
@@ -49,13 +50,27 @@ impl Sandboxes {
         }
         links("disable", &enabled)
     }
+
+    /// Has the host's systemd listen now for a sandbox that is started on demand, or not any more. `false` for one that is not.
+    ///
+    /// # Errors
+    /// Where there is no such sandbox.
+    pub fn listen(&self, name: &SandboxName, wanted: bool) -> Result<bool> {
+        let is_listened_for = self.store.load(name)?.on_demand && host::runs_systemd();
+        if is_listened_for {
+            let verb = if wanted { "start" } else { "stop" };
+            self.systemctl(&[verb, "--", &name.socket()]);
+        }
+        Ok(is_listened_for)
+    }
 }
 
 impl Store {
-    /// Whether the host's systemd starts a sandbox at boot: something there wants its unit.
+    /// Whether the host's systemd starts a sandbox at boot: something there wants its unit, or that which listens
+    /// for it.
     #[must_use]
     pub fn is_enabled(&self, name: &SandboxName) -> bool {
-        let unit = name.unit();
+        let units = [name.unit(), name.socket()];
         let entries = fs::read_dir(&self.units).into_iter().flatten().flatten();
         entries
             .filter(|entry| {
@@ -63,7 +78,10 @@ impl Store {
                 let name = name.to_string_lossy();
                 WANTS.iter().any(|suffix| name.ends_with(suffix))
             })
-            .any(|entry| entry.path().join(&unit).symlink_metadata().is_ok())
+            .any(|entry| {
+                let is_there = |unit| entry.path().join(unit).symlink_metadata().is_ok();
+                units.iter().any(is_there)
+            })
     }
 }
 
@@ -108,5 +126,9 @@ mod tests {
         // Also where the unit itself is gone.
         symlink("nowhere", wants.join("web1_sandbox.service")).unwrap();
         assert!(store.is_enabled(&name));
+        let sockets = dir.path().join("sockets.target.wants");
+        fs::create_dir(&sockets).unwrap();
+        symlink("nowhere", sockets.join("web2_sandbox.socket")).unwrap();
+        assert!(store.is_enabled(&"web2".parse().unwrap()));
     }
 }

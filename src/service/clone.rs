@@ -77,6 +77,13 @@ impl Sandboxes {
                 );
             }
         }
+        for publish in &source.publish {
+            log::warn!(
+                "'{copy}' and '{}' both publish '{publish}'; change it in '{}' before both run",
+                source.name,
+                self.store.config(copy).display()
+            );
+        }
         for network in &source.networks {
             if let Addressing::Static { .. } = network.addressing {
                 log::warn!(

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::config::network::{DEFAULT_SOURCE, Source};
 use crate::config::service::VERSION;
 use crate::config::{
-    Hostname, Mac, Mount, Network, Resources, SandboxConfig, SandboxName, Security, State,
+    Hostname, Mac, Mount, Network, Publish, Resources, SandboxConfig, SandboxName, Security, State,
     TreeImage, Workload,
 };
 use crate::driver::Keeper;
@@ -43,6 +43,12 @@ pub struct Request {
     pub mounts: Vec<Mount>,
     /// Its security label, where it is not the usual one.
     pub security: Option<Security>,
+    /// Its ports that the host answers on.
+    pub publish: Vec<Publish>,
+    /// Whether it is started when one of them is first asked for.
+    pub on_demand: bool,
+    /// Seconds without a connection after which it is stopped then.
+    pub idle_stop: Option<u32>,
     /// The image that its tree is to be in, instead of a directory.
     pub image: Option<TreeImage>,
     /// Its limits.
@@ -111,6 +117,9 @@ impl Sandboxes {
             timeout: request.timeout,
             networks,
             security: request.security.clone(),
+            publish: request.publish.clone(),
+            on_demand: request.on_demand,
+            idle_stop: request.idle_stop,
             image: request.image,
             resources: request.resources.clone(),
         };

@@ -69,6 +69,12 @@ impl Sandboxes {
         let config = self.imported(&archived, request)?;
         self.check_name(&config.name)?;
         place::check(&config.path)?;
+        for publish in &config.publish {
+            log::warn!(
+                "the archive publishes '{publish}': this host answers there once '{}' runs",
+                config.name
+            );
+        }
         let renewal = Renewal::new(&archived, &config)?;
         self.make(&config, &mut |tree| {
             unpack(&mut reader, &renewal, tree, interrupted)?;

@@ -1,6 +1,7 @@
 //! Starting a sandbox and waiting until its units are up; stopping it.
 
 use std::fs;
+use std::os::fd::RawFd;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -12,8 +13,10 @@ use crate::hypervisor::{DomainState, Hypervisor};
 
 use crate::service::failure::failure;
 use crate::service::image::Device;
+use crate::service::ports::Ports;
 use crate::service::ready::{self, Readiness, UnitState, judge};
 use crate::service::sandboxes::Sandboxes;
+use crate::sys::forward::End;
 
 /// Seconds the units inside may take to stop before the sandbox is ended by force.
 pub const STOP_SECONDS: u64 = 90;
@@ -32,14 +35,29 @@ impl Sandboxes {
     /// asked meanwhile; once it says so the sandbox is stopped again.
     ///
     /// # Errors
-    /// Where it runs already or does not start. Where its units do not come up, [`Error::NotReady`] names them, their
-    /// result, the end of their journal, and what may help; the sandbox is stopped again.
+    /// Where it runs already, a port that it publishes is taken, or it does not start. Where its units do not come up,
+    /// [`Error::NotReady`] names them, their result, the end of their journal, and what may help; the sandbox is stopped again.
     pub fn start(
         &self,
         name: &SandboxName,
         timeout: Option<Duration>,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<()> {
+        let ports = self.start_with(name, &[], timeout, interrupted)?;
+        self.leave_ports(name, &ports)
+            .inspect_err(|_| match self.halt(name) {
+                Ok(()) => {}
+                Err(error) => log::warn!("stopping '{name}': {error}"),
+            })
+    }
+
+    fn start_with(
+        &self,
+        name: &SandboxName,
+        sockets: &[RawFd],
+        timeout: Option<Duration>,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<Ports> {
         let (_lock, config) = self.store.lock(name)?;
         let hypervisor = self.hypervisor(&config)?;
         if hypervisor.state(name.as_str())?.is_active() {
@@ -47,6 +65,9 @@ impl Sandboxes {
                 "the sandbox '{name}' is running already"
             )));
         }
+        // One that has ended by itself a moment ago.
+        self.release_ports(name);
+        let ports = self.open_ports(&config, sockets)?;
         // Ours until the sandbox has mounted it, which keeps it.
         let device = self.device(&config)?;
         let inside = self.boot(&config, device.as_ref(), &hypervisor)?;
@@ -62,7 +83,7 @@ impl Sandboxes {
                 if let Some(device) = device {
                     device.leave();
                 }
-                Ok(())
+                Ok(ports)
             }
             Err(error) => {
                 drop(device);
@@ -72,18 +93,27 @@ impl Sandboxes {
         }
     }
 
-    /// As [`start`](Self::start), but a sandbox that runs already is taken over: who kept it before may have been killed.
+    /// As [`start`](Self::start), but a sandbox that runs already is taken over: who kept it before may have been killed. Gives
+    /// its ports, for [`wait`](Self::wait) to serve; those of `sockets` are open already.
     ///
     /// # Errors
     /// As [`start`](Self::start).
-    pub fn take_over(&self, name: &SandboxName, interrupted: &dyn Fn() -> bool) -> Result<()> {
+    pub fn take_over(
+        &self,
+        name: &SandboxName,
+        sockets: &[RawFd],
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<Ports> {
         let config = self.store.load(name)?;
         let state = self.hypervisor(&config)?.state(name.as_str())?;
         match self.inside_of(&config, state)? {
             Some(inside) if !matches!(state, DomainState::Paused { .. }) => {
-                self.wait_ready(&config, &*inside, None, interrupted)
+                self.release_ports(name);
+                let ports = self.open_ports(&config, sockets)?;
+                self.wait_ready(&config, &*inside, None, interrupted)?;
+                Ok(ports)
             }
-            Some(_) | None => self.start(name, None, interrupted),
+            Some(_) | None => self.start_with(name, sockets, None, interrupted),
         }
     }
 
@@ -254,26 +284,27 @@ impl Sandboxes {
         }
         hypervisor.destroy(name)?;
         cgroup::remove(&config.name);
+        self.release_ports(&config.name);
         self.await_release(config);
         Ok(())
     }
 
-    /// Waits until the sandbox has ended or `stop` says so. `true` if it ended by itself. One that reboots has not ended.
+    /// Serves the ports of a sandbox until it has ended, `stop` says so, or nobody has come for as long as it was configured with.
+    /// One that reboots has not ended.
     ///
     /// # Errors
-    /// Where there is no such sandbox or libvirt does not answer.
-    pub fn wait(&self, name: &SandboxName, stop: &dyn Fn() -> bool) -> Result<bool> {
+    /// Where there is no such sandbox, libvirt does not answer, or the ports cannot be served.
+    pub fn wait(&self, name: &SandboxName, ports: &Ports, stop: &dyn Fn() -> bool) -> Result<End> {
         let config = self.store.load(name)?;
         let look = || -> Result<Option<Box<dyn Inside>>> {
             self.inside(&config, &self.hypervisor(&config)?)
         };
         let mut inside = look()?;
         while let Some(watched) = inside {
-            while watched.is_alive() {
-                if stop() {
-                    return Ok(false);
-                }
-                sleep(LOOK);
+            let served = ports.serve(&*watched, stop);
+            match served.map_err(Error::step(format!("serving the ports of '{name}'")))? {
+                End::Gone => {}
+                end @ (End::Asked | End::Idle) => return Ok(end),
             }
             let begin = Instant::now();
             inside = None;
@@ -282,7 +313,7 @@ impl Sandboxes {
                 sleep(LOOK);
             }
         }
-        Ok(true)
+        Ok(End::Gone)
     }
 }
 

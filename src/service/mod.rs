@@ -17,6 +17,7 @@ mod edit;
 pub mod export;
 mod failure;
 mod frozen;
+mod host_unit;
 mod identity;
 pub mod image;
 pub mod import;
@@ -28,6 +29,7 @@ pub mod manifest;
 mod metadata;
 pub mod package;
 mod place;
+mod ports;
 mod preflight;
 pub mod ready;
 mod reload;
@@ -46,6 +48,7 @@ pub mod unit;
 pub mod upgrade;
 
 pub use create::{Plan, Request};
+pub use ports::Ports;
 pub use sandboxes::Sandboxes;
 pub use summary::Summary;
 

@@ -5,19 +5,18 @@ use std::path::Path;
 use guest_init::config::File;
 use serde::Serialize;
 
-use crate::config::workload::{COMMAND_UNIT, Restart};
-use crate::config::{SandboxConfig, SandboxName, Workload};
+use crate::config::workload::COMMAND_UNIT;
+use crate::config::{SandboxConfig, SandboxName};
 use crate::domain::template::Template;
 use crate::driver::{Contents, Inside, Keeper, Shared, Site};
 use crate::error::{Error, Result};
 use crate::guest;
-use crate::host::{self, HostFacts};
+use crate::host::HostFacts;
 use crate::hypervisor::libvirt::Libvirt;
 use crate::hypervisor::{DomainState, Hypervisor};
 use crate::label;
 use crate::service::store::{Removal, Store};
 use crate::service::{command, package, place, services_d};
-use crate::sys::{atomic, command as program};
 
 /// The sandboxes of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,28 +85,6 @@ impl Sandboxes {
         Ok(())
     }
 
-    /// Removes the host's unit of a sandbox.
-    pub(super) fn remove_unit(&self, name: &SandboxName) {
-        let unit = self.store.unit(name);
-        if self.store.is_enabled(name) {
-            self.systemctl(&["disable", "--quiet", &name.unit()]);
-        }
-        let _ = std::fs::remove_file(&unit);
-        self.reload_host();
-        if host::runs_systemd() {
-            // One that has failed would stay in systemd's list without a file; that it has not is no matter.
-            let _ = program::capture("systemctl", ["reset-failed", "--", &name.unit()]);
-        }
-    }
-
-    /// Stops the host's unit of a sandbox, where there is one that runs it. Not to be called under the sandbox's lock, which
-    /// what the unit runs takes too.
-    pub(super) fn stop_unit(&self, name: &SandboxName) {
-        if host::runs_systemd() && self.store.unit(name).exists() {
-            self.systemctl(&["stop", "--", &name.unit()]);
-        }
-    }
-
     /// Removes the directory of all trees with the last of them, unless it came with a package.
     fn remove_base(&self, tree: &Path) {
         let base = &self.store.trees;
@@ -121,22 +98,6 @@ impl Sandboxes {
         };
         if is_last && !is_shipped() {
             let _ = std::fs::remove_dir(base);
-        }
-    }
-
-    /// Has the host's systemd read its units again, where there is one.
-    pub(super) fn reload_host(&self) {
-        if host::runs_systemd() {
-            self.systemctl(&["daemon-reload"]);
-        }
-    }
-
-    pub(super) fn systemctl(&self, arguments: &[&str]) {
-        let shown = || format!("systemctl {}", arguments.join(" "));
-        match program::capture("systemctl", arguments.iter().copied()) {
-            Ok(captured) if captured.success => {}
-            Ok(captured) => log::warn!("{}: {}", shown(), captured.stderr),
-            Err(error) => log::warn!("{}: {error}", shown()),
         }
     }
 
@@ -167,62 +128,6 @@ impl Sandboxes {
         self.store.link_journal(config);
         self.write_unit(config)?;
         Ok(())
-    }
-
-    /// Writes the host's unit of a sandbox. `false` if the host has no place for units.
-    pub(super) fn write_unit(&self, config: &SandboxConfig) -> Result<bool> {
-        if !self.store.units.is_dir() {
-            return Ok(false);
-        }
-        let unit = self.host_unit(config)?;
-        let path = self.store.unit(&config.name);
-        if std::fs::read_to_string(&path).ok().as_deref() != Some(&unit) {
-            atomic::write(&path, unit.as_bytes(), 0o644)?;
-            self.reload_host();
-        }
-        Ok(true)
-    }
-
-    /// The host's unit of a sandbox.
-    ///
-    /// # Errors
-    /// Where the template is wrong.
-    pub fn host_unit(&self, config: &SandboxConfig) -> Result<String> {
-        #[derive(Serialize)]
-        struct View<'a> {
-            name: &'a SandboxName,
-            units: &'a [String],
-            what: String,
-            restart: Restart,
-            program: String,
-            start_seconds: u64,
-            stop_seconds: u64,
-            tree: String,
-        }
-        let program =
-            std::env::current_exe().map_err(Error::io("finding", Path::new("/proc/self/exe")))?;
-        let view = View {
-            name: &config.name,
-            units: config.workload.given_units(),
-            what: config.workload.to_string(),
-            // One that ends with its command has done what it was for.
-            restart: match &config.workload {
-                Workload::Command(command) => match command.restart {
-                    Restart::No => Restart::No,
-                    Restart::OnFailure | Restart::Always => Restart::OnFailure,
-                },
-                Workload::Units(_) => Restart::OnFailure,
-            },
-            program: program.display().to_string(),
-            // Where the units do not come up the sandbox is stopped again before it is said why.
-            start_seconds: u64::from(config.timeout)
-                + self.keeper(config)?.boot_time()?.as_secs()
-                + super::lifecycle::STOP_SECONDS
-                + 30,
-            stop_seconds: super::lifecycle::STOP_SECONDS + 30,
-            tree: config.path.display().to_string(),
-        };
-        Template::HostUnit.render(&view, Some(&self.store.templates))
     }
 
     /// What the services want inside.

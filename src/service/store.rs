@@ -127,6 +127,12 @@ impl Store {
         self.units.join(name.unit())
     }
 
+    /// The host's unit that listens for a sandbox.
+    #[must_use]
+    pub fn socket(&self, name: &SandboxName) -> PathBuf {
+        self.units.join(name.socket())
+    }
+
     fn removal(&self, name: &SandboxName) -> PathBuf {
         self.dir(name).join("removal.json")
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::config::SandboxName;
+use crate::config::{Publish, SandboxName};
 use crate::error::{Error, Result};
 use crate::hypervisor::{DomainState, Hypervisor};
 use crate::service::connections::Connections;
@@ -26,6 +26,8 @@ pub struct Summary {
     pub command: Option<Vec<String>>,
     /// Its addresses, if it runs and has any.
     pub addresses: Vec<String>,
+    /// Its ports that the host answers on while it runs, and on demand also before.
+    pub publish: Vec<Publish>,
     /// Its private tree on the host.
     pub path: PathBuf,
     /// The image that holds the tree, if one does.
@@ -74,6 +76,7 @@ impl Sandboxes {
                 .map(|command| command.argv.clone()),
             addresses: inside.map_or_else(Vec::new, |inside| inside.addresses()),
             image: config.image_file(),
+            publish: config.publish,
             path: config.path,
             hostname: config.hostname,
             enabled: self.store.is_enabled(name),

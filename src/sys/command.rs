@@ -1,7 +1,10 @@
 //! Programs of the host. This and [`enter`](super::enter) are the only places that start one.
 
+use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
 /// What a program that ended has left.
@@ -76,6 +79,31 @@ pub fn spawn<'a>(program: &str, arguments: impl IntoIterator<Item = &'a str>) ->
     Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())
+        .spawn()
+}
+
+/// Starts `program`, which outlives us, without standard input, and with `output` for what it says. `files` stay open for it;
+/// their numbers follow `arguments`.
+///
+/// # Errors
+/// Where it cannot be started.
+pub fn leave(
+    program: &Path,
+    arguments: &[&str],
+    files: &[BorrowedFd<'_>],
+    output: File,
+) -> io::Result<Child> {
+    // Duplicates are not closed when a program is started (dup(2)).
+    let left: Vec<OwnedFd> = files
+        .iter()
+        .map(nix::unistd::dup)
+        .collect::<Result<_, _>>()?;
+    Command::new(program)
+        .args(arguments)
+        .args(left.iter().map(|file| file.as_raw_fd().to_string()))
+        .stdin(Stdio::null())
+        .stdout(output.try_clone()?)
+        .stderr(output)
         .spawn()
 }
 

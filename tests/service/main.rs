@@ -15,6 +15,7 @@
 //! | [`archives`], [`hostile`] | a sandbox exported and imported, and archives that mean harm |
 //! | [`operations`] | what starts at boot, the configuration edited, the journal, log files rotated |
 //! | [`tuning`] | limits changed, and what is used |
+//! | [`ports`] | ports that the host answers on, and a sandbox started by who asks for one |
 //! | [`trees`] | trees with all that a copy can lose |
 //! | [`undone`] | upgrades that fail, are killed, or meet harm |
 //! | [`packages`] | packages that a test builds and installs |
@@ -41,6 +42,7 @@ mod life;
 mod limits;
 mod operations;
 mod packages;
+mod ports;
 mod renames;
 mod support;
 mod trees;

@@ -12,8 +12,8 @@ use crate::config::service::DEFAULT_TIMEOUT;
 use crate::config::storage::{TreeFilesystem, TreeFormat};
 use crate::config::workload::{Ready, Restart};
 use crate::config::{
-    Bytes, Command, Hostname, Mount, Network, Resources, SandboxName, Security, State, TreeImage,
-    Workload,
+    Bytes, Command, Hostname, Mount, Network, Publish, Resources, SandboxName, Security, State,
+    TreeImage, Workload,
 };
 use crate::error::{Error, Result};
 use crate::host;
@@ -53,6 +53,15 @@ pub struct Args {
     /// Security label: dynamic[,label=LABEL], static,label=LABEL or inherit [default: one of its own]
     #[arg(long, value_name = "SECURITY")]
     security: Option<Security>,
+    /// Port of the sandbox that the host answers on: [ADDRESS:]HOSTPORT:GUESTPORT[/udp]
+    #[arg(long, value_name = "PORT")]
+    publish: Vec<Publish>,
+    /// Have the host's systemd start it when a published port is first asked for
+    #[arg(long, requires = "publish")]
+    on_demand: bool,
+    /// Stop it when no published port was used for so long, until one is asked for again
+    #[arg(long, value_name = "SECONDS", requires = "on_demand", value_parser = clap::value_parser!(u32).range(1..))]
+    idle_stop: Option<u32>,
     /// Directory that the sandbox's tree is made in [default: /var/lib/libvirt/filesystems]
     #[arg(short, long, value_name = "DIR")]
     path: Option<PathBuf>,
@@ -168,6 +177,9 @@ pub fn run(args: Args, sandboxes: &Sandboxes) -> Result<()> {
         networks,
         mounts: mounts(args.mount)?,
         security: args.security,
+        publish: args.publish,
+        on_demand: args.on_demand,
+        idle_stop: args.idle_stop,
         image: args.imagesize.map(|size| TreeImage {
             size,
             format: args.format,
@@ -245,6 +257,9 @@ fn show(plan: &Plan) -> Result<()> {
     }
     for network in &plan.config.networks {
         text.push_str(&format!("nic      {network}\n"));
+    }
+    for publish in &plan.config.publish {
+        text.push_str(&format!("port     {publish}\n"));
     }
     for line in plan.tree.lines() {
         text.push_str(&line);

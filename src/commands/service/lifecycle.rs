@@ -15,8 +15,9 @@ use crate::config::SandboxName;
 use crate::error::{Error, Result};
 use crate::host;
 use crate::service::{Sandboxes, journal};
+use crate::sys::forward::End;
 use crate::sys::hold::{self, Places};
-use crate::sys::{command, notify};
+use crate::sys::{command, listen, notify};
 
 /// Start sandboxes, and wait until their units are active
 #[derive(Debug, clap::Args)]
@@ -80,6 +81,15 @@ pub struct DeleteArgs {
 pub struct RunArgs {
     #[command(flatten)]
     name: Name,
+}
+
+/// Serve the published ports of a sandbox until it ends; `start` calls it
+#[derive(Debug, clap::Args)]
+pub struct ForwardArgs {
+    #[command(flatten)]
+    name: Name,
+    /// Descriptors of sockets that are open already
+    sockets: Vec<std::os::fd::RawFd>,
 }
 
 /// Hold the image of a sandbox as a block device
@@ -195,7 +205,7 @@ pub fn enable(args: &EnableArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
     let interrupted = interruption()?;
     sandboxes.enable(&args.names.names)?;
     each(&args.names.names, sandboxes, &interrupted, |name| {
-        if args.now && !sandboxes.is_running(name)? {
+        if args.now && !sandboxes.listen(name, true)? && !sandboxes.is_running(name)? {
             start_named(name, None, sandboxes, &interrupted)?;
         }
         Ok(())
@@ -206,6 +216,7 @@ pub fn disable(args: &DisableArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
     sandboxes.disable(&args.names.names)?;
     each(&args.names.names, sandboxes, &|| false, |name| {
         if args.now {
+            sandboxes.listen(name, false)?;
             sandboxes.stop(name)?;
         }
         Ok(())
@@ -250,21 +261,23 @@ pub fn delete(args: &DeleteArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
 pub fn run(args: &RunArgs, sandboxes: &Sandboxes) -> Result<()> {
     let name = &args.name.name;
     let interrupted = interruption()?;
+    let sockets = listen::handed_down();
     let config = sandboxes.store.load(name)?;
     let begin = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
-    sandboxes.take_over(name, &interrupted)?;
+    let ports = sandboxes.take_over(name, &sockets, &interrupted)?;
     notify::ready(&format!("the units of '{name}' are active"))?;
     // The sandbox's journal becomes the unit's. Where it cannot be followed the sandbox still runs.
     let follower = journal::follow(sandboxes, &config, begin);
-    let ended = sandboxes.wait(name, &interrupted);
-    // What the units say while they stop belongs to it as well.
-    let halted = match ended {
-        Ok(true) => sandboxes.halt(name),
-        Ok(false) => notify::stopping().and_then(|()| sandboxes.halt(name)),
-        Err(_) => Ok(()),
+    let ended = sandboxes.wait(name, &ports, &interrupted);
+    // Where its ports are not served it is no use.
+    let noted = match ended {
+        Ok(End::Gone) => Ok(()),
+        Ok(End::Asked | End::Idle) | Err(_) => notify::stopping(),
     };
+    // What the units say while they stop belongs to its journal as well.
+    let halted = noted.and_then(|()| sandboxes.halt(name));
     match follower {
         Ok(mut follower) => {
             let _ = follower.kill();
@@ -272,14 +285,20 @@ pub fn run(args: &RunArgs, sandboxes: &Sandboxes) -> Result<()> {
         }
         Err(error) => log::warn!("following the journal: {error}"),
     }
-    if !ended? {
-        return halted;
-    }
     halted?;
-    if config.workload.ends() {
-        return Ok(());
+    match ended? {
+        End::Asked => Ok(()),
+        End::Idle => {
+            log::info!("nobody has asked for '{name}' for long: it was stopped");
+            Ok(())
+        }
+        End::Gone if config.workload.ends() => Ok(()),
+        End::Gone => Err(Error::refused(format!(
+            "the sandbox '{name}' has ended by itself"
+        ))),
     }
-    Err(Error::refused(format!(
-        "the sandbox '{name}' has ended by itself"
-    )))
+}
+
+pub fn forward(args: &ForwardArgs, sandboxes: &Sandboxes) -> Result<()> {
+    sandboxes.serve_ports(&args.name.name, &args.sockets, &interruption()?)
 }

@@ -74,6 +74,8 @@ enum Command {
     Connect(execute::ConnectArgs),
     Rotate(rotate::Args),
     Run(lifecycle::RunArgs),
+    #[command(hide = true)]
+    Forward(lifecycle::ForwardArgs),
     #[command(name = HOLD, hide = true)]
     HoldImage(lifecycle::HoldArgs),
     Completions(completions::Args),
@@ -149,6 +151,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Connect(args) => return Ok(execute::connect(&args, &sandboxes)),
         Command::HoldImage(args) => lifecycle::hold(&args),
         Command::Run(args) => lifecycle::run(&args, &sandboxes),
+        Command::Forward(args) => lifecycle::forward(&args, &sandboxes),
         Command::Completions(args) => completions::run(&args),
     };
     done.map(|()| ExitCode::SUCCESS)

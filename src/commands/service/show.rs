@@ -46,29 +46,45 @@ pub fn list(args: &ListArgs, sandboxes: &Sandboxes) -> Result<()> {
     match args.format {
         Format::Json => output::print_json(&summaries),
         Format::Table => {
-            let heading = ["NAME", "STATE", "DRIVER", "ADDRESSES", "RUNS"]
-                .map(str::to_owned)
-                .to_vec();
+            // Most hosts publish nothing.
+            let has_ports = summaries.iter().any(|summary| !summary.publish.is_empty());
+            let with_ports = |mut row: Vec<String>, ports: String| {
+                if has_ports {
+                    row.insert(4, ports);
+                }
+                row
+            };
+            let heading = ["NAME", "STATE", "DRIVER", "ADDRESSES", "RUNS"].map(str::to_owned);
+            let heading = with_ports(heading.to_vec(), "PORTS".to_owned());
             let rows = summaries.into_iter().map(|summary| {
-                let addresses = if summary.addresses.is_empty() {
-                    "-".to_owned()
-                } else {
-                    summary.addresses.join(",")
-                };
+                let ports = listed(ports(&summary), ",");
                 let runs = runs(&summary);
-                vec![
+                let row = vec![
                     summary.name.to_string(),
                     summary.state,
                     summary.driver,
-                    addresses,
+                    listed(summary.addresses, ","),
                     runs,
-                ]
+                ];
+                with_ports(row, ports)
             });
             output::print(&output::table(
                 &std::iter::once(heading).chain(rows).collect::<Vec<_>>(),
             ))
         }
     }
+}
+
+fn ports(summary: &Summary) -> Vec<String> {
+    summary.publish.iter().map(ToString::to_string).collect()
+}
+
+/// Words in one column.
+fn listed(words: Vec<String>, separator: &str) -> String {
+    if words.is_empty() {
+        return "-".to_owned();
+    }
+    words.join(separator)
 }
 
 /// The command, or the units.
@@ -85,7 +101,7 @@ pub fn status(args: &StatusArgs, sandboxes: &Sandboxes) -> Result<()> {
     if args.format == Format::Json {
         return output::print_json(&summary);
     }
-    let mut text = output::table(&[
+    let mut rows = vec![
         vec!["name".into(), name.to_string()],
         vec!["state".into(), summary.state.clone()],
         vec!["driver".into(), summary.driver.clone()],
@@ -110,7 +126,11 @@ pub fn status(args: &StatusArgs, sandboxes: &Sandboxes) -> Result<()> {
                 .to_string(),
         ],
         vec!["runs".into(), runs(&summary)],
-    ]);
+    ];
+    if !summary.publish.is_empty() {
+        rows.insert(5, vec!["ports".into(), ports(&summary).join(" ")]);
+    }
+    let mut text = output::table(&rows);
     if summary.state == "running" {
         let mut command = vec![
             "systemctl",

@@ -158,12 +158,18 @@ pub(super) fn sharing(config: &SandboxConfig, facts: &HostFacts) -> Result<Vec<S
     let shared = |(share, read_only): (qemu::Share, bool)| Shared {
         source: share.source,
         read_only,
-        how: match share.transport {
-            Transport::Plan9 { .. } => {
-                "9p, read by QEMU as the user that libvirt runs it as; owners as on the host, and QEMU refuses to write where it is read-only"
+        how: match (share.transport, read_only) {
+            (Transport::Plan9 { .. }, true) => {
+                "9p, owners as on the host; read by QEMU as the user that libvirt runs it as, which refuses to write"
             }
-            Transport::Virtiofs { .. } => {
-                "virtiofs, by a virtiofsd of root's; owners as on the host, and the machine's kernel refuses to write where it is read-only"
+            (Transport::Plan9 { .. }, false) => {
+                "9p, owners as on the host; written by QEMU as the user that libvirt runs it as"
+            }
+            (Transport::Virtiofs { .. }, true) => {
+                "virtiofs, owners as on the host; the machine's kernel refuses to write, and nothing of the host"
+            }
+            (Transport::Virtiofs { .. }, false) => {
+                "virtiofs, owners as on the host; written by a virtiofsd of root's"
             }
         },
     };

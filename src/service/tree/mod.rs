@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`etc`](mod@etc) | what of the host's `/etc` is copied, and what stays out |
 //! | [`var`] | the state and the empty directories of `/var`, `/srv`, `/home` and `/root` |
-//! | [`command`] | directories that a command is given |
+//! | `command` | directories that a command is given |
 //! | [`files`] | the files that are written instead of copied: accounts, hosts, identity |
 //! | [`apply`](mod@apply) | making the tree |
 

@@ -1,6 +1,6 @@
 //! The zoo: real services of Debian, created with nothing but their unit.
 //!
-//! Each row of `tests/zoo/zoo.tsv` is installed, created, asked by its own client, and removed
+//! Each row of `tests/zoo/zoo.tsv` and `more.tsv` is installed, created, asked by its own client, and removed
 //! without a trace. Nothing here knows a service: all there is to know is in the table.
 
 mod animal;
@@ -8,7 +8,7 @@ mod packages;
 mod report;
 mod table;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -22,7 +22,7 @@ use crate::libvirtd::{URI_VARIABLE, qemu_uri};
 pub struct Options {
     /// Rows to run, by name [default: all]
     names: Vec<String>,
-    /// Run only the first N rows of the table
+    /// Run only the first N rows of the tables
     #[arg(long, value_name = "N")]
     first: Option<usize>,
     /// End at the first failure
@@ -31,9 +31,12 @@ pub struct Options {
     /// Do not install packages; they are there
     #[arg(long)]
     no_install: bool,
-    /// The table
-    #[arg(long, default_value = "tests/zoo/zoo.tsv")]
-    table: PathBuf,
+    /// The tables
+    #[arg(long, default_values = ["tests/zoo/zoo.tsv", "tests/zoo/more.tsv"])]
+    table: Vec<PathBuf>,
+    /// Write the results into the table of this file
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
     /// The script that installs packages
     #[arg(long, default_value = "tests/setup/packages.sh")]
     installer: PathBuf,
@@ -55,9 +58,13 @@ pub struct Options {
 /// The table cannot be read or a named row is not in it; a service that fails is not an error here
 /// but a line of the report, and the exit code 1.
 pub fn run(options: &Options) -> Result<ExitCode> {
-    let text = std::fs::read_to_string(&options.table)
-        .with_context(|| format!("reading '{}'", options.table.display()))?;
-    let rows = select(table::parse(&text)?, &options.names, options.first)?;
+    let mut all = Vec::new();
+    for table in &options.table {
+        let read = std::fs::read_to_string(table).map_err(anyhow::Error::from);
+        let rows = read.and_then(|text| table::parse(&text));
+        all.extend(rows.with_context(|| format!("reading '{}'", table.display()))?);
+    }
+    let rows = select(all.clone(), &options.names, options.first)?;
     let program = match &options.program {
         Some(program) => program.clone(),
         None => std::env::current_exe()
@@ -97,7 +104,12 @@ pub fn run(options: &Options) -> Result<ExitCode> {
             |()| keeper.visit(row),
         );
         println!("{}", report::line(row, &outcome));
-        sum.add(&outcome);
+        sum.add(row, &outcome);
+        // After each: a run can be cut short.
+        if let Some(path) = &options.record {
+            record(path, &all, row, &outcome)
+                .with_context(|| format!("recording in '{}'", path.display()))?;
+        }
         if options.fail_fast && !outcome.passed() {
             break;
         }
@@ -108,6 +120,13 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+fn record(path: &Path, all: &[Row], row: &Row, outcome: &animal::Outcome) -> Result<()> {
+    let mut record = report::Record::parse(&std::fs::read_to_string(path)?);
+    record.add(row, outcome);
+    std::fs::write(path, record.write(all))?;
+    Ok(())
 }
 
 fn select(rows: Vec<Row>, names: &[String], first: Option<usize>) -> Result<Vec<Row>> {

@@ -10,16 +10,22 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use super::table::{Row, Where};
+use crate::host;
 use crate::libvirtd::URI_VARIABLE;
 use crate::snapshot::Snapshot;
 
 /// How long a service may take, after it is active, to give its first answer.
-const WARM_UP: Duration = Duration::from_secs(20);
+const WARM_UP: Duration = Duration::from_secs(60);
+
+/// What others on the host make, too, as lines of a [`Snapshot`] begin.
+const SHARED: [&str; 3] = ["cgroup ", "file /etc/logrotate.d/", "loop device "];
 
 /// How a visit went.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// From `create` to its return.
+    /// How long `create` took.
+    pub created: Option<Duration>,
+    /// From `start` to its return: the units are active.
     pub active: Option<Duration>,
     /// How often it was asked until it answered.
     pub tries: Option<u32>,
@@ -118,11 +124,19 @@ impl Keeper {
                 .tool(&[action, &name], 60)
                 .and_then(|said| said.check(action));
             // After a `create` that took itself back there is nothing to remove.
-            if outcome.active.is_some() {
+            if outcome.created.is_some() {
                 outcome.note(done);
             }
         }
-        if let Some(left) = outcome.note(before.leftovers())
+        // Other sandboxes and packages come and go on the host meanwhile.
+        let is_ours = |line: &String| {
+            host::is_of_daemon(line).unwrap_or_else(|| {
+                line.contains(&name) || !SHARED.iter().any(|of| line.starts_with(of))
+            })
+        };
+        let left = before.leftovers();
+        let left = left.map(|left| left.into_iter().filter(is_ours).collect::<Vec<_>>());
+        if let Some(left) = outcome.note(left)
             && !left.is_empty()
         {
             self.keep(row, "leftovers", &left.join("\n"));
@@ -134,14 +148,17 @@ impl Keeper {
     }
 
     fn create_and_ask(&self, row: &Row, name: &str, outcome: &mut Outcome) -> Result<()> {
-        let start = Instant::now();
-        let created = self.tool(&["create", "-u", &row.unit, "--start", name], 120)?;
-        let took = start.elapsed();
-        if !created.ok {
-            self.keep(row, "create", &created.text);
-        }
-        created.check("create")?;
-        outcome.active = Some(took);
+        let took = |arguments: &[&str]| -> Result<Duration> {
+            let begin = Instant::now();
+            let done = self.tool(arguments, 120)?;
+            if !done.ok {
+                self.keep(row, arguments[0], &done.text);
+            }
+            done.check(arguments[0])?;
+            Ok(begin.elapsed())
+        };
+        outcome.created = Some(took(&["create", "-u", &row.unit, name])?);
+        outcome.active = Some(took(&["start", name])?);
 
         let start = Instant::now();
         for tries in 1.. {

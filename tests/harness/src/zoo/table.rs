@@ -26,6 +26,8 @@ pub struct Row {
     pub setup: Option<String>,
     /// Packages the probe needs.
     pub clients: Vec<String>,
+    /// Why it cannot work, where that is known.
+    pub hopeless: Option<String>,
 }
 
 impl Row {
@@ -38,7 +40,8 @@ impl Row {
     }
 }
 
-/// Parses the table: tab-separated, `-` for nothing, `#` for a comment, names of columns first.
+/// Parses the table: tab-separated, `-` for nothing, `#` for a comment, names of columns first. A ninth column says why a
+/// service cannot work.
 pub fn parse(text: &str) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for (number, line) in text.lines().enumerate() {
@@ -55,14 +58,18 @@ pub fn parse(text: &str) -> Result<Vec<Row>> {
             conflicts,
             setup,
             clients,
+            ref rest @ ..,
         ] = columns[..]
         else {
             bail!(
-                "line {} of the zoo has {} columns, not 8",
+                "line {} of the zoo has {} columns, not 8 or 9",
                 number + 1,
                 columns.len()
             );
         };
+        if rest.len() > 1 {
+            bail!("line {} of the zoo has more than 9 columns", number + 1);
+        }
         let place = match place {
             "host" => Where::Host,
             "inside" => Where::Inside,
@@ -80,6 +87,7 @@ pub fn parse(text: &str) -> Result<Vec<Row>> {
             conflicts: words(conflicts),
             setup: (setup != "-").then(|| setup.into()),
             clients: words(clients),
+            hopeless: rest.first().map(|reason| (*reason).to_owned()),
         });
     }
     Ok(rows)
@@ -107,15 +115,22 @@ mod tests {
             (rows[0].place, rows[0].setup.as_deref()),
             (Where::Inside, None)
         );
-        for wrong in ["a\tb\n", "a\tp\tu\tnowhere\tx\t-\t-\t-\n"] {
+        let known = parse("a\tp\ta.service\thost\ttrue\t-\t-\t-\tno kernel for it\n").unwrap();
+        assert_eq!(known[0].hopeless.as_deref(), Some("no kernel for it"));
+        for wrong in [
+            "a\tb\n",
+            "a\tp\tu\thost\tx\t-\t-\t-\ty\tz\n",
+            "a\tp\tu\tnowhere\tx\t-\t-\t-\n",
+        ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }
 
     #[test]
-    fn the_table_parses() {
-        let rows = parse(include_str!("../../../zoo/zoo.tsv")).unwrap();
-        assert!(rows.len() > 40);
+    fn the_tables_parse() {
+        let mut rows = parse(include_str!("../../../zoo/zoo.tsv")).unwrap();
+        rows.extend(parse(include_str!("../../../zoo/more.tsv")).unwrap());
+        assert!(rows.len() > 100);
         let mut names: Vec<_> = rows.iter().map(|row| &row.name).collect();
         names.sort();
         names.dedup();

@@ -1,0 +1,150 @@
+//! The host's units of a sandbox: the one that runs it, and the one that listens for it where it is started on demand.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::config::workload::Restart;
+use crate::config::{SandboxConfig, SandboxName, Workload};
+use crate::domain::template::Template;
+use crate::error::{Error, Result};
+use crate::host;
+use crate::service::ports;
+use crate::service::sandboxes::Sandboxes;
+use crate::sys::{atomic, command as program};
+
+impl Sandboxes {
+    /// Removes the host's unit of a sandbox.
+    pub(super) fn remove_unit(&self, name: &SandboxName) {
+        self.remove_socket(name);
+        let unit = self.store.unit(name);
+        if self.store.is_enabled(name) {
+            self.systemctl(&["disable", "--quiet", &name.unit()]);
+        }
+        let _ = std::fs::remove_file(&unit);
+        self.reload_host();
+        if host::runs_systemd() {
+            // One that has failed would stay in systemd's list without a file; that it has not is no matter.
+            let _ = program::capture("systemctl", ["reset-failed", "--", &name.unit()]);
+        }
+    }
+
+    /// Removes the host's unit that listens for a sandbox, where there is one.
+    fn remove_socket(&self, name: &SandboxName) {
+        let socket = self.store.socket(name);
+        if !socket.exists() {
+            return;
+        }
+        if host::runs_systemd() {
+            self.systemctl(&["disable", "--quiet", "--now", &name.socket()]);
+        }
+        let _ = std::fs::remove_file(&socket);
+    }
+
+    /// Stops the host's unit of a sandbox, where there is one that runs it. Not to be called under the sandbox's lock, which
+    /// what the unit runs takes too.
+    pub(super) fn stop_unit(&self, name: &SandboxName) {
+        if host::runs_systemd() && self.store.unit(name).exists() {
+            self.systemctl(&["stop", "--", &name.unit()]);
+        }
+    }
+
+    /// Has the host's systemd read its units again, where there is one.
+    pub(super) fn reload_host(&self) {
+        if host::runs_systemd() {
+            self.systemctl(&["daemon-reload"]);
+        }
+    }
+
+    pub(super) fn systemctl(&self, arguments: &[&str]) {
+        let shown = || format!("systemctl {}", arguments.join(" "));
+        match program::capture("systemctl", arguments.iter().copied()) {
+            Ok(captured) if captured.success => {}
+            Ok(captured) => log::warn!("{}: {}", shown(), captured.stderr),
+            Err(error) => log::warn!("{}: {error}", shown()),
+        }
+    }
+
+    /// Writes the host's units of a sandbox. `false` if the host has no place for units.
+    pub(super) fn write_unit(&self, config: &SandboxConfig) -> Result<bool> {
+        if !self.store.units.is_dir() {
+            return Ok(false);
+        }
+        let name = &config.name;
+        let mut units = vec![(self.store.unit(name), self.host_unit(config)?)];
+        if config.on_demand {
+            units.push((self.store.socket(name), self.host_socket(config)?));
+        } else {
+            self.remove_socket(name);
+        }
+        units.retain(|(path, unit)| std::fs::read_to_string(path).ok().as_deref() != Some(unit));
+        for (path, unit) in &units {
+            atomic::write(path, unit.as_bytes(), 0o644)?;
+        }
+        if !units.is_empty() {
+            self.reload_host();
+        }
+        Ok(true)
+    }
+
+    /// The host's unit that listens for a sandbox.
+    ///
+    /// # Errors
+    /// Where the template is wrong.
+    pub fn host_socket(&self, config: &SandboxConfig) -> Result<String> {
+        #[derive(Serialize)]
+        struct View<'a> {
+            name: &'a SandboxName,
+            ports: Vec<(&'static str, String)>,
+        }
+        let view = View {
+            name: &config.name,
+            ports: config.publish.iter().map(ports::listening).collect(),
+        };
+        Template::HostSocket.render(&view, Some(&self.store.templates))
+    }
+
+    /// The host's unit of a sandbox.
+    ///
+    /// # Errors
+    /// Where the template is wrong.
+    pub fn host_unit(&self, config: &SandboxConfig) -> Result<String> {
+        #[derive(Serialize)]
+        struct View<'a> {
+            name: &'a SandboxName,
+            units: &'a [String],
+            what: String,
+            restart: Restart,
+            program: String,
+            start_seconds: u64,
+            stop_seconds: u64,
+            tree: String,
+            socket: Option<String>,
+        }
+        let program =
+            std::env::current_exe().map_err(Error::io("finding", Path::new("/proc/self/exe")))?;
+        let view = View {
+            name: &config.name,
+            units: config.workload.given_units(),
+            what: config.workload.to_string(),
+            // One that ends with its command has done what it was for.
+            restart: match &config.workload {
+                Workload::Command(command) => match command.restart {
+                    Restart::No => Restart::No,
+                    Restart::OnFailure | Restart::Always => Restart::OnFailure,
+                },
+                Workload::Units(_) => Restart::OnFailure,
+            },
+            program: program.display().to_string(),
+            // Where the units do not come up the sandbox is stopped again before it is said why.
+            start_seconds: u64::from(config.timeout)
+                + self.keeper(config)?.boot_time()?.as_secs()
+                + super::lifecycle::STOP_SECONDS
+                + 30,
+            stop_seconds: super::lifecycle::STOP_SECONDS + 30,
+            tree: config.path.display().to_string(),
+            socket: config.on_demand.then(|| config.name.socket()),
+        };
+        Template::HostUnit.render(&view, Some(&self.store.templates))
+    }
+}

@@ -1,0 +1,376 @@
+//! Ports of this host that lead into another network namespace, whatever its addresses are, and also where it has none.
+//!
+//! One thread does all of it. It enters the namespace for as long as it serves: a socket belongs to the namespace that it was made
+//! in, so those that listen stay where they are.
+//!
+//! The other side sees one of its own addresses as the peer, and only where nobody listens there the loopback's: what comes
+//! from outside must not seem local to a service that trusts its own host (CVE-2021-20199).
+
+mod datagram;
+mod stream;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, setns};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::sys::listen::Listener;
+use datagram::Datagrams;
+use stream::{Pipes, Step, Stream};
+
+/// A port of this host, and where it leads.
+#[derive(Debug)]
+pub struct Port {
+    /// Where it listens.
+    pub listener: Listener,
+    /// The port on the other side.
+    pub target: u16,
+}
+
+/// The other side.
+#[expect(
+    missing_debug_implementations,
+    reason = "functions have nothing to show"
+)]
+pub struct Place<'a> {
+    /// Its network namespace; where there is none it is reached at its addresses, from where this thread is.
+    pub namespace: Option<File>,
+    /// Says what addresses it has, without the loopback's.
+    pub addresses: &'a dyn Fn() -> Vec<IpAddr>,
+    /// Whether it has not ended yet.
+    pub is_there: &'a dyn Fn() -> bool,
+}
+
+/// Why serving has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The other side has ended.
+    Gone,
+    /// Nobody was served for the time that was given.
+    Idle,
+    /// It was asked for.
+    Asked,
+}
+
+/// Between two looks at whether to end.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Between two looks at what has been quiet for long.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// How many are accepted, or answered, before others have their turn.
+const TURN: usize = 64;
+
+/// Descriptors that a connection may take: two sockets and two pipes.
+const FILES: u64 = 6;
+
+/// Serves `ports` until the other side has ended, `stop` says so, or, where `idle` is given, nobody was served for so long.
+///
+/// # Errors
+/// Where the namespace cannot be entered.
+pub fn serve(
+    ports: &[Port],
+    place: &Place<'_>,
+    idle: Option<Duration>,
+    stop: &dyn Fn() -> bool,
+) -> io::Result<End> {
+    let within = place.namespace.as_ref().map(Within::enter).transpose()?;
+    let has_loopback = within.as_ref().is_some_and(|within| !within.is_own);
+    let end = Serving::new(ports, place, has_loopback)?.run(idle, stop);
+    drop(within);
+    end
+}
+
+/// This thread in another network namespace, until it is dropped.
+struct Within {
+    own: File,
+    /// It is no other one.
+    is_own: bool,
+}
+
+impl Within {
+    fn enter(namespace: &File) -> io::Result<Self> {
+        let own = File::open("/proc/thread-self/ns/net")?;
+        let is_own = own.metadata()?.ino() == namespace.metadata()?.ino();
+        setns(namespace, CloneFlags::CLONE_NEWNET)?;
+        Ok(Self { own, is_own })
+    }
+}
+
+impl Drop for Within {
+    fn drop(&mut self) {
+        if let Err(error) = setns(&self.own, CloneFlags::CLONE_NEWNET) {
+            log::error!("returning to the host's network: {error}");
+        }
+    }
+}
+
+const LOOPBACK: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::LOCALHOST),
+    IpAddr::V6(Ipv6Addr::LOCALHOST),
+];
+
+/// Where a port may be answered on the other side, most wanted first.
+#[derive(Debug, Clone)]
+struct Targets {
+    port: u16,
+    own: std::vec::IntoIter<IpAddr>,
+    /// Empty where the loopback is that of this host.
+    loopback: std::slice::Iter<'static, IpAddr>,
+    /// Something else than "nobody listens here" was said.
+    is_barred: bool,
+}
+
+impl Targets {
+    fn new(own: Vec<IpAddr>, port: u16, has_loopback: bool) -> Self {
+        Self {
+            port,
+            own: own.into_iter(),
+            loopback: if has_loopback { &LOOPBACK[..] } else { &[] }.iter(),
+            is_barred: false,
+        }
+    }
+
+    fn failed(&mut self, error: &io::Error) {
+        self.is_barred |= error.kind() != io::ErrorKind::ConnectionRefused;
+    }
+}
+
+impl Iterator for Targets {
+    type Item = SocketAddr;
+
+    fn next(&mut self) -> Option<SocketAddr> {
+        let address = match self.own.next() {
+            Some(address) => address,
+            None if self.is_barred => return None,
+            None => *self.loopback.next()?,
+        };
+        Some(SocketAddr::new(address, self.port))
+    }
+}
+
+/// Addresses of the other side, asked for again once they are old.
+struct Addresses<'a> {
+    ask: &'a dyn Fn() -> Vec<IpAddr>,
+    known: Vec<IpAddr>,
+    asked: Option<Instant>,
+    has_loopback: bool,
+}
+
+impl Addresses<'_> {
+    fn targets(&mut self, port: u16) -> Targets {
+        if self.asked.is_none_or(|asked| asked.elapsed() > SWEEP) {
+            self.known = (self.ask)();
+            self.asked = Some(Instant::now());
+        }
+        Targets::new(self.known.clone(), port, self.has_loopback)
+    }
+}
+
+/// What epoll tells of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Token {
+    /// Somebody is at a port.
+    Port(usize),
+    /// A connection can go on.
+    Stream(u64),
+    /// There is an answer to datagrams.
+    Session(u64),
+}
+
+impl Token {
+    fn event(self, flags: EpollFlags) -> EpollEvent {
+        let (kind, number) = match self {
+            Self::Port(index) => (0, index as u64),
+            Self::Stream(id) => (1, id),
+            Self::Session(id) => (2, id),
+        };
+        EpollEvent::new(flags, number << 2 | kind)
+    }
+
+    fn of(event: &EpollEvent) -> Self {
+        let number = event.data() >> 2;
+        match event.data() & 3 {
+            0 => Self::Port(number as usize),
+            1 => Self::Stream(number),
+            _ => Self::Session(number),
+        }
+    }
+}
+
+struct Serving<'a> {
+    ports: &'a [Port],
+    is_there: &'a dyn Fn() -> bool,
+    addresses: Addresses<'a>,
+    epoll: Epoll,
+    streams: HashMap<u64, Stream>,
+    datagrams: Datagrams,
+    pipes: Pipes,
+    /// Connections that have more to move than one turn allows.
+    again: Vec<u64>,
+    next: u64,
+    /// Most connections at a time.
+    most: usize,
+    is_listening: bool,
+    last: Instant,
+}
+
+impl<'a> Serving<'a> {
+    fn new(ports: &'a [Port], place: &Place<'a>, has_loopback: bool) -> io::Result<Self> {
+        let mut serving = Self {
+            ports,
+            is_there: place.is_there,
+            addresses: Addresses {
+                ask: place.addresses,
+                known: vec![],
+                asked: None,
+                has_loopback,
+            },
+            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+            streams: HashMap::new(),
+            datagrams: Datagrams::new(ports)?,
+            pipes: Pipes::default(),
+            again: vec![],
+            next: 0,
+            most: most_streams(),
+            is_listening: false,
+            last: Instant::now(),
+        };
+        serving.listen(true)?;
+        Ok(serving)
+    }
+
+    fn run(mut self, idle: Option<Duration>, stop: &dyn Fn() -> bool) -> io::Result<End> {
+        let mut events = [EpollEvent::empty(); 256];
+        let mut looked = Instant::now();
+        let mut swept = looked;
+        while !stop() {
+            if looked.elapsed() >= LOOK {
+                looked = Instant::now();
+                if !(self.is_there)() {
+                    return Ok(End::Gone);
+                }
+            }
+            let patience = match self.again.as_slice() {
+                [] => EpollTimeout::try_from(LOOK).map_err(io::Error::other)?,
+                _ => EpollTimeout::ZERO,
+            };
+            let count = match self.epoll.wait(&mut events, patience) {
+                Err(Errno::EINTR) => continue,
+                waited => waited?,
+            };
+            for token in events.iter().take(count).map(Token::of) {
+                match token {
+                    Token::Port(index) => self.serve_port(index)?,
+                    Token::Stream(id) => self.advance(id),
+                    Token::Session(id) => self.datagrams.answer(id, self.ports, &self.epoll),
+                }
+            }
+            for id in std::mem::take(&mut self.again) {
+                self.advance(id);
+            }
+            if !self.streams.is_empty() {
+                self.last = Instant::now();
+            }
+            if swept.elapsed() >= SWEEP {
+                swept = Instant::now();
+                self.datagrams.sweep();
+                self.listen(self.streams.len() < self.most)?;
+            }
+            let quiet = self.last.max(self.datagrams.last()).elapsed();
+            if idle.is_some_and(|idle| quiet >= idle) {
+                return Ok(End::Idle);
+            }
+        }
+        Ok(End::Asked)
+    }
+
+    /// Looks at the ports, or does not: who comes then waits in the kernel's queue.
+    fn listen(&mut self, wanted: bool) -> io::Result<()> {
+        if wanted == self.is_listening {
+            return Ok(());
+        }
+        for (index, port) in self.ports.iter().enumerate() {
+            if wanted {
+                let event = Token::Port(index).event(EpollFlags::EPOLLIN);
+                self.epoll.add(port.listener.as_fd(), event)?;
+            } else {
+                self.epoll.delete(port.listener.as_fd())?;
+            }
+        }
+        self.is_listening = wanted;
+        Ok(())
+    }
+
+    fn serve_port(&mut self, index: usize) -> io::Result<()> {
+        let ports = self.ports;
+        let Some(port) = ports.get(index) else {
+            return Ok(());
+        };
+        let listener = match &port.listener {
+            Listener::Stream(listener) => listener,
+            Listener::Datagram(socket) => {
+                let addresses = &mut self.addresses;
+                let targets = &mut || addresses.targets(port.target);
+                self.datagrams
+                    .receive(index, socket, targets, &self.epoll, &mut self.next);
+                return Ok(());
+            }
+        };
+        for _ in 0..TURN {
+            if self.streams.len() >= self.most {
+                return self.listen(false);
+            }
+            match listener.accept() {
+                Ok((client, _)) => {
+                    self.next += 1;
+                    let (id, targets) = (self.next, self.addresses.targets(port.target));
+                    if let Some(stream) = Stream::begin(client, targets, id, &self.epoll) {
+                        self.streams.insert(id, stream);
+                        self.last = Instant::now();
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                // It went away before it was served.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                // No descriptors or no memory: others have to end first.
+                Err(_) => return self.listen(false),
+            }
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, id: u64) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        match stream.advance(id, &self.epoll, &mut self.pipes) {
+            Step::Wait => {}
+            Step::Again => self.again.push(id),
+            Step::Over => drop(self.streams.remove(&id)),
+        }
+    }
+}
+
+/// As many connections as there can be descriptors for; as many as this process may have.
+fn most_streams() -> usize {
+    let files = match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((_, hard)) if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() => hard,
+        Ok((soft, _)) => soft,
+        Err(_) => 1024,
+    };
+    usize::try_from(files.saturating_sub(64) / FILES)
+        .unwrap_or(usize::MAX)
+        .max(1)
+}
+
+#[cfg(test)]
+mod tests;

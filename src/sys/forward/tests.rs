@@ -1,0 +1,241 @@
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+
+use nix::sched::unshare;
+
+use crate::sys::pidfd::Process;
+
+use super::*;
+
+/// The address of the other side, which nothing else has.
+const OWN: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
+/// A network namespace with a loopback and an address.
+struct Other {
+    keeper: Child,
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        let _ = self.keeper.kill();
+        let _ = self.keeper.wait();
+    }
+}
+
+impl Other {
+    /// `None` where none can be made. `inside` runs in it first.
+    fn new<T: Send + 'static>(inside: impl FnOnce() -> T + Send + 'static) -> Option<(Self, T)> {
+        thread::spawn(|| {
+            if unshare(CloneFlags::CLONE_NEWNET).is_err() {
+                eprintln!("skipped: a network namespace needs root");
+                return None;
+            }
+            for arguments in ["link set lo up", "address add 192.0.2.1/32 dev lo"] {
+                let done = Command::new("ip")
+                    .args(arguments.split(' '))
+                    .stderr(Stdio::null())
+                    .status();
+                if !done.is_ok_and(|status| status.success()) {
+                    eprintln!("skipped: ip {arguments} failed");
+                    return None;
+                }
+            }
+            // Children are in the namespace of the thread that starts them.
+            let keeper = Command::new("sleep").arg("100").spawn().unwrap();
+            Some((Self { keeper }, inside()))
+        })
+        .join()
+        .unwrap()
+    }
+
+    /// Serves one port; gives its address, what ends it, and how it ended.
+    fn serve(
+        &self,
+        listener: Listener,
+        target: u16,
+        idle: Option<Duration>,
+    ) -> (SocketAddr, Arc<AtomicBool>, mpsc::Receiver<End>) {
+        let address = listener.address().unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let (asked, pid) = (Arc::clone(&stop), self.keeper.id());
+        let (sender, ended) = mpsc::channel();
+        thread::spawn(move || {
+            let ports = [Port { listener, target }];
+            let keeper = Process::open(pid).unwrap();
+            let place = Place {
+                namespace: File::open(format!("/proc/{pid}/ns/net")).ok(),
+                addresses: &|| vec![OWN],
+                is_there: &|| !keeper.wait(Duration::ZERO),
+            };
+            let asked = || asked.load(Ordering::Relaxed);
+            let before = thread_namespace();
+            let end = serve(&ports, &place, idle, &asked).unwrap();
+            assert_eq!(thread_namespace(), before);
+            sender.send(end).unwrap();
+        });
+        (address, stop, ended)
+    }
+}
+
+fn thread_namespace() -> u64 {
+    File::open("/proc/thread-self/ns/net")
+        .and_then(|file| file.metadata())
+        .unwrap()
+        .ino()
+}
+
+fn stream() -> Listener {
+    Listener::stream(Some(Ipv4Addr::LOCALHOST.into()), 0).unwrap()
+}
+
+/// Says who is connected, then everything that it is sent, once that has ended.
+fn echo(listener: TcpListener) {
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let mut client = client.unwrap();
+            thread::spawn(move || {
+                let peer = client.peer_addr().unwrap().ip();
+                let mut said = Vec::new();
+                client.read_to_end(&mut said).unwrap();
+                writeln!(client, "{peer}").unwrap();
+                client.write_all(&said).unwrap();
+            });
+        }
+    });
+}
+
+fn ask(address: SocketAddr, question: &[u8]) -> io::Result<(String, Vec<u8>)> {
+    let mut connection = TcpStream::connect(address)?;
+    connection.write_all(question)?;
+    connection.shutdown(std::net::Shutdown::Write)?;
+    let mut answer = Vec::new();
+    connection.read_to_end(&mut answer)?;
+    let end = answer.iter().position(|byte| *byte == b'\n').unwrap_or(0);
+    let said = answer.split_off(end);
+    Ok((
+        String::from_utf8(answer).unwrap(),
+        said[1.min(said.len())..].to_vec(),
+    ))
+}
+
+#[test]
+fn a_connection_arrives_whole_and_ends_by_halves() {
+    let inside = || TcpListener::bind("0.0.0.0:0").unwrap();
+    let Some((other, listener)) = Other::new(inside) else {
+        return;
+    };
+    let port = listener.local_addr().unwrap().port();
+    echo(listener);
+    let (address, stop, ended) = other.serve(stream(), port, None);
+    // More than what pipes and sockets hold.
+    let long: Vec<u8> = (0..8_000_000u32).map(|number| number as u8).collect();
+    let askers: Vec<_> = (0..20)
+        .map(|number: usize| {
+            let question = long[..long.len() / (1 + number * number * 1000)].to_vec();
+            thread::spawn(move || {
+                let (peer, said) = ask(address, &question).unwrap();
+                assert_eq!(peer, OWN.to_string(), "it seems local");
+                assert!(said == question, "{} of {}", said.len(), question.len());
+            })
+        })
+        .collect();
+    askers.into_iter().for_each(|asker| asker.join().unwrap());
+    stop.store(true, Ordering::Relaxed);
+    assert_eq!(ended.recv().unwrap(), End::Asked);
+}
+
+#[test]
+fn the_loopback_is_asked_last_and_where_nobody_answers_it_is_an_error() {
+    let inside = || TcpListener::bind("127.0.0.1:0").unwrap();
+    let Some((mut other, listener)) = Other::new(inside) else {
+        return;
+    };
+    let port = listener.local_addr().unwrap().port();
+    echo(listener);
+    let (address, _, ended) = other.serve(stream(), port, None);
+    assert_eq!(ask(address, b"x").unwrap().0, "127.0.0.1");
+    other.keeper.kill().unwrap();
+    assert_eq!(ended.recv().unwrap(), End::Gone);
+
+    let Some((other, ())) = Other::new(|| ()) else {
+        return;
+    };
+    let (address, _, ended) = other.serve(stream(), port, Some(Duration::from_secs(1)));
+    let error = ask(address, b"x").unwrap_err().kind();
+    assert!(
+        matches!(
+            error,
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+        ),
+        "{error}"
+    );
+    assert_eq!(ended.recv().unwrap(), End::Idle);
+}
+
+#[test]
+fn datagrams_are_answered_to_who_sent_them() {
+    for (bound, from) in [
+        ("0.0.0.0:0", OWN.to_string()),
+        ("[::1]:0", "::1".to_owned()),
+    ] {
+        let inside = move || UdpSocket::bind(bound).unwrap();
+        let Some((other, server)) = Other::new(inside) else {
+            return;
+        };
+        let port = server.local_addr().unwrap().port();
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok((length, client)) = server.recv_from(&mut buffer) {
+                let answer = [client.ip().to_string().as_bytes(), b" ", &buffer[..length]].concat();
+                server.send_to(&answer, client).unwrap();
+            }
+        });
+        let (address, stop, ended) = other.serve(Listener::datagram(None, 0).unwrap(), port, None);
+        let clients: Vec<_> = (0..3)
+            .map(|number| {
+                let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+                // The answer has to come from the address that was sent to.
+                client
+                    .connect((Ipv4Addr::LOCALHOST, address.port()))
+                    .unwrap();
+                client.send(format!("{number}").as_bytes()).unwrap();
+                client
+            })
+            .collect();
+        for (number, client) in clients.iter().enumerate() {
+            let mut buffer = [0; 4096];
+            let length = client.recv(&mut buffer).unwrap();
+            let said = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            assert_eq!(said, format!("{from} {number}"));
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert_eq!(ended.recv().unwrap(), End::Asked);
+    }
+}
+
+#[test]
+fn what_has_no_namespace_of_its_own_is_not_asked_at_our_loopback() {
+    let ours = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = ours.local_addr().unwrap().port();
+    let own = File::open("/proc/thread-self/ns/net").ok();
+    for namespace in [None, own.filter(|_| nix::unistd::geteuid().is_root())] {
+        let listener = stream();
+        let address = listener.address().unwrap();
+        let asker = thread::spawn(move || ask(address, b"x"));
+        let place = Place {
+            namespace,
+            addresses: &Vec::new,
+            is_there: &|| !asker.is_finished(),
+        };
+        let ports = [Port {
+            listener,
+            target: port,
+        }];
+        assert_eq!(serve(&ports, &place, None, &|| false).unwrap(), End::Gone);
+        assert!(asker.join().unwrap().is_err());
+    }
+}
