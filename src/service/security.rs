@@ -108,7 +108,7 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
     let mut checks = vec![match facts.machine {
         true => check("kernel", 300, 0, "its own, in a virtual machine", None),
         false => {
-            let advice = "run it in a virtual machine (-c qemu:///system)";
+            let advice = "make it in a virtual machine (create --connect)";
             check("kernel", 300, 4, "the host's", Some(advice))
         }
     }];
