@@ -15,7 +15,7 @@ harness = target/debug/test-harness
 parts   = VIRT_SANDBOX_GUEST_INIT=$(CURDIR)/target/guest-init/guest-init \
          
 
-.PHONY: build install check test test-machines test-vm demo zoo bench clean setup programs
+.PHONY: build install check test test-machines test-vm test-host demo zoo bench clean setup programs
 .DEFAULT_GOAL = build
 
 build:
@@ -76,6 +76,14 @@ test-vm: programs
 # All rows, or some: make zoo ZOO='apache2 nginx'
 zoo: programs
 	$(parts) $(harness) with-libvirtd -- $(harness) zoo $(ZOO)
+
+# A whole host in a virtual machine; make test-host HOST='--boot plain 10-unit' some of it.
+test-host: setup build
+	$(setup) host
+	$(CARGO) build --locked -p test-harness
+	rm -rf target/host/package
+	@$(MAKE) --no-print-directory install DESTDIR=target/host/package PREFIX=/usr
+	$(harness) host $(HOST)
 
 demo: programs
 	$(setup) install apache2 curl

@@ -22,6 +22,7 @@ fn main() -> Result<()> {
         state: State::Auto,
         networks: vec![Network::dhcp("default")],
         mounts: vec![],
+        security: None,
         publish: vec![],
         on_demand: false,
         idle_stop: None,

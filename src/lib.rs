@@ -11,6 +11,7 @@
 //! | [`domain`] | config and facts become libvirt XML |
 //! | [`guest`] | what is staged for the guest |
 //! | [`hypervisor`] | libvirt |
+//! | [`label`] | SELinux and AppArmor |
 //! | [`driver`] | what is particular to each of libvirt's drivers |
 //! | [`console`] | the caller's streams, terminal and signals |
 //! | [`run`] | one command in a throw-away sandbox |
@@ -26,6 +27,7 @@ pub mod error;
 pub mod guest;
 pub mod host;
 pub mod hypervisor;
+pub mod label;
 pub mod run;
 pub mod service;
 pub mod sys;

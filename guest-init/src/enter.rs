@@ -16,6 +16,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::unistd::chdir;
 
 use crate::account::Account;
+use crate::label::Label;
 use crate::process::{ExecError, close_other_files};
 use crate::seccomp::Program;
 use crate::{confine, membership, relay};
@@ -129,6 +130,7 @@ struct Target {
     /// The host's id of its root, if it has a user namespace of its own.
     root: Option<u32>,
     bounding: u64,
+    label: Option<Label>,
 }
 
 /// Namespaces in the order they are entered: the one of mounts comes last, since files of `/proc` are
@@ -193,10 +195,15 @@ impl Target {
             cgroup_files,
             root,
             bounding,
+            label: Label::of_process(pid)?,
         })
     }
 
     fn join(&self, filter: Option<&Program>) -> Result<()> {
+        // The /proc of the sandbox could be anything.
+        if let Some(label) = &self.label {
+            label.set_for_exec()?;
+        }
         for path in &self.cgroup_files {
             fs::write(path, "0")
                 .with_context(|| format!("joining the cgroup of '{}'", path.display()))?;

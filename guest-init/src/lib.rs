@@ -34,7 +34,7 @@
 //! | `session` | a command that PID 1 starts and watches |
 //! | `agent` | the process that answers the host while systemd is PID 1 of a machine |
 //! | `account` | accounts of the sandbox |
-//! | `enter`, `relay` | a command in a running sandbox |
+//! | `enter`, `label`, `relay` | a command in a running sandbox |
 //! | `process`, `pty` | starting processes, terminals |
 
 pub mod ask;
@@ -86,6 +86,8 @@ pub mod enter;
 mod filter;
 #[cfg(feature = "init")]
 mod keeper;
+#[cfg(feature = "init")]
+mod label;
 #[cfg(feature = "init")]
 mod machine;
 #[cfg(feature = "init")]

@@ -6,7 +6,7 @@ use crate::config::{Capabilities, Idmap, SandboxConfig, Seccomp};
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
 #[command(next_help_heading = "Confinement")]
 pub struct Confinement {
-    /// Ids of the host that stand for those inside: auto, no or START[:COUNT]
+    /// Ids of the host that stand for those inside: auto, no, START or START:COUNT
     #[arg(long, value_name = "IDS", default_value_t)]
     pub idmap: Idmap,
     #[command(flatten)]

@@ -9,8 +9,8 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{
-    Capabilities, Idmap, Mount, Network, Publish, Resources, SandboxName, Seccomp, TreeImage,
-    Workload,
+    Capabilities, Idmap, Mount, Network, Publish, Resources, SandboxName, Seccomp, Security,
+    TreeImage, Workload,
 };
 use crate::error::{Error, Result};
 use crate::sys::atomic;
@@ -56,6 +56,9 @@ pub struct SandboxConfig {
     /// Mounts beside those every sandbox has.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<Mount>,
+    /// Its security label, where it is not the usual one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub security: Option<Security>,
     /// Ports of it that the host answers on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<Publish>,
@@ -262,6 +265,7 @@ impl SandboxConfig {
             timeout: DEFAULT_TIMEOUT,
             networks: vec![],
             mounts: vec![],
+            security: None,
             publish: vec![],
             on_demand: false,
             idle_stop: None,

@@ -27,6 +27,8 @@ pub enum Template {
     BootTarget,
     /// A unit that initialises something inside before the service starts.
     InitUnit,
+    /// The AppArmor profile of a container.
+    ContainerProfile,
     /// The unit of a command inside.
     CommandUnit,
     /// The unit that ends a sandbox after its command.
@@ -43,6 +45,7 @@ impl Template {
             Self::HostSocket => "unit/sandbox.socket",
             Self::BootTarget => "unit/virt-sandbox.target",
             Self::InitUnit => "unit/init.service",
+            Self::ContainerProfile => "apparmor/container",
             Self::CommandUnit => "unit/command.service",
             Self::EndUnit => "unit/end.service",
         }
@@ -56,6 +59,7 @@ impl Template {
             Self::HostSocket => include_str!("../../templates/unit/sandbox.socket"),
             Self::BootTarget => include_str!("../../templates/unit/virt-sandbox.target"),
             Self::InitUnit => include_str!("../../templates/unit/init.service"),
+            Self::ContainerProfile => include_str!("../../templates/apparmor/container"),
             Self::CommandUnit => include_str!("../../templates/unit/command.service"),
             Self::EndUnit => include_str!("../../templates/unit/end.service"),
         }

@@ -23,6 +23,7 @@ use crate::guest::ids::{self, Registry};
 use crate::guest::{self, Assembly, cgroup, confinement};
 use crate::host::HostFacts;
 use crate::hypervisor::{Hypervisor, Limit};
+use crate::label;
 use crate::sys::command::Captured;
 use crate::sys::enter::{self, Entrance, Entry};
 
@@ -57,6 +58,13 @@ pub(super) fn build(
         domain.disks.extend(site.device.map(BlockDevice::of_host));
     }
     lxc::check(&domain)?;
+    let model = label::model(&hypervisor.capabilities()?);
+    domain.security = label::of_container(
+        config.security.as_ref(),
+        model,
+        (&config.name, &config.uuid),
+        Some(site.templates),
+    )?;
     let assembly = Assembly::of_service(config, facts, site.stage);
     let idmap = ids(config, &assembly.filesystems, site.record)?;
     let confined = match idmap {

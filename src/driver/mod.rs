@@ -26,9 +26,6 @@ use crate::hypervisor::{DomainState, Hypervisor, Limit};
 use crate::sys::command::Captured;
 pub use crate::sys::enter::Entry;
 
-/// What to do for a sandbox that should have a kernel of its own.
-pub const ADVICE_MACHINES: &str = "run it in a virtual machine (-c qemu:///system)";
-
 /// A running sandbox, to run commands in and to look at.
 pub trait Inside: Debug {
     /// Whether it is still there. This asks the kernel: the daemon may be restarted meanwhile.

@@ -23,8 +23,9 @@ pub const PRIVATE_DIRS: [&str; 5] = ["/etc", "/var", "/home", "/root", "/srv"];
 /// Directories of the configurations of services.
 pub const SERVICES: &str = "/etc/libvirt-sandbox/services";
 
-/// Directories of running sandboxes of one command, of root.
-pub const RUNTIME: &str = "/run/virt-sandbox";
+/// Directories of running sandboxes of one command, of root. Not in `/run`, where many hosts let nothing be executed: a
+/// container's first program lies there.
+pub const RUNTIME: &str = "/var/lib/virt-sandbox";
 
 /// Name of the guest config in the staging root of a service.
 pub const CONFIG: &str = "guest.json";

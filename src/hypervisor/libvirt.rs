@@ -297,6 +297,11 @@ impl Hypervisor for Libvirt {
         })
     }
 
+    fn capabilities(&self) -> Result<String> {
+        let asked = self.connection.capabilities();
+        asked.map_err(|error| failed("asking what libvirt can do", &error))
+    }
+
     fn is_network_active(&self, name: &str) -> Result<bool> {
         self.network(name)?
             .is_active()

@@ -109,6 +109,12 @@ pub trait Hypervisor {
     /// Where it does not start.
     fn start_network(&self, name: &str) -> Result<()>;
 
+    /// The XML that tells what the hypervisor and its host can do.
+    ///
+    /// # Errors
+    /// Where it does not answer.
+    fn capabilities(&self) -> Result<String>;
+
     /// Makes sure that a virtual network is up.
     ///
     /// # Errors

@@ -11,7 +11,6 @@ mod contract;
 mod disks;
 mod embedded;
 mod identity;
-mod label;
 mod layout;
 mod machine;
 mod outcome;
@@ -38,7 +37,7 @@ use crate::config::{
 };
 use crate::console::{Console, Conversation, Ending, Patience, Signals, Stdio};
 use crate::domain::qemu::Emulation;
-use crate::domain::{Domain, OnReboot};
+use crate::domain::{Domain, OnReboot, SecModel, template};
 pub use crate::driver::connection::{Connection, Driver, Surroundings};
 use crate::error::{Error, Result};
 use crate::guest;
@@ -46,6 +45,7 @@ use crate::guest::kernel::KernelRequest;
 use crate::host::HostFacts;
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::libvirt::Libvirt;
+use crate::label;
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -170,10 +170,21 @@ fn plan(
     (name, uuid): (&SandboxName, Uuid),
     stdio: &Stdio,
     (state, places): (&Path, &Places),
-    purpose: Purpose,
+    (purpose, model): (Purpose, Option<SecModel>),
 ) -> Result<Plan> {
     let facts = HostFacts::probe(Path::new("/"))?;
-    let domain = domain(request, name, uuid)?;
+    let mut domain = domain(request, name, uuid)?;
+    let asked = request.security.as_ref();
+    domain.security = match (connection.driver, purpose) {
+        (Driver::Lxc, Purpose::Start) => {
+            let templates = Some(Path::new(template::OVERRIDES));
+            label::of_container(asked, model, (name, &uuid), templates)?
+        }
+        (
+            Driver::Lxc | Driver::QemuSystem | Driver::QemuSession | Driver::QemuEmbedded,
+            Purpose::Start | Purpose::Show,
+        ) => label::resolve(asked, model)?,
+    };
     let stdio = stdio.for_guest();
     match connection.driver {
         Driver::Lxc => {
@@ -200,7 +211,15 @@ pub fn preview(request: &Request, connection: &Connection, places: &Places) -> R
     let state = places.runtime.join(name.as_str());
     let places = (state.as_path(), places);
     let identity = (&name, Uuid::new_v4());
-    plan(request, connection, identity, &stdio, places, Purpose::Show)
+    // Nothing else has to be asked of libvirt, which need not run for this.
+    let model = match request.security {
+        Some(_) => Libvirt::open(&connection.uri)
+            .and_then(|hypervisor| hypervisor.capabilities())
+            .map_or(None, |capabilities| label::model(&capabilities)),
+        None => None,
+    };
+    let purpose = (Purpose::Show, model);
+    plan(request, connection, identity, &stdio, places, purpose)
 }
 
 /// What libvirt is told, whatever the driver.
@@ -224,7 +243,7 @@ fn domain(request: &Request, name: &SandboxName, uuid: Uuid) -> Result<Domain> {
         resources: request.resources.clone(),
         networks,
         publish: request.publish.clone(),
-        security: label::resolve(request.security.as_ref(), label::model(Path::new("/")))?,
+        security: None,
         disks: vec![],
         consoles: u32::from(request.shell),
         on_reboot: OnReboot::Destroy,
@@ -254,11 +273,14 @@ pub fn run(request: &Request, connection: &Connection, places: &Places) -> Resul
     let connection = &connection.within(state.path());
     let place = (state.path(), places);
     let identity = (&name, uuid);
-    let mut plan = plan(request, connection, identity, &stdio, place, Purpose::Start)?;
+    let hypervisor = connection.open(&name, state.path(), places)?;
+    let model = label::model(&hypervisor.capabilities()?);
+    stages.reach("connect");
+    let _profile = Profile(&uuid);
+    let purpose = (Purpose::Start, model);
+    let mut plan = plan(request, connection, identity, &stdio, place, purpose)?;
     stage(&plan)?;
     stages.reach("plan");
-    let hypervisor = connection.open(&name, state.path(), places)?;
-    stages.reach("connect");
     prepare_networks(request, &mut plan, &hypervisor)?;
     if let Some(signal) = signals.interrupted() {
         return Ok(outcome::interrupted(signal, stages));
@@ -322,6 +344,15 @@ pub fn run(request: &Request, connection: &Connection, places: &Places) -> Resul
         false => contact.last_words.read(),
     };
     Ok(outcome::outcome(ending, &last_words, &plan, stages))
+}
+
+/// An AppArmor profile, if there is one of this domain, that is gone when this is dropped.
+struct Profile<'a>(&'a Uuid);
+
+impl Drop for Profile<'_> {
+    fn drop(&mut self) {
+        label::apparmor::unload(self.0);
+    }
 }
 
 /// A domain that has ended when this is dropped.

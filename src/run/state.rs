@@ -16,13 +16,14 @@ use uuid::Uuid;
 use crate::config::SandboxName;
 use crate::error::{Error, Result};
 use crate::guest::{self, cgroup, kernel};
+use crate::label;
 use crate::run::Connection;
 use crate::sys::lock::{Lock, Sharing};
 
 /// Where sandboxes of this user keep their state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Places {
-    /// Directories of running sandboxes; gone with the next boot.
+    /// Directories of running sandboxes.
     pub runtime: PathBuf,
     /// What can be made anew.
     pub cache: PathBuf,
@@ -54,7 +55,8 @@ const UNFINISHED: &str = ".new-";
 const HALF_MADE: Duration = Duration::from_secs(60);
 
 impl Places {
-    /// Those of this user: `/run` and `/var/cache` for root, else `$XDG_RUNTIME_DIR` and `$XDG_CACHE_HOME`, which is
+    /// Those of this user: below `/var` for root, since a container's first program lies there and many hosts run nothing that is
+    /// in `/run`, else `$XDG_RUNTIME_DIR` and `$XDG_CACHE_HOME`, which is
     /// below `$HOME`, or below `home` where there is no such variable.
     ///
     /// # Errors
@@ -231,6 +233,7 @@ fn sweep(path: &Path) -> Result<()> {
         Connection::parse(&record.uri)?
             .within(path)
             .end(&record.name, record.uuid)?;
+        label::apparmor::unload(&record.uuid);
         cgroup::remove(&record.name);
     }
     remove(path);

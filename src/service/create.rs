@@ -8,7 +8,7 @@ use crate::config::network::{DEFAULT_SOURCE, Source};
 use crate::config::service::VERSION;
 use crate::config::{
     Confinement, Hostname, Mac, Mount, Network, Publish, Resources, SandboxConfig, SandboxName,
-    State, TreeImage, Workload,
+    Security, State, TreeImage, Workload,
 };
 use crate::driver::Keeper;
 use crate::error::{Error, Result};
@@ -41,6 +41,8 @@ pub struct Request {
     pub networks: Vec<Network>,
     /// Its mounts.
     pub mounts: Vec<Mount>,
+    /// Its security label, where it is not the usual one.
+    pub security: Option<Security>,
     /// Its ports that the host answers on.
     pub publish: Vec<Publish>,
     /// Whether it is started when one of them is first asked for.
@@ -116,6 +118,7 @@ impl Sandboxes {
             hostname,
             timeout: request.timeout,
             networks,
+            security: request.security.clone(),
             publish: request.publish.clone(),
             on_demand: request.on_demand,
             idle_stop: request.idle_stop,

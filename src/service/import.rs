@@ -104,6 +104,8 @@ impl Sandboxes {
             connection: self.connection.clone(),
             path: self.tree_of(name, request.base.as_deref()),
             hostname,
+            // A label is of the host that it was given on.
+            security: None,
             ..archived.clone()
         };
         if let Some(networks) = &request.networks {

@@ -14,6 +14,7 @@ use crate::guest;
 use crate::host::HostFacts;
 use crate::hypervisor::libvirt::Libvirt;
 use crate::hypervisor::{DomainState, Hypervisor};
+use crate::label;
 use crate::service::store::{Removal, Store};
 use crate::service::{command, package, place, services_d};
 
@@ -69,6 +70,7 @@ impl Sandboxes {
             hypervisor.destroy(name.as_str())?;
             hypervisor.undefine(name.as_str())?;
             self.remove_unit(name);
+            label::apparmor::unload(&removal.uuid);
             self.store.unlink_journal(removal.uuid);
             guest::cgroup::remove(name);
         }

@@ -11,7 +11,7 @@ use guest_init::config::GuestConfig;
 use serde::Serialize;
 
 use crate::config::{Confinement, Idmap, Mount, SandboxConfig, SandboxName, Seccomp};
-use crate::driver::{self, Keeper};
+use crate::driver::Keeper;
 use crate::error::Result;
 use crate::guest;
 use crate::host;
@@ -108,7 +108,7 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
     let mut checks = vec![match facts.machine {
         true => check("kernel", 300, 0, "its own, in a virtual machine", None),
         false => {
-            let advice = driver::ADVICE_MACHINES;
+            let advice = "make it in a virtual machine (create --connect)";
             check("kernel", 300, 4, "the host's", Some(advice))
         }
     }];

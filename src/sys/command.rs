@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -64,6 +64,28 @@ pub fn capture_paths<'a>(
         .env("LC_ALL", "C")
         .output()?;
     Ok(output.into())
+}
+
+/// As [`capture()`], with `input` as standard input.
+///
+/// # Errors
+/// Where it cannot be started. One that does not read all of its input is no error: its status tells.
+pub fn feed<'a>(
+    program: &str,
+    arguments: impl IntoIterator<Item = &'a str>,
+    input: &str,
+) -> io::Result<Captured> {
+    let mut child = Command::new(program)
+        .args(arguments)
+        .env("LC_ALL", "C")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        let _ = stdin.write_all(input.as_bytes());
+    }
+    child.wait_with_output().map(Captured::from)
 }
 
 /// Starts `program` with our standard output and error, and no standard input.

@@ -2,6 +2,7 @@
 # Installs Debian packages for the tests; nothing is started by it.
 #
 #   packages.sh base               what building and testing needs
+#   packages.sh host               what `make test-host` needs beside it
 #   packages.sh bench              what `make bench` needs beside it
 #   packages.sh install PACKAGE…   those of the packages that are missing
 #   packages.sh purge PACKAGE…     those of the packages that are there
@@ -23,6 +24,9 @@ base=(
 
 # What one-shot sandboxes are compared with, and what that needs.
 bench=(podman crun bubblewrap systemd-container xz-utils python3-venv busybox-static)
+
+# What makes a whole host for a virtual machine.
+host=(debootstrap)
 
 [ "$(id -u)" = 0 ] || { echo "packages.sh: must be root" >&2; exit 1; }
 [ -e /etc/debian_version ] || { echo "packages.sh: knows Debian only; install: ${base[*]}" >&2; exit 1; }
@@ -77,9 +81,10 @@ shift || true
 wanted=("$@")
 case $action in
     base) wanted=("${base[@]}") action=install ;;
+    host) wanted=("${host[@]}") action=install ;;
     bench) wanted=("${bench[@]}") action=install ;;
     install | purge) ;;
-    *) echo "usage: packages.sh base|bench|install|purge [PACKAGE…]" >&2; exit 2 ;;
+    *) echo "usage: packages.sh base|host|bench|install|purge [PACKAGE…]" >&2; exit 2 ;;
 esac
 
 chosen=()

@@ -12,8 +12,8 @@ use crate::config::service::DEFAULT_TIMEOUT;
 use crate::config::storage::{TreeFilesystem, TreeFormat};
 use crate::config::workload::{Ready, Restart};
 use crate::config::{
-    Bytes, Command, Confinement, Hostname, Mount, Network, Publish, Resources, SandboxName, State,
-    TreeImage, Workload,
+    Bytes, Command, Confinement, Hostname, Mount, Network, Publish, Resources, SandboxName,
+    Security, State, TreeImage, Workload,
 };
 use crate::error::{Error, Result};
 use crate::host;
@@ -50,6 +50,9 @@ pub struct Args {
     /// Mount: host-bind:TARGET=SOURCE[,ro], guest-bind:TARGET=SOURCE[,ro] or ram:TARGET=SIZE
     #[arg(short, long, value_name = "MOUNT")]
     mount: Vec<Mount>,
+    /// Security label: dynamic[,label=LABEL], static,label=LABEL or inherit [default: one of its own]
+    #[arg(long, value_name = "SECURITY")]
+    security: Option<Security>,
     /// Port of the sandbox that the host answers on: [ADDRESS:]HOSTPORT:GUESTPORT[/udp]
     #[arg(long, value_name = "PORT")]
     publish: Vec<Publish>,
@@ -175,6 +178,7 @@ pub fn run(args: Args, sandboxes: &Sandboxes) -> Result<()> {
         state: if args.copy { State::Copy } else { args.state },
         networks,
         mounts: mounts(args.mount)?,
+        security: args.security,
         publish: args.publish,
         on_demand: args.on_demand,
         idle_stop: args.idle_stop,

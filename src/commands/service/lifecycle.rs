@@ -148,8 +148,21 @@ pub fn each(
 pub fn start(args: &StartArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
     let interrupted = interruption()?;
     each(&args.names.names, sandboxes, &interrupted, |name| {
+        // systemd would say nothing. What runs without its unit being active is taken over.
+        if is_up(name) {
+            return Err(Error::refused(format!(
+                "the sandbox '{name}' is running already"
+            )));
+        }
         start_named(name, timeout(args), sandboxes, &interrupted)
     })
+}
+
+/// Whether the host's unit of a sandbox is active.
+fn is_up(name: &SandboxName) -> bool {
+    host::runs_systemd()
+        && command::capture("systemctl", ["is-active", "--quiet", "--", &name.unit()])
+            .is_ok_and(|asked| asked.success)
 }
 
 fn timeout(args: &StartArgs) -> Option<Duration> {
@@ -258,6 +271,13 @@ pub fn run(args: &RunArgs, sandboxes: &Sandboxes) -> Result<()> {
     // The sandbox's journal becomes the unit's. Where it cannot be followed the sandbox still runs.
     let follower = journal::follow(sandboxes, &config, begin);
     let ended = sandboxes.wait(name, &ports, &interrupted);
+    // Where its ports are not served it is no use.
+    let noted = match ended {
+        Ok(End::Gone) => Ok(()),
+        Ok(End::Asked | End::Idle) | Err(_) => notify::stopping(),
+    };
+    // What the units say while they stop belongs to its journal as well.
+    let halted = noted.and_then(|()| sandboxes.halt(name));
     match follower {
         Ok(mut follower) => {
             let _ = follower.kill();
@@ -265,11 +285,7 @@ pub fn run(args: &RunArgs, sandboxes: &Sandboxes) -> Result<()> {
         }
         Err(error) => log::warn!("following the journal: {error}"),
     }
-    // Where its ports are not served it is no use.
-    if !matches!(ended, Ok(End::Gone)) {
-        notify::stopping()?;
-    }
-    sandboxes.halt(name)?;
+    halted?;
     match ended? {
         End::Asked => Ok(()),
         End::Idle => {

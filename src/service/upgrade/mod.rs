@@ -2,14 +2,14 @@
 //!
 //! | module | what it owns |
 //! |---|---|
-//! | [`merge`] | `/etc`: what the host changed is taken over, what the sandbox changed stays |
-//! | [`accounts`] | the account files, merged by entry |
-//! | [`plan`] | what an upgrade would do |
-//! | [`stage`] | from a plan to steps |
-//! | [`journal`] | doing the steps, and undoing them |
-//! | [`recovery`] | what is done where an upgrade does not come to its end |
-//! | [`report`] | a plan as people read it |
-//! | [`legacy`] | sandboxes of libvirt-sandbox 0.8 and before |
+//! | `merge` | `/etc`: what the host changed is taken over, what the sandbox changed stays |
+//! | `accounts` | the account files, merged by entry |
+//! | `plan` | what an upgrade would do |
+//! | `stage` | from a plan to steps |
+//! | `journal` | doing the steps, and undoing them |
+//! | `recovery` | what is done where an upgrade does not come to its end |
+//! | `report` | a plan as people read it |
+//! | `legacy` | sandboxes of libvirt-sandbox 0.8 and before |
 //!
 //! An upgrade is undone by whoever finds its journal and nobody at work on it. Without the journal it is finished, and only
 //! what it worked with is left to remove.

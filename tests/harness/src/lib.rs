@@ -9,6 +9,7 @@
 //! | [`guest`] | the smallest guest there can be, to compare with |
 //! | [`network`] | the libvirt network `default` of the private daemon |
 //! | [`snapshot`] | what must be as before once a sandbox is gone |
+//! | [`whole`] | a whole host in a virtual machine |
 //! | [`zoo`] | real services, created with nothing but their unit |
 //!
 //! Nothing here links libvirt or the crate under test: both are used as an admin would, by their
@@ -23,4 +24,5 @@ mod process;
 pub mod serve;
 pub mod snapshot;
 pub mod user;
+pub mod whole;
 pub mod zoo;

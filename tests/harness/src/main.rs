@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use test_harness::libvirtd::Libvirtd;
 use test_harness::user::UserDirectory;
-use test_harness::{serve, zoo};
+use test_harness::{serve, whole, zoo};
 
 /// Runs commands and services against a private libvirtd
 #[derive(Debug, Parser)]
@@ -33,6 +33,8 @@ enum Action {
     },
     /// Create each service of the zoo and ask whether it answers
     Zoo(zoo::Options),
+    /// Boot a whole host in a virtual machine and run scripts in it
+    Host(whole::Options),
     /// Be the parent of a private libvirtd until SIGTERM
     #[command(hide = true)]
     Serve {
@@ -53,6 +55,7 @@ fn run(action: Action) -> Result<ExitCode> {
         Action::WithLibvirtd { command } => with_libvirtd(&command),
         Action::AsUser { command } => as_user(&command),
         Action::Zoo(options) => zoo::run(&options),
+        Action::Host(options) => whole::run(&options),
         Action::Serve { dir } => serve::serve(&dir).map(|()| ExitCode::SUCCESS),
     }
 }

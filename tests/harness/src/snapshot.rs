@@ -21,7 +21,7 @@ const TREES: [&str; 7] = [
     "/etc/systemd/system",
     "/etc/logrotate.d",
     "/run/libvirt-sandbox",
-    "/run/virt-sandbox",
+    "/var/lib/virt-sandbox",
     "/var/lib/libvirt/filesystems",
     "/var/lib/libvirt-sandbox",
 ];

@@ -149,6 +149,7 @@ impl Foreign {
             idmap: Idmap::Auto,
             seccomp: Seccomp::Default,
             capabilities: Capabilities::default(),
+            security: None,
             resources: Resources::default(),
         };
         Ok((config, notes))

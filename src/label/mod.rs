@@ -1,22 +1,57 @@
 //! The security label of a sandbox, from what is asked for and what the host has.
 
+pub mod apparmor;
+
 use std::fs;
 use std::path::Path;
 
-use crate::config::Security;
+use uuid::Uuid;
+
+use crate::config::{SandboxName, Security};
 use crate::domain::{LabelKind, SecLabel, SecModel};
 use crate::error::{Error, Result};
 
-/// The security module of the host that libvirt labels domains with, if there is one.
+/// The security module that a connection of libvirt's labels domains with, if there is one: what it says of itself.
+/// A module of the kernel's may be one that libvirt does not use.
 #[must_use]
-pub fn model(root: &Path) -> Option<SecModel> {
-    if root.join("sys/fs/selinux/enforce").exists() {
-        return Some(SecModel::SeLinux);
+pub fn model(capabilities: &str) -> Option<SecModel> {
+    let document = roxmltree::Document::parse(capabilities).ok()?;
+    let models = document
+        .descendants()
+        .filter(|node| node.has_tag_name("secmodel"))
+        .filter_map(|node| node.children().find(|child| child.has_tag_name("model")))
+        .filter_map(|node| node.text());
+    models
+        .filter_map(|name| match name.trim() {
+            "selinux" => Some(SecModel::SeLinux),
+            "apparmor" => Some(SecModel::AppArmor),
+            _ => None,
+        })
+        .next()
+}
+
+/// What libvirt is told of a container. Unless a label is asked for, AppArmor gets a profile of ours, which the container needs: the
+/// kernel has it when this returns.
+///
+/// # Errors
+/// As [`resolve`], and where the profile cannot be loaded.
+pub fn of_container(
+    asked: Option<&Security>,
+    model: Option<SecModel>,
+    (name, uuid): (&SandboxName, &Uuid),
+    templates: Option<&Path>,
+) -> Result<Option<SecLabel>> {
+    match (asked, model) {
+        (None, Some(model @ SecModel::AppArmor)) => {
+            apparmor::load(&apparmor::profile(name, uuid, templates)?)?;
+            let label = apparmor::profile_name(uuid)
+                .parse()
+                .map_err(Error::step("naming the AppArmor profile"))?;
+            let kind = LabelKind::Static { label };
+            Ok(Some(SecLabel { model, kind }))
+        }
+        (None | Some(_), _) => resolve(asked, model),
     }
-    let enabled = fs::read_to_string(root.join("sys/module/apparmor/parameters/enabled"));
-    enabled
-        .is_ok_and(|text| text.trim() == "Y")
-        .then_some(SecModel::AppArmor)
 }
 
 /// What libvirt is told. Where the host has no security module, what would be its choice, or that of this process, is
@@ -102,18 +137,16 @@ mod tests {
     }
 
     #[test]
-    fn the_module_is_told_by_its_files() {
-        let root = tempfile::tempdir().unwrap();
-        assert_eq!(model(root.path()), None);
-        let parameters = root.path().join("sys/module/apparmor/parameters");
-        fs::create_dir_all(&parameters).unwrap();
-        fs::write(parameters.join("enabled"), "N\n").unwrap();
-        assert_eq!(model(root.path()), None);
-        fs::write(parameters.join("enabled"), "Y\n").unwrap();
-        assert_eq!(model(root.path()), Some(SecModel::AppArmor));
-        let selinux = root.path().join("sys/fs/selinux");
-        fs::create_dir_all(&selinux).unwrap();
-        fs::write(selinux.join("enforce"), "1").unwrap();
-        assert_eq!(model(root.path()), Some(SecModel::SeLinux));
+    fn the_module_is_told_by_libvirt() {
+        let capabilities = |model: &str| {
+            format!(
+                "<capabilities><host><secmodel><model>{model}</model><doi>0</doi></secmodel>\
+                 <secmodel><model>dac</model></secmodel></host></capabilities>"
+            )
+        };
+        assert_eq!(model(&capabilities("none")), None);
+        assert_eq!(model(&capabilities("apparmor")), Some(SecModel::AppArmor));
+        assert_eq!(model(&capabilities("selinux")), Some(SecModel::SeLinux));
+        assert_eq!(model(""), None);
     }
 }

@@ -1,0 +1,82 @@
+//! The label that a security module knows a process by.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+/// A label other than ours, as it is written to have it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Label(String);
+
+impl Label {
+    /// The label of a process; `None` where there is no security module, or the process has no label of its own.
+    pub fn of_process(pid: i32) -> Result<Option<Self>> {
+        let read = |process: &str| {
+            let path = Path::new("/proc").join(process).join("attr/current");
+            match fs::read_to_string(&path) {
+                Ok(text) => Ok(text),
+                // No security module: EINVAL, or none that the kernel was built with.
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::NotFound) =>
+                {
+                    Ok(String::new())
+                }
+                Err(error) => Err(error).with_context(|| format!("reading '{}'", path.display())),
+            }
+        };
+        let theirs = read(&pid.to_string())?;
+        Ok(Self::parse(&theirs).filter(|_| read("self").is_ok_and(|ours| ours != theirs)))
+    }
+
+    /// What a process's `attr/current` says: `NAME (MODE)` of AppArmor, `unconfined`, or a context of SELinux.
+    fn parse(text: &str) -> Option<Self> {
+        let text = text.trim_end_matches(['\0', '\n']);
+        match text
+            .strip_suffix(')')
+            .and_then(|text| text.rsplit_once(" ("))
+        {
+            // aa_change_onexec(3)
+            Some((profile, _)) => Some(Self(format!("exec {profile}"))),
+            None if text.contains(':') => Some(Self(text.to_owned())),
+            None => None,
+        }
+    }
+
+    /// What this process and its children become with their next program.
+    pub fn set_for_exec(&self) -> Result<()> {
+        let path = "/proc/thread-self/attr/exec";
+        fs::write(path, &self.0).with_context(|| format!("writing '{}' to '{path}'", self.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_read() {
+        for (text, expected) in [
+            ("libvirt-1 (enforce)\n", Some("exec libvirt-1")),
+            ("a b (c) (complain)\n", Some("exec a b (c)")),
+            ("unconfined\n", None),
+            ("", None),
+            (
+                "u:r:container_t:s0:c1,c2\0",
+                Some("u:r:container_t:s0:c1,c2"),
+            ),
+        ] {
+            let expected = expected.map(|text| Label(text.to_owned()));
+            assert_eq!(Label::parse(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn our_own_is_not_another_one() {
+        assert_eq!(
+            Label::of_process(std::process::id().cast_signed()).unwrap(),
+            None
+        );
+    }
+}
