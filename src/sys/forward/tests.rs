@@ -169,7 +169,10 @@ fn the_loopback_is_asked_last_and_where_nobody_answers_it_is_an_error() {
     assert!(
         matches!(
             error,
-            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+            // Depending on which call meets the reset.
+            io::ErrorKind::ConnectionReset
+                | io::ErrorKind::BrokenPipe
+                | io::ErrorKind::NotConnected
         ),
         "{error}"
     );
