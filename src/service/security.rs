@@ -112,7 +112,12 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
             check("kernel", 300, 4, "the host's", Some(advice))
         }
     }];
-    if !facts.machine {
+    if facts.machine {
+        // Of the same weight, so that the means of both can be compared.
+        for (name, weight) in [("root", 500), ("system-calls", 300), ("capabilities", 200)] {
+            checks.push(check(name, weight, 0, "its kernel's alone", None));
+        }
+    } else {
         checks.push(match facts.own_ids {
             true => check("root", 500, 0, "an ordinary user of the host, mounts locked", None),
             false => {

@@ -155,7 +155,14 @@ fn children(pid: u32) -> Vec<u32> {
 /// A service's init has become another program.
 fn is_guest_init(pid: u32) -> bool {
     let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
-    program.ends_with("guest-init")
+    is_named_guest_init(&program)
+}
+
+/// The copy it was started from may have been replaced since (`proc_pid_exe(5)`).
+fn is_named_guest_init(program: &Path) -> bool {
+    let text = program.to_string_lossy();
+    let text = text.strip_suffix(" (deleted)").unwrap_or(&text);
+    Path::new(text).ends_with("guest-init")
 }
 
 /// Whether a process is the first of a namespace of processes that is so deep.
@@ -184,4 +191,21 @@ fn parent(pid: u32) -> Option<u32> {
         .trim()
         .parse()
         .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guest_init_is_known_also_when_it_was_replaced() {
+        for (program, is_it) in [
+            ("/guest-init", true),
+            ("/guest-init (deleted)", true),
+            ("/usr/lib/systemd/systemd", false),
+            ("/x-guest-init", false),
+        ] {
+            assert_eq!(is_named_guest_init(Path::new(program)), is_it, "{program}");
+        }
+    }
 }
