@@ -198,3 +198,37 @@ fn what_is_read_only_stays_so_for_root_inside() {
     );
     test.end();
 }
+
+/// Units ask systemd to take away what it can, and it has to be able to: each of these needs mounts or namespaces of its own.
+#[test]
+fn a_unit_with_all_hardening_starts_and_stops() {
+    let Some(test) = Test::begin("a_unit_with_all_hardening_starts_and_stops") else {
+        return;
+    };
+    let _unit = HostFile::unit(
+        "t-hard.service",
+        "[Service]\nExecStart=sh -c 'ls /proc >%S/t-hard/processes; exec sleep infinity'\nDynamicUser=yes\nStateDirectory=t-hard\n\
+         ProtectProc=invisible\nProcSubset=pid\nPrivateNetwork=yes\nPrivateDevices=yes\nPrivateUsers=yes\nPrivateTmp=yes\n\
+         PrivateIPC=yes\nProtectSystem=strict\nProtectHome=yes\nProtectKernelTunables=yes\nProtectKernelModules=yes\n\
+         ProtectKernelLogs=yes\nProtectControlGroups=yes\nProtectClock=yes\nProtectHostname=yes\n\
+         MemoryDenyWriteExecute=yes\nLockPersonality=yes\nNoNewPrivileges=yes\nRestrictNamespaces=yes\nRestrictRealtime=yes\n\
+         RestrictSUIDSGID=yes\nRestrictAddressFamilies=AF_UNIX\nSystemCallFilter=@system-service\n\
+         SystemCallArchitectures=native\nCapabilityBoundingSet=\nKeyringMode=private\nRemoveIPC=yes\n",
+    );
+    ok(&["create", "-u", "t-hard.service", "t-hard"]);
+    ok(&["start", "t-hard"]);
+    let seen = says("t-hard", "cat /var/lib/t-hard/processes");
+    assert!(!seen.lines().any(|name| name == "meminfo"), "{seen}");
+    assert_eq!(
+        says(
+            "t-hard",
+            "systemctl list-units --failed --plain --no-legend"
+        ),
+        ""
+    );
+    ok(&["stop", "t-hard"]);
+    let logs = ok(&["logs", "t-hard"]);
+    assert!(!logs.contains("Failed to set up"), "{logs}");
+    ok(&["delete", "t-hard"]);
+    test.end();
+}
