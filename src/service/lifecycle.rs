@@ -21,6 +21,16 @@ use crate::sys::forward::End;
 /// Seconds the units inside may take to stop before the sandbox is ended by force.
 pub const STOP_SECONDS: u64 = 90;
 
+/// Asks systemd itself, as `poweroff` does where there is no logind. That one asks logind first, which D-Bus would have to start
+/// for it: some seconds, and a minute where it cannot run.
+const POWER_OFF: [&str; 5] = [
+    "systemctl",
+    "--no-block",
+    "--job-mode=replace-irreversibly",
+    "start",
+    "poweroff.target",
+];
+
 /// How long libvirt may take to start a sandbox anew that reboots.
 const REBOOT: Duration = Duration::from_secs(3);
 
@@ -261,7 +271,7 @@ impl Sandboxes {
         let state = self.hypervisor(config)?.state(name)?;
         let is_frozen = matches!(state, DomainState::Paused { .. });
         if let Some(inside) = self.inside_of(config, state)?.filter(|_| !is_frozen) {
-            let asked = inside.capture(&["systemctl", "--no-block", "poweroff"]);
+            let asked = inside.capture(&POWER_OFF);
             let begin = Instant::now();
             if asked.is_ok_and(|asked| asked.success) {
                 while inside.is_alive() && begin.elapsed() < Duration::from_secs(STOP_SECONDS) {
