@@ -87,7 +87,7 @@ fn carry_out(caller: &mut Caller) -> Result<()> {
             Step::Cgroup { name, max_pids } => {
                 let owner = config.idmap.map(|ids| ids.first);
                 groups = subordinate::make_for_host(config.idmap, || {
-                    cgroup::enter(Path::new(NEW_ROOT), &name, max_pids, owner)
+                    cgroup::enter(Path::new(NEW_ROOT), &name, max_pids, owner, has_units)
                 })?;
             }
             Step::GiveDevices(ids) => root::give_devices(ids)?,

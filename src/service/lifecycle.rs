@@ -118,6 +118,7 @@ impl Sandboxes {
         let state = self.hypervisor(&config)?.state(name.as_str())?;
         match self.inside_of(&config, state)? {
             Some(inside) if !matches!(state, DomainState::Paused { .. }) => {
+                inside.share_controllers();
                 self.release_ports(name);
                 let ports = self.open_ports(&config, sockets)?;
                 self.wait_ready(&config, &*inside, None, interrupted)?;
@@ -143,9 +144,12 @@ impl Sandboxes {
         cgroup::remove(name);
         self.render_with(config, device.map(Device::path), hypervisor)?;
         hypervisor.start(name.as_str())?;
+        let inside = self.inside(config, hypervisor)?;
+        if let Some(inside) = &inside {
+            inside.share_controllers();
+        }
         config.save(&self.store.started(name))?;
-        self.inside(config, hypervisor)?
-            .ok_or_else(|| self.ended_early(name))
+        inside.ok_or_else(|| self.ended_early(name))
     }
 
     /// What the init of a sandbox has said at its last start.
@@ -321,6 +325,9 @@ impl Sandboxes {
             while inside.is_none() && begin.elapsed() < REBOOT {
                 inside = look().ok().flatten().filter(|inside| inside.is_alive());
                 sleep(LOOK);
+            }
+            if let Some(inside) = &inside {
+                inside.share_controllers();
             }
         }
         Ok(End::Gone)
