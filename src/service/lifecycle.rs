@@ -23,7 +23,7 @@ pub const STOP_SECONDS: u64 = 90;
 
 /// Asks systemd itself, as `poweroff` does where there is no logind. That one asks logind first, which D-Bus would have to start
 /// for it: some seconds, and a minute where it cannot run.
-const POWER_OFF: [&str; 5] = [
+pub(super) const POWER_OFF: [&str; 5] = [
     "systemctl",
     "--no-block",
     "--job-mode=replace-irreversibly",
