@@ -11,7 +11,7 @@ use nix::unistd::{sethostname, syncfs};
 
 use crate::NEW_ROOT;
 use crate::caller::Caller;
-use crate::config::{Platform, Staged};
+use crate::config::{Payload, Platform, Staged};
 use crate::keeper::Files;
 use crate::plan::{Step, plan};
 use crate::subordinate::{Namespaces, Side};
@@ -59,6 +59,7 @@ fn carry_out(caller: &mut Caller) -> Result<()> {
     let mut images: Vec<File> = Vec::new();
     let mut namespaces: Option<Namespaces> = None;
     let mut groups: Vec<File> = Vec::new();
+    let has_units = matches!(config.payload, Payload::Init { .. });
     for step in plan(&config) {
         debug!("{:>6} ms  {step:?}", begin.elapsed().as_millis());
         match step {
@@ -86,7 +87,7 @@ fn carry_out(caller: &mut Caller) -> Result<()> {
             Step::Cgroup { name, max_pids } => {
                 let owner = config.idmap.map(|ids| ids.first);
                 groups = subordinate::make_for_host(config.idmap, || {
-                    cgroup::enter(Path::new(NEW_ROOT), &name, max_pids, owner)
+                    cgroup::enter(Path::new(NEW_ROOT), &name, max_pids, owner, has_units)
                 })?;
             }
             Step::GiveDevices(ids) => root::give_devices(ids)?,
@@ -108,7 +109,7 @@ fn carry_out(caller: &mut Caller) -> Result<()> {
             }
             Step::Descend => {
                 let namespaces = namespaces.take().context("there are no namespaces")?;
-                match subordinate::descend(&namespaces, &groups, &config.confinement)? {
+                match subordinate::descend(&namespaces, &groups, &config.confinement, has_units)? {
                     Side::Above(first) => {
                         // Streams end when nobody has them any more.
                         *caller = Caller::Absent;

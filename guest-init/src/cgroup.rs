@@ -9,20 +9,26 @@
 use std::fs::{self, File};
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
-use crate::membership::{Membership, parse};
+use crate::membership::{EMULATOR, Membership, parse};
 use crate::root::{below, make_dir};
+
+/// How long the host may take to give controllers; one that does not know of it never does.
+const CONTROLLERS: Duration = Duration::from_secs(5);
 
 /// Where a hierarchy is mounted for a moment, in the staging root: the new root may be read-only.
 const MOMENTARY: &str = "/.cgroup";
 
 /// Enters the cgroup `name` and a cgroup namespace, and mounts it below `root` at
 /// `/sys/fs/cgroup`. `max_pids` bounds processes and threads. The group in the unified hierarchy is given to `owner`, as far
-/// as it may change what is below and not its own limits (`cgroups(7)`, delegation).
+/// as it may change what is below and not its own limits (`cgroups(7)`, delegation). With `has_units` it waits until the host
+/// has taken its own processes out of the domain's group, so that controllers reach the sandbox.
 ///
 /// Gives the files that take a process back to the groups it came from.
 pub fn enter(
@@ -30,6 +36,7 @@ pub fn enter(
     name: &str,
     max_pids: Option<u64>,
     owner: Option<u32>,
+    has_units: bool,
 ) -> Result<Vec<File>> {
     let mut back = Vec::new();
     let memberships = parse(
@@ -49,7 +56,14 @@ pub fn enter(
         }
     }
     let hierarchy = Hierarchy::mount(unified)?;
+    let shares = has_units && hierarchy.shares(unified);
+    if shares {
+        make_dir(&hierarchy.group.join(EMULATOR), 0o755)?;
+    }
     back.push(hierarchy.join(name, None)?);
+    if shares {
+        hierarchy.await_controllers(name);
+    }
     if let Some(owner) = owner {
         hierarchy.delegate(name, owner)?;
     }
@@ -85,13 +99,20 @@ impl Hierarchy {
         make_dir(&mount_point, 0o700)?;
         let controllers = (!membership.is_unified()).then_some(membership.controllers.as_str());
         mount_cgroup(&mount_point, controllers)?;
-        let group = below(&mount_point, &membership.path);
+        let path = membership.domain_group().unwrap_or(&membership.path);
+        let group = below(&mount_point, path);
         Ok(Self { mount_point, group })
     }
 
     /// Gives the way back.
     fn join(&self, name: &str, max_pids: Option<u64>) -> Result<File> {
-        let before = self.group.join("cgroup.procs");
+        let emulator = self.group.join(EMULATOR);
+        let before = if emulator.exists() {
+            emulator
+        } else {
+            self.group.clone()
+        };
+        let before = before.join("cgroup.procs");
         let back = File::options().write(true).open(&before);
         let back = back.with_context(|| format!("opening '{}'", before.display()))?;
         let group = self.group.join(name);
@@ -101,6 +122,24 @@ impl Hierarchy {
         }
         set(&group.join("cgroup.procs"), "0")?;
         Ok(back)
+    }
+
+    /// Whether controllers can reach the sandbox through this group.
+    fn shares(&self, membership: &Membership) -> bool {
+        membership.domain_group().is_some() && !controllers(&self.group).is_empty()
+    }
+
+    /// Only the host can move what it has in the domain's group, and only then the group gives controllers to those below.
+    fn await_controllers(&self, name: &str) {
+        let group = self.group.join(name);
+        let begin = Instant::now();
+        while controllers(&group).is_empty() {
+            if begin.elapsed() > CONTROLLERS {
+                log::warn!("the host gave no cgroup controllers: limits of units have no effect");
+                return;
+            }
+            sleep(Duration::from_millis(5));
+        }
     }
 
     fn delegate(&self, name: &str, owner: u32) -> Result<()> {
@@ -143,6 +182,12 @@ impl Drop for Hierarchy {
             let _ = fs::remove_dir(&self.mount_point);
         }
     }
+}
+
+/// Those that a group can bound by.
+fn controllers(group: &Path) -> String {
+    let text = fs::read_to_string(group.join("cgroup.controllers")).unwrap_or_default();
+    text.trim().to_owned()
 }
 
 fn set(path: &Path, value: &str) -> Result<()> {

@@ -2,6 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+/// The group for what keeps a domain, beside the domain's own: a group that has others below it, with controllers, can have no
+/// processes (`cgroups(7)`). libvirt calls it so for its virtual machines, and knows a domain by it (`vircgroupv2.c`).
+pub const EMULATOR: &str = "emulator";
+
 /// A line of `/proc/PID/cgroup` (`cgroups(7)`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Membership {
@@ -16,6 +20,21 @@ impl Membership {
     #[must_use]
     pub fn is_unified(&self) -> bool {
         self.controllers.is_empty()
+    }
+
+    /// The group of the whole domain in a unified hierarchy: what libvirt has named for itself, in a scope of systemd's or
+    /// elsewhere. Other groups are shared with other processes. [`EMULATOR`] below it is a part of it.
+    #[must_use]
+    pub fn domain_group(&self) -> Option<&Path> {
+        let is_part = self.path.ends_with(EMULATOR);
+        let group = if is_part {
+            self.path.parent()?
+        } else {
+            &self.path
+        };
+        let name = group.file_name()?.to_str()?;
+        (self.is_unified() && (name == "libvirt" || name.ends_with(".libvirt-lxc")))
+            .then_some(group)
     }
 
     /// Whether it is the hierarchy of this controller.
@@ -71,6 +90,19 @@ mod tests {
         assert!(found[1].has("pids") && found[1].path == Path::new("/user:odd"));
         assert!(found[2].has("cpuacct") && !found[2].has("cp"));
         assert!(found[3].is_unified() && !found[0].is_unified());
+    }
+
+    #[test]
+    fn the_group_of_a_domain_is_told_from_shared_ones() {
+        let group = |text: &str| parse(text)[0].domain_group().map(Path::to_owned);
+        let scope = "/machine.slice/machine-lxc-1-web1.scope/libvirt";
+        assert_eq!(group(&format!("0::{scope}")), Some(scope.into()));
+        assert_eq!(group(&format!("0::{scope}/emulator")), Some(scope.into()));
+        let partition = "/machine/lxc-1-web1.libvirt-lxc";
+        assert_eq!(group(&format!("0::{partition}")), Some(partition.into()));
+        assert_eq!(group("0::/system.slice/libvirtd.service"), None);
+        assert_eq!(group(&format!("4:memory:{partition}")), None);
+        assert_eq!(group("0::/"), None);
     }
 
     #[test]

@@ -231,7 +231,8 @@ pub enum Side {
     Below,
 }
 
-/// Starts the first process of the sandbox. `groups` are files that take a process to the cgroups of this one.
+/// Starts the first process of the sandbox. `groups` are files that take a process to the cgroups of this one. With `has_units`
+/// systemd can give units of the sandbox a `/proc` of their own.
 ///
 /// # Errors
 /// Where the kernel refuses.
@@ -239,6 +240,7 @@ pub fn descend(
     namespaces: &Namespaces,
     groups: &[File],
     confinement: &Confinement,
+    has_units: bool,
 ) -> Result<Side> {
     let doing = "starting the first process of the sandbox";
     let (report, told) = pipe2(OFlag::O_CLOEXEC).context(doing)?;
@@ -277,7 +279,7 @@ pub fn descend(
     let path = format!("/proc/{first}/ns/pid");
     let processes = File::open(&path).with_context(|| format!("opening '{path}'"))?;
     setns(&processes, CloneFlags::CLONE_NEWPID).context(doing)?;
-    let showing = process::spawn(|| match show_processes(confinement) {
+    let showing = process::spawn(|| match show_processes(confinement, has_units) {
         Ok(()) => 0,
         Err(error) => {
             log::error!("{error:#}");
@@ -320,8 +322,13 @@ pub fn become_root() -> Result<()> {
     setresuid(user, user, user).context("becoming root of the sandbox")
 }
 
+/// Where a `/proc` is that nothing covers, for root alone. Only who sees one may mount another (`mount_too_revealing()` of the
+/// kernel), as systemd does for units with `ProtectProc=` or `ProcSubset=`. What it shows beside the usual one belongs to the
+/// host's root, whom nobody in the sandbox is.
+const WHOLE_PROC: &str = "/run/host/proc";
+
 /// Mounts a `/proc` that shows the processes of the sandbox alone, in place of the one there is.
-fn show_processes(confinement: &Confinement) -> Result<()> {
+fn show_processes(confinement: &Confinement, has_units: bool) -> Result<()> {
     let proc = Path::new("/proc");
     let none = None::<&str>;
     // libvirt's, which shows the limits of the domain.
@@ -334,6 +341,13 @@ fn show_processes(confinement: &Confinement) -> Result<()> {
     while umount2(proc, MntFlags::MNT_DETACH).is_ok() {}
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), proc, Some("proc"), flags, none).context("mounting '/proc'")?;
+    if has_units {
+        let whole = Path::new(WHOLE_PROC);
+        root::make_dir(Path::new("/run/host"), 0o700)?;
+        root::make_dir(whole, 0o555)?;
+        let doing = || format!("mounting '{WHOLE_PROC}'");
+        mount(Some("proc"), whole, Some("proc"), flags, none).with_context(doing)?;
+    }
     // What is the network namespace's belongs to the sandbox's root, the rest does not.
     let (settings, network) = (proc.join("sys"), proc.join("sys/net"));
     let writable = Detached::copy(&network).context("opening '/proc/sys/net'")?;

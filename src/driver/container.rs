@@ -211,6 +211,13 @@ impl Inside for Container {
         self.way().is_ok()
     }
 
+    fn share_controllers(&self) {
+        // It may just have ended, which others notice; without it only limits that units have for themselves are missed.
+        if let Err(error) = cgroup::share_controllers(self.controller) {
+            log::debug!("giving cgroup controllers to '{}': {error}", self.name);
+        }
+    }
+
     fn capture(&self, command: &[&str]) -> Result<Captured> {
         let (entrance, first) = self.way()?;
         entrance

@@ -34,6 +34,9 @@ pub trait Inside: Debug {
     /// Whether commands can be run in it by now: one that boots takes a moment. Waits for a tenth of a second at most.
     fn answers(&self) -> bool;
 
+    /// Lets it bound what runs in it. It waits for that when it starts, for some seconds.
+    fn share_controllers(&self) {}
+
     /// Runs a command of the sandbox to its end, as its root and without standard input.
     ///
     /// # Errors

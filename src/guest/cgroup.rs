@@ -5,9 +5,13 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use guest_init::membership;
+use guest_init::membership::{self, EMULATOR, Membership};
+use nix::errno::Errno;
 
 use crate::config::SandboxName;
+
+/// How often processes are looked for that have come into a group while others were moved out of it.
+const MOVES: u32 = 100;
 
 /// How deep libvirt and systemd put a domain.
 const DEEPEST: usize = 6;
@@ -77,6 +81,54 @@ pub fn counting_processes(pid: u32, name: &SandboxName) -> Option<PathBuf> {
     groups
         .into_iter()
         .find(|group| group.join("pids.max").exists())
+}
+
+/// Lets a sandbox bound what runs in it: the processes that keep it, of which `controller` is one, leave the group of the domain
+/// for one below, and then that group gives its controllers to the others below (`cgroups(7)`, "no internal processes"). Where the
+/// domain has no group of its own in a unified hierarchy there is nothing to do.
+///
+/// # Errors
+/// Where the kernel refuses.
+pub fn share_controllers(controller: u32) -> io::Result<()> {
+    let text = fs::read_to_string(format!("/proc/{controller}/cgroup"))?;
+    let mounted = fs::read_to_string("/proc/self/mountinfo")?;
+    let shared = membership::parse(&text).iter().find_map(|membership| {
+        let path = membership.domain_group()?.to_owned();
+        let group = Membership {
+            path,
+            ..membership.clone()
+        };
+        Some(
+            membership::procs_file(&group, &mounted)?
+                .parent()?
+                .to_owned(),
+        )
+    });
+    let Some(group) = shared else { return Ok(()) };
+    let controllers = fs::read_to_string(group.join("cgroup.controllers"))?;
+    if controllers.trim().is_empty() {
+        return Ok(());
+    }
+    let emulator = group.join(EMULATOR);
+    fs::create_dir_all(&emulator)?;
+    let wanted: String = controllers
+        .split_whitespace()
+        .map(|name| format!("+{name} "))
+        .collect();
+    let mut tries = 0;
+    loop {
+        for pid in fs::read_to_string(group.join("cgroup.procs"))?.lines() {
+            // It may have ended, or gone on by itself.
+            let _ = fs::write(emulator.join("cgroup.procs"), pid);
+        }
+        match fs::write(group.join("cgroup.subtree_control"), &wanted) {
+            // A process has come meanwhile.
+            Err(error) if error.raw_os_error() == Some(Errno::EBUSY as i32) && tries < MOVES => {
+                tries += 1
+            }
+            done => return done,
+        }
+    }
 }
 
 /// Takes a process into the groups that we are in.

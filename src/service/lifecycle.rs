@@ -21,6 +21,16 @@ use crate::sys::forward::End;
 /// Seconds the units inside may take to stop before the sandbox is ended by force.
 pub const STOP_SECONDS: u64 = 90;
 
+/// Asks systemd itself, as `poweroff` does where there is no logind. That one asks logind first, which D-Bus would have to start
+/// for it: some seconds, and a minute where it cannot run.
+pub(super) const POWER_OFF: [&str; 5] = [
+    "systemctl",
+    "--no-block",
+    "--job-mode=replace-irreversibly",
+    "start",
+    "poweroff.target",
+];
+
 /// How long libvirt may take to start a sandbox anew that reboots.
 const REBOOT: Duration = Duration::from_secs(3);
 
@@ -108,6 +118,7 @@ impl Sandboxes {
         let state = self.hypervisor(&config)?.state(name.as_str())?;
         match self.inside_of(&config, state)? {
             Some(inside) if !matches!(state, DomainState::Paused { .. }) => {
+                inside.share_controllers();
                 self.release_ports(name);
                 let ports = self.open_ports(&config, sockets)?;
                 self.wait_ready(&config, &*inside, None, interrupted)?;
@@ -133,9 +144,12 @@ impl Sandboxes {
         cgroup::remove(name);
         self.render_with(config, device.map(Device::path), hypervisor)?;
         hypervisor.start(name.as_str())?;
+        let inside = self.inside(config, hypervisor)?;
+        if let Some(inside) = &inside {
+            inside.share_controllers();
+        }
         config.save(&self.store.started(name))?;
-        self.inside(config, hypervisor)?
-            .ok_or_else(|| self.ended_early(name))
+        inside.ok_or_else(|| self.ended_early(name))
     }
 
     /// What the init of a sandbox has said at its last start.
@@ -261,7 +275,7 @@ impl Sandboxes {
         let state = self.hypervisor(config)?.state(name)?;
         let is_frozen = matches!(state, DomainState::Paused { .. });
         if let Some(inside) = self.inside_of(config, state)?.filter(|_| !is_frozen) {
-            let asked = inside.capture(&["systemctl", "--no-block", "poweroff"]);
+            let asked = inside.capture(&POWER_OFF);
             let begin = Instant::now();
             if asked.is_ok_and(|asked| asked.success) {
                 while inside.is_alive() && begin.elapsed() < Duration::from_secs(STOP_SECONDS) {
@@ -311,6 +325,9 @@ impl Sandboxes {
             while inside.is_none() && begin.elapsed() < REBOOT {
                 inside = look().ok().flatten().filter(|inside| inside.is_alive());
                 sleep(LOOK);
+            }
+            if let Some(inside) = &inside {
+                inside.share_controllers();
             }
         }
         Ok(End::Gone)

@@ -15,7 +15,7 @@ fi
 systemctl is-system-running --wait >/dev/null 2>&1
 
 mkdir -p /var/lib/tests
-export CASE_SECONDS=${CASE_SECONDS:-400}
+export CASE_SECONDS=${CASE_SECONDS:-1500}
 while read -r case <&3; do
     ! grep -q "^$case	" $tests/results 2>/dev/null || continue
     log=$tests/logs/$case.log

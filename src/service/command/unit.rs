@@ -8,6 +8,7 @@ use crate::config::Command;
 use crate::config::workload::{COMMAND_UNIT, Ready, Restart};
 use crate::domain::template::Template;
 use crate::error::{Error, Result};
+use crate::service::lifecycle::POWER_OFF;
 use crate::service::unit::{Unit, UnitName};
 
 /// The unit that ends the sandbox after its command.
@@ -95,8 +96,8 @@ pub fn end(overrides: &Path) -> Result<String> {
         script: String,
     }
     let script = format!(
-        "sleep {GRACE}; case $(systemctl is-active {COMMAND_UNIT}) in active|activating|reloading) ;; *) systemctl --no-block \
-         poweroff;; esac"
+        "sleep {GRACE}; case $(systemctl is-active {COMMAND_UNIT}) in active|activating|reloading) ;; *) {};; esac",
+        POWER_OFF.join(" ")
     );
     Template::EndUnit.render(&View { script }, Some(overrides))
 }

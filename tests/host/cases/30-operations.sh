@@ -16,6 +16,15 @@ says "stats" '"memory_limit": 268435456' virt-sandbox-service stats web1 --forma
 shown virt-sandbox-service stats web1 --format json
 shown virt-sandbox-service stats
 shown virt-sandbox-service status web1
+# What units inside have for themselves.
+says "controllers reach the sandbox" "memory pids" virt-sandbox-service execute web1 -- cat /sys/fs/cgroup/cgroup.controllers
+check "a unit with limits" virt-sandbox-service execute web1 -- systemd-run --unit=bound -p MemoryMax=32M -p TasksMax=7 sleep 1000
+is "its memory is bounded" 33554432 virt-sandbox-service execute web1 -- cat /sys/fs/cgroup/system.slice/bound.service/memory.max
+is "its processes are bounded" 7 virt-sandbox-service execute web1 -- cat /sys/fs/cgroup/system.slice/bound.service/pids.max
+check "a unit with a /proc of its own" virt-sandbox-service execute web1 -- systemd-run --wait -p ProtectProc=invisible -p ProcSubset=pid true
+check "logind" virt-sandbox-service execute web1 -- systemctl start systemd-logind
+says "its ids are not the host's" "^ *0 [1-9]" virt-sandbox-service execute web1 -- cat /proc/self/uid_map
+refuse "nobody changes the sandbox's own limits" virt-sandbox-service execute web1 -- sh -c 'echo max >/sys/fs/cgroup/pids.max'
 # Limits.
 scope=/sys/fs/cgroup$(cut -d: -f3 /proc/"$(virsh -c lxc:/// domid web1)"/cgroup | head -n 1)
 shown find /sys/fs/cgroup/machine.slice -name pids.max -o -name memory.max
