@@ -359,23 +359,7 @@ fn show_processes(confinement: &Confinement, has_units: bool) -> Result<()> {
         copy.attach(&meminfo).context("keeping '/proc/meminfo'")?;
     }
     root::mask_kernel(confinement);
-    if let Err(error) = show_whole(flags) {
-        log::warn!("{error:#}: units with ProtectProc= will not start");
-    }
     Ok(())
-}
-
-/// Where the kernel's own `/proc` is in a sandbox, with nothing laid over it; container managers have it here (`systemd-nspawn(1)`).
-const WHOLE: &str = "/run/host/proc";
-
-/// Mounts a `/proc` without covers beside the one that is used. A user namespace may mount one only where it sees one that is whole
-/// (mount_too_revealing() of the kernel), and units with `ProtectProc=` or `ProcSubset=` do not start unless systemd
-/// can mount theirs. It gives nothing away that any user of the host could not read.
-fn show_whole(flags: MsFlags) -> Result<()> {
-    let whole = Path::new(WHOLE);
-    root::make_dir(whole, 0o700)?;
-    let kind = Some("proc");
-    mount(kind, whole, kind, flags, None::<&str>).with_context(|| format!("mounting '{WHOLE}'"))
 }
 
 /// All that waiting takes.
