@@ -37,11 +37,6 @@ fn a_wrong_create_says_why_and_leaves_nothing() {
         (&["-u", "apache2.service", "../x"], 2, &["'../x'", "'/'"]),
         (&["-u", "apache2.service", &long], 2, &["300", "at most"]),
         (&["-u", "apache2.service", "a b"], 2, &["'a b'"]),
-        (
-            &["-u", "apache2.service", "--", "-x"],
-            2,
-            &["'-x'", "begin"],
-        ),
         (&["-u", "apache2.service", ""], 2, &["name"]),
         (&["-u", "../../x.service", "t-x"], 1, &["../../x.service"]),
         (

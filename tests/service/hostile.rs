@@ -29,7 +29,7 @@ for d in ['tree/etc', 'tree/var']:
     member(d, tarfile.DIRTYPE)
 {change}
 bad = tarfile.open('bad.tar', 'w', format=tarfile.PAX_FORMAT)
-for name in ['metadata.json', 'sandbox.toml', 'manifest']:
+for name in ['metadata.json', 'sandbox.toml', 'manifest', 'base.json']:
     if name in text:
         m = T('virt-sandbox/' + name); m.size = len(text[name]); bad.addfile(m, io.BytesIO(text[name]))
 for m, content in tree:
