@@ -154,14 +154,14 @@ impl Hierarchy {
     }
 
     /// In a unified hierarchy the domain has a group of its own already, and below a scope of systemd's libvirt makes
-    /// another one, named after itself. Any group above is shared with others. That none counts processes is only
-    /// said.
+    /// another one, named after itself, which the host may have count them only later. Any group above is shared with others.
+    /// That none counts processes is only said.
     fn limit_pids(&self, limit: u64) {
         let scope = self
             .group
             .parent()
             .filter(|_| self.group.ends_with("libvirt"));
-        let groups = [Some(self.group.as_path()), scope].into_iter().flatten();
+        let groups = [scope, Some(self.group.as_path())].into_iter().flatten();
         let Some(file) = groups
             .map(|group| group.join("pids.max"))
             .find(|file| file.exists())

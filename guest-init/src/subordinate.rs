@@ -322,11 +322,6 @@ pub fn become_root() -> Result<()> {
     setresuid(user, user, user).context("becoming root of the sandbox")
 }
 
-/// Where a `/proc` is that nothing covers, for root alone. Only who sees one may mount another (`mount_too_revealing()` of the
-/// kernel), as systemd does for units with `ProtectProc=` or `ProcSubset=`. What it shows beside the usual one belongs to the
-/// host's root, whom nobody in the sandbox is.
-const WHOLE_PROC: &str = "/run/host/proc";
-
 /// Mounts a `/proc` that shows the processes of the sandbox alone, in place of the one there is.
 fn show_processes(confinement: &Confinement, has_units: bool) -> Result<()> {
     let proc = Path::new("/proc");
@@ -341,13 +336,6 @@ fn show_processes(confinement: &Confinement, has_units: bool) -> Result<()> {
     while umount2(proc, MntFlags::MNT_DETACH).is_ok() {}
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), proc, Some("proc"), flags, none).context("mounting '/proc'")?;
-    if has_units {
-        let whole = Path::new(WHOLE_PROC);
-        root::make_dir(Path::new("/run/host"), 0o700)?;
-        root::make_dir(whole, 0o555)?;
-        let doing = || format!("mounting '{WHOLE_PROC}'");
-        mount(Some("proc"), whole, Some("proc"), flags, none).with_context(doing)?;
-    }
     // What is the network namespace's belongs to the sandbox's root, the rest does not.
     let (settings, network) = (proc.join("sys"), proc.join("sys/net"));
     let writable = Detached::copy(&network).context("opening '/proc/sys/net'")?;
@@ -359,7 +347,23 @@ fn show_processes(confinement: &Confinement, has_units: bool) -> Result<()> {
         copy.attach(&meminfo).context("keeping '/proc/meminfo'")?;
     }
     root::mask_kernel(confinement);
+    if has_units && let Err(error) = show_whole(flags) {
+        log::warn!("{error:#}: units with ProtectProc= will not start");
+    }
     Ok(())
+}
+
+/// Where the kernel's own `/proc` is in a sandbox, with nothing laid over it; container managers have it here (`systemd-nspawn(1)`).
+const WHOLE: &str = "/run/host/proc";
+
+/// Mounts a `/proc` without covers beside the one that is used. A user namespace may mount one only where it sees one that is whole
+/// (mount_too_revealing() of the kernel), and units with `ProtectProc=` or `ProcSubset=` do not start unless systemd
+/// can mount theirs. It gives nothing away that any user of the host could not read, and is for the sandbox's root alone.
+fn show_whole(flags: MsFlags) -> Result<()> {
+    let whole = Path::new(WHOLE);
+    root::make_dir(whole, 0o700)?;
+    let kind = Some("proc");
+    mount(kind, whole, kind, flags, None::<&str>).with_context(|| format!("mounting '{WHOLE}'"))
 }
 
 /// All that waiting takes.

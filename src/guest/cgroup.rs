@@ -72,15 +72,24 @@ pub fn counting_processes(pid: u32, name: &SandboxName) -> Option<PathBuf> {
         .collect();
     let groups = hierarchies().into_iter().flat_map(|hierarchy| {
         let is_unified = hierarchy.join("cgroup.controllers").exists();
-        let (from, to) = if is_unified { (1, 3) } else { (0, 1) };
-        own.iter()
-            .flat_map(|path| path.ancestors().take(to).skip(from))
-            .map(|path| hierarchy.join(path))
-            .collect::<Vec<_>>()
+        let counting = |path: &&'_ Path| match (is_unified, path.parent()) {
+            (false, _) => vec![hierarchy.join(path)],
+            (true, Some(group)) => domain_groups(&hierarchy.join(group)),
+            (true, None) => vec![],
+        };
+        own.iter().flat_map(counting).collect::<Vec<_>>()
     });
     groups
         .into_iter()
         .find(|group| group.join("pids.max").exists())
+}
+
+/// The groups of a domain in a unified hierarchy, the outermost first: libvirt's own, and the scope of systemd's it may be in. Those
+/// above are shared with others.
+fn domain_groups(group: &Path) -> Vec<PathBuf> {
+    let scope = group.parent().filter(|_| group.ends_with("libvirt"));
+    let groups = [scope, Some(group)].into_iter().flatten();
+    groups.map(Path::to_owned).collect()
 }
 
 /// Lets a sandbox bound what runs in it: the processes that keep it, of which `controller` is one, leave the group of the domain
@@ -105,6 +114,10 @@ pub fn share_controllers(controller: u32) -> io::Result<()> {
         )
     });
     let Some(group) = shared else { return Ok(()) };
+    if let [scope, _] = domain_groups(&group).as_slice() {
+        // libvirt does not know of the controller that counts processes. A hierarchy may have none.
+        let _ = fs::write(scope.join("cgroup.subtree_control"), "+pids");
+    }
     let controllers = fs::read_to_string(group.join("cgroup.controllers"))?;
     if controllers.trim().is_empty() {
         return Ok(());

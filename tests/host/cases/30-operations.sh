@@ -17,7 +17,7 @@ shown virt-sandbox-service stats web1 --format json
 shown virt-sandbox-service stats
 shown virt-sandbox-service status web1
 # What units inside have for themselves.
-says "controllers reach the sandbox" "memory pids" virt-sandbox-service execute web1 -- cat /sys/fs/cgroup/cgroup.controllers
+says "controllers reach the sandbox" "memory.*pids" virt-sandbox-service execute web1 -- cat /sys/fs/cgroup/cgroup.controllers
 check "a unit with limits" virt-sandbox-service execute web1 -- systemd-run --unit=bound -p MemoryMax=32M -p TasksMax=7 sleep 1000
 is "its memory is bounded" 33554432 virt-sandbox-service execute web1 -- cat /sys/fs/cgroup/system.slice/bound.service/memory.max
 is "its processes are bounded" 7 virt-sandbox-service execute web1 -- cat /sys/fs/cgroup/system.slice/bound.service/pids.max
