@@ -15,7 +15,7 @@ harness = target/debug/test-harness
 parts   = VIRT_SANDBOX_GUEST_INIT=$(CURDIR)/target/guest-init/guest-init \
          
 
-.PHONY: build install check test test-machines test-vm test-host demo zoo bench clean setup programs
+.PHONY: build install check test test-slow test-machines test-vm test-host demo zoo bench clean setup programs
 .DEFAULT_GOAL = build
 
 build:
@@ -63,6 +63,10 @@ test: setup
 	$(MAKE) programs
 	$(parts) $(harness) with-libvirtd -- $(CARGO) test --locked --workspace --test '*' -- --test-threads=1
 	$(parts) $(harness) with-libvirtd -- $(harness) zoo --first 8
+
+# Cases of services that are like those of `make test` and take long.
+test-slow: programs
+	$(parts) $(harness) with-libvirtd -- $(CARGO) test --locked --test service -- --test-threads=1 --ignored --skip drivers::
 
 # Every case of virt-sandbox in virtual machines; `make test` runs some.
 test-machines: programs

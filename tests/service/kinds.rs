@@ -242,6 +242,7 @@ fn assert_released(name: &str) {
 }
 
 #[test]
+#[ignore = "slow: make test-slow"]
 fn every_verb_works_on_a_unit() {
     every_verb(&KINDS[0]);
 }
@@ -252,6 +253,7 @@ fn every_verb_works_on_a_raw_image() {
 }
 
 #[test]
+#[ignore = "slow: make test-slow"]
 fn every_verb_works_on_a_qcow2_image() {
     every_verb(&KINDS[2]);
 }

@@ -102,6 +102,7 @@ fn assert_serves(name: &str) {
 }
 
 #[test]
+#[ignore = "slow: make test-slow"]
 fn two_files_are_converted() {
     let Some(test) = Test::begin("two_files_are_converted") else {
         return;
