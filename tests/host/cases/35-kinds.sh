@@ -26,7 +26,7 @@ check "delete" virt-sandbox-service delete cmd
 check "create one that listens" virt-sandbox-service create --user www-data --ready port=8000 py -- python3 -m http.server 8000 -d /usr/share
 check "start" systemctl start py_sandbox
 check "it answers" answers py 8000
-is "who it is" www-data virt-sandbox-service execute py -- stat -c %U /proc/1
+is "who it is" www-data virt-sandbox-service execute py -- ps -o user= -C python3
 shown virt-sandbox-service execute py -- ps axu
 check "delete" virt-sandbox-service delete --force py
 check "nothing is left" clean
