@@ -205,7 +205,7 @@ fn a_unit_with_all_hardening_starts_and_stops() {
     let Some(test) = Test::begin("a_unit_with_all_hardening_starts_and_stops") else {
         return;
     };
-    let _unit = HostFile::unit(
+    let unit = HostFile::unit(
         "t-hard.service",
         "[Service]\nExecStart=sh -c 'ls /proc >%S/t-hard/processes; exec sleep infinity'\nDynamicUser=yes\nStateDirectory=t-hard\n\
          ProtectProc=invisible\nProcSubset=pid\nPrivateNetwork=yes\nPrivateDevices=yes\nPrivateUsers=yes\nPrivateTmp=yes\n\
@@ -230,5 +230,6 @@ fn a_unit_with_all_hardening_starts_and_stops() {
     let logs = ok(&["logs", "t-hard"]);
     assert!(!logs.contains("Failed to set up"), "{logs}");
     ok(&["delete", "t-hard"]);
+    drop(unit);
     test.end();
 }
