@@ -397,6 +397,8 @@ pub struct StaticUnits {
 pub struct Nic {
     /// Interface name, `eth0`…
     pub name: String,
+    /// Its Ethernet address, if it is to be a certain one.
+    pub mac: Option<[u8; 6]>,
     /// How it gets its addresses.
     pub addressing: Addressing,
     /// With DHCP, an address that the server may well give: it is asked for that one first.

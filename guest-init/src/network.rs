@@ -84,7 +84,14 @@ pub fn configure(
     netlink.set_up(find(&links, "lo")?)?;
     let mut dynamic = Vec::new();
     for nic in nics {
-        let link = find(&links, &nic.name)?;
+        let mut link = find(&links, &nic.name)?.clone();
+        // udev of the host gives a new veth an address of its own choice (`MACAddressPolicy=` of systemd.link(5)), and that may
+        // come after libvirt has given it this one.
+        if let Some(mac) = nic.mac.filter(|mac| link.mac != Some(*mac)) {
+            netlink.set_mac(&link, mac)?;
+            link.mac = Some(mac);
+        }
+        let link = &link;
         netlink.set_up(link)?;
         match &nic.addressing {
             Addressing::None => {}

@@ -266,6 +266,7 @@ mod tests {
                 root,
                 network: vec![Nic {
                     name: "eth0".into(),
+                    mac: None,
                     addressing,
                     hint: None,
                 }],

@@ -30,6 +30,12 @@ impl Mac {
             bytes[2].wrapping_add(index),
         ])
     }
+
+    /// Its six bytes, in the order they are written.
+    #[must_use]
+    pub const fn bytes(self) -> [u8; 6] {
+        self.0
+    }
 }
 
 impl FromStr for Mac {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use guest_init::config::{self as guest, GuestConfig};
 
-use crate::config::{Mount, Network, SandboxConfig};
+use crate::config::{Mac, Mount, Network, SandboxConfig};
 use crate::domain::Filesystem;
 use crate::error::{Error, Result};
 use crate::host::{HostFacts, SystemDir};
@@ -171,6 +171,7 @@ pub fn is_debugged() -> bool {
 pub fn nics(networks: &[Network]) -> Vec<guest::Nic> {
     let nic = |(index, network): (usize, &Network)| guest::Nic {
         name: format!("eth{index}"),
+        mac: network.mac.map(Mac::bytes),
         addressing: network.addressing.clone(),
         hint: None,
     };

@@ -193,6 +193,18 @@ impl Netlink {
             .during(|| format!("moving {} to the sandbox", link.name))
     }
 
+    /// Sets the Ethernet address of a link.
+    pub fn set_mac(&mut self, link: &Link, mac: [u8; 6]) -> Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = link.index;
+        message
+            .attributes
+            .push(LinkAttribute::Address(mac.to_vec()));
+        self.exchange(RouteNetlinkMessage::SetLink(message), NLM_F_ACK)
+            .map(drop)
+            .during(|| format!("setting the Ethernet address of {}", link.name))
+    }
+
     /// Sets the largest packet a link carries, in bytes.
     pub fn set_mtu(&mut self, link: &Link, mtu: u16) -> Result<()> {
         let mut message = LinkMessage::default();

@@ -17,6 +17,7 @@ fn static_addresses_are_there_at_once() {
     in_sandbox(|_wire| {
         let nic = Nic {
             name: "eth0".to_owned(),
+            mac: Some([0x52, 0x54, 0, 1, 2, 3]),
             addressing: Addressing::Static {
                 addresses: ["192.0.2.7/24", "2001:db8::7/64"]
                     .map(|address| address.parse().unwrap())
@@ -37,6 +38,7 @@ fn static_addresses_are_there_at_once() {
             assert_eq!(kept, []);
         }
         let shown = ip("address show dev eth0");
+        assert!(shown.contains("link/ether 52:54:00:01:02:03"), "{shown}");
         assert!(
             shown.contains("inet 192.0.2.7/24 brd 192.0.2.255"),
             "{shown}"

@@ -107,6 +107,7 @@ pub fn eth0() -> Interface {
 pub fn dynamic(name: &str) -> Nic {
     Nic {
         name: name.to_owned(),
+        mac: None,
         addressing: Addressing::Dhcp,
         hint: None,
     }

@@ -165,7 +165,7 @@ fn state_directories_of_both_are_seen() {
     };
     let before = Snapshot::take().unwrap();
     let user = UserDirectory::from_environment().unwrap().runtime();
-    for place in [Path::new("/run"), &user] {
+    for place in [Path::new("/var/lib"), &user] {
         let state = place.join("virt-sandbox/harness-state");
         fs::create_dir_all(&state).unwrap();
         let seen = Snapshot::take().unwrap().since(&before).join("\n");
