@@ -2,7 +2,8 @@
 //!
 //! It knows of no domain that ends with a connection, and of no other process that uses its directory at the same time.
 
-use std::fs;
+use std::collections::BTreeSet;
+use std::fs::{self, DirEntry};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::config::SandboxName;
@@ -69,16 +70,35 @@ pub fn reap(root: &Path) {
         log::debug!("becoming a subreaper: {error}");
         return;
     }
-    let directory = pid_files(root);
+    let (domains, probes) = (pid_files(root), root.join("lib/qemu"));
     std::thread::spawn(move || {
+        // A QEMU that is asked what it can do removes its file before it has ended.
+        let mut known = BTreeSet::new();
         loop {
-            for pid in pids(&directory) {
-                // Those that are not ours are no children.
-                let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
-            }
+            known.extend(pids(&domains));
+            known.extend(probed(&probes));
+            known.retain(|pid| is_left(*pid));
             std::thread::sleep(REAPING);
         }
     });
+}
+
+/// Whether a process is still to be waited for. One that is not ours yet becomes so when who started it has ended.
+fn is_left(pid: i32) -> bool {
+    match waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG)) {
+        Ok(status) => status == WaitStatus::StillAlive,
+        Err(_) => Path::new("/proc").join(pid.to_string()).exists(),
+    }
+}
+
+/// The QEMUs that libvirt asks what they can do, each in a directory of its own (`qmp-XXXXXX/qmp.pid`).
+fn probed(directory: &Path) -> Vec<i32> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let is_probe = |entry: &DirEntry| entry.file_name().as_bytes().starts_with(b"qmp-");
+    entries
+        .filter(is_probe)
+        .filter_map(|entry| pid_in(&entry.path().join("qmp.pid")))
+        .collect()
 }
 
 /// Ends the QEMU of the domain `name` that a killed driver of `root` has left.
@@ -173,6 +193,28 @@ mod tests {
         let message = prepare(&long, &name, None).unwrap_err().to_string();
         assert!(message.contains("shorter --name"), "{message}");
         assert!(!long.exists());
+    }
+
+    #[test]
+    fn a_qemu_that_is_probed_is_waited_for() {
+        let root = tempfile::tempdir().unwrap();
+        for (place, pid) in [("qmp-a", "70"), ("qmp-b", "x"), ("domain-1-a", "71")] {
+            fs::create_dir(root.path().join(place)).unwrap();
+            fs::write(root.path().join(place).join("qmp.pid"), pid).unwrap();
+        }
+        assert_eq!(probed(root.path()), [70]);
+        #[allow(clippy::zombie_processes)] // It is waited for by its number.
+        let mut child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        assert!(is_left(pid));
+        drop(child.stdin.take());
+        while is_left(pid) {
+            std::thread::sleep(REAPING);
+        }
+        assert!(!Path::new("/proc").join(pid.to_string()).exists());
     }
 
     #[test]
