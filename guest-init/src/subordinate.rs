@@ -353,17 +353,22 @@ fn show_processes(confinement: &Confinement, has_units: bool) -> Result<()> {
     Ok(())
 }
 
-/// Where the kernel's own `/proc` is in a sandbox, with nothing laid over it; container managers have it here (`systemd-nspawn(1)`).
+/// Where the kernel's own `/proc` is in a sandbox, with nothing laid over it, out of everybody's reach.
 const WHOLE: &str = "/run/host/proc";
 
-/// Mounts a `/proc` without covers beside the one that is used. A user namespace may mount one only where it sees one that is whole
+/// Mounts a `/proc` without covers beside the one that is used. A user namespace may mount one only where it has one that is whole
 /// (mount_too_revealing() of the kernel), and units with `ProtectProc=` or `ProcSubset=` do not start unless systemd
-/// can mount theirs. It gives nothing away that any user of the host could not read, and is for the sandbox's root alone.
+/// can mount theirs. The kernel does not ask whether a path leads there, so none does: who reads all of `/run` is not to
+/// read that.
 fn show_whole(flags: MsFlags) -> Result<()> {
     let whole = Path::new(WHOLE);
     root::make_dir(whole, 0o700)?;
-    let kind = Some("proc");
-    mount(kind, whole, kind, flags, None::<&str>).with_context(|| format!("mounting '{WHOLE}'"))
+    let doing = || format!("mounting '{WHOLE}'");
+    let (proc, cover) = (Some("proc"), Some("tmpfs"));
+    mount(proc, whole, proc, flags, None::<&str>).with_context(doing)?;
+    let above = whole.parent().unwrap_or(whole);
+    let empty = Some("size=0,mode=700");
+    mount(cover, above, cover, flags | MsFlags::MS_RDONLY, empty).with_context(doing)
 }
 
 /// All that waiting takes.
