@@ -68,6 +68,7 @@ pub fn assert_same(before: &str, after: &str) {
 }
 
 #[test]
+#[ignore = "slow: make test-slow"]
 fn five_packages_are_brought_along() {
     let Some(test) = Test::begin("five_packages_are_brought_along") else {
         return;
