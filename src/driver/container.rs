@@ -33,9 +33,6 @@ pub(super) const NAME: &str = "lxc-libvirt";
 /// The host's systemd, where every distribution with a merged `/usr` has it, and Debian before that.
 pub(super) const SYSTEMD: &str = "/lib/systemd/systemd";
 
-/// The kernel's weight of CPU time where nothing is said.
-const DEFAULT_SHARES: u64 = 1024;
-
 /// Clock ticks a second in what `/proc` tells programs: `USER_HZ` of every architecture that Rust has.
 const TICKS: f64 = 100.0;
 
@@ -155,11 +152,6 @@ pub(super) fn limit(resources: &Resources, key: &str) -> Option<Limit> {
             quota: resources.cpu_percent().map(quota_us),
             period: CPU_PERIOD_US,
         }),
-        "cpu-shares" => Some(Limit::CpuShares(
-            resources.cpu_shares.unwrap_or(DEFAULT_SHARES),
-        )),
-        // What is usual depends on the kernel.
-        "io-weight" => resources.io_weight.map(Limit::IoWeight),
         _ => None,
     }
 }
@@ -304,10 +296,12 @@ fn parse_start(text: &str) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::driver::Keeper;
 
     #[test]
     fn every_limit_has_a_value_when_it_is_taken_away() {
         let usual = Resources::default();
+        let limit = |resources: &Resources, key: &str| Keeper::Containers.limit(resources, key);
         assert_eq!(limit(&usual, "memory"), Some(Limit::Memory(2 << 20)));
         assert_eq!(limit(&usual, "cpu-shares"), Some(Limit::CpuShares(1024)));
         let quota = |resources: &Resources| match limit(resources, "cpus") {

@@ -144,6 +144,9 @@ pub struct Site<'a> {
     pub device: Option<&'a Path>,
 }
 
+/// The kernel's weight of CPU time where nothing is said.
+const DEFAULT_SHARES: u64 = 1024;
+
 /// A driver that keeps sandboxes of services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keeper {
@@ -255,9 +258,14 @@ impl Keeper {
     /// The limit `key` as libvirt changes it while a sandbox runs; `None` where it does not.
     #[must_use]
     pub fn limit(self, resources: &Resources, key: &str) -> Option<Limit> {
-        match self {
-            Self::Containers => container::limit(resources, key),
-            Self::Machines => machine::limit(resources, key),
+        match (key, self) {
+            ("cpu-shares", _) => Some(Limit::CpuShares(
+                resources.cpu_shares.unwrap_or(DEFAULT_SHARES),
+            )),
+            // What is usual depends on the kernel.
+            ("io-weight", _) => resources.io_weight.map(Limit::IoWeight),
+            (_, Self::Containers) => container::limit(resources, key),
+            (_, Self::Machines) => machine::limit(resources, key),
         }
     }
 }

@@ -64,27 +64,18 @@ impl Assembly {
                 SystemDir::Directory(path) => {
                     let staged = below("/host", path);
                     assembly.share(facts, path, &staged, true);
-                    assembly.bind(staged, path.clone(), true);
+                    assembly.mounts.push(bind(staged, path, true));
                 }
-                SystemDir::Link(path, points_to) => assembly.mounts.push(guest::Mount::Symlink {
-                    points_to: points_to.clone(),
-                    target: path.clone(),
-                }),
+                SystemDir::Link(path, points_to) => assembly.mounts.push(link(path, points_to)),
             }
         }
         if config.image.is_none() {
             assembly.share(facts, &config.path, Path::new(PRIVATE), false);
         }
         for dir in PRIVATE_DIRS.map(Path::new) {
-            assembly.bind(below(PRIVATE, dir), dir.to_owned(), false);
+            assembly.mounts.push(bind(below(PRIVATE, dir), dir, false));
         }
-        for (target, mode) in [("/run", 0o755), ("/tmp", 0o1777)] {
-            assembly.mounts.push(guest::Mount::Tmpfs {
-                target: target.into(),
-                mode,
-                size: None,
-            });
-        }
+        assembly.mounts.extend(temporary());
         for (index, mount) in config.mounts.iter().enumerate() {
             assembly.add_user_mount(facts, index, mount);
         }
@@ -98,37 +89,16 @@ impl Assembly {
                 source: Some(source),
                 read_only,
             } => {
-                let name = index.to_string();
-                self.share(
-                    facts,
-                    source,
-                    &Path::new(guest_init::STAGED_MOUNTS).join(&name),
-                    *read_only,
-                );
-                guest::Mount::Bind {
-                    source: guest::Source::Stage(Path::new(guest_init::STAGED_MOUNTS).join(name)),
-                    target: target.as_path().to_owned(),
-                    read_only: *read_only,
-                }
+                let staged = Path::new(guest_init::STAGED_MOUNTS).join(index.to_string());
+                self.share(facts, source, &staged, *read_only);
+                Some(bind(staged, target.as_path(), *read_only))
             }
-            Mount::GuestBind {
-                target,
-                source,
-                read_only,
-            } => guest::Mount::Bind {
-                source: guest::Source::Sandbox(source.as_path().to_owned()),
-                target: target.as_path().to_owned(),
-                read_only: *read_only,
-            },
-            Mount::Ram { target, size } => guest::Mount::Tmpfs {
-                target: target.as_path().to_owned(),
-                mode: 0o1777,
-                size: Some(size.get()),
-            },
-            // No service has one: `SandboxConfig::check`.
-            Mount::HostBind { source: None, .. } | Mount::HostImage { .. } => return,
+            Mount::HostBind { source: None, .. }
+            | Mount::HostImage { .. }
+            | Mount::GuestBind { .. }
+            | Mount::Ram { .. } => of_sandbox(mount),
         };
-        self.user_mounts.push(made);
+        self.user_mounts.extend(made);
     }
 
     /// Has libvirt bind `source` and, since it does not bind recursively, each mount below.
@@ -146,18 +116,64 @@ impl Assembly {
             });
         }
     }
+}
 
-    fn bind(&mut self, source: PathBuf, target: PathBuf, read_only: bool) {
-        self.mounts.push(guest::Mount::Bind {
-            source: guest::Source::Stage(source),
-            target,
-            read_only,
-        });
+/// A place of the staging root, seen at `target`.
+#[must_use]
+pub fn bind(staged: PathBuf, target: &Path, read_only: bool) -> guest::Mount {
+    guest::Mount::Bind {
+        source: guest::Source::Stage(staged),
+        target: target.to_owned(),
+        read_only,
     }
 }
 
-fn below(root: &str, path: &Path) -> PathBuf {
-    Path::new(root).join(path.strip_prefix("/").unwrap_or(path))
+/// A link of the host's root.
+#[must_use]
+pub fn link(path: &Path, points_to: &Path) -> guest::Mount {
+    guest::Mount::Symlink {
+        points_to: points_to.to_owned(),
+        target: path.to_owned(),
+    }
+}
+
+/// What every service has in memory.
+pub fn temporary() -> impl Iterator<Item = guest::Mount> {
+    let dirs = [("/run", 0o755), ("/tmp", 0o1777)];
+    dirs.into_iter().map(|(target, mode)| guest::Mount::Tmpfs {
+        target: target.into(),
+        mode,
+        size: None,
+    })
+}
+
+/// The user's mount as a guest makes it; `None` where it takes something of the host.
+#[must_use]
+pub fn of_sandbox(mount: &Mount) -> Option<guest::Mount> {
+    match mount {
+        Mount::GuestBind {
+            target,
+            source,
+            read_only,
+        } => Some(guest::Mount::Bind {
+            source: guest::Source::Sandbox(source.as_path().to_owned()),
+            target: target.as_path().to_owned(),
+            read_only: *read_only,
+        }),
+        Mount::Ram { target, size } => Some(guest::Mount::Tmpfs {
+            target: target.as_path().to_owned(),
+            mode: 0o1777,
+            size: Some(size.get()),
+        }),
+        // No service has one without a source, or an image: `SandboxConfig::check`.
+        Mount::HostBind { .. } | Mount::HostImage { .. } => None,
+    }
+}
+
+/// `path` as it is below `root`.
+#[must_use]
+pub fn below(root: impl AsRef<Path>, path: &Path) -> PathBuf {
+    root.as_ref().join(path.strip_prefix("/").unwrap_or(path))
 }
 
 /// Whether guests are to show every step of their boot.

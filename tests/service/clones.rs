@@ -4,12 +4,11 @@ use std::fs;
 use std::path::Path;
 use std::process::{Child, Stdio};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
 use crate::support::{
     HostFile, Test, address, eventually, get, in_tree, inside, listed, ok, output, program, run,
-    says,
+    says, send,
 };
 use crate::trees::{UNIT, described, furnish};
 
@@ -169,10 +168,6 @@ fn half_cloned() -> Child {
         fs::read_dir(&copied).is_ok_and(|entries| entries.count() > 10)
     });
     child
-}
-
-fn send(child: &Child, signal: Signal) {
-    kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
 }
 
 #[test]

@@ -14,7 +14,7 @@ use test_harness::libvirtd;
 
 use crate::support::{
     HostFile, Test, address, eventually, get, in_tree, inside, listed, ok, output, program, run,
-    run_with_input, says,
+    run_with_input, says, send,
 };
 
 /// A driver of the table.
@@ -458,7 +458,7 @@ fn run_verb(cell: &Cell) {
         assert!(begin.elapsed().as_secs() < 300, "it does not come up");
         std::thread::sleep(std::time::Duration::from_secs(1));
     }
-    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
+    send(&child, Signal::SIGTERM);
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert_eq!(cell.state(), "stopped");
 }

@@ -5,12 +5,11 @@ use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use test_harness::libvirtd;
 
 use crate::support::{
-    HostFile, Test, address, eventually, finish, get, listed, ok, program, run, says,
+    HostFile, Test, address, eventually, finish, get, listed, ok, program, run, says, send,
 };
 
 #[test]
@@ -98,7 +97,7 @@ fn run_tells_when_the_units_are_up_and_stops_at_sigterm() {
     );
     assert!(manager.is_told("READY=1", 30));
     assert_eq!(says("t-run", "systemctl is-active t-run.service"), "active");
-    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
+    send(&child, Signal::SIGTERM);
     assert!(manager.is_told("STOPPING=1", 10));
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert_eq!(listed("t-run").unwrap()["state"], "stopped");

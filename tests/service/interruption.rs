@@ -6,10 +6,9 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
-use crate::support::{HostFile, Test, eventually, in_tree, ok, program, run};
+use crate::support::{HostFile, Test, eventually, in_tree, ok, program, run, send};
 
 const UNIT: &str = "[Service]\nExecStart=/bin/sleep infinity\nStateDirectory=t-slow\n";
 const FILES: usize = 12_000;
@@ -47,10 +46,6 @@ fn half_made() -> Child {
         fs::read_dir(&copied).is_ok_and(|entries| entries.count() > 10)
     });
     child
-}
-
-fn send(child: &Child, signal: Signal) {
-    kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
 }
 
 #[test]

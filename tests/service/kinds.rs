@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::support::{
-    HostFile, TREES, Test, eventually, in_tree, listed, ok, output, program, run, says,
+    HostFile, TREES, Test, eventually, in_tree, listed, ok, output, program, run, says, send,
 };
 
 /// Notes its starts and its reloads in its state.
@@ -311,7 +311,7 @@ fn an_image_is_let_go_of_however_its_sandbox_ends() {
             .spawn()
             .unwrap();
         eventually("the image appears", || image.exists());
-        kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL).unwrap();
+        send(&child, Signal::SIGKILL);
         child.wait().unwrap();
         assert_released("t-kill");
         ok(&["list"]);

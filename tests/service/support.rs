@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 use std::sync::OnceLock;
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use test_harness::host;
 pub use test_harness::host::Done;
 use test_harness::libvirtd::require;
@@ -161,6 +163,11 @@ pub fn get(url: &str) -> Done {
 /// A path inside, seen from the host.
 pub fn in_tree(name: &str, path: &str) -> PathBuf {
     Path::new(TREES).join(name).join(path)
+}
+
+/// Sends a program that runs a signal.
+pub fn send(child: &Child, signal: Signal) {
+    kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
 }
 
 /// Waits until something is so.

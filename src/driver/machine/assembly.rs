@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use guest_init::config as guest;
 
@@ -11,8 +11,8 @@ use crate::config::{Mount, SandboxConfig};
 use crate::domain::qemu::{Share, Transport};
 use crate::driver::ability::{Abilities, for_guest};
 use crate::error::{Error, Result};
-use crate::guest::PRIVATE_DIRS;
 use crate::guest::kernel::Feature;
+use crate::guest::{PRIVATE_DIRS, below, bind, link, of_sandbox, temporary};
 use crate::host::{HostFacts, SystemDir};
 
 /// What the machine has of the host, and what the guest makes of it.
@@ -54,10 +54,7 @@ impl Assembly {
                     assembly.share(abilities, path, &staged, true)?;
                     assembly.mounts.push(bind(staged, path, true));
                 }
-                SystemDir::Link(path, points_to) => assembly.mounts.push(guest::Mount::Symlink {
-                    points_to: points_to.clone(),
-                    target: path.clone(),
-                }),
+                SystemDir::Link(path, points_to) => assembly.mounts.push(link(path, points_to)),
             }
         }
         // Each on its own: the top of the tree has the mark that says whose it is.
@@ -66,13 +63,7 @@ impl Assembly {
             assembly.share(abilities, &below(&config.path, dir), &staged, false)?;
             assembly.mounts.push(bind(staged, dir, false));
         }
-        for (target, mode) in [("/run", 0o755), ("/tmp", 0o1777)] {
-            assembly.mounts.push(guest::Mount::Tmpfs {
-                target: target.into(),
-                mode,
-                size: None,
-            });
-        }
+        assembly.mounts.extend(temporary());
         for (index, mount) in config.mounts.iter().enumerate() {
             assembly.add_user_mount(abilities, index, mount)?;
         }
@@ -106,26 +97,14 @@ impl Assembly {
                     _ => (source.as_path(), staged.clone()),
                 };
                 self.share(abilities, shared, &staged, *read_only)?;
-                bind(place, target.as_path(), *read_only)
+                Some(bind(place, target.as_path(), *read_only))
             }
-            Mount::GuestBind {
-                target,
-                source,
-                read_only,
-            } => guest::Mount::Bind {
-                source: guest::Source::Sandbox(source.as_path().to_owned()),
-                target: target.as_path().to_owned(),
-                read_only: *read_only,
-            },
-            Mount::Ram { target, size } => guest::Mount::Tmpfs {
-                target: target.as_path().to_owned(),
-                mode: 0o1777,
-                size: Some(size.get()),
-            },
-            // No service has one: `SandboxConfig::check`.
-            Mount::HostBind { source: None, .. } | Mount::HostImage { .. } => return Ok(()),
+            Mount::HostBind { source: None, .. }
+            | Mount::HostImage { .. }
+            | Mount::GuestBind { .. }
+            | Mount::Ram { .. } => of_sandbox(mount),
         };
-        self.user_mounts.push(made);
+        self.user_mounts.extend(made);
         Ok(())
     }
 
@@ -176,16 +155,4 @@ fn is_public(path: &Path) -> bool {
         fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & bits == bits)
     };
     allows(path, 0o005) && path.ancestors().skip(1).all(|above| allows(above, 0o001))
-}
-
-fn bind(source: PathBuf, target: &Path, read_only: bool) -> guest::Mount {
-    guest::Mount::Bind {
-        source: guest::Source::Stage(source),
-        target: target.to_owned(),
-        read_only,
-    }
-}
-
-fn below(root: impl AsRef<Path>, path: &Path) -> PathBuf {
-    root.as_ref().join(path.strip_prefix("/").unwrap_or(path))
 }

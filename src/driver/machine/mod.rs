@@ -46,9 +46,6 @@ const GLANCE: Duration = Duration::from_secs(2);
 /// How long it may take until a command runs.
 const START: Duration = Duration::from_secs(60);
 
-/// The kernel's weight of CPU time where nothing is said.
-const DEFAULT_SHARES: u64 = 1024;
-
 pub(super) fn check(config: &SandboxConfig) -> Result<()> {
     // The host mounts such an image while the sandbox runs, which only one kernel can do at a time.
     if config.image.is_some() {
@@ -209,10 +206,6 @@ pub(super) fn limit(resources: &Resources, key: &str) -> Option<Limit> {
             quota: resources.cpu_quota.map(quota_us),
             period: CPU_PERIOD_US,
         }),
-        "cpu-shares" => Some(Limit::CpuShares(
-            resources.cpu_shares.unwrap_or(DEFAULT_SHARES),
-        )),
-        "io-weight" => resources.io_weight.map(Limit::IoWeight),
         _ => None,
     }
 }

@@ -4,10 +4,12 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use guest_init::wire::{Channel, Exit, Frame, Hello};
 
 use super::*;
+use crate::driver::{DEFAULT_SHARES, Keeper};
 
 #[test]
 fn what_a_machine_was_built_with_is_not_changed_while_it_runs() {
     let resources = Resources::default();
+    let limit = |resources: &Resources, key: &str| Keeper::Machines.limit(resources, key);
     for key in ["memory", "cpus", "cpu-pinning"] {
         assert_eq!(limit(&resources, key), None, "{key}");
     }
