@@ -14,7 +14,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::config::storage::{TreeFilesystem, TreeFormat};
-use crate::config::{Bytes, SandboxConfig, TreeImage};
+use crate::config::{Bytes, SandboxConfig, SandboxName, TreeImage};
 use crate::error::{Error, Result};
 use crate::service::discover::below;
 use crate::service::sandboxes::Sandboxes;
@@ -126,14 +126,27 @@ impl Sandboxes {
     /// # Errors
     /// Where it is in an image that cannot be mounted.
     pub(super) fn tree(&self, config: &SandboxConfig) -> Result<Tree> {
-        let Some(image) = config.image else {
+        self.tree_at(&config.name, &config.path, config.image)
+    }
+
+    /// Reaches the tree of the sandbox `name` at `path`, or in `image` beside that.
+    ///
+    /// # Errors
+    /// As [`tree`](Self::tree).
+    pub(super) fn tree_at(
+        &self,
+        name: &SandboxName,
+        path: &Path,
+        image: Option<TreeImage>,
+    ) -> Result<Tree> {
+        let Some(image) = image else {
             return Ok(Tree {
-                path: config.path.clone(),
+                path: path.to_owned(),
                 image: None,
             });
         };
-        let file = image.file(&config.path);
-        let device = Device::new(&file, image, &self.store.stage(&config.name))?;
+        let file = image.file(path);
+        let device = Device::new(&file, image, &self.store.stage(name))?;
         let mounted =
             Mounted::new(device.path(), kind(image)).map_err(Error::io("mounting", &file))?;
         Ok(Tree {
@@ -286,8 +299,8 @@ fn needed(content: u64, filesystem: TreeFilesystem) -> Bytes {
     Bytes::mebi(u32::try_from(mebi).unwrap_or(u32::MAX))
 }
 
-/// Says of a full image that it is, in place of the path that was written to.
-pub(super) fn explained(error: Error, image: Option<TreeImage>) -> Error {
+/// Says of a full image that it is, in place of the path that was written to, and what to do.
+pub(super) fn explained(error: Error, image: Option<TreeImage>, remedy: &str) -> Error {
     let Some(image) = image else {
         return error;
     };
@@ -298,7 +311,7 @@ pub(super) fn explained(error: Error, image: Option<TreeImage>) -> Error {
             .map(std::io::Error::kind);
         if kind == Some(ErrorKind::StorageFull) {
             return Error::refused(format!(
-                "the image of {} is full before all is in it; make it larger with --imagesize",
+                "the image of {} is full before all is in it; {remedy}",
                 image.size
             ));
         }
@@ -341,12 +354,12 @@ mod tests {
             filesystem: TreeFilesystem::Ext4,
         };
         assert!(
-            explained(full(), Some(image))
+            explained(full(), Some(image), "make it larger")
                 .to_string()
                 .contains("image of 40M is full")
         );
-        assert!(explained(full(), None).to_string().contains("/x"));
+        assert!(explained(full(), None, "").to_string().contains("/x"));
         let other = Error::io("writing", Path::new("/x"))(ErrorKind::NotFound.into());
-        assert!(explained(other, Some(image)).to_string().contains("/x"));
+        assert!(explained(other, Some(image), "").to_string().contains("/x"));
     }
 }
