@@ -20,6 +20,7 @@ use crate::service::discover::below;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::tree::{Class, TreePlan};
 use crate::sys::blank;
+use crate::sys::claim;
 use crate::sys::hold::{Held, Places};
 use crate::sys::loopdev::LoopDevice;
 use crate::sys::mounted::Mounted;
@@ -175,17 +176,26 @@ impl Sandboxes {
         Ok(directory)
     }
 
-    /// The block device of the image of a sandbox that is about to start, if its tree is in one.
+    /// The block device of the image of a sandbox that is about to start, if its tree is in one that the host's kernel mounts.
     ///
     /// # Errors
-    /// Where the image is missing, or the host cannot make devices of such images.
+    /// Where the image is missing, the host cannot make devices of such images, or uses one that another kernel is to mount.
     pub(super) fn device(&self, config: &SandboxConfig) -> Result<Option<Device>> {
-        let stage = self.store.stage(&config.name);
-        let file = |image: TreeImage| image.file(&config.path);
-        let device = config
-            .image
-            .map(|image| Device::new(&file(image), image, &stage));
-        device.transpose()
+        let Some(image) = config.image else {
+            return Ok(None);
+        };
+        let file = image.file(&config.path);
+        if !self.keeper(config)?.has_own_kernel() {
+            return Device::new(&file, image, &self.store.stage(&config.name)).map(Some);
+        }
+        match self.is_released(config, image, &file) {
+            true => Ok(None),
+            false => Err(Error::refused(format!(
+                "'{}' is in use on the host, which '{}' cannot share it with; end what reads it, such as 'logs --follow'",
+                file.display(),
+                config.name
+            ))),
+        }
     }
 
     /// Makes the image of a new sandbox, with an empty filesystem; nothing where its tree is a directory.
@@ -221,22 +231,32 @@ impl Sandboxes {
             return;
         };
         let file = image.file(&config.path);
+        if !self.is_released(config, image, &file) {
+            log::warn!(
+                "'{}' is still in use; leave it alone until whoever reads it has ended, such as 'logs --follow'",
+                file.display()
+            );
+        }
+    }
+
+    /// Whether nobody uses an image, or does any more after some patience.
+    fn is_released(&self, config: &SandboxConfig, image: TreeImage, file: &Path) -> bool {
         let stage = self.store.stage(&config.name);
         let begin = Instant::now();
-        let is_used = || match image.format {
-            TreeFormat::Raw => matches!(LoopDevice::of(&file), Ok(Some(_))),
-            TreeFormat::Qcow2 => Places { directory: &stage }.is_held(),
+        let is_used = || {
+            let is_held = match image.format {
+                TreeFormat::Raw => matches!(LoopDevice::of(file), Ok(Some(_))),
+                TreeFormat::Qcow2 => Places { directory: &stage }.is_held(),
+            };
+            is_held || matches!(claim::is_claimed(file), Ok(true))
         };
         while is_used() {
             if begin.elapsed() > PATIENCE {
-                log::warn!(
-                    "'{}' is still in use; leave it alone until whoever reads it has ended, such as 'logs --follow'",
-                    file.display()
-                );
-                return;
+                return false;
             }
             sleep(Duration::from_millis(20));
         }
+        true
     }
 }
 
