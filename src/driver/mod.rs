@@ -140,7 +140,7 @@ pub struct Site<'a> {
     pub record: &'a Path,
     /// Templates of the admin.
     pub templates: &'a Path,
-    /// The block device of the image that holds the tree, while the sandbox starts.
+    /// The block device of the image that holds the tree, while a sandbox with the host's kernel starts.
     pub device: Option<&'a Path>,
 }
 
@@ -187,6 +187,13 @@ impl Keeper {
             Self::Containers => Some(container::NAME),
             Self::Machines => None,
         }
+    }
+
+    /// Whether what it keeps has a kernel of its own, and not the host's. That one mounts the image of a tree itself: while it
+    /// runs nobody else can.
+    #[must_use]
+    pub fn has_own_kernel(self) -> bool {
+        self.container().is_none()
     }
 
     /// Whether it can keep a sandbox of this configuration.

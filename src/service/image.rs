@@ -14,12 +14,13 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::config::storage::{TreeFilesystem, TreeFormat};
-use crate::config::{Bytes, SandboxConfig, TreeImage};
+use crate::config::{Bytes, SandboxConfig, SandboxName, TreeImage};
 use crate::error::{Error, Result};
 use crate::service::discover::below;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::tree::{Class, TreePlan};
 use crate::sys::blank;
+use crate::sys::claim;
 use crate::sys::hold::{Held, Places};
 use crate::sys::loopdev::LoopDevice;
 use crate::sys::mounted::Mounted;
@@ -126,14 +127,27 @@ impl Sandboxes {
     /// # Errors
     /// Where it is in an image that cannot be mounted.
     pub(super) fn tree(&self, config: &SandboxConfig) -> Result<Tree> {
-        let Some(image) = config.image else {
+        self.tree_at(&config.name, &config.path, config.image)
+    }
+
+    /// Reaches the tree of the sandbox `name` at `path`, or in `image` beside that.
+    ///
+    /// # Errors
+    /// As [`tree`](Self::tree).
+    pub(super) fn tree_at(
+        &self,
+        name: &SandboxName,
+        path: &Path,
+        image: Option<TreeImage>,
+    ) -> Result<Tree> {
+        let Some(image) = image else {
             return Ok(Tree {
-                path: config.path.clone(),
+                path: path.to_owned(),
                 image: None,
             });
         };
-        let file = image.file(&config.path);
-        let device = Device::new(&file, image, &self.store.stage(&config.name))?;
+        let file = image.file(path);
+        let device = Device::new(&file, image, &self.store.stage(name))?;
         let mounted =
             Mounted::new(device.path(), kind(image)).map_err(Error::io("mounting", &file))?;
         Ok(Tree {
@@ -162,17 +176,26 @@ impl Sandboxes {
         Ok(directory)
     }
 
-    /// The block device of the image of a sandbox that is about to start, if its tree is in one.
+    /// The block device of the image of a sandbox that is about to start, if its tree is in one that the host's kernel mounts.
     ///
     /// # Errors
-    /// Where the image is missing, or the host cannot make devices of such images.
+    /// Where the image is missing, the host cannot make devices of such images, or uses one that another kernel is to mount.
     pub(super) fn device(&self, config: &SandboxConfig) -> Result<Option<Device>> {
-        let stage = self.store.stage(&config.name);
-        let file = |image: TreeImage| image.file(&config.path);
-        let device = config
-            .image
-            .map(|image| Device::new(&file(image), image, &stage));
-        device.transpose()
+        let Some(image) = config.image else {
+            return Ok(None);
+        };
+        let file = image.file(&config.path);
+        if !self.keeper(config)?.has_own_kernel() {
+            return Device::new(&file, image, &self.store.stage(&config.name)).map(Some);
+        }
+        match self.is_released(config, image, &file) {
+            true => Ok(None),
+            false => Err(Error::refused(format!(
+                "'{}' is in use on the host, which '{}' cannot share it with; end what reads it, such as 'logs --follow'",
+                file.display(),
+                config.name
+            ))),
+        }
     }
 
     /// Makes the image of a new sandbox, with an empty filesystem; nothing where its tree is a directory.
@@ -208,22 +231,32 @@ impl Sandboxes {
             return;
         };
         let file = image.file(&config.path);
+        if !self.is_released(config, image, &file) {
+            log::warn!(
+                "'{}' is still in use; leave it alone until whoever reads it has ended, such as 'logs --follow'",
+                file.display()
+            );
+        }
+    }
+
+    /// Whether nobody uses an image, or does any more after some patience.
+    fn is_released(&self, config: &SandboxConfig, image: TreeImage, file: &Path) -> bool {
         let stage = self.store.stage(&config.name);
         let begin = Instant::now();
-        let is_used = || match image.format {
-            TreeFormat::Raw => matches!(LoopDevice::of(&file), Ok(Some(_))),
-            TreeFormat::Qcow2 => Places { directory: &stage }.is_held(),
+        let is_used = || {
+            let is_held = match image.format {
+                TreeFormat::Raw => matches!(LoopDevice::of(file), Ok(Some(_))),
+                TreeFormat::Qcow2 => Places { directory: &stage }.is_held(),
+            };
+            is_held || matches!(claim::is_claimed(file), Ok(true))
         };
         while is_used() {
             if begin.elapsed() > PATIENCE {
-                log::warn!(
-                    "'{}' is still in use; leave it alone until whoever reads it has ended, such as 'logs --follow'",
-                    file.display()
-                );
-                return;
+                return false;
             }
             sleep(Duration::from_millis(20));
         }
+        true
     }
 }
 
@@ -286,8 +319,8 @@ fn needed(content: u64, filesystem: TreeFilesystem) -> Bytes {
     Bytes::mebi(u32::try_from(mebi).unwrap_or(u32::MAX))
 }
 
-/// Says of a full image that it is, in place of the path that was written to.
-pub(super) fn explained(error: Error, image: Option<TreeImage>) -> Error {
+/// Says of a full image that it is, in place of the path that was written to, and what to do.
+pub(super) fn explained(error: Error, image: Option<TreeImage>, remedy: &str) -> Error {
     let Some(image) = image else {
         return error;
     };
@@ -298,7 +331,7 @@ pub(super) fn explained(error: Error, image: Option<TreeImage>) -> Error {
             .map(std::io::Error::kind);
         if kind == Some(ErrorKind::StorageFull) {
             return Error::refused(format!(
-                "the image of {} is full before all is in it; make it larger with --imagesize",
+                "the image of {} is full before all is in it; {remedy}",
                 image.size
             ));
         }
@@ -341,12 +374,12 @@ mod tests {
             filesystem: TreeFilesystem::Ext4,
         };
         assert!(
-            explained(full(), Some(image))
+            explained(full(), Some(image), "make it larger")
                 .to_string()
                 .contains("image of 40M is full")
         );
-        assert!(explained(full(), None).to_string().contains("/x"));
+        assert!(explained(full(), None, "").to_string().contains("/x"));
         let other = Error::io("writing", Path::new("/x"))(ErrorKind::NotFound.into());
-        assert!(explained(other, Some(image)).to_string().contains("/x"));
+        assert!(explained(other, Some(image), "").to_string().contains("/x"));
     }
 }

@@ -47,12 +47,6 @@ const GLANCE: Duration = Duration::from_secs(2);
 const START: Duration = Duration::from_secs(60);
 
 pub(super) fn check(config: &SandboxConfig) -> Result<()> {
-    // The host mounts such an image while the sandbox runs, which only one kernel can do at a time.
-    if config.image.is_some() {
-        return Err(Error::refused(
-            "a virtual machine keeps its tree in a directory, not in an image; leave the image out, or use a container",
-        ));
-    }
     let confinement = Confinement::of_service(config);
     confinement.check_machine().map_err(Error::refused)?;
     // What depends on the kernel is checked when the machine is built.
@@ -66,10 +60,11 @@ pub(super) fn build(
     site: Site<'_>,
     hypervisor: &dyn Hypervisor,
 ) -> Result<String> {
-    let domain = Domain::of_service(config);
+    let mut domain = Domain::of_service(config);
     let kernel = Kernel::find(Path::new("/"), &KernelRequest::default())?;
     let abilities = Abilities::of_host(&kernel, Authority::Root)?;
     let assembly = Assembly::new(config, facts, &abilities)?;
+    domain.disks.extend(assembly.tree);
     let boot = kernel::prepare(
         Path::new(kernel::CACHE),
         &kernel,
