@@ -15,7 +15,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::config::storage::{TreeFilesystem, TreeFormat};
-use crate::config::{Bytes, SandboxConfig, TreeImage};
+use crate::config::{Bytes, SandboxConfig, SandboxName, TreeImage};
 use crate::error::{Error, Result};
 use crate::service::discover::below;
 use crate::service::sandboxes::Sandboxes;
@@ -129,26 +129,36 @@ impl Sandboxes {
     /// # Errors
     /// Where it is in an image that cannot be mounted.
     pub(super) fn tree(&self, config: &SandboxConfig) -> Result<Tree> {
-        let Some(image) = config.image else {
+        self.tree_at(&config.name, &config.path, config.image)
+    }
+
+    /// Reaches the tree of the sandbox `name` at `path`, or in `image` beside that.
+    ///
+    /// # Errors
+    /// As [`tree`](Self::tree).
+    pub(super) fn tree_at(
+        &self,
+        name: &SandboxName,
+        path: &Path,
+        image: Option<TreeImage>,
+    ) -> Result<Tree> {
+        let Some(image) = image else {
             return Ok(Tree {
-                path: config.path.clone(),
+                path: path.to_owned(),
                 image: None,
             });
         };
-        let device = self.device_of(config, image)?;
-        mounted(device, image, &image.file(&config.path))
+        let device = self.device_of(name, image, &image.file(path))?;
+        mounted(device, image, &image.file(path))
     }
 
-    /// The device of the image of a sandbox.
-    fn device_of(&self, config: &SandboxConfig, image: TreeImage) -> Result<Device> {
-        let file = image.file(&config.path);
-        Device::new(&file, image, &self.store.stage(&config.name)).map_err(|error| {
-            match claim::is_claimed(&file) {
+    /// The device of the image of the sandbox `name`.
+    fn device_of(&self, name: &SandboxName, image: TreeImage, file: &Path) -> Result<Device> {
+        Device::new(file, image, &self.store.stage(name)).map_err(|error| {
+            match claim::is_claimed(file) {
                 Ok(true) => Error::refused(format!(
-                    "'{}' runs and has its image '{}' to itself; stop it first with 'virt-sandbox-service stop {}'",
-                    config.name,
-                    file.display(),
-                    config.name
+                    "'{name}' runs and has its image '{}' to itself; stop it first with 'virt-sandbox-service stop {name}'",
+                    file.display()
                 )),
                 Ok(false) | Err(_) => error,
             }
@@ -201,7 +211,7 @@ impl Sandboxes {
             return view::plain(directory).map_err(Error::step(doing));
         };
         let file = image.file(&config.path);
-        let device = self.device_of(config, image)?;
+        let device = self.device_of(&config.name, image, &file)?;
         let mounted =
             Mounted::plain(device.path(), kind(image)).map_err(Error::io("mounting", &file))?;
         let directory = Root::new(&mounted.path())?.open_plain(inside)?;
@@ -360,8 +370,8 @@ fn needed(content: u64, filesystem: TreeFilesystem) -> Bytes {
     Bytes::mebi(u32::try_from(mebi).unwrap_or(u32::MAX))
 }
 
-/// Says of a full image that it is, in place of the path that was written to.
-pub(super) fn explained(error: Error, image: Option<TreeImage>) -> Error {
+/// Says of a full image that it is, in place of the path that was written to, and what to do.
+pub(super) fn explained(error: Error, image: Option<TreeImage>, remedy: &str) -> Error {
     let Some(image) = image else {
         return error;
     };
@@ -372,7 +382,7 @@ pub(super) fn explained(error: Error, image: Option<TreeImage>) -> Error {
             .map(std::io::Error::kind);
         if kind == Some(ErrorKind::StorageFull) {
             return Error::refused(format!(
-                "the image of {} is full before all is in it; make it larger with --imagesize",
+                "the image of {} is full before all is in it; {remedy}",
                 image.size
             ));
         }
@@ -415,12 +425,12 @@ mod tests {
             filesystem: TreeFilesystem::Ext4,
         };
         assert!(
-            explained(full(), Some(image))
+            explained(full(), Some(image), "make it larger")
                 .to_string()
                 .contains("image of 40M is full")
         );
-        assert!(explained(full(), None).to_string().contains("/x"));
+        assert!(explained(full(), None, "").to_string().contains("/x"));
         let other = Error::io("writing", Path::new("/x"))(ErrorKind::NotFound.into());
-        assert!(explained(other, Some(image)).to_string().contains("/x"));
+        assert!(explained(other, Some(image), "").to_string().contains("/x"));
     }
 }

@@ -7,10 +7,10 @@
 //! What takes time is done in a place of work beside the snapshots, under a note; then one rename decides. What was cut short before that is
 //! undone by the next command, and what was cut short after it is finished: each step that is left may have been done already.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+mod places;
+
+use std::fs;
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -21,23 +21,14 @@ use crate::hypervisor::Hypervisor;
 use crate::service::create::check_mounts;
 use crate::service::frozen::Still;
 use crate::service::identity::Renewal;
-use crate::service::place;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::remove_tree;
-use crate::sys::{atomic, calendar, claim, copy};
+use crate::sys::{atomic, calendar};
+
+use places::{BASE, CONFIG, FACTS, IMAGE, MANIFEST, Places, claimed, create, prepare, sync};
 
 /// Name of the note in the sandbox's directory.
 const NOTE: &str = "snapshot.json";
-
-/// Name of the place of work. No snapshot's begins so.
-const WORK: &str = ".work";
-
-/// Files of a snapshot.
-const IMAGE: &str = "image";
-const CONFIG: &str = "sandbox.toml";
-const MANIFEST: &str = "manifest";
-const BASE: &str = "base.json";
-const FACTS: &str = "snapshot.json";
 
 /// A snapshot of a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -76,85 +67,6 @@ enum Pending {
         /// The sandbox as it will be.
         new: Box<SandboxConfig>,
     },
-}
-
-/// The places of the snapshots of one sandbox.
-struct Places {
-    top: PathBuf,
-}
-
-impl Places {
-    fn of(config: &SandboxConfig) -> Self {
-        let top = place::snapshots_of(&config.path);
-        Self { top }
-    }
-
-    fn snapshot(&self, name: &SnapshotName) -> PathBuf {
-        self.top.join(name.as_str())
-    }
-
-    fn work(&self) -> PathBuf {
-        self.top.join(WORK)
-    }
-
-    /// Makes an empty place of work.
-    fn begin(&self) -> Result<PathBuf> {
-        let work = self.work();
-        self.clear();
-        let mut builder = DirBuilder::new();
-        builder.recursive(true).mode(0o700);
-        builder
-            .create(&work)
-            .map_err(Error::io("creating", &work))?;
-        Ok(work)
-    }
-
-    /// Removes the place of work, and the directory of all snapshots with the last of them.
-    fn clear(&self) {
-        remove_tree(&self.work());
-        let _ = fs::remove_dir(&self.top);
-    }
-
-    /// The snapshot `name`, which has to be there.
-    fn existing(&self, sandbox: &SandboxName, name: &SnapshotName) -> Result<PathBuf> {
-        let path = self.snapshot(name);
-        if path.is_dir() {
-            return Ok(path);
-        }
-        let names: Vec<String> = self.names()?.iter().map(ToString::to_string).collect();
-        Err(Error::refused(format!(
-            "'{sandbox}' has no snapshot '{name}'; {}",
-            match names.as_slice() {
-                [] => "it has none".to_owned(),
-                names => format!("it has {}", names.join(", ")),
-            }
-        )))
-    }
-
-    fn names(&self) -> Result<Vec<SnapshotName>> {
-        match fs::read_dir(&self.top) {
-            Ok(entries) => Ok(entries
-                .flatten()
-                .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-                .collect()),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(vec![]),
-            Err(error) => Err(Error::io("reading", &self.top)(error)),
-        }
-    }
-
-    fn read(&self, name: SnapshotName) -> Result<Snapshot> {
-        let path = self.snapshot(&name);
-        let facts = path.join(FACTS);
-        let text = fs::read(&facts).map_err(Error::io("reading", &facts))?;
-        let reading = Error::step(format!("reading '{}'", facts.display()));
-        let image = path.join(IMAGE);
-        let metadata = fs::metadata(&image).map_err(Error::io("looking at", &image))?;
-        Ok(Snapshot {
-            name,
-            facts: serde_json::from_slice(&text).map_err(reading)?,
-            bytes: metadata.blocks() * 512,
-        })
-    }
 }
 
 impl Snapshot {
@@ -204,6 +116,7 @@ impl Sandboxes {
     ) -> Result<()> {
         let (_lock, config) = self.store.lock(name)?;
         let image = image_of(&config)?;
+        self.check_not_upgrading(name)?;
         let places = Places::of(&config);
         let path = places.snapshot(snapshot);
         if path.symlink_metadata().is_ok() {
@@ -216,7 +129,7 @@ impl Sandboxes {
         let made = self.fill_snapshot(&config, image, &places, interrupted);
         let made = made.and_then(|()| {
             fs::rename(places.work(), &path).map_err(Error::io("making", &path))?;
-            sync(&places.top)
+            places.sync()
         });
         places.clear();
         self.settle_pending(name)?;
@@ -273,6 +186,7 @@ impl Sandboxes {
     ) -> Result<()> {
         let (_lock, config) = self.store.lock(name)?;
         let image = image_of(&config)?;
+        self.check_not_upgrading(name)?;
         let places = Places::of(&config);
         let path = places.existing(name, snapshot)?;
         let hypervisor = self.hypervisor(&config)?;
@@ -456,42 +370,6 @@ fn image_of(config: &SandboxConfig) -> Result<TreeImage> {
             config.name
         ))
     })
-}
-
-/// Copies the image of a snapshot into the place of work.
-fn prepare(places: &Places, snapshot: &Path, interrupted: &dyn Fn() -> bool) -> Result<()> {
-    let path = snapshot.join(IMAGE);
-    let copying = || Error::io("copying", &path);
-    let from = File::open(&path).map_err(copying())?;
-    let to = create(&places.begin()?.join(IMAGE))?;
-    copy::content(&from, &to, interrupted).map_err(copying())?;
-    to.sync_all().map_err(copying())
-}
-
-/// The image, which nobody else has for as long as this is open.
-fn claimed(file: &Path, name: &SandboxName) -> Result<File> {
-    let open = OpenOptions::new().read(true).write(true).open(file);
-    let open = open.map_err(Error::io("opening", file))?;
-    claim::claim(&open).map_err(|error| {
-        Error::refused(format!(
-            "'{}' is in use ({error}); end what reads it, such as 'logs --follow {name}'",
-            file.display()
-        ))
-    })?;
-    Ok(open)
-}
-
-fn create(path: &Path) -> Result<File> {
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true).mode(0o600);
-    options.open(path).map_err(Error::io("creating", path))
-}
-
-/// Has the names in a directory be on disk.
-fn sync(directory: &Path) -> Result<()> {
-    File::open(directory)
-        .and_then(|open| open.sync_all())
-        .map_err(Error::io("writing", directory))
 }
 
 fn now() -> u64 {
