@@ -8,6 +8,7 @@ use std::ffi::CStr;
 use std::fs;
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -21,6 +22,7 @@ use crate::service::sandboxes::Sandboxes;
 use crate::service::tree::{Class, TreePlan};
 use crate::sys::blank;
 use crate::sys::claim;
+use crate::sys::copy;
 use crate::sys::hold::{Held, Places};
 use crate::sys::loopdev::LoopDevice;
 use crate::sys::mounted::Mounted;
@@ -146,14 +148,55 @@ impl Sandboxes {
                 image: None,
             });
         };
-        let file = image.file(path);
-        let device = Device::new(&file, image, &self.store.stage(name))?;
-        let mounted =
-            Mounted::new(device.path(), kind(image)).map_err(Error::io("mounting", &file))?;
-        Ok(Tree {
-            path: mounted.path(),
-            image: Some((mounted, device)),
+        let device = self.device_of(name, image, &image.file(path))?;
+        mounted(device, image, &image.file(path))
+    }
+
+    /// The device of the image of the sandbox `name`.
+    fn device_of(&self, name: &SandboxName, image: TreeImage, file: &Path) -> Result<Device> {
+        Device::new(file, image, &self.store.stage(name)).map_err(|error| {
+            match claim::is_claimed(file) {
+                Ok(true) => Error::refused(format!(
+                    "'{name}' runs and has its image '{}' to itself; stop it first with 'virt-sandbox-service stop {name}'",
+                    file.display()
+                )),
+                Ok(false) | Err(_) => error,
+            }
         })
+    }
+
+    /// The tree that is in a copy of the image of a sandbox.
+    ///
+    /// # Errors
+    /// Where it cannot be mounted.
+    pub(super) fn tree_in(
+        &self,
+        config: &SandboxConfig,
+        image: TreeImage,
+        copy: &File,
+    ) -> Result<Tree> {
+        // It has no other name, and is opened by other processes, too.
+        let path = format!("/proc/{}/fd/{}", std::process::id(), copy.as_raw_fd());
+        let stage = self.store.stage(&config.name).join("copy");
+        let device = Device::new(Path::new(&path), image, &stage)?;
+        mounted(device, image, Path::new(&path))
+    }
+
+    /// Copies the image of a sandbox that holds still.
+    ///
+    /// # Errors
+    /// Where there is no room for it, or it does not hold still.
+    pub(super) fn copy_image(
+        &self,
+        config: &SandboxConfig,
+        image: TreeImage,
+        to: &File,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<()> {
+        let path = image.file(&config.path);
+        let copying = || Error::io("copying", &path);
+        let from = File::open(&path).map_err(copying())?;
+        copy::content(&from, to, interrupted).map_err(copying())
     }
 
     /// A directory of the tree, for a program of the host to read: no link in it or on the way to it is followed. It is there for as
@@ -168,7 +211,7 @@ impl Sandboxes {
             return view::plain(directory).map_err(Error::step(doing));
         };
         let file = image.file(&config.path);
-        let device = Device::new(&file, image, &self.store.stage(&config.name))?;
+        let device = self.device_of(&config.name, image, &file)?;
         let mounted =
             Mounted::plain(device.path(), kind(image)).map_err(Error::io("mounting", &file))?;
         let directory = Root::new(&mounted.path())?.open_plain(inside)?;
@@ -258,6 +301,14 @@ impl Sandboxes {
         }
         true
     }
+}
+
+fn mounted(device: Device, image: TreeImage, file: &Path) -> Result<Tree> {
+    let mounted = Mounted::new(device.path(), kind(image)).map_err(Error::io("mounting", file))?;
+    Ok(Tree {
+        path: mounted.path(),
+        image: Some((mounted, device)),
+    })
 }
 
 fn making(file: &Path) -> impl FnOnce(std::io::Error) -> Error {

@@ -44,6 +44,7 @@ impl Sandboxes {
     pub fn recover(&self) -> Result<()> {
         self.thaw()?;
         self.finish_renames()?;
+        self.resolve_snapshots()?;
         for (removal, lock) in self.store.interrupted()? {
             log::info!(
                 "removing what is left of '{}', whose create or delete was interrupted",
