@@ -125,7 +125,7 @@ impl Place {
 }
 
 /// A package with 200 conffiles, which all have this text.
-fn many_files(text: &str) -> Content {
+fn many_files(text: &str) -> Content<'_> {
     let files: Vec<String> = (0..200).map(|n| format!("part{n}")).collect();
     let files: Vec<(&str, &str)> = files.iter().map(|name| (&**name, text)).collect();
     Content {
