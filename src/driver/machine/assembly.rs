@@ -72,7 +72,8 @@ impl Assembly {
             let staged = below(PRIVATE, dir);
             // Each on its own: the top of the tree has the mark that says whose it is.
             if config.image.is_none() {
-                assembly.share(abilities, &below(&config.path, dir), &staged, false)?;
+                let source = below(&config.path, dir);
+                assembly.add(abilities.with_owners(&source)?, &source, &staged, false);
             }
             assembly.mounts.push(bind(staged, dir, false));
         }
@@ -156,6 +157,12 @@ impl Assembly {
             true => abilities.transport(source, false)?,
             false => abilities.transport(source, read_only)?,
         };
+        self.add(transport, source, staged, read_only);
+        Ok(())
+    }
+
+    /// Makes a directory of the host a device of the machine, by `transport`.
+    fn add(&mut self, transport: Transport, source: &Path, staged: &Path, read_only: bool) {
         let is_plan9 = matches!(transport, Transport::Plan9 { .. });
         if read_only && !is_plan9 {
             log::warn!(
@@ -180,7 +187,6 @@ impl Assembly {
             read_only: read_only && is_plan9,
             transport,
         });
-        Ok(())
     }
 }
 

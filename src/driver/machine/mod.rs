@@ -149,6 +149,11 @@ pub(super) fn boot_time() -> Result<Duration> {
     }))
 }
 
+pub(super) fn needs_image() -> Result<Option<String>> {
+    let kernel = Kernel::find(Path::new("/"), &KernelRequest::default())?;
+    Abilities::of_host(&kernel, Authority::Root)?.no_owners()
+}
+
 pub(super) fn sharing(config: &SandboxConfig, facts: &HostFacts) -> Result<Vec<Shared>> {
     let kernel = Kernel::find(Path::new("/"), &KernelRequest::default())?;
     let abilities = Abilities::of_host(&kernel, Authority::Root)?;
@@ -176,12 +181,13 @@ pub(super) fn sharing(config: &SandboxConfig, facts: &HostFacts) -> Result<Vec<S
             }
         },
     };
-    Ok(assembly
-        .shares
-        .into_iter()
-        .zip(is_read_only)
-        .map(shared)
-        .collect())
+    let shares = assembly.shares.into_iter().zip(is_read_only).map(shared);
+    let image = config.image_file().map(|source| Shared {
+        source,
+        read_only: false,
+        how: "virtio disk, owners in its filesystem; mounted by the machine's kernel, and by nothing of the host meanwhile",
+    });
+    Ok(shares.chain(image).collect())
 }
 
 /// In an emulated machine all takes several times as long: units that say nothing of it get more time than systemd gives them.

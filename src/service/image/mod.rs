@@ -4,22 +4,21 @@
 //! (see [`mounted`](crate::sys::mounted)), on the same device, so that both at a time are one filesystem to the kernel. A
 //! sandbox can write to its filesystem what it likes: nothing but the kernel reads it, as when any disk of a stranger is mounted.
 
+mod size;
+
 use std::ffi::CStr;
 use std::fs;
 use std::fs::{File, OpenOptions};
-use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::config::storage::{TreeFilesystem, TreeFormat};
-use crate::config::{Bytes, SandboxConfig, SandboxName, TreeImage};
+use crate::config::{SandboxConfig, SandboxName, TreeImage};
 use crate::error::{Error, Result};
-use crate::service::discover::below;
 use crate::service::sandboxes::Sandboxes;
-use crate::service::tree::{Class, TreePlan};
 use crate::sys::blank;
 use crate::sys::claim;
 use crate::sys::copy;
@@ -29,17 +28,13 @@ use crate::sys::mounted::Mounted;
 use crate::sys::root::Root;
 use crate::sys::view;
 
+pub(super) use size::{check_size, explained, needed_by};
+
 /// The subcommand that holds an image which is not raw.
 pub const HOLD: &str = "hold-image";
 
 /// How long the device of an image may be in use after the sandbox has ended.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Room for what a filesystem needs itself, and for a first journal.
-const OWN_ROOM: u64 = 32 << 20;
-
-/// As small as mkfs.xfs(8) makes them.
-const SMALLEST_XFS: u64 = 300 << 20;
 
 /// The block device of an image.
 #[derive(Debug)]
@@ -320,117 +315,5 @@ fn kind(image: TreeImage) -> &'static CStr {
     match image.filesystem {
         TreeFilesystem::Ext4 => c"ext4",
         TreeFilesystem::Xfs => c"xfs",
-    }
-}
-
-/// Refuses an image that has no room for a tree.
-///
-/// # Errors
-/// Names the size that is needed.
-pub(super) fn check_size(image: TreeImage, plan: &TreePlan, root: &Path) -> Result<()> {
-    let needed = needed(content(plan, root), image.filesystem);
-    if image.size >= needed {
-        return Ok(());
-    }
-    Err(Error::refused(format!(
-        "an image of {} is too small: what belongs to the sandbox needs {needed}, and what it is to write comes on top",
-        image.size
-    )))
-}
-
-/// Bytes that the files of a plan take.
-fn content(plan: &TreePlan, root: &Path) -> u64 {
-    const BLOCK: u64 = 4096;
-    let sizes = plan.entries.iter().map(|(path, entry)| {
-        let from = match &entry.class {
-            Class::Copied => path,
-            Class::CopiedFrom(from) => from,
-            Class::Empty | Class::Made { .. } | Class::Written { .. } | Class::Linked(_) => {
-                return BLOCK;
-            }
-            Class::LeftOut | Class::Shared => return 0,
-        };
-        let metadata = below(root, from).symlink_metadata();
-        metadata.map_or(0, |metadata| {
-            // Holes stay holes.
-            let used = metadata.len().min(metadata.blocks() * 512);
-            used.next_multiple_of(BLOCK).max(BLOCK)
-        })
-    });
-    sizes.sum()
-}
-
-fn needed(content: u64, filesystem: TreeFilesystem) -> Bytes {
-    let with_room = content + content / 8 + OWN_ROOM;
-    let least = match filesystem {
-        TreeFilesystem::Ext4 => with_room,
-        TreeFilesystem::Xfs => with_room.max(SMALLEST_XFS),
-    };
-    let mebi = least.div_ceil(1 << 20);
-    Bytes::mebi(u32::try_from(mebi).unwrap_or(u32::MAX))
-}
-
-/// Says of a full image that it is, in place of the path that was written to, and what to do.
-pub(super) fn explained(error: Error, image: Option<TreeImage>, remedy: &str) -> Error {
-    let Some(image) = image else {
-        return error;
-    };
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-    while let Some(inner) = cause {
-        let kind = inner
-            .downcast_ref::<std::io::Error>()
-            .map(std::io::Error::kind);
-        if kind == Some(ErrorKind::StorageFull) {
-            return Error::refused(format!(
-                "the image of {} is full before all is in it; {remedy}",
-                image.size
-            ));
-        }
-        cause = inner.source();
-    }
-    error
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_size_that_is_needed_is_named() {
-        let image = TreeImage {
-            size: Bytes::mebi(1),
-            format: TreeFormat::Raw,
-            filesystem: TreeFilesystem::Ext4,
-        };
-        let plan = TreePlan::default();
-        let error = check_size(image, &plan, Path::new("/"))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("1M is too small") && error.contains("needs 32M"),
-            "{error}"
-        );
-        assert_eq!(needed(80 << 20, TreeFilesystem::Ext4), Bytes::mebi(122));
-        assert_eq!(needed(1, TreeFilesystem::Xfs), Bytes::mebi(300));
-        assert_eq!(needed(1 << 30, TreeFilesystem::Xfs), Bytes::mebi(1184));
-    }
-
-    #[test]
-    fn a_full_image_is_called_full() {
-        let full =
-            || Error::io("writing", Path::new("/proc/self/fd/7/x"))(ErrorKind::StorageFull.into());
-        let image = TreeImage {
-            size: Bytes::mebi(40),
-            format: TreeFormat::Raw,
-            filesystem: TreeFilesystem::Ext4,
-        };
-        assert!(
-            explained(full(), Some(image), "make it larger")
-                .to_string()
-                .contains("image of 40M is full")
-        );
-        assert!(explained(full(), None, "").to_string().contains("/x"));
-        let other = Error::io("writing", Path::new("/x"))(ErrorKind::NotFound.into());
-        assert!(explained(other, Some(image), "").to_string().contains("/x"));
     }
 }
