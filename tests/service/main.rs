@@ -29,6 +29,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod archives;
+mod capabilities;
 mod clones;
 mod drivers;
 mod errors;
