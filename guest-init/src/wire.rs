@@ -152,6 +152,9 @@ pub enum WireError {
     /// A payload longer than [`LARGEST`].
     #[error("a message of {0} bytes")]
     Length(usize),
+    /// Bytes of a stream that nobody has said there is room for.
+    #[error("{0} bytes of a stream at once, for which there is no room")]
+    Room(usize),
     /// A payload that is not what its kind has.
     #[error("a message of kind {0} that makes no sense")]
     Payload(u8),
@@ -423,6 +426,29 @@ mod tests {
         #[test]
         fn garbage_is_refused_or_waited_for(mut bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             while let Ok(Some(_)) = Frame::take(&mut bytes) {}
+        }
+
+        // What a sandbox that means harm could send: frames of every kind, with the right or another length.
+        #[test]
+        fn what_is_framed_but_wrong_ends_too(
+            parts in proptest::collection::vec((0..14_u8, proptest::collection::vec(any::<u8>(), 0..40), any::<Option<u32>>()), 0..8)
+        ) {
+            let mut bytes = Vec::new();
+            for (kind, payload, length) in parts {
+                let length = length.unwrap_or(payload.len() as u32);
+                bytes.push(kind);
+                bytes.extend(length.to_le_bytes());
+                bytes.extend(payload);
+            }
+            let mut left = bytes.len();
+            let mut hello = bytes.clone();
+            while let Ok(Some(_)) = Frame::take(&mut bytes) {
+                // Each takes some away, so there is an end, and nothing is kept but what was sent.
+                prop_assert!(bytes.len() < left);
+                left = bytes.len();
+            }
+            prop_assert_eq!(Frame::take_hello(&mut hello, 7), None);
+            prop_assert!(hello.len() <= HEADER + MAGIC.len() + 12);
         }
     }
 }

@@ -26,6 +26,9 @@ use crate::hypervisor::{DomainState, Hypervisor, Limit};
 use crate::sys::command::Captured;
 pub use crate::sys::enter::Entry;
 
+/// How long a sandbox may take to answer a question of the host's: longer than a unit takes to reload (`DefaultTimeoutStartSec=`).
+const ANSWER: Duration = Duration::from_secs(120);
+
 /// A running sandbox, to run commands in and to look at.
 pub trait Inside: Debug {
     /// Whether it is still there. This asks the kernel: the daemon may be restarted meanwhile.
@@ -37,20 +40,26 @@ pub trait Inside: Debug {
     /// Lets it bound what runs in it. It waits for that when it starts, for some seconds.
     fn share_controllers(&self) {}
 
-    /// Runs a command of the sandbox to its end, as its root and without standard input.
+    /// Runs a command of the sandbox, as its root and without standard input. `None` where it has not ended within `limit`: what
+    /// runs there is the sandbox's, which may never let it end.
     ///
     /// # Errors
     /// Where the way in is barred; a command that fails is no error.
-    fn capture(&self, command: &[&str]) -> Result<Captured>;
+    fn capture_within(&self, command: &[&str], limit: Duration) -> Result<Option<Captured>>;
 
-    /// As [`capture`](Self::capture), of the standard error alone, for a command that has been given a time to end in. `None`
-    /// where it is not heard of for longer than `limit` all the same.
+    /// As [`capture_within`](Self::capture_within), for what should have ended soon.
     ///
     /// # Errors
-    /// Where the way in is barred.
-    fn capture_within(&self, command: &[&str], limit: Duration) -> Result<Option<Captured>> {
-        let _ = limit;
-        self.capture(command).map(Some)
+    /// Also where it has not.
+    fn capture(&self, command: &[&str]) -> Result<Captured> {
+        let captured = self.capture_within(command, ANSWER)?;
+        captured.ok_or_else(|| {
+            Error::refused(format!(
+                "'{}' has not ended in the sandbox within {} s; look what hangs there, or restart it",
+                command.join(" "),
+                ANSWER.as_secs()
+            ))
+        })
     }
 
     /// Runs a command of the sandbox with our standard streams, terminal and signals, and gives its exit status: 128+N for

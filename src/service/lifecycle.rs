@@ -301,10 +301,11 @@ impl Sandboxes {
         let state = self.hypervisor(config)?.state(name)?;
         let is_frozen = matches!(state, DomainState::Paused { .. });
         if let Some(inside) = self.inside_of(config, state)?.filter(|_| !is_frozen) {
-            let asked = inside.capture(&POWER_OFF);
             let begin = Instant::now();
-            if asked.is_ok_and(|asked| asked.success) {
-                while inside.is_alive() && begin.elapsed() < Duration::from_secs(STOP_SECONDS) {
+            let limit = Duration::from_secs(STOP_SECONDS);
+            let asked = inside.capture_within(&POWER_OFF, limit);
+            if asked.is_ok_and(|asked| asked.is_some_and(|asked| asked.success)) {
+                while inside.is_alive() && begin.elapsed() < limit {
                     sleep(LOOK / 2);
                 }
                 if inside.is_alive() {

@@ -31,6 +31,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod archives;
+mod capabilities;
 mod clones;
 mod drivers;
 mod errors;

@@ -23,7 +23,7 @@ use crate::domain::template::Template;
 use crate::domain::tune::{CPU_PERIOD_US, quota_us};
 use crate::driver::ability::{Abilities, emulation_of_environment, usable_emulation};
 use crate::driver::container::SYSTEMD;
-use crate::driver::{Activity, Contents, Inside, Shared, Site, addresses};
+use crate::driver::{ANSWER, Activity, Contents, Inside, Shared, Site, addresses};
 use crate::error::{Error, Result};
 use crate::guest;
 use crate::guest::kernel::{self, Kernel, KernelRequest};
@@ -234,7 +234,7 @@ impl Machine {
 
     /// Asks on a way that is attached; one that fails is not used again.
     fn ask(&self, ask: &Ask, patience: Duration) -> Result<Captured> {
-        let captured = self.ask_within(ask, patience, None)?;
+        let captured = self.ask_within(ask, patience, ANSWER)?;
         captured.ok_or_else(|| Error::refused("the virtual machine does not answer"))
     }
 
@@ -243,10 +243,10 @@ impl Machine {
         &self,
         ask: &Ask,
         patience: Duration,
-        limit: Option<Duration>,
+        limit: Duration,
     ) -> Result<Option<Captured>> {
         let mut way = self.attached(patience)?;
-        let captured = way.capture(ask, limit.map(|limit| Instant::now() + limit))?;
+        let captured = way.capture(ask, Instant::now() + limit)?;
         if captured.is_some() {
             *self.way.borrow_mut() = Some(way);
         }
@@ -333,12 +333,8 @@ impl Inside for Machine {
         }
     }
 
-    fn capture(&self, command: &[&str]) -> Result<Captured> {
-        self.ask(&captured(command), PATIENCE)
-    }
-
     fn capture_within(&self, command: &[&str], limit: Duration) -> Result<Option<Captured>> {
-        self.ask_within(&captured(command), PATIENCE, Some(limit))
+        self.ask_within(&captured(command), PATIENCE, limit)
     }
 
     fn execute(&self, how: &Entry, command: &[String]) -> Result<u8> {

@@ -106,7 +106,7 @@ fn a_way_is_ours_alone_and_begins_with_our_hello() {
     let mut way = Way::take(dir.path()).unwrap().unwrap();
     assert!(way.attach(Duration::from_secs(30)).unwrap());
     let done = way
-        .capture(&Ask::Read { paths: vec![] }, None)
+        .capture(&Ask::Read { paths: vec![] }, Instant::now() + ANSWER)
         .unwrap()
         .unwrap();
     let expected = (false, "out", "err");
@@ -116,6 +116,49 @@ fn a_way_is_ours_alone_and_begins_with_our_hello() {
     );
     // The next one has no socket here, but the first is not given to two.
     assert!(Way::take(dir.path()).is_err());
+    drop(way);
+    guest.join().unwrap();
+}
+
+#[test]
+fn a_guest_that_never_says_hello_holds_nobody_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(dir.path().join("0")).unwrap();
+    let guest = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        // All that it can say but what it is asked for.
+        while stream.write_all(&[11; 4096]).is_ok() {}
+    });
+    let mut way = Way::take(dir.path()).unwrap().unwrap();
+    assert!(!way.attach(Duration::from_millis(300)).unwrap());
+    drop(way);
+    guest.join().unwrap();
+}
+
+#[test]
+fn a_guest_that_never_comes_to_an_end_is_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(dir.path().join("0")).unwrap();
+    let guest = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut said = [0; 64];
+        stream
+            .read_exact(&mut said[..guest_init::wire::HEADER + 8])
+            .unwrap();
+        let number = u64::from_le_bytes(said[guest_init::wire::HEADER..][..8].try_into().unwrap());
+        let mut bytes = Vec::new();
+        let version = guest_init::ask::VERSION;
+        Frame::Hello(Hello { version, number }).write(&mut bytes);
+        while stream.write_all(&bytes).is_ok() {
+            bytes.clear();
+            Frame::Data(Channel::Stdout, vec![b'x'; 30000]).write(&mut bytes);
+        }
+    });
+    let mut way = Way::take(dir.path()).unwrap().unwrap();
+    assert!(way.attach(Duration::from_secs(30)).unwrap());
+    let ask = Ask::Read { paths: vec![] };
+    let limit = Instant::now() + Duration::from_millis(500);
+    assert!(way.capture(&ask, limit).unwrap().is_none());
     drop(way);
     guest.join().unwrap();
 }
