@@ -299,6 +299,7 @@ impl Session<'_> {
             | Frame::Log(_)
             | Frame::Data(..)
             | Frame::Hello(_)
+            | Frame::Passage(..)
             | Frame::Exit(_) => {}
         }
     }
