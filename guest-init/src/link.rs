@@ -69,7 +69,7 @@ impl Link {
     }
 
     /// Whether sources may add to what waits.
-    fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         self.outbox.len() < BACKLOG
     }
 

@@ -301,6 +301,7 @@ impl Session<'_> {
             | Frame::Log(_)
             | Frame::Data(..)
             | Frame::Hello(_)
+            | Frame::Passage(..)
             | Frame::Exit(_) => {}
         }
     }

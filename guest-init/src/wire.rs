@@ -8,7 +8,11 @@
 //! [`Frame::Room`] when some was used up). Whoever reads the channel can therefore always take what comes, and a
 //! stream that nobody reads does not hold up another stream, a signal or the end.
 
+mod passage;
+
 use serde::{Deserialize, Serialize};
+
+pub use passage::{Kind, Passage};
 
 /// Bytes of one stream that may be on their way before the other side says that it has more room.
 pub const WINDOW: u32 = 256 << 10;
@@ -57,6 +61,8 @@ pub enum Frame {
     Attach(u64),
     /// To the host: the answer to that.
     Hello(Hello),
+    /// About a connection, by its number.
+    Passage(u32, Passage),
 }
 
 /// The answer to [`Frame::Attach`].
@@ -171,6 +177,7 @@ const RESIZE: u8 = 8;
 const EXIT: u8 = 9;
 const ATTACH: u8 = 10;
 const HELLO: u8 = 11;
+const PASSAGE: u8 = 12;
 
 impl Channel {
     const ALL: [Self; 3] = [Self::Stdin, Self::Stdout, Self::Stderr];
@@ -232,6 +239,7 @@ impl Frame {
                 buffer.extend(hello.version.to_le_bytes());
                 buffer.extend(hello.number.to_le_bytes());
             }
+            Self::Passage(id, passage) => passage.write(*id, buffer),
         }
         let length = u32::try_from(buffer.len() - begin - HEADER).unwrap_or(u32::MAX);
         buffer[begin + 1..begin + HEADER].copy_from_slice(&length.to_le_bytes());
@@ -250,6 +258,7 @@ impl Frame {
             Self::Exit(_) => EXIT,
             Self::Attach(_) => ATTACH,
             Self::Hello(_) => HELLO,
+            Self::Passage(..) => PASSAGE,
         }
     }
 
@@ -272,7 +281,7 @@ impl Frame {
         let rest = buffer.split_off(HEADER + length);
         let payload = std::mem::replace(buffer, rest).split_off(HEADER);
         Self::read(kind, payload).map(Some).ok_or(match kind {
-            CONFIG..=HELLO => WireError::Payload(kind),
+            CONFIG..=PASSAGE => WireError::Payload(kind),
             _ => WireError::Kind(kind),
         })
     }
@@ -312,6 +321,7 @@ impl Frame {
                     number: u64::from_le_bytes(rest.get(4..)?.try_into().ok()?),
                 })
             }
+            (PASSAGE, text) => Passage::read(text)?,
             (DATA, [_, bytes @ ..]) => Self::Data(channel()?, bytes.to_vec()),
             (END, [_]) => Self::End(channel()?),
             (ROOM, &[_, a, b, c, d]) => Self::Room(channel()?, u32::from_le_bytes([a, b, c, d])),
@@ -356,6 +366,10 @@ mod tests {
             Frame::Resize(24, 300),
             Frame::Exit(Exit::Status { code: 3 }),
             Frame::Attach(7),
+            Frame::Passage(9, Passage::Open(Kind::Datagrams, 53)),
+            Frame::Passage(u32::MAX, Passage::Data(vec![1, 2])),
+            Frame::Passage(0, Passage::Room(70_000)),
+            Frame::Passage(1, Passage::Reset),
             Frame::Hello(Hello {
                 version: 3,
                 number: u64::MAX,

@@ -311,7 +311,8 @@ impl<'a> Console<'a> {
             | Frame::Signal(_)
             | Frame::Resize(..)
             | Frame::Attach(_)
-            | Frame::Hello(_) => {}
+            | Frame::Hello(_)
+            | Frame::Passage(..) => {}
         }
         Ok(())
     }

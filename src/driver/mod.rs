@@ -11,10 +11,13 @@ mod machine;
 
 use std::fmt::Debug;
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use guest_init::config::{self as inside, Nic};
+use guest_init::tunnel::Carried;
+use guest_init::wire::Kind;
 use serde::Serialize;
 
 use self::connection::{Connection, Driver};
@@ -80,6 +83,11 @@ pub trait Inside: Debug {
         Ok(None)
     }
 
+    /// What carries connections into it, where that is not the network; asked for only where nobody answers there.
+    fn carrier(&self) -> Option<Box<dyn Carrier>> {
+        None
+    }
+
     /// What only its own kernel tables tell of what it uses.
     ///
     /// # Errors
@@ -92,6 +100,15 @@ pub trait Inside: Debug {
     /// Says why that cannot be.
     fn limit_processes(&self, most: u64) -> std::result::Result<(), String>;
 
+    /// Does its part of a limit that was changed outside, and says why where it has not.
+    ///
+    /// # Errors
+    /// Says why that cannot be.
+    fn adapt(&self, limit: &Limit) -> std::result::Result<(), String> {
+        let _ = limit;
+        Ok(())
+    }
+
     /// Has its files on the host be as it sees them: what its kernel holds back is written.
     ///
     /// # Errors
@@ -103,6 +120,15 @@ pub trait Inside: Debug {
     /// # Errors
     /// Where it does not answer.
     fn wake(&self) -> Result<()>;
+}
+
+/// Carries connections into a running sandbox.
+pub trait Carrier: Debug {
+    /// A socket that leads to a port of the sandbox.
+    ///
+    /// # Errors
+    /// Where no socket can be made. One that leads nowhere is reset.
+    fn carry(&self, kind: Kind, port: u16) -> io::Result<Carried>;
 }
 
 /// What a sandbox is at.

@@ -4,19 +4,22 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use guest_init::wire::{Channel, Exit, Frame, Hello};
 
 use super::*;
+use crate::config::Resources;
 use crate::driver::{DEFAULT_SHARES, Keeper};
 
 #[test]
-fn what_a_machine_was_built_with_is_not_changed_while_it_runs() {
-    let resources = Resources::default();
+fn what_can_change_while_a_machine_runs_is_what_was_asked_for_or_what_is_usual() {
+    let mut resources = Resources::default();
     let limit = |resources: &Resources, key: &str| Keeper::Machines.limit(resources, key);
-    for key in ["memory", "cpus", "cpu-pinning"] {
-        assert_eq!(limit(&resources, key), None, "{key}");
-    }
+    assert_eq!(limit(&resources, "memory"), Some(Limit::Balloon(1 << 20)));
+    assert_eq!(limit(&resources, "cpus"), Some(Limit::VirtualCpus(1)));
+    assert_eq!(limit(&resources, "cpu-pinning"), None);
     assert_eq!(
         limit(&resources, "cpu-shares"),
         Some(Limit::CpuShares(DEFAULT_SHARES))
     );
+    resources.cpus = Some(4000);
+    assert_eq!(most_cpus(&resources), 4000);
 }
 
 #[test]
