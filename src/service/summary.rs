@@ -1,12 +1,14 @@
 //! What is known of sandboxes at a glance.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use crate::config::{Publish, SandboxName};
 use crate::error::{Error, Result};
+use crate::host;
 use crate::hypervisor::{DomainState, Hypervisor};
+use crate::label;
 use crate::service::connections::Connections;
 use crate::service::sandboxes::Sandboxes;
 
@@ -37,6 +39,18 @@ pub struct Summary {
     pub hostname: String,
     /// Whether the host's systemd starts it at boot.
     pub enabled: bool,
+    /// The label that the host's security module knows it by, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+}
+
+/// The label of a sandbox; none where nothing of the host labels any.
+pub(super) fn label_of(hypervisor: &dyn Hypervisor, name: &SandboxName) -> Result<Option<String>> {
+    if !host::has_security_module(Path::new("/")) {
+        return Ok(None);
+    }
+    let definition = hypervisor.definition(name.as_str())?;
+    Ok(definition.and_then(|xml| label::of_domain(&xml)))
 }
 
 impl Sandboxes {
@@ -65,8 +79,10 @@ impl Sandboxes {
             DomainState::Running { .. } => self.inside_of(&config, state)?,
             DomainState::Paused { .. } | DomainState::Stopped | DomainState::Missing => None,
         };
+        let label = label_of(connections.of(&config)?, name)?;
         Ok(Summary {
             name: name.clone(),
+            label,
             state: state.as_str().to_owned(),
             driver: self.keeper(&config)?.name().to_owned(),
             units: config.units().to_vec(),

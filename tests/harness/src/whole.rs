@@ -40,7 +40,7 @@ pub enum Boot {
     Plain,
     /// With AppArmor.
     Apparmor,
-    /// With SELinux, which denies nothing and says what it would.
+    /// With SELinux, which denies.
     Selinux,
 }
 
@@ -60,7 +60,7 @@ impl Boot {
         match self {
             Self::Plain => "lsm=landlock,lockdown,yama",
             Self::Apparmor => "apparmor=1 security=apparmor",
-            Self::Selinux => "security=selinux selinux=1 enforcing=0",
+            Self::Selinux => "security=selinux selinux=1 enforcing=1",
         }
     }
 }
