@@ -29,7 +29,7 @@ pub struct Options {
     #[arg(long, default_value = "target/host")]
     output: PathBuf,
     /// Seconds after which the machine is ended
-    #[arg(long, default_value_t = 3600)]
+    #[arg(long, default_value_t = 21600)]
     seconds: u64,
 }
 
@@ -40,7 +40,7 @@ pub enum Boot {
     Plain,
     /// With AppArmor.
     Apparmor,
-    /// With SELinux, which denies.
+    /// With SELinux, which denies from when the host is up.
     Selinux,
 }
 
@@ -60,7 +60,7 @@ impl Boot {
         match self {
             Self::Plain => "lsm=landlock,lockdown,yama",
             Self::Apparmor => "apparmor=1 security=apparmor",
-            Self::Selinux => "security=selinux selinux=1 enforcing=1",
+            Self::Selinux => "security=selinux selinux=1 enforcing=0",
         }
     }
 }
