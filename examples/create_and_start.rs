@@ -23,6 +23,7 @@ fn main() -> Result<()> {
         networks: vec![Network::dhcp("default")],
         mounts: vec![],
         security: None,
+        file_type: None,
         publish: vec![],
         on_demand: false,
         idle_stop: None,

@@ -1,7 +1,7 @@
 //! The label that a security module knows a process by.
 
-use std::fs;
-use std::io::ErrorKind;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -47,7 +47,13 @@ impl Label {
     /// What this process and its children become with their next program.
     pub fn set_for_exec(&self) -> Result<()> {
         let path = "/proc/thread-self/attr/exec";
-        fs::write(path, &self.0).with_context(|| format!("writing '{}' to '{path}'", self.0))
+        // A policy may have it that nobody makes such a file.
+        let mut file = File::options()
+            .write(true)
+            .open(path)
+            .with_context(|| format!("opening '{path}'"))?;
+        file.write_all(self.0.as_bytes())
+            .with_context(|| format!("writing '{}' to '{path}'", self.0))
     }
 }
 

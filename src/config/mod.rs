@@ -45,7 +45,7 @@ pub use path::GuestPath;
 pub use publish::Publish;
 pub use resources::Resources;
 pub use seccomp::Seccomp;
-pub use security::Security;
+pub use security::{FileType, Security};
 pub use service::{SandboxConfig, State};
 pub use size::Bytes;
 pub use snapshot::SnapshotName;

@@ -107,6 +107,43 @@ impl fmt::Display for Label {
 
 as_text!(Label);
 
+/// A type of SELinux's for files. Letters, digits, `_`, `.` and `-`: it becomes part of a context and of a command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileType(String);
+
+/// Why a text is no type.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is no type of SELinux's: it is like container_file_t")]
+pub struct ParseFileTypeError(String);
+
+impl FileType {
+    /// The type as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for FileType {
+    type Err = ParseFileTypeError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+        if text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.chars().all(is_plain) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(ParseFileTypeError(text.to_owned()))
+    }
+}
+
+impl fmt::Display for FileType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+as_text!(FileType);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,6 +180,17 @@ mod tests {
             "inherit,label=x",
         ] {
             assert!(text.parse::<Security>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_type_is_a_word() {
+        assert_eq!(
+            "container_file_t".parse::<FileType>().unwrap().as_str(),
+            "container_file_t"
+        );
+        for text in ["", "a:b", "-x", "a b", "a\n", "9t"] {
+            assert!(text.parse::<FileType>().is_err(), "{text:?}");
         }
     }
 }

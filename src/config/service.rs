@@ -9,8 +9,8 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{
-    Capabilities, Idmap, Mount, Network, Publish, Resources, SandboxName, Seccomp, Security,
-    TreeImage, Workload,
+    Capabilities, FileType, Idmap, Mount, Network, Publish, Resources, SandboxName, Seccomp,
+    Security, TreeImage, Workload,
 };
 use crate::error::{Error, Result};
 use crate::sys::atomic;
@@ -59,6 +59,9 @@ pub struct SandboxConfig {
     /// Its security label, where it is not the usual one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub security: Option<Security>,
+    /// The type that SELinux knows its files by, where it is not the usual one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_type: Option<FileType>,
     /// Ports of it that the host answers on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<Publish>,
@@ -266,6 +269,7 @@ impl SandboxConfig {
             networks: vec![],
             mounts: vec![],
             security: None,
+            file_type: None,
             publish: vec![],
             on_demand: false,
             idle_stop: None,

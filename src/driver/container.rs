@@ -23,7 +23,7 @@ use crate::guest::ids::{self, Registry};
 use crate::guest::{self, Assembly, cgroup, confinement};
 use crate::host::HostFacts;
 use crate::hypervisor::{Hypervisor, Limit};
-use crate::label;
+use crate::label::selinux::{self, Kind};
 use crate::sys::command::Captured;
 use crate::sys::enter::{self, Entrance, Entry};
 
@@ -55,13 +55,7 @@ pub(super) fn build(
         domain.disks.extend(site.device.map(BlockDevice::of_host));
     }
     lxc::check(&domain)?;
-    let model = label::model(&hypervisor.capabilities()?);
-    domain.security = label::of_container(
-        config.security.as_ref(),
-        model,
-        (&config.name, &config.uuid),
-        Some(site.templates),
-    )?;
+    let label = super::labelled(config, Kind::Container, &site, hypervisor)?;
     let assembly = Assembly::of_service(config, facts, site.stage);
     let idmap = ids(config, &assembly.filesystems, site.record)?;
     let confined = match idmap {
@@ -106,6 +100,10 @@ pub(super) fn build(
         },
     };
     guest::stage(site.stage, &guest::find_init()?, &guest)?;
+    if let Some(files) = &label.files {
+        selinux::label(site.stage, files)?;
+    }
+    domain.security = label.domain;
     let view = LxcDomain::new(&domain, facts, assembly.filesystems).granting(&granted);
     Template::LxcDomain.render(&view, Some(site.templates))
 }

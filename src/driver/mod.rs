@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use guest_init::config::{self as inside, Nic};
 use guest_init::tunnel::Carried;
-use guest_init::wire::Kind;
+use guest_init::wire::Kind as Passage;
 use serde::Serialize;
 
 use self::connection::{Connection, Driver};
@@ -26,6 +26,8 @@ use crate::error::{Error, Result};
 use crate::guest;
 use crate::host::HostFacts;
 use crate::hypervisor::{DomainState, Hypervisor, Limit};
+use crate::label::selinux::{self, Kind};
+use crate::label::{self, Given};
 use crate::sys::command::Captured;
 pub use crate::sys::enter::Entry;
 
@@ -128,7 +130,7 @@ pub trait Carrier: Debug {
     ///
     /// # Errors
     /// Where no socket can be made. One that leads nowhere is reset.
-    fn carry(&self, kind: Kind, port: u16) -> io::Result<Carried>;
+    fn carry(&self, kind: Passage, port: u16) -> io::Result<Carried>;
 }
 
 /// What a sandbox is at.
@@ -203,6 +205,8 @@ pub struct Site<'a> {
     pub templates: &'a Path,
     /// The block device of the image that holds the tree, while a sandbox with the host's kernel starts.
     pub device: Option<&'a Path>,
+    /// The tree, where what is in it may have changed since it was labelled.
+    pub changed: Option<&'a Path>,
 }
 
 /// The kernel's weight of CPU time where nothing is said.
@@ -366,6 +370,39 @@ impl Keeper {
             (_, Self::Machines) => machine::limit(resources, key),
         }
     }
+}
+
+/// The security label of a sandbox, which its files have when this returns.
+fn labelled(
+    config: &SandboxConfig,
+    kind: Kind,
+    site: &Site<'_>,
+    hypervisor: &dyn Hypervisor,
+) -> Result<Given> {
+    let model = label::model(&hypervisor.capabilities()?);
+    let services = site.record.parent().unwrap_or(Path::new(guest::SERVICES));
+    let sandbox = label::Sandbox {
+        name: &config.name,
+        uuid: config.uuid,
+        kind,
+        record: site.record,
+        records: &[services, Path::new(guest::RUNTIME)],
+        templates: site.templates,
+        file_type: config.file_type.as_ref(),
+    };
+    let given = label::give(config.security.as_ref(), model, &sandbox)?;
+    if let Some(files) = &given.files {
+        match (site.changed, config.image) {
+            (Some(tree), _) => selinux::label(tree, files)?,
+            (None, None) => selinux::label_if_changed(&config.path, files)?,
+            // It is not mounted here.
+            (None, Some(_)) => {}
+        }
+        if site.changed.is_some() && config.image.is_none() {
+            selinux::remember(&config.path, files);
+        }
+    }
+    Ok(given)
 }
 
 /// The NICs as the guest is told of them, with addresses that the servers of libvirt's networks may well give.

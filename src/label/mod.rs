@@ -1,13 +1,16 @@
 //! The security label of a sandbox, from what is asked for and what the host has.
 
 pub mod apparmor;
+pub mod selinux;
 
 use std::fs;
 use std::path::Path;
 
 use uuid::Uuid;
 
-use crate::config::{SandboxName, Security};
+use self::selinux::{Context, Kind, Labels};
+use crate::config::security::Label;
+use crate::config::{FileType, SandboxName, Security};
 use crate::domain::template::{self, Template};
 use crate::domain::{LabelKind, SecLabel, SecModel};
 use crate::error::{Error, Result};
@@ -31,28 +34,125 @@ pub fn model(capabilities: &str) -> Option<SecModel> {
         .next()
 }
 
-/// What libvirt is told of a container. Unless another label is asked for, AppArmor gets a profile of ours, which the container needs: the
-/// kernel has it when this returns.
+/// The label that a domain's document says, if it says one.
+#[must_use]
+pub fn of_domain(xml: &str) -> Option<String> {
+    let document = roxmltree::Document::parse(xml).ok()?;
+    let label = document
+        .descendants()
+        .filter(|node| node.has_tag_name("seclabel"))
+        .find_map(|node| node.children().find(|child| child.has_tag_name("label")))?;
+    label.text().map(|text| text.trim().to_owned())
+}
+
+/// What a sandbox is labelled by.
+#[derive(Debug, Clone, Copy)]
+pub struct Sandbox<'a> {
+    /// Its name.
+    pub name: &'a SandboxName,
+    /// Its identity.
+    pub uuid: Uuid,
+    /// Who keeps it.
+    pub kind: Kind,
+    /// Its directory, where it is noted what is its own.
+    pub record: &'a Path,
+    /// Directories that have one of each sandbox.
+    pub records: &'a [&'a Path],
+    /// Templates of the admin.
+    pub templates: &'a Path,
+    /// The type of its files with SELinux, if not the usual one.
+    pub file_type: Option<&'a FileType>,
+}
+
+/// What a sandbox is labelled with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Given {
+    /// What libvirt is told.
+    pub domain: Option<SecLabel>,
+    /// What its files have, with SELinux.
+    pub files: Option<Context>,
+}
+
+/// Finds the label of a sandbox. What is its own alone is its own when this returns: the categories of SELinux are noted, and the
+/// kernel has the profile of AppArmor.
 ///
 /// # Errors
-/// As [`resolve`], and where the profile cannot be loaded.
-pub fn of_container(
+/// As [`resolve`]; where the policy does not know the label, or the profile cannot be loaded.
+pub fn give(
     asked: Option<&Security>,
     model: Option<SecModel>,
-    (name, uuid): (&SandboxName, &Uuid),
-    templates: Option<&Path>,
-) -> Result<Option<SecLabel>> {
-    match (asked, model) {
-        (None | Some(Security::Dynamic { label: None }), Some(model @ SecModel::AppArmor)) => {
-            apparmor::load(&apparmor::profile(name, uuid, templates)?)?;
+    sandbox: &Sandbox<'_>,
+) -> Result<Given> {
+    let domain = match (asked, model, sandbox.kind) {
+        (_, Some(SecModel::SeLinux), _) => return give_context(asked, sandbox),
+        (
+            None | Some(Security::Dynamic { label: None }),
+            Some(model @ SecModel::AppArmor),
+            Kind::Container,
+        ) => {
+            let (name, uuid) = (sandbox.name, &sandbox.uuid);
+            apparmor::load(&apparmor::profile(name, uuid, Some(sandbox.templates))?)?;
             let label = apparmor::profile_name(uuid)
                 .parse()
                 .map_err(Error::step("naming the AppArmor profile"))?;
             let kind = LabelKind::Static { label };
-            Ok(Some(SecLabel { model, kind }))
+            Some(SecLabel { model, kind })
         }
-        (None | Some(_), _) => resolve(asked, model),
+        (_, Some(SecModel::AppArmor) | None, Kind::Container | Kind::Machine { .. }) => {
+            resolve(asked, model)?
+        }
+    };
+    Ok(Given {
+        domain,
+        files: None,
+    })
+}
+
+/// The contexts of a sandbox. libvirt would choose categories anew at every start, and the files have to have the same.
+fn give_context(asked: Option<&Security>, sandbox: &Sandbox<'_>) -> Result<Given> {
+    let mut types = selinux::types(sandbox.kind)?;
+    let parsed = |label: &Label| -> Result<Context> {
+        let doing = "reading the security label";
+        label.as_str().parse().map_err(Error::step(doing))
+    };
+    let level = match asked {
+        None | Some(Security::Dynamic { .. }) => {
+            if let Some(Security::Dynamic { label: Some(base) }) = asked {
+                types.process = parsed(base)?;
+            }
+            let registry = selinux::registry(sandbox.records);
+            selinux::own_level(&types.process, &registry, sandbox.record, sandbox.uuid)?
+        }
+        Some(Security::Static { label }) => {
+            types.process = parsed(label)?;
+            types.process.level().to_owned()
+        }
+        Some(Security::Inherit) => {
+            let own = own_label()?;
+            let own = own.trim_end_matches(['\0', '\n']).parse();
+            types.process = own.map_err(Error::step("reading the label of this process"))?;
+            types.process.level().to_owned()
+        }
+    };
+    let labels = Labels::new(&types, &level, sandbox.file_type);
+    if !labels.are_usable()? {
+        return Ok(Given::default());
     }
+    let label = labels.process.to_string();
+    let label = label.parse().map_err(Error::step("naming the label"))?;
+    Ok(Given {
+        domain: Some(SecLabel {
+            model: SecModel::SeLinux,
+            kind: LabelKind::Static { label },
+        }),
+        files: Some(labels.file),
+    })
+}
+
+/// The label of this process as the kernel tells it.
+fn own_label() -> Result<String> {
+    let path = Path::new("/proc/self/attr/current");
+    fs::read_to_string(path).map_err(Error::io("reading", path))
 }
 
 /// What libvirt is told. Where the host has no security module, what would be its choice, or that of this process, is
@@ -85,13 +185,7 @@ pub fn resolve(asked: Option<&Security>, model: Option<SecModel>) -> Result<Opti
         Security::Static { label } => LabelKind::Static {
             label: label.clone(),
         },
-        Security::Inherit => {
-            let path = Path::new("/proc/self/attr/current");
-            inherited(
-                &fs::read_to_string(path).map_err(Error::io("reading", path))?,
-                model,
-            )?
-        }
+        Security::Inherit => inherited(&own_label()?, model)?,
     };
     match (model, &kind) {
         (
@@ -193,6 +287,20 @@ mod tests {
             inherited("/usr/bin/man (enforce)\n", SecModel::AppArmor).unwrap(),
             label("/usr/bin/man")
         );
+    }
+
+    #[test]
+    fn the_label_is_told_by_the_domain() {
+        let domain = |inside: &str| format!("<domain type='lxc'><name>a</name>{inside}</domain>");
+        let label = "system_u:system_r:container_t:s0:c1,c2";
+        let said =
+            format!("<seclabel type='static' model='selinux'><label>{label}</label></seclabel>");
+        assert_eq!(of_domain(&domain(&said)).as_deref(), Some(label));
+        assert_eq!(
+            of_domain(&domain("<seclabel type='dynamic' model='selinux'/>")),
+            None
+        );
+        assert_eq!(of_domain(&domain("")), None);
     }
 
     #[test]

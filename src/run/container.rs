@@ -94,6 +94,7 @@ pub fn plan(
             stage,
         },
         emulation: None,
+        files: None,
         devices: devices.attached,
     })
 }

@@ -140,6 +140,7 @@ pub fn plan(
             consoles: std::iter::once(console).chain(serial).collect(),
         },
         emulation: Some(emulation),
+        files: None,
         devices: vec![],
     })
 }

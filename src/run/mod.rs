@@ -45,7 +45,8 @@ use crate::guest::kernel::KernelRequest;
 use crate::host::HostFacts;
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::libvirt::Libvirt;
-use crate::label;
+use crate::label::selinux::{self, Context, Kind};
+use crate::label::{self, Given};
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,6 +129,8 @@ pub struct Plan {
     pub reach: Reach,
     /// What runs the instructions of a virtual machine.
     pub emulation: Option<Emulation>,
+    /// The label of its directory, with SELinux.
+    files: Option<Context>,
     /// Block devices that are there for its sake.
     devices: Vec<disks::Attached>,
 }
@@ -175,18 +178,31 @@ fn plan(
     let facts = HostFacts::probe(Path::new("/"))?;
     let mut domain = domain(request, name, uuid)?;
     let asked = request.security.as_ref();
-    domain.security = match (connection.driver, purpose) {
+    let label = match (connection.driver, purpose) {
         (Driver::Lxc, Purpose::Start) => {
-            let templates = Some(Path::new(template::OVERRIDES));
-            label::of_container(asked, model, (name, &uuid), templates)?
+            let sandbox = label::Sandbox {
+                name,
+                uuid,
+                kind: Kind::Container,
+                record: state,
+                records: &[Path::new(guest::SERVICES), &places.runtime],
+                templates: Path::new(template::OVERRIDES),
+                file_type: None,
+            };
+            label::give(asked, model, &sandbox)?
         }
+        // What a virtual machine is given is labelled by libvirt.
         (
             Driver::Lxc | Driver::QemuSystem | Driver::QemuSession | Driver::QemuEmbedded,
             Purpose::Start | Purpose::Show,
-        ) => label::resolve(asked, model)?,
+        ) => Given {
+            domain: label::resolve(asked, model)?,
+            files: None,
+        },
     };
+    domain.security = label.domain;
     let stdio = stdio.for_guest();
-    match connection.driver {
+    let plan = match connection.driver {
         Driver::Lxc => {
             let purpose = (state, purpose);
             container::plan(request, name, &domain, &facts, stdio, purpose)
@@ -195,7 +211,11 @@ fn plan(
             let places = (state, places);
             machine::plan(request, name, driver, domain, &facts, stdio, places)
         }
-    }
+    }?;
+    Ok(Plan {
+        files: label.files,
+        ..plan
+    })
 }
 
 /// The plan of [`run`], which nothing is made for.
@@ -280,6 +300,9 @@ pub fn run(request: &Request, connection: &Connection, places: &Places) -> Resul
     let purpose = (Purpose::Start, model);
     let mut plan = plan(request, connection, identity, &stdio, place, purpose)?;
     stage(&plan)?;
+    if let Some(files) = &plan.files {
+        selinux::label(state.path(), files)?;
+    }
     stages.reach("plan");
     prepare_networks(request, &mut plan, &hypervisor)?;
     if let Some(signal) = signals.interrupted() {

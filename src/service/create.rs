@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use crate::config::network::{DEFAULT_SOURCE, Source};
 use crate::config::service::VERSION;
 use crate::config::{
-    Confinement, Hostname, Mac, Mount, Network, Publish, Resources, SandboxConfig, SandboxName,
-    Security, State, TreeImage, Workload,
+    Confinement, FileType, Hostname, Mac, Mount, Network, Publish, Resources, SandboxConfig,
+    SandboxName, Security, State, TreeImage, Workload,
 };
 use crate::driver::Keeper;
 use crate::error::{Error, Result};
@@ -43,6 +43,8 @@ pub struct Request {
     pub mounts: Vec<Mount>,
     /// Its security label, where it is not the usual one.
     pub security: Option<Security>,
+    /// The type that SELinux knows its files by, where it is not the usual one.
+    pub file_type: Option<FileType>,
     /// Its ports that the host answers on.
     pub publish: Vec<Publish>,
     /// Whether it is started when one of them is first asked for.
@@ -124,6 +126,7 @@ impl Sandboxes {
             timeout: request.timeout,
             networks,
             security: request.security.clone(),
+            file_type: request.file_type.clone(),
             publish: request.publish.clone(),
             on_demand: request.on_demand,
             idle_stop: request.idle_stop,

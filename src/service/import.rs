@@ -108,6 +108,7 @@ impl Sandboxes {
             hostname,
             // A label is of the host that it was given on.
             security: None,
+            file_type: None,
             ..archived.clone()
         };
         if config.image.is_none() {

@@ -168,7 +168,7 @@ impl Sandboxes {
         }
         cgroup::remove(name);
         self.forget_failure(name)?;
-        self.render_with(config, device.map(Device::path), hypervisor)?;
+        self.render_with(config, device.map(Device::path), None, hypervisor)?;
         hypervisor.start(name.as_str())?;
         let inside = self.inside(config, hypervisor)?;
         if let Some(inside) = &inside {

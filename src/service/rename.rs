@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::guest::cgroup;
 use crate::host;
 use crate::hypervisor::Hypervisor;
+use crate::label::selinux;
 use crate::service::identity::Renewal;
 use crate::service::place;
 use crate::service::sandboxes::Sandboxes;
@@ -124,6 +125,9 @@ impl Sandboxes {
             self.remove_unit(&old.name);
             cgroup::remove(&old.name);
             remove_tree(&self.store.stage(&old.name));
+        }
+        if old.path != new.path {
+            selinux::forget(&old.path);
         }
         place::rename(&old.path, &new.path, new.uuid)?;
         if let (Some(from), Some(to)) = (old.image_file(), new.image_file()) {

@@ -14,7 +14,8 @@ use crate::guest;
 use crate::host::HostFacts;
 use crate::hypervisor::libvirt::Libvirt;
 use crate::hypervisor::{DomainState, Hypervisor};
-use crate::label;
+use crate::label::{apparmor, selinux};
+use crate::service::image::Tree;
 use crate::service::store::{Removal, Store};
 use crate::service::{command, package, place, services_d};
 
@@ -71,11 +72,12 @@ impl Sandboxes {
             hypervisor.destroy(name.as_str())?;
             hypervisor.undefine(name.as_str())?;
             self.remove_unit(name);
-            label::apparmor::unload(&removal.uuid);
+            apparmor::unload(&removal.uuid);
             self.store.unlink_journal(removal.uuid);
             guest::cgroup::remove(name);
         }
         if let Some(tree) = &removal.tree {
+            selinux::forget(tree);
             if let Some(image) = &removal.image {
                 place::remove_image(tree, image, removal.uuid)?;
             }
@@ -107,14 +109,22 @@ impl Sandboxes {
     /// # Errors
     /// Where a template is wrong, a file cannot be written or libvirt refuses the domain.
     pub(super) fn render(&self, config: &SandboxConfig, hypervisor: &dyn Hypervisor) -> Result<()> {
-        self.render_with(config, None, hypervisor)
+        // Of an image that is a mount, which only SELinux needs.
+        let tree = match selinux::is_on() {
+            true => Some(self.tree(config)?),
+            false => None,
+        };
+        self.render_with(config, None, tree.as_ref().map(Tree::path), hypervisor)?;
+        tree.map_or(Ok(()), |tree| tree.settle())
     }
 
-    /// As [`render`](Self::render), with the block device that the image of the tree has while it runs.
+    /// As [`render`](Self::render), with the block device that the image of the tree has while it runs; and the tree, where what
+    /// is in it may have changed.
     pub(super) fn render_with(
         &self,
         config: &SandboxConfig,
         device: Option<&Path>,
+        changed: Option<&Path>,
         hypervisor: &dyn Hypervisor,
     ) -> Result<()> {
         let facts = HostFacts::probe(Path::new("/"))?;
@@ -123,6 +133,7 @@ impl Sandboxes {
             record: &self.store.dir(&config.name),
             templates: &self.store.templates,
             device,
+            changed,
         };
         let keeper = self.keeper(config)?;
         let contents = self.contents(config)?;

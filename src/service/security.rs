@@ -17,6 +17,7 @@ use crate::guest;
 use crate::host;
 use crate::hypervisor::Hypervisor;
 use crate::service::sandboxes::Sandboxes;
+use crate::service::summary;
 
 /// What is known of a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,8 +30,8 @@ pub struct Facts {
     pub filter: Filter,
     /// Capabilities that nobody inside can have, without `CAP_`.
     pub dropped: BTreeSet<String>,
-    /// Whether the host's security module labels it.
-    pub labelled: bool,
+    /// The label that the host's security module knows it by.
+    pub label: Option<String>,
     /// Directories of the host that it may write to, beside its tree.
     pub writable: Vec<String>,
     /// How many NICs it has, and how many of them nothing filters.
@@ -207,15 +208,15 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
             checks.push(check(name, weight, 0, "its kernel's alone", None));
         }
     }
-    checks.push(match facts.labelled {
-        true => check(
+    checks.push(match &facts.label {
+        Some(label) => check(
             "label",
             150,
             0,
-            "the host's security module labels it",
+            &format!("the host's security module knows it as {label}"),
             None,
         ),
-        false => check(
+        None => check(
             "label",
             150,
             6,
@@ -301,7 +302,7 @@ impl Facts {
     fn new(
         config: &SandboxConfig,
         machine: bool,
-        labelled: bool,
+        label: Option<String>,
         runs: Option<&GuestConfig>,
     ) -> Self {
         let confinement = Confinement::of_service(config);
@@ -333,7 +334,7 @@ impl Facts {
                 }
                 None => configured().collect(),
             },
-            labelled,
+            label,
             writable: config
                 .mounts
                 .iter()
@@ -375,8 +376,14 @@ impl Sandboxes {
             .then(|| fs::read(told).ok())
             .flatten()
             .and_then(|text| serde_json::from_slice(&text).ok());
-        let labelled = host::has_security_module(Path::new("/"));
-        let checks = judge(&Facts::new(&config, machine, labelled, runs.as_ref()));
+        let label = match summary::label_of(&self.hypervisor(&config)?, name)? {
+            // Those libvirt labels itself, anew at every start.
+            None if machine && host::has_security_module(Path::new("/")) => {
+                Some("libvirt's choice".to_owned())
+            }
+            label => label,
+        };
+        let checks = judge(&Facts::new(&config, machine, label, runs.as_ref()));
         let (exposure, level) = exposure(&checks);
         Ok(Report {
             name: name.clone(),
@@ -394,7 +401,7 @@ mod tests {
     fn of(change: impl FnOnce(&mut SandboxConfig), machine: bool) -> (f64, &'static str) {
         let mut config = SandboxConfig::example();
         change(&mut config);
-        exposure(&judge(&Facts::new(&config, machine, false, None)))
+        exposure(&judge(&Facts::new(&config, machine, None, None)))
     }
 
     #[test]
@@ -453,7 +460,7 @@ mod tests {
             dropped: (dropped.filter(|name| !HELD.contains(name)))
                 .map(ToOwned::to_owned)
                 .collect(),
-            labelled: false,
+            label: None,
             writable: vec![],
             nics: 1,
             unfiltered: 1,
@@ -466,7 +473,12 @@ mod tests {
 
     #[test]
     fn the_report_of_a_usual_sandbox_is_known() {
-        let facts = Facts::new(&SandboxConfig::example(), false, true, None);
+        let facts = Facts::new(
+            &SandboxConfig::example(),
+            false,
+            Some("system_u:system_r:container_t:s0:c1,c2".to_owned()),
+            None,
+        );
         let text = serde_json::to_string_pretty(&judge(&facts)).unwrap();
         insta::assert_snapshot!(text);
     }

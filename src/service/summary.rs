@@ -1,12 +1,14 @@
 //! What is known of sandboxes at a glance.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use crate::config::{Publish, SandboxName};
 use crate::error::{Error, Result};
+use crate::host;
 use crate::hypervisor::{DomainState, Hypervisor};
+use crate::label;
 use crate::service::connections::Connections;
 use crate::service::sandboxes::Sandboxes;
 
@@ -40,6 +42,18 @@ pub struct Summary {
     pub hostname: String,
     /// Whether the host's systemd starts it at boot.
     pub enabled: bool,
+    /// The label that the host's security module knows it by, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+}
+
+/// The label of a sandbox; none where nothing of the host labels any.
+pub(super) fn label_of(hypervisor: &dyn Hypervisor, name: &SandboxName) -> Result<Option<String>> {
+    if !host::has_security_module(Path::new("/")) {
+        return Ok(None);
+    }
+    let definition = hypervisor.definition(name.as_str())?;
+    Ok(definition.and_then(|xml| label::of_domain(&xml)))
 }
 
 impl Sandboxes {
@@ -72,8 +86,10 @@ impl Sandboxes {
             DomainState::Stopped => self.noted_failure(name),
             DomainState::Running { .. } | DomainState::Paused { .. } | DomainState::Missing => None,
         };
+        let label = label_of(connections.of(&config)?, name)?;
         Ok(Summary {
             name: name.clone(),
+            label,
             state: match failure {
                 Some(_) => "failed",
                 None => state.as_str(),

@@ -16,6 +16,7 @@ pub mod export;
 pub mod forward;
 pub mod fresh;
 pub mod hold;
+pub mod label;
 pub mod listen;
 pub mod lock;
 pub mod loopdev;

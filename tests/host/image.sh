@@ -20,7 +20,7 @@ packages=(
     # libvirt
     libvirt-daemon-system libvirt-daemon-driver-lxc libvirt-clients dnsmasq-base systemd-container
     # security modules
-    apparmor apparmor-utils selinux-policy-default selinux-utils policycoreutils auditd
+    apparmor apparmor-utils selinux-policy-default selinux-utils policycoreutils policycoreutils-python-utils auditd
     # services, and what the scripts look with
     apache2 nginx-light redis-server postgresql mariadb-server unbound dnsmasq chrony curl ca-certificates less acl attr
     # virtual machines in it
@@ -28,7 +28,7 @@ packages=(
 )
 
 # A change of this script makes a new one.
-stamp=$(cat "$0" "$here/boot.service" | sha256sum)
+stamp=$(cat "$0" "$here/boot.service" "$here/../../selinux/virt-sandbox.cil" | sha256sum)
 if [ "$(cat "$dir/stamp" 2>/dev/null)" = "$stamp" ]; then
     exit 0
 fi
@@ -68,6 +68,9 @@ mount -t proc proc "$tree/proc"
 chroot "$tree" update-initramfs -u >>"$dir/debootstrap.log" 2>&1
 cp "$tree"/boot/vmlinuz-* "$dir/vmlinuz"
 cp "$tree"/boot/initrd.img-* "$dir/initrd.img"
+# This policy has no types of containers. Loading it takes an emulated machine minutes.
+cp "$here/../../selinux/virt-sandbox.cil" "$tree/tmp/"
+chroot "$tree" semodule -n -i /tmp/virt-sandbox.cil >>"$dir/debootstrap.log" 2>&1
 # Labels of SELinux, or the first boot with it would spend minutes on them.
 contexts=$tree/etc/selinux/default/contexts/files/file_contexts
 if [ -e "$contexts" ]; then

@@ -12,8 +12,8 @@ use crate::config::service::DEFAULT_TIMEOUT;
 use crate::config::storage::{TreeFilesystem, TreeFormat};
 use crate::config::workload::{Ready, Restart};
 use crate::config::{
-    Bytes, Command, Confinement, Hostname, Mount, Network, Publish, Resources, SandboxName,
-    Security, State, TreeImage, Workload,
+    Bytes, Command, Confinement, FileType, Hostname, Mount, Network, Publish, Resources,
+    SandboxName, Security, State, TreeImage, Workload,
 };
 use crate::error::{Error, Result};
 use crate::host;
@@ -53,6 +53,9 @@ pub struct Args {
     /// Security label: dynamic[,label=LABEL], static,label=LABEL or inherit [default: one of its own]
     #[arg(long, value_name = "SECURITY")]
     security: Option<Security>,
+    /// Type that SELinux knows the files of the sandbox by [default: what the host's policy has for it]
+    #[arg(short, long, value_name = "TYPE")]
+    file_type: Option<FileType>,
     /// Port of the sandbox that the host answers on: [ADDRESS:]HOSTPORT:GUESTPORT[/udp]
     #[arg(long, value_name = "PORT")]
     publish: Vec<Publish>,
@@ -179,6 +182,7 @@ pub fn run(args: Args, sandboxes: &Sandboxes) -> Result<()> {
         networks,
         mounts: mounts(args.mount)?,
         security: args.security,
+        file_type: args.file_type,
         publish: args.publish,
         on_demand: args.on_demand,
         idle_stop: args.idle_stop,

@@ -165,6 +165,10 @@ pub fn inspect(args: &InspectArgs, sandboxes: &Sandboxes) -> Result<()> {
     match args.format {
         Format::Table => {
             let mut text = config.to_toml()?;
+            // Nothing else here has to be asked of libvirt.
+            if let Some(label) = sandboxes.summary(name).ok().and_then(|it| it.label) {
+                text.push_str(&format!("\n# Label: {label}\n"));
+            }
             let owners = sandboxes.owners(&config)?.explained();
             text.push_str(&format!("\n# Owners in its tree: {owners}\n"));
             text.push_str("# Directories and images of the host:\n");

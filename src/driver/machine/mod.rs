@@ -34,6 +34,7 @@ use crate::guest;
 use crate::guest::kernel::{self, Kernel, KernelRequest};
 use crate::host::HostFacts;
 use crate::hypervisor::{Hypervisor, Limit};
+use crate::label::selinux::{self, Kind};
 use crate::sys::atomic;
 use crate::sys::command::Captured;
 use crate::sys::enter::Entry;
@@ -66,6 +67,11 @@ pub(super) fn build(
     hypervisor: &dyn Hypervisor,
 ) -> Result<String> {
     let mut domain = Domain::of_service(config);
+    let emulation = emulation()?;
+    let kind = Kind::Machine {
+        emulated: emulation == Emulation::Tcg,
+    };
+    let label = super::labelled(config, kind, &site, hypervisor)?;
     let kernel = Kernel::find(Path::new("/"), &KernelRequest::default())?;
     let abilities = Abilities::of_host(&kernel, Authority::Root)?;
     let mut assembly = Assembly::new(config, facts, &abilities)?;
@@ -80,7 +86,6 @@ pub(super) fn build(
         &assembly.features,
         &guest::find_init()?,
     )?;
-    let emulation = emulation()?;
     let mut files = contents.files;
     files.extend((emulation == Emulation::Tcg).then(patient_systemd));
     let guest = GuestConfig {
@@ -113,6 +118,10 @@ pub(super) fn build(
         },
     };
     let initrd = stage(site.stage, &boot.initrd, &guest)?;
+    if let Some(files) = &label.files {
+        selinux::label(site.stage, files)?;
+    }
+    domain.security = label.domain;
     let hardware = Hardware {
         emulation,
         kernel: boot.kernel,

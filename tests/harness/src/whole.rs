@@ -40,7 +40,7 @@ pub enum Boot {
     Plain,
     /// With AppArmor.
     Apparmor,
-    /// With SELinux, which denies nothing and says what it would.
+    /// With SELinux, which denies from when the host is up.
     Selinux,
 }
 

@@ -1,21 +1,69 @@
-# With SELinux: what is labelled how, and what would be denied.
+# With SELinux each sandbox has categories of its own, and so do its files.
 # boots: selinux
-shown sestatus
+is "SELinux denies" Enforcing getenforce
+says "libvirt uses it" selinux virsh -c lxc:/// capabilities
 shown cat /etc/selinux/default/contexts/lxc_contexts
+trees=/var/lib/libvirt/filesystems
+check "create web1" virt-sandbox-service create -u apache2.service web1
+# The second is shown a directory of the first, as an attacker would like to have it.
+mkdir -p $trees/web1/srv/open
+echo secret >$trees/web1/srv/open/file
+chmod 755 $trees/web1/srv $trees/web1/srv/open
+chmod 644 $trees/web1/srv/open/file
+check "create web2" virt-sandbox-service create -u apache2.service --idmap no -m host-bind:/mnt=$trees/web1/srv web2
 for name in web1 web2; do
-    check "create $name" virt-sandbox-service create -u apache2.service $name
     check "start $name" systemctl start ${name}_sandbox
     check "$name answers" answers $name
 done
-label() {
-    tr -d '\0' </proc/"$(pgrep -P "$(virsh -c lxc:/// domid "$1")" | head -n 1)"/attr/current
+first() {
+    pgrep -P "$(virsh -c lxc:/// domid "$1")" | head -n 1
 }
-says "its first process has a label of libvirt's" ':s0:c[0-9]*,c[0-9]*$' label web1
-check "no two have the same" test "$(label web1)" != "$(label web2)"
-is "what enters has it, too" "$(label web1)" sh -c "virt-sandbox-service execute web1 -- cat /proc/self/attr/current | tr -d '\\0'"
-shown ls -dZ /var/lib/libvirt/filesystems/web1 /var/lib/libvirt/filesystems/web1/etc /var/lib/libvirt-sandbox/web1/*
+label() {
+    tr -d '\0' </proc/"$(first "$1")"/attr/current
+}
+level() {
+    label "$1" | cut -d: -f4-
+}
+file_label() {
+    stat -c %C "$1"
+}
+inside() {
+    virt-sandbox-service execute web2 -- sh -c "$1"
+}
+type=$(sed -n 's/^file *= *"\(.*\):s0".*/\1/p' /etc/selinux/default/contexts/lxc_contexts)
+says "its processes have two categories" ':s0:c[0-9]*,c[0-9]*$' label web1
+check "no two have the same" test "$(level web1)" != "$(level web2)"
+is "so have its files" "$type:$(level web1)" file_label $trees/web1/etc/passwd
+is "and those of the other" "$type:$(level web2)" file_label $trees/web2/etc/passwd
+is "what enters has the label, too" "$(label web1)" sh -c "virt-sandbox-service execute web1 -- cat /proc/self/attr/current | tr -d '\\0'"
+is "systemd inside is content" running virt-sandbox-service execute web1 -- systemctl is-system-running
+says "inspect says it" "$(label web1)" virt-sandbox-service inspect web1
+says "so does security" "$(label web1)" virt-sandbox-service security web1
+
+restorecon -RF $trees/web1/srv
+is "one's files are where the other's root looks" file inside 'ls /mnt/open || echo file'
+refuse "which cannot read them" inside 'cat /mnt/open/file'
+refuse "nor write there" inside 'echo x >>/mnt/open/file'
+denied() {
+    ausearch -m avc -ts boot 2>/dev/null | grep 'denied' | grep "scontext=$(label web2) tcontext=$type:$(level web1)"
+}
+check "the host's log has who was denied what" denied
+shown denied
+chcon -R -l s0 $trees/web1/srv
+is "without the categories it could" secret inside 'cat /mnt/open/file'
+is "restorecon finds that" "$trees/web1/srv/open/file" sh -c "restorecon -RFnv $trees/web1 | sed -n 's/^Would relabel \([^ ]*file\) .*/\1/p'"
+check "and puts it right" restorecon -RF $trees/web1
+is "then it has nothing to do" "" restorecon -RFnv $trees/web1 $trees/web2
+
 check "a command" virt-sandbox -c lxc:/// -- id
-check "delete" virt-sandbox-service delete --force web1
-check "delete the other" virt-sandbox-service delete --force web2
-shown sh -c 'grep -h "avc:  denied" /var/log/audit/audit.log | grep "svirt\|container_t" | sed "s/.*denied//; s/pid=[0-9]*//; s/ino=[0-9]*//" | sort | uniq -c | sort -rn | head -60'
+says "has categories, too" ':s0:c[0-9]*,c[0-9]*$' sh -c "virt-sandbox -c lxc:/// -- cat /proc/self/attr/current | tr -d '\\0'"
+check "stop" systemctl stop web1_sandbox web2_sandbox
+check "clone" virt-sandbox-service clone web1 web3
+check "a clone has others" test "$(file_label $trees/web3/etc/passwd)" != "$(file_label $trees/web1/etc/passwd)"
+is "on all it has" "" restorecon -RFnv $trees/web3
+for name in web1 web2 web3; do
+    check "delete $name" virt-sandbox-service delete --force $name
+done
+is "no rule is left" "" grep filesystems /etc/selinux/default/contexts/files/file_contexts.local
 check "nothing is left" clean
+shown sh -c 'ausearch -m avc -ts boot 2>/dev/null | grep "denied" | sed "s/.*denied//; s/pid=[0-9]*//; s/ino=[0-9]*//; s/:c[0-9]*,c[0-9]*//g" | sort | uniq -c | sort -rn | head -60'

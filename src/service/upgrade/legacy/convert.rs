@@ -150,6 +150,7 @@ impl Foreign {
             seccomp: Seccomp::Default,
             capabilities: Capabilities::default(),
             security: None,
+            file_type: None,
             resources: Resources::default(),
         };
         Ok((config, notes))

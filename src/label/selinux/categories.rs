@@ -1,0 +1,161 @@
+//! Two categories for each sandbox, that no other has: what its processes may not read is what lacks one of theirs.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use uuid::Uuid;
+
+use crate::error::{Error, Result};
+use crate::sys::atomic;
+use crate::sys::lock::{Lock, Sharing};
+
+/// Categories of a policy, as every distribution builds it: `c0` to `c1023`.
+const COUNT: u32 = 1024;
+
+/// The file in the directory of a sandbox that says which it has.
+const NOTE: &str = "categories";
+
+/// Two categories, the lesser first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Categories(u32, u32);
+
+impl Categories {
+    /// How many there are.
+    const PAIRS: u32 = COUNT * (COUNT - 1) / 2;
+
+    /// Pair `index`, from 0: all with the second category 1, then 2 and so on.
+    fn nth(index: u32) -> Self {
+        let mut second = 1;
+        let mut rest = index % Self::PAIRS;
+        while rest >= second {
+            rest -= second;
+            second += 1;
+        }
+        Self(rest, second)
+    }
+}
+
+impl FromStr for Categories {
+    type Err = ();
+
+    fn from_str(text: &str) -> std::result::Result<Self, ()> {
+        let (first, second) = text.split_once(',').ok_or(())?;
+        let number = |text: &str| -> std::result::Result<u32, ()> {
+            let number = text.strip_prefix('c').ok_or(())?;
+            let number = number.parse().map_err(drop)?;
+            (number < COUNT).then_some(number).ok_or(())
+        };
+        let (first, second) = (number(first)?, number(second)?);
+        (first < second).then_some(Self(first, second)).ok_or(())
+    }
+}
+
+impl fmt::Display for Categories {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "c{},c{}", self.0, self.1)
+    }
+}
+
+/// Which categories are whose on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registry {
+    /// Directories that have one of each sandbox.
+    pub directories: Vec<PathBuf>,
+    /// What is locked while categories are chosen.
+    pub lock: PathBuf,
+}
+
+impl Registry {
+    /// The categories of the sandbox `uuid` that has the directory `dir`: those it had, or else free ones, which it then has for
+    /// as long as its directory is there.
+    ///
+    /// # Errors
+    /// Where they cannot be noted, or none are free.
+    pub fn claim(&self, dir: &Path, uuid: Uuid) -> Result<Categories> {
+        let _lock = Lock::acquire(&self.lock, Sharing::Exclusive, |_| {})?;
+        let taken = self.taken(dir);
+        if let Some(had) = noted(dir).filter(|had| !taken.contains(had)) {
+            return Ok(had);
+        }
+        let chosen = choose(uuid, |pair| !taken.contains(pair))
+            .ok_or_else(|| Error::refused("no two categories of SELinux are free"))?;
+        atomic::write(&dir.join(NOTE), format!("{chosen}\n").as_bytes(), 0o600)?;
+        Ok(chosen)
+    }
+
+    /// What other sandboxes have.
+    fn taken(&self, but: &Path) -> Vec<Categories> {
+        let dirs = self
+            .directories
+            .iter()
+            .filter_map(|dir| fs::read_dir(dir).ok());
+        dirs.flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|dir| dir != but)
+            .filter_map(|dir| noted(&dir))
+            .collect()
+    }
+}
+
+fn noted(dir: &Path) -> Option<Categories> {
+    fs::read_to_string(dir.join(NOTE)).ok()?.trim().parse().ok()
+}
+
+/// A pair that is free; the same sandbox tends to get the same.
+fn choose(uuid: Uuid, is_free: impl Fn(&Categories) -> bool) -> Option<Categories> {
+    let count = Categories::PAIRS;
+    let begin = u32::try_from(uuid.as_u128() % u128::from(count)).unwrap_or_default();
+    (begin..count)
+        .chain(0..begin)
+        .map(Categories::nth)
+        .find(is_free)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_pair_is_there_once() {
+        assert_eq!(Categories::nth(0).to_string(), "c0,c1");
+        assert_eq!(Categories::nth(1).to_string(), "c0,c2");
+        assert_eq!(Categories::nth(2).to_string(), "c1,c2");
+        assert_eq!(
+            Categories::nth(Categories::PAIRS - 1).to_string(),
+            "c1022,c1023"
+        );
+        let some: std::collections::HashSet<_> = (0..20_000).map(Categories::nth).collect();
+        assert_eq!(some.len(), 20_000);
+        for text in ["", "c1", "c1,c1", "c2,c1", "c1,c1024", "c-1,c2", "1,2"] {
+            assert!(text.parse::<Categories>().is_err(), "{text}");
+        }
+        assert_eq!("c3,c1023".parse::<Categories>(), Ok(Categories(3, 1023)));
+    }
+
+    #[test]
+    fn every_sandbox_has_its_own_and_keeps_them() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        let registry = Registry {
+            directories: vec![root.join("services"), root.join("run")],
+            lock: root.join("lock"),
+        };
+        let made = |name: &str| {
+            let dir = root.join(name);
+            fs::create_dir_all(&dir).unwrap();
+            dir
+        };
+        let (one, two) = (made("services/one"), made("run/two"));
+        let uuid = Uuid::from_u128(7);
+        let first = registry.claim(&one, uuid).unwrap();
+        assert_eq!(first, Categories::nth(7));
+        assert_eq!(registry.claim(&two, uuid).unwrap(), Categories::nth(8));
+        assert_eq!(registry.claim(&one, Uuid::from_u128(9)).unwrap(), first);
+        // What was copied from another is not its own.
+        fs::copy(one.join(NOTE), two.join(NOTE)).unwrap();
+        assert_ne!(registry.claim(&two, uuid).unwrap(), first);
+    }
+}

@@ -1,0 +1,181 @@
+//! What a policy says of sandboxes: its files `lxc_contexts`, `virtual_domain_context` and `virtual_image_context`, as libvirt
+//! reads them.
+
+use std::fs;
+use std::path::Path;
+
+use super::Context;
+use crate::error::{Error, Result};
+
+/// Who keeps a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// libvirt's driver of containers.
+    Container,
+    /// QEMU. An emulated one writes code that it runs, which some policies have a type of its own for.
+    Machine {
+        /// Whether it is emulated.
+        emulated: bool,
+    },
+}
+
+/// What a policy has sandboxes of a kind run as, and their files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Types {
+    /// The context of processes.
+    pub process: Context,
+    /// The context of files they may write to.
+    pub file: Context,
+}
+
+/// What a policy says of a container that a tool like this one makes, and of any.
+const CONTAINER_PROCESS: [&str; 2] = ["sandbox_lxc_process", "process"];
+
+impl Types {
+    /// Those of the policy with this directory of contexts.
+    ///
+    /// # Errors
+    /// Where a file is missing, or lacks what is looked for.
+    pub fn read(contexts: &Path, kind: Kind) -> Result<Self> {
+        let read = |name: &str| {
+            let path = contexts.join(name);
+            match fs::read_to_string(&path) {
+                Ok(text) => Ok((path, text)),
+                Err(error) => Err(Error::io("reading", &path)(error)),
+            }
+        };
+        let parsed = |path: &Path, found: Option<&str>, what: &str| {
+            let text = found.ok_or_else(|| {
+                Error::refused(format!("'{}' says nothing of {what}", path.display()))
+            })?;
+            let doing = format!("reading '{}'", path.display());
+            text.parse().map_err(Error::step(doing))
+        };
+        match kind {
+            Kind::Container => {
+                let (path, text) = read("lxc_contexts")?;
+                let process = CONTAINER_PROCESS.iter().find_map(|name| value(&text, name));
+                Ok(Self {
+                    process: parsed(&path, process, "the processes of containers")?,
+                    file: parsed(&path, value(&text, "file"), "the files of containers")?,
+                })
+            }
+            Kind::Machine { emulated } => {
+                let (path, text) = read("virtual_domain_context")?;
+                let mut all = lines(&text);
+                let first = all.next();
+                let process = match emulated {
+                    true => all.next().or(first),
+                    false => first,
+                };
+                let process = parsed(&path, process, "virtual machines")?;
+                let (path, text) = read("virtual_image_context")?;
+                let file = parsed(&path, lines(&text).next(), "their images")?;
+                Ok(Self { process, file })
+            }
+        }
+    }
+}
+
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    text.lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+}
+
+/// The value of a line `NAME = "VALUE"`.
+fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    lines(text).find_map(|line| {
+        let (key, value) = line.split_once('=')?;
+        (key.trim() == name).then(|| value.trim().trim_matches('"'))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        dir
+    }
+
+    fn shown(types: &Types) -> (String, String) {
+        (types.process.to_string(), types.file.to_string())
+    }
+
+    #[test]
+    fn containers_have_what_the_policy_says() {
+        let dir = policy(&[(
+            "lxc_contexts",
+            "process = \"system_u:system_r:container_t:s0\"\ncontent = \"system_u:object_r:virt_var_lib_t:s0\"\n\
+             file = \"system_u:object_r:container_file_t:s0\"\nro_file=\"system_u:object_r:container_ro_file_t:s0\"\n",
+        )]);
+        let types = Types::read(dir.path(), Kind::Container).unwrap();
+        let (process, file) = shown(&types);
+        assert_eq!(process, "system_u:system_r:container_t:s0");
+        assert_eq!(file, "system_u:object_r:container_file_t:s0");
+        let dir = policy(&[(
+            "lxc_contexts",
+            "# old\nprocess = \"u:r:any_t:s0\"\nsandbox_lxc_process = \"u:r:own_t:s0\"\nfile = \"u:o:f_t:s0\"\n",
+        )]);
+        let types = Types::read(dir.path(), Kind::Container).unwrap();
+        assert_eq!(types.process.kind(), "own_t");
+    }
+
+    #[test]
+    fn machines_have_what_the_policy_says() {
+        let dir = policy(&[
+            (
+                "virtual_domain_context",
+                "system_u:system_r:svirt_t:s0\nsystem_u:system_r:svirt_tcg_t:s0\n",
+            ),
+            (
+                "virtual_image_context",
+                "system_u:object_r:svirt_image_t:s0\nsystem_u:object_r:virt_content_t:s0\n",
+            ),
+        ]);
+        let process = |emulated| {
+            let types = Types::read(dir.path(), Kind::Machine { emulated }).unwrap();
+            assert_eq!(types.file.kind(), "svirt_image_t");
+            types.process.kind().to_owned()
+        };
+        assert_eq!(process(false), "svirt_t");
+        assert_eq!(process(true), "svirt_tcg_t");
+        fs::write(
+            dir.path().join("virtual_domain_context"),
+            "\nu:r:svirt_t:s0\n",
+        )
+        .unwrap();
+        assert_eq!(process(true), "svirt_t");
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        for (text, expected) in [
+            (
+                "file = \"u:o:f_t:s0\"\n",
+                "nothing of the processes of containers",
+            ),
+            (
+                "process = \"u:r:p_t:s0\"\n",
+                "nothing of the files of containers",
+            ),
+            (
+                "process = \"p_t\"\nfile = \"u:o:f_t:s0\"\n",
+                "'p_t' is no context",
+            ),
+        ] {
+            let dir = policy(&[("lxc_contexts", text)]);
+            let message = Types::read(dir.path(), Kind::Container).unwrap_err();
+            let message = message.to_string();
+            assert!(message.contains(expected), "{message}");
+            assert!(message.contains("lxc_contexts"), "{message}");
+        }
+        let message = Types::read(Path::new("/nowhere"), Kind::Container).unwrap_err();
+        assert!(message.to_string().contains("/nowhere/lxc_contexts"));
+    }
+}
