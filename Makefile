@@ -74,7 +74,7 @@ test-machines: programs
 
 # Services in virtual machines: every verb with every driver, and the first rows of the zoo.
 test-vm: programs
-	$(parts) $(harness) with-libvirtd -- $(CARGO) test --locked --test service -- --test-threads=1 --ignored --nocapture drivers::
+	$(parts) $(harness) with-libvirtd -- $(CARGO) test --locked --test service -- --test-threads=1 --ignored --nocapture drivers:: images::
 	$(parts) $(harness) with-libvirtd -- $(harness) zoo --machines --first 8
 
 # All rows, or some: make zoo ZOO='apache2 nginx'
