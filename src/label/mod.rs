@@ -8,6 +8,7 @@ use std::path::Path;
 use uuid::Uuid;
 
 use crate::config::{SandboxName, Security};
+use crate::domain::template::{self, Template};
 use crate::domain::{LabelKind, SecLabel, SecModel};
 use crate::error::{Error, Result};
 
@@ -30,7 +31,7 @@ pub fn model(capabilities: &str) -> Option<SecModel> {
         .next()
 }
 
-/// What libvirt is told of a container. Unless a label is asked for, AppArmor gets a profile of ours, which the container needs: the
+/// What libvirt is told of a container. Unless another label is asked for, AppArmor gets a profile of ours, which the container needs: the
 /// kernel has it when this returns.
 ///
 /// # Errors
@@ -42,7 +43,7 @@ pub fn of_container(
     templates: Option<&Path>,
 ) -> Result<Option<SecLabel>> {
     match (asked, model) {
-        (None, Some(model @ SecModel::AppArmor)) => {
+        (None | Some(Security::Dynamic { label: None }), Some(model @ SecModel::AppArmor)) => {
             apparmor::load(&apparmor::profile(name, uuid, templates)?)?;
             let label = apparmor::profile_name(uuid)
                 .parse()
@@ -86,18 +87,42 @@ pub fn resolve(asked: Option<&Security>, model: Option<SecModel>) -> Result<Opti
         },
         Security::Inherit => {
             let path = Path::new("/proc/self/attr/current");
-            let text = fs::read_to_string(path).map_err(Error::io("reading", path))?;
-            // A context ends with a zero; the name of a profile is followed by its mode.
-            let label = text.trim_end_matches(['\0', '\n']);
-            let label = label.split(" (").next().unwrap_or(label);
-            LabelKind::Static {
-                label: label
-                    .parse()
-                    .map_err(Error::step("reading the label of this process"))?,
-            }
+            inherited(
+                &fs::read_to_string(path).map_err(Error::io("reading", path))?,
+                model,
+            )?
         }
     };
-    Ok(Some(SecLabel { model, kind }))
+    match (model, &kind) {
+        (
+            SecModel::AppArmor,
+            LabelKind::Static { label } | LabelKind::Dynamic { base: Some(label) },
+        ) => {
+            // libvirt changes to the profile of that name alone, whatever the label says.
+            Err(Error::refused(format!(
+                "the label '{}' cannot be given: with AppArmor libvirt runs each domain in a profile of its own; what that \
+                 allows a container is in '{}'",
+                label.as_str(),
+                Template::ContainerProfile
+                    .path(Path::new(template::OVERRIDES))
+                    .display()
+            )))
+        }
+        (SecModel::AppArmor | SecModel::SeLinux, _) => Ok(Some(SecLabel { model, kind })),
+    }
+}
+
+/// The label of this process as the kernel tells it.
+fn inherited(current: &str, model: SecModel) -> Result<LabelKind> {
+    // A context ends with a zero; the name of a profile is followed by its mode.
+    let label = current.trim_end_matches(['\0', '\n']);
+    let label = label.split(" (").next().unwrap_or(label);
+    if model == SecModel::AppArmor && label == apparmor::UNCONFINED {
+        return Ok(LabelKind::Unconfined);
+    }
+    let label = label.parse();
+    let label = label.map_err(Error::step("reading the label of this process"))?;
+    Ok(LabelKind::Static { label })
 }
 
 #[cfg(test)]
@@ -134,6 +159,40 @@ mod tests {
         );
         assert_eq!(label("dynamic").kind, LabelKind::Dynamic { base: None });
         assert_eq!(resolve(None, Some(model)).unwrap(), None);
+    }
+
+    #[test]
+    fn of_apparmor_there_is_one_profile_for_each() {
+        let model = SecModel::AppArmor;
+        for text in ["static,label=mine", "dynamic,label=mine"] {
+            let message = resolve(Some(&asked(text)), Some(model))
+                .unwrap_err()
+                .to_string();
+            assert!(message.contains("a profile of its own"), "{message}");
+        }
+        let dynamic = resolve(Some(&asked("dynamic")), Some(model))
+            .unwrap()
+            .unwrap();
+        assert_eq!(dynamic.kind, LabelKind::Dynamic { base: None });
+    }
+
+    #[test]
+    fn the_label_of_this_process_is_inherited() {
+        let label = |text: &str| LabelKind::Static {
+            label: text.parse().unwrap(),
+        };
+        assert_eq!(
+            inherited("a:b:c:s0\0", SecModel::SeLinux).unwrap(),
+            label("a:b:c:s0")
+        );
+        assert_eq!(
+            inherited("unconfined\n", SecModel::AppArmor).unwrap(),
+            LabelKind::Unconfined
+        );
+        assert_eq!(
+            inherited("/usr/bin/man (enforce)\n", SecModel::AppArmor).unwrap(),
+            label("/usr/bin/man")
+        );
     }
 
     #[test]

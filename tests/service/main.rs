@@ -31,6 +31,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod archives;
+mod capabilities;
 mod clones;
 mod drivers;
 mod errors;
@@ -39,10 +40,12 @@ mod hostile;
 mod images;
 mod interruption;
 mod isolation;
+mod kills;
 mod kinds;
 mod legacy;
 mod life;
 mod limits;
+mod machines;
 mod operations;
 mod packages;
 mod ports;
