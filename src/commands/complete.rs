@@ -13,6 +13,7 @@ use clap_complete::engine::CompletionCandidate;
 use clap_complete::env::Shells;
 
 use crate::error::{Error, Result};
+use crate::service::Sandboxes;
 use crate::service::store::Store;
 use crate::service::unit::UnitName;
 
@@ -63,6 +64,21 @@ pub fn sandboxes() -> Vec<CompletionCandidate> {
     names
         .iter()
         .map(|name| CompletionCandidate::new(name.as_str()))
+        .collect()
+}
+
+/// The snapshots there are, of all sandboxes: which one is meant has been typed, but is not told here.
+pub fn snapshots() -> Vec<CompletionCandidate> {
+    let sandboxes = Sandboxes::new("");
+    let names = sandboxes.store.names().unwrap_or_default();
+    let snapshots: BTreeSet<String> = names
+        .iter()
+        .flat_map(|name| sandboxes.snapshots(name).unwrap_or_default())
+        .map(|snapshot| snapshot.name.to_string())
+        .collect();
+    snapshots
+        .into_iter()
+        .map(CompletionCandidate::new)
         .collect()
 }
 

@@ -24,6 +24,7 @@ pub mod seccomp;
 pub mod security;
 pub mod service;
 pub mod size;
+pub mod snapshot;
 pub mod storage;
 pub mod workload;
 
@@ -47,6 +48,7 @@ pub use seccomp::Seccomp;
 pub use security::Security;
 pub use service::{SandboxConfig, State};
 pub use size::Bytes;
+pub use snapshot::SnapshotName;
 pub use storage::TreeImage;
 pub use workload::{Command, Workload};
 

@@ -69,6 +69,29 @@ impl<'a> Abilities<'a> {
         }
     }
 
+    /// How a directory gets into the guest with its owners, of a sandbox's whole tree: QEMU is not root, and over 9p could neither give
+    /// files to others nor read all of theirs.
+    ///
+    /// # Errors
+    /// Where there is no way; the message says why.
+    pub fn with_owners(&self, source: &Path) -> Result<Transport> {
+        self.virtiofs()?.map_err(|reason| {
+            Error::refused(format!(
+                "sharing '{}' with a virtual machine with its owners: {reason}; keep the tree in an image: create another sandbox with \
+                 '-i SIZE'",
+                source.display()
+            ))
+        })
+    }
+
+    /// Why no directory gets into the guest with its owners; `None` where one can.
+    ///
+    /// # Errors
+    /// Where the lists of the kernel's modules cannot be read.
+    pub fn no_owners(&self) -> Result<Option<String>> {
+        Ok(self.virtiofs()?.err())
+    }
+
     fn plan9(&self) -> Result<std::result::Result<Transport, String>> {
         let release = &self.kernel.release;
         Ok(

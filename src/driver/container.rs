@@ -17,7 +17,7 @@ use crate::domain::lxc::{self, LxcDomain};
 use crate::domain::template::Template;
 use crate::domain::tune::{CPU_PERIOD_US, quota_us};
 use crate::domain::{BlockDevice, Domain, Filesystem, OnReboot, disk_name};
-use crate::driver::{Activity, Contents, Inside, Shared, Site, addresses};
+use crate::driver::{Activity, Contents, Inside, Owners, Shared, Site, addresses};
 use crate::error::{Error, Result};
 use crate::guest::ids::{self, Registry};
 use crate::guest::{self, Assembly, cgroup, confinement};
@@ -112,8 +112,7 @@ pub(super) fn build(
 
 /// The ids of the host that stand for those of a sandbox whose configuration is in the directory `record`.
 fn ids(config: &SandboxConfig, filesystems: &[Filesystem], record: &Path) -> Result<Option<IdMap>> {
-    let all = record.parent().unwrap_or(Path::new(guest::SERVICES));
-    let registry = Registry::of(&[all, Path::new(guest::RUNTIME)]);
+    let registry = registry(record);
     let claim = |wanted| registry.claim(record, config.uuid, wanted);
     ids::decide(config.idmap, filesystems, &guest::find_init()?, claim)
 }
@@ -138,8 +137,32 @@ pub(super) fn sharing(config: &SandboxConfig, facts: &HostFacts) -> Vec<Shared> 
         read_only: filesystem.read_only,
         how: "bind mount, owners as on the host",
     };
-    let own = assembly.filesystems.into_iter().skip(1);
-    own.map(shared).collect()
+    let own = assembly.filesystems.into_iter().skip(1).map(shared);
+    let image = config.image_file().map(|source| Shared {
+        source,
+        read_only: false,
+        how: "loop device, owners in its filesystem; mounted in the sandbox alone",
+    });
+    own.chain(image).collect()
+}
+
+pub(super) fn owners(config: &SandboxConfig, facts: &HostFacts, record: &Path) -> Result<Owners> {
+    let assembly = Assembly::of_service(config, facts, Path::new("/"));
+    let registry = registry(record);
+    let preview = |wanted| registry.preview(record, config.uuid, wanted);
+    // The first is the staging root.
+    let filesystems = assembly.filesystems.get(1..).unwrap_or_default();
+    let ids = ids::decide(config.idmap, filesystems, &guest::find_init()?, preview)?;
+    Ok(match ids {
+        Some(_) => Owners::Idmap,
+        None => Owners::Passthrough,
+    })
+}
+
+/// The ids of the sandboxes beside the one whose configuration is in the directory `record`.
+fn registry(record: &Path) -> Registry {
+    let all = record.parent().unwrap_or(Path::new(guest::SERVICES));
+    Registry::of(&[all, Path::new(guest::RUNTIME)])
 }
 
 pub(super) fn limit(resources: &Resources, key: &str) -> Option<Limit> {

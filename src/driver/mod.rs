@@ -157,6 +157,32 @@ pub struct Shared {
     pub how: &'static str,
 }
 
+/// How the files of a sandbox's tree keep their owners.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Owners {
+    /// They have the same ids inside, on the host's disk, and to the host's kernel.
+    Passthrough,
+    /// They have the same ids inside and on the host's disk; to the host's kernel whoever acts has ids of the sandbox's own.
+    Idmap,
+    /// They are in the filesystem of an image.
+    Image,
+}
+
+impl Owners {
+    /// That in words.
+    #[must_use]
+    pub fn explained(self) -> &'static str {
+        match self {
+            Self::Passthrough => "passthrough: those inside are those on the host's disk",
+            Self::Idmap => {
+                "idmap: those inside are those on the host's disk, and the sandbox acts with ids of its own"
+            }
+            Self::Image => "image: they are kept in the filesystem of the image",
+        }
+    }
+}
+
 /// Places of the host that a sandbox is built with.
 #[derive(Debug, Clone, Copy)]
 pub struct Site<'a> {
@@ -166,7 +192,7 @@ pub struct Site<'a> {
     pub record: &'a Path,
     /// Templates of the admin.
     pub templates: &'a Path,
-    /// The block device of the image that holds the tree, while the sandbox starts.
+    /// The block device of the image that holds the tree, while a sandbox with the host's kernel starts.
     pub device: Option<&'a Path>,
 }
 
@@ -213,6 +239,13 @@ impl Keeper {
             Self::Containers => Some(container::NAME),
             Self::Machines => None,
         }
+    }
+
+    /// Whether what it keeps has a kernel of its own, and not the host's. That one mounts the image of a tree itself: while it
+    /// runs nobody else can.
+    #[must_use]
+    pub fn has_own_kernel(self) -> bool {
+        self.container().is_none()
     }
 
     /// Whether it can keep a sandbox of this configuration.
@@ -267,6 +300,36 @@ impl Keeper {
         match self {
             Self::Containers => Ok(Duration::ZERO),
             Self::Machines => machine::boot_time(),
+        }
+    }
+
+    /// How the files of the tree of a sandbox, whose configuration is in the directory `record`, keep their owners.
+    ///
+    /// # Errors
+    /// Where ids are asked for that cannot be had.
+    pub fn owners(
+        self,
+        config: &SandboxConfig,
+        facts: &HostFacts,
+        record: &Path,
+    ) -> Result<Owners> {
+        if config.image.is_some() {
+            return Ok(Owners::Image);
+        }
+        match self {
+            Self::Containers => container::owners(config, facts, record),
+            Self::Machines => Ok(Owners::Passthrough),
+        }
+    }
+
+    /// Why the tree of a sandbox has to be in an image; `None` where a directory keeps its owners.
+    ///
+    /// # Errors
+    /// Where that cannot be told.
+    pub fn needs_image(self) -> Result<Option<String>> {
+        match self {
+            Self::Containers => Ok(None),
+            Self::Machines => machine::needs_image(),
         }
     }
 

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::config::{Hostname, Mount, SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
-use crate::service::frozen::Still;
+use crate::service::frozen::StillTree;
 use crate::service::identity::{self, Renewal};
 use crate::service::place;
 use crate::service::sandboxes::Sandboxes;
@@ -46,13 +46,13 @@ impl Sandboxes {
         let (_lock, source) = self.store.lock(&request.source)?;
         let config = cloned(&source, request, path);
         self.warn_of_shared(&source, &config.name);
+        self.warn_of_snapshots(&source);
         let renewal = Renewal::new(&source, &config)?;
         self.make(&config, &mut |tree| {
             let mut provenance = self.recorded(&source.name)?;
             {
-                let _still = Still::new(self, &source, "cloning")?;
+                let from = StillTree::new(self, &source, "cloning", interrupted)?;
                 let place = |path: &Path| renewal.place(path);
-                let from = self.tree(&source)?;
                 let report = copy_tree(from.path(), tree, &place, interrupted)?;
                 for skipped in &report.skipped {
                     log::debug!("not copied: {skipped}");

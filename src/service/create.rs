@@ -101,7 +101,7 @@ impl Sandboxes {
                 .mac
                 .get_or_insert_with(|| Mac::of_sandbox(&uuid, index));
         }
-        let config = SandboxConfig {
+        let mut config = SandboxConfig {
             version: VERSION,
             name: request.name.clone(),
             uuid,
@@ -133,6 +133,9 @@ impl Sandboxes {
         let mut tree = TreePlan::new(root, &config, &service, request.state)?;
         if request.state == State::Auto {
             activity::refuse_live_state(&service, &tree.state)?;
+        }
+        if config.image.is_none() {
+            config.image = image::needed_by(keeper, Some((&tree, root)))?;
         }
         if let Some(image) = config.image {
             image::check_size(image, &tree, root)?;

@@ -55,6 +55,15 @@ impl Sandboxes {
             }
         }
         let runs = hypervisor.state(name.as_str())?.is_active();
+        let is_renamed = old
+            .as_ref()
+            .is_some_and(|old| old.hostname != config.hostname);
+        if runs && is_renamed && config.image.is_some() && self.keeper(&config)?.has_own_kernel() {
+            return Err(wrong(format!(
+                "'hostname' is written into the tree, which '{name}' has to itself while it runs; stop it first with \
+                 'virt-sandbox-service stop {name}'"
+            )));
+        }
         if runs {
             // A running sandbox has what its domain and its staging root were made of.
             self.write_unit(&config)?;

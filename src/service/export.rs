@@ -11,7 +11,7 @@ use crate::config::SandboxName;
 use crate::error::{Error, Result};
 use crate::service::base::Base;
 use crate::service::clone::walk;
-use crate::service::frozen::Still;
+use crate::service::frozen::StillTree;
 use crate::service::metadata::Metadata;
 use crate::service::sandboxes::Sandboxes;
 use crate::sys::archive::Writer;
@@ -39,12 +39,12 @@ impl Sandboxes {
         interrupted: &dyn Fn() -> bool,
     ) -> Result<()> {
         let (_lock, config) = self.store.lock(name)?;
-        let tree = self.tree(&config)?;
+        self.warn_of_snapshots(&config);
+        let tree = StillTree::new(self, &config, "exporting", interrupted)?;
         let metadata = Metadata::of(&config, tree.path())?;
         let metadata = serde_json::to_vec_pretty(&metadata)
             .map_err(Error::step("writing what the archive says of itself"))?;
         let read = |path: PathBuf| fs::read(&path).map_err(Error::io("reading", &path));
-        let _still = Still::new(self, &config, "exporting")?;
         let root = Root::new(tree.path())?;
         let mut writer = Writer::new(to, interrupted);
         writer.document(METADATA, &metadata)?;

@@ -1,12 +1,13 @@
 //! A sandbox that holds still while its tree is read.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::config::{SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
 use crate::hypervisor::libvirt::Libvirt;
 use crate::hypervisor::{DomainState, Hypervisor};
+use crate::service::image::Tree;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::Store;
 use crate::sys::atomic;
@@ -28,6 +29,7 @@ fn settle(store: &Store, name: &SandboxName) -> Result<()> {
 /// and runs on afterwards. Its lock has to be held.
 #[derive(Debug)]
 pub(super) struct Still<'a> {
+    is_active: bool,
     thawing: Option<Libvirt>,
     sandboxes: &'a Sandboxes,
     config: &'a SandboxConfig,
@@ -45,12 +47,14 @@ impl<'a> Still<'a> {
     ) -> Result<Self> {
         let hypervisor = sandboxes.hypervisor(config)?;
         let name = &config.name;
+        let state = hypervisor.state(name.as_str())?;
         let mut still = Self {
+            is_active: state.is_active(),
             thawing: None,
             sandboxes,
             config,
         };
-        match hypervisor.state(name.as_str())? {
+        match state {
             DomainState::Missing | DomainState::Stopped | DomainState::Paused { .. } => {}
             state @ DomainState::Running { .. } => {
                 if let Some(inside) = sandboxes.inside_of(config, state)?
@@ -75,6 +79,13 @@ impl<'a> Still<'a> {
     }
 }
 
+impl Still<'_> {
+    /// Whether it runs otherwise.
+    pub(super) fn is_active(&self) -> bool {
+        self.is_active
+    }
+}
+
 impl Drop for Still<'_> {
     fn drop(&mut self) {
         let Some(hypervisor) = &self.thawing else {
@@ -84,6 +95,50 @@ impl Drop for Still<'_> {
         if let Err(error) = self.sandboxes.let_run_on(self.config, hypervisor) {
             log::warn!("'{}' is still frozen: {error}", self.config.name);
         }
+    }
+}
+
+/// The tree of a sandbox that holds still, to be read on the host.
+#[derive(Debug)]
+pub(super) struct StillTree<'a> {
+    tree: Tree,
+    /// `None` where the tree is a copy, so that the sandbox runs on already.
+    _still: Option<Still<'a>>,
+}
+
+impl<'a> StillTree<'a> {
+    /// The tree of `config`, as it is now; `what` is done with it. One that another kernel has mounted is copied first.
+    ///
+    /// # Errors
+    /// As [`Still::new`]; where the tree cannot be reached, or there is no room for its copy.
+    pub(super) fn new(
+        sandboxes: &'a Sandboxes,
+        config: &'a SandboxConfig,
+        what: &str,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<Self> {
+        let still = Still::new(sandboxes, config, what)?;
+        match config.image {
+            Some(image) if still.is_active && sandboxes.keeper(config)?.has_own_kernel() => {
+                let copy = tempfile::tempfile_in(&config.path)
+                    .map_err(Error::io("making a file in", &config.path))?;
+                sandboxes.copy_image(config, image, &copy, interrupted)?;
+                drop(still);
+                Ok(Self {
+                    tree: sandboxes.tree_in(config, image, &copy)?,
+                    _still: None,
+                })
+            }
+            Some(_) | None => Ok(Self {
+                tree: sandboxes.tree(config)?,
+                _still: Some(still),
+            }),
+        }
+    }
+
+    /// Its top.
+    pub(super) fn path(&self) -> &Path {
+        self.tree.path()
     }
 }
 

@@ -1,9 +1,11 @@
 //! The host's units of a sandbox: the one that runs it, and the one that listens for it where it is started on demand.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use serde::Serialize;
 
+use crate::config::network::Source;
 use crate::config::workload::Restart;
 use crate::config::{SandboxConfig, SandboxName, Workload};
 use crate::domain::template::Template;
@@ -120,6 +122,7 @@ impl Sandboxes {
             stop_seconds: u64,
             tree: String,
             socket: Option<String>,
+            needs_online: bool,
         }
         let program =
             std::env::current_exe().map_err(Error::io("finding", Path::new("/proc/self/exe")))?;
@@ -144,7 +147,50 @@ impl Sandboxes {
             stop_seconds: super::lifecycle::STOP_SECONDS + 30,
             tree: config.path.display().to_string(),
             socket: config.on_demand.then(|| config.name.socket()),
+            needs_online: needs_online(config),
         };
         Template::HostUnit.render(&view, Some(&self.store.templates))
+    }
+}
+
+/// Whether a sandbox has to wait for the host's network to be configured: it is plugged into it, or answers on one address of the host.
+/// One of libvirt's own networks is there as soon as libvirt is.
+fn needs_online(config: &SandboxConfig) -> bool {
+    let is_outside = |source: &Source| match source {
+        Source::Bridge(_) | Source::Direct { .. } => true,
+        Source::Network(_) | Source::User => false,
+    };
+    let is_of_host = |address: IpAddr| !address.is_unspecified() && !address.is_loopback();
+    config
+        .networks
+        .iter()
+        .filter_map(|nic| nic.source.as_ref())
+        .any(is_outside)
+        || config
+            .publish
+            .iter()
+            .filter_map(|port| port.address)
+            .any(is_of_host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_of_the_hosts_network_waits_for_it() {
+        let sandbox = |nics: &[&str], ports: &[&str]| SandboxConfig {
+            networks: nics.iter().map(|text| text.parse().unwrap()).collect(),
+            publish: ports.iter().map(|text| text.parse().unwrap()).collect(),
+            ..SandboxConfig::example()
+        };
+        assert!(!needs_online(&sandbox(&[], &[])));
+        assert!(!needs_online(&sandbox(
+            &["dhcp,source=default", "dhcp"],
+            &["8080:80", "127.0.0.1:81:81", "[::1]:82:82", "0.0.0.0:83:83"]
+        )));
+        assert!(needs_online(&sandbox(&["dhcp,bridge=br0"], &[])));
+        assert!(needs_online(&sandbox(&["dhcp,direct=eth0"], &[])));
+        assert!(needs_online(&sandbox(&[], &["192.0.2.1:80:80"])));
     }
 }

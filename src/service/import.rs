@@ -10,12 +10,14 @@ use crate::config::network::{DEFAULT_SOURCE, Source};
 use crate::config::{
     Capabilities, Hostname, Idmap, Mac, Mount, Network, SandboxConfig, SandboxName, Seccomp,
 };
+use crate::driver::Keeper;
 use crate::error::{Error, Result};
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::libvirt::Libvirt;
 use crate::service::base::{Base, Provenance};
 use crate::service::export::{BASE, CONFIG, END, MANIFEST, METADATA, TREE};
 use crate::service::identity::{self, Renewal};
+use crate::service::image;
 use crate::service::making::check_words;
 use crate::service::manifest::Manifest;
 use crate::service::metadata::Metadata;
@@ -108,6 +110,9 @@ impl Sandboxes {
             security: None,
             ..archived.clone()
         };
+        if config.image.is_none() {
+            config.image = image::needed_by(Keeper::of(&self.connection)?, None)?;
+        }
         if let Some(networks) = &request.networks {
             config.networks.clone_from(networks);
         }

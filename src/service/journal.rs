@@ -3,6 +3,7 @@
 //! It lies in the sandbox's tree, where the sandbox can put links: it is opened without following any, and journalctl
 //! is given a view of the open directory in which none is followed either.
 
+use std::convert::Infallible;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -15,9 +16,69 @@ use uuid::Uuid;
 
 use crate::config::SandboxConfig;
 use crate::error::{Error, Result};
+use crate::hypervisor::Hypervisor;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::Store;
 use crate::sys::command;
+
+/// How a journal is read: a program, its first arguments, and what has to be open for it.
+struct Reading {
+    program: String,
+    arguments: Vec<String>,
+    _directory: Option<OwnedFd>,
+}
+
+impl Reading {
+    /// On the host; or inside, where the tree cannot be reached from outside, because another kernel has mounted its image.
+    fn new(sandboxes: &Sandboxes, config: &SandboxConfig) -> Result<Self> {
+        let inside = inside(config.uuid);
+        if config.image.is_some()
+            && sandboxes.keeper(config)?.has_own_kernel()
+            && sandboxes
+                .hypervisor(config)?
+                .state(config.name.as_str())?
+                .is_active()
+        {
+            let name = config.name.as_str();
+            let directory = format!("--directory={}", inside.display());
+            let words = [
+                "execute",
+                name,
+                "--",
+                "journalctl",
+                &directory,
+                "--no-pager",
+            ];
+            return Ok(Self {
+                program: std::env::current_exe()
+                    .map_err(Error::io("finding", Path::new("/proc/self/exe")))?
+                    .to_string_lossy()
+                    .into_owned(),
+                arguments: words.map(str::to_owned).to_vec(),
+                _directory: None,
+            });
+        }
+        let view = sandboxes.plain_view(config, &inside)?;
+        // A duplicate is not closed when a program is started (dup(2)).
+        let view = nix::unistd::dup(&view).map_err(Error::step("opening the journal"))?;
+        let directory = format!("--directory=/proc/self/fd/{}", view.as_raw_fd());
+        Ok(Self {
+            program: "journalctl".into(),
+            arguments: vec![directory, "--no-pager".to_owned()],
+            _directory: Some(view),
+        })
+    }
+
+    /// Runs it by `how`, with more arguments.
+    fn run<'a, T>(
+        &'a self,
+        more: &'a [String],
+        how: impl FnOnce(&'a str, Vec<&'a str>) -> io::Result<T>,
+    ) -> Result<T> {
+        let words = self.arguments.iter().chain(more).map(String::as_str);
+        how(&self.program, words.collect()).map_err(Error::step("running journalctl"))
+    }
+}
 
 /// Shows the journal on standard output until the process is ended: what was written since `begin`, counted from the
 /// beginning of 1970, and what will be.
@@ -25,26 +86,20 @@ use crate::sys::command;
 /// # Errors
 /// Where there is no journal or no journalctl.
 pub fn follow(sandboxes: &Sandboxes, config: &SandboxConfig, begin: Duration) -> Result<Child> {
-    let (_directory, argument) = open(sandboxes, config)?;
     let since = format!("--since=@{}", begin.as_secs());
-    command::spawn(
-        "journalctl",
-        [&argument, &since, "--follow", "--output=cat", "--quiet"],
-    )
-    .map_err(Error::step("running journalctl"))
+    let more = [since.as_str(), "--follow", "--output=cat", "--quiet"].map(str::to_owned);
+    Reading::new(sandboxes, config)?.run(&more, command::spawn)
 }
 
 /// Becomes journalctl with `arguments`; returns only on failure.
 pub fn show(sandboxes: &Sandboxes, config: &SandboxConfig, arguments: &[String]) -> Error {
-    match open(sandboxes, config) {
-        Ok((_directory, argument)) => {
-            let words = [argument.as_str(), "--no-pager"].into_iter();
-            let error: io::Error = command::exec(
-                "journalctl",
-                words.chain(arguments.iter().map(String::as_str)),
-            );
-            Error::step("running journalctl")(error)
-        }
+    let become_it = |reading: Reading| {
+        reading.run(arguments, |program, words| {
+            Err::<Infallible, io::Error>(command::exec(program, words))
+        })
+    };
+    match Reading::new(sandboxes, config).and_then(become_it) {
+        Ok(never) => match never {},
         Err(error) => error,
     }
 }
@@ -54,27 +109,12 @@ pub fn show(sandboxes: &Sandboxes, config: &SandboxConfig, arguments: &[String])
 /// # Errors
 /// Where there is no journal or no journalctl.
 pub fn read(sandboxes: &Sandboxes, config: &SandboxConfig, arguments: &[String]) -> Result<Child> {
-    let (_directory, argument) = open(sandboxes, config)?;
-    let words = [argument.as_str(), "--no-pager"].into_iter();
-    command::spawn_piped(
-        "journalctl",
-        words.chain(arguments.iter().map(String::as_str)),
-    )
-    .map_err(Error::step("running journalctl"))
+    Reading::new(sandboxes, config)?.run(arguments, command::spawn_piped)
 }
 
 /// Where journald of a sandbox keeps what it writes, seen from inside.
 fn inside(uuid: Uuid) -> PathBuf {
     Path::new("/var/log/journal").join(uuid.simple().to_string())
-}
-
-/// A view of the directory of the journal, open also for a program that is started, and journalctl's argument for it.
-fn open(sandboxes: &Sandboxes, config: &SandboxConfig) -> Result<(OwnedFd, String)> {
-    let view = sandboxes.plain_view(config, &inside(config.uuid))?;
-    // A duplicate is not closed when a program is started (dup(2)).
-    let view = nix::unistd::dup(&view).map_err(Error::step("opening the journal"))?;
-    let argument = format!("--directory=/proc/self/fd/{}", view.as_raw_fd());
-    Ok((view, argument))
 }
 
 impl Store {

@@ -65,9 +65,9 @@ impl Sandboxes {
         removal.tree = Some(config.path.clone());
         self.store.note(removal)?;
         place::make(&config.path, config.uuid)?;
-        let provenance = self
-            .filled(config, fill)
-            .map_err(|error| image::explained(error, config.image))?;
+        let provenance = self.filled(config, fill).map_err(|error| {
+            image::explained(error, config.image, "make it larger with --imagesize")
+        })?;
         provenance.save(&self.store, name)?;
 
         removal.registered = true;

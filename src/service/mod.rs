@@ -39,6 +39,7 @@ pub mod sandboxes;
 mod secrets;
 pub mod security;
 mod services_d;
+pub mod snapshot;
 pub mod stats;
 pub mod store;
 mod summary;

@@ -22,12 +22,19 @@ const MARK: &str = ".virt-sandbox.json";
 /// Name of the directory that an upgrade works in, beside the mark and as much out of the sandbox's reach.
 const WORK: &str = ".upgrade";
 
+/// Name of the directory that has the snapshots of an image.
+const SNAPSHOTS: &str = ".snapshots";
+
 /// Whether what is at a path in a tree is the host's own, and no part of the sandbox.
 pub(super) fn is_reserved(path: &Path) -> bool {
     let first = path
         .components()
         .find(|component| *component != Component::RootDir);
-    first.is_some_and(|first| [MARK, WORK].iter().any(|name| first.as_os_str() == *name))
+    first.is_some_and(|first| {
+        [MARK, WORK, SNAPSHOTS]
+            .iter()
+            .any(|name| first.as_os_str() == *name)
+    })
 }
 
 /// What the mark says.
@@ -107,6 +114,12 @@ pub fn make(path: &Path, uuid: Uuid) -> Result<()> {
 #[must_use]
 pub fn work_of(path: &Path) -> PathBuf {
     path.join(WORK)
+}
+
+/// Where the snapshots of the image of the tree at `path` are.
+#[must_use]
+pub fn snapshots_of(path: &Path) -> PathBuf {
+    path.join(SNAPSHOTS)
 }
 
 /// The mark of the tree at `path`.

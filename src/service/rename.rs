@@ -49,11 +49,7 @@ impl Sandboxes {
                 "the sandbox '{old}' is running; stop it with 'virt-sandbox-service stop {old}'"
             )));
         }
-        if self.store.upgrade(old).is_dir() {
-            return Err(Error::refused(format!(
-                "the sandbox '{old}' is being upgraded; try again when that is done"
-            )));
-        }
+        self.check_not_upgrading(old)?;
         self.check_domain(new, &hypervisor)?;
         let config_after = renamed(&config, new)?;
         if config_after.path != config.path {
@@ -75,6 +71,16 @@ impl Sandboxes {
         self.finish_rename(&renaming, &hypervisor)?;
         drop(lock);
         Ok(())
+    }
+
+    /// Refuses a sandbox whose tree an upgrade is at work in.
+    pub(super) fn check_not_upgrading(&self, name: &SandboxName) -> Result<()> {
+        match self.store.upgrade(name).is_dir() {
+            true => Err(Error::refused(format!(
+                "the sandbox '{name}' is being upgraded; try again when that is done"
+            ))),
+            false => Ok(()),
+        }
     }
 
     /// Finishes what killed renames have begun.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::config::workload::COMMAND_UNIT;
 use crate::config::{SandboxConfig, SandboxName};
 use crate::domain::template::Template;
-use crate::driver::{Contents, Inside, Keeper, Shared, Site};
+use crate::driver::{Contents, Inside, Keeper, Owners, Shared, Site};
 use crate::error::{Error, Result};
 use crate::guest;
 use crate::host::HostFacts;
@@ -44,6 +44,7 @@ impl Sandboxes {
     pub fn recover(&self) -> Result<()> {
         self.thaw()?;
         self.finish_renames()?;
+        self.resolve_snapshots()?;
         for (removal, lock) in self.store.interrupted()? {
             log::info!(
                 "removing what is left of '{}', whose create or delete was interrupted",
@@ -251,6 +252,16 @@ impl Sandboxes {
             },
             DomainState::Paused { .. } | DomainState::Stopped | DomainState::Missing => Ok(()),
         }
+    }
+
+    /// How the files of the tree of a sandbox keep their owners.
+    ///
+    /// # Errors
+    /// Where ids are asked for that cannot be had.
+    pub fn owners(&self, config: &SandboxConfig) -> Result<Owners> {
+        let facts = HostFacts::probe(Path::new("/"))?;
+        let record = self.store.dir(&config.name);
+        self.keeper(config)?.owners(config, &facts, &record)
     }
 
     /// How the directories of the host get into a sandbox.

@@ -33,6 +33,15 @@ use attributes::Attributes;
 
 pub use report::{Copied, Omission, Report, Skipped};
 
+/// Copies the content of one open file to another, with its holes, and shares its blocks where the filesystem can. What is there
+/// at the end is what `from` was at one moment. `stop` is asked now and then.
+///
+/// # Errors
+/// Where it does not stop changing, there is no room, or `stop` says so.
+pub fn content(from: &File, to: &File, stop: &dyn Fn() -> bool) -> io::Result<()> {
+    data::copy(from, to, stop).map(drop)
+}
+
 /// A copy failed. Paths are those of the host.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]

@@ -6,8 +6,12 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+
+use crate::sys::claim;
 
 /// A loop device. It is there for as long as this lives or something has it open, a mount for example.
 #[derive(Debug)]
@@ -60,6 +64,8 @@ const LO_FLAGS_READ_ONLY: u32 = 1;
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
 /// Others may take a free device first.
 const ATTEMPTS: u32 = 64;
+/// How long somebody else may take to make a device of a file.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 nix::ioctl_none_bad!(
     /// Number of a free device.
@@ -86,6 +92,11 @@ impl LoopDevice {
     /// Where the file cannot be opened, or there are no loop devices.
     pub fn attach(path: &Path, extent: Extent, read_only: bool) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(!read_only).open(path)?;
+        Self::over(&file, extent, read_only)
+    }
+
+    /// The device has `file` open for as long as it is there, and so all that goes with that, such as its locks.
+    fn over(file: &File, extent: Extent, read_only: bool) -> io::Result<Self> {
         let control = OpenOptions::new()
             .read(true)
             .write(true)
@@ -98,7 +109,7 @@ impl LoopDevice {
                 .read(true)
                 .write(!read_only)
                 .open(&device_path)?;
-            let config = config(&file, extent, read_only);
+            let config = config(file, extent, read_only);
             // SAFETY: the descriptor is open, and `config` has the layout that the kernel reads.
             match unsafe { configure(device.as_raw_fd(), &raw const config) } {
                 Ok(_) => {
@@ -115,14 +126,23 @@ impl LoopDevice {
     }
 
     /// The device that shows all of the file at `path` to read and write: the one that is there already, or a new one. Two
-    /// at a time would not know of each other's writes.
+    /// at a time would not know of each other's writes. The file is [claimed](claim) for as long as the device is there.
     ///
     /// # Errors
-    /// As [`attach`](Self::attach).
+    /// As [`attach`](Self::attach); [`ErrorKind::ResourceBusy`](io::ErrorKind::ResourceBusy) where a virtual machine has the file.
     pub fn shared(path: &Path) -> io::Result<Self> {
-        match Self::of(path)? {
-            Some(device) => Ok(device),
-            None => Self::attach(path, Extent::default(), false),
+        let begin = Instant::now();
+        loop {
+            if let Some(device) = Self::of(path)? {
+                return Ok(device);
+            }
+            let file = OpenOptions::new().read(true).write(true).open(path)?;
+            match claim::claim(&file) {
+                Ok(()) => return Self::over(&file, Extent::default(), false),
+                // Perhaps somebody who is about to make the device, or has just let go of one.
+                Err(error) if begin.elapsed() > PATIENCE => return Err(error),
+                Err(_) => sleep(PATIENCE / 20),
+            }
         }
     }
 
@@ -249,7 +269,9 @@ mod tests {
         let path = first.path().to_owned();
         drop(first);
         assert!(is_attached(&path) && LoopDevice::open(&path).is_ok());
+        assert!(claim::is_claimed(file.path()).unwrap());
         drop(second);
+        assert!(!claim::is_claimed(file.path()).unwrap());
         assert!(LoopDevice::of(file.path()).unwrap().is_none());
     }
 

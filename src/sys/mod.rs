@@ -6,6 +6,8 @@
 pub mod archive;
 pub mod atomic;
 pub mod blank;
+pub mod calendar;
+pub mod claim;
 pub mod command;
 pub mod copy;
 pub mod deadline;

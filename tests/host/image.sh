@@ -22,7 +22,9 @@ packages=(
     # security modules
     apparmor apparmor-utils selinux-policy-default selinux-utils policycoreutils auditd
     # services, and what the scripts look with
-    apache2 nginx-light redis-server postgresql curl ca-certificates less acl attr
+    apache2 nginx-light redis-server postgresql mariadb-server unbound dnsmasq chrony curl ca-certificates less acl attr
+    # virtual machines in it
+    qemu-system-x86 qemu-system-common seabios
 )
 
 # A change of this script makes a new one.
@@ -56,7 +58,7 @@ wants=$tree/etc/systemd/system/multi-user.target.wants
 mkdir -p "$wants"
 ln -sf ../host-tests.service "$wants/host-tests.service"
 # Services of the host that the scripts put into sandboxes must not take their state; timers would run at any time.
-chroot "$tree" systemctl -q disable apache2 nginx redis-server postgresql 2>/dev/null
+chroot "$tree" systemctl -q disable apache2 nginx redis-server postgresql mariadb unbound dnsmasq chrony 2>/dev/null
 chroot "$tree" systemctl -q mask getty@tty1.service serial-getty@ttyS0.service apt-daily.timer apt-daily-upgrade.timer \
     man-db.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service networking.service 2>/dev/null
 # The initrd loads what it needs for the disk; the share of the tests is mounted from the root.

@@ -54,9 +54,9 @@ printed() {
     printf '%s\n' "$got" | grep -q -e "$pattern" || { printf '%s\n' "$got"; return 1; }
 }
 
-# soon COMMAND…: COMMAND succeeds within a minute.
+# soon COMMAND…: COMMAND succeeds after a while; a busy machine may take minutes.
 soon() {
-    for _ in $(seq 120); do
+    for _ in $(seq 600); do
         if "$@" >/dev/null 2>&1; then
             return 0
         fi
@@ -73,7 +73,7 @@ address() {
 
 # A sandbox answers at port 80.
 answers() {
-    curl -sS --max-time 20 -o /dev/null "http://$(address "$1"):${2:-80}/"
+    curl -sS --max-time 120 -o /dev/null "http://$(address "$1"):${2:-80}/"
 }
 
 note() {
@@ -120,14 +120,4 @@ finish() {
     before=$(cat /var/lib/tests/$CASE.failures 2>/dev/null || echo 0)
     [ $((failures + before)) = 0 ]
     exit
-}
-
-# As soon, for what takes a slow machine long.
-later() {
-    for _ in 1 2 3 4 5 6 7 8; do
-        if soon "$@" >/dev/null 2>&1; then
-            return 0
-        fi
-    done
-    "$@"
 }

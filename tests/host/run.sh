@@ -15,7 +15,7 @@ fi
 systemctl is-system-running --wait >/dev/null 2>&1
 
 mkdir -p /var/lib/tests
-export CASE_SECONDS=${CASE_SECONDS:-1500}
+export CASE_SECONDS=${CASE_SECONDS:-5400}
 while read -r case <&3; do
     ! grep -q "^$case	" $tests/results 2>/dev/null || continue
     log=$tests/logs/$case.log
@@ -27,7 +27,7 @@ while read -r case <&3; do
     since=$(date +%s)
     echo "case $case phase $PHASE" >/dev/ttyS0
     [ "$PHASE" = 1 ] && : >"$log"
-    (cd /root && exec timeout -k 10 ${CASE_SECONDS:-1500} sh -c '. $tests/scripts/lib.sh; . "$1"; finish' "$case" "$tests/scripts/cases/$case.sh") >>"$log" 2>&1 </dev/null
+    (cd /root && exec timeout -k 10 ${CASE_SECONDS:-5400} sh -c '. $tests/scripts/lib.sh; . "$1"; finish' "$case" "$tests/scripts/cases/$case.sh") >>"$log" 2>&1 </dev/null
     status=$?
     spent=$(($(cut -d. -f1 /proc/uptime) - begin))
     spent=$((spent + $(cat /var/lib/tests/$case.spent 2>/dev/null || echo 0)))
@@ -42,7 +42,7 @@ while read -r case <&3; do
     case $status in
         0) result=ok ;;
         77) result=SKIP ;;
-        124) result=FAILED; echo "FAIL: no end within ${CASE_SECONDS:-1500} s" >>"$log" ;;
+        124) result=FAILED; echo "FAIL: no end within ${CASE_SECONDS:-5400} s" >>"$log" ;;
         *) result=FAILED ;;
     esac
     printf '%s\t%s\t%s\n' "$case" $result $spent >>$tests/results

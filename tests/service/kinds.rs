@@ -98,6 +98,8 @@ fn every_verb(kind: &Kind) {
     };
     let program = HostFile::script(PROGRAM, SCRIPT);
     let unit = HostFile::unit("t-kind.service", UNIT);
+    let conf = HostFile::new("/etc/t-kind/conf", "old\n");
+    let both = HostFile::new("/etc/t-kind/both", "old\n");
     let mut seen = Seen::default();
     let mut create = vec!["create", "-N", "none"];
     create.extend(kind.create);
@@ -174,10 +176,13 @@ fn every_verb(kind: &Kind) {
     assert_eq!(stats[0]["memory_limit"], 300 << 20, "{stats}");
     seen.of("set", "300M");
     seen.of("stats", format!("{} processes", stats[0]["processes"]));
+    seen.of("upgrade", upgraded("t-kind"));
     ok(&["stop", "t-kind"]);
     assert_eq!(listed("t-kind").unwrap()["state"], "stopped");
     assert_released("t-kind");
     seen.of("stop", "stopped");
+    seen.of("upgrade, stopped", upgraded_stopped("t-kind"));
+    assert_released("t-kind");
     assert!(ok(&["logs", "-u", kind.unit, "t-kind"]).contains("ready"));
     seen.of("logs, stopped", "ready");
 
@@ -219,11 +224,52 @@ fn every_verb(kind: &Kind) {
     seen.of("import", log("t-kind"));
     ok(&["delete", "--force", "t-kind"]);
     assert_released("t-kind");
-    drop((program, unit));
+    drop((program, unit, both, conf));
     for (verb, what) in &seen.0 {
-        println!("| {:<13} | {:<11} | {what}", verb, kind.name);
+        println!("| {:<16} | {:<11} | {what}", verb, kind.name);
     }
     test.end();
+}
+
+/// Upgrades a sandbox that runs, after one file has changed on the host and one on both sides.
+fn upgraded(name: &str) -> String {
+    says(name, "echo mine > /etc/t-kind/both");
+    for file in ["conf", "both"] {
+        fs::write(format!("/etc/t-kind/{file}"), "new\n").unwrap();
+    }
+    let preview = ok(&["upgrade", "--dry-run", name]);
+    assert!(preview.contains("-old\n+new\n"), "{preview}");
+    assert_eq!(says(name, "cat /etc/t-kind/conf"), "old");
+    let done = ok(&["upgrade", name]);
+    assert!(done.contains("restart it"), "{done}");
+    let now = "cd /etc/t-kind; cat conf both both.virt-sandbox-new | tr '\\n' ' '";
+    assert_eq!(says(name, now), "new mine new");
+    let starts = || log(name).matches("started").count();
+    let before = starts();
+    let done = ok(&["upgrade", "--all", "--restart"]);
+    assert!(done.contains("restarted"), "{done}");
+    assert_eq!(
+        (says(name, now), starts()),
+        ("new mine new".to_owned(), before + 1)
+    );
+    let done = ok(&["upgrade", "--all", "--restart"]);
+    assert_eq!(
+        (done, starts()),
+        (format!("{name}: up to date\n"), before + 1)
+    );
+    "updated, conflict".to_owned()
+}
+
+/// Upgrades a sandbox that is stopped.
+fn upgraded_stopped(name: &str) -> String {
+    fs::write("/etc/t-kind/conf", "newer\n").unwrap();
+    let done = ok(&["upgrade", name]);
+    assert!(done.contains("updated   /etc/t-kind/conf"), "{done}");
+    ok(&["start", name]);
+    let text = says(name, "cat /etc/t-kind/conf");
+    ok(&["stop", name]);
+    assert_eq!(text, "newer");
+    text
 }
 
 /// Nothing of the host shows an image, and no mount of it is left.

@@ -8,8 +8,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use crate::packages::{Content, Package, served};
-use crate::support::{HostFile, Test, eventually, in_tree, listed, ok, output, program, run};
-use crate::upgrade::{assert_answer, assert_same, assert_says, read, state};
+use crate::support::{HostFile, Test, eventually, in_tree, listed, ok, output, program, run, says};
+use crate::upgrade::{assert_answer, assert_same, assert_says, read, state, state_in};
 
 const NEW: &str = ".virt-sandbox-new";
 
@@ -74,54 +74,111 @@ fn what_does_not_come_up_is_as_it_was() {
     test.end();
 }
 
-#[test]
-fn an_upgrade_killed_at_any_moment_is_all_or_nothing() {
-    let Some(test) = Test::begin("an_upgrade_killed_at_any_moment_is_all_or_nothing") else {
+/// A sandbox that is killed at its upgrades: where its tree is, and how it is made.
+struct Place {
+    format: Option<&'static str>,
+    create: &'static [&'static str],
+}
+
+const DIRECTORY: Place = Place {
+    format: None,
+    create: &[],
+};
+const RAW: Place = Place {
+    format: Some("raw"),
+    create: &["-i", "64M"],
+};
+const QCOW2: Place = Place {
+    format: Some("qcow2"),
+    create: &["-i", "64M", "--format", "qcow2"],
+};
+
+impl Place {
+    /// Looks at the tree of a sandbox, which is stopped.
+    fn look<T>(&self, name: &str, at: impl FnOnce(&Path) -> T) -> T {
+        let Some(format) = self.format else {
+            return at(&in_tree(name, ""));
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let copy = dir.path().join("copy");
+        let image = in_tree(&format!("{name}.{format}"), "");
+        let image = image.to_str().unwrap().trim_end_matches('/');
+        let (copy, tree) = (copy.to_str().unwrap(), dir.path().join("tree"));
+        output(
+            "qemu-img",
+            &["convert", "-f", format, "-O", "raw", image, copy],
+        );
+        fs::create_dir(&tree).unwrap();
+        let place = tree.to_str().unwrap();
+        output("mount", &["-o", "loop", copy, place]);
+        let seen = at(&tree);
+        output("umount", &[place]);
+        seen
+    }
+
+    fn state(&self, name: &str) -> String {
+        self.look(name, |tree| {
+            assert!(!tree.join(".upgrade").exists());
+            state_in(name, tree)
+        })
+    }
+}
+
+/// A package with 200 conffiles, which all have this text.
+fn many_files(text: &str) -> Content<'_> {
+    let files: Vec<String> = (0..200).map(|n| format!("part{n}")).collect();
+    let files: Vec<(&str, &str)> = files.iter().map(|name| (&**name, text)).collect();
+    Content {
+        files: served("t-kill", "1.0", "", &files),
+        ..Content::default()
+    }
+}
+
+const JOURNAL: &str = "/etc/libvirt-sandbox/services/t-kill/upgrade/journal.json";
+
+/// Upgrades `t-kill` and kills that some time after its journal has `words`. `true` if it came to its end before.
+fn killed_after(words: &str, wait: Duration, arguments: &[&str]) -> bool {
+    let child = program()
+        .args(["upgrade", "t-kill"])
+        .args(arguments)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let child = RefCell::new(child);
+    eventually("the upgrade begins", || {
+        let ended = child.borrow_mut().try_wait();
+        let begins = || fs::read_to_string(JOURNAL).is_ok_and(|text| text.contains(words));
+        begins() || ended.is_ok_and(|ended| ended.is_some())
+    });
+    let mut child = child.into_inner();
+    std::thread::sleep(wait);
+    let _ = child.kill();
+    child.wait().unwrap().success()
+}
+
+fn killed_at_any_moment(place: &Place, name: &str) {
+    let Some(test) = Test::begin(name) else {
         return;
     };
-    let conffiles = |text: &str| -> Vec<(String, String)> {
-        let all = 0..200;
-        all.map(|n| (format!("part{n}"), text.to_owned())).collect()
-    };
-    let content = |text: &str| {
-        let files = conffiles(text);
-        let files: Vec<(&str, &str)> = files.iter().map(|(a, b)| (&**a, &**b)).collect();
-        Content {
-            files: served("t-kill", "1.0", "", &files),
-            ..Content::default()
-        }
-    };
-    let package = Package::new("t-kill", &content("old"));
-    ok(&["create", "-N", "none", "-u", "t-kill.service", "t-kill"]);
-    package.install("2.0", &content("new"));
-    let old = state("t-kill");
-    let journal = Path::new("/etc/libvirt-sandbox/services/t-kill/upgrade/journal.json");
-    // From the moment on that all is ready and the first step comes: before that there is nothing to undo.
-    let begins = || fs::read_to_string(journal).is_ok_and(|text| text.contains("\"path\""));
+    let package = Package::new("t-kill", &many_files("old"));
+    let create = ["create", "-N", "none", "-u", "t-kill.service", "t-kill"];
+    ok(&[&create, place.create].concat());
+    package.install("2.0", &many_files("new"));
+    let old = place.state("t-kill");
     let mut killed = 0;
     for step in 0..8 {
-        let child = program()
-            .args(["upgrade", "t-kill"])
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let child = RefCell::new(child);
-        eventually("the upgrade begins", || {
-            let ended = child.borrow_mut().try_wait();
-            begins() || ended.is_ok_and(|ended| ended.is_some())
-        });
-        let mut child = child.into_inner();
-        std::thread::sleep(Duration::from_millis(step * step * 3));
-        let _ = child.kill();
-        let ended = child.wait().unwrap();
+        // From the moment on that all is ready and the first step comes: before that there is nothing to undo.
+        let wait = Duration::from_millis(step * step * 3);
+        let has_ended = killed_after("\"path\"", wait, &[]);
         let next = run(&["list"]);
         assert_eq!(next.code, 0, "{next:?}");
-        assert!(!journal.exists() && !in_tree("t-kill", ".upgrade").exists());
-        if ended.success() {
+        assert!(!Path::new(JOURNAL).exists());
+        assert!(!in_tree("t-kill", ".upgrade").exists());
+        if has_ended {
             break;
         }
         killed += 1;
-        let now = state("t-kill");
+        let now = place.state("t-kill");
         if now.contains("\"t-kill\": \"2.0\"") {
             break;
         }
@@ -129,12 +186,71 @@ fn an_upgrade_killed_at_any_moment_is_all_or_nothing() {
     }
     eprintln!("killed {killed} times");
     ok(&["upgrade", "t-kill"]);
-    for n in 0..200 {
-        let part = in_tree("t-kill", &format!("etc/t-kill/part{n}"));
-        assert_eq!(read(part), "new\n");
-    }
+    place.look("t-kill", |tree| {
+        for n in 0..200 {
+            assert_eq!(read(tree.join(format!("etc/t-kill/part{n}"))), "new\n");
+        }
+    });
     assert!(ok(&["upgrade", "t-kill"]).contains("up to date"));
     ok(&["delete", "t-kill"]);
+    drop(package);
+    test.end();
+}
+
+#[test]
+fn an_upgrade_killed_at_any_moment_is_all_or_nothing() {
+    killed_at_any_moment(&DIRECTORY, "an_upgrade_killed_at_any_moment");
+}
+
+#[test]
+fn an_upgrade_in_an_image_killed_at_any_moment_is_all_or_nothing() {
+    killed_at_any_moment(&RAW, "an_upgrade_in_an_image_killed_at_any_moment");
+}
+
+#[test]
+#[ignore = "slow: make test-slow"]
+fn an_upgrade_in_a_qcow2_image_killed_at_any_moment_is_all_or_nothing() {
+    killed_at_any_moment(&QCOW2, "an_upgrade_in_a_qcow2_image_killed_at_any_moment");
+}
+
+#[test]
+fn what_is_killed_while_it_restarts_runs_as_before() {
+    let Some(test) = Test::begin("what_is_killed_while_it_restarts_runs_as_before") else {
+        return;
+    };
+    let package = Package::new("t-kill", &many_files("old"));
+    for place in [&DIRECTORY, &RAW] {
+        package.install("1.0", &many_files("old"));
+        let create = [
+            "create",
+            "--start",
+            "-N",
+            "none",
+            "-u",
+            "t-kill.service",
+            "t-kill",
+        ];
+        ok(&[&create, place.create].concat());
+        package.install("2.0", &many_files("new"));
+        for wait in [0, 300, 1500] {
+            let has_ended = killed_after(
+                "\"restarting\":true",
+                Duration::from_millis(wait),
+                &["--restart"],
+            );
+            assert!(!has_ended, "it was too quick to be killed");
+            assert_eq!(run(&["list"]).code, 0);
+            assert!(!Path::new(JOURNAL).exists());
+            eventually("it runs again", || {
+                let text = run(&["execute", "t-kill", "--", "cat", "/etc/t-kill/part7"]);
+                text.stdout == "old\n"
+            });
+        }
+        // Whichever way its tree is kept, and beside others.
+        ok(&["upgrade", "--all", "--restart"]);
+        assert_eq!(says("t-kill", "cat /etc/t-kill/part7"), "new");
+        ok(&["delete", "--force", "t-kill"]);
+    }
     drop(package);
     test.end();
 }

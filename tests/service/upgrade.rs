@@ -46,8 +46,12 @@ pub fn read(path: impl AsRef<Path>) -> String {
 
 /// All an upgrade may write of a sandbox, but the times of directories.
 pub fn state(name: &str) -> String {
+    state_in(name, &in_tree(name, ""))
+}
+
+/// As [`state`], of a sandbox whose tree can be read at `tree`.
+pub fn state_in(name: &str, tree: &Path) -> String {
     let script = "cd \"$1\" && find etc -printf '%p %y %m %U %G %l\\n' | sort && find etc -type f -print0 | sort -z | xargs -0 sha256sum";
-    let tree = in_tree(name, "");
     let mut text = output("sh", &["-c", script, "sh", tree.to_str().unwrap()]);
     let records = Path::new("/etc/libvirt-sandbox/services").join(name);
     for file in ["sandbox.toml", "manifest", "base.json"] {

@@ -12,6 +12,7 @@ mod logs;
 mod rotate;
 mod security;
 mod show;
+mod snapshot;
 mod top;
 mod upgrade;
 
@@ -62,6 +63,7 @@ enum Command {
     Enable(lifecycle::EnableArgs),
     Disable(lifecycle::DisableArgs),
     Set(limits::SetArgs),
+    Snapshot(snapshot::SnapshotArgs),
     Upgrade(upgrade::Args),
     Edit(edit::Args),
     Delete(lifecycle::DeleteArgs),
@@ -138,6 +140,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Reload(args) => return lifecycle::reload(&args, &sandboxes),
         Command::Set(args) => limits::set(&args, &sandboxes),
         Command::Edit(args) => edit::run(&args, &sandboxes),
+        Command::Snapshot(args) => snapshot::run(args, &sandboxes),
         Command::Stats(args) => limits::stats(&args, &sandboxes),
         Command::Upgrade(args) => upgrade::run(&args, &sandboxes),
         Command::Enable(args) => return lifecycle::enable(&args, &sandboxes),

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::Name;
 use crate::commands::output::{self, Format};
 use crate::config::{SandboxConfig, workload};
-use crate::driver::Shared;
+use crate::driver::{Owners, Shared};
 use crate::error::Result;
 use crate::service::{Sandboxes, Summary};
 
@@ -154,6 +154,7 @@ pub fn inspect(args: &InspectArgs, sandboxes: &Sandboxes) -> Result<()> {
         #[serde(flatten)]
         summary: Summary,
         config: SandboxConfig,
+        owners: Owners,
         shared: Vec<Shared>,
     }
     let name = &args.name.name;
@@ -161,7 +162,9 @@ pub fn inspect(args: &InspectArgs, sandboxes: &Sandboxes) -> Result<()> {
     match args.format {
         Format::Table => {
             let mut text = config.to_toml()?;
-            text.push_str("\n# Directories of the host:\n");
+            let owners = sandboxes.owners(&config)?.explained();
+            text.push_str(&format!("\n# Owners in its tree: {owners}\n"));
+            text.push_str("# Directories and images of the host:\n");
             for Shared {
                 source,
                 read_only,
@@ -175,10 +178,12 @@ pub fn inspect(args: &InspectArgs, sandboxes: &Sandboxes) -> Result<()> {
         }
         Format::Json => {
             let summary = sandboxes.summary(name)?;
+            let owners = sandboxes.owners(&config)?;
             let shared = sandboxes.sharing(&config)?;
             output::print_json(&View {
                 summary,
                 config,
+                owners,
                 shared,
             })
         }

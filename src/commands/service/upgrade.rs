@@ -98,6 +98,6 @@ fn preview(name: &SandboxName, sandboxes: &Sandboxes) -> Result<()> {
     for line in preview.converted.iter().chain(&report::lines(plan)) {
         text.push_str(&format!("  {line}\n"));
     }
-    text.push_str(&report::diff(plan));
+    text.push_str(&preview.diff()?);
     output::print(&output::printable(&text))
 }

@@ -7,19 +7,26 @@ use std::path::Path;
 
 use guest_init::config as guest;
 
-use crate::config::{Mount, SandboxConfig};
+use crate::config::storage::TreeFilesystem;
+use crate::config::{Mount, SandboxConfig, TreeImage};
 use crate::domain::qemu::{Share, Transport};
+use crate::domain::{BlockDevice, BlockKind};
 use crate::driver::ability::{Abilities, for_guest};
 use crate::error::{Error, Result};
 use crate::guest::kernel::Feature;
-use crate::guest::{PRIVATE_DIRS, below, bind, link, of_sandbox, temporary};
+use crate::guest::{PRIVATE, PRIVATE_DIRS, below, bind, link, of_sandbox, temporary};
 use crate::host::{HostFacts, SystemDir};
+
+/// Serial of the disk that holds the tree.
+const TREE: &str = "tree";
 
 /// What the machine has of the host, and what the guest makes of it.
 #[derive(Debug)]
 pub struct Assembly {
     /// Devices of the machine.
     pub shares: Vec<Share>,
+    /// The disk that holds the tree, if it is in an image.
+    pub tree: Option<BlockDevice>,
     /// Where the guest mounts them.
     pub staged: Vec<guest::Staged>,
     /// How it makes its root of that.
@@ -42,6 +49,7 @@ impl Assembly {
     ) -> Result<Self> {
         let mut assembly = Self {
             shares: vec![],
+            tree: None,
             staged: vec![],
             mounts: vec![],
             user_mounts: vec![],
@@ -57,10 +65,16 @@ impl Assembly {
                 SystemDir::Link(path, points_to) => assembly.mounts.push(link(path, points_to)),
             }
         }
-        // Each on its own: the top of the tree has the mark that says whose it is.
+        if let Some(image) = config.image {
+            assembly.attach(image, &config.path);
+        }
         for dir in PRIVATE_DIRS.map(Path::new) {
-            let staged = below("/private", dir);
-            assembly.share(abilities, &below(&config.path, dir), &staged, false)?;
+            let staged = below(PRIVATE, dir);
+            // Each on its own: the top of the tree has the mark that says whose it is.
+            if config.image.is_none() {
+                let source = below(&config.path, dir);
+                assembly.add(abilities.with_owners(&source)?, &source, &staged, false);
+            }
             assembly.mounts.push(bind(staged, dir, false));
         }
         assembly.mounts.extend(temporary());
@@ -108,6 +122,28 @@ impl Assembly {
         Ok(())
     }
 
+    /// Makes the image of the tree at `path` a disk of the machine, which its kernel mounts.
+    fn attach(&mut self, image: TreeImage, path: &Path) {
+        self.tree = Some(BlockDevice {
+            source: image.file(path),
+            kind: BlockKind::File,
+            format: image.format.format(),
+            read_only: false,
+            serial: TREE.to_owned(),
+        });
+        self.staged.push(guest::Staged::Image {
+            device: guest::BlockDevice::Serial(TREE.to_owned()),
+            partition: None,
+            path: PRIVATE.into(),
+            read_only: false,
+        });
+        self.features.insert(Feature::Block);
+        self.features.insert(match image.filesystem {
+            TreeFilesystem::Ext4 => Feature::Ext4,
+            TreeFilesystem::Xfs => Feature::Xfs,
+        });
+    }
+
     /// Makes a directory of the host a device of the machine, mounted at `staged`.
     fn share(
         &mut self,
@@ -121,6 +157,12 @@ impl Assembly {
             true => abilities.transport(source, false)?,
             false => abilities.transport(source, read_only)?,
         };
+        self.add(transport, source, staged, read_only);
+        Ok(())
+    }
+
+    /// Makes a directory of the host a device of the machine, by `transport`.
+    fn add(&mut self, transport: Transport, source: &Path, staged: &Path, read_only: bool) {
         let is_plan9 = matches!(transport, Transport::Plan9 { .. });
         if read_only && !is_plan9 {
             log::warn!(
@@ -145,7 +187,6 @@ impl Assembly {
             read_only: read_only && is_plan9,
             transport,
         });
-        Ok(())
     }
 }
 

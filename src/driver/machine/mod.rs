@@ -52,12 +52,6 @@ const GLANCE: Duration = Duration::from_secs(2);
 const START: Duration = Duration::from_secs(60);
 
 pub(super) fn check(config: &SandboxConfig) -> Result<()> {
-    // The host mounts such an image while the sandbox runs, which only one kernel can do at a time.
-    if config.image.is_some() {
-        return Err(Error::refused(
-            "a virtual machine keeps its tree in a directory, not in an image; leave the image out, or use a container",
-        ));
-    }
     let confinement = Confinement::of_service(config);
     confinement.check_machine().map_err(Error::refused)?;
     // What depends on the kernel is checked when the machine is built.
@@ -71,7 +65,7 @@ pub(super) fn build(
     site: Site<'_>,
     hypervisor: &dyn Hypervisor,
 ) -> Result<String> {
-    let domain = Domain::of_service(config);
+    let mut domain = Domain::of_service(config);
     let kernel = Kernel::find(Path::new("/"), &KernelRequest::default())?;
     let abilities = Abilities::of_host(&kernel, Authority::Root)?;
     let mut assembly = Assembly::new(config, facts, &abilities)?;
@@ -79,6 +73,7 @@ pub(super) fn build(
     assembly
         .features
         .extend(has_balloon.then_some(kernel::Feature::Balloon));
+    domain.disks.extend(assembly.tree);
     let boot = kernel::prepare(
         Path::new(kernel::CACHE),
         &kernel,
@@ -165,6 +160,11 @@ pub(super) fn boot_time() -> Result<Duration> {
     }))
 }
 
+pub(super) fn needs_image() -> Result<Option<String>> {
+    let kernel = Kernel::find(Path::new("/"), &KernelRequest::default())?;
+    Abilities::of_host(&kernel, Authority::Root)?.no_owners()
+}
+
 pub(super) fn sharing(config: &SandboxConfig, facts: &HostFacts) -> Result<Vec<Shared>> {
     let kernel = Kernel::find(Path::new("/"), &KernelRequest::default())?;
     let abilities = Abilities::of_host(&kernel, Authority::Root)?;
@@ -192,12 +192,13 @@ pub(super) fn sharing(config: &SandboxConfig, facts: &HostFacts) -> Result<Vec<S
             }
         },
     };
-    Ok(assembly
-        .shares
-        .into_iter()
-        .zip(is_read_only)
-        .map(shared)
-        .collect())
+    let shares = assembly.shares.into_iter().zip(is_read_only).map(shared);
+    let image = config.image_file().map(|source| Shared {
+        source,
+        read_only: false,
+        how: "virtio disk, owners in its filesystem; mounted by the machine's kernel, and by nothing of the host meanwhile",
+    });
+    Ok(shares.chain(image).collect())
 }
 
 /// In an emulated machine all takes several times as long: units that say nothing of it get more time than systemd gives them.

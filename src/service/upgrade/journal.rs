@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::TreeImage;
 use crate::error::{Error, Result};
 use crate::service::manifest::{Entry, Kind};
 use crate::service::place;
@@ -21,8 +22,11 @@ use crate::sys::root::{Root, RootError};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Journal {
-    /// The tree.
+    /// The place of the tree.
     pub tree: PathBuf,
+    /// The image beside that place, if the tree is in one.
+    #[serde(default)]
+    pub image: Option<TreeImage>,
     /// The steps in it.
     pub steps: Vec<Step>,
     /// Files of the host that are written.
@@ -87,18 +91,22 @@ fn slot_path(slot: u32) -> PathBuf {
     PathBuf::from(format!("/{slot}"))
 }
 
-/// The places of an upgrade's work beside a tree.
+/// The places of an upgrade's work. Only the slots have to be on the filesystem of the tree: an image may have little room.
 #[derive(Debug)]
 pub struct Work {
-    dir: PathBuf,
+    /// On the host.
+    place: PathBuf,
+    /// In the tree; the same, unless that is in an image.
+    tree: PathBuf,
 }
 
 impl Work {
-    /// Those of a tree.
+    /// Those of the tree with the top `tree`, whose place on the host is `place`.
     #[must_use]
-    pub fn of(tree: &Path) -> Self {
+    pub fn of(place: &Path, tree: &Path) -> Self {
         Self {
-            dir: place::work_of(tree),
+            place: place::work_of(place),
+            tree: place::work_of(tree),
         }
     }
 
@@ -107,9 +115,9 @@ impl Work {
     /// # Errors
     /// Where they cannot be made.
     pub fn make(&self) -> Result<()> {
-        remove_tree(&self.dir);
-        for dir in [&self.dir, &self.host(), &self.slots()] {
-            fs::create_dir(dir).map_err(Error::io("creating", dir))?;
+        self.remove();
+        for dir in [&self.host(), &self.slots()] {
+            fs::create_dir_all(dir).map_err(Error::io("creating", dir))?;
         }
         Ok(())
     }
@@ -117,18 +125,19 @@ impl Work {
     /// Where the host's version of the tree is made.
     #[must_use]
     pub fn host(&self) -> PathBuf {
-        self.dir.join("host")
+        self.place.join("host")
     }
 
     /// Where the slots are.
     #[must_use]
     pub fn slots(&self) -> PathBuf {
-        self.dir.join("slots")
+        self.tree.join("slots")
     }
 
     /// Removes all of it.
     pub fn remove(&self) {
-        remove_tree(&self.dir);
+        remove_tree(&self.place);
+        remove_tree(&self.tree);
     }
 }
 
@@ -278,10 +287,23 @@ impl Journal {
         Ok(())
     }
 
+    /// This without anything to undo: it only tells where to clean up.
+    #[must_use]
+    pub fn emptied(&self) -> Self {
+        Self {
+            tree: self.tree.clone(),
+            image: self.image,
+            steps: vec![],
+            saved: vec![],
+            domain: None,
+            restarting: self.restarting,
+        }
+    }
+
     /// Undoes all steps that can be undone, the last first; gives the first failure.
-    fn undo_steps(&self) -> Result<Option<RootError>> {
-        let tree = Root::new(&self.tree)?;
-        let slots = Root::new(&Work::of(&self.tree).slots())?;
+    fn undo_steps(&self, tree: &Path) -> Result<Option<RootError>> {
+        let slots = Root::new(&Work::of(&self.tree, tree).slots())?;
+        let tree = Root::new(tree)?;
         let mut failed = None;
         for step in self.steps.iter().rev() {
             if let Err(error) = step.undo(&tree, &slots) {
@@ -295,14 +317,14 @@ impl Journal {
         Ok(failed)
     }
 
-    /// Undoes what was done, the last first.
+    /// Undoes what was done, the last first; the tree has the top `tree`.
     ///
     /// # Errors
     /// Where a step cannot be undone; the others are.
-    pub fn undo(&self) -> Result<()> {
+    pub fn undo(&self, tree: &Path) -> Result<()> {
         let failed = match self.steps.is_empty() {
             true => None,
-            false => self.undo_steps()?,
+            false => self.undo_steps(tree)?,
         };
         for saved in &self.saved {
             match &saved.copy {
@@ -322,7 +344,7 @@ impl Journal {
             None => Ok(()),
             Some(error) => Err(Error::step(format!(
                 "undoing the upgrade; what was replaced is in '{}'",
-                Work::of(&self.tree).slots().display()
+                Work::of(&self.tree, tree).slots().display()
             ))(error)),
         }
     }

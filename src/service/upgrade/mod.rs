@@ -11,8 +11,9 @@
 //! | `report` | a plan as people read it |
 //! | `legacy` | sandboxes of libvirt-sandbox 0.8 and before |
 //!
-//! An upgrade is undone by whoever finds its journal and nobody at work on it. Without the journal it is finished, and only
-//! what it worked with is left to remove.
+//! An upgrade is undone by whoever finds its journal and nobody at work on it. A journal with nothing to undo is that of a
+//! finished one, and only what it worked with is left to remove. A tree in an image is reached in there, and so are its slots;
+//! the journal, and what the sandbox was made from, are the host's.
 
 pub mod accounts;
 pub mod journal;
@@ -31,6 +32,7 @@ use crate::config::{SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::libvirt::Libvirt;
+use crate::service::image::{self, Tree};
 use crate::service::place;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::upgrade::journal::{Journal, Work};
@@ -67,8 +69,19 @@ pub struct Preview {
     pub plan: Plan,
     /// What is said of a sandbox of another program.
     pub converted: Vec<String>,
+    tree: Tree,
     /// Holds the host's version of the tree.
     _candidate: tempfile::TempDir,
+}
+
+impl Preview {
+    /// What changes in texts.
+    ///
+    /// # Errors
+    /// Where the tree is gone.
+    pub fn diff(&self) -> Result<String> {
+        Ok(report::diff(&self.plan, &Root::new(self.tree.path())?))
+    }
 }
 
 /// Where the configuration of a sandbox comes from.
@@ -97,9 +110,12 @@ impl Sandboxes {
     pub fn preview_upgrade(&self, name: &SandboxName) -> Result<Preview> {
         let origin = self.origin(name)?;
         let candidate = tempfile::tempdir().map_err(Error::step("making a temporary directory"))?;
-        let plan = self.plan_upgrade_of(&origin.config, candidate.path(), &|| false)?;
+        let tree = self.tree(&origin.config)?;
+        let plan =
+            self.plan_upgrade_of(&origin.config, tree.path(), candidate.path(), &|| false)?;
         Ok(Preview {
             plan,
+            tree,
             converted: origin.converted.map(|(_, notes)| notes).unwrap_or_default(),
             _candidate: candidate,
         })
@@ -144,10 +160,15 @@ impl Sandboxes {
             applied.outcome.summary += "; restart it to have it use all of that";
         }
         let _lock = self.lock_any(name)?;
+        let emptied = Journal {
+            restarting: false,
+            ..applied.journal.emptied()
+        };
+        self.finish_upgrade(name, &emptied)?;
+        // Not before: an upgrade that is undone needs it.
         if let Some(file) = &applied.converted {
             legacy::set_aside(file)?;
         }
-        self.finish_upgrade(name)?;
         Ok(applied.outcome)
     }
 
@@ -172,12 +193,6 @@ impl Sandboxes {
                             config.name
                         ),
                     });
-                }
-                if config.image.is_some() {
-                    return Err(Error::refused(format!(
-                        "the tree of '{name}' is in an image, and only one in a directory can be upgraded: make a new sandbox, and copy \
-                         what you changed"
-                    )));
                 }
                 place::must_be_of(&config.path, config.uuid)?;
                 Ok(Origin {
@@ -216,6 +231,7 @@ impl Sandboxes {
             .map_err(Error::io("creating", &records))?;
         let mut journal = Journal {
             tree: old.path.clone(),
+            image: old.image,
             steps: vec![],
             saved: vec![],
             domain: None,
@@ -228,7 +244,8 @@ impl Sandboxes {
                 if let Err(second) = self.settle_upgrade(name) {
                     log::warn!("undoing the upgrade of '{name}': {second}");
                 }
-                return Err(error);
+                let remedy = "remove from it what it does not need";
+                return Err(image::explained(error, old.image, remedy));
             }
         };
         let started = SandboxConfig::load(&self.store.started(name)).ok();
@@ -262,9 +279,10 @@ impl Sandboxes {
         let records = self.store.upgrade(name);
         // Tells where to clean up.
         journal.save(&records)?;
-        let work = Work::of(&old.path);
+        let tree = self.tree(old)?;
+        let work = Work::of(&old.path, tree.path());
         work.make()?;
-        let plan = self.plan_upgrade_of(old, &work.host(), how.interrupted)?;
+        let plan = self.plan_upgrade_of(old, tree.path(), &work.host(), how.interrupted)?;
         let staged = stage(&plan, &work)?;
         let mut files = vec![
             self.store.config(name),
@@ -283,7 +301,9 @@ impl Sandboxes {
         Root::new(&work.slots())?.sync()?;
         journal.save(&records)?;
 
-        apply_steps(&staged, &old.path, &work, how.interrupted)?;
+        apply_steps(&staged, tree.path(), &work, how.interrupted)?;
+        tree.settle()?;
+        drop(tree);
         if origin.converted.is_some() {
             place::adopt(&old.path, old.uuid)?;
             // Its identity was not ours: libvirt takes a domain of one name for another.

@@ -52,10 +52,12 @@ pub struct Plan {
 }
 
 impl Sandboxes {
-    /// Plans the upgrade of a sandbox; the host's version of its tree is made in the empty directory `candidate`.
+    /// Plans the upgrade of a sandbox whose tree has the top `tree`; the host's version of it is made in the empty directory
+    /// `candidate`.
     pub(super) fn plan_upgrade_of(
         &self,
         old: &SandboxConfig,
+        tree: &Path,
         candidate: &Path,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<Plan> {
@@ -69,7 +71,7 @@ impl Sandboxes {
             reason,
         })?;
         keeper.check(&config)?;
-        let in_sandbox = Root::new(&config.path)?;
+        let in_sandbox = Root::new(tree)?;
         let before = Base::load(&self.store.base(&old.name))?;
         let mut planned = TreePlan::new(root, &config, &service, State::Fresh)?;
         take_shipped(&mut planned, &service);
@@ -81,7 +83,7 @@ impl Sandboxes {
         let etc = [Path::new("/etc")];
         let recorded = self.manifest_of(old)?;
         let host = Manifest::scan(candidate, &etc)?;
-        let sandbox = Manifest::scan(&config.path, &etc)?;
+        let sandbox = Manifest::scan(tree, &etc)?;
         let (accounts, notes) =
             merge_accounts(&before.accounts, &base.accounts, &sandbox, &in_sandbox)?;
         let mut three = [recorded, host.clone(), sandbox.clone()];

@@ -1,6 +1,5 @@
 //! What is done where an upgrade does not come to its end: it is undone, by itself or by the next command.
 
-use std::fs;
 use std::path::Path;
 
 use crate::config::SandboxName;
@@ -48,14 +47,18 @@ impl Sandboxes {
             return Ok(false);
         }
         let Some(journal) = Journal::load(&records)? else {
-            return self.finish_upgrade(name).map(|()| false);
+            remove_tree(&records);
+            return Ok(false);
         };
-        journal.undo()?;
+        let tree = self.tree_at(name, &journal.tree, journal.image)?;
+        journal.undo(tree.path())?;
+        // What follows may need the image for itself.
+        tree.settle()?;
+        drop(tree);
         if !journal.saved.is_empty() {
             self.render_as_before(name, &journal);
         }
-        Work::of(&journal.tree).remove();
-        self.finish_upgrade(name)?;
+        self.finish_upgrade(name, &journal.emptied())?;
         Ok(journal.restarting)
     }
 
@@ -77,16 +80,13 @@ impl Sandboxes {
         self.reload_host();
     }
 
-    /// Nothing is to be undone any more.
-    pub(super) fn finish_upgrade(&self, name: &SandboxName) -> Result<()> {
+    /// Nothing is to be undone any more, which `emptied` says from now on: what the upgrade has worked with is removed.
+    pub(super) fn finish_upgrade(&self, name: &SandboxName, emptied: &Journal) -> Result<()> {
         let records = self.store.upgrade(name);
-        let journal = records.join(Journal::FILE);
-        if journal.exists() {
-            fs::remove_file(&journal).map_err(Error::io("removing", &journal))?;
-        }
-        if let Ok(config) = self.store.load(name) {
-            Work::of(&config.path).remove();
-        }
+        emptied.save(&records)?;
+        let tree = self.tree_at(name, &emptied.tree, emptied.image)?;
+        Work::of(&emptied.tree, tree.path()).remove();
+        tree.settle()?;
         remove_tree(&records);
         Ok(())
     }

@@ -92,17 +92,18 @@ pub fn summary(plan: &Plan, has_new_config: bool) -> String {
     }
 }
 
-/// What changes in texts, as `diff -u` shows it. Of what not everybody may read on the host, only that it changes.
+/// What changes in texts, as `diff -u` shows it; the sandbox's tree is `tree`. Of what not everybody may read on the host, only
+/// that it changes.
 #[must_use]
-pub fn diff(plan: &Plan) -> String {
+pub fn diff(plan: &Plan, tree: &Root) -> String {
     let mut text = String::new();
     for change in &plan.changes {
-        text.push_str(&of_change(plan, change).unwrap_or_default());
+        text.push_str(&of_change(plan, tree, change).unwrap_or_default());
     }
     for (path, new) in &plan.accounts {
         let path = Path::new(path);
         if is_readable(&plan.sandbox, path)
-            && let Some(old) = own(plan, path)
+            && let Some(old) = own(tree, path)
         {
             text.push_str(&unified(path, path, &old, new));
         }
@@ -110,7 +111,7 @@ pub fn diff(plan: &Plan) -> String {
     text
 }
 
-fn of_change(plan: &Plan, change: &Change) -> Option<String> {
+fn of_change(plan: &Plan, tree: &Root, change: &Change) -> Option<String> {
     let path = &change.path;
     let to = match &change.action {
         Action::Replace(_) => path,
@@ -120,14 +121,13 @@ fn of_change(plan: &Plan, change: &Change) -> Option<String> {
     if !is_readable(&plan.host, path) || !is_readable(&plan.sandbox, path) {
         return None;
     }
-    let old = own(plan, path)?;
+    let old = own(tree, path)?;
     let new = fs::read_to_string(inside(&plan.candidate, path)).ok()?;
     (!old.contains('\0') && !new.contains('\0')).then(|| unified(path, to, &old, &new))
 }
 
 /// The text of a file in the sandbox. The manifest says that it is a file; one that is a link by now is not followed.
-fn own(plan: &Plan, path: &Path) -> Option<String> {
-    let tree = Root::new(&plan.config.path).ok()?;
+fn own(tree: &Root, path: &Path) -> Option<String> {
     std::io::read_to_string(tree.open_plain(path).ok()?).ok()
 }
 

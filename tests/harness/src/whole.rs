@@ -29,7 +29,7 @@ pub struct Options {
     #[arg(long, default_value = "target/host")]
     output: PathBuf,
     /// Seconds after which the machine is ended
-    #[arg(long, default_value_t = 3600)]
+    #[arg(long, default_value_t = 21600)]
     seconds: u64,
 }
 

@@ -10,6 +10,10 @@ case $PHASE in
             check "enable $name" systemctl enable ${name}_sandbox
         done
         check "start the first" systemctl start s1_sandbox
+        # libvirt's own service for guests at shutdown: it is to find nothing left to do.
+        printf '%s\n' 'URIS="lxc:///"' ON_SHUTDOWN=shutdown ON_BOOT=start SHUTDOWN_TIMEOUT=600 >/etc/default/libvirt-guests
+        check "libvirt-guests" systemctl enable --now libvirt-guests.service
+        shown systemctl list-dependencies --no-pager --after s1_sandbox.service
         # What is stopped as it should be says so in its own journal.
         reboot_host
         ;;
@@ -17,11 +21,25 @@ case $PHASE in
         says "the one that ran was stopped cleanly by the shutdown" "Stopped apache2.service" \
             virt-sandbox-service logs s1 --since "30 min ago"
         shown journalctl --no-pager -b -1 -u s1_sandbox
+        at() {
+            journalctl --no-pager -q -b -1 -o short-unix | grep -m 1 "$1" | cut -d' ' -f1 | tr -d .
+        }
+        shown sh -c 'journalctl --no-pager -b -1 -o short-precise | grep -E "s1_sandbox|libvirt|virt-guest|network|dbus.service|machined|Shutting" | tail -n 60'
+        asked=$(at "Stopping s1_sandbox.service") stopped=$(at "Stopped s1_sandbox.service")
+        check "it was asked before libvirtd" test "$asked" -le "$(at 'Stopping libvirtd.service')"
+        check "it was gone before libvirtd" test "$stopped" -le "$(at 'Stopped libvirtd.service')"
+        check "and before its scope was taken away" test "$stopped" -le "$(at 'Unmounting\|Reached target umount.target\|Unmounted')"
+        refuse "nobody was killed for taking too long" printed "State 'stop-.*' timed out\|did not stop within" \
+            journalctl --no-pager -q -b -1 -u s1_sandbox -u libvirtd -u 'machine-*.scope' -u libvirt-guests
+        check "libvirt-guests has done no harm" sh -c '! systemctl is-failed libvirt-guests.service'
+        shown journalctl --no-pager -u libvirt-guests
         for name in $many; do
-            check "$name is active" later systemctl is-active ${name}_sandbox
+            check "$name is active" soon systemctl is-active ${name}_sandbox
             check "$name answers" answers $name
         done
         shown systemctl --failed --no-pager
+        check "libvirt has each once" test "$(virsh -c lxc:/// list --name | grep -c .)" = 10
+        check "each was started by its unit" sh -c '! systemctl show -P NRestarts "s*_sandbox.service" | grep -v "^0$" | grep .'
         shown systemd-analyze critical-chain s10_sandbox.service --no-pager
         is "nothing has failed" "" systemctl list-units --plain --no-legend --failed '*_sandbox*'
         shown virt-sandbox-service stats
@@ -33,6 +51,7 @@ case $PHASE in
         for name in $many; do
             check "delete $name" virt-sandbox-service delete $name
         done
+        systemctl disable -q --now libvirt-guests.service
         check "nothing is left" clean
         shown leftovers
         ;;

@@ -13,7 +13,7 @@ fn fixture() -> (tempfile::TempDir, Journal, Vec<Option<Entry>>) {
     for file in ["changed", "gone/file", "mode", "turned"] {
         fs::write(tree.join("etc").join(file), format!("old {file}")).unwrap();
     }
-    let work = Work::of(&tree);
+    let work = Work::of(&tree, &tree);
     work.make().unwrap();
     for (slot, content) in [(3, "new changed"), (6, "new added")] {
         fs::write(work.slots().join(slot.to_string()), content).unwrap();
@@ -74,6 +74,7 @@ fn fixture() -> (tempfile::TempDir, Journal, Vec<Option<Entry>>) {
     ];
     let journal = Journal {
         tree,
+        image: None,
         steps,
         saved: vec![],
         domain: None,
@@ -87,7 +88,7 @@ fn scan(journal: &Journal) -> Manifest {
 }
 
 fn roots(journal: &Journal) -> (Root, Root) {
-    let slots = Work::of(&journal.tree).slots();
+    let slots = Work::of(&journal.tree, &journal.tree).slots();
     (
         Root::new(&journal.tree).unwrap(),
         Root::new(&slots).unwrap(),
@@ -109,7 +110,7 @@ fn steps_cut_short_anywhere_are_undone_as_often_as_one_likes() {
             for step in journal.steps.iter().rev().take(undone) {
                 step.undo(&tree, &slots).unwrap();
             }
-            journal.undo().unwrap();
+            journal.undo(&journal.tree).unwrap();
             assert_eq!(scan(&journal), before, "{done} done, {undone} undone");
             let changed = fs::read_to_string(journal.tree.join("etc/changed")).unwrap();
             assert_eq!(changed, "old changed");
@@ -138,7 +139,7 @@ fn what_changes_meanwhile_is_noticed_and_links_are_not_followed() {
     assert!(apply(5).is_err());
     assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
     fs::remove_file(journal.tree.join("etc/new")).unwrap();
-    journal.undo().unwrap();
+    journal.undo(&journal.tree).unwrap();
     let changed = fs::read_to_string(journal.tree.join("etc/changed")).unwrap();
     assert_eq!(changed, "by the sandbox");
 }
@@ -157,7 +158,7 @@ fn files_of_the_host_are_as_before() {
     fs::write(&new, "other").unwrap();
     let read = Journal::load(&records).unwrap().unwrap();
     assert_eq!(read, journal);
-    read.undo().unwrap();
+    read.undo(&read.tree).unwrap();
     assert_eq!(fs::read_to_string(&old).unwrap(), "old");
     assert!(!new.exists());
 }

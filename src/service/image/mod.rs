@@ -4,39 +4,37 @@
 //! (see [`mounted`](crate::sys::mounted)), on the same device, so that both at a time are one filesystem to the kernel. A
 //! sandbox can write to its filesystem what it likes: nothing but the kernel reads it, as when any disk of a stranger is mounted.
 
+mod size;
+
 use std::ffi::CStr;
 use std::fs;
 use std::fs::{File, OpenOptions};
-use std::io::ErrorKind;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::config::storage::{TreeFilesystem, TreeFormat};
-use crate::config::{Bytes, SandboxConfig, TreeImage};
+use crate::config::{SandboxConfig, SandboxName, TreeImage};
 use crate::error::{Error, Result};
-use crate::service::discover::below;
 use crate::service::sandboxes::Sandboxes;
-use crate::service::tree::{Class, TreePlan};
 use crate::sys::blank;
+use crate::sys::claim;
+use crate::sys::copy;
 use crate::sys::hold::{Held, Places};
 use crate::sys::loopdev::LoopDevice;
 use crate::sys::mounted::Mounted;
 use crate::sys::root::Root;
 use crate::sys::view;
 
+pub(super) use size::{check_size, explained, needed_by};
+
 /// The subcommand that holds an image which is not raw.
 pub const HOLD: &str = "hold-image";
 
 /// How long the device of an image may be in use after the sandbox has ended.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Room for what a filesystem needs itself, and for a first journal.
-const OWN_ROOM: u64 = 32 << 20;
-
-/// As small as mkfs.xfs(8) makes them.
-const SMALLEST_XFS: u64 = 300 << 20;
 
 /// The block device of an image.
 #[derive(Debug)]
@@ -126,20 +124,74 @@ impl Sandboxes {
     /// # Errors
     /// Where it is in an image that cannot be mounted.
     pub(super) fn tree(&self, config: &SandboxConfig) -> Result<Tree> {
-        let Some(image) = config.image else {
+        self.tree_at(&config.name, &config.path, config.image)
+    }
+
+    /// Reaches the tree of the sandbox `name` at `path`, or in `image` beside that.
+    ///
+    /// # Errors
+    /// As [`tree`](Self::tree).
+    pub(super) fn tree_at(
+        &self,
+        name: &SandboxName,
+        path: &Path,
+        image: Option<TreeImage>,
+    ) -> Result<Tree> {
+        let Some(image) = image else {
             return Ok(Tree {
-                path: config.path.clone(),
+                path: path.to_owned(),
                 image: None,
             });
         };
-        let file = image.file(&config.path);
-        let device = Device::new(&file, image, &self.store.stage(&config.name))?;
-        let mounted =
-            Mounted::new(device.path(), kind(image)).map_err(Error::io("mounting", &file))?;
-        Ok(Tree {
-            path: mounted.path(),
-            image: Some((mounted, device)),
+        let device = self.device_of(name, image, &image.file(path))?;
+        mounted(device, image, &image.file(path))
+    }
+
+    /// The device of the image of the sandbox `name`.
+    fn device_of(&self, name: &SandboxName, image: TreeImage, file: &Path) -> Result<Device> {
+        Device::new(file, image, &self.store.stage(name)).map_err(|error| {
+            match claim::is_claimed(file) {
+                Ok(true) => Error::refused(format!(
+                    "'{name}' runs and has its image '{}' to itself; stop it first with 'virt-sandbox-service stop {name}'",
+                    file.display()
+                )),
+                Ok(false) | Err(_) => error,
+            }
         })
+    }
+
+    /// The tree that is in a copy of the image of a sandbox.
+    ///
+    /// # Errors
+    /// Where it cannot be mounted.
+    pub(super) fn tree_in(
+        &self,
+        config: &SandboxConfig,
+        image: TreeImage,
+        copy: &File,
+    ) -> Result<Tree> {
+        // It has no other name, and is opened by other processes, too.
+        let path = format!("/proc/{}/fd/{}", std::process::id(), copy.as_raw_fd());
+        let stage = self.store.stage(&config.name).join("copy");
+        let device = Device::new(Path::new(&path), image, &stage)?;
+        mounted(device, image, Path::new(&path))
+    }
+
+    /// Copies the image of a sandbox that holds still.
+    ///
+    /// # Errors
+    /// Where there is no room for it, or it does not hold still.
+    pub(super) fn copy_image(
+        &self,
+        config: &SandboxConfig,
+        image: TreeImage,
+        to: &File,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<()> {
+        let path = image.file(&config.path);
+        let copying = || Error::io("copying", &path);
+        let from = File::open(&path).map_err(copying())?;
+        copy::content(&from, to, interrupted).map_err(copying())
     }
 
     /// A directory of the tree, for a program of the host to read: no link in it or on the way to it is followed. It is there for as
@@ -154,7 +206,7 @@ impl Sandboxes {
             return view::plain(directory).map_err(Error::step(doing));
         };
         let file = image.file(&config.path);
-        let device = Device::new(&file, image, &self.store.stage(&config.name))?;
+        let device = self.device_of(&config.name, image, &file)?;
         let mounted =
             Mounted::plain(device.path(), kind(image)).map_err(Error::io("mounting", &file))?;
         let directory = Root::new(&mounted.path())?.open_plain(inside)?;
@@ -162,17 +214,26 @@ impl Sandboxes {
         Ok(directory)
     }
 
-    /// The block device of the image of a sandbox that is about to start, if its tree is in one.
+    /// The block device of the image of a sandbox that is about to start, if its tree is in one that the host's kernel mounts.
     ///
     /// # Errors
-    /// Where the image is missing, or the host cannot make devices of such images.
+    /// Where the image is missing, the host cannot make devices of such images, or uses one that another kernel is to mount.
     pub(super) fn device(&self, config: &SandboxConfig) -> Result<Option<Device>> {
-        let stage = self.store.stage(&config.name);
-        let file = |image: TreeImage| image.file(&config.path);
-        let device = config
-            .image
-            .map(|image| Device::new(&file(image), image, &stage));
-        device.transpose()
+        let Some(image) = config.image else {
+            return Ok(None);
+        };
+        let file = image.file(&config.path);
+        if !self.keeper(config)?.has_own_kernel() {
+            return Device::new(&file, image, &self.store.stage(&config.name)).map(Some);
+        }
+        match self.is_released(config, image, &file) {
+            true => Ok(None),
+            false => Err(Error::refused(format!(
+                "'{}' is in use on the host, which '{}' cannot share it with; end what reads it, such as 'logs --follow'",
+                file.display(),
+                config.name
+            ))),
+        }
     }
 
     /// Makes the image of a new sandbox, with an empty filesystem; nothing where its tree is a directory.
@@ -208,23 +269,41 @@ impl Sandboxes {
             return;
         };
         let file = image.file(&config.path);
+        if !self.is_released(config, image, &file) {
+            log::warn!(
+                "'{}' is still in use; leave it alone until whoever reads it has ended, such as 'logs --follow'",
+                file.display()
+            );
+        }
+    }
+
+    /// Whether nobody uses an image, or does any more after some patience.
+    fn is_released(&self, config: &SandboxConfig, image: TreeImage, file: &Path) -> bool {
         let stage = self.store.stage(&config.name);
         let begin = Instant::now();
-        let is_used = || match image.format {
-            TreeFormat::Raw => matches!(LoopDevice::of(&file), Ok(Some(_))),
-            TreeFormat::Qcow2 => Places { directory: &stage }.is_held(),
+        let is_used = || {
+            let is_held = match image.format {
+                TreeFormat::Raw => matches!(LoopDevice::of(file), Ok(Some(_))),
+                TreeFormat::Qcow2 => Places { directory: &stage }.is_held(),
+            };
+            is_held || matches!(claim::is_claimed(file), Ok(true))
         };
         while is_used() {
             if begin.elapsed() > PATIENCE {
-                log::warn!(
-                    "'{}' is still in use; leave it alone until whoever reads it has ended, such as 'logs --follow'",
-                    file.display()
-                );
-                return;
+                return false;
             }
             sleep(Duration::from_millis(20));
         }
+        true
     }
+}
+
+fn mounted(device: Device, image: TreeImage, file: &Path) -> Result<Tree> {
+    let mounted = Mounted::new(device.path(), kind(image)).map_err(Error::io("mounting", file))?;
+    Ok(Tree {
+        path: mounted.path(),
+        image: Some((mounted, device)),
+    })
 }
 
 fn making(file: &Path) -> impl FnOnce(std::io::Error) -> Error {
@@ -236,117 +315,5 @@ fn kind(image: TreeImage) -> &'static CStr {
     match image.filesystem {
         TreeFilesystem::Ext4 => c"ext4",
         TreeFilesystem::Xfs => c"xfs",
-    }
-}
-
-/// Refuses an image that has no room for a tree.
-///
-/// # Errors
-/// Names the size that is needed.
-pub(super) fn check_size(image: TreeImage, plan: &TreePlan, root: &Path) -> Result<()> {
-    let needed = needed(content(plan, root), image.filesystem);
-    if image.size >= needed {
-        return Ok(());
-    }
-    Err(Error::refused(format!(
-        "an image of {} is too small: what belongs to the sandbox needs {needed}, and what it is to write comes on top",
-        image.size
-    )))
-}
-
-/// Bytes that the files of a plan take.
-fn content(plan: &TreePlan, root: &Path) -> u64 {
-    const BLOCK: u64 = 4096;
-    let sizes = plan.entries.iter().map(|(path, entry)| {
-        let from = match &entry.class {
-            Class::Copied => path,
-            Class::CopiedFrom(from) => from,
-            Class::Empty | Class::Made { .. } | Class::Written { .. } | Class::Linked(_) => {
-                return BLOCK;
-            }
-            Class::LeftOut | Class::Shared => return 0,
-        };
-        let metadata = below(root, from).symlink_metadata();
-        metadata.map_or(0, |metadata| {
-            // Holes stay holes.
-            let used = metadata.len().min(metadata.blocks() * 512);
-            used.next_multiple_of(BLOCK).max(BLOCK)
-        })
-    });
-    sizes.sum()
-}
-
-fn needed(content: u64, filesystem: TreeFilesystem) -> Bytes {
-    let with_room = content + content / 8 + OWN_ROOM;
-    let least = match filesystem {
-        TreeFilesystem::Ext4 => with_room,
-        TreeFilesystem::Xfs => with_room.max(SMALLEST_XFS),
-    };
-    let mebi = least.div_ceil(1 << 20);
-    Bytes::mebi(u32::try_from(mebi).unwrap_or(u32::MAX))
-}
-
-/// Says of a full image that it is, in place of the path that was written to.
-pub(super) fn explained(error: Error, image: Option<TreeImage>) -> Error {
-    let Some(image) = image else {
-        return error;
-    };
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-    while let Some(inner) = cause {
-        let kind = inner
-            .downcast_ref::<std::io::Error>()
-            .map(std::io::Error::kind);
-        if kind == Some(ErrorKind::StorageFull) {
-            return Error::refused(format!(
-                "the image of {} is full before all is in it; make it larger with --imagesize",
-                image.size
-            ));
-        }
-        cause = inner.source();
-    }
-    error
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_size_that_is_needed_is_named() {
-        let image = TreeImage {
-            size: Bytes::mebi(1),
-            format: TreeFormat::Raw,
-            filesystem: TreeFilesystem::Ext4,
-        };
-        let plan = TreePlan::default();
-        let error = check_size(image, &plan, Path::new("/"))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("1M is too small") && error.contains("needs 32M"),
-            "{error}"
-        );
-        assert_eq!(needed(80 << 20, TreeFilesystem::Ext4), Bytes::mebi(122));
-        assert_eq!(needed(1, TreeFilesystem::Xfs), Bytes::mebi(300));
-        assert_eq!(needed(1 << 30, TreeFilesystem::Xfs), Bytes::mebi(1184));
-    }
-
-    #[test]
-    fn a_full_image_is_called_full() {
-        let full =
-            || Error::io("writing", Path::new("/proc/self/fd/7/x"))(ErrorKind::StorageFull.into());
-        let image = TreeImage {
-            size: Bytes::mebi(40),
-            format: TreeFormat::Raw,
-            filesystem: TreeFilesystem::Ext4,
-        };
-        assert!(
-            explained(full(), Some(image))
-                .to_string()
-                .contains("image of 40M is full")
-        );
-        assert!(explained(full(), None).to_string().contains("/x"));
-        let other = Error::io("writing", Path::new("/x"))(ErrorKind::NotFound.into());
-        assert!(explained(other, Some(image)).to_string().contains("/x"));
     }
 }

@@ -1,0 +1,411 @@
+//! Snapshots of a sandbox whose tree is in an image.
+//!
+//! A snapshot is a directory in the place of the tree, which root alone enters and the sandbox never sees: a copy of the image, which
+//! shares its blocks where the host's filesystem can, and of the configuration and the records that go with it. So it is renamed and
+//! removed with its sandbox, and needs no other file.
+//!
+//! What takes time is done in a place of work beside the snapshots, under a note; then one rename decides. What was cut short before that is
+//! undone by the next command, and what was cut short after it is finished: each step that is left may have been done already.
+
+mod places;
+
+use std::fs;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Hostname, SandboxConfig, SandboxName, SnapshotName, TreeImage};
+use crate::error::{Error, Result};
+use crate::hypervisor::Hypervisor;
+use crate::service::create::check_mounts;
+use crate::service::frozen::Still;
+use crate::service::identity::Renewal;
+use crate::service::sandboxes::Sandboxes;
+use crate::service::store::remove_tree;
+use crate::sys::{atomic, calendar};
+
+use places::{BASE, CONFIG, FACTS, IMAGE, MANIFEST, Places, claimed, create, prepare, sync};
+
+/// Name of the note in the sandbox's directory.
+const NOTE: &str = "snapshot.json";
+
+/// A snapshot of a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Snapshot {
+    /// Its name.
+    pub name: SnapshotName,
+    /// What is known of it.
+    #[serde(flatten)]
+    pub facts: Facts,
+    /// Bytes that its image takes, with those that it shares.
+    pub bytes: u64,
+}
+
+/// What is recorded of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Facts {
+    /// When it was made, in seconds since the beginning of 1970.
+    pub created: u64,
+    /// Whether the sandbox ran: then it has what a power cut would have left.
+    pub running: bool,
+}
+
+/// What is left to do should a command not come to its end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+enum Pending {
+    /// The place of work is emptied.
+    Discard,
+    /// The image in the place of work becomes the sandbox's, and all that follows from it is done.
+    Revert {
+        /// The snapshot.
+        snapshot: SnapshotName,
+        /// Its configuration.
+        old: Box<SandboxConfig>,
+        /// The sandbox as it will be.
+        new: Box<SandboxConfig>,
+    },
+}
+
+impl Snapshot {
+    /// When it was made, in UTC.
+    #[must_use]
+    pub fn time(&self) -> String {
+        calendar::utc(self.facts.created)
+    }
+
+    /// A name for one that is made now.
+    ///
+    /// # Errors
+    /// None: a point in time in digits is a name.
+    pub fn name_of_now() -> Result<SnapshotName> {
+        let digits = calendar::utc(now()).replace([':', ' '], "-");
+        digits.parse().map_err(Error::step("naming a snapshot"))
+    }
+}
+
+impl Sandboxes {
+    /// The snapshots of a sandbox, the oldest first.
+    ///
+    /// # Errors
+    /// Where there is no such sandbox, or one of them cannot be read.
+    pub fn snapshots(&self, name: &SandboxName) -> Result<Vec<Snapshot>> {
+        let places = Places::of(&self.store.load(name)?);
+        let names = places.names()?.into_iter();
+        let mut snapshots: Vec<Snapshot> =
+            names.map(|name| places.read(name)).collect::<Result<_>>()?;
+        snapshots.sort_by(|one, other| {
+            let key = |snapshot: &Snapshot| (snapshot.facts.created, snapshot.name.clone());
+            key(one).cmp(&key(other))
+        });
+        Ok(snapshots)
+    }
+
+    /// Makes a snapshot. A sandbox that runs is frozen meanwhile. `interrupted` is asked now and then; once it says so everything is undone.
+    ///
+    /// # Errors
+    /// Where the tree is in no image, there is such a snapshot, the sandbox runs and cannot be frozen, or there is no room. Nothing
+    /// is left then.
+    pub fn make_snapshot(
+        &self,
+        name: &SandboxName,
+        snapshot: &SnapshotName,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<()> {
+        let (_lock, config) = self.store.lock(name)?;
+        let image = image_of(&config)?;
+        self.check_not_upgrading(name)?;
+        let places = Places::of(&config);
+        let path = places.snapshot(snapshot);
+        if path.symlink_metadata().is_ok() {
+            return Err(Error::refused(format!(
+                "'{name}' has a snapshot '{snapshot}' already; choose another name, or remove it with \
+                 'virt-sandbox-service snapshot delete {name} {snapshot}'"
+            )));
+        }
+        self.note_pending(name, &Pending::Discard)?;
+        let made = self.fill_snapshot(&config, image, &places, interrupted);
+        let made = made.and_then(|()| {
+            fs::rename(places.work(), &path).map_err(Error::io("making", &path))?;
+            places.sync()
+        });
+        places.clear();
+        self.settle_pending(name)?;
+        made
+    }
+
+    /// Writes all of a snapshot into the place of work.
+    fn fill_snapshot(
+        &self,
+        config: &SandboxConfig,
+        image: TreeImage,
+        places: &Places,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<()> {
+        let work = places.begin()?;
+        let file = work.join(IMAGE);
+        let to = create(&file)?;
+        let still = Still::new(self, config, "making a snapshot of")?;
+        let running = still.is_active();
+        if running && !self.keeper(config)?.has_own_kernel() {
+            // What runs on the host's kernel leaves its writing to that.
+            self.tree(config)?.settle()?;
+        }
+        self.copy_image(config, image, &to, interrupted)?;
+        let created = now();
+        drop(still);
+        to.sync_all().map_err(Error::io("writing", &file))?;
+        let name = &config.name;
+        for (from, file) in [
+            (self.store.config(name), CONFIG),
+            (self.store.manifest(name), MANIFEST),
+            (self.store.base(name), BASE),
+        ] {
+            let text = fs::read(&from).map_err(Error::io("reading", &from))?;
+            atomic::write(&work.join(file), &text, 0o600)?;
+        }
+        let facts = serde_json::to_vec(&Facts { created, running })
+            .map_err(Error::step("recording a snapshot"))?;
+        atomic::write(&work.join(FACTS), &facts, 0o600)?;
+        Ok(())
+    }
+
+    /// Makes a sandbox that is stopped what it was at a snapshot: its tree, its configuration and the records. What was since is gone.
+    /// Once it has begun, the next command finishes it.
+    ///
+    /// # Errors
+    /// Where there is no such snapshot, the sandbox runs, what its configuration was cannot be any more, or there is no room. Nothing is
+    /// changed then.
+    pub fn revert(
+        &self,
+        name: &SandboxName,
+        snapshot: &SnapshotName,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<()> {
+        let (_lock, config) = self.store.lock(name)?;
+        let image = image_of(&config)?;
+        self.check_not_upgrading(name)?;
+        let places = Places::of(&config);
+        let path = places.existing(name, snapshot)?;
+        let hypervisor = self.hypervisor(&config)?;
+        if hypervisor.state(name.as_str())?.is_active() {
+            return Err(Error::refused(format!(
+                "the sandbox '{name}' is running; stop it with 'virt-sandbox-service stop {name}'"
+            )));
+        }
+        let old = SandboxConfig::load(&path.join(CONFIG))?;
+        let new = reverted(&old, &config);
+        self.keeper(&new)?.check(&new)?;
+        check_mounts(&new.mounts)?;
+        for network in &new.networks {
+            if let Some(source) = network.container_network() {
+                hypervisor.is_network_active(source)?;
+            }
+        }
+        let file = image.file(&config.path);
+        drop(claimed(&file, name)?);
+        self.note_pending(name, &Pending::Discard)?;
+        let pending = Pending::Revert {
+            snapshot: snapshot.clone(),
+            old: Box::new(old),
+            new: Box::new(new),
+        };
+        let prepared =
+            prepare(&places, &path, interrupted).and_then(|()| self.note_pending(name, &pending));
+        if let Err(error) = prepared {
+            places.clear();
+            self.settle_pending(name)?;
+            return Err(error);
+        }
+        self.resolve(name, &pending, &hypervisor)
+    }
+
+    /// Removes a snapshot.
+    ///
+    /// # Errors
+    /// Where there is none. Once it has begun, the next command finishes it.
+    pub fn delete_snapshot(&self, name: &SandboxName, snapshot: &SnapshotName) -> Result<()> {
+        let (_lock, config) = self.store.lock(name)?;
+        let places = Places::of(&config);
+        let path = places.existing(name, snapshot)?;
+        self.note_pending(name, &Pending::Discard)?;
+        remove_tree(&places.work());
+        fs::rename(&path, places.work()).map_err(Error::io("removing", &path))?;
+        places.clear();
+        self.settle_pending(name)
+    }
+
+    /// Undoes or finishes what killed commands have begun.
+    ///
+    /// # Errors
+    /// Where the sandboxes cannot be listed.
+    pub(super) fn resolve_snapshots(&self) -> Result<()> {
+        for (name, lock) in self.store.abandoned(NOTE)? {
+            let note = self.store.dir(&name).join(NOTE);
+            let resolved = fs::read(&note)
+                .map_err(Error::io("reading", &note))
+                .and_then(|text| {
+                    serde_json::from_slice::<Pending>(&text)
+                        .map_err(Error::step(format!("reading '{}'", note.display())))
+                })
+                .and_then(|pending| {
+                    log::info!("resolving the interrupted snapshot command of '{name}'");
+                    let config = self.store.load(&name)?;
+                    self.resolve(&name, &pending, &self.hypervisor(&config)?)
+                });
+            if let Err(error) = resolved {
+                log::warn!("resolving the snapshot command of '{name}': {error}");
+            }
+            drop(lock);
+        }
+        Ok(())
+    }
+
+    /// Does what is left to do.
+    fn resolve(
+        &self,
+        name: &SandboxName,
+        pending: &Pending,
+        hypervisor: &dyn Hypervisor,
+    ) -> Result<()> {
+        match pending {
+            Pending::Discard => Places::of(&self.store.load(name)?).clear(),
+            Pending::Revert { snapshot, old, new } => {
+                let places = Places::of(new);
+                self.finish_revert(&places, snapshot, (old, new), hypervisor)?;
+                places.clear();
+            }
+        }
+        self.settle_pending(name)
+    }
+
+    /// Each step may have been done before.
+    fn finish_revert(
+        &self,
+        places: &Places,
+        snapshot: &SnapshotName,
+        (old, new): (&SandboxConfig, &SandboxConfig),
+        hypervisor: &dyn Hypervisor,
+    ) -> Result<()> {
+        let (work, file) = (places.work().join(IMAGE), image_of(new)?.file(&new.path));
+        if work.exists() {
+            // Whoever has the old one open would go on with that.
+            let _claimed = claimed(&file, &new.name)?;
+            fs::rename(&work, &file).map_err(Error::io("replacing", &file))?;
+        }
+        sync(file.parent().unwrap_or(Path::new("/")))?;
+        let path = places.snapshot(snapshot);
+        let name = &new.name;
+        for (file, to) in [
+            (MANIFEST, self.store.manifest(name)),
+            (BASE, self.store.base(name)),
+        ] {
+            let from = path.join(file);
+            let text = fs::read(&from).map_err(Error::io("reading", &from))?;
+            atomic::write(&to, &text, 0o600)?;
+        }
+        if old.hostname != new.hostname {
+            let mut provenance = self.recorded(name)?;
+            let tree = self.tree(new)?;
+            Renewal::new(old, new)?.write(tree.path(), &mut provenance.manifest)?;
+            tree.settle()?;
+            provenance.save(&self.store, name)?;
+        }
+        if old == new {
+            // As it was written, comments and all.
+            let from = path.join(CONFIG);
+            let text = fs::read(&from).map_err(Error::io("reading", &from))?;
+            atomic::write(&self.store.config(name), &text, 0o600)?;
+        } else {
+            new.save(&self.store.config(name))?;
+        }
+        self.render(new, hypervisor)
+    }
+
+    fn note_pending(&self, name: &SandboxName, pending: &Pending) -> Result<()> {
+        let text = serde_json::to_vec(pending).map_err(Error::step("noting a snapshot"))?;
+        atomic::write(&self.store.dir(name).join(NOTE), &text, 0o600)?;
+        Ok(())
+    }
+
+    fn settle_pending(&self, name: &SandboxName) -> Result<()> {
+        let note = self.store.dir(name).join(NOTE);
+        fs::remove_file(&note).map_err(Error::io("removing", &note))
+    }
+
+    /// Says that a copy of a sandbox comes without its snapshots.
+    pub(super) fn warn_of_snapshots(&self, config: &SandboxConfig) {
+        let count = Places::of(config).names().map_or(0, |names| names.len());
+        if count > 0 {
+            log::info!(
+                "the copy is of '{}' as it is now, without its {count} snapshots",
+                config.name
+            );
+        }
+    }
+}
+
+/// The sandbox as it was at a snapshot, under the name that it has now.
+fn reverted(snapshot: &SandboxConfig, current: &SandboxConfig) -> SandboxConfig {
+    let own_name = snapshot.hostname == Hostname::of(&snapshot.name).as_str();
+    let hostname = match own_name && snapshot.name != current.name {
+        true => Hostname::of(&current.name).to_string(),
+        false => snapshot.hostname.clone(),
+    };
+    SandboxConfig {
+        name: current.name.clone(),
+        path: current.path.clone(),
+        connection: current.connection.clone(),
+        hostname,
+        ..snapshot.clone()
+    }
+}
+
+fn image_of(config: &SandboxConfig) -> Result<TreeImage> {
+    config.image.ok_or_else(|| {
+        Error::refused(format!(
+            "the tree of '{}' is a directory, and snapshots are of images; clone it instead, or make another sandbox with 'create -i SIZE'",
+            config.name
+        ))
+    })
+}
+
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.unwrap_or_default().as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revert_keeps_the_name_that_a_sandbox_has_now() {
+        let snapshot = SandboxConfig {
+            timeout: 7,
+            ..SandboxConfig::example()
+        };
+        let current = SandboxConfig::example();
+        assert_eq!(reverted(&snapshot, &current), snapshot);
+        let renamed = SandboxConfig {
+            name: "db_1".parse().unwrap(),
+            path: "/srv/db_1".into(),
+            ..current
+        };
+        let new = reverted(&snapshot, &renamed);
+        assert_eq!((new.timeout, new.hostname.as_str()), (7, "db-1"));
+        assert_eq!((&new.name, &new.path), (&renamed.name, &renamed.path));
+        let named = SandboxConfig {
+            hostname: "www".to_owned(),
+            ..snapshot
+        };
+        assert_eq!(reverted(&named, &renamed).hostname, "www");
+    }
+
+    #[test]
+    fn the_time_is_a_name() {
+        assert_eq!(Snapshot::name_of_now().unwrap().as_str().len(), 19);
+    }
+}

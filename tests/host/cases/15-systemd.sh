@@ -1,0 +1,69 @@
+# What else the host's systemd does with a sandbox's unit.
+check "create" virt-sandbox-service create -u apache2.service web1
+for unit in libvirtd.socket network.target virt-guest-shutdown.target; do
+    says "it comes after $unit" "$unit" systemctl show -P After web1_sandbox
+done
+refuse "it waits for nobody's network" printed network-online.target systemctl show -P After web1_sandbox
+check "create one at an address of the host" virt-sandbox-service create -u nginx.service --publish 192.0.2.1:8082:80 --on-demand ng
+says "that waits for the host's network" network-online.target systemctl show -P After ng_sandbox
+says "and has it brought up" network-online.target systemctl show -P Wants ng_sandbox
+check "its socket needs no address yet" systemctl start ng_sandbox.socket
+check "delete it" virt-sandbox-service delete --force ng
+
+check "start" systemctl start web1_sandbox
+pid=$(systemctl show -P MainPID web1_sandbox)
+check "systemd reads its units again" systemctl daemon-reload
+check "systemd starts itself again" systemctl daemon-reexec
+is "the sandbox does not notice" "$pid" systemctl show -P MainPID web1_sandbox
+is "its status is kept" active systemctl is-active web1_sandbox
+check "it answers" answers web1
+check "restart after that" systemctl restart web1_sandbox
+check "systemd tells what it uses" test "$(systemctl show -P MemoryCurrent web1_sandbox)" -gt 0
+
+# The address that its NIC has is the one it was given, whatever udev thought of it.
+mac=$(virsh -c lxc:/// dumpxml web1 | sed -n "s/.*<mac address='\(.*\)'.*/\1/p")
+is "its NIC has its own address" "$mac" virt-sandbox-service execute web1 -- cat /sys/class/net/eth0/address
+was=$(address web1)
+check "restart" systemctl restart web1_sandbox
+is "it gets the same lease" "$was" address web1
+
+# Its journal is the host's to read, by the host's own tools.
+id=$(virt-sandbox-service execute web1 -- cat /etc/machine-id)
+check "the journal's directory is linked" test -d "/var/log/journal/$id/"
+says "journalctl -D" "Started apache2.service" journalctl --no-pager -D "/var/log/journal/$id/" -u apache2
+says "journalctl -m merges it" "Started apache2.service" journalctl --no-pager -m "_MACHINE_ID=$id" -u apache2
+refuse "the host's own journal has none of it" printed . journalctl --no-pager -q "_MACHINE_ID=$id"
+
+# Signals.
+check "end it by a signal" systemctl kill -s TERM web1_sandbox
+check "it is stopped, not failed" soon sh -c '[ "$(systemctl is-active web1_sandbox)" = inactive ]'
+says "its units were stopped in order" "Stopped apache2.service" virt-sandbox-service logs web1 -n 100
+says "libvirt says so, too" "shut off" virsh -c lxc:/// domstate web1
+check "start" systemctl start web1_sandbox
+leader=$(virsh -c lxc:/// domid web1)
+check "kill its domain" kill -KILL "$leader"
+check "it is started again" soon sh -c '[ "$(systemctl show -P NRestarts web1_sandbox)" -gt 0 ] && systemctl is-active web1_sandbox'
+check "it answers" answers web1
+
+# libvirt restarts, and dies.
+check "libvirtd restarts" systemctl restart libvirtd.service
+check "libvirtd dies" systemctl kill -s KILL libvirtd.service
+check "the sandbox runs on" answers web1
+check "reload" systemctl reload web1_sandbox
+is "it is active" active systemctl is-active web1_sandbox
+check "stop" systemctl stop web1_sandbox
+is "it is stopped" inactive systemctl is-active web1_sandbox
+# libvirt stopped: who asks for a sandbox has it started.
+check "libvirt stops" systemctl stop libvirtd.service
+check "start has it started" systemctl start web1_sandbox
+check "it answers" answers web1
+# machined restarts.
+check "machined restarts" systemctl restart systemd-machined
+says "it still has the sandbox" web1 machinectl list --no-legend
+machine=$(machinectl list --no-legend | cut -d' ' -f1)
+check "machinectl ends it" machinectl terminate "$machine"
+check "it is started again" soon sh -c '[ "$(systemctl show -P NRestarts web1_sandbox)" -gt 1 ] || systemctl is-active web1_sandbox'
+check "delete" virt-sandbox-service delete --force web1
+refuse "its journal is not linked any more" test -e "/var/log/journal/$id"
+check "nothing is left" clean
+shown leftovers

@@ -1,0 +1,26 @@
+# A virtual machine in this one: it is confined by the profile that libvirt makes for each of QEMU's.
+# boots: apparmor
+export VIRT_SANDBOX_VIRT_TYPE=qemu
+uri=qemu:///system
+check "libvirt's driver is there" virsh -c $uri version
+shown sh -c "virsh -c $uri capabilities | grep -A5 secmodel"
+profile_of() {
+    cut -d' ' -f1 /proc/"$(cat /run/libvirt/qemu/"$1".pid)"/attr/current
+}
+begin=$(date +%s)
+is "one command" "uid=0(root) gid=0(root) groups=0(root)" virt-sandbox -c $uri -- id
+note "it took $(($(date +%s) - begin)) s"
+is "a directory that is given" given sh -c "mkdir -p /root/d; echo given >/root/d/f; virt-sandbox -c $uri -m host-bind:/data=/root/d -- cat /data/f"
+check "create" virt-sandbox-service -c $uri create -u apache2.service --timeout 900 vm
+check "start" systemctl start vm_sandbox
+is "it is active" active systemctl is-active vm_sandbox
+is "its QEMU is confined" "libvirt-$(virsh -c $uri domuuid vm | head -n 1)" profile_of vm
+check "it answers" soon answers vm
+is "execute" vm virt-sandbox-service execute vm -- hostname
+says "machined has it" vm machinectl list --no-legend
+check "stop" systemctl stop vm_sandbox
+check "delete" virt-sandbox-service delete vm
+shown sh -c 'grep DENIED /var/log/audit/audit.log | grep -v libvirt_leaseshelper | tail -40'
+refuse "nothing it needs was denied" sh -c 'grep "apparmor=\"DENIED\"" /var/log/audit/audit.log | grep "profile=\"libvirt-" | grep -v "profile=\"libvirtd\""'
+is "no profile is left" "" sh -c 'grep "^libvirt-" /sys/kernel/security/apparmor/profiles'
+check "nothing is left" clean
