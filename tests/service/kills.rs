@@ -67,7 +67,7 @@ impl Rows {
 
     /// Every one that was acknowledged is there.
     fn assert_there(&self) {
-        let there = says(NAME, "su postgres -c \"psql -Atc 'select n from rows'\"");
+        let there = ok(&sql("select n from rows"));
         let there: BTreeSet<u64> = there.lines().map(|line| line.parse().unwrap()).collect();
         let acknowledged = self.acknowledged.lock().unwrap();
         let lost: Vec<_> = acknowledged.difference(&there).collect();
@@ -86,6 +86,13 @@ impl Inserting {
         self.child.wait().unwrap();
         self.reader.join().unwrap();
     }
+}
+
+/// The words that have the server inside asked.
+fn sql(statement: &str) -> [&str; 8] {
+    [
+        "execute", "-u", "postgres", NAME, "--", "psql", "-qAtc", statement,
+    ]
 }
 
 /// Up to two seconds, never the same.
@@ -122,7 +129,7 @@ fn state() -> String {
 fn keep() -> Child {
     let child = program().args(["run", NAME]).spawn().unwrap();
     let begin = std::time::Instant::now();
-    while inside(NAME, "su postgres -c 'psql -Atc \"select 1\"'").code != 0 {
+    while run(&sql("select 1")).code != 0 {
         assert!(begin.elapsed().as_secs() < 600, "it does not come up");
         sleep(Duration::from_secs(1));
     }
@@ -141,14 +148,8 @@ fn whoever_is_killed_no_acknowledged_row_of_a_machine_is_lost() {
     let unit = "postgresql@15-main.service";
     ok(&["-c", &uri, "create", "-u", unit, NAME]);
     let mut keeper = keep();
-    says(
-        NAME,
-        "su postgres -c 'psql -qc \"create table rows (n bigint primary key)\"'",
-    );
-    assert_eq!(
-        says(NAME, "su postgres -c 'psql -Atc \"show fsync\"'"),
-        "on"
-    );
+    ok(&sql("create table rows (n bigint primary key)"));
+    assert_eq!(ok(&sql("show fsync")), "on\n");
     let mut rows = Rows::default();
     for round in 0..ROUNDS {
         eprintln!("round {round}");

@@ -35,9 +35,15 @@ pub(super) fn most_cpus(resources: &Resources) -> u32 {
     resources.cpus.unwrap_or(1).max(of_host)
 }
 
-/// Takes CPUs into use that came, and says how many there are: nothing else in a guest does.
-const ONLINE: &str = "for cpu in /sys/devices/system/cpu/cpu[0-9]*/online; do \
-    read -r is <$cpu; [ \"$is\" = 1 ] || echo 1 >$cpu; done 2>/dev/null; getconf _NPROCESSORS_ONLN";
+/// Takes CPUs into use that came, which nothing else in a guest does, and says how many there are. One that is on its way out
+/// is left alone.
+const ONLINE: &str = r#"
+for cpu in /sys/devices/system/cpu/cpu[0-9]*/online; do
+    [ "$(getconf _NPROCESSORS_ONLN)" -lt "$1" ] || break
+    read -r is <"$cpu" && [ "$is" = 0 ] && echo 1 >"$cpu"
+done 2>/dev/null
+getconf _NPROCESSORS_ONLN
+"#;
 
 /// Waits until the guest has what it was given, and takes it into use.
 pub(super) fn adapt(machine: &Machine, limit: &Limit) -> Result<(), String> {
@@ -50,9 +56,9 @@ pub(super) fn adapt(machine: &Machine, limit: &Limit) -> Result<(), String> {
         | Limit::CpuQuota { .. }
         | Limit::IoWeight(_) => return Ok(()),
     };
-    let begin = Instant::now();
+    let (begin, count) = (Instant::now(), wanted.to_string());
     loop {
-        let said = machine.capture(&["/bin/sh", "-c", ONLINE]);
+        let said = machine.capture(&["/bin/sh", "-c", ONLINE, "online", &count]);
         let said = said.map_err(|error| error.to_string())?.stdout;
         if said.trim().parse() == Ok(wanted) {
             return Ok(());

@@ -4,10 +4,11 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use virt::domain::{Domain, MemoryParameters, SchedBandwidth, SchedulerInfo};
-use virt::error::Error as VirtError;
+use virt::error::{Error as VirtError, ErrorNumber};
 
 use crate::config::resources::IdSet;
 use crate::hypervisor::Limit;
+use crate::hypervisor::libvirt::is;
 
 /// How long a guest may take to give memory back.
 const BALLOON: Duration = Duration::from_secs(30);
@@ -27,7 +28,11 @@ pub(super) fn apply(domain: &Domain, limit: &Limit) -> Done {
             domain.set_memory_parameters(parameters, live).map(drop)
         }
         Limit::Balloon(kib) => set_balloon(domain, *kib),
-        Limit::VirtualCpus(count) => domain.set_vcpus_flags(*count, live),
+        Limit::VirtualCpus(count) => match domain.set_vcpus_flags(*count, live) {
+            // libvirt waits for some seconds for a guest to let go of one; it does not take that back then.
+            Err(error) if is(&error, ErrorNumber::OperationTimeout) => Ok(()),
+            set => set,
+        },
         Limit::Pinning(cpus) => pin(domain, cpus),
         Limit::CpuShares(shares) => schedule(SchedulerInfo {
             cpu_shares: Some(*shares),

@@ -41,11 +41,11 @@ pub fn published(cell: &Cell) {
         format!("{}:80", cell.port)
     );
     // What listens at the loopback alone is reached as well.
-    let answer = "python3 -m http.server --bind 127.0.0.1 --directory /usr/share/doc 8081";
+    let answer = "python3 -m http.server --bind 127.0.0.1 --directory /var/www 8081";
     let inner = format!("http://127.0.0.1:{}/", cell.inner_port);
     cell.says(&format!("setsid {answer} >/dev/null 2>&1 & echo begun"));
     eventually("it answers", || get(&inner).stdout.contains("<html"));
-    cell.says("pkill -f http.server");
+    cell.says("pkill -f http.serve[r]");
 }
 
 /// Streams of a command: binary, long, ended early, and told of signals.
