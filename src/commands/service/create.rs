@@ -54,7 +54,7 @@ pub struct Args {
     #[arg(long, value_name = "SECURITY")]
     security: Option<Security>,
     /// Type that SELinux knows the files of the sandbox by [default: what the host's policy has for it]
-    #[arg(short, long, value_name = "TYPE")]
+    #[arg(short = 'f', long = "filetype", value_name = "TYPE")]
     file_type: Option<FileType>,
     /// Port of the sandbox that the host answers on: [ADDRESS:]HOSTPORT:GUESTPORT[/udp]
     #[arg(long, value_name = "PORT")]

@@ -170,8 +170,11 @@ mod tests {
             ),
         ] {
             let dir = policy(&[("lxc_contexts", text)]);
-            let message = Types::read(dir.path(), Kind::Container).unwrap_err();
-            let message = message.to_string();
+            let error = Types::read(dir.path(), Kind::Container).unwrap_err();
+            let first: Option<&dyn std::error::Error> = Some(&error);
+            let all = std::iter::successors(first, |error| error.source());
+            let message: Vec<String> = all.map(ToString::to_string).collect();
+            let message = message.join(": ");
             assert!(message.contains(expected), "{message}");
             assert!(message.contains("lxc_contexts"), "{message}");
         }
