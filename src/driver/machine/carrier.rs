@@ -15,8 +15,8 @@ use guest_init::tunnel::{Carried, Tunnel, Turn};
 use guest_init::wire::Kind;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
+use super::inside::{Machine, PATIENCE};
 use crate::driver::Carrier;
-use crate::driver::machine::{Machine, PATIENCE};
 use crate::error::{Error, Result};
 
 /// Takes a way once the first connection is to be carried, and another one if that fails.

@@ -4,11 +4,11 @@ use std::num::NonZero;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::inside::{Machine, PATIENCE};
 use crate::config::Resources;
 use crate::config::resources::DEFAULT_MACHINE_MEMORY;
 use crate::domain::tune::{CPU_PERIOD_US, quota_us};
 use crate::driver::Inside;
-use crate::driver::machine::{Machine, PATIENCE};
 use crate::hypervisor::Limit;
 
 /// Memory is taken back, up to what the machine was started with; CPUs come and go, up to those of the host.

@@ -1,11 +1,16 @@
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Instant;
 
+use guest_init::ask::Ask;
 use guest_init::wire::{Channel, Exit, Frame, Hello};
 
+use super::way::Way;
 use super::*;
 use crate::config::Resources;
+use crate::driver::inside::ANSWER;
 use crate::driver::{DEFAULT_SHARES, Keeper};
+use crate::hypervisor::Limit;
 
 #[test]
 fn what_can_change_while_a_machine_runs_is_what_was_asked_for_or_what_is_usual() {

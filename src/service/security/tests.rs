@@ -1,0 +1,86 @@
+use super::*;
+
+fn of(change: impl FnOnce(&mut SandboxConfig), machine: bool) -> (f64, &'static str) {
+    let mut config = SandboxConfig::example();
+    change(&mut config);
+    exposure(&judge(&Facts::new(&config, machine, None, None)))
+}
+
+#[test]
+fn what_protects_counts() {
+    let idmap = |config: &mut SandboxConfig| config.idmap = Idmap::No;
+    let open = |config: &mut SandboxConfig| {
+        config.idmap = Idmap::No;
+        config.seccomp = Seccomp::Off;
+    };
+    let wide_open = |config: &mut SandboxConfig| {
+        open(config);
+        config.capabilities.add = vec![crate::config::Capability::All];
+        config.mounts = ["/a=/srv", "/b=/etc", "/c=/home"]
+            .map(|mount| format!("host-bind:{mount}").parse().unwrap())
+            .to_vec();
+        config.networks = vec!["dhcp".parse().unwrap()];
+    };
+    let all = [
+        of(|_| {}, true),
+        of(|_| {}, false),
+        of(|config| config.seccomp = Seccomp::Off, false),
+        of(idmap, false),
+        of(open, false),
+        of(wide_open, false),
+    ];
+    let levels = all.map(|(_, level)| level);
+    assert_eq!(
+        levels,
+        ["SAFE", "OK", "OK", "MEDIUM", "EXPOSED", "UNSAFE"],
+        "{all:?}"
+    );
+    assert!(all.is_sorted_by(|a, b| a.0 < b.0), "{all:?}");
+}
+
+/// As `podman inspect` and `/proc/PID/status` tell of a container that was given no options.
+#[test]
+fn a_container_of_podmans_can_be_compared() {
+    const HELD: [&str; 11] = [
+        "CHOWN",
+        "DAC_OVERRIDE",
+        "FOWNER",
+        "FSETID",
+        "KILL",
+        "NET_BIND_SERVICE",
+        "SETFCAP",
+        "SETGID",
+        "SETPCAP",
+        "SETUID",
+        "SYS_CHROOT",
+    ];
+    let dropped = crate::config::capability::NAMES.into_iter();
+    let facts = Facts {
+        machine: false,
+        own_ids: false,
+        filter: Filter::Usual,
+        dropped: (dropped.filter(|name| !HELD.contains(name)))
+            .map(ToOwned::to_owned)
+            .collect(),
+        label: None,
+        writable: vec![],
+        nics: 1,
+        unfiltered: 1,
+        cpu_limited: false,
+        memory_limited: false,
+        pids: Some(2048),
+    };
+    assert_eq!(exposure(&judge(&facts)), (3.5, "OK"));
+}
+
+#[test]
+fn the_report_of_a_usual_sandbox_is_known() {
+    let facts = Facts::new(
+        &SandboxConfig::example(),
+        false,
+        Some("system_u:system_r:container_t:s0:c1,c2".to_owned()),
+        None,
+    );
+    let text = serde_json::to_string_pretty(&judge(&facts)).unwrap();
+    insta::assert_snapshot!(text);
+}
