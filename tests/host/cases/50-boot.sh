@@ -19,7 +19,7 @@ case $PHASE in
         ;;
     2)
         says "the one that ran was stopped cleanly by the shutdown" "Stopped apache2.service" \
-            virt-sandbox-service logs s1 --since "30 min ago"
+            virt-sandbox-service logs s1
         shown journalctl --no-pager -b -1 -u s1_sandbox
         at() {
             journalctl --no-pager -q -b -1 -o short-unix | grep -m 1 "$1" | cut -d' ' -f1 | tr -d .

@@ -8,9 +8,10 @@ profile_of() {
     cut -d' ' -f1 /proc/"$(cat /run/libvirt/qemu/"$1".pid)"/attr/current
 }
 begin=$(date +%s)
-is "one command" "uid=0(root) gid=0(root) groups=0(root)" virt-sandbox -c $uri -- id
+is "one command" "uid=0(root) gid=0(root) groups=0(root)" virt-sandbox -c $uri --start-timeout 3000 -- id
 note "it took $(($(date +%s) - begin)) s"
-is "a directory that is given" given sh -c "mkdir -p /root/d; echo given >/root/d/f; virt-sandbox -c $uri -m host-bind:/data=/root/d -- cat /data/f"
+shown sh -c 'grep DENIED /var/log/audit/audit.log | grep "libvirt-" | tail -20'
+is "a directory that is given" given sh -c "mkdir -p /root/d; echo given >/root/d/f; virt-sandbox -c $uri --start-timeout 3000 -m host-bind:/data=/root/d -- cat /data/f"
 check "create" virt-sandbox-service -c $uri create -u apache2.service --timeout 900 vm
 check "start" systemctl start vm_sandbox
 is "it is active" active systemctl is-active vm_sandbox
