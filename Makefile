@@ -67,7 +67,7 @@ test: setup
 
 # Cases of services that are like those of `make test` and take long.
 test-slow: programs
-	$(parts) $(harness) with-libvirtd -- $(CARGO) test --locked --test service -- --test-threads=1 --ignored --skip drivers::
+	$(parts) $(harness) with-libvirtd -- $(CARGO) test --locked --test service -- --test-threads=1 --ignored --skip drivers:: --skip machines:: --skip kills::
 
 # Every case of virt-sandbox in virtual machines; `make test` runs some.
 test-machines: programs
@@ -75,7 +75,7 @@ test-machines: programs
 
 # Services in virtual machines: every verb with every driver, and the first rows of the zoo.
 test-vm: programs
-	$(parts) $(harness) with-libvirtd -- $(CARGO) test --locked --test service -- --test-threads=1 --ignored --nocapture drivers::
+	$(parts) $(harness) with-libvirtd -- $(CARGO) test --locked --test service -- --test-threads=1 --ignored --nocapture drivers:: images:: machines:: kills::
 	$(parts) $(harness) with-libvirtd -- $(harness) zoo --machines --first 8
 
 # All rows, or some: make zoo ZOO='apache2 nginx'

@@ -5,6 +5,7 @@
 //! somebody is at, it has a child.
 
 use std::fs;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -13,7 +14,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
+use nix::ifaddrs::getifaddrs;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::Mode;
@@ -28,6 +31,8 @@ use crate::block::wait_for;
 use crate::config::{Command, Directory, Identity};
 use crate::link::Link;
 use crate::session::{self, End};
+use crate::targets::Targets;
+use crate::tunnel::{Tunnel, Turn};
 use crate::wire::{CHUNK, Channel, Exit, Frame, Hello};
 use crate::{machine, process};
 
@@ -233,11 +238,47 @@ fn answer(text: &[u8], link: &mut Link) -> Result<End> {
             }
             done(Ok(()))
         }
+        Ok(Ask::Tunnel) => carry(link),
         Ok(Ask::Clock { nanoseconds }) => {
             let time = TimeSpec::from_duration(Duration::from_nanos(nanoseconds));
             done(clock_settime(ClockId::CLOCK_REALTIME, time).context("setting the clock"))
         }
     }
+}
+
+/// Carries connections until the host is gone.
+fn carry(link: &mut Link) -> Result<End> {
+    let (files, most) = getrlimit(Resource::RLIMIT_NOFILE).context("asking for limits")?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).context("raising a limit")?;
+    let answers = |port| Targets::new(addresses(), port, true);
+    let mut tunnel = Tunnel::of_guest(link, &answers);
+    let successor = loop {
+        match tunnel.turn(None).context("carrying connections")? {
+            Turn::Done => {}
+            Turn::Over { successor, .. } => break successor,
+        }
+    };
+    // What the next host runs here has what is usual.
+    setrlimit(Resource::RLIMIT_NOFILE, files, most).context("lowering a limit")?;
+    Ok(End::Deserted { successor })
+}
+
+/// The machine's own addresses, without the loopback's and link-local ones.
+fn addresses() -> Vec<IpAddr> {
+    let found = getifaddrs().into_iter().flatten();
+    let mut addresses: Vec<IpAddr> = found
+        .filter_map(|interface| {
+            let address = interface.address?;
+            let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+        })
+        .filter(|address| match address {
+            IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),
+            IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
+        })
+        .collect();
+    addresses.sort_unstable();
+    addresses
 }
 
 /// What is asked to be run, as a session takes it.

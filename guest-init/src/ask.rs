@@ -33,6 +33,8 @@ pub enum Ask {
         /// Absolute paths.
         paths: Vec<PathBuf>,
     },
+    /// Carry connections to ports of the sandbox, until the host is gone.
+    Tunnel,
     /// Set the clock.
     Clock {
         /// Since the beginning of 1970, in nanoseconds.

@@ -142,6 +142,7 @@ fn carry_out(caller: &mut Caller) -> Result<()> {
                     warn!("giving the sandbox a boot id of its own: {error:#}");
                 }
             }
+            Step::ShareMounts => root::share_mounts()?,
             Step::LowPorts => crate::network::allow_low_ports(),
             Step::Kernel { max_threads } => {
                 machine::tune(max_threads);

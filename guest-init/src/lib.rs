@@ -15,7 +15,8 @@
 //! | [`seccomp`] | system calls that a sandbox may not make |
 //! | [`filesystem`] | which filesystem is on a device, and which partitions |
 //!
-//! With feature `link`, which both sides use: `link`, the channel on a file descriptor, and `terminal`, the caller's.
+//! With feature `link`, which both sides use: `link`, the channel on a file descriptor, `tunnel`,
+//! connections carried over it, `targets`, where they lead to, and `terminal`, the caller's.
 //!
 //! With feature `init`, what PID 1 does:
 //!
@@ -58,7 +59,11 @@ pub const STAGED_INCLUDES: &str = "/include";
 #[cfg(feature = "link")]
 pub mod link;
 #[cfg(feature = "link")]
+pub mod targets;
+#[cfg(feature = "link")]
 pub mod terminal;
+#[cfg(feature = "link")]
+pub mod tunnel;
 
 #[cfg(feature = "init")]
 mod account;

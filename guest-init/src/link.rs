@@ -69,7 +69,7 @@ impl Link {
     }
 
     /// Whether sources may add to what waits.
-    fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         self.outbox.len() < BACKLOG
     }
 
@@ -260,11 +260,19 @@ impl Sink {
         }
     }
 
-    /// Bytes that came.
-    pub fn accept(&mut self, bytes: &[u8]) {
+    /// Bytes that came. What is more than the other side was told there is room for is not kept: it could take all memory.
+    ///
+    /// # Errors
+    /// Where there is more of it.
+    pub fn accept(&mut self, bytes: &[u8]) -> Result<(), WireError> {
+        let waiting = self.pending.len() + bytes.len();
+        if waiting > WINDOW as usize {
+            return Err(WireError::Room(waiting));
+        }
         if self.stream.is_some() {
             self.pending.extend_from_slice(bytes);
         }
+        Ok(())
     }
 
     /// No more come.
@@ -334,5 +342,22 @@ impl Sink {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_that_nobody_reads_is_kept_up_to_the_window() {
+        let (_reader, stream) = nix::unistd::pipe().unwrap();
+        let mut sink = Sink::new(Channel::Stdout, stream, PAGE, AtEnd::Close);
+        let chunk = vec![0; CHUNK];
+        for _ in 0..WINDOW as usize / CHUNK {
+            sink.accept(&chunk).unwrap();
+        }
+        let error = sink.accept(&[0]).unwrap_err();
+        assert_eq!(error, WireError::Room(WINDOW as usize + 1));
     }
 }

@@ -84,6 +84,8 @@ pub enum Step {
     LowPorts,
     /// Cover what the kernel shows of the host.
     MaskKernel,
+    /// Let mounts made in the sandbox be seen in the namespaces of its services, and the other way round.
+    ShareMounts,
     /// Give up what the payload may not do, for good.
     Confine,
     /// Bound the threads of a kernel of our own, have it write back soon what is mapped, since the host looks at the files, and spare
@@ -180,6 +182,8 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
     if let (Platform::Container, Payload::Init { .. }) = (config.platform, &config.payload) {
         // The network goes by the host's.
         steps.push(Step::BootId);
+        // Nothing is moved any more, which the kernel refuses below a shared mount.
+        steps.push(Step::ShareMounts);
     }
     steps.push(Step::Confine);
     steps.extend(config.shell.iter().cloned().map(Step::Shell));
@@ -297,6 +301,24 @@ mod tests {
         assert!(namespaces < at(|step| matches!(step, Step::NewRoot { .. })));
         assert!(at(|step| matches!(step, Step::Pivot(_))) < descent);
         assert!(descent < at(|step| matches!(step, Step::Network(_))));
+    }
+
+    #[test]
+    fn systemd_in_a_container_finds_its_mounts_shared() {
+        let at = |config: &GuestConfig, wanted: &Step| {
+            let steps = plan(config);
+            steps.iter().position(|step| step == wanted)
+        };
+        let container = config();
+        let shared = at(&container, &Step::ShareMounts);
+        assert!(shared > at(&container, &Step::Pivot(Platform::Container)));
+        assert!(shared < at(&container, &Step::Confine));
+        // There systemd is what the kernel starts, and does it.
+        let machine = GuestConfig {
+            platform: Platform::Machine,
+            ..config()
+        };
+        assert_eq!(at(&machine, &Step::ShareMounts), None);
     }
 
     #[test]

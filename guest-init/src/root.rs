@@ -27,7 +27,7 @@ use crate::config::{File, IdMap, Platform, Source};
 pub use devices::give as give_devices;
 pub use include::include;
 pub use kernel::mask as mask_kernel;
-pub use mounts::{add, bind, carry_over, mask, own_file, own_sys};
+pub use mounts::{add, bind, carry_over, mask, own_file, own_sys, share_mounts};
 pub use tree::new_root;
 
 /// The path of `inside` below `root`.

@@ -264,8 +264,10 @@ impl Session<'_> {
     fn obey(&mut self, frame: Frame) {
         match frame {
             Frame::Data(Channel::Stdin, bytes) => {
-                if let Some(stdin) = &mut self.stdin {
-                    stdin.accept(&bytes);
+                if let Some(stdin) = &mut self.stdin
+                    && let Err(error) = stdin.accept(&bytes)
+                {
+                    log::warn!("standard input: {error}");
                 }
             }
             Frame::End(Channel::Stdin) => {
@@ -299,6 +301,7 @@ impl Session<'_> {
             | Frame::Log(_)
             | Frame::Data(..)
             | Frame::Hello(_)
+            | Frame::Passage(..)
             | Frame::Exit(_) => {}
         }
     }

@@ -57,7 +57,7 @@ impl Namespaces {
         // Namespaces live as long as a process or an open file has them.
         let Some(holder) = process::divide()? else {
             drop((report, go));
-            hold(told, wait_for);
+            hold(ids, told, wait_for);
         };
         drop((told, wait_for));
         // It says why not, or closes the pipe when it has made them.
@@ -123,14 +123,28 @@ impl Namespaces {
 }
 
 /// What the process does that makes the namespaces: it keeps them until they are open elsewhere.
-fn hold(told: OwnedFd, wait_for: OwnedFd) -> ! {
-    if let Err(error) = unshare(MADE.into_iter().collect()) {
-        let _ = File::from(told).write_all(error.desc().as_bytes());
+fn hold(ids: IdMap, told: OwnedFd, wait_for: OwnedFd) -> ! {
+    let made = own(ids.first)
+        .and_then(|()| unshare(MADE.into_iter().collect()).map_err(|error| error.desc().into()));
+    if let Err(error) = made {
+        let _ = File::from(told).write_all(error.as_bytes());
         std::process::exit(1);
     }
     drop(told);
     let _ = File::from(wait_for).read(&mut [0]);
     std::process::exit(0)
+}
+
+/// Has what is made from now on belong to this id of the host. Whatever there is only so much of for each user (watches of
+/// files, namespaces, queues) is counted for the owner of a user namespace as well (`namespaces(7)`): were that the host's
+/// root, a sandbox could leave nothing of it to the host and to other sandboxes.
+fn own(id: u32) -> Result<(), String> {
+    let id = Uid::from_raw(id);
+    let said = |error: Errno| error.desc().to_owned();
+    setresuid(Uid::current(), id, Uid::from_raw(0)).map_err(said)?;
+    // capabilities(7): an effective id other than 0 takes them away; the kernel may want them for a user namespace.
+    let permitted = caps::read(None, CapSet::Permitted).map_err(|error| error.to_string())?;
+    caps::set(None, CapSet::Effective, &permitted).map_err(|error| error.to_string())
 }
 
 /// Tries whether a user namespace can have these ids, and the mounts at `paths` can be mapped to it: the arguments of

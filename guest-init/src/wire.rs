@@ -8,7 +8,11 @@
 //! [`Frame::Room`] when some was used up). Whoever reads the channel can therefore always take what comes, and a
 //! stream that nobody reads does not hold up another stream, a signal or the end.
 
+mod passage;
+
 use serde::{Deserialize, Serialize};
+
+pub use passage::{Kind, Passage};
 
 /// Bytes of one stream that may be on their way before the other side says that it has more room.
 pub const WINDOW: u32 = 256 << 10;
@@ -57,6 +61,8 @@ pub enum Frame {
     Attach(u64),
     /// To the host: the answer to that.
     Hello(Hello),
+    /// About a connection, by its number.
+    Passage(u32, Passage),
 }
 
 /// The answer to [`Frame::Attach`].
@@ -152,6 +158,9 @@ pub enum WireError {
     /// A payload longer than [`LARGEST`].
     #[error("a message of {0} bytes")]
     Length(usize),
+    /// Bytes of a stream that nobody has said there is room for.
+    #[error("{0} bytes of a stream at once, for which there is no room")]
+    Room(usize),
     /// A payload that is not what its kind has.
     #[error("a message of kind {0} that makes no sense")]
     Payload(u8),
@@ -168,6 +177,7 @@ const RESIZE: u8 = 8;
 const EXIT: u8 = 9;
 const ATTACH: u8 = 10;
 const HELLO: u8 = 11;
+const PASSAGE: u8 = 12;
 
 impl Channel {
     const ALL: [Self; 3] = [Self::Stdin, Self::Stdout, Self::Stderr];
@@ -229,6 +239,7 @@ impl Frame {
                 buffer.extend(hello.version.to_le_bytes());
                 buffer.extend(hello.number.to_le_bytes());
             }
+            Self::Passage(id, passage) => passage.write(*id, buffer),
         }
         let length = u32::try_from(buffer.len() - begin - HEADER).unwrap_or(u32::MAX);
         buffer[begin + 1..begin + HEADER].copy_from_slice(&length.to_le_bytes());
@@ -247,6 +258,7 @@ impl Frame {
             Self::Exit(_) => EXIT,
             Self::Attach(_) => ATTACH,
             Self::Hello(_) => HELLO,
+            Self::Passage(..) => PASSAGE,
         }
     }
 
@@ -269,7 +281,7 @@ impl Frame {
         let rest = buffer.split_off(HEADER + length);
         let payload = std::mem::replace(buffer, rest).split_off(HEADER);
         Self::read(kind, payload).map(Some).ok_or(match kind {
-            CONFIG..=HELLO => WireError::Payload(kind),
+            CONFIG..=PASSAGE => WireError::Payload(kind),
             _ => WireError::Kind(kind),
         })
     }
@@ -309,6 +321,7 @@ impl Frame {
                     number: u64::from_le_bytes(rest.get(4..)?.try_into().ok()?),
                 })
             }
+            (PASSAGE, text) => Passage::read(text)?,
             (DATA, [_, bytes @ ..]) => Self::Data(channel()?, bytes.to_vec()),
             (END, [_]) => Self::End(channel()?),
             (ROOM, &[_, a, b, c, d]) => Self::Room(channel()?, u32::from_le_bytes([a, b, c, d])),
@@ -353,6 +366,10 @@ mod tests {
             Frame::Resize(24, 300),
             Frame::Exit(Exit::Status { code: 3 }),
             Frame::Attach(7),
+            Frame::Passage(9, Passage::Open(Kind::Datagrams, 53)),
+            Frame::Passage(u32::MAX, Passage::Data(vec![1, 2])),
+            Frame::Passage(0, Passage::Room(70_000)),
+            Frame::Passage(1, Passage::Reset),
             Frame::Hello(Hello {
                 version: 3,
                 number: u64::MAX,
@@ -423,6 +440,29 @@ mod tests {
         #[test]
         fn garbage_is_refused_or_waited_for(mut bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             while let Ok(Some(_)) = Frame::take(&mut bytes) {}
+        }
+
+        // What a sandbox that means harm could send: frames of every kind, with the right or another length.
+        #[test]
+        fn what_is_framed_but_wrong_ends_too(
+            parts in proptest::collection::vec((0..14_u8, proptest::collection::vec(any::<u8>(), 0..40), any::<Option<u32>>()), 0..8)
+        ) {
+            let mut bytes = Vec::new();
+            for (kind, payload, length) in parts {
+                let length = length.unwrap_or(payload.len() as u32);
+                bytes.push(kind);
+                bytes.extend(length.to_le_bytes());
+                bytes.extend(payload);
+            }
+            let mut left = bytes.len();
+            let mut hello = bytes.clone();
+            while let Ok(Some(_)) = Frame::take(&mut bytes) {
+                // Each takes some away, so there is an end, and nothing is kept but what was sent.
+                prop_assert!(bytes.len() < left);
+                left = bytes.len();
+            }
+            prop_assert_eq!(Frame::take_hello(&mut hello, 7), None);
+            prop_assert!(hello.len() <= HEADER + MAGIC.len() + 12);
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::str::FromStr;
 
 use clap::{CommandFactory, Parser};
+use toml_edit::{DocumentMut, Item, Table};
 
 use crate::config::Resources;
 
@@ -103,6 +104,33 @@ impl Resources {
         merged.try_into().map_err(|error| wrong(&error))
     }
 
+    /// The text of a configuration with the limits `keys` as they are here; all else stays as it is, comments and all.
+    ///
+    /// # Errors
+    /// Where the text is no TOML.
+    pub fn written_into(&self, text: &str, keys: &[String]) -> Result<String, ChangeError> {
+        let wrong = |error: &dyn std::fmt::Display| ChangeError::Value(error.to_string());
+        let mut document: DocumentMut = text.parse().map_err(|error| wrong(&error))?;
+        let mut own = toml_edit::ser::to_document(self).map_err(|error| wrong(&error))?;
+        let limits = document
+            .entry("resources")
+            .or_insert(Item::Table(Table::new()))
+            .as_table_like_mut()
+            .ok_or_else(|| ChangeError::Value("'resources' is not a table".to_owned()))?;
+        for key in keys {
+            let Some(mut item) = own.remove(key) else {
+                limits.remove(key);
+                continue;
+            };
+            let before = limits.get(key).and_then(Item::as_value);
+            if let (Some(before), Some(value)) = (before, item.as_value_mut()) {
+                *value.decor_mut() = before.decor().clone();
+            }
+            limits.insert(key, item);
+        }
+        Ok(document.to_string())
+    }
+
     /// The limits that are not the same in `other`.
     #[must_use]
     pub fn differing(&self, other: &Self) -> Vec<String> {
@@ -145,6 +173,26 @@ mod tests {
         };
         assert_eq!(after, expected);
         assert_eq!(before.differing(&after), ["memory", "cpus", "io-read"]);
+    }
+
+    #[test]
+    fn comments_stay() {
+        let before = "# mine\nname = \"a\" # b\n\n[resources] # limits\n# why\nmemory = \"1G\" # much\ncpus = 2\n[x]\ny=1\n";
+        let resources = Resources {
+            memory: Some("2G".parse().unwrap()),
+            pids: Some(100),
+            io_read: vec!["/dev/c=1M".parse().unwrap()],
+            ..Resources::default()
+        };
+        let keys = ["memory", "cpus", "pids", "io-read"].map(str::to_owned);
+        let after = resources.written_into(before, &keys).unwrap();
+        assert_eq!(
+            after,
+            "# mine\nname = \"a\" # b\n\n[resources] # limits\n# why\nmemory = \"2G\" # much\npids = 100\n\
+             io-read = [\"/dev/c=1M\"]\n[x]\ny=1\n"
+        );
+        let made = resources.written_into("name = 1\n", &keys).unwrap();
+        assert!(made.contains("[resources]\nmemory = \"2G\"\n"), "{made}");
     }
 
     #[test]

@@ -157,6 +157,21 @@ pub struct IdSet(BTreeSet<u16>);
 #[error("'{0}' is not a list of numbers such as 0-3,8")]
 pub struct ParseIdSetError(String);
 
+impl IdSet {
+    /// One bit for each number, the lowest first.
+    #[must_use]
+    pub fn bits(&self) -> Vec<u8> {
+        let most = self.0.last().copied().unwrap_or_default();
+        let mut bits = vec![0; usize::from(most / 8) + 1];
+        for id in &self.0 {
+            if let Some(byte) = bits.get_mut(usize::from(id / 8)) {
+                *byte |= 1 << (id % 8);
+            }
+        }
+        bits
+    }
+}
+
 impl FromStr for IdSet {
     type Err = ParseIdSetError;
 
@@ -219,6 +234,13 @@ mod tests {
         for text in ["", "3-1", "a", "1,,2", "-1", "99999"] {
             assert!(text.parse::<IdSet>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn sets_of_numbers_are_bits() {
+        let bits = |text: &str| text.parse::<IdSet>().unwrap().bits();
+        assert_eq!(bits("0-1"), [3]);
+        assert_eq!(bits("7-9"), [0x80, 3]);
     }
 
     #[test]

@@ -184,13 +184,6 @@ impl Workload {
             .is_some_and(|command| command.ready != Ready::Started)
     }
 
-    /// Whether the sandbox has done what it was for once it has ended by itself.
-    #[must_use]
-    pub fn ends(&self) -> bool {
-        self.command()
-            .is_some_and(|command| command.restart != Restart::Always)
-    }
-
     /// Whether it can be so.
     pub(super) fn check(&self) -> Result<(), String> {
         match self {

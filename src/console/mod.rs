@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use guest_init::link::{Link, Sink, Source};
 use guest_init::terminal::RawMode;
-use guest_init::wire::{Channel, Exit, Frame, Milestone, SignalFrame};
+use guest_init::wire::{Channel, Exit, Frame, Milestone, SignalFrame, WireError};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, raise};
@@ -37,6 +37,9 @@ pub enum Ending {
 
 /// How long word that the command runs may be on its way.
 const WORD: Duration = Duration::from_millis(500);
+
+/// Most milestones that are kept: there are a few, but the guest may say what it likes.
+const MILESTONES: usize = 64;
 
 /// When to give up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,12 +214,9 @@ impl<'a> Console<'a> {
         }
         if is_ready(Some(self.link.as_fd())) {
             let is_open = self.link.fill().unwrap_or(false);
-            let next = |link: &mut Link| {
-                link.next_frame()
-                    .map_err(Error::step("reading what the guest says"))
-            };
-            while let Some(frame) = next(&mut self.link)? {
-                self.hear(frame);
+            let wrong = || Error::step("reading what the guest says");
+            while let Some(frame) = self.link.next_frame().map_err(wrong())? {
+                self.hear(frame).map_err(wrong())?;
             }
             if !is_open {
                 self.ending.get_or_insert(Ending::Lost);
@@ -270,11 +270,11 @@ impl<'a> Console<'a> {
         }
     }
 
-    fn hear(&mut self, frame: Frame) {
+    fn hear(&mut self, frame: Frame) -> std::result::Result<(), WireError> {
         match frame {
             Frame::Data(channel, bytes) => {
                 if let Some(sink) = self.sink(channel) {
-                    sink.accept(&bytes);
+                    sink.accept(&bytes)?;
                 }
             }
             Frame::End(Channel::Stdin) => {
@@ -298,7 +298,9 @@ impl<'a> Console<'a> {
                     self.started = true;
                     self.since = Instant::now();
                 }
-                self.milestones.push((milestone, Instant::now()));
+                if self.milestones.len() < MILESTONES {
+                    self.milestones.push((milestone, Instant::now()));
+                }
             }
             Frame::Exit(exit) => {
                 self.ending.get_or_insert(Ending::Exit(exit));
@@ -309,8 +311,10 @@ impl<'a> Console<'a> {
             | Frame::Signal(_)
             | Frame::Resize(..)
             | Frame::Attach(_)
-            | Frame::Hello(_) => {}
+            | Frame::Hello(_)
+            | Frame::Passage(..) => {}
         }
+        Ok(())
     }
 
     fn sink(&mut self, channel: Channel) -> Option<&mut Sink> {

@@ -101,6 +101,8 @@ pub enum LabelKind {
         /// The label.
         label: Label,
     },
+    /// Nobody: the domain is not confined.
+    Unconfined,
 }
 
 /// A host directory or file that libvirt places in the staging root.
@@ -190,6 +192,7 @@ impl From<&SecLabel> for SecLabelView {
             (LabelKind::Static { label }, SecModel::SeLinux | SecModel::AppArmor) => {
                 ("static", Some(label), None)
             }
+            (LabelKind::Unconfined, SecModel::SeLinux | SecModel::AppArmor) => ("none", None, None),
         };
         Self {
             model: security.model.as_str(),

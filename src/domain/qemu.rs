@@ -38,6 +38,10 @@ pub struct Machine {
     /// Whether QEMU ends when the guest is off. Else it waits for libvirt to end it, which may be gone where the driver is
     /// in the process of a client.
     pub ends_itself: bool,
+    /// CPUs it can be given while it runs; as many as it has at first where they are no more.
+    pub most_cpus: u32,
+    /// Whether memory can be taken back from it.
+    pub has_balloon: bool,
 }
 
 /// A port of the guest.
@@ -108,6 +112,8 @@ pub struct QemuDomain {
     machine: Option<&'static str>,
     memory_kib: u64,
     vcpus: u32,
+    most_vcpus: u32,
+    has_balloon: bool,
     cpu_quota_us: Option<u64>,
     #[serde(flatten)]
     tune: Tune,
@@ -195,6 +201,8 @@ impl QemuDomain {
             machine: (facts.arch == "x86_64").then_some("q35"),
             memory_kib: resources.memory.unwrap_or(DEFAULT_MACHINE_MEMORY).kibi(),
             vcpus: resources.cpus.unwrap_or(1),
+            most_vcpus: machine.most_cpus.max(resources.cpus.unwrap_or(1)),
+            has_balloon: machine.has_balloon,
             cpu_quota_us: resources.cpu_quota.map(quota_us),
             tune: Tune::new(resources),
             shared_memory: machine

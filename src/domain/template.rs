@@ -1,6 +1,6 @@
 //! Templates: built in, and replaceable by the admin under `/etc/libvirt-sandbox/templates`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -65,6 +65,12 @@ impl Template {
         }
     }
 
+    /// Where it is replaced, if templates are in `overrides`.
+    #[must_use]
+    pub fn path(self, overrides: &Path) -> PathBuf {
+        overrides.join(self.file())
+    }
+
     /// Renders `view`. A template of the same file name below `overrides` is used instead of the
     /// built-in one.
     ///
@@ -72,7 +78,7 @@ impl Template {
     /// A template that does not parse or names what `view` does not have; for XML a text that XML cannot carry, such as a path
     /// with a line end, or one that is not UTF-8.
     pub fn render(self, view: &impl Serialize, overrides: Option<&Path>) -> Result<String> {
-        let path = overrides.map(|dir| dir.join(self.file()));
+        let path = overrides.map(|dir| self.path(dir));
         let replaced = path
             .as_deref()
             .map(std::fs::read_to_string)

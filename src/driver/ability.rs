@@ -77,8 +77,8 @@ impl<'a> Abilities<'a> {
     pub fn with_owners(&self, source: &Path) -> Result<Transport> {
         self.virtiofs()?.map_err(|reason| {
             Error::refused(format!(
-                "sharing '{}' with a virtual machine with its owners: {reason}; keep the tree in an image: create another sandbox with \
-                 '-i SIZE'",
+                "sharing '{}' with a virtual machine with its owners: {reason}; export the sandbox, delete it and import \
+                 it again to have its tree in an image",
                 source.display()
             ))
         })

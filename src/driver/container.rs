@@ -231,17 +231,10 @@ impl Inside for Container {
         }
     }
 
-    fn capture(&self, command: &[&str]) -> Result<Captured> {
-        let (entrance, first) = self.way()?;
-        entrance
-            .capture(first, command)
-            .map_err(Error::io("running", super::program(command)))
-    }
-
     fn capture_within(&self, command: &[&str], limit: Duration) -> Result<Option<Captured>> {
         let (entrance, first) = self.way()?;
         entrance
-            .capture_within(first, command, limit)
+            .capture(first, command, limit)
             .map_err(Error::io("running", super::program(command)))
     }
 

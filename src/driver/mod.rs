@@ -11,10 +11,13 @@ mod machine;
 
 use std::fmt::Debug;
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use guest_init::config::{self as inside, Nic};
+use guest_init::tunnel::Carried;
+use guest_init::wire::Kind as Passage;
 use serde::Serialize;
 
 use self::connection::{Connection, Driver};
@@ -28,6 +31,9 @@ use crate::label::{self, Given};
 use crate::sys::command::Captured;
 pub use crate::sys::enter::Entry;
 
+/// How long a sandbox may take to answer a question of the host's: longer than a unit takes to reload (`DefaultTimeoutStartSec=`).
+const ANSWER: Duration = Duration::from_secs(120);
+
 /// A running sandbox, to run commands in and to look at.
 pub trait Inside: Debug {
     /// Whether it is still there. This asks the kernel: the daemon may be restarted meanwhile.
@@ -39,20 +45,26 @@ pub trait Inside: Debug {
     /// Lets it bound what runs in it. It waits for that when it starts, for some seconds.
     fn share_controllers(&self) {}
 
-    /// Runs a command of the sandbox to its end, as its root and without standard input.
+    /// Runs a command of the sandbox, as its root and without standard input. `None` where it has not ended within `limit`: what
+    /// runs there is the sandbox's, which may never let it end.
     ///
     /// # Errors
     /// Where the way in is barred; a command that fails is no error.
-    fn capture(&self, command: &[&str]) -> Result<Captured>;
+    fn capture_within(&self, command: &[&str], limit: Duration) -> Result<Option<Captured>>;
 
-    /// As [`capture`](Self::capture), of the standard error alone, for a command that has been given a time to end in. `None`
-    /// where it is not heard of for longer than `limit` all the same.
+    /// As [`capture_within`](Self::capture_within), for what should have ended soon.
     ///
     /// # Errors
-    /// Where the way in is barred.
-    fn capture_within(&self, command: &[&str], limit: Duration) -> Result<Option<Captured>> {
-        let _ = limit;
-        self.capture(command).map(Some)
+    /// Also where it has not.
+    fn capture(&self, command: &[&str]) -> Result<Captured> {
+        let captured = self.capture_within(command, ANSWER)?;
+        captured.ok_or_else(|| {
+            Error::refused(format!(
+                "'{}' has not ended in the sandbox within {} s; look what hangs there, or restart it",
+                command.join(" "),
+                ANSWER.as_secs()
+            ))
+        })
     }
 
     /// Runs a command of the sandbox with our standard streams, terminal and signals, and gives its exit status: 128+N for
@@ -73,6 +85,11 @@ pub trait Inside: Debug {
         Ok(None)
     }
 
+    /// What carries connections into it, where that is not the network; asked for only where nobody answers there.
+    fn carrier(&self) -> Option<Box<dyn Carrier>> {
+        None
+    }
+
     /// What only its own kernel tables tell of what it uses.
     ///
     /// # Errors
@@ -85,6 +102,15 @@ pub trait Inside: Debug {
     /// Says why that cannot be.
     fn limit_processes(&self, most: u64) -> std::result::Result<(), String>;
 
+    /// Does its part of a limit that was changed outside, and says why where it has not.
+    ///
+    /// # Errors
+    /// Says why that cannot be.
+    fn adapt(&self, limit: &Limit) -> std::result::Result<(), String> {
+        let _ = limit;
+        Ok(())
+    }
+
     /// Has its files on the host be as it sees them: what its kernel holds back is written.
     ///
     /// # Errors
@@ -96,6 +122,15 @@ pub trait Inside: Debug {
     /// # Errors
     /// Where it does not answer.
     fn wake(&self) -> Result<()>;
+}
+
+/// Carries connections into a running sandbox.
+pub trait Carrier: Debug {
+    /// A socket that leads to a port of the sandbox.
+    ///
+    /// # Errors
+    /// Where no socket can be made. One that leads nowhere is reset.
+    fn carry(&self, kind: Passage, port: u16) -> io::Result<Carried>;
 }
 
 /// What a sandbox is at.

@@ -3,6 +3,8 @@
 //! `unsafe` for the one call that the crate does not wrap.
 #![allow(unsafe_code)]
 
+mod limit;
+
 use std::ffi::CString;
 use std::fmt::Display;
 use std::net::Ipv4Addr;
@@ -10,7 +12,7 @@ use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use virt::connect::Connect;
-use virt::domain::{Domain, DomainState as State, MemoryParameters, SchedBandwidth, SchedulerInfo};
+use virt::domain::{Domain, DomainState as State};
 use virt::error::{Error as VirtError, ErrorNumber};
 use virt::network::Network;
 
@@ -213,33 +215,10 @@ impl Hypervisor for Libvirt {
         }
     }
 
-    fn limit(&self, name: &str, limit: Limit) -> Result<()> {
+    fn limit(&self, name: &str, limit: &Limit) -> Result<()> {
         let domain = self.must_find(name)?;
-        let live = virt::sys::VIR_DOMAIN_AFFECT_LIVE;
-        let schedule = |info: SchedulerInfo| domain.set_scheduler_parameters_flags(&info, live);
-        let limited = match limit {
-            Limit::Memory(kib) => {
-                let parameters = MemoryParameters {
-                    hard_limit: Some(kib),
-                    ..MemoryParameters::default()
-                };
-                domain.set_memory_parameters(parameters, live)
-            }
-            Limit::CpuShares(shares) => schedule(SchedulerInfo {
-                cpu_shares: Some(shares),
-                ..SchedulerInfo::default()
-            }),
-            Limit::CpuQuota { quota, period } => schedule(SchedulerInfo {
-                vcpu_bw: SchedBandwidth {
-                    period: Some(period),
-                    // Negative: no limit.
-                    quota: Some(quota.map_or(-1, u64::cast_signed)),
-                },
-                ..SchedulerInfo::default()
-            }),
-            Limit::IoWeight(weight) => set_io_weight(&domain, weight),
-        };
-        limited.map_err(|error| failed(format_args!("changing a limit of '{name}'"), &error))
+        limit::apply(&domain, limit)
+            .map_err(|error| failed(format_args!("changing a limit of '{name}'"), &error))
     }
 
     fn usage(&self, name: &str) -> Result<Usage> {
@@ -354,34 +333,6 @@ fn resident(stats: &[virt::domain::MemoryStat]) -> Option<u64> {
     let mut stats = stats.iter();
     let found = stats.find(|stat| stat.tag == virt::sys::VIR_DOMAIN_MEMORY_STAT_RSS);
     found.map(|stat| stat.val)
-}
-
-fn set_io_weight(domain: &Domain, weight: u32) -> std::result::Result<(), VirtError> {
-    let mut parameter = virt::sys::virTypedParameter {
-        type_: virt::sys::VIR_TYPED_PARAM_UINT as i32,
-        value: virt::sys::_virTypedParameterValue { ui: weight },
-        field: [0; 80],
-    };
-    for (to, from) in parameter
-        .field
-        .iter_mut()
-        .zip(virt::sys::VIR_DOMAIN_BLKIO_WEIGHT.to_bytes())
-    {
-        *to = from.cast_signed();
-    }
-    // SAFETY: the domain lives as long as `domain`, and one parameter whose name ends with a zero is handed in.
-    let result = unsafe {
-        virt::sys::virDomainSetBlkioParameters(
-            domain.as_ptr(),
-            &raw mut parameter,
-            1,
-            virt::sys::VIR_DOMAIN_AFFECT_LIVE,
-        )
-    };
-    if result < 0 {
-        return Err(VirtError::last_error());
-    }
-    Ok(())
 }
 
 /// The major version of the libvirt that is linked; its daemon is of the same package.

@@ -1,5 +1,5 @@
 //! What is asked of a hypervisor. The trait is small so that everything above can be tried with a
-//! fake; `libvirt` is the only implementation and the only file that speaks to libvirt.
+//! fake; `libvirt` is the only implementation and the only module that speaks to libvirt.
 
 pub mod libvirt;
 mod words;
@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::os::fd::BorrowedFd;
 
+use crate::config::resources::IdSet;
 use crate::error::Result;
 
 /// A connection to a hypervisor.
@@ -71,7 +72,7 @@ pub trait Hypervisor {
     ///
     /// # Errors
     /// Where it does not run, or the kernel does not take the limit.
-    fn limit(&self, name: &str, limit: Limit) -> Result<()>;
+    fn limit(&self, name: &str, limit: &Limit) -> Result<()>;
 
     /// What a running domain has used.
     ///
@@ -147,10 +148,16 @@ fn address_of(range: &RangeInclusive<Ipv4Addr>, uuid: &uuid::Uuid) -> Option<Ipv
 }
 
 /// A limit that can be changed while a domain runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Limit {
     /// Most memory, in KiB.
     Memory(u64),
+    /// What a guest has of the memory it was started with, in KiB. It has to give the rest back itself.
+    Balloon(u64),
+    /// CPUs of a guest, up to those it was started for.
+    VirtualCpus(u32),
+    /// CPUs of the host that all of it runs on.
+    Pinning(IdSet),
     /// Weight of its CPU time.
     CpuShares(u64),
     /// CPU time in a period, both in microseconds; no limit where there is none.

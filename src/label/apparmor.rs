@@ -14,6 +14,9 @@ use crate::domain::template::Template;
 use crate::error::{Error, Result};
 use crate::sys::command;
 
+/// What the kernel says of a process that has no profile.
+pub(super) const UNCONFINED: &str = "unconfined";
+
 /// The name of the profile of domain `uuid`.
 #[must_use]
 pub fn profile_name(uuid: &Uuid) -> String {

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use self::selinux::{Context, Kind, Labels};
 use crate::config::security::Label;
 use crate::config::{FileType, SandboxName, Security};
+use crate::domain::template::{self, Template};
 use crate::domain::{LabelKind, SecLabel, SecModel};
 use crate::error::{Error, Result};
 
@@ -84,7 +85,11 @@ pub fn give(
 ) -> Result<Given> {
     let domain = match (asked, model, sandbox.kind) {
         (_, Some(SecModel::SeLinux), _) => return give_context(asked, sandbox),
-        (None, Some(model @ SecModel::AppArmor), Kind::Container) => {
+        (
+            None | Some(Security::Dynamic { label: None }),
+            Some(model @ SecModel::AppArmor),
+            Kind::Container,
+        ) => {
             let (name, uuid) = (sandbox.name, &sandbox.uuid);
             apparmor::load(&apparmor::profile(name, uuid, Some(sandbox.templates))?)?;
             let label = apparmor::profile_name(uuid)
@@ -123,7 +128,9 @@ fn give_context(asked: Option<&Security>, sandbox: &Sandbox<'_>) -> Result<Given
             types.process.level().to_owned()
         }
         Some(Security::Inherit) => {
-            types.process = parsed(&own_label()?)?;
+            let own = own_label()?;
+            let own = own.trim_end_matches(['\0', '\n']).parse();
+            types.process = own.map_err(Error::step("reading the label of this process"))?;
             types.process.level().to_owned()
         }
     };
@@ -142,16 +149,10 @@ fn give_context(asked: Option<&Security>, sandbox: &Sandbox<'_>) -> Result<Given
     })
 }
 
-/// The label of this process.
-fn own_label() -> Result<Label> {
+/// The label of this process as the kernel tells it.
+fn own_label() -> Result<String> {
     let path = Path::new("/proc/self/attr/current");
-    let text = fs::read_to_string(path).map_err(Error::io("reading", path))?;
-    // A context ends with a zero; the name of a profile is followed by its mode.
-    let label = text.trim_end_matches(['\0', '\n']);
-    let label = label.split(" (").next().unwrap_or(label);
-    label
-        .parse()
-        .map_err(Error::step("reading the label of this process"))
+    fs::read_to_string(path).map_err(Error::io("reading", path))
 }
 
 /// What libvirt is told. Where the host has no security module, what would be its choice, or that of this process, is
@@ -184,11 +185,38 @@ pub fn resolve(asked: Option<&Security>, model: Option<SecModel>) -> Result<Opti
         Security::Static { label } => LabelKind::Static {
             label: label.clone(),
         },
-        Security::Inherit => LabelKind::Static {
-            label: own_label()?,
-        },
+        Security::Inherit => inherited(&own_label()?, model)?,
     };
-    Ok(Some(SecLabel { model, kind }))
+    match (model, &kind) {
+        (
+            SecModel::AppArmor,
+            LabelKind::Static { label } | LabelKind::Dynamic { base: Some(label) },
+        ) => {
+            // libvirt changes to the profile of that name alone, whatever the label says.
+            Err(Error::refused(format!(
+                "the label '{}' cannot be given: with AppArmor libvirt runs each domain in a profile of its own; what that \
+                 allows a container is in '{}'",
+                label.as_str(),
+                Template::ContainerProfile
+                    .path(Path::new(template::OVERRIDES))
+                    .display()
+            )))
+        }
+        (SecModel::AppArmor | SecModel::SeLinux, _) => Ok(Some(SecLabel { model, kind })),
+    }
+}
+
+/// The label of this process as the kernel tells it.
+fn inherited(current: &str, model: SecModel) -> Result<LabelKind> {
+    // A context ends with a zero; the name of a profile is followed by its mode.
+    let label = current.trim_end_matches(['\0', '\n']);
+    let label = label.split(" (").next().unwrap_or(label);
+    if model == SecModel::AppArmor && label == apparmor::UNCONFINED {
+        return Ok(LabelKind::Unconfined);
+    }
+    let label = label.parse();
+    let label = label.map_err(Error::step("reading the label of this process"))?;
+    Ok(LabelKind::Static { label })
 }
 
 #[cfg(test)]
@@ -225,6 +253,40 @@ mod tests {
         );
         assert_eq!(label("dynamic").kind, LabelKind::Dynamic { base: None });
         assert_eq!(resolve(None, Some(model)).unwrap(), None);
+    }
+
+    #[test]
+    fn of_apparmor_there_is_one_profile_for_each() {
+        let model = SecModel::AppArmor;
+        for text in ["static,label=mine", "dynamic,label=mine"] {
+            let message = resolve(Some(&asked(text)), Some(model))
+                .unwrap_err()
+                .to_string();
+            assert!(message.contains("a profile of its own"), "{message}");
+        }
+        let dynamic = resolve(Some(&asked("dynamic")), Some(model))
+            .unwrap()
+            .unwrap();
+        assert_eq!(dynamic.kind, LabelKind::Dynamic { base: None });
+    }
+
+    #[test]
+    fn the_label_of_this_process_is_inherited() {
+        let label = |text: &str| LabelKind::Static {
+            label: text.parse().unwrap(),
+        };
+        assert_eq!(
+            inherited("a:b:c:s0\0", SecModel::SeLinux).unwrap(),
+            label("a:b:c:s0")
+        );
+        assert_eq!(
+            inherited("unconfined\n", SecModel::AppArmor).unwrap(),
+            LabelKind::Unconfined
+        );
+        assert_eq!(
+            inherited("/usr/bin/man (enforce)\n", SecModel::AppArmor).unwrap(),
+            label("/usr/bin/man")
+        );
     }
 
     #[test]

@@ -106,6 +106,8 @@ pub fn plan(
         serial: serial.clone(),
         shares,
         ends_itself: driver == Driver::QemuEmbedded,
+        most_cpus: 1,
+        has_balloon: false,
     };
     qemu::check(&domain, &machine, driver.authority())?;
     if driver == Driver::QemuEmbedded {

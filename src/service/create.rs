@@ -92,7 +92,12 @@ impl Sandboxes {
             .to_string();
         let (workload, service) = found(root, &request.workload, &request.packages, &hostname)?;
         let keeper = Keeper::of(&self.connection)?;
-        preflight::check(root, &service, keeper.container())?;
+        preflight::check(
+            root,
+            &service,
+            keeper.container(),
+            &request.confinement.capabilities,
+        )?;
         let uuid = uuid::Uuid::new_v4();
         let mut networks = request.networks.clone();
         for (index, network) in networks.iter_mut().enumerate() {

@@ -26,8 +26,7 @@ impl Sandboxes {
         let _ = std::fs::remove_file(&unit);
         self.reload_host();
         if host::runs_systemd() {
-            // One that has failed would stay in systemd's list without a file; that it has not is no matter.
-            let _ = program::capture("systemctl", ["reset-failed", "--", &name.unit()]);
+            reset_failed(&name.unit());
         }
     }
 
@@ -39,6 +38,7 @@ impl Sandboxes {
         }
         if host::runs_systemd() {
             self.systemctl(&["disable", "--quiet", "--now", &name.socket()]);
+            reset_failed(&name.socket());
         }
         let _ = std::fs::remove_file(&socket);
     }
@@ -151,6 +151,12 @@ impl Sandboxes {
         };
         Template::HostUnit.render(&view, Some(&self.store.templates))
     }
+}
+
+/// Has the host's systemd forget that a unit has failed, which would stay in its list without a file.
+fn reset_failed(unit: &str) {
+    // That it has not failed is no matter.
+    let _ = program::capture("systemctl", ["reset-failed", "--", unit]);
 }
 
 /// Whether a sandbox has to wait for the host's network to be configured: it is plugged into it, or answers on one address of the host.

@@ -34,6 +34,9 @@ pub(super) const POWER_OFF: [&str; 5] = [
 /// How long libvirt may take to start a sandbox anew that reboots.
 const REBOOT: Duration = Duration::from_secs(3);
 
+/// How long a sandbox may take to mount the image of its tree.
+const MOUNTING: Duration = Duration::from_secs(30);
+
 /// Between two looks at the units.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -103,6 +106,28 @@ impl Sandboxes {
         }
     }
 
+    /// Starts a sandbox, whose lock has to be held, without waiting for its units.
+    ///
+    /// # Errors
+    /// Where a port that it publishes is taken, or it does not start.
+    pub(super) fn start_unwatched(&self, config: &SandboxConfig) -> Result<()> {
+        let ports = self.open_ports(config, &[])?;
+        let device = self.device(config)?;
+        let inside = self.boot(config, device.as_ref(), &self.hypervisor(config)?)?;
+        if let Some(device) = device {
+            let begin = Instant::now();
+            while inside.is_alive() && begin.elapsed() < MOUNTING {
+                if inside.answers() && look(&*inside, config.units()).is_some() {
+                    break;
+                }
+                sleep(LOOK);
+            }
+            self.render(config, &self.hypervisor(config)?)?;
+            device.leave();
+        }
+        self.leave_ports(&config.name, &ports)
+    }
+
     /// As [`start`](Self::start), but a sandbox that runs already is taken over: who kept it before may have been killed. Gives
     /// its ports, for [`wait`](Self::wait) to serve; those of `sockets` are open already.
     ///
@@ -142,6 +167,7 @@ impl Sandboxes {
             }
         }
         cgroup::remove(name);
+        self.forget_failure(name)?;
         self.render_with(config, device.map(Device::path), None, hypervisor)?;
         hypervisor.start(name.as_str())?;
         let inside = self.inside(config, hypervisor)?;
@@ -275,10 +301,11 @@ impl Sandboxes {
         let state = self.hypervisor(config)?.state(name)?;
         let is_frozen = matches!(state, DomainState::Paused { .. });
         if let Some(inside) = self.inside_of(config, state)?.filter(|_| !is_frozen) {
-            let asked = inside.capture(&POWER_OFF);
             let begin = Instant::now();
-            if asked.is_ok_and(|asked| asked.success) {
-                while inside.is_alive() && begin.elapsed() < Duration::from_secs(STOP_SECONDS) {
+            let limit = Duration::from_secs(STOP_SECONDS);
+            let asked = inside.capture_within(&POWER_OFF, limit);
+            if asked.is_ok_and(|asked| asked.is_some_and(|asked| asked.success)) {
+                while inside.is_alive() && begin.elapsed() < limit {
                     sleep(LOOK / 2);
                 }
                 if inside.is_alive() {

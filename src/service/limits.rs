@@ -1,10 +1,13 @@
 //! Limits of a sandbox, changed in its configuration, and at once where it runs and they can be.
 
+use std::fs;
+
 use crate::config::{Change, SandboxConfig, SandboxName};
 use crate::driver::{Inside, Keeper};
 use crate::error::{Error, Result};
 use crate::hypervisor::Hypervisor;
 use crate::service::sandboxes::Sandboxes;
+use crate::sys::atomic;
 
 impl Sandboxes {
     /// Changes limits of a sandbox. Gives those that a running one has only from its next start on, with the reason.
@@ -23,7 +26,11 @@ impl Sandboxes {
         keeper.check(&config)?;
         let differing = before.differing(&config.resources);
         let hypervisor = self.hypervisor(&config)?;
-        config.save(&self.store.config(name))?;
+        let path = self.store.config(name);
+        let text = fs::read_to_string(&path).map_err(Error::io("reading", &path))?;
+        let written = config.resources.written_into(&text, &differing);
+        let text = written.map_err(|error| Error::refused(error.to_string()))?;
+        atomic::write(&path, text.as_bytes(), 0o600)?;
         let Some(inside) = self.inside(&config, &hypervisor)? else {
             return Ok(vec![]);
         };
@@ -68,6 +75,7 @@ fn apply(
             _ => Err("it cannot be changed while the sandbox runs".to_owned()),
         };
     };
-    let limited = hypervisor.limit(config.name.as_str(), limit);
-    limited.map_err(|error| error.to_string())
+    let limited = hypervisor.limit(config.name.as_str(), &limit);
+    limited.map_err(|error| error.to_string())?;
+    inside.adapt(&limit)
 }

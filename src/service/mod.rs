@@ -14,6 +14,7 @@ mod connections;
 pub mod create;
 pub mod discover;
 mod edit;
+mod ended;
 pub mod export;
 mod failure;
 mod frozen;
@@ -50,6 +51,7 @@ pub mod unit;
 pub mod upgrade;
 
 pub use create::{Plan, Request};
+pub use ended::Failure;
 pub use ports::Ports;
 pub use sandboxes::Sandboxes;
 pub use summary::Summary;

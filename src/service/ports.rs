@@ -56,6 +56,9 @@ impl Ports {
                 Err(_) => sleep(Duration::from_millis(20)),
             }
         };
+        let way = inside
+            .carrier()
+            .map(|carrier| move |kind, port| carrier.carry(kind, port));
         let place = Place {
             namespace,
             addresses: &|| {
@@ -66,6 +69,7 @@ impl Ports {
                     .collect()
             },
             is_there: &|| inside.is_alive(),
+            way: way.as_ref().map(|way| way as forward::Way<'_>),
         };
         forward::serve(&self.ports, &place, self.idle, stop)
     }

@@ -3,25 +3,13 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use crate::config::Capabilities;
 use crate::error::{Error, Result};
 use crate::service::discover::Service;
-use crate::service::unit::UnitName;
+use crate::service::unit::capability::CapabilitySet;
 use crate::service::unit::condition::{Check, Condition, Virtualization, World, unmet};
 use crate::service::unit::special::Role;
-
-/// Capabilities of the kernel that libvirt and we take from a container, in the words of `capabilities(7)`.
-const WITHHELD: [&str; 10] = [
-    "CAP_SYS_MODULE",
-    "CAP_SYS_TIME",
-    "CAP_MKNOD",
-    "CAP_AUDIT_CONTROL",
-    "CAP_MAC_ADMIN",
-    "CAP_MAC_OVERRIDE",
-    "CAP_SYS_RAWIO",
-    "CAP_SYSLOG",
-    "CAP_WAKE_ALARM",
-    "CAP_BLOCK_SUSPEND",
-];
+use crate::service::unit::{UnitFacts, UnitName};
 
 /// Devices that libvirt gives every container.
 const DEVICES: [&str; 9] = [
@@ -36,12 +24,24 @@ const DEVICES: [&str; 9] = [
     "/dev/fuse",
 ];
 
-/// Refuses a unit that was asked for and would silently not start in what systemd takes for a `container`, or in a virtual machine
-/// where there is none.
+/// Refuses a unit that was asked for and would silently not start in what systemd takes for a `container`, with these
+/// `capabilities`, or in a virtual machine where there is none.
 ///
 /// # Errors
-/// Names the unit and the condition.
-pub fn check(root: &Path, service: &Service, container: Option<&str>) -> Result<()> {
+/// Names the unit and the condition or the capability.
+pub fn check(
+    root: &Path,
+    service: &Service,
+    container: Option<&str>,
+    capabilities: &Capabilities,
+) -> Result<()> {
+    let withheld: BTreeSet<String> = match container {
+        Some(_) => (capabilities.dropped().iter())
+            .map(|name| format!("CAP_{name}"))
+            .collect(),
+        // A kernel of its own.
+        None => BTreeSet::new(),
+    };
     let modules = loaded_modules();
     let world = World {
         root,
@@ -98,26 +98,55 @@ pub fn check(root: &Path, service: &Service, container: Option<&str>) -> Result<
         if let Some(condition) = failed {
             return Err(refusal(unit, condition));
         }
-        let needed = conditions.iter().filter(|condition| !condition.negated);
-        let withheld = needed
-            .filter_map(|condition| match &condition.check {
-                Check::Capability(name) => Some(name),
-                Check::PathExists(_)
-                | Check::PathIsDirectory(_)
-                | Check::FileNotEmpty(_)
-                | Check::DirectoryNotEmpty(_)
-                | Check::Virtualization(_)
-                | Check::KernelModuleLoaded(_)
-                | Check::Other { .. } => None,
-            })
-            .find(|name| {
-                WITHHELD
-                    .iter()
-                    .any(|withheld| withheld.eq_ignore_ascii_case(name))
-            });
-        if let Some(capability) = withheld.filter(|_| container.is_some()) {
+        check_capabilities(unit, &loaded.1, &withheld)?;
+    }
+    Ok(())
+}
+
+/// Refuses a unit that does not start without a capability that is `withheld` from everybody in the sandbox.
+fn check_capabilities(
+    unit: &UnitName,
+    facts: &UnitFacts,
+    withheld: &BTreeSet<String>,
+) -> Result<()> {
+    let needed = facts
+        .conditions
+        .iter()
+        .filter(|condition| !condition.negated);
+    let conditions = needed.filter_map(|condition| match &condition.check {
+        Check::Capability(name) => withheld.get(&name.to_ascii_uppercase()),
+        Check::PathExists(_)
+        | Check::PathIsDirectory(_)
+        | Check::FileNotEmpty(_)
+        | Check::DirectoryNotEmpty(_)
+        | Check::Virtualization(_)
+        | Check::KernelModuleLoaded(_)
+        | Check::Other { .. } => None,
+    });
+    let conditions: Vec<&str> = conditions.map(String::as_str).collect();
+    let withheld = || withheld.iter().map(String::as_str);
+    // systemd gives up where it cannot raise one (EXIT_CAPABILITIES, systemd.exec(5)); one of the bounding set alone is only
+    // missing.
+    let ambient = facts.ambient_capabilities.among(withheld());
+    if let Some(bounding) = &facts.bounding_set {
+        let missing = match bounding {
+            CapabilitySet::Only(_) => bounding.among(withheld()),
+            CapabilitySet::AllBut(_) => vec![],
+        };
+        if !missing.is_empty() {
+            log::debug!("'{unit}' will be without {}", missing.join(" "));
+        }
+    }
+    for (key, missing) in [
+        ("ConditionCapability=", conditions),
+        ("AmbientCapabilities=", ambient),
+    ] {
+        if let Some(first) = missing.first() {
+            let names = missing.join(" ");
+            let option = first.trim_start_matches("CAP_").to_ascii_lowercase();
             return Err(Error::refused(format!(
-                "'{unit}' would not start in a sandbox: it needs {capability}, with which it would change the host itself"
+                "'{unit}' would not start in a sandbox: its {key} asks for {names}, with which it would change the host itself; \
+                 a drop-in for the unit can do without, and '--cap-add {option}' lets the sandbox have it"
             )));
         }
     }

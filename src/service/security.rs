@@ -40,8 +40,10 @@ pub struct Facts {
     pub unfiltered: usize,
     /// Whether CPU time is limited.
     pub cpu_limited: bool,
-    /// Most processes.
-    pub pids: u64,
+    /// Whether memory is.
+    pub memory_limited: bool,
+    /// Most processes, where there is a limit.
+    pub pids: Option<u64>,
 }
 
 /// How system calls are filtered.
@@ -84,9 +86,12 @@ pub struct Report {
     pub checks: Vec<Check>,
 }
 
+/// What the kernel asks for where it has no other name (capabilities(7)).
+const ALMIGHTY: &str = "SYS_ADMIN";
+
 /// Capabilities with which root of the host's user namespace gets at the host.
 const MIGHTY: [&str; 8] = [
-    "SYS_ADMIN",
+    ALMIGHTY,
     "SYS_MODULE",
     "SYS_RAWIO",
     "SYS_PTRACE",
@@ -96,71 +101,112 @@ const MIGHTY: [&str; 8] = [
     "BPF",
 ];
 
-/// Judges facts.
-#[must_use]
-pub fn judge(facts: &Facts) -> Vec<Check> {
-    let check = |name, weight, badness, state: &str, advice: Option<&str>| Check {
+fn check(
+    name: &'static str,
+    weight: u32,
+    badness: u32,
+    state: &str,
+    advice: Option<&str>,
+) -> Check {
+    Check {
         name,
         state: state.to_owned(),
         weight,
         badness,
         advice: advice.filter(|_| badness > 0).map(ToOwned::to_owned),
+    }
+}
+
+/// Checks that are of containers alone, and how much they count.
+const OF_CONTAINERS: [(&str, u32); 4] = [
+    ("root", 500),
+    ("system-calls", 300),
+    ("capabilities", 300),
+    ("mounts", 300),
+];
+
+/// What of the host's kernel holds a container back. The checks build on each other: a root that is the host's is held back by
+/// its capabilities and the filter alone.
+fn of_container(facts: &Facts) -> Vec<Check> {
+    let [root, calls, capabilities, mounts] = OF_CONTAINERS;
+    let (reach, badness) = match facts.filter {
+        Filter::Usual => ("the host's, by the system calls of services", 3),
+        Filter::Profile => ("the host's, by the system calls of a profile", 4),
+        Filter::Off => ("the host's, by all its system calls", 10),
     };
-    let mut checks = vec![match facts.machine {
-        true => check("kernel", 300, 0, "its own, in a virtual machine", None),
+    let advice = "make it in a virtual machine (create --connect)";
+    let mut checks = vec![check("kernel", 300, badness, reach, Some(advice))];
+    checks.push(match facts.own_ids {
+        true => check(root.0, root.1, 0, "an ordinary user of the host", None),
         false => {
-            let advice = "make it in a virtual machine (create --connect)";
-            check("kernel", 300, 4, "the host's", Some(advice))
+            let advice =
+                "let it have ids of its own (idmap = \"auto\"), on a kernel with user namespaces";
+            let state = "the host's root, held back by what follows";
+            check(root.0, root.1, 10, state, Some(advice))
         }
-    }];
+    });
+    let (badness, state, advice) = match facts.filter {
+        Filter::Usual => (0, "those of administrators are refused", None),
+        Filter::Profile => (
+            2,
+            "as a profile says",
+            Some("use --seccomp default, which is known"),
+        ),
+        Filter::Off => (
+            10,
+            "all are made",
+            Some("filter them (seccomp = \"default\")"),
+        ),
+    };
+    checks.push(check(calls.0, calls.1, badness, state, advice));
+    let held: Vec<&str> = (MIGHTY.into_iter())
+        .filter(|name| !facts.dropped.contains(*name))
+        .collect();
+    let badness: u32 = match facts.own_ids {
+        // They are about what is in its namespaces.
+        true => 0,
+        false => (held.iter())
+            .map(|name| if *name == ALMIGHTY { 6 } else { 2 })
+            .sum(),
+    };
+    let state = match held.as_slice() {
+        [] => "none that reaches the host".to_owned(),
+        held => format!("has {}", held.join(" ")),
+    };
+    let advice = "drop what the service does not need (--cap-drop)";
+    let (name, weight) = capabilities;
+    checks.push(check(name, weight, badness.min(10), &state, Some(advice)));
+    let (name, weight) = mounts;
+    checks.push(match (facts.own_ids, held.contains(&ALMIGHTY)) {
+        (true, _) => check(name, weight, 0, "locked", None),
+        (false, false) => check(name, weight, 0, "it may change none", None),
+        (false, true) => {
+            let advice = "let it have ids of its own, or drop sys_admin";
+            let state = "it may mount settings and groups of the host's kernel";
+            check(name, weight, 8, state, Some(advice))
+        }
+    });
+    checks
+}
+
+/// Judges facts.
+#[must_use]
+pub fn judge(facts: &Facts) -> Vec<Check> {
+    let mut checks = match facts.machine {
+        true => vec![check(
+            "kernel",
+            300,
+            0,
+            "its own, in a virtual machine",
+            None,
+        )],
+        false => of_container(facts),
+    };
     if facts.machine {
         // Of the same weight, so that the means of both can be compared.
-        for (name, weight) in [("root", 500), ("system-calls", 300), ("capabilities", 200)] {
+        for (name, weight) in OF_CONTAINERS {
             checks.push(check(name, weight, 0, "its kernel's alone", None));
         }
-    } else {
-        checks.push(match facts.own_ids {
-            true => check("root", 500, 0, "an ordinary user of the host, mounts locked", None),
-            false => {
-                let advice = "let it have ids of its own (idmap = \"auto\"), on a kernel with user namespaces";
-                check("root", 500, 10, "the host's root, held back by what follows", Some(advice))
-            }
-        });
-        checks.push(match facts.filter {
-            Filter::Usual => check(
-                "system-calls",
-                300,
-                0,
-                "those of administrators are refused",
-                None,
-            ),
-            Filter::Profile => check(
-                "system-calls",
-                300,
-                2,
-                "as a profile says",
-                Some("use --seccomp default, which is known"),
-            ),
-            Filter::Off => check(
-                "system-calls",
-                300,
-                10,
-                "all are made",
-                Some("filter them (seccomp = \"default\")"),
-            ),
-        });
-        let held: Vec<&str> = (MIGHTY.into_iter())
-            .filter(|name| !facts.dropped.contains(*name))
-            .collect();
-        // In a user namespace of its own they are about what is in it.
-        let each = if facts.own_ids { 0 } else { 2 };
-        let badness = (each * u32::try_from(held.len()).unwrap_or(u32::MAX)).min(10);
-        let state = match held.as_slice() {
-            [] => "none that reaches the host".to_owned(),
-            held => format!("has {}", held.join(" ")),
-        };
-        let advice = "drop what the service does not need (--cap-drop)";
-        checks.push(check("capabilities", 200, badness, &state, Some(advice)));
     }
     checks.push(match &facts.label {
         Some(label) => check(
@@ -197,40 +243,56 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
         (nics, open) => (5, format!("{nics}, {open} without a filter")),
     };
     let advice = "do without one (-N none), or filter it (-N …,filter=clean-traffic)";
-    checks.push(check("network", 150, badness, &state, Some(advice)));
-    let is_many = facts.pids > 4096;
-    let (badness, state) = match (facts.cpu_limited, is_many) {
-        (true, false) => (0, format!("memory, CPU time, {} processes", facts.pids)),
-        (true, true) => (
-            2,
-            format!("memory, CPU time, {} processes are many", facts.pids),
-        ),
-        (false, _) => (
-            4,
-            format!("memory, {} processes; no limit of CPU time", facts.pids),
-        ),
+    checks.push(check("network", 100, badness, &state, Some(advice)));
+    let mut state = Vec::new();
+    let mut badness = 0;
+    for (is_limited, what, bad) in [
+        (facts.memory_limited, "memory", 4),
+        (facts.cpu_limited, "CPU time", 2),
+    ] {
+        if !is_limited {
+            badness += bad;
+        }
+        state.push(format!(
+            "{}{what}",
+            if is_limited { "" } else { "no limit of " }
+        ));
+    }
+    state.push(match facts.pids {
+        Some(pids) => format!("{pids} processes"),
+        None => "no limit of processes".to_owned(),
+    });
+    badness += match facts.pids {
+        Some(..=4096) => 0,
+        Some(_) => 2,
+        None => 4,
     };
+    let state = state.join(", ");
     let advice = "limit what it may use (set cpus=1 pids=1024)";
     checks.push(check("limits", 100, badness, &state, Some(advice)));
     checks
 }
 
-/// The mean of how bad all is, by weight, and a word for it.
+/// How much of an exposure, from 0 to 10, a check makes.
+#[must_use]
+pub fn share(check: &Check, all: &[Check]) -> f64 {
+    let weight: u32 = all.iter().map(|check| check.weight).sum();
+    f64::from(check.weight * check.badness) / f64::from(weight.max(1))
+}
+
+/// The mean of how bad all is, by weight, and the word that `systemd-analyze security` has for it.
 #[must_use]
 pub fn exposure(checks: &[Check]) -> (f64, &'static str) {
-    let weight: u32 = checks.iter().map(|check| check.weight).sum();
-    let bad: u32 = checks
-        .iter()
-        .map(|check| check.weight * check.badness)
-        .sum();
-    let exposure = f64::from(bad) / f64::from(weight.max(1));
+    let exposure: f64 = checks.iter().map(|check| share(check, checks)).sum();
     let exposure = (exposure * 10.0).round() / 10.0;
     let level = match exposure {
-        ..2.0 => "safe",
-        ..4.0 => "ok",
-        ..6.0 => "medium",
-        ..8.0 => "exposed",
-        _ => "unsafe",
+        ..0.1 => "PERFECT",
+        ..1.0 => "SAFE",
+        ..5.0 => "OK",
+        ..7.5 => "MEDIUM",
+        ..9.0 => "EXPOSED",
+        ..10.0 => "UNSAFE",
+        _ => "DANGEROUS",
     };
     (exposure, level)
 }
@@ -293,7 +355,9 @@ impl Facts {
                 .filter(|network| network.filter.is_none())
                 .count(),
             cpu_limited: config.resources.cpus.is_some() || config.resources.cpu_quota.is_some(),
-            pids: config.resources.pids(),
+            // Always: what says nothing of it has a limit all the same.
+            memory_limited: true,
+            pids: Some(config.resources.pids()),
         }
     }
 }
@@ -342,24 +406,69 @@ mod tests {
 
     #[test]
     fn what_protects_counts() {
-        let usual = of(|_| {}, false);
-        assert_eq!(usual.1, "safe");
-        assert!(of(|_| {}, true).0 < usual.0);
-        let open = of(
-            |config| {
-                config.idmap = Idmap::No;
-                config.seccomp = Seccomp::Off;
-                config.mounts = vec!["host-bind:/a=/srv".parse().unwrap()];
-                config.networks = vec!["dhcp".parse().unwrap()];
-            },
-            false,
+        let idmap = |config: &mut SandboxConfig| config.idmap = Idmap::No;
+        let open = |config: &mut SandboxConfig| {
+            config.idmap = Idmap::No;
+            config.seccomp = Seccomp::Off;
+        };
+        let wide_open = |config: &mut SandboxConfig| {
+            open(config);
+            config.capabilities.add = vec![crate::config::Capability::All];
+            config.mounts = ["/a=/srv", "/b=/etc", "/c=/home"]
+                .map(|mount| format!("host-bind:{mount}").parse().unwrap())
+                .to_vec();
+            config.networks = vec!["dhcp".parse().unwrap()];
+        };
+        let all = [
+            of(|_| {}, true),
+            of(|_| {}, false),
+            of(|config| config.seccomp = Seccomp::Off, false),
+            of(idmap, false),
+            of(open, false),
+            of(wide_open, false),
+        ];
+        let levels = all.map(|(_, level)| level);
+        assert_eq!(
+            levels,
+            ["SAFE", "OK", "OK", "MEDIUM", "EXPOSED", "UNSAFE"],
+            "{all:?}"
         );
-        assert_eq!(open.1, "exposed");
-        let better = of(|config| config.idmap = Idmap::No, false);
-        assert!(
-            usual.0 < better.0 && better.0 < open.0,
-            "{usual:?} {better:?} {open:?}"
-        );
+        assert!(all.is_sorted_by(|a, b| a.0 < b.0), "{all:?}");
+    }
+
+    /// As `podman inspect` and `/proc/PID/status` tell of a container that was given no options.
+    #[test]
+    fn a_container_of_podmans_can_be_compared() {
+        const HELD: [&str; 11] = [
+            "CHOWN",
+            "DAC_OVERRIDE",
+            "FOWNER",
+            "FSETID",
+            "KILL",
+            "NET_BIND_SERVICE",
+            "SETFCAP",
+            "SETGID",
+            "SETPCAP",
+            "SETUID",
+            "SYS_CHROOT",
+        ];
+        let dropped = crate::config::capability::NAMES.into_iter();
+        let facts = Facts {
+            machine: false,
+            own_ids: false,
+            filter: Filter::Usual,
+            dropped: (dropped.filter(|name| !HELD.contains(name)))
+                .map(ToOwned::to_owned)
+                .collect(),
+            label: None,
+            writable: vec![],
+            nics: 1,
+            unfiltered: 1,
+            cpu_limited: false,
+            memory_limited: false,
+            pids: Some(2048),
+        };
+        assert_eq!(exposure(&judge(&facts)), (3.5, "OK"));
     }
 
     #[test]

@@ -98,6 +98,12 @@ impl Store {
         self.dir(name).join("started.toml")
     }
 
+    /// Why a sandbox has failed; it is not there where it has not, or was started since.
+    #[must_use]
+    pub fn failure(&self, name: &SandboxName) -> PathBuf {
+        self.dir(name).join("failure")
+    }
+
     /// What an upgrade keeps while it is at work.
     #[must_use]
     pub fn upgrade(&self, name: &SandboxName) -> PathBuf {

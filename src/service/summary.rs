@@ -17,8 +17,11 @@ use crate::service::sandboxes::Sandboxes;
 pub struct Summary {
     /// Its name.
     pub name: SandboxName,
-    /// `running`, `stopped`, `paused`, or `undefined` where libvirt has forgotten it.
+    /// `running`, `stopped`, `paused`, `failed` if it has ended by itself and not well, or `undefined` where libvirt has forgotten it.
     pub state: String,
+    /// Why it has failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
     /// The hypervisor's driver.
     pub driver: String,
     /// The units that run in it.
@@ -79,11 +82,20 @@ impl Sandboxes {
             DomainState::Running { .. } => self.inside_of(&config, state)?,
             DomainState::Paused { .. } | DomainState::Stopped | DomainState::Missing => None,
         };
+        let failure = match state {
+            DomainState::Stopped => self.noted_failure(name),
+            DomainState::Running { .. } | DomainState::Paused { .. } | DomainState::Missing => None,
+        };
         let label = label_of(connections.of(&config)?, name)?;
         Ok(Summary {
             name: name.clone(),
             label,
-            state: state.as_str().to_owned(),
+            state: match failure {
+                Some(_) => "failed",
+                None => state.as_str(),
+            }
+            .to_owned(),
+            failure,
             driver: self.keeper(&config)?.name().to_owned(),
             units: config.units().to_vec(),
             command: config

@@ -3,7 +3,7 @@
 
 use std::io::{self, Read};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::command::Captured;
+use super::pidfd::Process;
+
+/// Most bytes of its standard output that are kept.
+const MOST: u64 = 16 << 20;
 
 /// Most bytes of its standard error that are kept.
 const LONGEST: u64 = 1 << 18;
@@ -18,45 +22,56 @@ const LONGEST: u64 = 1 << 18;
 /// Between two looks whether it has ended.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// How long it may take to end once it is told to, and its standard error to come once it has ended.
+/// How long it may take to end once it is told to, and its output to come once it has ended.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Runs `command` without standard input and output, and keeps the beginning of its standard error. `None` where it did not end in time: then it is ended.
+/// Runs `command` without standard input, and keeps the beginning of what it says. `None` where it did not end in time: then it
+/// is ended.
 ///
 /// # Errors
 /// Where it cannot be started.
 pub fn run(mut command: Command, limit: Duration) -> io::Result<Option<Captured>> {
-    let begin = Instant::now();
     let mut child = command
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
-    let (sender, receiver) = mpsc::channel();
-    if let Some(mut stderr) = child.stderr.take() {
-        // Not waited for: what is left behind by the command may keep it open for ever.
-        thread::spawn(move || {
-            let mut kept = Vec::new();
-            let read = (&mut stderr).take(LONGEST).read_to_end(&mut kept);
-            let _ = sender.send(kept);
-            if read.is_ok() {
-                let _ = io::copy(&mut stderr, &mut io::sink());
-            }
-        });
-    }
-    while begin.elapsed() < limit {
-        if let Some(status) = child.try_wait()? {
-            let said = receiver.recv_timeout(GRACE).unwrap_or_default();
-            return Ok(Some(Captured::from(Output {
-                status,
-                stdout: vec![],
-                stderr: said,
-            })));
+    let stdout = child.stdout.take().map(|stdout| beginning(stdout, MOST));
+    let stderr = child.stderr.take().map(|stderr| beginning(stderr, LONGEST));
+    let (process, begin) = (Process::open(child.id())?, Instant::now());
+    // A signal of ours may end the waiting early.
+    while !process.wait(limit.saturating_sub(begin.elapsed())) {
+        if begin.elapsed() >= limit {
+            end(&mut child);
+            return Ok(None);
         }
-        thread::sleep(LOOK);
     }
-    end(&mut child);
-    Ok(None)
+    let status = child.wait()?;
+    let said = |from: Option<Receiver<Vec<u8>>>| {
+        from.and_then(|from| from.recv_timeout(GRACE).ok())
+            .unwrap_or_default()
+    };
+    Ok(Some(Captured::from(Output {
+        status,
+        stdout: said(stdout),
+        stderr: said(stderr),
+    })))
+}
+
+/// The first `most` bytes of a stream, as soon as they are there or it has ended. The rest is read and forgotten.
+///
+/// Not waited for: what is left behind by a command may keep the stream open for ever.
+fn beginning(mut stream: impl Read + Send + 'static, most: u64) -> Receiver<Vec<u8>> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let mut kept = Vec::new();
+        let read = (&mut stream).take(most).read_to_end(&mut kept);
+        let _ = sender.send(kept);
+        if read.is_ok() {
+            let _ = io::copy(&mut stream, &mut io::sink());
+        }
+    });
+    receiver
 }
 
 /// Ends a process, by force if it has to be. One that the kernel does not end, as it is frozen, is left alone.
@@ -87,10 +102,13 @@ mod tests {
     fn nothing_holds_us_up() {
         let long = Duration::from_secs(60);
         let done = shell("echo out; echo err >&2; exit 3", long).unwrap();
-        assert_eq!((done.success, done.stderr.as_str()), (false, "err"));
+        let said = (done.success, done.stdout.as_str(), done.stderr.as_str());
+        assert_eq!(said, (false, "out\n", "err"));
         // Output without end, and more of it than a pipe takes.
         let done = shell("head -c 3000000 /dev/zero >&2", long).unwrap();
         assert_eq!((done.success, done.stderr.len()), (true, 1 << 18));
+        let done = shell("head -c 30000000 /dev/zero", long).unwrap();
+        assert_eq!((done.success, done.stdout.len()), (true, 16 << 20));
         // A process that is left behind and has the output open.
         let begin = Instant::now();
         assert!(shell("echo err >&2; sleep 30 & exit 0", long).is_some());

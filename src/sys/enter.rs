@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -54,21 +54,12 @@ impl Entrance {
         Ok(Self { program, config })
     }
 
-    /// Runs `command` to its end in the sandbox of process `pid`, as its root, without standard input.
+    /// Runs `command` in the sandbox of process `pid`, as its root, without standard input. One that takes longer than `limit` is
+    /// ended, and gives `None`.
     ///
     /// # Errors
     /// Where the entrance cannot be started.
-    pub fn capture(&self, pid: u32, command: &[&str]) -> io::Result<Captured> {
-        let mut entering = self.entering(pid);
-        entering.arg("--").args(command).stdin(Stdio::null());
-        Ok(entering.output()?.into())
-    }
-
-    /// As [`capture`](Self::capture), but a command that takes longer than `limit` is ended, and gives `None`.
-    ///
-    /// # Errors
-    /// Where the entrance cannot be started.
-    pub fn capture_within(
+    pub fn capture(
         &self,
         pid: u32,
         command: &[&str],

@@ -46,6 +46,16 @@ impl Fresh {
         // Not every filesystem can (open(2), O_TMPFILE).
         let file = match unnamed {
             Ok(file) => Kind::Unnamed(file),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound
+                        | io::ErrorKind::NotADirectory
+                        | io::ErrorKind::PermissionDenied
+                ) =>
+            {
+                return Err(error);
+            }
             Err(_) => Kind::Named(NamedTempFile::new_in(directory)?),
         };
         Ok(Self {
@@ -107,5 +117,8 @@ mod tests {
         begun.keep().unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"whole");
         assert!(Fresh::new(&path).is_err());
+        // Not a word of the name it would have had meanwhile.
+        let error = Fresh::new(&dir.path().join("none/a")).unwrap_err();
+        assert!(!error.to_string().contains("tmp"), "{error}");
     }
 }

@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod greed;
+mod races;
 #[path = "../service/support.rs"]
 #[allow(dead_code)]
 mod support;

@@ -3,6 +3,8 @@
 //! [`a_machine_in_short`] is part of every run; the table is for `make test-vm`, since each boot is emulated where there is no
 //! KVM.
 
+mod more;
+
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -12,6 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use test_harness::libvirtd;
 
+use crate::ports::free_port;
 use crate::support::{
     HostFile, Test, address, eventually, get, in_tree, inside, listed, ok, output, program, run,
     run_with_input, says, send,
@@ -63,6 +66,10 @@ impl Driver {
 struct Cell {
     driver: Driver,
     name: String,
+    /// Of the host, for port 80.
+    port: u16,
+    /// Of the host, for port 8081.
+    inner_port: u16,
 }
 
 impl Cell {
@@ -101,22 +108,35 @@ impl Cell {
 type Row = (&'static str, fn(&Cell));
 
 /// The rows are run in this order with one sandbox, which is stopped at first.
-const VERBS: [Row; 19] = [
+const VERBS: [Row; 32] = [
     ("create", create),
+    ("edit", more::edit),
+    ("enable, disable", more::enable),
     ("start", start),
+    ("published ports", more::published),
     ("list, status, inspect", look),
     ("execute", execute),
     ("execute in a terminal", terminal),
     ("execute, killed", killed),
     ("execute, many at once", many),
+    ("execute, twenty at once", more::twenty),
+    ("execute, its streams", more::streams),
     ("connect", connect),
     ("reload", reload),
     ("logs", logs),
+    ("logs -f, --since", more::follow),
+    ("rotate", more::rotate),
     ("stats", stats),
+    ("top", more::top),
+    ("security", more::security),
     ("set", set),
+    ("set, seen by its kernel", more::set_live),
     ("libvirtd restarted", libvirtd_restarted),
+    ("ports after that", more::published),
+    ("restart", more::restart),
     ("clone, running", clone),
     ("state survives a crash", crash),
+    ("upgrade", more::upgrade),
     ("export, import", archive),
     ("rename", rename),
     ("run, for the host's unit", run_verb),
@@ -135,6 +155,8 @@ fn every_verb_with_every_driver() {
         let cell = Cell {
             driver,
             name: format!("t-v{}", driver.name()),
+            port: free_port(),
+            inner_port: free_port(),
         };
         (cell, true)
     });
@@ -206,6 +228,10 @@ fn create(cell: &Cell) {
         "create",
         "-u",
         "apache2.service",
+        "--publish",
+        &format!("{}:80", cell.port),
+        "--publish",
+        &format!("{}:8081", cell.inner_port),
         &cell.name,
     ]);
     let one = listed(&cell.name).unwrap();

@@ -2,14 +2,14 @@
 
 use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use test_harness::libvirtd;
 
 use crate::support::{
-    HostFile, Test, address, eventually, finish, get, listed, ok, program, run, says, send,
+    HostFile, Test, address, eventually, finish, get, listed, ok, output, program, run, says, send,
 };
 
 #[test]
@@ -52,6 +52,7 @@ impl Manager {
         program()
             .args(["run", name])
             .env("NOTIFY_SOCKET", self.dir.path().join("notify"))
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap()
     }
@@ -115,9 +116,51 @@ fn run_tells_when_the_units_are_up_and_stops_at_sigterm() {
         "poweroff",
     ]);
     assert_eq!(child.wait().unwrap().code(), Some(1));
+    let failed = listed("t-run").unwrap();
+    assert_eq!(failed["state"], "failed");
+    assert!(ok(&["status", "t-run"]).contains("has ended by itself"));
+    ok(&["start", "t-run"]);
+    assert_eq!(listed("t-run").unwrap()["state"], "running");
+    ok(&["stop", "t-run"]);
     assert_eq!(listed("t-run").unwrap()["state"], "stopped");
     ok(&["delete", "t-run"]);
     drop(unit);
+    test.end();
+}
+
+#[test]
+fn run_ends_as_a_command_that_runs_once_has_ended() {
+    let Some(test) = Test::begin("run_ends_as_a_command_that_runs_once_has_ended") else {
+        return;
+    };
+    let manager = Manager::new();
+    for (image, script, status, words) in [
+        (None, "sleep 3", 0, ""),
+        (None, "sleep 3; exit 7", 7, "exit-code, status 7"),
+        (Some("64M"), "sleep 3; exit 7", 7, "exit-code, status 7"),
+        (None, "sleep 3; kill -9 $$", 137, "signal, signal 9"),
+        (None, "sleep 999", 1, "before its command"),
+    ] {
+        let mut create = vec!["create", "-N", "none"];
+        create.extend(image.iter().flat_map(|size| ["-i", size]));
+        create.extend(["t-run", "--", "sh", "-c", script]);
+        ok(&create);
+        let child = manager.run("t-run");
+        assert!(manager.is_told("READY=1", 60), "{script}");
+        if script.ends_with("999") {
+            let uri = std::env::var("LIBVIRT_DEFAULT_URI").unwrap();
+            output("virsh", &["-c", &uri, "destroy", "t-run"]);
+        }
+        let done = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(done.status.code(), Some(status), "{script}: {said}");
+        assert!(said.contains(words), "{script}: {said}");
+        let one = listed("t-run").unwrap();
+        let state = if status == 0 { "stopped" } else { "failed" };
+        assert_eq!(one["state"], state, "{one}");
+        assert!(ok(&["status", "t-run"]).contains(words));
+        ok(&["delete", "t-run"]);
+    }
     test.end();
 }
 

@@ -165,8 +165,8 @@ fn two_files_are_converted() {
 }
 
 #[test]
-fn files_with_every_key_are_converted_or_refused() {
-    let Some(test) = Test::begin("files_with_every_key_are_converted_or_refused") else {
+fn ten_files_with_every_key_are_converted_and_start() {
+    let Some(test) = Test::begin("ten_files_with_every_key_are_converted_and_start") else {
         return;
     };
     let package = package();
@@ -195,6 +195,57 @@ fn files_with_every_key_are_converted_or_refused() {
         &format!("{network}[network.4]\nsource=default\n"),
     );
     labelled.edit("dynamic=true", "dynamic=false\nlabel=u:r:t:s0:c1,c2");
+    // The older place of the file; started by another target, as another user.
+    let older = Old::new("t-old8", "t-old8.sandbox", "", network);
+    older.edit("multi-user.target", "graphical.target");
+    older.edit(
+        "uid=0\ngid=0\nusername=root\nhomedir=/root",
+        "uid=33\ngid=33\nusername=www-data\nhomedir=/var/www",
+    );
+    // Of another machine; a NIC that says nothing of DHCP has it.
+    let elsewhere = of(
+        "t-old11",
+        "",
+        "[network.0]\nsource=default\nmac=52:54:00:00:10:11\n",
+    );
+    elsewhere.edit("root=/\n", "root=/srv/root\n");
+    elsewhere.edit(&format!("arch={}", std::env::consts::ARCH), "arch=m68k");
+    // An instance of a template, which was named after its sandbox and has a file of its own in the tree.
+    let template = HostFile::unit(
+        "t-old@.service",
+        "[Service]\nExecStart=/usr/lib/t-pkg-old/serve t-pkg-old 8000 1\n",
+    );
+    let instance = of("t-old9", "", network);
+    let systemd = in_tree("t-old9", "etc/systemd/system");
+    fs::remove_file(systemd.join("multi-user.target.wants/t-pkg-old.service")).unwrap();
+    fs::copy(
+        "/etc/systemd/system/t-old@.service",
+        systemd.join("t-old@.service"),
+    )
+    .unwrap();
+    symlink("t-old@.service", systemd.join("t-old@t-old9.service")).unwrap();
+    symlink(
+        "/etc/systemd/system/t-old@t-old9.service",
+        systemd.join("multi-user.target.wants/t-old@t-old9.service"),
+    )
+    .unwrap();
+    // A command as somebody; numbers of groups with holes, and what every sandbox has in memory.
+    let somebody = of(
+        "t-old10",
+        "",
+        "[network.3]\nsource=default\nmac=52:54:00:00:10:10\n\
+         [mount.20]\ntype=GVirSandboxConfigMountRam\ntarget=/run\nusage=10485760\n\
+         [mount.21]\ntype=GVirSandboxConfigMountRam\ntarget=/dev/shm\nusage=104857600\n",
+    );
+    somebody.edit("ConfigServiceSystemd", "ConfigServiceGeneric");
+    somebody.edit(
+        "uid=0\ngid=0\nusername=root\nhomedir=/root",
+        "uid=4711\ngid=4712\nusername=t-old\nhomedir=/srv/t-old",
+    );
+    somebody.edit(
+        "[service]\nbootTarget=multi-user.target\n",
+        "[command]\nargv.0=/usr/lib/t-pkg-old/serve\nargv.2=t-pkg-old\nargv.5=8000\nargv.6=1\n",
+    );
     // Those that start, what is said of them, and what is so inside.
     let converted = [
         (
@@ -250,8 +301,30 @@ fn files_with_every_key_are_converted_or_refused() {
             &["'u:r:t:s0:c1,c2'", "static"],
             "test $(ip -4 -o addr show scope global | wc -l) = 2",
         ),
+        (
+            older,
+            &["'graphical.target'", "uid '33'", "gid '33'", "'www-data'", "'/var/www'"],
+            "true",
+        ),
+        (
+            elsewhere,
+            &["'/srv/root'", "'m68k'"],
+            "ip link | grep -q 52:54:00:00:10:11",
+        ),
+        (
+            instance,
+            &[],
+            "systemctl is-active t-old@t-old9.service",
+        ),
+        (
+            somebody,
+            &[],
+            "test $(stat -c '%U %u %g' /proc/$(systemctl show -P MainPID virt-sandbox-command.service) | tr ' ' -) = t-old-4711-4712 \
+             && ip link | grep -q 52:54:00:00:10:10",
+        ),
     ]);
     let converted: Vec<_> = converted.collect();
+    assert_eq!(converted.len(), 10);
     for (old, words, so) in &converted {
         let said = ok(&["upgrade", old.name]);
         for word in *words {
@@ -308,6 +381,6 @@ fn files_with_every_key_are_converted_or_refused() {
         fs::write(&old.file, &good).unwrap();
         assert_eq!(state(), before, "{to}");
     }
-    drop((converted, old, share, package));
+    drop((converted, old, share, template, package));
     test.end();
 }

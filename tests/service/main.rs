@@ -11,6 +11,8 @@
 //! | [`kinds`] | every verb on units, commands and images |
 //! | [`host`] | the host's unit of a sandbox, and libvirtd restarted |
 //! | [`drivers`] | every verb in containers and in virtual machines |
+//! | [`images`] | virtual machines whose tree is in an image |
+//! | [`snapshots`] | snapshots kept, gone back to, and cut short |
 //! | [`clones`], [`renames`] | a second sandbox like one, and another name for one |
 //! | [`archives`], [`hostile`] | a sandbox exported and imported, and archives that mean harm |
 //! | [`operations`] | what starts at boot, the configuration edited, the journal, log files rotated |
@@ -29,21 +31,26 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod archives;
+mod capabilities;
 mod clones;
 mod drivers;
 mod errors;
 mod host;
 mod hostile;
+mod images;
 mod interruption;
 mod isolation;
+mod kills;
 mod kinds;
 mod legacy;
 mod life;
 mod limits;
+mod machines;
 mod operations;
 mod packages;
 mod ports;
 mod renames;
+mod snapshots;
 mod support;
 mod trees;
 mod tuning;

@@ -134,9 +134,13 @@ fn only_what_is_right_is_kept_of_an_edit() {
             "not a host name",
         ),
         ("truncate -s 0", "neither 'units' nor"),
+        ("rm -f", "left no text"),
+        ("sh -c 'printf \"\\377\" > $1' sh", "left no text"),
     ] {
         let done = edit("t-edit", editor);
         assert!(done.stderr.contains(said), "{editor}: {done:?}");
+        assert!(done.stderr.contains("nothing was changed"), "{done:?}");
+        assert!(done.stderr.matches("error: ").count() <= 1, "{done:?}");
         assert_eq!(done.code, i32::from(editor != "true"), "{editor}: {done:?}");
         assert_eq!(fs::read_to_string(file).unwrap(), before, "{editor}");
     }

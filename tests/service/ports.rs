@@ -16,13 +16,13 @@ const ECHO: &str = "[Service]\nExecStart=/usr/bin/python3 -u -c 'import socket\\
     while True: (t, a) = s.recvfrom(9000); s.sendto(t + b\" \" + a[0].encode(), a)'\n";
 
 /// A port of the host that nobody has.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let socket = TcpListener::bind("[::]:0").unwrap();
     socket.local_addr().unwrap().port()
 }
 
 /// What is answered to a datagram.
-fn echoed(port: u16, question: &str) -> Option<String> {
+pub fn echoed(port: u16, question: &str) -> Option<String> {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket
         .set_read_timeout(Some(Duration::from_secs(5)))
@@ -100,7 +100,7 @@ fn a_published_port_is_answered_while_the_sandbox_runs() {
 }
 
 /// systemd as far as it listens: it runs the host's unit when somebody comes.
-fn listen(port: u16, name: &str) -> Child {
+pub fn listen(port: u16, name: &str) -> Child {
     // It passes nothing of its environment on but what it is told to.
     Command::new("systemd-socket-activate")
         .arg("--setenv=VIRT_SANDBOX_GUEST_INIT")

@@ -35,6 +35,9 @@ fn limits_change_while_it_runs() {
     let quota = || kernel_says("t-set", file("cpu.cfs_quota_us", "cpu.max"));
     assert!(memory().contains(&(128 << 20).to_string()));
 
+    let file_of_config = "/etc/libvirt-sandbox/services/t-set/sandbox.toml";
+    let text = fs::read_to_string(file_of_config).unwrap();
+    fs::write(file_of_config, format!("# mine\n{text}")).unwrap();
     // Also above what it started with.
     let changes = [
         "memory=384M",
@@ -62,6 +65,8 @@ fn limits_change_while_it_runs() {
         "i=0; while [ $i -lt 100 ]; do sleep 5 & i=$((i + 1)); done",
     );
     assert_ne!(done.code, 0, "{done:?}");
+    let config = fs::read_to_string(file_of_config).unwrap();
+    assert!(config.starts_with("# mine\n"), "{config}");
     let config = ok(&["inspect", "t-set"]);
     for line in [
         "memory = \"384M\"",

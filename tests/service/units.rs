@@ -1,7 +1,9 @@
 //! Units of an admin, of no package: those that work and those that fail.
 
+use std::fs::{self, Permissions};
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use crate::support::{HostFile, Test, address, eventually, get, in_tree, listed, ok, run, says};
@@ -143,6 +145,39 @@ fn an_application_below_srv_is_taken_along() {
     );
     ok(&["delete", "--force", "t-app"]);
     drop((program, page, unit));
+    test.end();
+}
+
+/// The manager reads it as root and mounts it where the unit's account alone reads it.
+#[test]
+fn a_unit_gets_credentials_that_only_root_reads() {
+    let Some(test) = Test::begin("a_unit_gets_credentials_that_only_root_reads") else {
+        return;
+    };
+    let secret = HostFile::new("/etc/t-secret/key", "42");
+    let other = HostFile::new("/etc/t-secret/other", "43");
+    for (path, mode) in [
+        ("/etc/t-secret", 0o700),
+        ("/etc/t-secret/key", 0o600),
+        ("/etc/t-secret/other", 0o600),
+    ] {
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+    let unit = HostFile::unit(
+        "t-secret.service",
+        "[Service]\nDynamicUser=yes\nPrivateUsers=yes\nRuntimeDirectory=t-secret\n\
+         LoadCredential=answer:/etc/t-secret/key\n\
+         ExecStart=/bin/sh -c 'cp %d/answer /run/t-secret/answer && exec sleep infinity'\n",
+    );
+    let create = ["create", "-N", "none", "-u", "t-secret.service", "t-secret"];
+    ok(&create);
+    assert!(in_tree("t-secret", "etc/t-secret/key").exists());
+    assert!(!in_tree("t-secret", "etc/t-secret/other").exists());
+    ok(&["start", "t-secret"]);
+    let answer = "until cat /run/t-secret/answer; do sleep 0.1; done";
+    assert_eq!(says("t-secret", answer).trim(), "42");
+    ok(&["delete", "--force", "t-secret"]);
+    drop((unit, other, secret));
     test.end();
 }
 

@@ -17,6 +17,9 @@ const TERMINALS: &str = "/dev/pts";
 /// The group of terminals that may be written to (systemd and every distribution's `base-passwd`).
 const TTY: u32 = 5;
 
+/// Terminals that a sandbox may have at a time: the kernel has some thousands for all (`kernel.pty.max`).
+const MOST_TERMINALS: u32 = 1024;
+
 /// Gives what is in `/dev` to the ids of a user namespace.
 ///
 /// # Errors
@@ -31,7 +34,7 @@ pub fn give(ids: IdMap) -> Result<()> {
     }
     give_tree(terminals, ids).with_context(|| format!("handing over '{TERMINALS}'"))?;
     let group = ids.on_host(TTY).unwrap_or(ids.first);
-    let options = format!("gid={group},mode=620,ptmxmode=666");
+    let options = format!("gid={group},mode=620,ptmxmode=666,max={MOST_TERMINALS}");
     let flags = MsFlags::MS_REMOUNT | restrictions_of(terminals)?;
     mount(
         None::<&str>,

@@ -175,6 +175,17 @@ fn is_missing(error: &io::Error) -> bool {
     )
 }
 
+/// Shares mounts between the sandbox and the namespaces that are made in it, which systemd leaves to who starts it in a
+/// container: what it mounts for a unit in a namespace of its own, as credentials, else never gets to where the unit sees it.
+/// Nothing of this reaches the host, whose mounts these were copied from privately.
+///
+/// # Errors
+/// Where the kernel refuses.
+pub fn share_mounts() -> Result<()> {
+    let shared = MsFlags::MS_REC | MsFlags::MS_SHARED;
+    mount(None::<&str>, "/", None::<&str>, shared, None::<&str>).context("sharing the mounts")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

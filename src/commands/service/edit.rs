@@ -36,7 +36,11 @@ pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
     fs::write(&file, &before).map_err(Error::io("writing", &file))?;
     loop {
         edit(&file)?;
-        let text = fs::read_to_string(&file).map_err(Error::io("reading", &file))?;
+        let text = fs::read_to_string(&file).map_err(|error| {
+            Error::refused(format!(
+                "the editor has left no text ({error}); nothing was changed"
+            ))
+        })?;
         if text == before {
             log::info!("nothing was changed");
             return Ok(());
@@ -54,8 +58,11 @@ pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
             }
             Err(error) => {
                 let is_terminal = io::stdin().is_terminal() && io::stderr().is_terminal();
+                if !is_terminal {
+                    return Err(Error::step("nothing was changed")(error));
+                }
                 let _ = output::fail(PROGRAM, &error);
-                if !is_terminal || !again()? {
+                if !again()? {
                     return Err(Error::refused("nothing was changed"));
                 }
             }

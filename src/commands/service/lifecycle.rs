@@ -14,7 +14,7 @@ use crate::commands::output;
 use crate::config::SandboxName;
 use crate::error::{Error, Result};
 use crate::host;
-use crate::service::{Sandboxes, journal};
+use crate::service::{Failure, Sandboxes, journal};
 use crate::sys::forward::End;
 use crate::sys::hold::{self, Places};
 use crate::sys::{command, listen, notify};
@@ -76,7 +76,8 @@ pub struct DeleteArgs {
     names: Names,
 }
 
-/// Run a sandbox until it ends or SIGTERM comes; for the host's unit
+/// Run a sandbox until it ends or SIGTERM comes; for the host's unit. The status is that of a command that was to run once; one
+/// that ends well is a success, and so is a stop. Any other end is a failure
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
     #[command(flatten)]
@@ -258,19 +259,41 @@ pub fn delete(args: &DeleteArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
     })
 }
 
-pub fn run(args: &RunArgs, sandboxes: &Sandboxes) -> Result<()> {
+pub fn run(args: &RunArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
     let name = &args.name.name;
     let interrupted = interruption()?;
+    match keep(name, sandboxes, &interrupted) {
+        Ok(None) => Ok(ExitCode::SUCCESS),
+        Ok(Some(Failure { text, status })) => {
+            sandboxes.note_failure(name, &text);
+            let _ = output::fail(PROGRAM, &Error::refused(text));
+            Ok(ExitCode::from(status))
+        }
+        Err(error) => {
+            if !interrupted() {
+                sandboxes.note_failure(name, &error.to_string());
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Starts a sandbox, or takes over one that runs, and stays until its end: tells why that was no good one.
+fn keep(
+    name: &SandboxName,
+    sandboxes: &Sandboxes,
+    interrupted: &dyn Fn() -> bool,
+) -> Result<Option<Failure>> {
     let sockets = listen::handed_down();
     let config = sandboxes.store.load(name)?;
     let begin = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
-    let ports = sandboxes.take_over(name, &sockets, &interrupted)?;
+    let ports = sandboxes.take_over(name, &sockets, interrupted)?;
     notify::ready(&format!("the units of '{name}' are active"))?;
     // The sandbox's journal becomes the unit's. Where it cannot be followed the sandbox still runs.
     let follower = journal::follow(sandboxes, &config, begin);
-    let ended = sandboxes.wait(name, &ports, &interrupted);
+    let ended = sandboxes.wait(name, &ports, interrupted);
     // Where its ports are not served it is no use.
     let noted = match ended {
         Ok(End::Gone) => Ok(()),
@@ -287,15 +310,12 @@ pub fn run(args: &RunArgs, sandboxes: &Sandboxes) -> Result<()> {
     }
     halted?;
     match ended? {
-        End::Asked => Ok(()),
+        End::Asked => Ok(None),
         End::Idle => {
             log::info!("nobody has asked for '{name}' for long: it was stopped");
-            Ok(())
+            Ok(None)
         }
-        End::Gone if config.workload.ends() => Ok(()),
-        End::Gone => Err(Error::refused(format!(
-            "the sandbox '{name}' has ended by itself"
-        ))),
+        End::Gone => Ok(sandboxes.end_of(&config)),
     }
 }
 

@@ -156,7 +156,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Execute(args) => return Ok(execute::execute(args, &sandboxes)),
         Command::Connect(args) => return Ok(execute::connect(&args, &sandboxes)),
         Command::HoldImage(args) => lifecycle::hold(&args),
-        Command::Run(args) => lifecycle::run(&args, &sandboxes),
+        Command::Run(args) => return lifecycle::run(&args, &sandboxes),
         Command::Forward(args) => lifecycle::forward(&args, &sandboxes),
         Command::Completions(args) => completions::run(&args),
     };

@@ -7,9 +7,12 @@ use crate::commands::output::{self, Format};
 use crate::config::SandboxName;
 use crate::error::Result;
 use crate::service::Sandboxes;
-use crate::service::security::Report;
+use crate::service::security::{Report, share};
 
-/// Show how exposed the host is to sandboxes, from 0 (safe) to 10
+/// Show how exposed the host is to sandboxes, from 0 (best) to 10 (worst)
+///
+/// Each check says how much of the exposure it makes, and what would make it better. The words are those of 'systemd-analyze
+/// security', which rates what a unit may do to its system, not what a sandbox may do to its host.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// How to print
@@ -47,14 +50,13 @@ pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
 }
 
 fn described(report: &Report) -> String {
-    let heading = ["CHECK", "BADNESS", "WEIGHT", "STATE", "BETTER"];
+    let heading = ["CHECK", "STATE", "EXPOSURE", "BETTER"];
     let mut rows = vec![heading.map(ToOwned::to_owned).to_vec()];
     rows.extend(report.checks.iter().map(|check| {
         vec![
             check.name.to_owned(),
-            check.badness.to_string(),
-            check.weight.to_string(),
             check.state.clone(),
+            format!("{:.1}", share(check, &report.checks)),
             check.advice.clone().unwrap_or_else(|| "-".to_owned()),
         ]
     }));

@@ -131,6 +131,9 @@ pub fn status(args: &StatusArgs, sandboxes: &Sandboxes) -> Result<()> {
         rows.insert(5, vec!["ports".into(), ports(&summary).join(" ")]);
     }
     let mut text = output::table(&rows);
+    if let Some(failure) = &summary.failure {
+        text.push_str(&format!("\n{}\n", output::printable(failure)));
+    }
     if summary.state == "running" {
         let mut command = vec![
             "systemctl",

@@ -13,6 +13,7 @@ use crate::service::snapshot::Snapshot;
 
 /// Keep the state of a sandbox whose tree is in an image, and go back to it
 #[derive(Debug, Args)]
+#[command(disable_help_subcommand = true)]
 #[command(
     after_help = "A snapshot is a copy of the image, which shares its blocks where the host's filesystem can (btrfs, XFS), and of the \
                   configuration. It goes with its sandbox: renamed and deleted with it, but in no clone or archive of it."

@@ -21,6 +21,8 @@ pub(super) fn machine() -> Machine {
         serial: None,
         shares: vec![],
         ends_itself: false,
+        most_cpus: 1,
+        has_balloon: false,
     }
 }
 
@@ -50,6 +52,8 @@ fn what_only_some_machines_have() {
     let machine = Machine {
         serial: Some("/run/sandbox/serial".into()),
         ends_itself: true,
+        most_cpus: 1,
+        has_balloon: false,
         ..machine()
     };
     let xml = render(&smallest(), &machine);

@@ -1,11 +1,14 @@
 //! Sandboxes of services in virtual machines: reached through ports, by asking a process of ours in the guest.
 
 mod assembly;
+mod carrier;
+mod limits;
 mod way;
 
 use std::cell::RefCell;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use guest_init::ask::{Ask, Execute};
@@ -14,16 +17,18 @@ use guest_init::config::{
 };
 
 use self::assembly::Assembly;
+use self::carrier::Tunnelling;
+pub(super) use self::limits::limit;
+use self::limits::most_cpus;
 use self::way::{WAYS, Way};
-use crate::config::{Confinement, Resources, SandboxConfig};
+use crate::config::{Confinement, SandboxConfig};
 use crate::console::{Console, Ending, Patience, Signals, Stdio};
 use crate::domain::Domain;
 use crate::domain::qemu::{self, Authority, Emulation, Machine as Hardware, QemuDomain, Transport};
 use crate::domain::template::Template;
-use crate::domain::tune::{CPU_PERIOD_US, quota_us};
 use crate::driver::ability::{Abilities, emulation_of_environment, usable_emulation};
 use crate::driver::container::SYSTEMD;
-use crate::driver::{Activity, Contents, Inside, Shared, Site, addresses};
+use crate::driver::{ANSWER, Activity, Carrier, Contents, Inside, Shared, Site, addresses};
 use crate::error::{Error, Result};
 use crate::guest;
 use crate::guest::kernel::{self, Kernel, KernelRequest};
@@ -69,8 +74,12 @@ pub(super) fn build(
     let label = super::labelled(config, kind, &site, hypervisor)?;
     let kernel = Kernel::find(Path::new("/"), &KernelRequest::default())?;
     let abilities = Abilities::of_host(&kernel, Authority::Root)?;
-    let assembly = Assembly::new(config, facts, &abilities)?;
-    domain.disks.extend(assembly.tree);
+    let mut assembly = Assembly::new(config, facts, &abilities)?;
+    let has_balloon = kernel.has("virtio_balloon")?;
+    assembly
+        .features
+        .extend(has_balloon.then_some(kernel::Feature::Balloon));
+    domain.disks.extend(assembly.tree.take());
     let boot = kernel::prepare(
         Path::new(kernel::CACHE),
         &kernel,
@@ -123,6 +132,8 @@ pub(super) fn build(
         serial: None,
         shares: assembly.shares,
         ends_itself: false,
+        most_cpus: most_cpus(&config.resources),
+        has_balloon,
     };
     qemu::check(&domain, &hardware, Authority::Root)?;
     let view = QemuDomain::new(&domain, &hardware, facts);
@@ -209,17 +220,6 @@ fn patient_systemd() -> File {
     }
 }
 
-/// Memory and virtual CPUs are what the machine was built with.
-pub(super) fn limit(resources: &Resources, key: &str) -> Option<Limit> {
-    match key {
-        "cpu-quota" => Some(Limit::CpuQuota {
-            quota: resources.cpu_quota.map(quota_us),
-            period: CPU_PERIOD_US,
-        }),
-        _ => None,
-    }
-}
-
 /// A virtual machine that runs.
 #[derive(Debug)]
 pub(super) struct Machine {
@@ -233,7 +233,11 @@ pub(super) struct Machine {
 impl Machine {
     /// The one whose directory is `stage`.
     pub(super) fn new(stage: &Path) -> Self {
-        let ways = way::directory(stage);
+        Self::at(way::directory(stage))
+    }
+
+    /// The one whose sockets are in `ways`.
+    fn at(ways: PathBuf) -> Self {
         Self {
             process: way::process(&ways),
             ways,
@@ -243,7 +247,7 @@ impl Machine {
 
     /// Asks on a way that is attached; one that fails is not used again.
     fn ask(&self, ask: &Ask, patience: Duration) -> Result<Captured> {
-        let captured = self.ask_within(ask, patience, None)?;
+        let captured = self.ask_within(ask, patience, ANSWER)?;
         captured.ok_or_else(|| Error::refused("the virtual machine does not answer"))
     }
 
@@ -252,10 +256,10 @@ impl Machine {
         &self,
         ask: &Ask,
         patience: Duration,
-        limit: Option<Duration>,
+        limit: Duration,
     ) -> Result<Option<Captured>> {
         let mut way = self.attached(patience)?;
-        let captured = way.capture(ask, limit.map(|limit| Instant::now() + limit))?;
+        let captured = way.capture(ask, Instant::now() + limit)?;
         if captured.is_some() {
             *self.way.borrow_mut() = Some(way);
         }
@@ -283,7 +287,7 @@ impl Machine {
                         *self.way.borrow_mut() = Some(way);
                     }
                 }
-                None => std::thread::sleep(Duration::from_millis(50)),
+                None => thread::sleep(Duration::from_millis(50)),
             }
             if left.is_zero() {
                 return Err(Error::refused(match self.way.borrow().is_some() {
@@ -342,12 +346,8 @@ impl Inside for Machine {
         }
     }
 
-    fn capture(&self, command: &[&str]) -> Result<Captured> {
-        self.ask(&captured(command), PATIENCE)
-    }
-
     fn capture_within(&self, command: &[&str], limit: Duration) -> Result<Option<Captured>> {
-        self.ask_within(&captured(command), PATIENCE, Some(limit))
+        self.ask_within(&captured(command), PATIENCE, limit)
     }
 
     fn execute(&self, how: &Entry, command: &[String]) -> Result<u8> {
@@ -383,6 +383,10 @@ impl Inside for Machine {
         }
     }
 
+    fn carrier(&self) -> Option<Box<dyn Carrier>> {
+        Some(Box::new(Tunnelling::new(&self.ways)))
+    }
+
     fn activity(&self) -> Result<Activity> {
         let files = [
             "/proc/net/dev",
@@ -412,6 +416,10 @@ impl Inside for Machine {
             Ok(written) => Err(written.stderr),
             Err(error) => Err(error.to_string()),
         }
+    }
+
+    fn adapt(&self, limit: &Limit) -> std::result::Result<(), String> {
+        limits::adapt(self, limit)
     }
 
     fn settle(&self) -> Result<()> {

@@ -4,19 +4,22 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use guest_init::wire::{Channel, Exit, Frame, Hello};
 
 use super::*;
+use crate::config::Resources;
 use crate::driver::{DEFAULT_SHARES, Keeper};
 
 #[test]
-fn what_a_machine_was_built_with_is_not_changed_while_it_runs() {
-    let resources = Resources::default();
+fn what_can_change_while_a_machine_runs_is_what_was_asked_for_or_what_is_usual() {
+    let mut resources = Resources::default();
     let limit = |resources: &Resources, key: &str| Keeper::Machines.limit(resources, key);
-    for key in ["memory", "cpus", "cpu-pinning"] {
-        assert_eq!(limit(&resources, key), None, "{key}");
-    }
+    assert_eq!(limit(&resources, "memory"), Some(Limit::Balloon(1 << 20)));
+    assert_eq!(limit(&resources, "cpus"), Some(Limit::VirtualCpus(1)));
+    assert_eq!(limit(&resources, "cpu-pinning"), None);
     assert_eq!(
         limit(&resources, "cpu-shares"),
         Some(Limit::CpuShares(DEFAULT_SHARES))
     );
+    resources.cpus = Some(4000);
+    assert_eq!(most_cpus(&resources), 4000);
 }
 
 #[test]
@@ -106,7 +109,7 @@ fn a_way_is_ours_alone_and_begins_with_our_hello() {
     let mut way = Way::take(dir.path()).unwrap().unwrap();
     assert!(way.attach(Duration::from_secs(30)).unwrap());
     let done = way
-        .capture(&Ask::Read { paths: vec![] }, None)
+        .capture(&Ask::Read { paths: vec![] }, Instant::now() + ANSWER)
         .unwrap()
         .unwrap();
     let expected = (false, "out", "err");
@@ -116,6 +119,49 @@ fn a_way_is_ours_alone_and_begins_with_our_hello() {
     );
     // The next one has no socket here, but the first is not given to two.
     assert!(Way::take(dir.path()).is_err());
+    drop(way);
+    guest.join().unwrap();
+}
+
+#[test]
+fn a_guest_that_never_says_hello_holds_nobody_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(dir.path().join("0")).unwrap();
+    let guest = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        // All that it can say but what it is asked for.
+        while stream.write_all(&[11; 4096]).is_ok() {}
+    });
+    let mut way = Way::take(dir.path()).unwrap().unwrap();
+    assert!(!way.attach(Duration::from_millis(300)).unwrap());
+    drop(way);
+    guest.join().unwrap();
+}
+
+#[test]
+fn a_guest_that_never_comes_to_an_end_is_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(dir.path().join("0")).unwrap();
+    let guest = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut said = [0; 64];
+        stream
+            .read_exact(&mut said[..guest_init::wire::HEADER + 8])
+            .unwrap();
+        let number = u64::from_le_bytes(said[guest_init::wire::HEADER..][..8].try_into().unwrap());
+        let mut bytes = Vec::new();
+        let version = guest_init::ask::VERSION;
+        Frame::Hello(Hello { version, number }).write(&mut bytes);
+        while stream.write_all(&bytes).is_ok() {
+            bytes.clear();
+            Frame::Data(Channel::Stdout, vec![b'x'; 30000]).write(&mut bytes);
+        }
+    });
+    let mut way = Way::take(dir.path()).unwrap().unwrap();
+    assert!(way.attach(Duration::from_secs(30)).unwrap());
+    let ask = Ask::Read { paths: vec![] };
+    let limit = Instant::now() + Duration::from_millis(500);
+    assert!(way.capture(&ask, limit).unwrap().is_none());
     drop(way);
     guest.join().unwrap();
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use guest_init::ask::{Ask, PORTS, VERSION};
 use guest_init::link::Link;
-use guest_init::wire::{Channel, Exit, Frame};
+use guest_init::wire::{Channel, Exit, Frame, WINDOW};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
@@ -129,7 +129,8 @@ impl Way {
                     )));
                 }
                 self.is_attached = true;
-            } else if !self.turn(end)? {
+            } else if !self.turn(end)? || Instant::now() >= end {
+                // It may say other things without end.
                 return Ok(false);
             }
         }
@@ -154,28 +155,33 @@ impl Way {
     ///
     /// # Errors
     /// Where the machine ends meanwhile, or cannot do what is asked.
-    pub fn capture(&mut self, ask: &Ask, end: Option<Instant>) -> Result<Option<Captured>> {
+    pub fn capture(&mut self, ask: &Ask, end: Instant) -> Result<Option<Captured>> {
         self.ask(ask)?;
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let mut taken = [0, 0];
         let exit = loop {
             let frame = self.link.next_frame();
             match frame.map_err(Error::step("reading what the sandbox says"))? {
                 Some(Frame::Data(channel, bytes)) => {
-                    let said = match channel {
-                        Channel::Stderr => &mut stderr,
-                        Channel::Stdin | Channel::Stdout => &mut stdout,
+                    let (said, taken) = match channel {
+                        Channel::Stderr => (&mut stderr, &mut taken[1]),
+                        Channel::Stdin | Channel::Stdout => (&mut stdout, &mut taken[0]),
                     };
-                    let room = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+                    *taken += u32::try_from(bytes.len()).unwrap_or(0);
                     if said.len() < MOST {
                         said.extend(bytes);
                     }
-                    self.link.send(&Frame::Room(channel, room));
+                    // Not for every byte: a guest that does not listen would have the answers pile up here.
+                    if *taken >= WINDOW / 4 {
+                        self.link.send(&Frame::Room(channel, *taken));
+                        *taken = 0;
+                    }
                 }
                 Some(Frame::Exit(exit)) => break exit,
                 Some(_) => {}
-                None if end.is_some_and(|end| Instant::now() >= end) => return Ok(None),
+                None if Instant::now() >= end => return Ok(None),
                 None => {
-                    self.turn(end.unwrap_or(Instant::now() + TRY))?;
+                    self.turn(end)?;
                 }
             }
         };

@@ -65,6 +65,8 @@ pub enum Feature {
     Virtiofs,
     /// Network interfaces, and DHCP on them.
     Network,
+    /// Giving memory back.
+    Balloon,
     /// Disks.
     Block,
     /// Writable directories over read-only ones.
@@ -91,6 +93,7 @@ impl Feature {
             Self::Plan9 => "9p",
             Self::Virtiofs => "virtiofs",
             Self::Network => "network",
+            Self::Balloon => "balloon",
             Self::Block => "block",
             Self::Overlay => "overlay",
             Self::Ext4 => "ext4",
@@ -109,6 +112,7 @@ impl Feature {
             Self::Plan9 => "sharing directories over 9p",
             Self::Virtiofs => "sharing directories over virtiofs",
             Self::Network => "the network",
+            Self::Balloon => "giving memory back",
             Self::Block => "disks",
             Self::Overlay => "overlays",
             Self::Ext4 => "disks with ext4",
@@ -127,6 +131,7 @@ impl Feature {
             Self::Plan9 => &["9pnet_virtio", "9p"],
             Self::Virtiofs => &["virtiofs"],
             Self::Network => &["virtio_net", "af_packet"],
+            Self::Balloon => &["virtio_balloon"],
             Self::Block => &["virtio_blk"],
             Self::Overlay => &["overlay"],
             Self::Ext4 => &["ext4"],
@@ -147,6 +152,7 @@ impl Feature {
             | Self::Plan9
             | Self::Virtiofs
             | Self::Network
+            | Self::Balloon
             | Self::Block
             | Self::Overlay
             | Self::Ext4

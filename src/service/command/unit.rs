@@ -178,4 +178,67 @@ mod tests {
         );
         assert!(text("output").contains("$$INVOCATION_ID"));
     }
+
+    proptest::proptest! {
+        // Whatever is said, systemd reads just that, and no line or setting more; or it is refused before.
+        #[test]
+        fn nothing_that_is_said_becomes_a_setting(
+            words in proptest::collection::vec(hostile(), 1..4),
+            key in "[A-Z_]{1,8}",
+            value in hostile(),
+            directory in hostile(),
+        ) {
+            let usual = text(&command(&["/x"]), 90, Path::new("/nonexistent")).unwrap();
+            let argv = std::iter::once("/x".to_owned()).chain(words.clone());
+            let command = Command {
+                argv: argv.collect(),
+                directory: Some(format!("/{directory}").into()),
+                environment: [(key.clone(), value.clone())].into(),
+                ..Command::default()
+            };
+            if command.check().is_ok() {
+                let file = toml::to_string(&command).unwrap();
+                proptest::prop_assert_eq!(toml::from_str::<Command>(&file).unwrap(), command.clone());
+                let text = text(&command, 90, Path::new("/nonexistent")).unwrap();
+                proptest::prop_assert_eq!(text.lines().count(), usual.lines().count() + 2, "{}", text);
+                let facts = of(&command).unwrap().facts(&Specifiers::default());
+                proptest::prop_assert_eq!(facts.commands.len(), 1);
+                proptest::prop_assert_eq!(&facts.commands[0].args, &words);
+                proptest::prop_assert_eq!(facts.environment, [(key, value)]);
+            }
+        }
+    }
+
+    /// What could end a line, a word, a section or a document, among other characters.
+    fn hostile() -> impl proptest::strategy::Strategy<Value = String> {
+        use proptest::strategy::Strategy;
+        let parts = proptest::prop_oneof![
+            proptest::char::any().prop_map(String::from),
+            proptest::sample::select(vec![
+                "\n",
+                "\r",
+                "\0",
+                "\u{1b}[2J",
+                "\u{85}",
+                "\u{2028}",
+                "\\",
+                "\"",
+                "'",
+                "%n",
+                "%",
+                "$X",
+                "${X}",
+                "]]>",
+                ";",
+                " ; ",
+                "\t",
+                "#",
+                "\\x41",
+                "\n[Service]\nExecStart=/y\n",
+                " ",
+            ])
+            .prop_map(str::to_owned),
+        ];
+        proptest::collection::vec(parts, 0..12).prop_map(|parts| parts.concat())
+    }
 }

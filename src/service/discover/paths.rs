@@ -154,9 +154,9 @@ impl Service {
             }
         }
         for facts in self.members() {
-            for path in &facts.mentioned_paths {
+            for path in facts.named_files() {
                 named
-                    .entry(path.clone())
+                    .entry(path.to_owned())
                     .or_insert_with(|| PathBuf::from(facts.name.to_string()));
             }
         }

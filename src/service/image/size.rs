@@ -34,8 +34,9 @@ pub(in crate::service) fn needed_by(
     let filesystem = TreeFilesystem::default();
     let content = plan.map_or(0, |(plan, root)| content(plan, root));
     let size = needed(2 * content, filesystem).max(USUAL);
+    let hint = plan.map_or("", |_| "; -i SIZE makes that another size");
     log::info!(
-        "its tree goes into an image of {size}, since no directory would keep its owners: {reason}; -i SIZE makes that another size"
+        "its tree goes into an image of {size}, since no directory would keep its owners: {reason}{hint}"
     );
     Ok(Some(TreeImage {
         size,

@@ -27,16 +27,19 @@ impl CapabilitySet {
         }
     }
 
+    /// Those of `names` that are in the set.
+    pub fn among<'n>(&self, names: impl IntoIterator<Item = &'n str>) -> Vec<&'n str> {
+        let names = names.into_iter();
+        names.filter(|name| self.contains(name)).collect()
+    }
+
     /// Merges the assignments of a key in order, starting from the set that counts without any.
     ///
-    /// An empty one gives the empty set, `~` takes away, and the first one replaces the start.
+    /// An empty one gives the empty set and a lone `~` the full one, whatever was before. `~` takes away, and the first
+    /// assignment replaces the start.
     pub fn merge<'a>(initial: Self, values: impl Iterator<Item = &'a str>) -> Self {
         let mut set = initial.clone();
         for value in values {
-            if value.is_empty() {
-                set = Self::NONE;
-                continue;
-            }
             let (inverted, list) = value
                 .strip_prefix('~')
                 .map_or((false, value), |list| (true, list));
@@ -44,9 +47,10 @@ impl CapabilitySet {
                 .split_whitespace()
                 .map(str::to_ascii_uppercase)
                 .collect();
+            let replaces = names.is_empty() || set == initial;
             set = match (set, inverted) {
-                (old, true) if old == initial || old == Self::NONE => Self::AllBut(names),
-                (old, false) if old == initial || old == Self::NONE => Self::Only(names),
+                (_, true) if replaces => Self::AllBut(names),
+                (_, false) if replaces => Self::Only(names),
                 (Self::Only(old), false) => Self::Only(&old | &names),
                 (Self::Only(old), true) => Self::Only(&old - &names),
                 (Self::AllBut(old), false) => Self::AllBut(&old - &names),
@@ -64,7 +68,7 @@ mod tests {
     #[test]
     fn assignments_merge() {
         // values, has A, has B, has C
-        let cases: [(&[&str], [bool; 3]); 7] = [
+        let cases: [(&[&str], [bool; 3]); 11] = [
             (&[], [true, true, true]),
             (&[""], [false, false, false]),
             (&["cap_a CAP_B"], [true, true, false]),
@@ -72,6 +76,11 @@ mod tests {
             (&["~CAP_A", "~CAP_B"], [false, false, true]),
             (&["CAP_A CAP_B", "~CAP_A"], [false, true, false]),
             (&["~CAP_A CAP_B", "CAP_A"], [true, false, true]),
+            // What was before a reset does not count; after one to nothing there is nothing to take away.
+            (&["CAP_A", "", "CAP_B"], [false, true, false]),
+            (&["CAP_A", "~"], [true, true, true]),
+            (&["", "~CAP_A"], [false, false, false]),
+            (&["CAP_A", " "], [false, false, false]),
         ];
         for (values, has) in cases {
             let set = CapabilitySet::merge(CapabilitySet::ALL, values.iter().copied());
@@ -83,5 +92,7 @@ mod tests {
         }
         let ambient = CapabilitySet::merge(CapabilitySet::NONE, ["CAP_A"].into_iter());
         assert!(ambient.contains("CAP_A") && !ambient.contains("CAP_B"));
+        let reset = CapabilitySet::merge(CapabilitySet::NONE, ["CAP_A", "", "~CAP_B"].into_iter());
+        assert_eq!(reset.among(["CAP_A", "CAP_B"]), ["CAP_A"]);
     }
 }

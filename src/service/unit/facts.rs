@@ -218,6 +218,15 @@ impl Unit {
 }
 
 impl UnitFacts {
+    /// The files it names, in its commands or to be read by systemd: whoever may read them on the host, the unit is
+    /// given them.
+    pub fn named_files(&self) -> impl Iterator<Item = &Path> {
+        let credentials = self.credentials.iter().filter_map(|it| it.path.as_deref());
+        (self.mentioned_paths.iter().map(PathBuf::as_path))
+            .chain(self.environment_files.iter().map(|it| it.path.as_path()))
+            .chain(credentials)
+    }
+
     fn paths_in_dev(&self) -> BTreeSet<PathBuf> {
         let mut paths: BTreeSet<PathBuf> = self.mentioned_paths.clone();
         paths.extend(

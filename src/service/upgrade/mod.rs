@@ -277,9 +277,10 @@ impl Sandboxes {
         let old = &origin.config;
         let name = &old.name;
         let records = self.store.upgrade(name);
+        // One that cannot be reached now leaves nothing to undo either.
+        let tree = self.tree(old)?;
         // Tells where to clean up.
         journal.save(&records)?;
-        let tree = self.tree(old)?;
         let work = Work::of(&old.path, tree.path());
         work.make()?;
         let plan = self.plan_upgrade_of(old, tree.path(), &work.host(), how.interrupted)?;

@@ -122,8 +122,7 @@ impl Sandboxes {
         }
         let started = self.store.load(name).and_then(|config| {
             self.end(&config)?;
-            self.boot(&config, None, &self.hypervisor(&config)?)
-                .map(drop)
+            self.start_unwatched(&config)
         });
         if let Err(error) = started {
             log::warn!("starting '{name}' again: {error}");

@@ -2,20 +2,23 @@
 //! answered.
 
 use std::collections::HashMap;
-use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use guest_init::targets::{Targets, datagrams};
+use guest_init::wire::Kind;
 use nix::cmsg_space;
+use nix::errno::Errno;
 use nix::libc::{in_pktinfo, in6_pktinfo};
 use nix::sys::epoll::{Epoll, EpollFlags};
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt,
-    sockopt,
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recv, recvmsg, sendmsg,
+    setsockopt, sockopt,
 };
 
-use super::{Port, TURN, Targets, Token};
+use super::{Port, TURN, Token, Way};
 use crate::sys::listen::Listener;
 
 /// How long who sends and is not answered any more is remembered.
@@ -26,6 +29,9 @@ const MOST: usize = 4096;
 
 /// The longest datagram there is.
 const LONGEST: usize = 1 << 16;
+
+/// What tells of changes, and the way in that is tried last.
+type Through<'a> = (&'a Epoll, Option<Way<'a>>);
 
 /// All who have sent something lately.
 #[derive(Debug)]
@@ -43,11 +49,43 @@ struct Session {
     client: SocketAddr,
     /// The address of this host that was sent to, and so has to answer.
     local: Option<Local>,
-    server: UdpSocket,
+    server: Server,
     targets: Targets,
     /// What was sent first, until there is an answer: it may have to be sent elsewhere.
     first: Option<Vec<u8>>,
     last: Instant,
+}
+
+/// A socket to the other side; neither waits.
+#[derive(Debug)]
+enum Server {
+    Socket(UdpSocket),
+    /// Each message is a datagram, and the end is that of the other side.
+    Carried(OwnedFd),
+}
+
+impl Server {
+    fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Socket(socket) => socket.as_fd(),
+            Self::Carried(socket) => socket.as_fd(),
+        }
+    }
+
+    fn send(&self, datagram: &[u8]) -> nix::Result<usize> {
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        nix::sys::socket::send(self.fd().as_raw_fd(), datagram, flags)
+    }
+
+    fn receive(&self, buffer: &mut [u8]) -> nix::Result<usize> {
+        match (
+            self,
+            recv(self.fd().as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT),
+        ) {
+            (Self::Carried(_), Ok(0)) => Err(Errno::ECONNREFUSED),
+            (_, received) => received,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -89,7 +127,7 @@ impl Datagrams {
         port: usize,
         socket: &UdpSocket,
         targets: &mut dyn FnMut() -> Targets,
-        epoll: &Epoll,
+        through: Through<'_>,
         next: &mut u64,
     ) {
         for _ in 0..TURN {
@@ -103,7 +141,7 @@ impl Datagrams {
                 None => {
                     *next += 1;
                     let mut targets = targets();
-                    let Some(server) = reach(&mut targets, *next, epoll) else {
+                    let Some(server) = reach(&mut targets, *next, through) else {
                         continue;
                     };
                     self.make_room();
@@ -126,20 +164,20 @@ impl Datagrams {
                 session.local = local;
                 // One that finds nobody is told of by epoll; one that does not fit is lost, as datagrams are.
                 let sent = session.server.send(&self.buffer[..length]);
-                if sent.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused) {
-                    self.elsewhere(id, epoll);
+                if sent.is_err_and(is_nobody) {
+                    self.elsewhere(id, through);
                 }
             }
         }
     }
 
     /// Passes answers back.
-    pub(super) fn answer(&mut self, id: u64, ports: &[Port], epoll: &Epoll) {
+    pub(super) fn answer(&mut self, id: u64, ports: &[Port], through: Through<'_>) {
         for _ in 0..TURN {
             let Some(session) = self.sessions.get_mut(&id) else {
                 return;
             };
-            match session.server.recv(&mut self.buffer) {
+            match session.server.receive(&mut self.buffer) {
                 Ok(length) => {
                     session.first = None;
                     session.last = Instant::now();
@@ -151,8 +189,8 @@ impl Datagrams {
                         let _ = send(socket, answer, session.client, session.local);
                     }
                 }
-                Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-                    self.elsewhere(id, epoll);
+                Err(errno) if is_nobody(errno) => {
+                    self.elsewhere(id, through);
                     return;
                 }
                 Err(_) => return,
@@ -161,12 +199,15 @@ impl Datagrams {
     }
 
     /// Nobody has listened where a session sent to: sends what was first to the next target, or forgets it.
-    fn elsewhere(&mut self, id: u64, epoll: &Epoll) {
+    fn elsewhere(&mut self, id: u64, through: Through<'_>) {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
         let again = session.first.as_ref().and_then(|first| {
-            let server = reach(&mut session.targets, id, epoll)?;
+            if matches!(session.server, Server::Carried(_)) {
+                return None;
+            }
+            let server = reach(&mut session.targets, id, through)?;
             let _ = server.send(first);
             Some(server)
         });
@@ -204,27 +245,28 @@ impl Datagrams {
     }
 }
 
-/// A socket to the next target.
-fn reach(targets: &mut Targets, id: u64, epoll: &Epoll) -> Option<UdpSocket> {
-    let begin = |target: SocketAddr| -> io::Result<UdpSocket> {
-        let any: IpAddr = if target.is_ipv4() {
-            Ipv4Addr::UNSPECIFIED.into()
-        } else {
-            Ipv6Addr::UNSPECIFIED.into()
-        };
-        let socket = UdpSocket::bind((any, 0))?;
-        socket.set_nonblocking(true)?;
-        socket.connect(target)?;
-        epoll.add(&socket, Token::Session(id).event(EpollFlags::EPOLLIN))?;
-        Ok(socket)
-    };
+/// Whether nobody is there who would have what was sent.
+fn is_nobody(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::ECONNREFUSED | Errno::EPIPE | Errno::ECONNRESET
+    )
+}
+
+/// A socket to the next target, or by the way that is no target.
+fn reach(targets: &mut Targets, id: u64, (epoll, way): Through<'_>) -> Option<Server> {
+    let event = || Token::Session(id).event(EpollFlags::EPOLLIN);
     while let Some(target) = targets.next() {
-        match begin(target) {
-            Ok(socket) => return Some(socket),
+        match datagrams(target)
+            .and_then(|socket| Ok(epoll.add(&socket, event()).map(|()| socket)?))
+        {
+            Ok(socket) => return Some(Server::Socket(socket)),
             Err(error) => targets.failed(&error),
         }
     }
-    None
+    let carried = way?(Kind::Datagrams, targets.port()).ok()?;
+    epoll.add(&carried.socket, event()).ok()?;
+    Some(Server::Carried(carried.socket))
 }
 
 /// A datagram that has come: its length, who sent it, and where to.

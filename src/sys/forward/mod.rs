@@ -3,8 +3,8 @@
 //! One thread does all of it. It enters the namespace for as long as it serves: a socket belongs to the namespace that it was made
 //! in, so those that listen stay where they are.
 //!
-//! The other side sees one of its own addresses as the peer, and only where nobody listens there the loopback's: what comes
-//! from outside must not seem local to a service that trusts its own host (CVE-2021-20199).
+//! The other side sees one of its own addresses as the peer, and only where nobody listens there the loopback's: see
+//! [`guest_init::targets`]. Where there is a way in that is not of the network it is taken last, and does the same there.
 
 mod datagram;
 mod stream;
@@ -12,11 +12,14 @@ mod stream;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
+use guest_init::targets::Targets;
+use guest_init::tunnel::Carried;
+use guest_init::wire::Kind;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -47,7 +50,12 @@ pub struct Place<'a> {
     pub addresses: &'a dyn Fn() -> Vec<IpAddr>,
     /// Whether it has not ended yet.
     pub is_there: &'a dyn Fn() -> bool,
+    /// A way in that is not of the network, where there is one.
+    pub way: Option<Way<'a>>,
 }
+
+/// Gives a socket that leads to a port of the other side.
+pub type Way<'a> = &'a dyn Fn(Kind, u16) -> io::Result<Carried>;
 
 /// Why serving has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,8 +77,8 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// How many are accepted, or answered, before others have their turn.
 const TURN: usize = 64;
 
-/// Descriptors that a connection may take: two sockets and two pipes.
-const FILES: u64 = 6;
+/// Descriptors that a connection may take: two sockets and two pipes, and the end of a way.
+const FILES: u64 = 7;
 
 /// Serves `ports` until the other side has ended, `stop` says so, or, where `idle` is given, nobody was served for so long.
 ///
@@ -110,50 +118,6 @@ impl Drop for Within {
         if let Err(error) = setns(&self.own, CloneFlags::CLONE_NEWNET) {
             log::error!("returning to the host's network: {error}");
         }
-    }
-}
-
-const LOOPBACK: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::LOCALHOST),
-    IpAddr::V6(Ipv6Addr::LOCALHOST),
-];
-
-/// Where a port may be answered on the other side, most wanted first.
-#[derive(Debug, Clone)]
-struct Targets {
-    port: u16,
-    own: std::vec::IntoIter<IpAddr>,
-    /// Empty where the loopback is that of this host.
-    loopback: std::slice::Iter<'static, IpAddr>,
-    /// Something else than "nobody listens here" was said.
-    is_barred: bool,
-}
-
-impl Targets {
-    fn new(own: Vec<IpAddr>, port: u16, has_loopback: bool) -> Self {
-        Self {
-            port,
-            own: own.into_iter(),
-            loopback: if has_loopback { &LOOPBACK[..] } else { &[] }.iter(),
-            is_barred: false,
-        }
-    }
-
-    fn failed(&mut self, error: &io::Error) {
-        self.is_barred |= error.kind() != io::ErrorKind::ConnectionRefused;
-    }
-}
-
-impl Iterator for Targets {
-    type Item = SocketAddr;
-
-    fn next(&mut self) -> Option<SocketAddr> {
-        let address = match self.own.next() {
-            Some(address) => address,
-            None if self.is_barred => return None,
-            None => *self.loopback.next()?,
-        };
-        Some(SocketAddr::new(address, self.port))
     }
 }
 
@@ -209,6 +173,7 @@ impl Token {
 struct Serving<'a> {
     ports: &'a [Port],
     is_there: &'a dyn Fn() -> bool,
+    way: Option<Way<'a>>,
     addresses: Addresses<'a>,
     epoll: Epoll,
     streams: HashMap<u64, Stream>,
@@ -228,6 +193,7 @@ impl<'a> Serving<'a> {
         let mut serving = Self {
             ports,
             is_there: place.is_there,
+            way: place.way,
             addresses: Addresses {
                 ask: place.addresses,
                 known: vec![],
@@ -271,7 +237,10 @@ impl<'a> Serving<'a> {
                 match token {
                     Token::Port(index) => self.serve_port(index)?,
                     Token::Stream(id) => self.advance(id),
-                    Token::Session(id) => self.datagrams.answer(id, self.ports, &self.epoll),
+                    Token::Session(id) => {
+                        self.datagrams
+                            .answer(id, self.ports, (&self.epoll, self.way));
+                    }
                 }
             }
             for id in std::mem::take(&mut self.again) {
@@ -320,8 +289,9 @@ impl<'a> Serving<'a> {
             Listener::Datagram(socket) => {
                 let addresses = &mut self.addresses;
                 let targets = &mut || addresses.targets(port.target);
+                let through = (&self.epoll, self.way);
                 self.datagrams
-                    .receive(index, socket, targets, &self.epoll, &mut self.next);
+                    .receive(index, socket, targets, through, &mut self.next);
                 return Ok(());
             }
         };
@@ -333,7 +303,9 @@ impl<'a> Serving<'a> {
                 Ok((client, _)) => {
                     self.next += 1;
                     let (id, targets) = (self.next, self.addresses.targets(port.target));
-                    if let Some(stream) = Stream::begin(client, targets, id, &self.epoll) {
+                    if let Some(stream) =
+                        Stream::begin(client, targets, id, (&self.epoll, self.way))
+                    {
                         self.streams.insert(id, stream);
                         self.last = Instant::now();
                     }
@@ -352,7 +324,7 @@ impl<'a> Serving<'a> {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
-        match stream.advance(id, &self.epoll, &mut self.pipes) {
+        match stream.advance(id, (&self.epoll, self.way), &mut self.pipes) {
             Step::Wait => {}
             Step::Again => self.again.push(id),
             Step::Over => drop(self.streams.remove(&id)),

@@ -2,19 +2,24 @@
 //! only there while something is in it.
 
 use std::io;
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering;
 
+use guest_init::targets::{Targets, begin, connected};
+use guest_init::tunnel::Carried;
+use guest_init::wire::Kind;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, SpliceFFlags, splice};
 use nix::libc::linger;
 use nix::sys::epoll::{Epoll, EpollFlags};
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt,
-};
+use nix::sys::socket::{Shutdown, setsockopt, shutdown, sockopt};
 use nix::unistd::pipe2;
 
-use super::{Targets, Token};
+use super::{Token, Way};
+
+/// What tells of changes, and the way in that is tried last.
+type Through<'a> = (&'a Epoll, Option<Way<'a>>);
 
 /// Most bytes that one splice(2) moves: what a pipe holds.
 const MOST: usize = 64 * 1024;
@@ -40,11 +45,45 @@ pub(super) enum Step {
 #[derive(Debug)]
 pub(super) struct Stream {
     client: TcpStream,
-    server: TcpStream,
+    server: Server,
     /// Where else it may be answered; none once it is.
     targets: Option<Targets>,
     up: Flow,
     down: Flow,
+}
+
+/// The other half.
+#[derive(Debug)]
+enum Server {
+    Connection(TcpStream),
+    Carried(Carried),
+}
+
+impl AsFd for Server {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Connection(socket) => socket.as_fd(),
+            Self::Carried(carried) => carried.socket.as_fd(),
+        }
+    }
+}
+
+impl Server {
+    /// Whether what ends here has not ended well.
+    fn is_reset(&self) -> bool {
+        match self {
+            // Its kernel says so itself.
+            Self::Connection(_) => false,
+            Self::Carried(carried) => carried.is_reset.load(Ordering::Acquire),
+        }
+    }
+
+    fn reset(&self) {
+        match self {
+            Self::Connection(socket) => reset(socket),
+            Self::Carried(carried) => carried.is_reset.store(true, Ordering::Release),
+        }
+    }
 }
 
 impl Stream {
@@ -53,13 +92,15 @@ impl Stream {
         client: TcpStream,
         mut targets: Targets,
         id: u64,
-        epoll: &Epoll,
+        through: Through<'_>,
     ) -> Option<Self> {
         let prepared = client
             .set_nonblocking(true)
             .and_then(|()| client.set_nodelay(true));
-        let server = prepared.ok().and_then(|()| reach(&mut targets, id, epoll));
-        let Some(server) = server.filter(|_| watch(&client, id, epoll).is_ok()) else {
+        let server = prepared
+            .ok()
+            .and_then(|()| reach(&mut targets, id, through));
+        let Some(server) = server.filter(|_| watch(client.as_fd(), id, through.0).is_ok()) else {
             reset(&client);
             return None;
         };
@@ -73,18 +114,19 @@ impl Stream {
     }
 
     /// Goes on as far as it can without waiting.
-    pub(super) fn advance(&mut self, id: u64, epoll: &Epoll, pipes: &mut Pipes) -> Step {
+    pub(super) fn advance(&mut self, id: u64, through: Through<'_>, pipes: &mut Pipes) -> Step {
         if let Some(targets) = &mut self.targets {
-            match connected(&self.server) {
+            match connected(self.server.as_fd()) {
                 Ok(false) => return Step::Wait,
                 Ok(true) => self.targets = None,
                 Err(error) => {
                     targets.failed(&error);
-                    let Some(server) = reach(targets, id, epoll) else {
+                    let Some(server) = reach(targets, id, through) else {
                         reset(&self.client);
                         return Step::Over;
                     };
                     self.server = server;
+                    // One that is there already is told of once more, by epoll.
                     return Step::Wait;
                 }
             }
@@ -94,7 +136,7 @@ impl Stream {
             // Neither side is left to believe that it has heard all.
             Err(_) => {
                 reset(&self.client);
-                reset(&self.server);
+                self.server.reset();
                 Step::Over
             }
         }
@@ -103,8 +145,10 @@ impl Stream {
     fn carry(&mut self, pipes: &mut Pipes) -> io::Result<Step> {
         let mut moves = true;
         for _ in 0..ROUNDS {
-            moves = self.up.carry(&self.client, &self.server, pipes)?
-                | self.down.carry(&self.server, &self.client, pipes)?;
+            let (client, server) = (self.client.as_fd(), self.server.as_fd());
+            let is_reset = || self.server.is_reset();
+            moves = self.up.carry((client, &|| false), server, pipes)?
+                | self.down.carry((server, &is_reset), client, pipes)?;
             if !moves {
                 break;
             }
@@ -130,8 +174,13 @@ struct Flow {
 }
 
 impl Flow {
-    /// Moves what can be moved at once; says whether that was anything.
-    fn carry(&mut self, from: &TcpStream, to: &TcpStream, pipes: &mut Pipes) -> io::Result<bool> {
+    /// Moves what can be moved at once; says whether that was anything. What is over after it was reset is an error.
+    fn carry(
+        &mut self,
+        (from, is_reset): (BorrowedFd<'_>, &dyn Fn() -> bool),
+        to: BorrowedFd<'_>,
+        pipes: &mut Pipes,
+    ) -> io::Result<bool> {
         if self.is_over {
             return Ok(false);
         }
@@ -141,14 +190,17 @@ impl Flow {
         };
         let mut moved = false;
         if !self.has_ended
-            && let Some(count) = transfer(from.as_fd(), pipe.writer.as_fd(), MOST)?
+            && let Some(count) = transfer(from, pipe.writer.as_fd(), MOST)?
         {
             self.held += count;
             self.has_ended = count == 0;
+            if self.has_ended && is_reset() {
+                return Err(io::ErrorKind::ConnectionReset.into());
+            }
             moved = true;
         }
         if self.held > 0
-            && let Some(count) = transfer(pipe.reader.as_fd(), to.as_fd(), self.held)?
+            && let Some(count) = transfer(pipe.reader.as_fd(), to, self.held)?
         {
             self.held = self.held.saturating_sub(count);
             moved = true;
@@ -161,7 +213,7 @@ impl Flow {
         if self.has_ended {
             self.is_over = true;
             // One that has gone altogether is noticed by the other direction.
-            let _ = to.shutdown(Shutdown::Write);
+            let _ = shutdown(to.as_raw_fd(), Shutdown::Write);
         }
         Ok(moved)
     }
@@ -208,48 +260,21 @@ impl Pipes {
     }
 }
 
-/// Begins a connection to the first target that does not refuse at once.
-fn reach(targets: &mut Targets, id: u64, epoll: &Epoll) -> Option<TcpStream> {
+/// Begins a connection to the first target that does not refuse at once, or takes the way that is no target.
+fn reach(targets: &mut Targets, id: u64, (epoll, way): Through<'_>) -> Option<Server> {
     while let Some(target) = targets.next() {
-        match begin(target).and_then(|server| watch(&server, id, epoll).map(|()| server)) {
-            Ok(server) => return Some(server),
+        match begin(target).and_then(|server| watch(server.as_fd(), id, epoll).map(|()| server)) {
+            Ok(server) => return Some(Server::Connection(server)),
             Err(error) => targets.failed(&error),
         }
     }
-    None
-}
-
-fn begin(target: SocketAddr) -> io::Result<TcpStream> {
-    let family = if target.is_ipv4() {
-        AddressFamily::Inet
-    } else {
-        AddressFamily::Inet6
-    };
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket = socket(family, SockType::Stream, flags, None)?;
-    match connect(socket.as_raw_fd(), &SockaddrStorage::from(target)) {
-        Ok(()) | Err(Errno::EINPROGRESS) => {}
-        Err(errno) => return Err(errno.into()),
-    }
-    let server = TcpStream::from(socket);
-    server.set_nodelay(true)?;
-    Ok(server)
-}
-
-/// Whether a connection that was begun is there.
-fn connected(server: &TcpStream) -> io::Result<bool> {
-    if let Some(error) = server.take_error()? {
-        return Err(error);
-    }
-    match server.peer_addr() {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
-        Err(error) => Err(error),
-    }
+    let carried = way?(Kind::Stream, targets.port()).ok()?;
+    watch(carried.socket.as_fd(), id, epoll).ok()?;
+    Some(Server::Carried(carried))
 }
 
 /// Has epoll tell of every change: who is told goes on until it would have to wait.
-fn watch(socket: &TcpStream, id: u64, epoll: &Epoll) -> io::Result<()> {
+fn watch(socket: BorrowedFd<'_>, id: u64, epoll: &Epoll) -> io::Result<()> {
     let changes =
         EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
     epoll.add(socket, Token::Stream(id).event(changes))?;

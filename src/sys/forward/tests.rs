@@ -1,5 +1,5 @@
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -70,6 +70,7 @@ impl Other {
                 namespace: File::open(format!("/proc/{pid}/ns/net")).ok(),
                 addresses: &|| vec![OWN],
                 is_there: &|| !keeper.wait(Duration::ZERO),
+                way: None,
             };
             let asked = || asked.load(Ordering::Relaxed);
             let before = thread_namespace();
@@ -233,6 +234,7 @@ fn what_has_no_namespace_of_its_own_is_not_asked_at_our_loopback() {
             namespace,
             addresses: &Vec::new,
             is_there: &|| !asker.is_finished(),
+            way: None,
         };
         let ports = [Port {
             listener,

@@ -156,6 +156,19 @@ pub fn qemu_uri() -> Result<String> {
 ///
 /// There is none, or it does not come back.
 pub fn restart() -> Result<()> {
+    restart_by(Signal::SIGHUP)
+}
+
+/// As [`restart`], but the daemon is killed in the middle of whatever it does.
+///
+/// # Errors
+///
+/// As of [`restart`].
+pub fn crash() -> Result<()> {
+    restart_by(Signal::SIGUSR1)
+}
+
+fn restart_by(signal: Signal) -> Result<()> {
     let uri = std::env::var(URI_VARIABLE).context("no libvirtd is named")?;
     let parent = std::env::var(PID_VARIABLE).context("no libvirtd is named")?;
     let dir = uri
@@ -165,7 +178,7 @@ pub fn restart() -> Result<()> {
     let note = Path::new(dir).join(serve::RESTARTED);
     // Absent before the first restart.
     let _ = std::fs::remove_file(&note);
-    kill(Pid::from_raw(parent.parse()?), Signal::SIGHUP)?;
+    kill(Pid::from_raw(parent.parse()?), signal)?;
     let begin = Instant::now();
     while !note.exists() {
         if begin.elapsed() > Duration::from_secs(60) {

@@ -2,7 +2,7 @@
 //!
 //! It gives them a mount namespace, it is the subreaper of all they start,
 //! and it takes everything down in order when it is told to or when the test run dies. At SIGHUP it
-//! starts root's daemon anew. It knows nothing of tests.
+//! starts root's daemon anew; at SIGUSR1, too, after killing it. It knows nothing of tests.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -45,6 +45,7 @@ pub fn serve(dir: &Path) -> Result<()> {
         Signal::SIGTERM,
         Signal::SIGINT,
         Signal::SIGHUP,
+        Signal::SIGUSR1,
         Signal::SIGCHLD,
     ] {
         signals.add(signal);
@@ -87,8 +88,8 @@ impl Daemons {
     }
 
     /// What runs stays: containers and guests are kept by processes of their own.
-    fn restart(&mut self) -> Result<()> {
-        self.end(|daemons| &daemons.system)?;
+    fn restart(&mut self, end: Signal) -> Result<()> {
+        self.end(|daemons| &daemons.system, end)?;
         self.system.spawn()?;
         self.wait_ready()?;
         fs::write(self.dir.join(RESTARTED), "").context("noting the restart")
@@ -104,7 +105,9 @@ impl Daemons {
             // container may take seconds to reap it.
             let signal = signals.wait().context("waiting for a signal")?;
             if signal == Signal::SIGHUP {
-                self.restart()?;
+                self.restart(Signal::SIGTERM)?;
+            } else if signal == Signal::SIGUSR1 {
+                self.restart(Signal::SIGKILL)?;
             } else if signal != Signal::SIGCHLD {
                 return Ok(());
             }
@@ -150,7 +153,7 @@ impl Daemons {
         let mut left = Vec::new();
         if self.session.running() {
             self.remove_domains(&UserDirectory::of(&self.dir).uri(), &mut left)?;
-            self.end(|daemons| &daemons.session)?;
+            self.end(|daemons| &daemons.session, Signal::SIGTERM)?;
         }
         if self.system.running() {
             for driver in ["lxc", "qemu"] {
@@ -160,7 +163,7 @@ impl Daemons {
                 &libvirtd::uri("lxc", &self.dir),
                 &["net-destroy", "default"],
             )?;
-            self.end(|daemons| &daemons.system)?;
+            self.end(|daemons| &daemons.system, Signal::SIGTERM)?;
         }
         // Orphans of a killed child come to this process in their turn, so this ends at none.
         loop {
@@ -193,9 +196,9 @@ impl Daemons {
     }
 
     /// Ends one of the daemons, reaping for both.
-    fn end(&mut self, which: fn(&Self) -> &Daemon) -> Result<()> {
+    fn end(&mut self, which: fn(&Self) -> &Daemon, signal: Signal) -> Result<()> {
         if let Some(pid) = which(self).pid {
-            kill(pid, Signal::SIGTERM).context("stopping libvirtd")?;
+            kill(pid, signal).context("stopping libvirtd")?;
         }
         while which(self).running() {
             self.note(waitpid(None, None).context("waiting for libvirtd")?);

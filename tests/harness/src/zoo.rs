@@ -34,7 +34,7 @@ pub struct Options {
     /// The tables
     #[arg(long, default_values = ["tests/zoo/zoo.tsv", "tests/zoo/more.tsv"])]
     table: Vec<PathBuf>,
-    /// Write the results into the table of this file
+    /// Write the results into the table of this file, with --machines the second
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
     /// The script that installs packages
@@ -95,6 +95,10 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         }
     }
 
+    let kind = match options.machines {
+        true => report::Kind::Machines,
+        false => report::Kind::Containers,
+    };
     let mut sum = report::Sum::default();
     println!("{}", report::HEADER);
     for row in &rows {
@@ -107,7 +111,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         sum.add(row, &outcome);
         // After each: a run can be cut short.
         if let Some(path) = &options.record {
-            record(path, &all, row, &outcome)
+            record(path, kind, &all, row, &outcome)
                 .with_context(|| format!("recording in '{}'", path.display()))?;
         }
         if options.fail_fast && !outcome.passed() {
@@ -122,9 +126,15 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     })
 }
 
-fn record(path: &Path, all: &[Row], row: &Row, outcome: &animal::Outcome) -> Result<()> {
+fn record(
+    path: &Path,
+    kind: report::Kind,
+    all: &[Row],
+    row: &Row,
+    outcome: &animal::Outcome,
+) -> Result<()> {
     let mut record = report::Record::parse(&std::fs::read_to_string(path)?);
-    record.add(row, outcome);
+    record.add(kind, row, outcome)?;
     std::fs::write(path, record.write(all))?;
     Ok(())
 }

@@ -8,7 +8,17 @@ check "create one at an address of the host" virt-sandbox-service create -u ngin
 says "that waits for the host's network" network-online.target systemctl show -P After ng_sandbox
 says "and has it brought up" network-online.target systemctl show -P Wants ng_sandbox
 check "its socket needs no address yet" systemctl start ng_sandbox.socket
+check "it listens no more" systemctl stop ng_sandbox.socket
+# Somebody else has its port.
+ip address add 192.0.2.1/32 dev lo
+python3 -m http.server 8082 --bind 192.0.2.1 >/dev/null 2>&1 &
+other=$!
+check "somebody listens there" soon curl -s -o /dev/null http://192.0.2.1:8082/
+refuse "its socket says so" systemctl start ng_sandbox.socket
 check "delete it" virt-sandbox-service delete --force ng
+refuse "nothing is left of what failed" printed . systemctl list-units --all --plain --no-legend 'ng_sandbox*'
+kill $other
+ip address del 192.0.2.1/32 dev lo
 
 check "start" systemctl start web1_sandbox
 pid=$(systemctl show -P MainPID web1_sandbox)

@@ -78,7 +78,7 @@ check "create with an image" virt-sandbox-service create -u apache2.service -i 3
 check "start" systemctl start img_sandbox
 is "it is confined" "$(of img)" confined img
 check "it answers" answers img
-check "create as the host's root" virt-sandbox-service create -u apache2.service --idmap none hr
+check "create as the host's root" virt-sandbox-service create -u apache2.service --idmap no hr
 check "start" systemctl start hr_sandbox
 is "it is confined" "$(of hr)" confined hr
 check "it answers" answers hr

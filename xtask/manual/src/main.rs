@@ -147,18 +147,19 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The page of a program, and one of each of its subcommands.
+/// The page of a program or subcommand, and one of each of its subcommands.
 fn pages(program: &Command, about: &About<'_>, directory: &Path) -> Result<()> {
     write(program, about, directory)?;
+    let name = program.get_display_name().unwrap_or(program.get_name());
     let of_subcommand = About {
-        see_also: &[(program.get_name(), 1)],
+        see_also: &[(name, 1)],
         ..About::default()
     };
     for subcommand in program
         .get_subcommands()
         .filter(|command| !command.is_hide_set())
     {
-        write(subcommand, &of_subcommand, directory)?;
+        pages(subcommand, &of_subcommand, directory)?;
     }
     Ok(())
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use anyhow::{Context, Result};
+
 use super::animal::Outcome;
 use super::table::Row;
 
@@ -71,11 +73,28 @@ pub fn line(row: &Row, outcome: &Outcome) -> String {
     line.trim_end().to_owned()
 }
 
-/// What is known of each service from the last run that it was in: a table of Markdown below a text that stays.
+/// What ran the services that a table is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The first table of a file.
+    Containers,
+    /// The second.
+    Machines,
+}
+
+/// What is known of each service from the last run that it was in: tables of Markdown in a text that stays.
 #[derive(Debug)]
 pub struct Record {
+    /// What is above the first table.
     text: String,
+    tables: Vec<Table>,
+}
+
+/// One of the tables, and the text that follows it.
+#[derive(Debug)]
+struct Table {
     lines: BTreeMap<String, String>,
+    below: String,
 }
 
 const COLUMNS: &str = "| service | result | create s | active s | tries | memory MB | unit | note |\n\
@@ -84,29 +103,54 @@ const COLUMNS: &str = "| service | result | create s | active s | tries | memory
 impl Record {
     /// Reads what was written before.
     pub fn parse(text: &str) -> Self {
-        let (text, table) = text.split_once(COLUMNS).unwrap_or((text, ""));
-        let lines = table.lines().filter_map(|line| {
-            let name = line.strip_prefix("| ")?.split(" |").next()?;
-            Some((name.to_owned(), line.to_owned()))
-        });
+        let mut parts = text.split(COLUMNS);
+        let text = parts.next().unwrap_or_default().to_owned();
         Self {
-            lines: lines.collect(),
-            text: text.to_owned(),
+            text,
+            tables: parts.map(Table::parse).collect(),
         }
     }
 
     /// Puts a service's last result in the place of that of before.
-    pub fn add(&mut self, row: &Row, outcome: &Outcome) {
+    ///
+    /// # Errors
+    /// Where the text has no such table.
+    pub fn add(&mut self, kind: Kind, row: &Row, outcome: &Outcome) -> Result<()> {
+        let table = self.tables.get_mut(kind as usize);
+        let table = table.with_context(|| format!("no table of {kind:?} in it; add its head"))?;
         let cells = cells(row, outcome).map(|cell| cell.replace('|', "/"));
         let line = format!("| {} |", cells.join(" | "));
-        self.lines.insert(row.name.clone(), line);
+        table.lines.insert(row.name.clone(), line);
+        Ok(())
     }
 
     /// The text again, with services in the order of `rows`; those of no row are gone.
     pub fn write(&self, rows: &[Row]) -> String {
-        let lines = rows.iter().filter_map(|row| self.lines.get(&row.name));
-        let table: String = lines.map(|line| format!("{line}\n")).collect();
-        format!("{}{COLUMNS}{table}", self.text)
+        let mut text = self.text.clone();
+        for table in &self.tables {
+            text.push_str(COLUMNS);
+            let lines = rows.iter().filter_map(|row| table.lines.get(&row.name));
+            lines.for_each(|line| text.extend([line, "\n"]));
+            text.push_str(&table.below);
+        }
+        text
+    }
+}
+
+impl Table {
+    /// Reads its lines, and all that follows.
+    fn parse(text: &str) -> Self {
+        let end = |line: &&str| line.starts_with("| ");
+        let lines: Vec<&str> = text.split_inclusive('\n').take_while(end).collect();
+        let length = lines.iter().map(|line| line.len()).sum();
+        let lines = lines.into_iter().filter_map(|line| {
+            let name = line.strip_prefix("| ")?.split(" |").next()?;
+            Some((name.to_owned(), line.trim_end().to_owned()))
+        });
+        Self {
+            lines: lines.collect(),
+            below: text[length..].to_owned(),
+        }
     }
 }
 
@@ -175,14 +219,32 @@ mod tests {
             row("b\tp\tb.service\thost\ttrue\t-\t-\t-\twants the moon\n"),
             row("a\tp\ta.service\thost\ttrue\t-\t-\t-\n"),
         ];
-        let mut record = Record::parse("# Zoo\n\n");
-        record.add(&rows[1], &Outcome::failed("x | y".into()));
-        record.add(&rows[0], &Outcome::failed("no moon".into()));
+        let (containers, machines) = (Kind::Containers, Kind::Machines);
+        let empty = format!("# Zoo\n\n{COLUMNS}\n## Machines\n\n{COLUMNS}");
+        let mut record = Record::parse(&empty);
+        assert_eq!(record.write(&rows), empty);
+        for (kind, row, why) in [
+            (containers, &rows[1], "x | y"),
+            (containers, &rows[0], "no moon"),
+            (machines, &rows[1], "late"),
+        ] {
+            record.add(kind, row, &Outcome::failed(why.into())).unwrap();
+        }
         let mut again = Record::parse(&record.write(&rows));
-        again.add(&rows[1], &Outcome::default());
+        again
+            .add(containers, &rows[1], &Outcome::default())
+            .unwrap();
         let text = again.write(&rows);
-        let expected = "| b | known | - | - | - | - | b.service | wants the moon |\n\
-                        | a | ok | - | - | - | - | a.service |  |\n";
-        assert_eq!(text, format!("# Zoo\n\n{COLUMNS}{expected}"));
+        let first = "| b | known | - | - | - | - | b.service | wants the moon |\n\
+                     | a | ok | - | - | - | - | a.service |  |\n";
+        let second = "| a | FAILED | - | - | - | - | a.service | late |\n";
+        let expected = format!("# Zoo\n\n{COLUMNS}{first}\n## Machines\n\n{COLUMNS}{second}");
+        assert_eq!(text, expected);
+        let mut without = Record::parse("# Zoo\n");
+        assert!(
+            without
+                .add(machines, &rows[1], &Outcome::default())
+                .is_err()
+        );
     }
 }

@@ -2,13 +2,15 @@
 //! the kernel said.
 //!
 //! `attacker MARKER SECRET PID PORT ABSTRACT`: a secret of the host's and the text in it, a process of the host, a port on
-//! its loopback and the name of an abstract socket of its.
+//! its loopback and the name of an abstract socket of its. `greedy`, `modest`, `hungry [FILE]` and `restless A B…` do what their
+//! functions say.
 //!
 //! `unsafe` for system calls that have no safe function, which is what is tried here.
 #![allow(unsafe_code)]
 
 mod around;
 mod files;
+mod greedy;
 mod kernel;
 
 use std::ffi::CString;
@@ -246,6 +248,14 @@ fn attempt(way: Way, host: &Host) -> (bool, String) {
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
+    match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["greedy"] => return greedy::greedy(),
+        ["modest"] => return greedy::modest(),
+        ["hungry"] => return greedy::hungry(None),
+        ["hungry", place] => return greedy::hungry(Some(place)),
+        ["restless", ..] => return greedy::restless(&words[1..]),
+        _ => {}
+    }
     let [marker, secret, pid, port, socket] = words.as_slice() else {
         eprintln!("attacker MARKER SECRET PID PORT ABSTRACT");
         std::process::exit(2);

@@ -1,0 +1,103 @@
+//! Limits of a domain that runs.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use virt::domain::{Domain, MemoryParameters, SchedBandwidth, SchedulerInfo};
+use virt::error::{Error as VirtError, ErrorNumber};
+
+use crate::config::resources::IdSet;
+use crate::hypervisor::Limit;
+use crate::hypervisor::libvirt::is;
+
+/// How long a guest may take to give memory back.
+const BALLOON: Duration = Duration::from_secs(30);
+
+type Done = std::result::Result<(), VirtError>;
+
+pub(super) fn apply(domain: &Domain, limit: &Limit) -> Done {
+    let live = virt::sys::VIR_DOMAIN_AFFECT_LIVE;
+    let schedule =
+        |info: SchedulerInfo| domain.set_scheduler_parameters_flags(&info, live).map(drop);
+    match limit {
+        Limit::Memory(kib) => {
+            let parameters = MemoryParameters {
+                hard_limit: Some(*kib),
+                ..MemoryParameters::default()
+            };
+            domain.set_memory_parameters(parameters, live).map(drop)
+        }
+        Limit::Balloon(kib) => set_balloon(domain, *kib),
+        Limit::VirtualCpus(count) => match domain.set_vcpus_flags(*count, live) {
+            // libvirt waits for some seconds for a guest to let go of one; it does not take that back then.
+            Err(error) if is(&error, ErrorNumber::OperationTimeout) => Ok(()),
+            set => set,
+        },
+        Limit::Pinning(cpus) => pin(domain, cpus),
+        Limit::CpuShares(shares) => schedule(SchedulerInfo {
+            cpu_shares: Some(*shares),
+            ..SchedulerInfo::default()
+        }),
+        Limit::CpuQuota { quota, period } => schedule(SchedulerInfo {
+            vcpu_bw: SchedBandwidth {
+                period: Some(*period),
+                // Negative: no limit.
+                quota: Some(quota.map_or(-1, u64::cast_signed)),
+            },
+            ..SchedulerInfo::default()
+        }),
+        Limit::IoWeight(weight) => set_io_weight(domain, *weight),
+    }
+}
+
+/// Asks the guest for memory, or gives it back, and waits until it has done so.
+fn set_balloon(domain: &Domain, kib: u64) -> Done {
+    domain.set_memory_flags(kib, virt::sys::VIR_DOMAIN_AFFECT_LIVE)?;
+    let begin = Instant::now();
+    loop {
+        let actual = domain.info()?.memory;
+        if actual == kib || begin.elapsed() >= BALLOON {
+            log::debug!("the guest has {actual} KiB of {kib}");
+            return Ok(());
+        }
+        sleep(Duration::from_millis(100));
+    }
+}
+
+fn pin(domain: &Domain, cpus: &IdSet) -> Done {
+    let live = virt::sys::VIR_DOMAIN_AFFECT_LIVE;
+    let map = cpus.bits();
+    for cpu in 0..domain.info()?.nr_virt_cpu {
+        domain.pin_vcpu_flags(cpu, &map, live)?;
+    }
+    domain.pin_emulator(&map, live)
+}
+
+/// The crate has no words for it.
+fn set_io_weight(domain: &Domain, weight: u32) -> std::result::Result<(), VirtError> {
+    let mut parameter = virt::sys::virTypedParameter {
+        type_: virt::sys::VIR_TYPED_PARAM_UINT as i32,
+        value: virt::sys::_virTypedParameterValue { ui: weight },
+        field: [0; 80],
+    };
+    for (to, from) in parameter
+        .field
+        .iter_mut()
+        .zip(virt::sys::VIR_DOMAIN_BLKIO_WEIGHT.to_bytes())
+    {
+        *to = from.cast_signed();
+    }
+    // SAFETY: the domain lives as long as `domain`, and one parameter whose name ends with a zero is handed in.
+    let result = unsafe {
+        virt::sys::virDomainSetBlkioParameters(
+            domain.as_ptr(),
+            &raw mut parameter,
+            1,
+            virt::sys::VIR_DOMAIN_AFFECT_LIVE,
+        )
+    };
+    if result < 0 {
+        return Err(VirtError::last_error());
+    }
+    Ok(())
+}

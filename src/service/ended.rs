@@ -1,0 +1,194 @@
+//! How a sandbox has ended that nobody has stopped.
+//!
+//! Of a command that was to run once the journal tells: what systemd inside says of a unit has ids and fields
+//! (`systemd.journal-fields(7)`, `systemd/sd-messages.h`). A sandbox of units has no end of its own: its units are started again
+//! inside as they say, and it stays for the admin to look at if they fail; that it ends by itself is a failure.
+
+use std::fs;
+use std::io::{BufRead, BufReader, ErrorKind};
+
+use serde::Deserialize;
+
+use crate::config::workload::{COMMAND_UNIT, Restart};
+use crate::config::{SandboxConfig, SandboxName};
+use crate::error::{Error, Result};
+use crate::service::journal;
+use crate::service::sandboxes::Sandboxes;
+use crate::sys::atomic;
+
+/// `SD_MESSAGE_UNIT_SUCCESS`: a unit has ended as it should.
+const SUCCESS: &str = "7ad2d189f7e94e70a38c781354912448";
+
+/// `SD_MESSAGE_UNIT_FAILURE_RESULT`: a unit has failed.
+const FAILURE: &str = "d9b373ed55a64feb8242e02dbe79a49c";
+
+/// `SD_MESSAGE_UNIT_PROCESS_EXIT`: how its process has ended.
+const EXIT: &str = "98e322203f7a4ed290d09fe03c09fe15";
+
+/// Why a sandbox has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// For people.
+    pub text: String,
+    /// The status of the command, 128 and the signal that has ended it as shells have it, or 1.
+    pub status: u8,
+}
+
+/// What the journal says of a unit; numbers are texts there.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "UPPERCASE", default)]
+struct Entry {
+    message_id: String,
+    unit_result: Option<String>,
+    exit_code: Option<String>,
+    exit_status: Option<String>,
+}
+
+impl Sandboxes {
+    /// Why a sandbox has ended that was not stopped; nothing if it had done what it was for.
+    #[must_use]
+    pub fn end_of(&self, config: &SandboxConfig) -> Option<Failure> {
+        let name = &config.name;
+        let Some(command) = config.workload.command() else {
+            return Some(Failure {
+                text: format!("the sandbox '{name}' has ended by itself"),
+                status: 1,
+            });
+        };
+        match command.restart {
+            Restart::No => {}
+            // It ends with success, or is started again.
+            Restart::OnFailure => return None,
+            Restart::Always => {
+                return Some(Failure {
+                    text: format!("the sandbox '{name}' has ended, and its command was to run on"),
+                    status: 1,
+                });
+            }
+        }
+        match self.said_of_command(config) {
+            Ok(entries) => judged(name, &entries),
+            Err(error) => {
+                log::warn!("how the command of '{name}' has ended is not known: {error}");
+                None
+            }
+        }
+    }
+
+    /// What systemd inside has said of the end of the command in this run.
+    fn said_of_command(&self, config: &SandboxConfig) -> Result<Vec<Entry>> {
+        let mut arguments = [
+            "--boot",
+            "--output=json",
+            "--output-fields=MESSAGE_ID,UNIT_RESULT,EXIT_CODE,EXIT_STATUS",
+            "--quiet",
+            "_PID=1",
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        arguments.push(format!("UNIT={COMMAND_UNIT}"));
+        arguments.extend([SUCCESS, FAILURE, EXIT].map(|id| format!("MESSAGE_ID={id}")));
+        let mut child = journal::read(self, config, &arguments)?;
+        let lines = child.stdout.take().map(BufReader::new);
+        let entries = lines
+            .into_iter()
+            .flat_map(BufRead::lines)
+            .map_while(std::result::Result::ok)
+            .filter_map(|line| serde_json::from_str(&line).ok())
+            .collect();
+        child.wait().map_err(Error::step("running journalctl"))?;
+        Ok(entries)
+    }
+
+    /// Remembers why a sandbox has failed, until it is started again.
+    pub fn note_failure(&self, name: &SandboxName, text: &str) {
+        let path = self.store.failure(name);
+        match atomic::write(&path, text.as_bytes(), 0o600) {
+            Err(error) if self.store.config(name).exists() => {
+                log::warn!("noting that '{name}' has failed: {error}");
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+
+    /// Why a sandbox has failed that does not run.
+    pub(super) fn noted_failure(&self, name: &SandboxName) -> Option<String> {
+        fs::read_to_string(self.store.failure(name)).ok()
+    }
+
+    /// A sandbox is about to start: that it failed before is past.
+    pub(super) fn forget_failure(&self, name: &SandboxName) -> Result<()> {
+        let path = self.store.failure(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(Error::io("removing", &path)(error))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+}
+
+fn judged(name: &SandboxName, entries: &[Entry]) -> Option<Failure> {
+    let last = |id: &str| entries.iter().rev().find(|entry| entry.message_id == id);
+    let Some(failure) = last(FAILURE) else {
+        let has_ended = last(SUCCESS).is_some();
+        return (!has_ended).then(|| Failure {
+            text: format!("the sandbox '{name}' has ended before its command"),
+            status: 1,
+        });
+    };
+    let exit = last(EXIT);
+    let number = exit.and_then(|exit| exit.exit_status.as_ref()?.parse::<u8>().ok());
+    let (how, status) = match (exit.and_then(|exit| exit.exit_code.as_deref()), number) {
+        (Some("exited"), Some(status)) => (format!(", status {status}"), status.max(1)),
+        (Some("killed" | "dumped"), Some(signal)) => {
+            (format!(", signal {signal}"), signal.saturating_add(128))
+        }
+        (Some(_) | None, _) => (String::new(), 1),
+    };
+    let result = failure.unit_result.as_deref().unwrap_or("failed");
+    Some(Failure {
+        text: format!(
+            "the command of the sandbox '{name}' has failed: {COMMAND_UNIT}: {result}{how}"
+        ),
+        status,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(lines: &[&str]) -> Option<Failure> {
+        let entries: Vec<Entry> = lines
+            .iter()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        judged(&"a".parse().unwrap(), &entries)
+    }
+
+    #[test]
+    fn the_journal_tells_how_a_command_has_ended() {
+        let success = format!(r#"{{"MESSAGE_ID":"{SUCCESS}"}}"#);
+        let failure = |result: &str| {
+            format!(r#"{{"MESSAGE_ID":"{FAILURE}","UNIT_RESULT":"{result}","__CURSOR":"x"}}"#)
+        };
+        let exit = |code: &str, status: &str| {
+            format!(r#"{{"MESSAGE_ID":"{EXIT}","EXIT_CODE":"{code}","EXIT_STATUS":"{status}"}}"#)
+        };
+        assert_eq!(said(&[&success]), None);
+        let seven = said(&[&exit("exited", "7"), &failure("exit-code")]).unwrap();
+        assert_eq!(seven.status, 7);
+        assert!(
+            seven.text.ends_with(".service: exit-code, status 7"),
+            "{seven:?}"
+        );
+        let killed = said(&[&exit("killed", "9"), &failure("signal")]).unwrap();
+        assert_eq!(killed.status, 137);
+        assert!(killed.text.ends_with("signal, signal 9"), "{killed:?}");
+        // One that ended well and was killed for staying too long, for example.
+        let timeout = said(&[&exit("exited", "0"), &failure("timeout")]).unwrap();
+        assert_eq!(timeout.status, 1);
+        assert!(said(&[]).unwrap().text.contains("before its command"));
+    }
+}

@@ -1,0 +1,372 @@
+//! What the host's commands do in a tree that the sandbox changes while they look.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::stat::Mode;
+
+use crate::support::{Done, HostFile, TREES, Test, finish, inside, ok, program, run};
+use crate::{MARKER, attacker, grep, unit};
+
+/// A directory of the host that looks like parts of a tree, to be reached by mistake.
+const OUTSIDE: &str = "/var/lib/t-escape-outside";
+
+/// A command that must end whatever a tree holds. Its status is its own.
+fn ends(words: &[&str]) -> Done {
+    let mut command = Command::new("timeout");
+    command
+        .arg("100")
+        .arg(env!("CARGO_BIN_EXE_virt-sandbox-service"))
+        .args(words);
+    let done = finish(command, "");
+    assert_ne!(done.code, 124, "{words:?} hangs: {done:?}");
+    assert_ne!(done.code, 101, "{words:?} panics: {done:?}");
+    let said = [&done.stdout, &done.stderr];
+    assert!(
+        !said.iter().any(|text| text.contains(MARKER)),
+        "{words:?} tells it: {done:?}"
+    );
+    assert!(
+        !said.iter().any(|text| text.contains('\u{1b}')),
+        "{words:?} speaks to the terminal: {done:?}"
+    );
+    done
+}
+
+/// Everything about what is outside that a command could change.
+fn outside() -> Vec<String> {
+    let mut found = Vec::new();
+    let mut dirs = vec![PathBuf::from(OUTSIDE)];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir).unwrap() {
+            let path = entry.unwrap().path();
+            let at = fs::symlink_metadata(&path).unwrap();
+            let content = at.is_file().then(|| fs::read_to_string(&path).unwrap());
+            found.push(format!(
+                "{path:?} {:o} {}:{} {content:?}",
+                at.mode(),
+                at.uid(),
+                at.gid()
+            ));
+            if at.is_dir() {
+                dirs.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Makes a twin of each of these, which is a link to what is outside, for the two to be exchanged.
+fn twins(tree: &Path, paths: &[&str]) -> Vec<PathBuf> {
+    let mut pairs = Vec::new();
+    for path in paths {
+        let real = tree.join(path);
+        let is_file = real.is_file();
+        let twin = real.with_file_name(format!(
+            ".twin-{}",
+            real.file_name().unwrap().to_str().unwrap()
+        ));
+        let to = Path::new(OUTSIDE).join(path);
+        match is_file {
+            true => {
+                fs::create_dir_all(to.parent().unwrap()).unwrap();
+                fs::write(&to, MARKER).unwrap();
+            }
+            false => {
+                fs::create_dir_all(&real).unwrap();
+                fs::create_dir_all(&to).unwrap();
+                for name in ["file", "hostname", "machine-id", "passwd", "system.journal"] {
+                    fs::write(to.join(name), MARKER).unwrap();
+                    let own = real.join(name);
+                    if !own.exists() {
+                        fs::write(own, "own").unwrap();
+                    }
+                }
+            }
+        }
+        symlink(&to, &twin).unwrap();
+        pairs.extend([real, twin]);
+    }
+    pairs
+}
+
+fn exchanging(pairs: &[PathBuf]) -> Child {
+    let mut command = Command::new(attacker());
+    command.arg("restless").args(pairs).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    child
+}
+
+#[test]
+fn directories_that_become_links_lead_nobody_out() {
+    let Some(test) = Test::begin("directories_that_become_links_lead_nobody_out") else {
+        return;
+    };
+    let unit = unit();
+    let _outside = HostFile::new(&format!("{OUTSIDE}/file"), MARKER);
+    ok(&["create", "-N", "none", "-u", "t-esc.service", "t-esc"]);
+    ok(&["start", "t-esc"]);
+    let tree = Path::new(TREES).join("t-esc");
+    inside("t-esc", "journalctl --flush; journalctl --sync");
+    let id = fs::read_to_string(tree.join("etc/machine-id")).unwrap();
+    let journal = format!("var/log/journal/{}", id.trim());
+    let paths = [
+        "etc/systemd",
+        "etc/hostname",
+        "etc/hosts",
+        "etc/machine-id",
+        "etc/passwd",
+        "etc/ssl",
+        "etc/security",
+        "var/log",
+        "var/log/journal",
+        &journal,
+        "var/lib/virt-sandbox",
+        "var/lib/dbus",
+        "root/d",
+        "srv/d",
+        "home/d",
+        "srv/d/deep",
+        "etc/logrotate.d",
+    ];
+    // The innermost first: a twin is made in what is still a directory.
+    let mut pairs = Vec::new();
+    for path in paths.iter().rev() {
+        pairs.extend(twins(&tree, &[path]));
+    }
+    let before = outside();
+    // As the sandbox's own root does it, whose tree this is: on the host it is faster.
+    let mut restless = [pairs.clone(), pairs.iter().rev().cloned().collect()]
+        .map(|pairs: Vec<_>| exchanging(&pairs));
+    let dir = tempfile::tempdir().unwrap();
+    let archive = dir.path().join("t.tar");
+    let archive = archive.to_str().unwrap();
+    let mut done = Vec::new();
+    for round in 0..2 {
+        let verbs: [&[&str]; 13] = [
+            &["logs", "t-esc"],
+            &["logs", "-o", "cat", "t-esc"],
+            &["status", "t-esc"],
+            &["list"],
+            &["inspect", "t-esc"],
+            &["execute", "t-esc", "--", "true"],
+            &["rotate", "t-esc"],
+            &["upgrade", "--dry-run", "t-esc"],
+            &["clone", "t-esc", "t-esc2"],
+            &["delete", "--force", "t-esc2"],
+            &["export", "t-esc", "-o", archive],
+            &["set", "t-esc", "pids=300"],
+            &["reload", "t-esc"],
+        ];
+        for verb in verbs {
+            let ended = ends(verb);
+            done.push(format!(
+                "{round} {verb:?}: {} {}",
+                ended.code,
+                ended.stderr.lines().next().unwrap_or("")
+            ));
+            assert_eq!(outside(), before, "{verb:?}");
+            let copies = finish(grep(&[archive, &format!("{TREES}/t-esc2")]), "");
+            assert_eq!(copies.stdout, "", "{verb:?} has copied it");
+        }
+        let _ = fs::remove_file(archive);
+    }
+    for verb in [
+        &["stop", "t-esc"][..],
+        &["upgrade", "t-esc"],
+        &["start", "t-esc"],
+        &["restart", "t-esc"],
+        &["stop", "t-esc"],
+        &["rename", "t-esc", "t-esc3"],
+        &["rename", "t-esc3", "t-esc"],
+        &["upgrade", "t-esc"],
+        &["delete", "--force", "t-esc"],
+    ] {
+        let ended = ends(verb);
+        done.push(format!(
+            "{verb:?}: {} {}",
+            ended.code,
+            ended.stderr.lines().next().unwrap_or("")
+        ));
+        assert_eq!(outside(), before, "{verb:?}");
+    }
+    println!("{}", done.join("\n"));
+    for child in &mut restless {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    drop(unit);
+    let _ = run(&["delete", "--force", "t-esc"]);
+    test.end();
+}
+
+/// Fills a tree with what a sandbox's root may make there.
+fn litter(tree: &Path) {
+    for dir in ["etc", "srv", "var/lib", "root", "home"] {
+        let dir = tree.join(dir);
+        nix::unistd::mkfifo(&dir.join("fifo"), Mode::S_IRWXU).unwrap();
+        drop(UnixListener::bind(dir.join("socket")).unwrap());
+        for name in [
+            &b"a\nb"[..],
+            b"\xff\xfe",
+            b"-rf",
+            b"--",
+            b"\x1b]0;owned\x07\x1b[2J",
+            b"%s%n",
+            b" ",
+            b"a\"b",
+            b"'",
+            b"\\",
+            b"]]>",
+            &[b'x'; 255],
+        ] {
+            let name = OsStr::from_bytes(name);
+            fs::write(dir.join(name), "own").unwrap();
+            let short = OsStr::from_bytes(&name.as_bytes()[..name.len().min(200)]);
+            let with = |front: &str| {
+                let mut full = OsStr::new(front).to_owned();
+                full.push(short);
+                dir.join(full)
+            };
+            fs::create_dir(with("d")).unwrap();
+            symlink(Path::new(OUTSIDE).join("file"), with("l")).unwrap();
+        }
+    }
+    let sparse = File::create(tree.join("srv/sparse")).unwrap();
+    sparse.set_len(1 << 42).unwrap();
+    let many = tree.join("srv/many");
+    fs::create_dir(&many).unwrap();
+    for index in 0..5000 {
+        fs::write(many.join(index.to_string()), "").unwrap();
+    }
+    let mode = fs::Permissions::from_mode(0o6755);
+    fs::set_permissions(tree.join("srv/many/1"), mode).unwrap();
+}
+
+#[test]
+fn whatever_lies_in_a_tree_the_hosts_commands_end() {
+    let Some(test) = Test::begin("whatever_lies_in_a_tree_the_hosts_commands_end") else {
+        return;
+    };
+    let unit = unit();
+    let _outside = HostFile::new(&format!("{OUTSIDE}/file"), MARKER);
+    ok(&[
+        "create",
+        "-N",
+        "none",
+        "--timeout",
+        "30",
+        "-u",
+        "t-esc.service",
+        "t-esc",
+    ]);
+    let tree = Path::new(TREES).join("t-esc");
+    litter(&tree);
+    let before = outside();
+    let dir = tempfile::tempdir().unwrap();
+    let archive = dir.path().join("t.tar.zst");
+    let archive = archive.to_str().unwrap();
+    for (verb, code) in [
+        (&["list"][..], 0),
+        (&["status", "t-esc"], 0),
+        (&["inspect", "t-esc"], 0),
+        (&["upgrade", "--dry-run", "t-esc"], 0),
+        (&["clone", "t-esc", "t-esc2"], 0),
+        (&["export", "t-esc", "-o", archive], 0),
+        (&["start", "t-esc"], 0),
+        (&["logs", "t-esc"], 0),
+        (&["execute", "t-esc", "--", "true"], 0),
+        (&["rotate", "t-esc"], 0),
+        (&["stop", "t-esc"], 0),
+        (&["upgrade", "t-esc"], 0),
+        (&["rename", "t-esc", "t-esc3"], 0),
+        (&["delete", "--force", "t-esc2"], 0),
+        (&["delete", "--force", "t-esc3"], 0),
+        (&["import", archive], 0),
+    ] {
+        let done = ends(verb);
+        assert_eq!(done.code, code, "{verb:?}: {done:?}");
+        assert_eq!(outside(), before, "{verb:?}");
+    }
+    // Files that every start and every command reads, as something that is never read to its end.
+    for file in [
+        "etc/hostname",
+        "etc/passwd",
+        "etc/machine-id",
+        "etc/os-release",
+        "etc/localtime",
+        "etc/nsswitch.conf",
+    ] {
+        let file = tree.join(file);
+        let _ = fs::remove_file(&file);
+        nix::unistd::mkfifo(&file, Mode::S_IRWXU).unwrap();
+    }
+    for verb in [
+        &["list"][..],
+        &["status", "t-esc"],
+        &["inspect", "t-esc"],
+        &["upgrade", "--dry-run", "t-esc"],
+        &["upgrade", "t-esc"],
+        &["clone", "t-esc", "t-esc2"],
+        &["start", "t-esc"],
+        &["list"],
+        &["delete", "--force", "t-esc"],
+    ] {
+        let done = ends(verb);
+        println!("{verb:?}: {} {}", done.code, done.stderr);
+        assert_eq!(outside(), before, "{verb:?}");
+    }
+    let _ = run(&["delete", "--force", "t-esc2"]);
+    // Deeper than a path may be long: what walks says so, and all is removed.
+    ok(&["create", "-N", "none", "-u", "t-esc.service", "t-esc"]);
+    let make = "import os\nfor i in range(3000):\n os.mkdir('d'); os.chdir('d')\n";
+    let mut python = Command::new("python3");
+    python.args(["-c", make]).current_dir(tree.join("srv"));
+    assert_eq!(finish(python, "").code, 0);
+    for verb in [
+        &["clone", "t-esc", "t-esc2"][..],
+        &["export", "t-esc", "-o", archive],
+        &["upgrade", "t-esc"],
+    ] {
+        let done = ends(verb);
+        println!("deep: {verb:?}: {} {:.200}", done.code, done.stderr);
+        assert!(done.stderr.len() < 2000, "{verb:?}");
+    }
+    ok(&["delete", "--force", "t-esc"]);
+    drop(unit);
+    test.end();
+}
+
+#[test]
+fn a_sandbox_that_does_not_answer_can_be_ended() {
+    let Some(test) = Test::begin("a_sandbox_that_does_not_answer_can_be_ended") else {
+        return;
+    };
+    let unit = unit();
+    ok(&["create", "-N", "none", "-u", "t-esc.service", "t-esc"]);
+    ok(&["start", "t-esc"]);
+    // Programs of the host's inside read what root inside has written, and talk to whom it likes.
+    let deaf = "umount -l /run/systemd/private 2>/dev/null; rm -f /run/systemd/private; \
+                (exec nc -lU /run/systemd/private || exec python3 -c 'import socket,time\ns=socket.socket(1)\ns.bind(\"/run/systemd/private\")\ns.listen(9)\ntime.sleep(9999)') >/dev/null 2>&1 & sleep 1";
+    inside("t-esc", deaf);
+    let mut stop = Command::new("timeout");
+    stop.arg("200")
+        .arg(program().get_program())
+        .args(["stop", "t-esc"]);
+    let done = finish(stop, "");
+    assert_eq!(done.code, 0, "{done:?}");
+    ok(&["delete", "--force", "t-esc"]);
+    drop(unit);
+    test.end();
+}

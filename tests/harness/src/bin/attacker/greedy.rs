@@ -1,0 +1,181 @@
+//! Taking all there is of what the kernel has only so much of: for each user, or for all.
+//!
+//! `attacker greedy` takes, holds what it has got until its standard input ends, and `attacker modest` asks for one of each.
+
+use std::io::{Write, stdin};
+use std::os::fd::{FromRawFd, OwnedFd};
+
+use super::*;
+
+/// How many of it to take at most, so that what has no limit ends, too.
+const MOST: usize = 300_000;
+
+/// Something that can be used up.
+type Resource = (
+    &'static str,
+    usize,
+    fn(&mut Vec<OwnedFd>) -> Result<(), String>,
+);
+
+/// Every one, how many are asked for at most, and how one is taken. What no file holds is the kernel's as long as the sandbox is
+/// there.
+const RESOURCES: [Resource; 8] = [
+    ("inotify instances", 20_000, |held| {
+        own(held, call(libc::SYS_inotify_init1, [0; 5]))
+    }),
+    ("terminals", 20_000, |held| {
+        let path = text("/dev/ptmx");
+        let flags = (libc::O_RDWR | libc::O_NOCTTY) as usize;
+        let opened = call(
+            libc::SYS_openat,
+            [HERE, path.as_ptr() as usize, flags, 0, 0],
+        );
+        own(held, opened)
+    }),
+    ("segments of shared memory", MOST, |_| {
+        // IPC_PRIVATE, one page, for its owner
+        call(libc::SYS_shmget, [0, 4096, 0o600, 0, 0]).map(drop)
+    }),
+    ("queues of messages", MOST, |_| {
+        call(libc::SYS_msgget, [0, 0o600, 0, 0, 0]).map(drop)
+    }),
+    ("POSIX queues of messages", 20_000, |held| {
+        let name = text(&format!("t-attack-{}-{}", std::process::id(), held.len()));
+        let flags = (libc::O_RDWR | libc::O_CREAT) as usize;
+        let made = call(
+            libc::SYS_mq_open,
+            [name.as_ptr() as usize, flags, 0o600, 0, 0],
+        );
+        own(held, made)?;
+        // Gone when it is closed.
+        call(libc::SYS_mq_unlink, [name.as_ptr() as usize, 0, 0, 0, 0]).map(drop)
+    }),
+    ("timers", MOST, |_| {
+        let mut timer = 0_u64;
+        let at = std::ptr::from_mut(&mut timer) as usize;
+        call(libc::SYS_timer_create, [1, 0, at, 0, 0]).map(drop)
+    }),
+    ("user namespaces", 500, |held| {
+        let (read, write) = nix::unistd::pipe().map_err(said)?;
+        // SAFETY: the program has one thread.
+        match unsafe { fork() }.map_err(said)? {
+            ForkResult::Child => {
+                drop(read);
+                let made = unshare(CloneFlags::CLONE_NEWUSER);
+                let mut told = File::from(write);
+                let _ = told.write_all(&[u8::from(made.is_err())]);
+                drop(told);
+                loop {
+                    nix::unistd::pause();
+                }
+            }
+            ForkResult::Parent { .. } => {
+                drop(write);
+                let mut failed = [1];
+                let mut told = File::from(read);
+                told.read_exact(&mut failed).map_err(io)?;
+                held.push(told.into());
+                match failed {
+                    [0] => Ok(()),
+                    _ => Err("refused".to_owned()),
+                }
+            }
+        }
+    }),
+    ("files", MOST * 2, |held| {
+        let path = text("/dev/null");
+        let opened = call(libc::SYS_openat, [HERE, path.as_ptr() as usize, 0, 0, 0]);
+        own(held, opened)
+    }),
+];
+
+fn own(held: &mut Vec<OwnedFd>, opened: Result<i64, String>) -> Result<(), String> {
+    let number = i32::try_from(opened?).map_err(|error| error.to_string())?;
+    // SAFETY: the kernel has just opened it for us.
+    held.push(unsafe { OwnedFd::from_raw_fd(number) });
+    Ok(())
+}
+
+/// Takes all it gets, says how much that was, and holds it.
+pub fn greedy() {
+    // Its children end with it, and nobody else.
+    let _ = nix::unistd::setsid();
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+    // Of what a file holds, each kind by a process of its own, so that the one's files are not the other's.
+    for (name, most, take) in RESOURCES {
+        let Ok((read, write)) = nix::unistd::pipe() else {
+            return;
+        };
+        // SAFETY: the program has one thread.
+        if let Ok(ForkResult::Child) = unsafe { fork() } {
+            drop(read);
+            let (mut held, mut count) = (Vec::new(), 0);
+            let stopped = loop {
+                match take(&mut held) {
+                    Ok(()) if count + 1 < most => count += 1,
+                    Ok(()) => break "it was not refused more".to_owned(),
+                    Err(error) => break error,
+                }
+            };
+            println!("{name}\t{count}\t{stopped}");
+            // Not closed, since children of its have it, too.
+            let _ = nix::unistd::write(&write, &[1]);
+            loop {
+                nix::unistd::pause();
+            }
+        }
+        drop(write);
+        let _ = File::from(read).read(&mut [0]);
+    }
+    println!("all taken");
+    let _ = stdin().read(&mut [0]);
+    let _ = nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(0),
+        nix::sys::signal::Signal::SIGKILL,
+    );
+}
+
+/// Asks for one of each, and says what it did not get.
+pub fn modest() {
+    let _ = nix::unistd::setsid();
+    for (name, _, take) in RESOURCES {
+        if let Err(error) = take(&mut Vec::new()) {
+            println!("{name}\t{error}");
+        }
+    }
+    println!("all asked");
+    let _ = nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(0),
+        nix::sys::signal::Signal::SIGTERM,
+    );
+}
+
+/// Uses memory until it is stopped: its own, or that of files.
+pub fn hungry(place: Option<&str>) {
+    let Some(place) = place else {
+        let mut eaten = Vec::new();
+        loop {
+            eaten.push(vec![1_u8; 16 << 20]);
+        }
+    };
+    let mut file = File::create(place).unwrap_or_else(|error| panic!("{place}: {error}"));
+    let chunk = vec![1_u8; 1 << 20];
+    while file.write_all(&chunk).is_ok() {}
+    println!("full");
+}
+
+/// Exchanges what has two names, for ever, and says before that it begins.
+pub fn restless(pairs: &[String]) {
+    println!("exchanging");
+    let pairs: Vec<_> = pairs.iter().map(|name| text(name)).collect();
+    loop {
+        for pair in pairs.chunks_exact(2) {
+            let [a, b] = [0, 1].map(|of| pair[of].as_ptr() as usize);
+            // RENAME_EXCHANGE
+            let _ = call(libc::SYS_renameat2, [HERE, a, HERE, b, 2]);
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! More rows of the table.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::Stdio;
+use std::thread;
+
+use nix::sys::signal::Signal;
+
+use super::{Cell, Driver};
+use crate::support::{
+    HostFile, eventually, finish, get, in_tree, inside, listed, ok, program, run, send,
+};
+
+pub fn edit(cell: &Cell) {
+    let edited = |script: &str| {
+        let mut command = program();
+        command.args(["edit", &cell.name]).env("VISUAL", script);
+        finish(command, "")
+    };
+    assert_eq!(edited("sed -i 's/^timeout.*/timeout = 77/'").code, 0);
+    assert!(ok(&["inspect", "--format", "json", &cell.name]).contains("\"timeout\": 77"));
+    assert_eq!(edited("sed -i 's/^timeout.*/timeout = soon/'").code, 1);
+    assert!(ok(&["inspect", "--format", "json", &cell.name]).contains("\"timeout\": 77"));
+}
+
+pub fn enable(cell: &Cell) {
+    let is_enabled =
+        || ok(&["status", "--format", "json", &cell.name]).contains("\"enabled\": true");
+    ok(&["enable", &cell.name]);
+    assert!(is_enabled());
+    ok(&["disable", &cell.name]);
+    assert!(!is_enabled());
+}
+
+/// What was published at the creation is answered while it runs.
+pub fn published(cell: &Cell) {
+    let url = format!("http://127.0.0.1:{}/", cell.port);
+    assert!(get(&url).stdout.contains("<html"), "{:?}", get(&url));
+    assert_eq!(
+        listed(&cell.name).unwrap()["publish"][0],
+        format!("{}:80", cell.port)
+    );
+    // What listens at the loopback alone is reached as well.
+    let answer = "python3 -m http.server --bind 127.0.0.1 --directory /var/www 8081";
+    let inner = format!("http://127.0.0.1:{}/", cell.inner_port);
+    cell.says(&format!("setsid {answer} >/dev/null 2>&1 & echo begun"));
+    eventually("it answers", || get(&inner).stdout.contains("<html"));
+    cell.says("pkill -f http.serve[r]");
+}
+
+/// Streams of a command: binary, long, ended early, and told of signals.
+pub fn streams(cell: &Cell) {
+    let bytes: Vec<u8> = (0..8_000_000_u32)
+        .map(|number| (number.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect();
+    let mut command = program();
+    command.args(["execute", &cell.name, "--", "cat"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let sent = bytes.clone();
+    let writer = thread::spawn(move || input.write_all(&sent).unwrap());
+    let mut said = Vec::new();
+    child.stdout.take().unwrap().read_to_end(&mut said).unwrap();
+    writer.join().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(said == bytes, "{} of {}", said.len(), bytes.len());
+
+    // One that does not read all, and one that closes what it writes to.
+    let mut command = program();
+    command.args(["execute", &cell.name, "--", "head", "-c", "3"]);
+    let done = finish(command, &"abc".repeat(1_000_000));
+    assert_eq!(
+        (done.code, done.stdout.as_str()),
+        (0, "abc"),
+        "{:?}",
+        done.stderr
+    );
+    let done = inside(&cell.name, "exec >&-; sleep 0.2; echo err >&2; exit 6");
+    assert_eq!((done.code, done.stderr.as_str()), (6, "err\n"));
+
+    for code in [0, 1, 124, 128, 255] {
+        let done = inside(&cell.name, &format!("exit {code}"));
+        assert_eq!(done.code, code);
+    }
+    let mut command = program();
+    let script = "trap 'echo told; exit 42' TERM; echo ready; while :; do sleep 0.1; done";
+    command.args(["execute", &cell.name, "--", "sh", "-c", script]);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "ready");
+    send(&child, Signal::SIGTERM);
+    assert_eq!(lines.next().unwrap().unwrap(), "told");
+    assert_eq!(child.wait().unwrap().code(), Some(42));
+}
+
+/// More than there are ways into a machine: who comes late waits.
+pub fn twenty(cell: &Cell) {
+    let children: Vec<_> = (0..20).map(|_| cell.started("sleep 1; exit 3")).collect();
+    for mut child in children {
+        assert_eq!(child.wait().unwrap().code(), Some(3));
+    }
+}
+
+pub fn restart(cell: &Cell) {
+    let run_of = || cell.says("systemctl show -P InvocationID apache2");
+    let before = run_of();
+    ok(&["restart", &cell.name]);
+    assert_ne!(run_of(), before);
+    assert_eq!(cell.state(), "running");
+}
+
+pub fn follow(cell: &Cell) {
+    let mut command = program();
+    command.args(["logs", "-f", "-n", "0", "-o", "cat", &cell.name]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let waiting = thread::spawn(move || lines.any(|line| line.unwrap().contains("followed-word")));
+    eventually("it is shown", || {
+        cell.says("logger -t t-mark followed-word");
+        thread::sleep(std::time::Duration::from_millis(300));
+        waiting.is_finished()
+    });
+    assert!(waiting.join().unwrap());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let logs = |arguments: &[&str]| ok(&[&["logs"], arguments, &[&cell.name]].concat());
+    assert!(logs(&["--since", "-1h", "--until", "+1h"]).contains("followed-word"));
+    assert!(!logs(&["--until", "yesterday"]).contains("followed-word"));
+    assert!(logs(&["-b", "-r", "-o", "json"]).starts_with('{'));
+}
+
+pub fn top(cell: &Cell) {
+    let table = ok(&["top", "-b", "-n", "2", "-d", "0.2", &cell.name]);
+    assert_eq!(table.matches(&cell.name).count(), 2, "{table}");
+}
+
+pub fn security(cell: &Cell) {
+    let said = ok(&["security", &cell.name]);
+    assert!(said.contains("overall exposure"), "{said}");
+    assert!(ok(&["security"]).contains(&cell.name));
+}
+
+pub fn rotate(cell: &Cell) {
+    cell.says(
+        "mkdir -p /etc/logrotate.d; printf '/var/log/t-rot.log {\\n rotate 2\\n}\\n' >/etc/logrotate.d/t-rot; \
+         echo line >/var/log/t-rot.log",
+    );
+    ok(&["rotate", "--force", &cell.name]);
+    assert!(in_tree(&cell.name, "var/log/t-rot.log.1").exists());
+}
+
+/// What the guest's kernel sees of limits that change while it runs.
+pub fn set_live(cell: &Cell) {
+    if cell.driver == Driver::Containers {
+        return;
+    }
+    let set = |change: &str| run(&["set", &cell.name, change]);
+    let memory = || {
+        cell.says("awk '/MemTotal/ {print $2}' /proc/meminfo")
+            .parse::<u64>()
+            .unwrap()
+    };
+    let before = memory();
+    let done = set("memory=700M");
+    assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{done:?}");
+    assert!(memory() < before - 200_000, "{} {before}", memory());
+    assert_eq!(set("memory=1G").stderr, "");
+    assert!(memory() + 20_000 > before, "{} {before}", memory());
+    let done = set("memory=1500M");
+    assert!(done.stderr.contains("memory"), "{done:?}");
+
+    let cpus = || cell.says("nproc");
+    assert_eq!(cpus(), "1");
+    let done = set("cpus=2");
+    assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{done:?}");
+    assert_eq!(cpus(), "2");
+    let done = set("cpus=1");
+    assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{done:?}");
+    assert_eq!(cpus(), "1");
+    let done = set("cpus=4000");
+    assert!(done.code == 0 && done.stderr.contains("cpus"), "{done:?}");
+    ok(&["set", &cell.name, "cpus="]);
+    assert!(cell.answers());
+}
+
+/// A host that changes for the better, while it is stopped, and for the worse, while it runs.
+pub fn upgrade(cell: &Cell) {
+    let good = HostFile::new("/etc/apache2/conf-available/t-good.conf", "# good\n");
+    let tree = |path: &str| in_tree(&cell.name, path);
+    ok(&["upgrade", &cell.name]);
+    assert!(tree("etc/apache2/conf-available/t-good.conf").exists());
+    ok(&["start", &cell.name]);
+    let bad = HostFile::new("/etc/apache2/conf-enabled/t-bad.conf", "Nonsense here\n");
+    let done = run(&["upgrade", "--restart", &cell.name]);
+    assert_ne!(done.code, 0, "{done:?}");
+    assert!(!tree("etc/apache2/conf-enabled/t-bad.conf").exists());
+    assert_eq!(cell.state(), "running");
+    assert!(cell.answers());
+    drop(bad);
+    // Nothing is new then.
+    let run_of = || cell.says("systemctl show -P InvocationID apache2");
+    let before = run_of();
+    ok(&["upgrade", "--restart", &cell.name]);
+    assert_eq!(run_of(), before);
+    ok(&["stop", &cell.name]);
+    drop(good);
+    ok(&["upgrade", &cell.name]);
+    assert!(!tree("etc/apache2/conf-available/t-good.conf").exists());
+}

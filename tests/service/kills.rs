@@ -1,0 +1,214 @@
+//! What is killed in the middle of its work loses nothing that was acknowledged, and leaves nothing behind.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle, sleep};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use test_harness::libvirtd;
+
+use crate::support::{Test, eventually, inside, listed, ok, program, run, says, send};
+
+/// How often each is killed.
+const ROUNDS: usize = 3;
+
+const NAME: &str = "t-mkill";
+
+/// Each row is committed by a server that waits for its disk, and then said.
+const INSERT: &str =
+    "i=$1; while psql -qAtc \"insert into rows values ($i)\"; do echo $i; i=$((i + 1)); done";
+
+/// Rows as a client inside is told that they are there.
+#[derive(Default)]
+struct Rows {
+    acknowledged: Arc<Mutex<BTreeSet<u64>>>,
+    next: u64,
+}
+
+/// A client that inserts until it is killed.
+struct Inserting {
+    child: Child,
+    reader: JoinHandle<()>,
+}
+
+impl Rows {
+    fn count(&self) -> usize {
+        self.acknowledged.lock().unwrap().len()
+    }
+
+    /// Begins to insert, and waits until something was acknowledged.
+    fn insert(&mut self) -> Inserting {
+        self.next += 100_000;
+        let first = self.next.to_string();
+        let mut command = program();
+        command.args(["execute", "-u", "postgres", NAME, "--", "sh", "-c", INSERT]);
+        command.args(["insert", &first]);
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let acknowledged = Arc::clone(&self.acknowledged);
+        let reader = thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                acknowledged.lock().unwrap().insert(line.parse().unwrap());
+            }
+        });
+        let before = self.count();
+        eventually("rows are acknowledged", || self.count() > before);
+        Inserting { child, reader }
+    }
+
+    /// Every one that was acknowledged is there.
+    fn assert_there(&self) {
+        let there = ok(&sql("select n from rows"));
+        let there: BTreeSet<u64> = there.lines().map(|line| line.parse().unwrap()).collect();
+        let acknowledged = self.acknowledged.lock().unwrap();
+        let lost: Vec<_> = acknowledged.difference(&there).collect();
+        assert!(lost.is_empty(), "lost {lost:?} of {}", acknowledged.len());
+        eprintln!("{} acknowledged, {} there", acknowledged.len(), there.len());
+    }
+}
+
+impl Inserting {
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.end();
+    }
+
+    fn end(mut self) {
+        self.child.wait().unwrap();
+        self.reader.join().unwrap();
+    }
+}
+
+/// The words that have the server inside asked.
+fn sql(statement: &str) -> [&str; 8] {
+    [
+        "execute", "-u", "postgres", NAME, "--", "psql", "-qAtc", statement,
+    ]
+}
+
+/// Up to two seconds, never the same.
+fn a_while() {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    sleep(Duration::from_millis(u64::from(now.subsec_nanos() % 2000)));
+}
+
+/// Processes of the host that are the sandbox's: QEMU, and what serves its directories.
+fn processes() -> Vec<(Pid, String)> {
+    let is_ours = |entry: fs::DirEntry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let words = fs::read(entry.path().join("cmdline")).ok()?;
+        let line = String::from_utf8_lossy(&words).replace('\0', " ");
+        let is_ours = line.contains(NAME) && (line.contains("qemu") || line.contains("virtiofsd"));
+        is_ours.then_some((Pid::from_raw(pid), line))
+    };
+    let all = fs::read_dir("/proc").unwrap().flatten();
+    all.filter_map(is_ours).collect()
+}
+
+fn nics() -> BTreeSet<String> {
+    let all = fs::read_dir("/sys/class/net").unwrap().flatten();
+    all.map(|entry| entry.file_name().into_string().unwrap())
+        .collect()
+}
+
+fn state() -> String {
+    let listed = listed(NAME).unwrap();
+    listed["state"].as_str().unwrap().to_owned()
+}
+
+/// Keeps the sandbox as the host's unit does, from where it is.
+fn keep() -> Child {
+    let child = program().args(["run", NAME]).spawn().unwrap();
+    let begin = std::time::Instant::now();
+    while run(&sql("select 1")).code != 0 {
+        assert!(begin.elapsed().as_secs() < 600, "it does not come up");
+        sleep(Duration::from_secs(1));
+    }
+    child
+}
+
+#[test]
+#[ignore = "for make test-vm"]
+fn whoever_is_killed_no_acknowledged_row_of_a_machine_is_lost() {
+    let Some(test) = Test::begin("whoever_is_killed_no_acknowledged_row_of_a_machine_is_lost")
+    else {
+        return;
+    };
+    let nics_before = nics();
+    let uri = libvirtd::qemu_uri().unwrap();
+    let unit = "postgresql@15-main.service";
+    ok(&["-c", &uri, "create", "-u", unit, NAME]);
+    let mut keeper = keep();
+    ok(&sql("create table rows (n bigint primary key)"));
+    assert_eq!(ok(&sql("show fsync")), "on\n");
+    let mut rows = Rows::default();
+    for round in 0..ROUNDS {
+        eprintln!("round {round}");
+        // The client inside ends with its own on the host, and nothing else does.
+        let inserting = rows.insert();
+        a_while();
+        inserting.kill();
+        eventually("the client inside has ended", || {
+            inside(NAME, "pgrep -f 'insert into row[s]'").code == 1
+        });
+        rows.assert_there();
+
+        // Who keeps it: the machine goes on, and another one takes it over.
+        let inserting = rows.insert();
+        a_while();
+        keeper.kill().unwrap();
+        keeper.wait().unwrap();
+        assert_eq!(state(), "running");
+        let before = rows.count();
+        eventually("it goes on", || rows.count() > before);
+        keeper = keep();
+
+        // libvirtd: ways and journals are not of it.
+        let mut follow = program();
+        follow.args(["logs", "-f", "-n", "0", "-o", "cat", NAME]);
+        let mut follow = follow.stdout(Stdio::piped()).spawn().unwrap();
+        a_while();
+        libvirtd::crash().unwrap();
+        assert_eq!(state(), "running");
+        let before = rows.count();
+        eventually("it goes on", || rows.count() > before);
+        let mark = format!("mark-{round}");
+        says(NAME, &format!("logger -t t-mark {mark}"));
+        let mut lines = BufReader::new(follow.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().contains(&mark)), "{mark}");
+        follow.kill().unwrap();
+        follow.wait().unwrap();
+        rows.assert_there();
+
+        // The machine: who keeps it ends, and so does all that belongs to it.
+        a_while();
+        let (qemu, _) = processes()
+            .into_iter()
+            .find(|(_, line)| line.contains(&format!("guest={NAME},")))
+            .unwrap();
+        kill(qemu, Signal::SIGKILL).unwrap();
+        inserting.end();
+        keeper.wait().unwrap();
+        assert_eq!(state(), "stopped");
+        eventually("nothing is left of it", || {
+            processes().is_empty() && nics() == nics_before
+        });
+        keeper = keep();
+        rows.assert_there();
+    }
+    libvirtd::crash().unwrap();
+    send(&keeper, Signal::SIGTERM);
+    assert_eq!(keeper.wait().unwrap().code(), Some(0));
+    assert_eq!(state(), "stopped");
+    assert_eq!(run(&["delete", NAME]).code, 0);
+    test.end();
+}
