@@ -53,6 +53,7 @@ impl Manager {
         program()
             .args(["run", name])
             .env("NOTIFY_SOCKET", self.dir.path().join("notify"))
+            .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap()
