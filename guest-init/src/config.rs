@@ -51,6 +51,8 @@ pub struct GuestConfig {
     pub masked: Vec<PathBuf>,
     /// Block devices that get a link in `/dev/disk/by-tag`.
     pub disks: Vec<Disk>,
+    /// Devices of the host that a container has as well. libvirt has made them, for root alone.
+    pub devices: Vec<Device>,
     /// Files written below `/run` before the payload starts.
     pub files: Vec<File>,
     /// Where static dependencies of `/usr` are masked, and which are kept.
@@ -75,6 +77,20 @@ pub enum Platform {
     Container,
     /// A kernel of its own, which has started guest-init from an initramfs.
     Machine,
+}
+
+/// Who may use a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Device {
+    /// Where it is, below `/dev`.
+    pub path: PathBuf,
+    /// Permission bits.
+    pub mode: u32,
+    /// Id of its owner in the sandbox.
+    pub uid: u32,
+    /// Id of its group in the sandbox.
+    pub gid: u32,
 }
 
 /// A range of the host's user and group ids that stands for the ids from 0 in a sandbox (`user_namespaces(7)`).
