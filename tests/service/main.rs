@@ -9,6 +9,7 @@
 //! | [`interruption`] | create cut short |
 //! | [`units`] | units of an admin: those that work and those that fail |
 //! | [`kinds`] | every verb on units, commands and images |
+//! | [`commands`] | what a command runs as, and how it ends |
 //! | [`host`] | the host's unit of a sandbox, and libvirtd restarted |
 //! | [`devices`] | devices of the host in a container |
 //! | [`drivers`] | every verb in containers and in virtual machines |
@@ -35,6 +36,7 @@ mod archives;
 mod capabilities;
 mod clones;
 mod devices;
+mod commands;
 mod drivers;
 mod errors;
 mod host;
