@@ -59,6 +59,8 @@ pub struct GuestConfig {
     pub static_units: Option<StaticUnits>,
     /// Highest number of processes and threads, if limited.
     pub max_pids: Option<u64>,
+    /// Size in bytes of each tmpfs that has none of its own; the kernel's default (half the memory) if absent.
+    pub tmpfs_size: Option<u64>,
     /// NICs in the order `eth0`, `eth1`…
     pub network: Vec<Nic>,
     /// Ports of the [`ask`](crate::ask) kind that the host gives a machine that lives by itself.
@@ -352,7 +354,7 @@ pub enum Mount {
         target: PathBuf,
         /// Permission bits of its root.
         mode: u32,
-        /// Size in bytes; the kernel's default (half the memory) if absent.
+        /// Size in bytes; [`GuestConfig::tmpfs_size`] if absent.
         size: Option<u64>,
     },
     /// A symbolic link.
@@ -373,6 +375,15 @@ impl Mount {
             | Self::Tmpfs { target, .. }
             | Self::Symlink { target, .. } => target,
         }
+    }
+
+    /// With this size in bytes, if it is a tmpfs that has none.
+    #[must_use]
+    pub fn with_size(mut self, usual: Option<u64>) -> Self {
+        if let Self::Tmpfs { size, .. } = &mut self {
+            *size = size.or(usual);
+        }
+        self
     }
 }
 

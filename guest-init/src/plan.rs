@@ -129,7 +129,8 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
             .map(Path::to_owned)
             .collect(),
     });
-    steps.extend(config.mounts.iter().cloned().map(Step::Mount));
+    let sized = |mount: &Mount| Step::Mount(mount.clone().with_size(config.tmpfs_size));
+    steps.extend(config.mounts.iter().map(sized));
     steps.extend(KERNELS.map(|dir| match (dir, config.idmap) {
         ("/sys", Some(_)) => Step::OwnSys,
         _ => Step::Move(dir.into()),
@@ -148,7 +149,7 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
         Step::Mount(Mount::Tmpfs {
             target: target.into(),
             mode,
-            size: None,
+            size: config.tmpfs_size,
         })
     }));
     let owner = match &config.payload {
@@ -163,7 +164,7 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
     // The user's mounts come above it.
     steps.extend(resolv_conf.map(|_| Step::OwnResolvConf));
     steps.extend(config.masked.iter().cloned().map(Step::Mask));
-    steps.extend(config.user_mounts.iter().cloned().map(Step::Mount));
+    steps.extend(config.user_mounts.iter().map(sized));
     steps.extend(config.includes.iter().cloned().map(Step::Include));
     steps.push(Step::Pivot(config.platform));
     // The first process below finds it done.
@@ -251,6 +252,7 @@ mod tests {
             files: vec![],
             static_units: Some(StaticUnits { keep: vec![] }),
             max_pids: Some(10),
+            tmpfs_size: Some(1 << 20),
             network: vec![],
             payload: Payload::Init {
                 command: vec!["/usr/lib/systemd/systemd".into()],

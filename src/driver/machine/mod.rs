@@ -100,6 +100,7 @@ pub(super) fn build(
             keep: contents.keep_units,
         }),
         max_pids: Some(config.resources.pids()),
+        tmpfs_size: None,
         network: super::nics(config, hypervisor)?,
         payload: Payload::Init {
             command: vec![SYSTEMD.to_owned(), format!("--unit={}", contents.target)],

@@ -59,6 +59,7 @@ fn example() -> GuestConfig {
         files: vec![],
         static_units: None,
         max_pids: None,
+        tmpfs_size: None,
         idmap: None,
         confinement: guest_init::config::Confinement::default(),
         network: vec![],
