@@ -11,6 +11,7 @@
 //! | [`kinds`] | every verb on units, commands and images |
 //! | [`commands`] | what a command runs as, and how it ends |
 //! | [`host`] | the host's unit of a sandbox, and libvirtd restarted |
+//! | [`devices`] | devices of the host in a container |
 //! | [`drivers`] | every verb in containers and in virtual machines |
 //! | [`images`] | virtual machines whose tree is in an image |
 //! | [`snapshots`] | snapshots kept, gone back to, and cut short |
@@ -34,6 +35,7 @@
 mod archives;
 mod capabilities;
 mod clones;
+mod devices;
 mod commands;
 mod drivers;
 mod errors;

@@ -174,6 +174,13 @@ pub fn set_live(cell: &Cell) {
     assert!(memory() + 20_000 > before, "{} {before}", memory());
     let done = set("memory=1500M");
     assert!(done.stderr.contains("memory"), "{done:?}");
+    // What it needs it does not give, and has back what it gave.
+    cell.says("head -c 400M /dev/zero >/dev/shm/t-full");
+    let done = set("memory=300M");
+    assert!(done.stderr.contains("does not do with less"), "{done:?}");
+    assert!(memory() + 20_000 > before, "{} {before}", memory());
+    cell.says("rm /dev/shm/t-full");
+    assert_eq!(set("memory=1G").stderr, "");
 
     let cpus = || cell.says("nproc");
     assert_eq!(cpus(), "1");
