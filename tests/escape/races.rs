@@ -203,7 +203,7 @@ fn race(rounds: u32) {
         &["clone", "t-esc", "t-esc2"],
         &["upgrade", "t-esc"],
         &["start", "t-esc"],
-        &["stop", "--force", "t-esc"],
+        &["stop", "t-esc"],
         &["delete", "--force", "t-esc2"],
     ];
     for round in 0..rounds {
@@ -393,6 +393,7 @@ fn whatever_lies_in_a_tree_the_hosts_commands_end() {
 }
 
 #[test]
+#[ignore = "waits for the 90 seconds that a stop may take: make test-slow"]
 fn a_sandbox_that_does_not_answer_can_be_ended() {
     let Some(test) = Test::begin("a_sandbox_that_does_not_answer_can_be_ended") else {
         return;
