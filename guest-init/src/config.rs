@@ -51,12 +51,16 @@ pub struct GuestConfig {
     pub masked: Vec<PathBuf>,
     /// Block devices that get a link in `/dev/disk/by-tag`.
     pub disks: Vec<Disk>,
+    /// Devices of the host that a container has as well. libvirt has made them, for root alone.
+    pub devices: Vec<Device>,
     /// Files written below `/run` before the payload starts.
     pub files: Vec<File>,
     /// Where static dependencies of `/usr` are masked, and which are kept.
     pub static_units: Option<StaticUnits>,
     /// Highest number of processes and threads, if limited.
     pub max_pids: Option<u64>,
+    /// Size in bytes of each tmpfs that has none of its own; the kernel's default (half the memory) if absent.
+    pub tmpfs_size: Option<u64>,
     /// NICs in the order `eth0`, `eth1`…
     pub network: Vec<Nic>,
     /// Ports of the [`ask`](crate::ask) kind that the host gives a machine that lives by itself.
@@ -75,6 +79,20 @@ pub enum Platform {
     Container,
     /// A kernel of its own, which has started guest-init from an initramfs.
     Machine,
+}
+
+/// Who may use a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Device {
+    /// Where it is, below `/dev`.
+    pub path: PathBuf,
+    /// Permission bits.
+    pub mode: u32,
+    /// Id of its owner in the sandbox.
+    pub uid: u32,
+    /// Id of its group in the sandbox.
+    pub gid: u32,
 }
 
 /// A range of the host's user and group ids that stands for the ids from 0 in a sandbox (`user_namespaces(7)`).
@@ -336,7 +354,7 @@ pub enum Mount {
         target: PathBuf,
         /// Permission bits of its root.
         mode: u32,
-        /// Size in bytes; the kernel's default (half the memory) if absent.
+        /// Size in bytes; [`GuestConfig::tmpfs_size`] if absent.
         size: Option<u64>,
     },
     /// A symbolic link.
@@ -357,6 +375,15 @@ impl Mount {
             | Self::Tmpfs { target, .. }
             | Self::Symlink { target, .. } => target,
         }
+    }
+
+    /// With this size in bytes, if it is a tmpfs that has none.
+    #[must_use]
+    pub fn with_size(mut self, usual: Option<u64>) -> Self {
+        if let Self::Tmpfs { size, .. } = &mut self {
+            *size = size.or(usual);
+        }
+        self
     }
 }
 

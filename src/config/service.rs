@@ -9,8 +9,8 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{
-    Capabilities, FileType, Idmap, Mount, Network, Publish, Resources, SandboxName, Seccomp,
-    Security, TreeImage, Workload,
+    Capabilities, Device, FileType, Idmap, Mount, Network, Publish, Resources, SandboxName,
+    Seccomp, Security, TreeImage, Workload,
 };
 use crate::error::{Error, Result};
 use crate::sys::atomic;
@@ -56,6 +56,9 @@ pub struct SandboxConfig {
     /// Mounts beside those every sandbox has.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<Mount>,
+    /// Devices of the host that it has as well.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<Device>,
     /// Its security label, where it is not the usual one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub security: Option<Security>,
@@ -268,6 +271,7 @@ impl SandboxConfig {
             timeout: DEFAULT_TIMEOUT,
             networks: vec![],
             mounts: vec![],
+            devices: vec![],
             security: None,
             file_type: None,
             publish: vec![],
@@ -301,6 +305,7 @@ mod tests {
                     .unwrap(),
             ],
             mounts: vec![r"host-bind:/a\,b=/srv,ro".parse().unwrap()],
+            devices: vec!["/dev/net/tun".parse().unwrap()],
             publish: vec![
                 "8080:80".parse().unwrap(),
                 "[::1]:53:53/udp".parse().unwrap(),

@@ -265,6 +265,7 @@ fn domain(request: &Request, name: &SandboxName, uuid: Uuid) -> Result<Domain> {
         publish: request.publish.clone(),
         security: None,
         disks: vec![],
+        devices: vec![],
         consoles: u32::from(request.shell),
         on_reboot: OnReboot::Destroy,
     })
