@@ -255,10 +255,7 @@ fn domain(request: &Request, name: &SandboxName, uuid: Uuid) -> Result<Domain> {
         uuid,
         description: format!(
             "virt-sandbox: {}",
-            request
-                .command
-                .first()
-                .map_or_else(String::new, |program| printable(program))
+            (request.command.first()).map_or_else(String::new, |program| printable(program))
         ),
         resources: request.resources.clone(),
         networks,

@@ -199,7 +199,7 @@ fn whoever_is_killed_no_acknowledged_row_of_a_machine_is_lost() {
         kill(qemu, Signal::SIGKILL).unwrap();
         inserting.end();
         keeper.wait().unwrap();
-        assert_eq!(state(), "stopped");
+        assert_eq!(state(), "failed");
         eventually("nothing is left of it", || {
             processes().is_empty() && nics() == nics_before
         });

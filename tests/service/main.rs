@@ -35,8 +35,8 @@
 mod archives;
 mod capabilities;
 mod clones;
-mod devices;
 mod commands;
+mod devices;
 mod drivers;
 mod errors;
 mod host;

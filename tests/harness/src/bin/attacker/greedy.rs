@@ -20,9 +20,7 @@ type Resource = (
 /// Every one, how many are asked for at most, and how one is taken. What no file holds is the kernel's as long as the sandbox is
 /// there.
 const RESOURCES: [Resource; 9] = [
-    ("inotify instances", 20_000, |held| {
-        own(held, call(libc::SYS_inotify_init1, [0; 5]))
-    }),
+    // Before the next, of which it needs one.
     ("watches of files", MOST, |held| {
         // Each of another file, since one that is watched already is no further watch.
         let at =
@@ -43,6 +41,9 @@ const RESOURCES: [Resource; 9] = [
         let _ = fs::remove_file(&at);
         held.push(file.into());
         done.map(drop)
+    }),
+    ("inotify instances", 20_000, |held| {
+        own(held, call(libc::SYS_inotify_init1, [0; 5]))
     }),
     ("terminals", 20_000, |held| {
         let path = text("/dev/ptmx");
