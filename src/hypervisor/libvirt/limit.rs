@@ -3,15 +3,15 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use virt::domain::{Domain, DomainInfo, MemoryParameters, SchedBandwidth, SchedulerInfo};
+use virt::domain::{Domain, MemoryParameters, SchedBandwidth, SchedulerInfo};
 use virt::error::{Error as VirtError, ErrorNumber};
 
 use crate::config::resources::IdSet;
 use crate::hypervisor::Limit;
 use crate::hypervisor::libvirt::{is, text};
 
-/// How long a guest may take to give something back.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a guest may take to give memory back.
+const BALLOON: Duration = Duration::from_secs(30);
 
 type Done = std::result::Result<(), VirtError>;
 
@@ -30,11 +30,8 @@ pub(super) fn apply(domain: &Domain, limit: &Limit) -> std::result::Result<(), S
         }
         Limit::Balloon(kib) => return set_balloon(domain, *kib),
         Limit::VirtualCpus(count) => match domain.set_vcpus_flags(*count, live) {
-            // libvirt waits for some seconds for a guest to let go of one; it does not take that back then, and knows no other
-            // number until it has come about.
-            Err(error) if is(&error, ErrorNumber::OperationTimeout) => {
-                becomes(domain, |info| info.nr_virt_cpu == *count).map(drop)
-            }
+            // libvirt waits for some seconds for a guest to let go of one; it does not take that back then.
+            Err(error) if is(&error, ErrorNumber::OperationTimeout) => Ok(()),
             set => set,
         },
         Limit::Pinning(cpus) => pin(domain, cpus),
@@ -72,30 +69,18 @@ fn set_balloon(domain: &Domain, kib: u64) -> std::result::Result<(), String> {
     };
     let before = has()?;
     set(kib)?;
-    let given = becomes(domain, |info| info.memory == kib);
-    if given.map_err(|error| text(&error))? {
-        return Ok(());
-    }
-    let least = has()?;
-    set(before)?;
-    Err(format!(
-        "its kernel does not do with less than {}M",
-        least >> 10
-    ))
-}
-
-/// Waits until the domain is so, but not for ever.
-fn becomes(
-    domain: &Domain,
-    is_so: impl Fn(&DomainInfo) -> bool,
-) -> std::result::Result<bool, VirtError> {
     let begin = Instant::now();
     loop {
-        if is_so(&domain.info()?) {
-            return Ok(true);
+        let now = has()?;
+        if now == kib {
+            return Ok(());
         }
-        if begin.elapsed() >= PATIENCE {
-            return Ok(false);
+        if begin.elapsed() >= BALLOON {
+            set(before)?;
+            return Err(format!(
+                "its kernel does not do with less than {}M",
+                now >> 10
+            ));
         }
         sleep(Duration::from_millis(100));
     }
