@@ -4,6 +4,7 @@ use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Read;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use guest_init::config::{
 use guest_init::seccomp::usual::Confined;
 
 use crate::config::resources::DEFAULT_CONTAINER_MEMORY;
-use crate::config::{Confinement, Resources, SandboxConfig, SandboxName};
+use crate::config::{Confinement, Device, Resources, SandboxConfig, SandboxName};
 use crate::domain::lxc::{self, LxcDomain};
 use crate::domain::template::Template;
 use crate::domain::tune::{CPU_PERIOD_US, quota_us};
@@ -41,6 +42,9 @@ const TICKS: f64 = 100.0;
 const TABLE: u64 = 1 << 20;
 
 pub(super) fn check(config: &SandboxConfig) -> Result<()> {
+    for device in &config.devices {
+        node(device)?;
+    }
     lxc::check(&Domain::of_service(config))
 }
 
@@ -87,6 +91,7 @@ pub(super) fn build(
         includes: vec![],
         masked: vec![],
         disks: vec![],
+        devices: (config.devices.iter()).map(node).collect::<Result<_>>()?,
         ways: 0,
         shell: None,
         files: contents.files,
@@ -118,6 +123,26 @@ fn ids(config: &SandboxConfig, filesystems: &[Filesystem], record: &Path) -> Res
     let registry = registry(record);
     let claim = |wanted| registry.claim(record, config.uuid, wanted);
     ids::decide(config.idmap, filesystems, &guest::find_init()?, claim)
+}
+
+/// Who may use a device on the host may do so inside.
+fn node(device: &Device) -> Result<guest_init::config::Device> {
+    let path = device.path();
+    let refused = |reason: &str| {
+        Error::refused(format!(
+            "the device '{device}' {reason}; load its driver, or leave it out ('--device', or 'devices' in sandbox.toml)"
+        ))
+    };
+    let metadata = fs::metadata(path).map_err(|error| refused(&format!("of the host: {error}")))?;
+    if !metadata.file_type().is_char_device() {
+        return Err(refused("of the host is no character device"));
+    }
+    Ok(guest_init::config::Device {
+        path: path.to_owned(),
+        mode: metadata.mode() & 0o777,
+        uid: metadata.uid(),
+        gid: metadata.gid(),
+    })
 }
 
 /// The image of the tree, mounted where else a directory of the host is placed.

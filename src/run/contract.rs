@@ -74,6 +74,7 @@ pub fn config(
         includes: layout.includes,
         masked: driver.masked,
         disks: driver.disks,
+        devices: vec![],
         files: vec![],
         static_units: None,
         max_pids: driver.max_pids,

@@ -55,6 +55,7 @@ fn example() -> GuestConfig {
         disks: vec![],
         ways: WAYS,
         shell: None,
+        devices: vec![],
         files: vec![],
         static_units: None,
         max_pids: None,
