@@ -93,6 +93,11 @@ fn what_is_made_is_nobody_elses_to_change() {
             &image,
             &["snapshot", "create", "t-esc4", "one"],
         ];
+        // What a strict one would lock out is locked out when it is made.
+        let verbs = match umask {
+            "000" => &verbs[..],
+            _ => &verbs[..2],
+        };
         let mut found = Vec::new();
         for words in verbs {
             with_umask(umask, service, words);
@@ -103,13 +108,15 @@ fn what_is_made_is_nobody_elses_to_change() {
         }
         open_to_others(dir.path(), &mut found);
         assert!(found.is_empty(), "umask {umask}: {found:?}");
-        fs::remove_file(archive).unwrap();
+        let _ = fs::remove_file(archive);
         // Who is in it is not locked out by it.
         with_umask(umask, service, &["start", "t-esc"]);
         let read = says("t-esc", "setpriv --reuid=65534 cat /etc/hostname && umask");
         assert_eq!(read.lines().last(), Some("0022"), "umask {umask}");
         for name in ["t-esc", "t-esc3", "t-esc4"] {
-            with_umask(umask, service, &["delete", "--force", name]);
+            if Path::new(CONFIGS).join("services").join(name).exists() {
+                with_umask(umask, service, &["delete", "--force", name]);
+            }
         }
         while_it_runs(umask, command, || {
             open_to_others(Path::new(RUNTIME), &mut found)

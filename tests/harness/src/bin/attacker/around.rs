@@ -248,8 +248,12 @@ fn enters_foreign(top: &Path) -> Result<String, String> {
     while let Some(dir) = dirs.pop() {
         let list = dir.join("cgroup.procs");
         let members = fs::read_to_string(&list).unwrap_or_default();
-        if members.lines().any(|line| line == "0") {
-            return writes(&list.to_string_lossy(), "0");
+        let is_in =
+            members.lines().any(|line| line == "0") && writes(&list.to_string_lossy(), "0").is_ok();
+        // Also what the host has put into a group of the sandbox is from outside.
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        if is_in && own.lines().any(|line| line.contains("/..")) {
+            return Ok(format!("entered {}", dir.display()));
         }
         let below = fs::read_dir(&dir).map_err(io)?.flatten();
         dirs.extend(below.map(|entry| entry.path()).filter(|path| path.is_dir()));
