@@ -12,6 +12,8 @@ pub(super) struct Interface {
     #[serde(flatten)]
     plug: Plug,
     guest_name: String,
+    /// What its other end is on the host. libvirt binds the filter of a container's NIC before it has thought of a name itself.
+    host_name: Option<String>,
     filter: Option<Filter>,
     receive_kib: Option<u64>,
     send_kib: Option<u64>,
@@ -54,6 +56,7 @@ impl Interface {
             mac: mac.map(|mac| mac.to_string()),
             plug: Plug::from(source),
             guest_name: format!("eth{index}"),
+            host_name: (network.filter.as_ref().and(mac)).map(host_name),
             filter: network.filter.as_ref().map(|filter| Filter {
                 name: filter.name.clone(),
                 parameters: filter
@@ -69,6 +72,11 @@ impl Interface {
             send_kib: kib(resources.net_send),
         }
     }
+}
+
+/// The name of a NIC on the host: what is unique of it, in the 15 characters that the kernel has for a name.
+fn host_name(mac: Mac) -> String {
+    format!("vs{}", mac.to_string().replace(':', ""))
 }
 
 impl From<&Source> for Plug {

@@ -35,6 +35,19 @@ const CONFIGURATION: [(&str, &str); 2] = [
     ),
 ];
 
+/// Where libvirt's filters of NICs are, as packages install them and as its daemon keeps them.
+const FILTERS: [&str; 2] = ["/usr/share/libvirt/nwfilter", "/etc/libvirt/nwfilter"];
+
+fn copy_filters(to: &Path) -> Result<()> {
+    fs::create_dir_all(to).with_context(|| format!("creating '{}'", to.display()))?;
+    let filters = FILTERS.iter().filter_map(|dir| fs::read_dir(dir).ok());
+    for filter in filters.flatten().flatten() {
+        let copy = to.join(filter.file_name());
+        fs::copy(filter.path(), &copy).with_context(|| format!("making '{}'", copy.display()))?;
+    }
+    Ok(())
+}
+
 /// Gives this process, and so the daemons, a view of their own.
 pub(crate) fn enter(dir: &Path) -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).context("unsharing the mount namespace")?;
@@ -60,6 +73,7 @@ pub(crate) fn enter(dir: &Path) -> Result<()> {
         }
     }
 
+    copy_filters(&dir.join("etc/nwfilter"))?;
     for (name, target) in PRIVATE {
         let source = dir.join(name);
         for path in [source.as_path(), Path::new(target)] {
