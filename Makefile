@@ -65,8 +65,9 @@ test: setup
 	$(parts) $(harness) with-libvirtd -- $(CARGO) test --locked --workspace --test '*' -- --test-threads=1
 	$(parts) $(harness) with-libvirtd -- $(harness) zoo --first 8
 
-# Cases of services that are like those of `make test` and take long.
+# Cases of services and attempts to get out that are like those of `make test` and take long.
 test-slow: programs
+	$(parts) $(harness) with-libvirtd -- $(CARGO) test --locked --test escape -- --test-threads=1 --ignored --nocapture
 	$(parts) $(harness) with-libvirtd -- $(CARGO) test --locked --test service -- --test-threads=1 --ignored --skip drivers:: --skip machines:: --skip kills::
 
 # Every case of virt-sandbox in virtual machines; `make test` runs some.

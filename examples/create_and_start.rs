@@ -22,6 +22,7 @@ fn main() -> Result<()> {
         state: State::Auto,
         networks: vec![Network::dhcp("default")],
         mounts: vec![],
+        devices: vec![],
         security: None,
         file_type: None,
         publish: vec![],

@@ -10,7 +10,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file or directory of the host.
-    #[error("{doing} '{}'", path.display())]
+    #[error("{doing} '{}'", shown(path))]
     Io {
         /// A gerund: "reading".
         doing: &'static str,
@@ -54,6 +54,22 @@ pub enum Error {
     },
 }
 
+/// A path as an error says it: a path that a sandbox has made can be longer than all that is worth reading, so of one that long the
+/// two ends are said.
+pub(crate) fn shown(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let length = text.chars().count();
+    if length <= 2 * SHOWN + 1 {
+        return text.into_owned();
+    }
+    let first: String = text.chars().take(SHOWN).collect();
+    let last: String = text.chars().skip(length - SHOWN).collect();
+    format!("{first}…{last}")
+}
+
+/// How many characters are said of each end of a path that is too long.
+const SHOWN: usize = 200;
+
 /// Makes errors of leaves ours without a word of their own.
 macro_rules! from_leaf {
     ($($leaf:ty),* $(,)?) => {$(
@@ -91,5 +107,20 @@ impl Error {
             doing,
             source: Box::new(source),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_path_without_end_both_ends_are_said() {
+        let long = format!("/top/{}/é", "d/".repeat(3000));
+        let said = shown(Path::new(&long));
+        assert!(said.starts_with("/top/d/d/") && said.ends_with("/d//é"));
+        assert!(said.contains('…') && said.len() < 500, "{said}");
+        let usual = format!("/{}", "x".repeat(255));
+        assert_eq!(shown(Path::new(&usual)), usual);
     }
 }

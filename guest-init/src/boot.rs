@@ -91,6 +91,7 @@ fn carry_out(caller: &mut Caller) -> Result<()> {
                 })?;
             }
             Step::GiveDevices(ids) => root::give_devices(ids)?,
+            Step::Device(device) => root::allow_device(&device, config.idmap)?,
             Step::Enter => place = root::enter(place)?,
             Step::LinkDisks { disks, owner } => {
                 let on_host = |id| config.idmap.map_or(Some(id), |ids| ids.on_host(id));

@@ -5,12 +5,14 @@
 //! Paths "of the staging root" are where the guest boots: the directory that libvirt made the container's
 //! `/`, or the initramfs. Paths "of the sandbox" are below the root that is made there.
 
-use std::ffi::OsString;
+mod command;
+
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::command::{Command, Directory, Identity, Stdio, Stream, WindowSize};
 use crate::net::{Address, Route};
 use crate::seccomp::Program;
 
@@ -51,12 +53,16 @@ pub struct GuestConfig {
     pub masked: Vec<PathBuf>,
     /// Block devices that get a link in `/dev/disk/by-tag`.
     pub disks: Vec<Disk>,
+    /// Devices of the host that a container has as well. libvirt has made them, for root alone.
+    pub devices: Vec<Device>,
     /// Files written below `/run` before the payload starts.
     pub files: Vec<File>,
     /// Where static dependencies of `/usr` are masked, and which are kept.
     pub static_units: Option<StaticUnits>,
     /// Highest number of processes and threads, if limited.
     pub max_pids: Option<u64>,
+    /// Size in bytes of each tmpfs that has none of its own; the kernel's default (half the memory) if absent.
+    pub tmpfs_size: Option<u64>,
     /// NICs in the order `eth0`, `eth1`…
     pub network: Vec<Nic>,
     /// Ports of the [`ask`](crate::ask) kind that the host gives a machine that lives by itself.
@@ -75,6 +81,20 @@ pub enum Platform {
     Container,
     /// A kernel of its own, which has started guest-init from an initramfs.
     Machine,
+}
+
+/// Who may use a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Device {
+    /// Where it is, below `/dev`.
+    pub path: PathBuf,
+    /// Permission bits.
+    pub mode: u32,
+    /// Id of its owner in the sandbox.
+    pub uid: u32,
+    /// Id of its group in the sandbox.
+    pub gid: u32,
 }
 
 /// A range of the host's user and group ids that stands for the ids from 0 in a sandbox (`user_namespaces(7)`).
@@ -128,82 +148,6 @@ pub enum Payload {
     },
     /// A command that PID 1 starts and watches, over the [channel](crate::wire).
     Command(Command),
-}
-
-/// A command that PID 1 starts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Command {
-    /// The program with its arguments, looked up in the `PATH` of `environment`. Never empty.
-    pub argv: Vec<OsString>,
-    /// All of its environment.
-    pub environment: Vec<(OsString, OsString)>,
-    /// Where it starts.
-    pub directory: Directory,
-    /// Who it runs as.
-    pub identity: Identity,
-    /// What its standard streams are.
-    pub stdio: Stdio,
-}
-
-/// The directory a command starts in.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(
-    deny_unknown_fields,
-    rename_all = "kebab-case",
-    tag = "type",
-    content = "path"
-)]
-pub enum Directory {
-    /// This one, or the command does not start.
-    Must(PathBuf),
-    /// This one if it can be entered, else `/`.
-    Try(PathBuf),
-}
-
-/// Who a command runs as.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Identity {
-    /// User id.
-    pub uid: u32,
-    /// Primary group id.
-    pub gid: u32,
-    /// Other group ids.
-    pub groups: Vec<u32>,
-    /// Whether it keeps the capabilities of PID 1. Otherwise it has none and cannot get any (`PR_SET_NO_NEW_PRIVS(2const)`).
-    pub privileged: bool,
-}
-
-/// What the standard streams of a command are.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Stdio {
-    /// A terminal of the sandbox, its bytes on the channel.
-    Terminal(WindowSize),
-    /// Each on its own, in the order standard input, output, error.
-    Streams([Stream; 3]),
-}
-
-/// One standard stream of a command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Stream {
-    /// The caller's own, handed down as a file descriptor.
-    Inherited,
-    /// A pipe, its bytes on the channel.
-    Channel,
-    /// Nothing: `/dev/null`.
-    None,
-}
-
-/// The size of a terminal's window, in characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WindowSize {
-    /// Lines.
-    pub rows: u16,
-    /// Characters of a line.
-    pub columns: u16,
 }
 
 /// Something that is mounted in the staging root.
@@ -336,7 +280,7 @@ pub enum Mount {
         target: PathBuf,
         /// Permission bits of its root.
         mode: u32,
-        /// Size in bytes; the kernel's default (half the memory) if absent.
+        /// Size in bytes; [`GuestConfig::tmpfs_size`] if absent.
         size: Option<u64>,
     },
     /// A symbolic link.
@@ -357,6 +301,15 @@ impl Mount {
             | Self::Tmpfs { target, .. }
             | Self::Symlink { target, .. } => target,
         }
+    }
+
+    /// With this size in bytes, if it is a tmpfs that has none.
+    #[must_use]
+    pub fn with_size(mut self, usual: Option<u64>) -> Self {
+        if let Self::Tmpfs { size, .. } = &mut self {
+            *size = size.or(usual);
+        }
+        self
     }
 }
 

@@ -7,8 +7,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::{
-    Addressing, Command, Disk, File, GuestConfig, IdMap, Include, Mount, Nic, Payload, Platform,
-    Root, Staged,
+    Addressing, Command, Device, Disk, File, GuestConfig, IdMap, Include, Mount, Nic, Payload,
+    Platform, Root, Staged,
 };
 use crate::resolv::RESOLV_CONF;
 
@@ -47,6 +47,8 @@ pub enum Step {
     },
     /// Give the device nodes to the sandbox's ids.
     GiveDevices(IdMap),
+    /// Let those use a device who may.
+    Device(Device),
     /// See the new root as the root, while the staging root can still be reached.
     Enter,
     /// Link the block devices by their tags.
@@ -127,7 +129,8 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
             .map(Path::to_owned)
             .collect(),
     });
-    steps.extend(config.mounts.iter().cloned().map(Step::Mount));
+    let sized = |mount: &Mount| Step::Mount(mount.clone().with_size(config.tmpfs_size));
+    steps.extend(config.mounts.iter().map(sized));
     steps.extend(KERNELS.map(|dir| match (dir, config.idmap) {
         ("/sys", Some(_)) => Step::OwnSys,
         _ => Step::Move(dir.into()),
@@ -141,11 +144,12 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
     }
     steps.push(Step::Enter);
     steps.extend(config.idmap.map(Step::GiveDevices));
+    steps.extend(config.devices.iter().cloned().map(Step::Device));
     steps.extend(DEVICE_MOUNTS.map(|(target, mode)| {
         Step::Mount(Mount::Tmpfs {
             target: target.into(),
             mode,
-            size: None,
+            size: config.tmpfs_size,
         })
     }));
     let owner = match &config.payload {
@@ -160,7 +164,7 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
     // The user's mounts come above it.
     steps.extend(resolv_conf.map(|_| Step::OwnResolvConf));
     steps.extend(config.masked.iter().cloned().map(Step::Mask));
-    steps.extend(config.user_mounts.iter().cloned().map(Step::Mount));
+    steps.extend(config.user_mounts.iter().map(sized));
     steps.extend(config.includes.iter().cloned().map(Step::Include));
     steps.push(Step::Pivot(config.platform));
     // The first process below finds it done.
@@ -244,9 +248,11 @@ mod tests {
             disks: vec![],
             shell: None,
             ways: 0,
+            devices: vec![],
             files: vec![],
             static_units: Some(StaticUnits { keep: vec![] }),
             max_pids: Some(10),
+            tmpfs_size: Some(1 << 20),
             network: vec![],
             payload: Payload::Init {
                 command: vec!["/usr/lib/systemd/systemd".into()],
@@ -319,6 +325,29 @@ mod tests {
             ..config()
         };
         assert_eq!(at(&machine, &Step::ShareMounts), None);
+    }
+
+    #[test]
+    fn devices_are_let_be_used_in_the_end() {
+        let device = Device {
+            path: "/dev/net/tun".into(),
+            mode: 0o666,
+            uid: 0,
+            gid: 0,
+        };
+        let ids = IdMap {
+            first: 1 << 16,
+            count: 1 << 16,
+        };
+        let config = GuestConfig {
+            idmap: Some(ids),
+            devices: vec![device.clone()],
+            ..config()
+        };
+        let steps = plan(&config);
+        let at = |wanted: &Step| steps.iter().position(|step| step == wanted);
+        assert!(at(&Step::GiveDevices(ids)) < at(&Step::Device(device.clone())));
+        assert!(at(&Step::Device(device)) < at(&Step::Pivot(Platform::Container)));
     }
 
     #[test]

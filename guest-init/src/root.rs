@@ -24,7 +24,7 @@ use nix::unistd::{chdir, chroot, fchdir, pivot_root};
 use crate::NEW_ROOT;
 use crate::config::{File, IdMap, Platform, Source};
 
-pub use devices::give as give_devices;
+pub use devices::{allow as allow_device, give as give_devices};
 pub use include::include;
 pub use kernel::mask as mask_kernel;
 pub use mounts::{add, bind, carry_over, mask, own_file, own_sys, share_mounts};

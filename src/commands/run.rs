@@ -206,6 +206,7 @@ fn pair(text: OsString) -> std::result::Result<(OsString, OsString), String> {
 /// Parses the command line and does what it says.
 #[must_use]
 pub fn main() -> ExitCode {
+    super::protect_what_is_made();
     complete::answer(Cli::command);
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

@@ -126,7 +126,11 @@ impl Resources {
             if let (Some(before), Some(value)) = (before, item.as_value_mut()) {
                 *value.decor_mut() = before.decor().clone();
             }
-            limits.insert(key, item);
+            // What is above a key is the key's, and goes with it.
+            match limits.get_mut(key) {
+                Some(there) => *there = item,
+                None => drop(limits.insert(key, item)),
+            }
         }
         Ok(document.to_string())
     }

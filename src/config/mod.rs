@@ -7,6 +7,7 @@
 pub mod capability;
 pub mod change;
 pub mod confinement;
+pub mod device;
 pub mod disk;
 mod escape;
 pub mod hostname;
@@ -31,6 +32,7 @@ pub mod workload;
 pub use capability::{Capabilities, Capability};
 pub use change::Change;
 pub use confinement::Confinement;
+pub use device::Device;
 pub use disk::Disk;
 pub(crate) use escape::is_unwritable;
 pub use hostname::Hostname;

@@ -92,6 +92,13 @@ impl Resources {
         self.pids.unwrap_or(DEFAULT_PIDS)
     }
 
+    /// Size in bytes of each of a container's directories in memory (`/run`, `/tmp`, `/dev/shm`). What is in all of them leaves
+    /// some for what runs, since nothing can be ended to get back what files take.
+    #[must_use]
+    pub fn tmpfs_size(&self) -> u64 {
+        self.memory.unwrap_or(DEFAULT_CONTAINER_MEMORY).get() / 4
+    }
+
     /// CPU time in percent of one CPU: the tighter of `--cpu-quota` and `--cpus`.
     #[must_use]
     pub fn cpu_percent(&self) -> Option<u32> {

@@ -44,6 +44,7 @@ pub struct LxcDomain {
     filesystems: Vec<Filesystem>,
     disks: Vec<Disk>,
     interfaces: Vec<Interface>,
+    devices: Vec<PathBuf>,
     consoles: u32,
     security: Option<SecLabelView>,
 }
@@ -121,6 +122,9 @@ impl LxcDomain {
                 })
                 .collect(),
             interfaces: domain.networks.iter().enumerate().map(interface).collect(),
+            devices: (domain.devices.iter())
+                .map(|device| device.path().to_owned())
+                .collect(),
             consoles: domain.consoles,
             security: domain.security.as_ref().map(SecLabelView::from),
         }

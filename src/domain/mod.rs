@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use crate::config::security::Label;
-use crate::config::{ImageFormat, Network, Publish, Resources, SandboxConfig, SandboxName};
+use crate::config::{Device, ImageFormat, Network, Publish, Resources, SandboxConfig, SandboxName};
 
 /// A domain, whatever runs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub struct Domain {
     pub security: Option<SecLabel>,
     /// Disks in order.
     pub disks: Vec<BlockDevice>,
+    /// Devices of the host that it has as well.
+    pub devices: Vec<Device>,
     /// Consoles beside the first, each a terminal of the host.
     pub consoles: u32,
     /// What becomes of it when it reboots itself.
@@ -168,6 +170,7 @@ impl Domain {
             publish: vec![],
             security: None,
             disks: vec![],
+            devices: config.devices.clone(),
             consoles: 0,
             on_reboot: OnReboot::Restart,
         }

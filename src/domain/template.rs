@@ -138,7 +138,12 @@ fn unit_text(text: &str, _: tera::Kwargs, _: &tera::State<'_>) -> tera::TeraResu
 
 /// Filter `unit_path`: a path for a setting that takes the rest of its line as it is, but for specifiers.
 fn unit_path(text: &str, _: tera::Kwargs, _: &tera::State<'_>) -> tera::TeraResult<String> {
-    Ok(text.replace('%', "%%").replace(char::is_control, ""))
+    let mut path = text.replace('%', "%%").replace(char::is_control, "");
+    // A backslash would take the next line along, and a space would be dropped (systemd.syntax(7)).
+    if path.ends_with(|last: char| last == '\\' || last.is_whitespace()) {
+        path.push('/');
+    }
+    Ok(path)
 }
 
 /// Quotes a word for a unit file: specifiers (`%`), variables (`$`), quotes, backslashes and line ends have no effect.

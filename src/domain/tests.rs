@@ -31,6 +31,7 @@ pub(super) fn smallest() -> Domain {
         publish: vec![],
         security: None,
         disks: vec![],
+        devices: vec![],
         consoles: 0,
         on_reboot: OnReboot::Destroy,
     }

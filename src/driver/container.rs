@@ -3,6 +3,8 @@
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,7 +14,7 @@ use guest_init::config::{
 use guest_init::seccomp::usual::Confined;
 
 use crate::config::resources::DEFAULT_CONTAINER_MEMORY;
-use crate::config::{Confinement, Resources, SandboxConfig, SandboxName};
+use crate::config::{Confinement, Device, Resources, SandboxConfig, SandboxName};
 use crate::domain::lxc::{self, LxcDomain};
 use crate::domain::template::Template;
 use crate::domain::tune::{CPU_PERIOD_US, quota_us};
@@ -36,7 +38,13 @@ pub(super) const SYSTEMD: &str = "/lib/systemd/systemd";
 /// Clock ticks a second in what `/proc` tells programs: `USER_HZ` of every architecture that Rust has.
 const TICKS: f64 = 100.0;
 
+/// Most bytes that are read of a table of the kernel's, which are thousands of addresses.
+const TABLE: u64 = 1 << 20;
+
 pub(super) fn check(config: &SandboxConfig) -> Result<()> {
+    for device in &config.devices {
+        node(device)?;
+    }
     lxc::check(&Domain::of_service(config))
 }
 
@@ -83,6 +91,7 @@ pub(super) fn build(
         includes: vec![],
         masked: vec![],
         disks: vec![],
+        devices: (config.devices.iter()).map(node).collect::<Result<_>>()?,
         ways: 0,
         shell: None,
         files: contents.files,
@@ -90,6 +99,7 @@ pub(super) fn build(
             keep: contents.keep_units,
         }),
         max_pids: Some(config.resources.pids()),
+        tmpfs_size: Some(config.resources.tmpfs_size()),
         network: super::nics(config, hypervisor)?,
         payload: Payload::Init {
             command: vec![SYSTEMD.to_owned(), format!("--unit={}", contents.target)],
@@ -113,6 +123,26 @@ fn ids(config: &SandboxConfig, filesystems: &[Filesystem], record: &Path) -> Res
     let registry = registry(record);
     let claim = |wanted| registry.claim(record, config.uuid, wanted);
     ids::decide(config.idmap, filesystems, &guest::find_init()?, claim)
+}
+
+/// Who may use a device on the host may do so inside.
+fn node(device: &Device) -> Result<guest_init::config::Device> {
+    let path = device.path();
+    let refused = |reason: &str| {
+        Error::refused(format!(
+            "the device '{device}' {reason}; load its driver, or leave it out ('--device', or 'devices' in sandbox.toml)"
+        ))
+    };
+    let metadata = fs::metadata(path).map_err(|error| refused(&format!("of the host: {error}")))?;
+    if !metadata.file_type().is_char_device() {
+        return Err(refused("of the host is no character device"));
+    }
+    Ok(guest_init::config::Device {
+        path: path.to_owned(),
+        mode: metadata.mode() & 0o777,
+        uid: metadata.uid(),
+        gid: metadata.gid(),
+    })
 }
 
 /// The image of the tree, mounted where else a directory of the host is placed.
@@ -248,11 +278,7 @@ impl Inside for Container {
         let Ok(first) = self.first() else {
             return vec![];
         };
-        let read = |name: &str| fs::read_to_string(format!("/proc/{first}/net/{name}"));
-        addresses::of_tables(
-            &read("fib_trie").unwrap_or_default(),
-            &read("if_inet6").unwrap_or_default(),
-        )
+        addresses::of_tables(&table(first, "net/fib_trie"), &table(first, "net/if_inet6"))
     }
 
     fn network(&self) -> Result<Option<File>> {
@@ -264,11 +290,10 @@ impl Inside for Container {
 
     fn activity(&self) -> Result<Activity> {
         let first = self.first()?;
-        let read = |file: &str| fs::read_to_string(format!("/proc/{first}/{file}"));
-        let (net_received, net_sent) = super::parse_net_dev(&read("net/dev").unwrap_or_default());
+        let (net_received, net_sent) = super::parse_net_dev(&table(first, "net/dev"));
         let since_boot = fs::read_to_string("/proc/uptime").unwrap_or_default();
         let since_boot = super::parse_uptime(&since_boot).unwrap_or_default();
-        let started = parse_start(&read("stat").unwrap_or_default()).unwrap_or(since_boot);
+        let started = parse_start(&table(first, "stat")).unwrap_or(since_boot);
         let processes = cgroup::counting_processes(first, &self.name)
             .and_then(|group| fs::read_to_string(group.join("pids.current")).ok())
             .and_then(|text| text.trim().parse().ok());
@@ -300,6 +325,25 @@ impl Inside for Container {
     }
 }
 
+/// What the kernel says of a sandbox below `/proc/PID`; nothing where it has just ended.
+fn table(first: u32, name: &str) -> String {
+    File::open(format!("/proc/{first}/{name}"))
+        .map(whole_lines)
+        .unwrap_or_default()
+}
+
+/// Who is root inside makes the tables of its network as long as it likes: no more is read of one than [`TABLE`].
+fn whole_lines(source: impl Read) -> String {
+    let mut text = Vec::new();
+    // What was read before a failure is good.
+    let _ = source.take(TABLE).read_to_end(&mut text);
+    if text.len() as u64 == TABLE {
+        let end = text.iter().rposition(|byte| *byte == b'\n');
+        text.truncate(end.map_or(0, |at| at + 1));
+    }
+    String::from_utf8_lossy(&text).into_owned()
+}
+
 /// When a process started, in seconds since the boot: field 22 of `/proc/PID/stat`, whose second has brackets around it.
 fn parse_start(text: &str) -> Option<f64> {
     let (_, rest) = text.rsplit_once(')')?;
@@ -311,6 +355,18 @@ fn parse_start(text: &str) -> Option<f64> {
 mod tests {
     use super::*;
     use crate::driver::Keeper;
+
+    #[test]
+    fn a_table_without_end_is_read_in_part() {
+        let lines = whole_lines(&b"eth0: 1\nlo: 2\n".repeat(1 << 20)[..]);
+        assert!(
+            lines.len() as u64 <= TABLE && lines.ends_with('\n'),
+            "{}",
+            lines.len()
+        );
+        assert_eq!(whole_lines(std::io::repeat(b'x')), "");
+        assert_eq!(whole_lines(&b"one\ntwo"[..]), "one\ntwo");
+    }
 
     #[test]
     fn every_limit_has_a_value_when_it_is_taken_away() {

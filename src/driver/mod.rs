@@ -324,7 +324,10 @@ fn parse_net_dev(text: &str) -> (u64, u64) {
             .collect::<Option<_>>()?;
         (name.trim() != "lo").then_some((*numbers.first()?, *numbers.get(8)?))
     });
-    numbers.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+    // The kernel of a virtual machine says what it likes.
+    numbers.fold((0, 0), |sum: (u64, u64), one| {
+        (sum.0.saturating_add(one.0), sum.1.saturating_add(one.1))
+    })
 }
 
 /// Seconds since the boot, the first number of `/proc/uptime`.
@@ -340,6 +343,9 @@ mod tests {
     fn files_of_the_kernel_are_read() {
         let text = "Inter-|   Receive                |  Transmit\n face |bytes    packets errs\n    lo:     999       1    0    0    0     0          0         0     999       1    0    0    0     0       0          0\n  eth0:    1000       9    0    0    0     0          0         0      70       1    0    0    0     0       0          0\n  eth1:       1       9    0    0    0     0          0         0       2       1    0    0    0     0       0          0\n";
         assert_eq!(parse_net_dev(text), (1001, 72));
+        let line = |name: &str| format!("{name}: {0} 1 0 0 0 0 0 0 {0} 1\n", u64::MAX);
+        let much = [line("eth0"), line("eth1")].concat();
+        assert_eq!(parse_net_dev(&much), (u64::MAX, u64::MAX));
         assert_eq!(parse_uptime("12.50 20.00\n"), Some(12.5));
     }
 }

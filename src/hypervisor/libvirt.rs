@@ -217,8 +217,10 @@ impl Hypervisor for Libvirt {
 
     fn limit(&self, name: &str, limit: &Limit) -> Result<()> {
         let domain = self.must_find(name)?;
-        limit::apply(&domain, limit)
-            .map_err(|error| failed(format_args!("changing a limit of '{name}'"), &error))
+        limit::apply(&domain, limit).map_err(|reason| Error::Libvirt {
+            doing: format!("changing a limit of '{name}'"),
+            reason,
+        })
     }
 
     fn usage(&self, name: &str) -> Result<Usage> {

@@ -71,7 +71,7 @@ pub trait Hypervisor {
     /// Changes a limit of a running domain, until it ends.
     ///
     /// # Errors
-    /// Where it does not run, or the kernel does not take the limit.
+    /// Where it does not run, or its kernel or the host's does not take the limit.
     fn limit(&self, name: &str, limit: &Limit) -> Result<()>;
 
     /// What a running domain has used.

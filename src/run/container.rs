@@ -73,6 +73,7 @@ pub fn plan(
         // The first console is the log's.
         shell: request.shell.then(|| PathBuf::from("/dev/tty2")),
         max_pids: Some(request.resources.pids()),
+        tmpfs_size: Some(request.resources.tmpfs_size()),
     };
     let temporary = layout.temporary.clone();
     let guest = contract::config(request, name, &account, stdio, layout, driver);

@@ -33,6 +33,8 @@ pub struct Platforms {
     pub shell: Option<PathBuf>,
     /// Highest number of processes, if the guest limits them.
     pub max_pids: Option<u64>,
+    /// Size in bytes of each tmpfs that has none of its own; the guest's kernel chooses if absent.
+    pub tmpfs_size: Option<u64>,
 }
 
 /// The config of a guest.
@@ -72,9 +74,11 @@ pub fn config(
         includes: layout.includes,
         masked: driver.masked,
         disks: driver.disks,
+        devices: vec![],
         files: vec![],
         static_units: None,
         max_pids: driver.max_pids,
+        tmpfs_size: driver.tmpfs_size,
         network: guest::nics(&request.networks),
         ways: 0,
         shell: driver.shell,

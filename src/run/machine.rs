@@ -126,6 +126,7 @@ pub fn plan(
         masked: vec![],
         shell: request.shell.then(|| PathBuf::from("/dev/hvc1")),
         max_pids: None,
+        tmpfs_size: None,
     };
     let guest = contract::config(request, name, &account, stdio, layout, driver);
     let view = QemuDomain::new(&domain, &machine, facts);

@@ -255,16 +255,14 @@ fn domain(request: &Request, name: &SandboxName, uuid: Uuid) -> Result<Domain> {
         uuid,
         description: format!(
             "virt-sandbox: {}",
-            request
-                .command
-                .first()
-                .map_or_else(String::new, |program| printable(program))
+            (request.command.first()).map_or_else(String::new, |program| printable(program))
         ),
         resources: request.resources.clone(),
         networks,
         publish: request.publish.clone(),
         security: None,
         disks: vec![],
+        devices: vec![],
         consoles: u32::from(request.shell),
         on_reboot: OnReboot::Destroy,
     })

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use crate::config::network::{DEFAULT_SOURCE, Source};
 use crate::config::service::VERSION;
 use crate::config::{
-    Confinement, FileType, Hostname, Mac, Mount, Network, Publish, Resources, SandboxConfig,
-    SandboxName, Security, State, TreeImage, Workload,
+    Confinement, Device, FileType, Hostname, Mac, Mount, Network, Publish, Resources,
+    SandboxConfig, SandboxName, Security, State, TreeImage, Workload,
 };
 use crate::driver::Keeper;
 use crate::error::{Error, Result};
@@ -41,6 +41,8 @@ pub struct Request {
     pub networks: Vec<Network>,
     /// Its mounts.
     pub mounts: Vec<Mount>,
+    /// Devices of the host that it has, beside those that its units ask for.
+    pub devices: Vec<Device>,
     /// Its security label, where it is not the usual one.
     pub security: Option<Security>,
     /// The type that SELinux knows its files by, where it is not the usual one.
@@ -92,12 +94,13 @@ impl Sandboxes {
             .to_string();
         let (workload, service) = found(root, &request.workload, &request.packages, &hostname)?;
         let keeper = Keeper::of(&self.connection)?;
-        preflight::check(
-            root,
-            &service,
-            keeper.container(),
-            &request.confinement.capabilities,
-        )?;
+        let container = keeper.container();
+        let devices = match container {
+            Some(_) => devices(&request.devices, &service),
+            None => request.devices.clone(),
+        };
+        let capabilities = &request.confinement.capabilities;
+        preflight::check(root, &service, container, capabilities, &devices)?;
         let uuid = uuid::Uuid::new_v4();
         let mut networks = request.networks.clone();
         for (index, network) in networks.iter_mut().enumerate() {
@@ -118,6 +121,7 @@ impl Sandboxes {
                 .into_iter()
                 .chain(request.mounts.clone())
                 .collect(),
+            devices,
             workload,
             packages: request.packages.clone(),
             service_packages: service.packages.keys().map(ToString::to_string).collect(),
@@ -279,6 +283,20 @@ fn programs_elsewhere(service: &Service) -> Vec<Mount> {
     tops.iter()
         .filter_map(|top| Mount::read_only_view(top).ok())
         .collect()
+}
+
+/// What is `asked` for, and what units of the service ask for and may have unasked.
+fn devices(asked: &[Device], service: &Service) -> Vec<Device> {
+    let members = service.closure.members.iter();
+    let rules = members
+        .filter(|member| member.role == Role::Service)
+        .filter_map(|member| member.loaded.as_ref())
+        .flat_map(|loaded| &loaded.1.device_rules);
+    let of_units = rules
+        .filter_map(|rule| rule.device.parse::<Device>().ok())
+        .filter(|device| device.is_harmless() && device.path().exists());
+    let all: BTreeSet<Device> = asked.iter().cloned().chain(of_units).collect();
+    all.into_iter().collect()
 }
 
 /// Directories of the root that every sandbox has.

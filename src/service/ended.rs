@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind};
+use std::path::Path;
 
 use serde::Deserialize;
 
@@ -100,7 +101,7 @@ impl Sandboxes {
         Ok(entries)
     }
 
-    /// Remembers why a sandbox has failed, until it is started again.
+    /// Remembers why a sandbox has failed, until it is started again or gets another name.
     pub fn note_failure(&self, name: &SandboxName, text: &str) {
         let path = self.store.failure(name);
         match atomic::write(&path, text.as_bytes(), 0o600) {
@@ -111,12 +112,17 @@ impl Sandboxes {
         }
     }
 
-    /// Why a sandbox has failed that does not run.
+    /// Why a sandbox has failed that does not run. Others may have started it since, by libvirt: its init has said something then.
     pub(super) fn noted_failure(&self, name: &SandboxName) -> Option<String> {
-        fs::read_to_string(self.store.failure(name)).ok()
+        let path = self.store.failure(name);
+        let changed = |path: &Path| fs::metadata(path).and_then(|file| file.modified()).ok();
+        if changed(&self.store.init_log(name)) > changed(&path) {
+            return None;
+        }
+        fs::read_to_string(path).ok()
     }
 
-    /// A sandbox is about to start: that it failed before is past.
+    /// A sandbox is about to start, or has another name: that it failed before is past.
     pub(super) fn forget_failure(&self, name: &SandboxName) -> Result<()> {
         let path = self.store.failure(name);
         match fs::remove_file(&path) {

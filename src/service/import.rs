@@ -39,7 +39,7 @@ pub struct Request {
     pub base: Option<PathBuf>,
     /// NICs instead of the archive's.
     pub networks: Option<Vec<Network>>,
-    /// Whether it may have the directories of this host that the archive asks for.
+    /// Whether it may have the directories and devices of this host that the archive asks for.
     pub trust_mounts: bool,
 }
 
@@ -184,12 +184,17 @@ fn refuse_mounts(config: &SandboxConfig) -> Result<()> {
         .iter()
         .filter(|mount| matches!(mount, Mount::HostBind { .. }))
         .map(|mount| format!("'{mount}'"))
+        .chain(
+            (config.devices.iter())
+                .filter(|device| !device.is_harmless())
+                .map(|device| format!("'{device}'")),
+        )
         .collect();
     if asked.is_empty() {
         return Ok(());
     }
     Err(Error::refused(format!(
-        "the sandbox in the archive sees directories of the host: {}; import it with --trust-mounts if it may see those of this one",
+        "the sandbox in the archive has directories or devices of the host: {}; import it with --trust-mounts if it may have those of this one",
         asked.join(", ")
     )))
 }

@@ -3,6 +3,8 @@
 //! It lies in the sandbox's tree, where the sandbox can put links: it is opened without following any, and journalctl
 //! is given a view of the open directory in which none is followed either.
 
+pub mod turns;
+
 use std::convert::Infallible;
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -25,7 +27,7 @@ use crate::sys::command;
 struct Reading {
     program: String,
     arguments: Vec<String>,
-    _directory: Option<OwnedFd>,
+    directory: Option<OwnedFd>,
 }
 
 impl Reading {
@@ -55,7 +57,7 @@ impl Reading {
                     .to_string_lossy()
                     .into_owned(),
                 arguments: words.map(str::to_owned).to_vec(),
-                _directory: None,
+                directory: None,
             });
         }
         let view = sandboxes.plain_view(config, &inside)?;
@@ -65,7 +67,7 @@ impl Reading {
         Ok(Self {
             program: "journalctl".into(),
             arguments: vec![directory, "--no-pager".to_owned()],
-            _directory: Some(view),
+            directory: Some(view),
         })
     }
 

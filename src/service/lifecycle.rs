@@ -180,7 +180,7 @@ impl Sandboxes {
 
     /// What the init of a sandbox has said at its last start.
     fn init_log(&self, name: &SandboxName) -> String {
-        fs::read_to_string(self.store.stage(name).join("guest.log")).unwrap_or_default()
+        fs::read_to_string(self.store.init_log(name)).unwrap_or_default()
     }
 
     fn ended_early(&self, name: &SandboxName) -> Error {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use crate::config::Capabilities;
+use crate::config::{Capabilities, Device};
 use crate::error::{Error, Result};
 use crate::service::discover::Service;
 use crate::service::unit::capability::CapabilitySet;
@@ -12,7 +12,7 @@ use crate::service::unit::special::Role;
 use crate::service::unit::{UnitFacts, UnitName};
 
 /// Devices that libvirt gives every container.
-const DEVICES: [&str; 9] = [
+const DEVICES: [&str; 8] = [
     "/dev/null",
     "/dev/zero",
     "/dev/full",
@@ -21,7 +21,6 @@ const DEVICES: [&str; 9] = [
     "/dev/tty",
     "/dev/ptmx",
     "/dev/console",
-    "/dev/fuse",
 ];
 
 /// Refuses a unit that was asked for and would silently not start in what systemd takes for a `container`, with these
@@ -34,6 +33,7 @@ pub fn check(
     service: &Service,
     container: Option<&str>,
     capabilities: &Capabilities,
+    devices: &[Device],
 ) -> Result<()> {
     let withheld: BTreeSet<String> = match container {
         Some(_) => (capabilities.dropped().iter())
@@ -73,9 +73,11 @@ pub fn check(
         };
         for rule in &loaded.1.device_rules {
             let is_node = rule.device.starts_with("/dev/") && Path::new(&rule.device).exists();
-            if is_node && container.is_some() && !DEVICES.contains(&rule.device.as_str()) {
+            let is_there = DEVICES.contains(&rule.device.as_str())
+                || (devices.iter()).any(|device| device.path() == Path::new(&rule.device));
+            if is_node && container.is_some() && !is_there {
                 log::warn!(
-                    "'{unit}' uses '{}', which a container does not have",
+                    "'{unit}' uses '{0}', which a container does not have; '--device {0}' gives it to the sandbox",
                     rule.device
                 );
             }

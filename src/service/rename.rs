@@ -141,6 +141,8 @@ impl Sandboxes {
         provenance.save(&self.store, &new.name)?;
         new.save(&self.store.config(&new.name))?;
         self.render(new, hypervisor)?;
+        // It tells of the old name.
+        self.forget_failure(&new.name)?;
         if *enabled {
             self.systemctl(&["enable", "--quiet", &new.name.unit()]);
         }

@@ -98,7 +98,13 @@ impl Store {
         self.dir(name).join("started.toml")
     }
 
-    /// Why a sandbox has failed; it is not there where it has not, or was started since.
+    /// What the init of a sandbox has said since its last start, whoever has started it.
+    #[must_use]
+    pub fn init_log(&self, name: &SandboxName) -> PathBuf {
+        self.stage(name).join("guest.log")
+    }
+
+    /// Why a sandbox has failed; it is not there where it has not, or was started or renamed since.
     #[must_use]
     pub fn failure(&self, name: &SandboxName) -> PathBuf {
         self.dir(name).join("failure")

@@ -29,6 +29,7 @@ use nix::unistd::{UnlinkatFlags, linkat, mkfifoat, symlinkat, unlinkat};
 
 use super::atomic::temporary_name;
 use super::root::{Object, Parents, Root, RootError};
+use crate::error::shown;
 use attributes::Attributes;
 
 pub use report::{Copied, Omission, Report, Skipped};
@@ -48,20 +49,27 @@ pub fn content(from: &File, to: &File, stop: &dyn Fn() -> bool) -> io::Result<()
 pub enum CopyError {
     #[error(transparent)]
     Root(#[from] RootError),
-    #[error("copying '{from}' to '{to}'")]
+    #[error("copying '{}' to '{}'", shown(from), shown(to))]
     Io {
         from: PathBuf,
         to: PathBuf,
         #[source]
         source: io::Error,
     },
-    #[error("copying '{from}': no space or quota left for '{to}'")]
+    #[error(
+        "copying '{}': no space or quota left for '{}'",
+        shown(from),
+        shown(to)
+    )]
     Full { from: PathBuf, to: PathBuf },
-    #[error("copying '{from}': '{to}' exists already")]
+    #[error("copying '{}': '{}' exists already", shown(from), shown(to))]
     Exists { from: PathBuf, to: PathBuf },
-    #[error("copying '{path}': it was written to while it was read, stop its writer first")]
+    #[error(
+        "copying '{}': it was written to while it was read, stop its writer first",
+        shown(path)
+    )]
     Changed { path: PathBuf },
-    #[error("copying '{path}': the destination lies inside it")]
+    #[error("copying '{}': the destination lies inside it", shown(path))]
     IntoItself { path: PathBuf },
     #[error("interrupted")]
     Interrupted,

@@ -17,6 +17,7 @@ use nix::sys::stat::{Mode, fchmod, mkdirat};
 use nix::unistd::{Gid, Uid, fchown, fchownat, symlinkat};
 
 use super::atomic::{self, Durability};
+use crate::error::shown;
 
 mod swap;
 
@@ -24,16 +25,16 @@ mod swap;
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum RootError {
-    #[error("{action} '{path}'")]
+    #[error("{action} '{}'", shown(path))]
     Io {
         action: &'static str,
         path: PathBuf,
         #[source]
         source: io::Error,
     },
-    #[error("reading '{path}': neither a regular file nor a directory")]
+    #[error("reading '{}': neither a regular file nor a directory", shown(path))]
     NotAFile { path: PathBuf },
-    #[error("using '{path}': it names no object of its own")]
+    #[error("using '{}': it names no object of its own", shown(path))]
     NoName { path: PathBuf },
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::process::{Child, Command, Stdio};
 
 use crate::support::{Test, finish, inside, ok, program, run};
@@ -103,11 +104,17 @@ fn who_eats_all_memory_is_ended_inside() {
         before,
         "somebody else was ended"
     );
-    // Files in memory are nobody's to be ended for, so who fills it ends all of its own sandbox, and no other.
-    let place = "/dev/shm/full";
-    let eaten = run(&["execute", "t-esc", "--", "/srv/attacker", "hungry", place]);
-    println!("memory of {place}: {eaten:?}");
-    assert_eq!(since("t-esc2"), before[1], "another sandbox was ended");
+    // Files in memory are nobody's to be ended for, so there is less room for them than memory.
+    for place in ["/dev/shm/full", "/tmp/full", "/run/full"] {
+        let eaten = run(&["execute", "t-esc", "--", "/srv/attacker", "hungry", place]);
+        println!("memory of {place}: {eaten:?}");
+        assert_eq!(eaten.stdout.trim(), "full", "{place}: {eaten:?}");
+        assert_eq!(
+            ["t-esc", "t-esc2"].map(since),
+            before,
+            "somebody was ended for {place}"
+        );
+    }
     for name in ["t-esc", "t-esc2"] {
         ok(&["delete", "--force", name]);
     }
@@ -122,17 +129,10 @@ fn who_forks_without_end_is_stopped_by_default() {
     };
     let unit = unit();
     make("t-esc", &[]);
-    let most = inside(
-        "t-esc",
-        "cat /sys/fs/cgroup/pids.max /sys/fs/cgroup/system.slice/t-esc.service/pids.max",
-    );
-    println!("{most:?}");
     let mut child = program();
     // Each of its processes makes others, until none can be made.
     let bomb = "bomb() { bomb | bomb & }; bomb; sleep 3; cat /proc/loadavg";
-    child.args([
-        "execute", "t-esc", "--", "timeout", "20", "bash", "-c", bomb,
-    ]);
+    child.args(["execute", "t-esc", "--", "timeout", "8", "bash", "-c", bomb]);
     child
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -142,11 +142,51 @@ fn who_forks_without_end_is_stopped_by_default() {
     for _ in 0..5 {
         finish(Command::new("true"), "");
     }
-    ok(&["list"]);
+    println!("{}", ok(&["stats", "t-esc"]));
     ok(&["delete", "--force", "t-esc"]);
     child.wait().unwrap();
     let left = fs::read_to_string("/proc/loadavg").unwrap();
     std::io::stdout().write_all(left.as_bytes()).unwrap();
+    drop(unit);
+    test.end();
+}
+
+#[test]
+fn who_fills_its_image_takes_no_more_of_the_hosts_disk() {
+    let Some(test) = Test::begin("who_fills_its_image_takes_no_more_of_the_hosts_disk") else {
+        return;
+    };
+    let unit = unit();
+    let create = ["create", "-N", "none", "-u", "t-esc.service"];
+    ok(&[&create[..], &["--imagesize", "300M", "t-esc"]].concat());
+    ok(&["start", "t-esc"]);
+    let fill = "for at in /var/full /etc/full /home/full /srv/full; do cat /dev/zero >$at; done 2>&1; \
+                i=0; while : >/srv/many.$i; do i=$((i+1)); done 2>&1";
+    let done = inside("t-esc", fill);
+    println!("{:.300}", done.stdout);
+    assert!(done.stdout.contains("No space left"), "{done:?}");
+    let inspected = ok(&["inspect", "t-esc"]);
+    let image = inspected
+        .split(['"', '\'', ' ', '\n'])
+        .find(|word| {
+            word.starts_with('/')
+                && fs::metadata(word).is_ok_and(|file| file.is_file() && file.len() >= 300 << 20)
+        })
+        .unwrap_or_else(|| panic!("no image in {inspected}"));
+    let metadata = fs::metadata(image).unwrap();
+    println!(
+        "{image}: {} bytes, {} blocks",
+        metadata.len(),
+        metadata.blocks()
+    );
+    assert_eq!(metadata.len(), 300 << 20);
+    assert!(metadata.blocks() * 512 <= (300 << 20) + (1 << 20));
+    // The host can still do with it what it likes.
+    for words in [&["stop", "t-esc"][..], &["start", "t-esc"], &["list"]] {
+        let done = run(words);
+        println!("{words:?}: {} {}", done.code, done.stderr);
+    }
+    ok(&["delete", "--force", "t-esc"]);
     drop(unit);
     test.end();
 }

@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod greed;
+mod modes;
+mod network;
 mod races;
 #[path = "../service/support.rs"]
 #[allow(dead_code)]
@@ -300,8 +302,33 @@ fn the_hosts_commands_follow_nothing_out_of_a_tree() {
         "printf '\\033]0;owned\\007\\033[2J\\n' | systemd-cat -t t-esc; journalctl --sync",
     );
     assert_eq!(said.code, 0, "{said:?}");
-    let logs = run(&["logs", "t-esc"]);
-    assert!(!logs.stdout.contains('\u{1b}'), "{logs:?}");
+    for options in [
+        &[][..],
+        &["-o", "cat"],
+        &["-o", "verbose"],
+        &["-o", "json"],
+        &["-o", "export"],
+    ] {
+        // With a terminal of its own.
+        let mut logs = Command::new("script");
+        let words = [
+            &[env!("CARGO_BIN_EXE_virt-sandbox-service"), "logs", "t-esc"],
+            options,
+        ]
+        .concat();
+        logs.args(["-qec", &words.join(" "), "/dev/null"])
+            .env("TERM", "xterm");
+        let shown = finish(logs, "");
+        assert_eq!(shown.code, 0, "{shown:?}");
+        // In most formats journalctl itself says no more of it than how long it is.
+        assert!(
+            shown.stdout.contains("owned") || options != ["-o", "cat"],
+            "{shown:?}"
+        );
+        for order in ["\u{1b}]0;", "\u{7}", "\u{1b}[2J"] {
+            assert!(!shown.stdout.contains(order), "{options:?}: {shown:?}");
+        }
+    }
     fs::remove_file(archive).unwrap();
     for name in ["t-esc", "t-esc2"] {
         ok(&["delete", "--force", name]);

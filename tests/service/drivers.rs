@@ -7,8 +7,7 @@ mod more;
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -17,7 +16,7 @@ use test_harness::libvirtd;
 use crate::ports::free_port;
 use crate::support::{
     HostFile, Test, address, eventually, get, in_tree, inside, listed, ok, output, program, run,
-    run_with_input, says, send,
+    run_with_input, says,
 };
 
 /// A driver of the table.
@@ -116,7 +115,7 @@ const VERBS: [Row; 32] = [
     ("published ports", more::published),
     ("list, status, inspect", look),
     ("execute", execute),
-    ("execute in a terminal", terminal),
+    ("execute in a terminal", more::terminal),
     ("execute, killed", killed),
     ("execute, many at once", many),
     ("execute, twenty at once", more::twenty),
@@ -137,9 +136,9 @@ const VERBS: [Row; 32] = [
     ("clone, running", clone),
     ("state survives a crash", crash),
     ("upgrade", more::upgrade),
-    ("export, import", archive),
+    ("export, import", more::archive),
     ("rename", rename),
-    ("run, for the host's unit", run_verb),
+    ("run, for the host's unit", more::run_verb),
     ("stop, delete", end),
 ];
 
@@ -301,28 +300,6 @@ fn execute(cell: &Cell) {
     }
 }
 
-/// Runs a command line at a terminal, as script(1) makes one.
-fn at_terminal(line: &str) -> String {
-    let output = Command::new("script")
-        .args(["--quiet", "--return", "--command", line, "/dev/null"])
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    String::from_utf8_lossy(&output.stdout).replace('\r', "")
-}
-
-fn terminal(cell: &Cell) {
-    let program = env!("CARGO_BIN_EXE_virt-sandbox-service");
-    let script = "tty; stty size; echo $TERM; exit 9";
-    let line = format!(
-        "stty rows 33 cols 111; TERM=vt100 {program} execute -t {} -- sh -c '{script}'; echo $?",
-        cell.name
-    );
-    let said = at_terminal(&line);
-    assert!(said.contains("/dev/pts/"), "{said}");
-    assert!(said.contains("33 111\nvt100\n9\n"), "{said}");
-}
-
 fn killed(cell: &Cell) {
     if cell.driver == Driver::Containers {
         return;
@@ -444,30 +421,6 @@ fn crash(cell: &Cell) {
     assert_eq!(cell.state(), "stopped");
 }
 
-fn archive(cell: &Cell) {
-    let dir = tempfile::tempdir().unwrap();
-    let file: PathBuf = dir.path().join("archive.tar");
-    let file = file.to_str().unwrap();
-    ok(&["export", &cell.name, "-o", file]);
-    let copy = cell.other("i");
-    ok(&["-c", &cell.driver.uri(), "import", file, &copy]);
-    let one = listed(&copy).unwrap();
-    assert_eq!(
-        (&one["driver"], &one["state"]),
-        (&cell.driver.name().into(), &"stopped".into())
-    );
-    assert!(in_tree(&copy, "var/lib/t-data").exists());
-    // What one driver has made the other one can keep.
-    ok(&["delete", &copy]);
-    let other = DRIVERS
-        .into_iter()
-        .find(|driver| *driver != cell.driver)
-        .unwrap();
-    ok(&["-c", &other.uri(), "import", file, &copy]);
-    assert_eq!(listed(&copy).unwrap()["driver"], other.name());
-    ok(&["delete", &copy]);
-}
-
 fn rename(cell: &Cell) {
     let other = cell.other("r");
     ok(&["rename", &cell.name, &other]);
@@ -475,27 +428,6 @@ fn rename(cell: &Cell) {
     assert!(in_tree(&other, "var/lib/t-data").exists());
     ok(&["rename", &other, &cell.name]);
     assert_eq!(cell.state(), "stopped");
-}
-
-fn run_verb(cell: &Cell) {
-    let mut child = program().args(["run", &cell.name]).spawn().unwrap();
-    let begin = std::time::Instant::now();
-    while cell.state() != "running" || !get_quietly(cell) {
-        assert!(begin.elapsed().as_secs() < 300, "it does not come up");
-        std::thread::sleep(std::time::Duration::from_secs(1));
-    }
-    send(&child, Signal::SIGTERM);
-    assert_eq!(child.wait().unwrap().code(), Some(0));
-    assert_eq!(cell.state(), "stopped");
-}
-
-fn get_quietly(cell: &Cell) -> bool {
-    let addresses = listed(&cell.name).unwrap()["addresses"].clone();
-    let first = addresses.as_array().and_then(|all| all.first().cloned());
-    first.is_some_and(|address| {
-        let url = format!("http://{}/", address.as_str().unwrap());
-        get(&url).stdout.contains("<html")
-    })
 }
 
 fn end(cell: &Cell) {

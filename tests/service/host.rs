@@ -9,7 +9,8 @@ use nix::sys::signal::Signal;
 use test_harness::libvirtd;
 
 use crate::support::{
-    HostFile, Test, address, eventually, finish, get, listed, ok, output, program, run, says, send,
+    HostFile, Test, address, eventually, finish, get, inside, listed, ok, output, program, run,
+    says, send,
 };
 
 #[test]
@@ -52,6 +53,7 @@ impl Manager {
         program()
             .args(["run", name])
             .env("NOTIFY_SOCKET", self.dir.path().join("notify"))
+            .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap()
@@ -119,6 +121,12 @@ fn run_tells_when_the_units_are_up_and_stops_at_sigterm() {
     let failed = listed("t-run").unwrap();
     assert_eq!(failed["state"], "failed");
     assert!(ok(&["status", "t-run"]).contains("has ended by itself"));
+    // That is past when it was started again, whoever did that.
+    let uri = std::env::var("LIBVIRT_DEFAULT_URI").unwrap();
+    output("virsh", &["-c", &uri, "start", "t-run"]);
+    eventually("it is up", || inside("t-run", "true").code == 0);
+    output("virsh", &["-c", &uri, "destroy", "t-run"]);
+    assert_eq!(listed("t-run").unwrap()["state"], "stopped");
     ok(&["start", "t-run"]);
     assert_eq!(listed("t-run").unwrap()["state"], "running");
     ok(&["stop", "t-run"]);
@@ -159,7 +167,10 @@ fn run_ends_as_a_command_that_runs_once_has_ended() {
         let state = if status == 0 { "stopped" } else { "failed" };
         assert_eq!(one["state"], state, "{one}");
         assert!(ok(&["status", "t-run"]).contains(words));
-        ok(&["delete", "t-run"]);
+        // What was said of the old name is not said of the new one.
+        ok(&["rename", "t-run", "t-ran"]);
+        assert_eq!(listed("t-ran").unwrap()["state"], "stopped");
+        ok(&["delete", "t-ran"]);
     }
     test.end();
 }

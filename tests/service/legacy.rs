@@ -49,6 +49,14 @@ impl Old {
         Self { name, file }
     }
 
+    /// Makes it one of a command, which ran without a systemd: nothing is enabled in its tree.
+    fn into_command(self, rest: &str) -> Self {
+        fs::remove_dir_all(in_tree(self.name, "etc/systemd")).unwrap();
+        self.edit("ConfigServiceSystemd", "ConfigServiceGeneric");
+        self.edit("[service]\nbootTarget=multi-user.target\n", rest);
+        self
+    }
+
     fn edit(&self, from: &str, to: &str) {
         let text = fs::read_to_string(&self.file).unwrap();
         assert!(text.contains(from), "{text}");
@@ -182,10 +190,7 @@ fn ten_files_with_every_key_are_converted_and_start() {
         let file = format!("{name}/config/sandbox.cfg");
         Old::new(name, &file, core, rest)
     };
-    let command = of("t-old6", "", network);
-    command.edit("ConfigServiceSystemd", "ConfigServiceGeneric");
-    command.edit(
-        "[service]\nbootTarget=multi-user.target\n",
+    let command = of("t-old6", "", network).into_command(
         "[command]\nargv.0=/usr/lib/t-pkg-old/serve\nargv.1=t-pkg-old\nargv.2=8000\nargv.3=1\n\
          [env.1]\nkey=COLOUR\nvalue=light blue\n",
     );
@@ -237,13 +242,11 @@ fn ten_files_with_every_key_are_converted_and_start() {
          [mount.20]\ntype=GVirSandboxConfigMountRam\ntarget=/run\nusage=10485760\n\
          [mount.21]\ntype=GVirSandboxConfigMountRam\ntarget=/dev/shm\nusage=104857600\n",
     );
-    somebody.edit("ConfigServiceSystemd", "ConfigServiceGeneric");
     somebody.edit(
         "uid=0\ngid=0\nusername=root\nhomedir=/root",
         "uid=4711\ngid=4712\nusername=t-old\nhomedir=/srv/t-old",
     );
-    somebody.edit(
-        "[service]\nbootTarget=multi-user.target\n",
+    let somebody = somebody.into_command(
         "[command]\nargv.0=/usr/lib/t-pkg-old/serve\nargv.2=t-pkg-old\nargv.5=8000\nargv.6=1\n",
     );
     // Those that start, what is said of them, and what is so inside.

@@ -53,7 +53,9 @@ fn a_machine_without_a_network_answers_on_ports_of_the_host() {
     let server = HostFile::script("/usr/local/bin/t-served", SERVER);
     let unit = HostFile::unit(
         "t-served.service",
-        "[Service]\nExecStart=/usr/local/bin/t-served\n",
+        // It is up when it listens.
+        "[Service]\nExecStart=/usr/local/bin/t-served\n\
+         ExecStartPost=/bin/sh -c 'until ss -ltn | grep -q :7001; do sleep 0.1; done'\n",
     );
     let uri = libvirtd::qemu_uri().unwrap();
     let (stream, nobody, datagram, call) = (free_port(), free_port(), free_port(), free_port());

@@ -9,7 +9,9 @@
 //! | [`interruption`] | create cut short |
 //! | [`units`] | units of an admin: those that work and those that fail |
 //! | [`kinds`] | every verb on units, commands and images |
+//! | [`commands`] | what a command runs as, and how it ends |
 //! | [`host`] | the host's unit of a sandbox, and libvirtd restarted |
+//! | [`devices`] | devices of the host in a container |
 //! | [`drivers`] | every verb in containers and in virtual machines |
 //! | [`images`] | virtual machines whose tree is in an image |
 //! | [`snapshots`] | snapshots kept, gone back to, and cut short |
@@ -33,6 +35,8 @@
 mod archives;
 mod capabilities;
 mod clones;
+mod commands;
+mod devices;
 mod drivers;
 mod errors;
 mod host;

@@ -203,6 +203,7 @@ fn an_upgrade_killed_at_any_moment_is_all_or_nothing() {
 }
 
 #[test]
+#[ignore = "slow: make test-slow"]
 fn an_upgrade_in_an_image_killed_at_any_moment_is_all_or_nothing() {
     killed_at_any_moment(&RAW, "an_upgrade_in_an_image_killed_at_any_moment");
 }

@@ -1,15 +1,18 @@
 //! Device nodes, as libvirt has made them for the container.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, lchown};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown};
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
 
 use super::mounts::restrictions_of;
-use crate::config::IdMap;
+use crate::config::{Device, IdMap};
+
+/// Who owns nothing (`user_namespaces(7)`: what the kernel shows for ids that are none).
+const NOBODY: u32 = 65534;
 
 /// Where terminals are.
 const TERMINALS: &str = "/dev/pts";
@@ -44,6 +47,20 @@ pub fn give(ids: IdMap) -> Result<()> {
         Some(options.as_str()),
     )
     .with_context(|| format!("handing over '{TERMINALS}'"))
+}
+
+/// Lets those use a device who may on the host, by the ids of the sandbox.
+///
+/// # Errors
+/// Where libvirt has made none, or the kernel refuses.
+pub fn allow(device: &Device, ids: Option<IdMap>) -> Result<()> {
+    let on_host = |id| ids.map_or(Some(id), |ids| ids.on_host(id));
+    // Ids that the sandbox does not have are nobody's.
+    let owner = [device.uid, device.gid].map(|id| on_host(id).or(on_host(NOBODY)));
+    let [user, group] = owner;
+    lchown(&device.path, user, group)
+        .and_then(|()| fs::set_permissions(&device.path, Permissions::from_mode(device.mode)))
+        .with_context(|| format!("handing over '{}'", device.path.display()))
 }
 
 /// Everything on the filesystem of `path`.

@@ -82,6 +82,7 @@ fn the_usual_policy_refuses_on_every_architecture() {
         (&own, 0x4000_0028, 3, [0; 6], KILL),
         // ioctl with TIOCSTI, also where the upper half, which the kernel does not look at, is not 0
         (&own, X86_64, 16, [0, 0x5412, 0, 0, 0, 0], PERM),
+        (&own, X86_64, 16, [0, 0x541d, 0, 0, 0, 0], PERM),
         (&own, X86_64, 16, [0, 0xdead_0000_5412, 0, 0, 0, 0], PERM),
         (&own, X86_64, 16, [0, 0x5413, 0, 0, 0, 0], ALLOW),
         // socket of AF_VSOCK, of AF_INET, of audit, of routes

@@ -82,8 +82,9 @@ const FOR_PRIVILEGED: [&str; 15] = [
 /// Flags of `clone(2)` and `unshare(2)` that make namespaces.
 const NAMESPACES: u64 = 0x7e02_0080;
 
-/// `TIOCSTI` and `TIOCLINUX`: typing into a terminal for whoever is at it (`ioctl_tty(2)`, `ioctl_console(2)`).
-const TYPING: [u64; 2] = [0x5412, 0x541c];
+/// `TIOCSTI`, `TIOCLINUX` and `TIOCCONS`: typing into a terminal for whoever is at it, and taking what is written to the host's
+/// console (`ioctl_tty(2)`, `ioctl_console(2)`).
+const TERMINALS: [u64; 3] = [0x5412, 0x541c, 0x541d];
 
 /// `AF_VSOCK`, which is in no namespace and reaches virtual machines and their host.
 const VSOCK: u64 = 40;
@@ -116,7 +117,7 @@ pub fn policy(confined: Confined) -> Policy {
     let mut rules = always(&REFUSED, EPERM);
     rules.extend(always(&MISSING, ENOSYS));
     let word = |argument, value| is(argument, 0xffff_ffff, value);
-    rules.extend(TYPING.map(|request| refuse("ioctl", EPERM, vec![word(1, request)])));
+    rules.extend(TERMINALS.map(|request| refuse("ioctl", EPERM, vec![word(1, request)])));
     rules.push(refuse("socket", EAFNOSUPPORT, vec![word(0, VSOCK)]));
     let audit = vec![word(0, AUDIT.0), word(2, AUDIT.1)];
     rules.push(refuse("socket", EAFNOSUPPORT, audit));

@@ -43,7 +43,7 @@ pub struct ImportArgs {
     /// NIC instead of those of the archive, as for 'create'; may be given more than once
     #[arg(short = 'N', long, value_name = "NIC")]
     network: Vec<NetworkChoice>,
-    /// Let it see the directories of this host that the archive asks for
+    /// Let it have the directories and devices of this host that the archive asks for
     #[arg(long)]
     trust_mounts: bool,
     /// Start it, and wait until its units are active; if they do not come up, nothing is left

@@ -12,7 +12,7 @@ use crate::config::service::DEFAULT_TIMEOUT;
 use crate::config::storage::{TreeFilesystem, TreeFormat};
 use crate::config::workload::{Ready, Restart};
 use crate::config::{
-    Bytes, Command, Confinement, FileType, Hostname, Mount, Network, Publish, Resources,
+    Bytes, Command, Confinement, Device, FileType, Hostname, Mount, Network, Publish, Resources,
     SandboxName, Security, State, TreeImage, Workload,
 };
 use crate::error::{Error, Result};
@@ -50,6 +50,10 @@ pub struct Args {
     /// Mount: host-bind:TARGET=SOURCE[,ro], guest-bind:TARGET=SOURCE[,ro] or ram:TARGET=SIZE
     #[arg(short, long, value_name = "MOUNT")]
     mount: Vec<Mount>,
+    /// Character device of the host that a container has as well, such as /dev/ttyS0; may be given more than once. What units
+    /// ask for of /dev/net/tun and /dev/fuse they have
+    #[arg(long, value_name = "DEVICE")]
+    device: Vec<Device>,
     /// Security label: dynamic[,label=LABEL], static,label=LABEL or inherit [default: one of its own]
     #[arg(long, value_name = "SECURITY")]
     security: Option<Security>,
@@ -181,6 +185,7 @@ pub fn run(args: Args, sandboxes: &Sandboxes) -> Result<()> {
         state: if args.copy { State::Copy } else { args.state },
         networks,
         mounts: mounts(args.mount)?,
+        devices: args.device,
         security: args.security,
         file_type: args.file_type,
         publish: args.publish,
@@ -264,6 +269,9 @@ fn show(plan: &Plan) -> Result<()> {
     }
     for network in &plan.config.networks {
         text.push_str(&format!("nic      {network}\n"));
+    }
+    for device in &plan.config.devices {
+        text.push_str(&format!("device   {device}\n"));
     }
     for publish in &plan.config.publish {
         text.push_str(&format!("port     {publish}\n"));

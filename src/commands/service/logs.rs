@@ -1,11 +1,16 @@
 //! `logs`.
 
-use std::io::{self, BufRead, BufReader, IsTerminal};
+use std::io::{self, BufRead, BufReader, ErrorKind, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::Name;
 use crate::commands::output;
 use crate::error::{Error, Result};
-use crate::service::{Sandboxes, journal};
+use crate::service::Sandboxes;
+use crate::service::journal::{self, turns};
 
 /// Show the journal of a sandbox, also of one that is stopped
 #[derive(Debug, clap::Args)]
@@ -49,12 +54,18 @@ pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
     if let Err(error) = sandboxes.settle(&args.name.name) {
         log::warn!("the end of the journal may be missing: {error}");
     }
-    let arguments = arguments(args);
+    let mut arguments = arguments(args);
     let is_raw = args
         .output
         .as_deref()
         .is_some_and(|format| RAW.contains(&format));
-    if is_raw && io::stdout().is_terminal() {
+    let is_raw = is_raw && io::stdout().is_terminal();
+    if args.follow && turns::are_needed(sandboxes, &config)? {
+        let show = |line: &[u8]| print_line(line, is_raw);
+        return turns::follow(sandboxes, &config, &arguments, show, is_read);
+    }
+    arguments.extend(args.follow.then(|| "--follow".to_owned()));
+    if is_raw {
         return show_printable(journal::read(sandboxes, &config, &arguments)?);
     }
     Err(journal::show(sandboxes, &config, &arguments))
@@ -63,7 +74,6 @@ pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
 fn arguments(args: &Args) -> Vec<String> {
     let value = |key: &str, value: &str| format!("--{key}={value}");
     let mut arguments = Vec::new();
-    arguments.extend(args.follow.then(|| "--follow".to_owned()));
     arguments.extend(args.reverse.then(|| "--reverse".to_owned()));
     arguments.extend(args.unit.iter().map(|unit| value("unit", unit)));
     arguments.extend(args.since.iter().map(|since| value("since", since)));
@@ -83,10 +93,7 @@ fn show_printable(mut journalctl: std::process::Child) -> Result<()> {
     if let Some(stdout) = journalctl.stdout.take() {
         for line in BufReader::new(stdout).split(b'\n') {
             let line = line.map_err(reading())?;
-            output::print(&format!(
-                "{}\n",
-                output::printable(&String::from_utf8_lossy(&line))
-            ))?;
+            print_line(&line, true)?;
         }
     }
     let status = journalctl.wait().map_err(reading())?;
@@ -95,4 +102,27 @@ fn show_printable(mut journalctl: std::process::Child) -> Result<()> {
     } else {
         Err(Error::refused(format!("journalctl failed ({status})")))
     }
+}
+
+/// Prints a line as it is, or without what a terminal would take for a command.
+fn print_line(line: &[u8], printably: bool) -> Result<()> {
+    if printably {
+        let text = String::from_utf8_lossy(line);
+        return output::print(&format!("{}\n", output::printable(&text)));
+    }
+    let mut stdout = io::stdout().lock();
+    let printed = stdout.write_all(&[line, b"\n"].concat());
+    match printed.and_then(|()| stdout.flush()) {
+        // Then nobody waits for more.
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Error::step("printing")(error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Waits for so long; false where nobody reads our standard output any more.
+fn is_read(wait: Duration) -> bool {
+    let wait = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
+    let stdout = io::stdout();
+    let mut polled = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+    matches!(poll(&mut polled, wait), Ok(0) | Err(_))
 }

@@ -104,6 +104,7 @@ struct Names {
 /// Parses the command line and does what it says.
 #[must_use]
 pub fn main() -> ExitCode {
+    super::protect_what_is_made();
     complete::answer(Cli::command);
     let cli = Cli::parse();
     output::log_to_stderr(PROGRAM, cli.verbose);

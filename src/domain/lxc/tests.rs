@@ -66,6 +66,7 @@ fn a_throw_away_container_has_more() {
                 ..block_device("/dev/loop0", BlockKind::Block)
             },
         ],
+        devices: vec!["/dev/net/tun".parse().unwrap()],
         consoles: 2,
         ..smallest()
     };

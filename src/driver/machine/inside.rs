@@ -210,7 +210,8 @@ impl Inside for Machine {
         Ok(Activity {
             net_received,
             net_sent,
-            processes: (!counts.is_empty()).then(|| counts.iter().sum()),
+            processes: (!counts.is_empty())
+                .then(|| counts.into_iter().fold(0, u64::saturating_add)),
             uptime: crate::driver::parse_uptime(text(1)).unwrap_or_default(),
         })
     }

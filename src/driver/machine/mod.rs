@@ -36,6 +36,11 @@ use crate::sys::atomic;
 const LOG: &str = "guest.log";
 
 pub(super) fn check(config: &SandboxConfig) -> Result<()> {
+    if let Some(device) = config.devices.first() {
+        return Err(Error::refused(format!(
+            "the device '{device}': a virtual machine has those of its own kernel; leave it out, or use a container"
+        )));
+    }
     let confinement = Confinement::of_service(config);
     confinement.check_machine().map_err(Error::refused)?;
     // What depends on the kernel is checked when the machine is built.
@@ -89,11 +94,13 @@ pub(super) fn build(
         disks: vec![],
         ways: WAYS,
         shell: None,
+        devices: vec![],
         files,
         static_units: Some(StaticUnits {
             keep: contents.keep_units,
         }),
         max_pids: Some(config.resources.pids()),
+        tmpfs_size: None,
         network: super::nics(config, hypervisor)?,
         payload: Payload::Init {
             command: vec![SYSTEMD.to_owned(), format!("--unit={}", contents.target)],

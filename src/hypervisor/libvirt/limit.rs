@@ -8,18 +8,19 @@ use virt::error::{Error as VirtError, ErrorNumber};
 
 use crate::config::resources::IdSet;
 use crate::hypervisor::Limit;
-use crate::hypervisor::libvirt::is;
+use crate::hypervisor::libvirt::{is, text};
 
 /// How long a guest may take to give memory back.
 const BALLOON: Duration = Duration::from_secs(30);
 
 type Done = std::result::Result<(), VirtError>;
 
-pub(super) fn apply(domain: &Domain, limit: &Limit) -> Done {
+/// Changes one, or says why it is as it was.
+pub(super) fn apply(domain: &Domain, limit: &Limit) -> std::result::Result<(), String> {
     let live = virt::sys::VIR_DOMAIN_AFFECT_LIVE;
     let schedule =
         |info: SchedulerInfo| domain.set_scheduler_parameters_flags(&info, live).map(drop);
-    match limit {
+    let done = match limit {
         Limit::Memory(kib) => {
             let parameters = MemoryParameters {
                 hard_limit: Some(*kib),
@@ -27,7 +28,7 @@ pub(super) fn apply(domain: &Domain, limit: &Limit) -> Done {
             };
             domain.set_memory_parameters(parameters, live).map(drop)
         }
-        Limit::Balloon(kib) => set_balloon(domain, *kib),
+        Limit::Balloon(kib) => return set_balloon(domain, *kib),
         Limit::VirtualCpus(count) => match domain.set_vcpus_flags(*count, live) {
             // libvirt waits for some seconds for a guest to let go of one; it does not take that back then.
             Err(error) if is(&error, ErrorNumber::OperationTimeout) => Ok(()),
@@ -47,18 +48,39 @@ pub(super) fn apply(domain: &Domain, limit: &Limit) -> Done {
             ..SchedulerInfo::default()
         }),
         Limit::IoWeight(weight) => set_io_weight(domain, *weight),
-    }
+    };
+    done.map_err(|error| text(&error))
 }
 
-/// Asks the guest for memory, or gives it back, and waits until it has done so.
-fn set_balloon(domain: &Domain, kib: u64) -> Done {
-    domain.set_memory_flags(kib, virt::sys::VIR_DOMAIN_AFFECT_LIVE)?;
+/// Asks the guest for memory, or gives it back, and waits until it has done so. A guest that keeps more gets back what it has
+/// given: with nothing free it would end its services for want of memory.
+fn set_balloon(domain: &Domain, kib: u64) -> std::result::Result<(), String> {
+    let live = virt::sys::VIR_DOMAIN_AFFECT_LIVE;
+    let has = || {
+        domain
+            .info()
+            .map(|info| info.memory)
+            .map_err(|error| text(&error))
+    };
+    let set = |kib| {
+        domain
+            .set_memory_flags(kib, live)
+            .map_err(|error| text(&error))
+    };
+    let before = has()?;
+    set(kib)?;
     let begin = Instant::now();
     loop {
-        let actual = domain.info()?.memory;
-        if actual == kib || begin.elapsed() >= BALLOON {
-            log::debug!("the guest has {actual} KiB of {kib}");
+        let now = has()?;
+        if now == kib {
             return Ok(());
+        }
+        if begin.elapsed() >= BALLOON {
+            set(before)?;
+            return Err(format!(
+                "its kernel does not do with less than {}M",
+                now >> 10
+            ));
         }
         sleep(Duration::from_millis(100));
     }
@@ -74,7 +96,7 @@ fn pin(domain: &Domain, cpus: &IdSet) -> Done {
 }
 
 /// The crate has no words for it.
-fn set_io_weight(domain: &Domain, weight: u32) -> std::result::Result<(), VirtError> {
+fn set_io_weight(domain: &Domain, weight: u32) -> Done {
     let mut parameter = virt::sys::virTypedParameter {
         type_: virt::sys::VIR_TYPED_PARAM_UINT as i32,
         value: virt::sys::_virTypedParameterValue { ui: weight },

@@ -179,6 +179,24 @@ mod tests {
         assert!(text("output").contains("$$INVOCATION_ID"));
     }
 
+    #[test]
+    fn the_end_of_a_directory_takes_no_line_along() {
+        for directory in ["/\\", "/a\\\\\\", "/b "] {
+            let command = Command {
+                directory: Some(directory.into()),
+                environment: [("A".to_owned(), "b".to_owned())].into(),
+                ..command(&["/x"])
+            };
+            let text = text(&command, 90, Path::new("/nonexistent")).unwrap();
+            assert!(
+                text.contains(&format!("WorkingDirectory={directory}/\n")),
+                "{text}"
+            );
+            let facts = of(&command).unwrap().facts(&Specifiers::default());
+            assert_eq!(facts.environment, [("A".to_owned(), "b".to_owned())]);
+        }
+    }
+
     proptest::proptest! {
         // Whatever is said, systemd reads just that, and no line or setting more; or it is refused before.
         #[test]

@@ -32,7 +32,7 @@ pub struct Facts {
     pub dropped: BTreeSet<String>,
     /// The label that the host's security module knows it by.
     pub label: Option<String>,
-    /// Directories of the host that it may write to, beside its tree.
+    /// Directories and devices of the host that it may write to, beside its tree.
     pub writable: Vec<String>,
     /// How many NICs it has, and how many of them nothing filters.
     pub nics: usize,
@@ -229,7 +229,7 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
         [] => "only its own tree".to_owned(),
         paths => format!("its own tree, and {}", paths.join(" ")),
     };
-    let advice = "mount directories of the host read-only (',ro')";
+    let advice = "mount directories of the host read-only (',ro'), and give it no devices";
     checks.push(check(
         "files",
         200,
@@ -349,6 +349,11 @@ impl Facts {
                     | Mount::GuestBind { .. }
                     | Mount::Ram { .. } => None,
                 })
+                .chain(
+                    (config.devices.iter())
+                        .filter(|device| !device.is_harmless())
+                        .map(ToString::to_string),
+                )
                 .collect(),
             nics: config.networks.len(),
             unfiltered: (config.networks.iter())

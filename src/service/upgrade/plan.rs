@@ -64,7 +64,13 @@ impl Sandboxes {
         let root = Path::new("/");
         let (workload, service) = found(root, &old.workload, &old.packages, &old.hostname)?;
         let keeper = self.keeper(old)?;
-        preflight::check(root, &service, keeper.container(), &old.capabilities)?;
+        preflight::check(
+            root,
+            &service,
+            keeper.container(),
+            &old.capabilities,
+            &old.devices,
+        )?;
         let config = renewed(old, workload, &service);
         config.check().map_err(|reason| Error::Config {
             path: self.store.config(&old.name),

@@ -23,6 +23,7 @@ pub use write::Writer;
 
 use super::copy::Omission;
 use super::root::RootError;
+use crate::error::shown;
 
 /// Size of a block, to which everything in an archive is filled up.
 const BLOCK: u64 = 512;
@@ -44,17 +45,20 @@ pub enum ArchiveError {
     Truncated,
     #[error("reading the archive: it is none, or it is damaged ({0})")]
     Damaged(&'static str),
-    #[error("reading the archive: '{}' {reason}", name.display())]
+    #[error("reading the archive: '{}' {reason}", shown(name))]
     Refused { name: PathBuf, reason: &'static str },
-    #[error("archiving '{}'", path.display())]
+    #[error("archiving '{}'", shown(path))]
     Archive {
         path: PathBuf,
         #[source]
         source: io::Error,
     },
-    #[error("archiving '{}': it was written to while it was read, stop its writer first", path.display())]
+    #[error(
+        "archiving '{}': it was written to while it was read, stop its writer first",
+        shown(path)
+    )]
     Changed { path: PathBuf },
-    #[error("unpacking '{}'", path.display())]
+    #[error("unpacking '{}'", shown(path))]
     Unpack {
         path: PathBuf,
         #[source]

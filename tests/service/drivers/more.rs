@@ -1,12 +1,13 @@
 //! More rows of the table.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::process::Stdio;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::thread;
 
 use nix::sys::signal::Signal;
 
-use super::{Cell, Driver};
+use super::{Cell, DRIVERS, Driver};
 use crate::support::{
     HostFile, eventually, finish, get, in_tree, inside, listed, ok, program, run, send,
 };
@@ -17,10 +18,10 @@ pub fn edit(cell: &Cell) {
         command.args(["edit", &cell.name]).env("VISUAL", script);
         finish(command, "")
     };
-    assert_eq!(edited("sed -i 's/^timeout.*/timeout = 77/'").code, 0);
-    assert!(ok(&["inspect", "--format", "json", &cell.name]).contains("\"timeout\": 77"));
+    assert_eq!(edited("sed -i 's/^timeout.*/timeout = 777/'").code, 0);
+    assert!(ok(&["inspect", "--format", "json", &cell.name]).contains("\"timeout\": 777"));
     assert_eq!(edited("sed -i 's/^timeout.*/timeout = soon/'").code, 1);
-    assert!(ok(&["inspect", "--format", "json", &cell.name]).contains("\"timeout\": 77"));
+    assert!(ok(&["inspect", "--format", "json", &cell.name]).contains("\"timeout\": 777"));
 }
 
 pub fn enable(cell: &Cell) {
@@ -43,7 +44,9 @@ pub fn published(cell: &Cell) {
     // What listens at the loopback alone is reached as well.
     let answer = "python3 -m http.server --bind 127.0.0.1 --directory /var/www 8081";
     let inner = format!("http://127.0.0.1:{}/", cell.inner_port);
-    cell.says(&format!("setsid {answer} >/dev/null 2>&1 & echo begun"));
+    // A guest whose memory was taken reads the program from the host again.
+    let listens = "until ss -ltn | grep -q 127.0.0.1:8081; do sleep 0.2; done";
+    cell.says(&format!("setsid {answer} >/dev/null 2>&1 & {listens}"));
     eventually("it answers", || get(&inner).stdout.contains("<html"));
     cell.says("pkill -f http.serve[r]");
 }
@@ -173,6 +176,13 @@ pub fn set_live(cell: &Cell) {
     assert!(memory() + 20_000 > before, "{} {before}", memory());
     let done = set("memory=1500M");
     assert!(done.stderr.contains("memory"), "{done:?}");
+    // What it needs it does not give, and has back what it gave.
+    cell.says("head -c 400M /dev/zero >/dev/shm/t-full");
+    let done = set("memory=300M");
+    assert!(done.stderr.contains("does not do with less"), "{done:?}");
+    assert!(memory() + 20_000 > before, "{} {before}", memory());
+    cell.says("rm /dev/shm/t-full");
+    assert_eq!(set("memory=1G").stderr, "");
 
     let cpus = || cell.says("nproc");
     assert_eq!(cpus(), "1");
@@ -199,7 +209,7 @@ pub fn upgrade(cell: &Cell) {
     let done = run(&["upgrade", "--restart", &cell.name]);
     assert_ne!(done.code, 0, "{done:?}");
     assert!(!tree("etc/apache2/conf-enabled/t-bad.conf").exists());
-    assert_eq!(cell.state(), "running");
+    assert_eq!(cell.state(), "running", "{done:?}");
     assert!(cell.answers());
     drop(bad);
     // Nothing is new then.
@@ -211,4 +221,71 @@ pub fn upgrade(cell: &Cell) {
     drop(good);
     ok(&["upgrade", &cell.name]);
     assert!(!tree("etc/apache2/conf-available/t-good.conf").exists());
+}
+
+/// Runs a command line at a terminal, as script(1) makes one.
+fn at_terminal(line: &str) -> String {
+    let output = Command::new("script")
+        .args(["--quiet", "--return", "--command", line, "/dev/null"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&output.stdout).replace('\r', "")
+}
+
+pub fn terminal(cell: &Cell) {
+    let program = env!("CARGO_BIN_EXE_virt-sandbox-service");
+    let script = "tty; stty size; echo $TERM; exit 9";
+    let line = format!(
+        "stty rows 33 cols 111; TERM=vt100 {program} execute -t {} -- sh -c '{script}'; echo $?",
+        cell.name
+    );
+    let said = at_terminal(&line);
+    assert!(said.contains("/dev/pts/"), "{said}");
+    assert!(said.contains("33 111\nvt100\n9\n"), "{said}");
+}
+
+pub fn archive(cell: &Cell) {
+    let dir = tempfile::tempdir().unwrap();
+    let file: PathBuf = dir.path().join("archive.tar");
+    let file = file.to_str().unwrap();
+    ok(&["export", &cell.name, "-o", file]);
+    let copy = cell.other("i");
+    ok(&["-c", &cell.driver.uri(), "import", file, &copy]);
+    let one = listed(&copy).unwrap();
+    assert_eq!(
+        (&one["driver"], &one["state"]),
+        (&cell.driver.name().into(), &"stopped".into())
+    );
+    assert!(in_tree(&copy, "var/lib/t-data").exists());
+    // What one driver has made the other one can keep.
+    ok(&["delete", &copy]);
+    let other = DRIVERS
+        .into_iter()
+        .find(|driver| *driver != cell.driver)
+        .unwrap();
+    ok(&["-c", &other.uri(), "import", file, &copy]);
+    assert_eq!(listed(&copy).unwrap()["driver"], other.name());
+    ok(&["delete", &copy]);
+}
+
+pub fn run_verb(cell: &Cell) {
+    let mut child = program().args(["run", &cell.name]).spawn().unwrap();
+    let begin = std::time::Instant::now();
+    while cell.state() != "running" || !get_quietly(cell) {
+        assert!(begin.elapsed().as_secs() < 300, "it does not come up");
+        std::thread::sleep(std::time::Duration::from_secs(1));
+    }
+    send(&child, Signal::SIGTERM);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(cell.state(), "stopped");
+}
+
+fn get_quietly(cell: &Cell) -> bool {
+    let addresses = listed(&cell.name).unwrap()["addresses"].clone();
+    let first = addresses.as_array().and_then(|all| all.first().cloned());
+    first.is_some_and(|address| {
+        let url = format!("http://{}/", address.as_str().unwrap());
+        get(&url).stdout.contains("<html")
+    })
 }

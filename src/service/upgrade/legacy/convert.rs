@@ -149,6 +149,7 @@ impl Foreign {
             idmap: Idmap::Auto,
             seccomp: Seccomp::Default,
             capabilities: Capabilities::default(),
+            devices: vec![],
             security: None,
             file_type: None,
             resources: Resources::default(),

@@ -110,6 +110,14 @@ pub fn attempts() -> Vec<Attempt> {
                 writes(&at.join("release_agent").to_string_lossy(), "/tmp/x")
             },
         ),
+        ("enter a group of the host", OwnIds, |_| {
+            let at = mounts("cgroup2", None)?;
+            enters_foreign(&at)
+        }),
+        ("enter one that counts processes", OwnIds, |_| {
+            let at = mounts("cgroup", Some("pids"))?;
+            enters_foreign(&at)
+        }),
         ("leave its group", All, |_| {
             let groups = fs::read_to_string("/proc/self/cgroup").map_err(io)?;
             match groups.lines().any(|line| line.contains("..")) {
@@ -166,6 +174,20 @@ pub fn attempts() -> Vec<Attempt> {
             let at = std::ptr::from_mut(&mut byte) as usize;
             call(libc::SYS_ioctl, [0, 0x5412, at, 0, 0]).map(|_| "typed".to_owned())
         }),
+        ("paste into the host's console", All, |_| {
+            let places = ["/dev/tty0", "/dev/tty1", "/dev/console", "/dev/tty"];
+            let paste = [3_u8; 16];
+            first(places, |number| {
+                // TIOCLINUX
+                call(libc::SYS_ioctl, [number, 0x541c, address(&paste), 0, 0])
+            })
+        }),
+        ("be given what the host's console says", All, |_| {
+            // TIOCCONS
+            first(["/dev/ptmx", "/dev/tty"], |number| {
+                call(libc::SYS_ioctl, [number, 0x541d, 0, 0, 0])
+            })
+        }),
         ("follow a link of its out of the root", OwnRoot, |host| {
             let link = place()?.join("link");
             let up = "../".repeat(40) + &host.secret.to_string_lossy();
@@ -195,4 +217,46 @@ pub fn attempts() -> Vec<Attempt> {
             outcome
         }),
     ]
+}
+
+/// Asks the first of these files that can be opened and does as it is asked.
+fn first<const N: usize>(
+    places: [&str; N],
+    ask: impl Fn(usize) -> Result<i64, String>,
+) -> Result<String, String> {
+    let mut outcome = Err("none is there".to_owned());
+    for place in places {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK)
+            .open(place);
+        match file
+            .map_err(io)
+            .and_then(|file| ask(file.as_raw_fd() as usize))
+        {
+            Ok(_) => return Ok(place.to_owned()),
+            Err(error) => outcome = Err(format!("{place}: {error}")),
+        }
+    }
+    outcome
+}
+
+/// Goes into a group below `top` that has processes from outside: those have the number 0 here (`cgroups(7)`).
+fn enters_foreign(top: &Path) -> Result<String, String> {
+    let mut dirs = vec![top.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        let list = dir.join("cgroup.procs");
+        let members = fs::read_to_string(&list).unwrap_or_default();
+        let is_in =
+            members.lines().any(|line| line == "0") && writes(&list.to_string_lossy(), "0").is_ok();
+        // Also what the host has put into a group of the sandbox is from outside.
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        if is_in && own.lines().any(|line| line.contains("/..")) {
+            return Ok(format!("entered {}", dir.display()));
+        }
+        let below = fs::read_dir(&dir).map_err(io)?.flatten();
+        dirs.extend(below.map(|entry| entry.path()).filter(|path| path.is_dir()));
+    }
+    Err("no process of others is in one".to_owned())
 }

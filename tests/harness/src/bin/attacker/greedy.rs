@@ -19,7 +19,29 @@ type Resource = (
 
 /// Every one, how many are asked for at most, and how one is taken. What no file holds is the kernel's as long as the sandbox is
 /// there.
-const RESOURCES: [Resource; 8] = [
+const RESOURCES: [Resource; 9] = [
+    // Before the next, of which it needs one.
+    ("watches of files", MOST, |held| {
+        // Each of another file, since one that is watched already is no further watch.
+        let at =
+            std::env::temp_dir().join(format!("watched-{}-{}", std::process::id(), held.len()));
+        let file = File::create(&at).map_err(io)?;
+        if held.is_empty() {
+            own(held, call(libc::SYS_inotify_init1, [0; 5]))?;
+        }
+        let path = text(&at.to_string_lossy());
+        let watch = [
+            held[0].as_raw_fd() as usize,
+            path.as_ptr() as usize,
+            1,
+            0,
+            0,
+        ];
+        let done = call(libc::SYS_inotify_add_watch, watch);
+        let _ = fs::remove_file(&at);
+        held.push(file.into());
+        done.map(drop)
+    }),
     ("inotify instances", 20_000, |held| {
         own(held, call(libc::SYS_inotify_init1, [0; 5]))
     }),

@@ -12,6 +12,7 @@ mod around;
 mod files;
 mod greedy;
 mod kernel;
+mod netlink;
 
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
@@ -19,7 +20,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::{FileTypeExt, chroot, symlink};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, chroot, symlink};
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -111,9 +112,13 @@ fn mounts(kind: &str, options: Option<&str>) -> Result<PathBuf, String> {
     Ok(at)
 }
 
-/// Whoever has privileges in its own namespaces mounts there as it likes.
+/// Whoever has privileges in its own namespaces mounts there as it likes. What it does must not be seen in the rest of the
+/// sandbox, where the next attempts are made.
 fn own_mounts() -> Result<(), String> {
-    unshare(CloneFlags::CLONE_NEWNS).map_err(said)
+    unshare(CloneFlags::CLONE_NEWNS).map_err(said)?;
+    let none = None::<&str>;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(none, "/", none, private, none).map_err(said)
 }
 
 fn remounted(flags: MsFlags, at: &str) -> Result<(), String> {
@@ -267,7 +272,12 @@ fn main() {
         port: port.parse().unwrap_or(0),
         socket: socket.clone(),
     };
-    let all = [files::attempts(), kernel::attempts(), around::attempts()];
+    let all = [
+        files::attempts(),
+        kernel::attempts(),
+        around::attempts(),
+        netlink::attempts(),
+    ];
     for (name, against, what) in all.into_iter().flatten() {
         let (is_out, detail) = attempt(what, &host);
         let against = match against {

@@ -1,0 +1,128 @@
+//! What the programs make on the host, whatever the umask of who calls them.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::support::{Done, TREES, Test, finish, says};
+use crate::unit;
+
+const CONFIGS: &str = "/etc/libvirt-sandbox";
+const STATES: &str = "/var/lib/libvirt-sandbox";
+const RUNTIME: &str = "/run/virt-sandbox";
+
+/// Runs a program of ours with a umask.
+fn with_umask(umask: &str, program: &str, words: &[&str]) -> Done {
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("umask {umask}; exec \"$@\""), "sh", program]);
+    command.args(words);
+    let done = finish(command, "");
+    assert_eq!(done.code, 0, "umask {umask}: {words:?}: {done:?}");
+    done
+}
+
+/// Looks at the host while a command runs in a sandbox.
+fn while_it_runs(umask: &str, program: &str, look: impl FnOnce()) {
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("umask {umask}; exec \"$@\""), "sh", program]);
+    command.args(["--", "sh", "-c", "echo up; read line"]);
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!(line.trim(), "up");
+    look();
+    drop(child.stdin.take());
+    child.wait().unwrap();
+}
+
+/// What below here somebody else may change, links not followed. What is in a tree is the sandbox's, and has the modes it had.
+fn open_to_others(top: &Path, found: &mut Vec<PathBuf>) {
+    let Ok(metadata) = fs::symlink_metadata(top) else {
+        return;
+    };
+    let is_shared = metadata.mode() & 0o1000 != 0;
+    if !metadata.is_symlink() && metadata.mode() & 0o022 != 0 && !is_shared {
+        found.push(top.to_owned());
+    }
+    if metadata.is_dir() && top.parent() != Some(Path::new(TREES)) {
+        for entry in fs::read_dir(top).into_iter().flatten().flatten() {
+            open_to_others(&entry.path(), found);
+        }
+    }
+}
+
+#[test]
+fn what_is_made_is_nobody_elses_to_change() {
+    let Some(test) = Test::begin("what_is_made_is_nobody_elses_to_change") else {
+        return;
+    };
+    let unit = unit();
+    let (service, command) = (
+        env!("CARGO_BIN_EXE_virt-sandbox-service"),
+        env!("CARGO_BIN_EXE_virt-sandbox"),
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let archive = dir.path().join("t-esc.tar");
+    let archive = archive.to_str().unwrap();
+    for umask in ["000", "077"] {
+        // So that it is made again.
+        let _ = fs::remove_dir(Path::new(CONFIGS).join("services"));
+        let create = ["create", "-N", "none", "-u", "t-esc.service"];
+        let image = [&create[..], &["--imagesize", "200M", "t-esc4"]].concat();
+        let verbs: [&[&str]; 14] = [
+            &[&create[..], &["t-esc"]].concat(),
+            &["set", "t-esc", "pids=300"],
+            &["start", "t-esc"],
+            &["execute", "t-esc", "--", "true"],
+            &["enable", "t-esc"],
+            &["upgrade", "t-esc"],
+            &["stop", "t-esc"],
+            &["clone", "t-esc", "t-esc2"],
+            &["rename", "t-esc2", "t-esc3"],
+            &["export", "t-esc3", "-o", archive],
+            &["delete", "t-esc3"],
+            &["import", archive],
+            &image,
+            &["snapshot", "create", "t-esc4", "one"],
+        ];
+        // What a strict one would lock out is locked out when it is made.
+        let verbs = match umask {
+            "000" => &verbs[..],
+            _ => &verbs[..2],
+        };
+        let mut found = Vec::new();
+        for words in verbs {
+            with_umask(umask, service, words);
+            for place in [CONFIGS, STATES, RUNTIME, TREES, "/etc/systemd/system"] {
+                open_to_others(Path::new(place), &mut found);
+            }
+            assert!(found.is_empty(), "umask {umask}: {words:?}: {found:?}");
+        }
+        open_to_others(dir.path(), &mut found);
+        assert!(found.is_empty(), "umask {umask}: {found:?}");
+        let _ = fs::remove_file(archive);
+        // Who is in it is not locked out by it.
+        with_umask(umask, service, &["start", "t-esc"]);
+        let read = says("t-esc", "setpriv --reuid=65534 cat /etc/hostname && umask");
+        assert_eq!(read.lines().last(), Some("0022"), "umask {umask}");
+        for name in ["t-esc", "t-esc3", "t-esc4"] {
+            if Path::new(CONFIGS).join("services").join(name).exists() {
+                with_umask(umask, service, &["delete", "--force", name]);
+            }
+        }
+        while_it_runs(umask, command, || {
+            open_to_others(Path::new(RUNTIME), &mut found)
+        });
+        assert!(found.is_empty(), "umask {umask}: {found:?}");
+    }
+    drop(unit);
+    test.end();
+}
