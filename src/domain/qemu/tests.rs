@@ -116,6 +116,25 @@ fn every_setting_is_in_the_domain() {
     insta::assert_snapshot!(xml);
 }
 
+/// Its categories are its files' too, so they are not libvirt's to choose; disks that were given get them from it.
+#[test]
+fn a_label_of_its_own_is_on_its_disks_too() {
+    let label = "system_u:system_r:svirt_tcg_t:s0:c1,c2";
+    let domain = Domain {
+        security: Some(security(SecModel::SeLinux, None, Some(label))),
+        disks: vec![block_device("/srv/a.img", BlockKind::File)],
+        ..smallest()
+    };
+    let machine = machine();
+    check(&domain, &machine, Authority::Root).unwrap();
+    let xml = render(&domain, &machine);
+    assert_valid(&xml);
+    let wanted = format!(
+        "<seclabel type='static' model='selinux' relabel='yes'>\n    <label>{label}</label>\n  </seclabel>"
+    );
+    assert!(xml.contains(&wanted), "{xml}");
+}
+
 #[test]
 fn files_come_through_virtiofs_and_ports_are_published() {
     let domain = Domain {

@@ -20,7 +20,6 @@ pub(super) fn ensure(policy: &Path, top: &Path, context: &Context) {
         None => "--add",
     };
     run(&[
-        "fcontext",
         action,
         "--type",
         context.kind(),
@@ -40,7 +39,7 @@ pub(super) fn remove(policy: &Path, top: &Path) {
         .lines()
         .any(|line| rule(line, &pattern).is_some())
     {
-        run(&["fcontext", "--delete", "--", &pattern]);
+        run(&["--delete", "--", &pattern]);
     }
 }
 
@@ -68,7 +67,9 @@ fn pattern(top: &Path) -> String {
     pattern + "(/.*)?"
 }
 
+/// The kernel has nothing of these rules, and loading a policy takes seconds: it is not loaded again.
 fn run(arguments: &[&str]) {
+    let arguments = [&["fcontext", "--noreload"], arguments].concat();
     let shown = || format!("semanage {}", arguments.join(" "));
     match command::capture("semanage", arguments.iter().copied()) {
         Ok(done) if done.success => {}

@@ -30,6 +30,10 @@ is "systemd knows" inactive systemctl is-active web1_sandbox
 check "start by our command" virt-sandbox-service start web1
 is "systemd knows" active systemctl is-active web1_sandbox
 refuse "start what runs" virt-sandbox-service start web1
+# Where its daemon is started by its socket, and has nothing to do.
+echo 'LIBVIRTD_ARGS="--timeout 5"' >>/etc/default/libvirtd
+check "libvirt's daemon would end soon" systemctl restart libvirtd web1_sandbox
+sleep 30
 check "stop" systemctl stop web1_sandbox
 is "it is stopped, not failed" inactive systemctl is-active web1_sandbox
 says "libvirt says so, too" "shut off" virsh -c lxc:/// domstate web1
