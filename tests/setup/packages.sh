@@ -13,7 +13,7 @@ base=(
     gcc libc6-dev pkg-config libvirt-dev
     # libvirt with its LXC driver, and what its networks need
     libvirt-daemon libvirt-daemon-system libvirt-daemon-driver-lxc libvirt-clients
-    dnsmasq-base iproute2 iptables ebtables libvirt-daemon-config-nwfilter
+    dnsmasq-base iproute2 iptables libvirt-daemon-config-nwfilter
     # libvirt's QEMU driver, virtiofsd, and kernels with and without 9p
     libvirt-daemon-driver-qemu qemu-system-x86 qemu-utils linux-image-amd64 linux-image-cloud-amd64
     # the guest's init, and what the tests look with
