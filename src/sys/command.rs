@@ -88,12 +88,14 @@ pub fn feed<'a>(
     child.wait_with_output().map(Captured::from)
 }
 
-/// Starts `program` with our standard output and error, and no standard input.
+/// Starts `program` with our standard output and error, and no standard input. It ends when we do, however that is.
 ///
 /// # Errors
 /// Where it cannot be started.
 pub fn spawn<'a>(program: &str, arguments: impl IntoIterator<Item = &'a str>) -> io::Result<Child> {
-    Command::new(program)
+    // Of util-linux, as mount(8) is; by itself only a child that is not yet the program could ask for it (prctl(2)).
+    Command::new("setpriv")
+        .args(["--pdeathsig", "TERM", "--", program])
         .args(arguments)
         .stdin(Stdio::null())
         .spawn()

@@ -1,7 +1,9 @@
 //! The host's unit of a sandbox, and libvirtd restarted.
 
+use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -131,6 +133,36 @@ fn run_tells_when_the_units_are_up_and_stops_at_sigterm() {
     assert_eq!(listed("t-run").unwrap()["state"], "running");
     ok(&["stop", "t-run"]);
     assert_eq!(listed("t-run").unwrap()["state"], "stopped");
+    ok(&["delete", "t-run"]);
+    drop(unit);
+    test.end();
+}
+
+#[test]
+fn a_run_that_is_killed_leaves_the_sandbox_alone() {
+    let Some(test) = Test::begin("a_run_that_is_killed_leaves_the_sandbox_alone") else {
+        return;
+    };
+    let unit = HostFile::unit(
+        "t-run.service",
+        "[Service]\nExecStart=/bin/sleep infinity\n",
+    );
+    ok(&["create", "-N", "none", "-u", "t-run.service", "t-run"]);
+    let manager = Manager::new();
+    let mut child = manager.run("t-run");
+    assert!(manager.is_told("READY=1", 30));
+    let children = format!("/proc/{0}/task/{0}/children", child.id());
+    let children = || fs::read_to_string(&children).unwrap();
+    eventually("it follows the journal", || !children().is_empty());
+    let followers = children();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    eventually("the journal is followed no more", || {
+        let mut pids = followers.split_whitespace();
+        pids.all(|pid| !Path::new("/proc").join(pid).exists())
+    });
+    assert_eq!(says("t-run", "systemctl is-active t-run.service"), "active");
+    ok(&["stop", "t-run"]);
     ok(&["delete", "t-run"]);
     drop(unit);
     test.end();
