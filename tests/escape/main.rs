@@ -268,7 +268,8 @@ fn the_hosts_commands_follow_nothing_out_of_a_tree() {
     let up = "../".repeat(20);
     symlink(format!("{up}root"), tree.join("srv/up")).unwrap();
     let journal = tree.join("var/log/journal");
-    let _ = fs::remove_dir_all(&journal);
+    let kept = tree.join("var/log/journal.kept");
+    fs::rename(&journal, &kept).unwrap();
     symlink("/var/log", &journal).unwrap();
     let archive = std::env::temp_dir().join("t-escape.tar");
     let archive = archive.to_str().unwrap();
@@ -296,6 +297,7 @@ fn the_hosts_commands_follow_nothing_out_of_a_tree() {
     // What a journal says is not a terminal's to obey.
     ok(&["stop", "t-esc"]);
     fs::remove_file(&journal).unwrap();
+    fs::rename(&kept, &journal).unwrap();
     ok(&["start", "t-esc"]);
     let said = inside(
         "t-esc",
