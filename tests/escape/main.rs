@@ -271,7 +271,8 @@ fn the_hosts_commands_follow_nothing_out_of_a_tree() {
     let kept = tree.join("var/log/journal.kept");
     fs::rename(&journal, &kept).unwrap();
     symlink("/var/log", &journal).unwrap();
-    let archive = std::env::temp_dir().join("t-escape.tar");
+    let dir = tempfile::tempdir().unwrap();
+    let archive = dir.path().join("t-escape.tar");
     let archive = archive.to_str().unwrap();
     ok(&["clone", "t-esc", "t-esc2"]);
     ok(&["export", "t-esc", "-o", archive]);
@@ -331,7 +332,6 @@ fn the_hosts_commands_follow_nothing_out_of_a_tree() {
             assert!(!shown.stdout.contains(order), "{options:?}: {shown:?}");
         }
     }
-    fs::remove_file(archive).unwrap();
     for name in ["t-esc", "t-esc2"] {
         ok(&["delete", "--force", name]);
     }
