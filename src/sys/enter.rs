@@ -10,14 +10,32 @@ use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread::sleep;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::command::Captured;
 use super::deadline;
 use crate::error::{Error, Result};
+
+/// How often sealing is tried again, and after how long.
+const SEALING: (u32, Duration) = (100, Duration::from_millis(20));
+
+/// The kernel refuses to seal a file of which it holds a page at the moment, as it does to compact memory (`F_SEAL_WRITE` of
+/// fcntl(2)).
+fn seal(file: &File, seals: SealFlag) -> nix::Result<()> {
+    let (times, pause) = SEALING;
+    for _ in 0..times {
+        match fcntl(file, FcntlArg::F_ADD_SEALS(seals)) {
+            Err(Errno::EBUSY) => sleep(pause),
+            sealed => return sealed.map(drop),
+        }
+    }
+    Err(Errno::EBUSY)
+}
 
 /// A copy of guest-init that nobody can change.
 #[derive(Debug)]
@@ -50,7 +68,7 @@ impl Entrance {
             | SealFlag::F_SEAL_SHRINK
             | SealFlag::F_SEAL_GROW
             | SealFlag::F_SEAL_WRITE;
-        fcntl(&program, FcntlArg::F_ADD_SEALS(seals)).map_err(|errno| failed(errno.into()))?;
+        seal(&program, seals).map_err(|errno| failed(errno.into()))?;
         Ok(Self { program, config })
     }
 
