@@ -13,6 +13,7 @@ use crate::config::idmap::{IdRange, USUAL_COUNT};
 use crate::domain::Filesystem;
 use crate::error::{Error, Result};
 use crate::sys::lock::{Lock, Sharing};
+use crate::sys::siblings::siblings;
 use crate::sys::{atomic, command};
 
 /// Names in `/etc/subuid` whose ranges are ours.
@@ -95,14 +96,7 @@ impl Registry {
 
     /// What other sandboxes have.
     fn taken(&self, but: &Path) -> Vec<(PathBuf, IdRange)> {
-        let dirs = self
-            .directories
-            .iter()
-            .filter_map(|dir| fs::read_dir(dir).ok());
-        dirs.flatten()
-            .flatten()
-            .map(|entry| entry.path())
-            .filter(|dir| dir != but)
+        siblings(&self.directories, but)
             .filter_map(|dir| noted(&dir).map(|range| (dir, range)))
             .collect()
     }

@@ -26,6 +26,7 @@ pub mod patient;
 pub mod pidfd;
 pub mod rename;
 pub mod root;
+pub mod siblings;
 pub mod view;
 
 crate::error::from_leaf!(

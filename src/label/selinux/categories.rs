@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::error::{Error, Result};
 use crate::sys::atomic;
 use crate::sys::lock::{Lock, Sharing};
+use crate::sys::siblings::siblings;
 
 /// Categories of a policy, as every distribution builds it: `c0` to `c1023`.
 const COUNT: u32 = 1024;
@@ -87,14 +88,7 @@ impl Registry {
 
     /// What other sandboxes have.
     fn taken(&self, but: &Path) -> Vec<Categories> {
-        let dirs = self
-            .directories
-            .iter()
-            .filter_map(|dir| fs::read_dir(dir).ok());
-        dirs.flatten()
-            .flatten()
-            .map(|entry| entry.path())
-            .filter(|dir| dir != but)
+        siblings(&self.directories, but)
             .filter_map(|dir| noted(&dir))
             .collect()
     }

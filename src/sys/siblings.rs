@@ -1,0 +1,19 @@
+//! What stands beside a directory.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What is in the `directories`, without `but`. A directory that cannot be read has nothing.
+pub fn siblings<'a>(
+    directories: &[PathBuf],
+    but: &'a Path,
+) -> impl Iterator<Item = PathBuf> + use<'a> {
+    let entries: Vec<fs::ReadDir> = directories
+        .iter()
+        .filter_map(|directory| fs::read_dir(directory).ok())
+        .collect();
+    let paths = entries.into_iter().flatten().flatten();
+    paths
+        .map(|entry| entry.path())
+        .filter(move |path| path != but)
+}
