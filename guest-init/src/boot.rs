@@ -154,8 +154,12 @@ fn carry_out(caller: &mut Caller) -> Result<()> {
             Step::Exec {
                 command,
                 environment,
-            } => match process::exec(&command, &environment)? {},
+            } => {
+                process::end_with_parent();
+                match process::exec(&command, &environment)? {}
+            }
             Step::Run(command) => {
+                process::end_with_parent();
                 // Who wants to know all of a machine looks at its console.
                 if !(config.debug && config.platform == Platform::Machine) {
                     caller.pass_on_log();

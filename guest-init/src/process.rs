@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use anyhow::{Context, Result, bail};
+use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
 use nix::unistd::{ForkResult, Pid, execve, fork};
 
@@ -75,6 +76,15 @@ pub fn own_signals(file: &impl AsRawFd, process: Pid) -> Result<()> {
         unsafe { nix::libc::fcntl(file.as_raw_fd(), nix::libc::F_SETOWN, process.as_raw()) };
     nix::errno::Errno::result(owned).context("asking for signals")?;
     Ok(())
+}
+
+/// Has this process killed when the one that started it ends: of a container whose keeper is gone libvirt knows no more.
+///
+/// It lasts over exec(2), but not over a change of who one is (prctl(2)).
+pub fn end_with_parent() {
+    if let Err(error) = set_pdeathsig(Signal::SIGKILL) {
+        log::warn!("asking to end with the process above: {error}");
+    }
 }
 
 /// Replaces this process by `command`, which is looked up in the `PATH` of `environment` unless it is a

@@ -396,6 +396,7 @@ pub fn attend(first: Pid) -> ! {
             log::warn!("giving up capabilities: {error}");
         }
     }
+    process::end_with_parent();
     loop {
         match wait() {
             Ok(WaitStatus::Exited(pid, status)) if pid == first => std::process::exit(status),

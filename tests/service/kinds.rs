@@ -7,6 +7,7 @@ use std::process::Stdio;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use test_harness::libvirtd;
 
 use crate::support::{
     HostFile, TREES, Test, eventually, in_tree, listed, ok, output, program, run, says, send,
@@ -372,10 +373,13 @@ fn an_image_is_let_go_of_however_its_sandbox_ends() {
         );
         let uri = std::env::var("LIBVIRT_DEFAULT_URI").unwrap();
         let running = output("virsh", &["-c", &uri, "list", "--id"]);
+        let paused = libvirtd::pause().unwrap();
         for id in running.split_whitespace() {
             kill(Pid::from_raw(id.parse().unwrap()), Signal::SIGKILL).unwrap();
         }
+        // Also where libvirtd sees nothing of it.
         assert_released("t-kill");
+        drop(paused);
         eventually("it has ended", || {
             listed("t-kill").unwrap()["state"] == "stopped"
         });

@@ -168,6 +168,41 @@ pub fn crash() -> Result<()> {
     restart_by(Signal::SIGUSR1)
 }
 
+/// The private daemon while it does nothing; it goes on when this is dropped.
+#[derive(Debug)]
+pub struct Paused(Vec<Pid>);
+
+/// Has the private daemon that the environment names do nothing.
+///
+/// # Errors
+///
+/// There is none.
+pub fn pause() -> Result<Paused> {
+    let parent = std::env::var(PID_VARIABLE).context("no libvirtd is named")?;
+    let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"))
+        .context("looking for libvirtd")?;
+    let mut paused = Paused(vec![]);
+    for child in children.split_whitespace() {
+        if std::fs::read_to_string(format!("/proc/{child}/comm"))? == "libvirtd\n" {
+            let pid = Pid::from_raw(child.parse()?);
+            kill(pid, Signal::SIGSTOP)?;
+            paused.0.push(pid);
+        }
+    }
+    if paused.0.is_empty() {
+        bail!("no libvirtd is below process {parent}");
+    }
+    Ok(paused)
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        for pid in &self.0 {
+            let _ = kill(*pid, Signal::SIGCONT);
+        }
+    }
+}
+
 fn restart_by(signal: Signal) -> Result<()> {
     let uri = std::env::var(URI_VARIABLE).context("no libvirtd is named")?;
     let parent = std::env::var(PID_VARIABLE).context("no libvirtd is named")?;
