@@ -15,7 +15,7 @@ use crate::config::{Mac, Mount, Network, SandboxConfig};
 use crate::domain::Filesystem;
 use crate::error::{Error, Result};
 use crate::host::{HostFacts, SystemDir};
-use crate::sys::atomic;
+use crate::sys::{atomic, command};
 
 /// The private directories of a sandbox, in its tree and in its root.
 pub const PRIVATE_DIRS: [&str; 5] = ["/etc", "/var", "/home", "/root", "/srv"];
@@ -233,8 +233,7 @@ pub fn find_init() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("VIRT_SANDBOX_GUEST_INIT") {
         return Ok(path.into());
     }
-    let program =
-        std::env::current_exe().map_err(Error::io("finding", Path::new("/proc/self/exe")))?;
+    let program = command::own().map_err(Error::step("finding this program"))?;
     let candidates: Vec<PathBuf> = program
         .ancestors()
         .skip(1)

@@ -1,7 +1,6 @@
 //! The host's units of a sandbox: the one that runs it, and the one that listens for it where it is started on demand.
 
 use std::net::IpAddr;
-use std::path::Path;
 
 use serde::Serialize;
 
@@ -124,8 +123,7 @@ impl Sandboxes {
             socket: Option<String>,
             needs_online: bool,
         }
-        let program =
-            std::env::current_exe().map_err(Error::io("finding", Path::new("/proc/self/exe")))?;
+        let program = program::own().map_err(Error::step("finding this program"))?;
         let view = View {
             name: &config.name,
             units: config.workload.given_units(),

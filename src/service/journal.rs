@@ -52,10 +52,7 @@ impl Reading {
                 "--no-pager",
             ];
             return Ok(Self {
-                program: std::env::current_exe()
-                    .map_err(Error::io("finding", Path::new("/proc/self/exe")))?
-                    .to_string_lossy()
-                    .into_owned(),
+                program: own_program()?,
                 arguments: words.map(str::to_owned).to_vec(),
                 directory: None,
             });
@@ -89,8 +86,20 @@ impl Reading {
 /// Where there is no journal or no journalctl.
 pub fn follow(sandboxes: &Sandboxes, config: &SandboxConfig, begin: Duration) -> Result<Child> {
     let since = format!("--since=@{}", begin.as_secs());
-    let more = [since.as_str(), "--follow", "--output=cat", "--quiet"].map(str::to_owned);
+    let more = [since.as_str(), "--follow", "--output=cat"];
+    if turns::are_needed(sandboxes, config)? {
+        let words = ["logs"].iter().chain(&more).copied();
+        return command::spawn(&own_program()?, words.chain([config.name.as_str()]))
+            .map_err(Error::step("following the journal"));
+    }
+    let more = [&more[..], &["--quiet"]].concat();
+    let more: Vec<String> = more.into_iter().map(str::to_owned).collect();
     Reading::new(sandboxes, config)?.run(&more, command::spawn)
+}
+
+fn own_program() -> Result<String> {
+    let program = command::own().map_err(Error::step("finding this program"))?;
+    Ok(program.to_string_lossy().into_owned())
 }
 
 /// Becomes journalctl with `arguments`; returns only on failure.

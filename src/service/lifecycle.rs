@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::guest::cgroup;
 use crate::hypervisor::{DomainState, Hypervisor};
 
+use crate::service::connections::Presence;
 use crate::service::failure::failure;
 use crate::service::image::Device;
 use crate::service::ports::Ports;
@@ -337,9 +338,7 @@ impl Sandboxes {
     /// Where there is no such sandbox, libvirt does not answer, or the ports cannot be served.
     pub fn wait(&self, name: &SandboxName, ports: &Ports, stop: &dyn Fn() -> bool) -> Result<End> {
         let config = self.store.load(name)?;
-        // libvirt's daemon ends where nobody is connected for a while, and systemd starts it again only when what is ordered after
-        // it has stopped: it would not be there to stop the sandbox with.
-        let _connection = self.hypervisor(&config)?;
+        let _presence = Presence::new(&config.connection, config.name.as_str());
         let look = || -> Result<Option<Box<dyn Inside>>> {
             self.inside(&config, &self.hypervisor(&config)?)
         };

@@ -8,7 +8,6 @@ use std::fs::{self, File};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
-use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -165,8 +164,7 @@ impl Sandboxes {
             .iter()
             .map(|port| port.listener.as_fd())
             .collect();
-        let program =
-            std::env::current_exe().map_err(Error::io("finding", Path::new("/proc/self/exe")))?;
+        let program = command::own().map_err(Error::step("finding this program"))?;
         let mut child = command::leave(&program, &[SERVE, name.as_str()], &sockets, output)
             .map_err(Error::io("running", &program))?;
         let begin = Instant::now();

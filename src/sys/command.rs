@@ -2,10 +2,11 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
 /// What a program that ended has left.
@@ -88,6 +89,27 @@ pub fn feed<'a>(
     child.wait_with_output().map(Captured::from)
 }
 
+/// The program that runs, to be started once more: where another was put in its place, that one.
+///
+/// # Errors
+/// Where it was removed.
+pub fn own() -> io::Result<PathBuf> {
+    in_place(std::env::current_exe()?)
+}
+
+fn in_place(path: PathBuf) -> io::Result<PathBuf> {
+    if path.exists() {
+        return Ok(path);
+    }
+    // What the kernel says of a file whose name is another's now, or nobody's (proc_pid_exe(5)).
+    let name = path.as_os_str().as_bytes().strip_suffix(b" (deleted)");
+    let replaced = name.map(|name| PathBuf::from(OsStr::from_bytes(name)));
+    replaced.filter(|path| path.exists()).ok_or_else(|| {
+        let text = format!("the program '{}' was removed", path.display());
+        io::Error::new(ErrorKind::NotFound, text)
+    })
+}
+
 /// Starts `program` with our standard output and error, and no standard input. It ends when we do, however that is.
 ///
 /// # Errors
@@ -162,4 +184,22 @@ pub fn is_installed(program: &str) -> bool {
 /// Becomes `program`; returns only on failure.
 pub fn exec<'a>(program: &str, arguments: impl IntoIterator<Item = &'a str>) -> io::Error {
     Command::new(program).args(arguments).exec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_was_replaced_is_the_new_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("program");
+        let replaced = dir.path().join("program (deleted)");
+        let error = in_place(replaced.clone()).unwrap_err().to_string();
+        assert!(error.ends_with("program (deleted)' was removed"), "{error}");
+        std::fs::write(&path, "new").unwrap();
+        assert_eq!(in_place(replaced.clone()).unwrap(), path);
+        std::fs::write(&replaced, "of this very name").unwrap();
+        assert_eq!(in_place(replaced.clone()).unwrap(), replaced);
+    }
 }

@@ -21,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::service::sandboxes::Sandboxes;
 use crate::sys::blank;
 use crate::sys::claim;
+use crate::sys::command;
 use crate::sys::copy;
 use crate::sys::hold::{Held, Places};
 use crate::sys::loopdev::LoopDevice;
@@ -51,8 +52,7 @@ impl Device {
                 .map(Self::Raw)
                 .map_err(Error::io("attaching a loop device to", file)),
             TreeFormat::Qcow2 => {
-                let exe = Path::new("/proc/self/exe");
-                let program = std::env::current_exe().map_err(Error::io("finding", exe))?;
+                let program = command::own().map_err(Error::step("finding this program"))?;
                 let what = (file, image.format.format().as_str());
                 let places = Places { directory: stage };
                 let doing = format!("opening the image '{}'", file.display());
