@@ -3,7 +3,7 @@
 //! Run it as root: `cargo run --example create_and_start -- apache2.service demo`
 
 use virt_sandbox::config::service::DEFAULT_TIMEOUT;
-use virt_sandbox::config::{Confinement, Network, Resources, State, Workload};
+use virt_sandbox::config::{Confinement, KernelRequest, Network, Resources, State, Workload};
 use virt_sandbox::service::{Request, Sandboxes};
 use virt_sandbox::{Error, Result};
 
@@ -23,6 +23,7 @@ fn main() -> Result<()> {
         networks: vec![Network::dhcp("default")],
         mounts: vec![],
         devices: vec![],
+        kernel: KernelRequest::default(),
         security: None,
         file_type: None,
         publish: vec![],

@@ -41,6 +41,9 @@ pub enum Error {
     /// The sandbox runs, but its units do not; the text names them.
     #[error("{0}")]
     NotReady(String),
+    /// The user, or the host's systemd, has asked to stop.
+    #[error("interrupted")]
+    Interrupted,
     /// A failure of a part that says all by itself.
     #[error(transparent)]
     Leaf(Box<dyn std::error::Error + Send + Sync>),

@@ -132,6 +132,7 @@ pub fn fail(program: &str, error: &Error) -> ExitCode {
         | Error::Config { .. }
         | Error::Libvirt { .. }
         | Error::Refused(_)
+        | Error::Interrupted
         | Error::Leaf(_)
         | Error::Step { .. } => ExitCode::FAILURE,
     }

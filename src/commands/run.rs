@@ -13,12 +13,12 @@ use clap::{CommandFactory, Parser};
 use crate::commands::{complete, output};
 use crate::config::network::NetworkChoice;
 use crate::config::{
-    Confinement, Disk, Hostname, Include, Mount, Publish, Resources, SandboxName, Security,
+    Confinement, Disk, Hostname, Include, KernelRequest, Mount, Publish, Resources, SandboxName,
+    Security,
 };
 use crate::domain::qemu::Emulation;
 use crate::driver::ability;
 use crate::error::{Error, Result};
-use crate::guest::kernel::KernelRequest;
 use crate::hypervisor::libvirt;
 use crate::run::{
     self, Account, Connection, OWN_FAILURE, Outcome, Places, Request, Surroundings, Who,
@@ -119,15 +119,8 @@ pub struct Cli {
     /// Run a virtual machine with kvm or qemu (software) [default: $VIRT_SANDBOX_VIRT_TYPE, else what the host has]
     #[arg(long, value_name = "TYPE", help_heading = "Virtual machine")]
     virt_type: Option<Emulation>,
-    /// Release of the kernel of a virtual machine [default: that of the host, else the newest]
-    #[arg(long, value_name = "RELEASE", help_heading = "Virtual machine")]
-    kernver: Option<String>,
-    /// Image of the kernel [default: /boot/vmlinuz-RELEASE]
-    #[arg(long, value_name = "FILE", help_heading = "Virtual machine")]
-    kernpath: Option<PathBuf>,
-    /// Directory of kernels' modules [default: /lib/modules]
-    #[arg(long, value_name = "DIR", help_heading = "Virtual machine")]
-    kmodpath: Option<PathBuf>,
+    #[command(flatten)]
+    kernel: KernelRequest,
     #[command(flatten)]
     resources: Resources,
     #[command(flatten)]
@@ -305,11 +298,7 @@ fn request(cli: Cli) -> Result<Request> {
         escape: cli.escape.0,
         timeout: cli.timeout,
         start_timeout: cli.start_timeout,
-        kernel: KernelRequest {
-            version: cli.kernver,
-            path: cli.kernpath.map(|path| cwd.join(path)),
-            modules: cli.kmodpath.map(|path| cwd.join(path)),
-        },
+        kernel: cli.kernel.absolute(&cwd),
         debug: cli.debug || std::env::var_os("LIBVIRT_SANDBOX_INIT_DEBUG").is_some(),
         command: traced(cli.command, std::env::var_os("LIBVIRT_SANDBOX_STRACE")),
     })

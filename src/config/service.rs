@@ -9,8 +9,8 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{
-    Capabilities, Device, FileType, Idmap, Mount, Network, Publish, Resources, SandboxName,
-    Seccomp, Security, TreeImage, Workload,
+    Capabilities, Device, FileType, Idmap, KernelRequest, Mount, Network, Publish, Resources,
+    SandboxName, Seccomp, Security, TreeImage, Workload,
 };
 use crate::error::{Error, Result};
 use crate::sys::atomic;
@@ -83,6 +83,9 @@ pub struct SandboxConfig {
     /// What root inside may have of the host's root.
     #[serde(default, skip_serializing_if = "Capabilities::is_usual")]
     pub capabilities: Capabilities,
+    /// The kernel that it boots, where that is not the usual one.
+    #[serde(default, skip_serializing_if = "KernelRequest::is_any")]
+    pub kernel: KernelRequest,
     /// The image that holds its tree, if one does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<TreeImage>,
@@ -280,6 +283,7 @@ impl SandboxConfig {
             idmap: Idmap::Auto,
             seccomp: Seccomp::Default,
             capabilities: Capabilities::default(),
+            kernel: KernelRequest::default(),
             image: None,
             resources: Resources::default(),
         }

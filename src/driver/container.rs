@@ -45,6 +45,11 @@ pub(super) fn check(config: &SandboxConfig) -> Result<()> {
     for device in &config.devices {
         node(device)?;
     }
+    if !config.kernel.is_any() {
+        return Err(Error::refused(
+            "a container has the kernel of the host; leave out '--kernver', '--kernpath' and '--kmodpath' ('[kernel]' in sandbox.toml), or make it a virtual machine with '-c qemu:///system'",
+        ));
+    }
     lxc::check(&Domain::of_service(config))
 }
 

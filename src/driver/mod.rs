@@ -21,7 +21,7 @@ use serde::Serialize;
 use self::connection::{Connection, Driver};
 use self::inside::ANSWER;
 pub use self::inside::{Activity, Carrier, Inside};
-use crate::config::{Resources, SandboxConfig};
+use crate::config::{KernelRequest, Resources, SandboxConfig};
 use crate::error::{Error, Result};
 use crate::guest;
 use crate::host::HostFacts;
@@ -219,14 +219,14 @@ impl Keeper {
         }
     }
 
-    /// Why the tree of a sandbox has to be in an image; `None` where a directory keeps its owners.
+    /// Why the tree of a sandbox with this kernel has to be in an image; `None` where a directory keeps its owners.
     ///
     /// # Errors
     /// Where that cannot be told.
-    pub fn needs_image(self) -> Result<Option<String>> {
+    pub fn needs_image(self, kernel: &KernelRequest) -> Result<Option<String>> {
         match self {
             Self::Containers => Ok(None),
-            Self::Machines => machine::needs_image(),
+            Self::Machines => machine::needs_image(kernel),
         }
     }
 

@@ -32,8 +32,8 @@ pub use self::outcome::{OWN_FAILURE, Outcome, Stages};
 pub use self::state::{Places, State};
 use crate::config::network::Source;
 use crate::config::{
-    Confinement, Disk, Hostname, Include, Mac, Mount, Network, Publish, Resources, SandboxName,
-    Security,
+    Confinement, Disk, Hostname, Include, KernelRequest, Mac, Mount, Network, Publish, Resources,
+    SandboxName, Security,
 };
 use crate::console::{Console, Conversation, Ending, Patience, Signals, Stdio};
 use crate::domain::qemu::Emulation;
@@ -41,7 +41,6 @@ use crate::domain::{Domain, OnReboot, SecModel, template};
 pub use crate::driver::connection::{Connection, Driver, Surroundings};
 use crate::error::{Error, Result};
 use crate::guest;
-use crate::guest::kernel::KernelRequest;
 use crate::host::HostFacts;
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::libvirt::Libvirt;

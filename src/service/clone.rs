@@ -124,7 +124,7 @@ fn copy_tree(
     let mut copier = Copier::new(&source, &destination, Existing::Refuse).until(interrupted);
     for path in walk(&source) {
         if interrupted() {
-            return Err(Error::refused("interrupted"));
+            return Err(Error::Interrupted);
         }
         let path = path?;
         if let Some(placed) = place(&path) {

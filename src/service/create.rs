@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use crate::config::network::{DEFAULT_SOURCE, Source};
 use crate::config::service::VERSION;
 use crate::config::{
-    Confinement, Device, FileType, Hostname, Mac, Mount, Network, Publish, Resources,
-    SandboxConfig, SandboxName, Security, State, TreeImage, Workload,
+    Confinement, Device, FileType, Hostname, KernelRequest, Mac, Mount, Network, Publish,
+    Resources, SandboxConfig, SandboxName, Security, State, TreeImage, Workload,
 };
 use crate::driver::Keeper;
 use crate::error::{Error, Result};
@@ -43,6 +43,8 @@ pub struct Request {
     pub mounts: Vec<Mount>,
     /// Devices of the host that it has, beside those that its units ask for.
     pub devices: Vec<Device>,
+    /// The kernel that a virtual machine boots.
+    pub kernel: KernelRequest,
     /// Its security label, where it is not the usual one.
     pub security: Option<Security>,
     /// The type that SELinux knows its files by, where it is not the usual one.
@@ -134,6 +136,7 @@ impl Sandboxes {
             publish: request.publish.clone(),
             on_demand: request.on_demand,
             idle_stop: request.idle_stop,
+            kernel: request.kernel.clone(),
             image: request.image,
             idmap: request.confinement.idmap,
             seccomp: request.confinement.seccomp.clone(),
@@ -147,7 +150,7 @@ impl Sandboxes {
             activity::refuse_live_state(&service, &tree.state)?;
         }
         if config.image.is_none() {
-            config.image = image::needed_by(keeper, Some((&tree, root)))?;
+            config.image = image::needed_by(keeper, &config.kernel, Some((&tree, root)))?;
         }
         if let Some(image) = config.image {
             image::check_size(image, &tree, root)?;

@@ -53,7 +53,7 @@ impl Sandboxes {
         writer.document(BASE, &Base::load(&self.store.base(name))?.to_json()?)?;
         for path in walk(&root) {
             if interrupted() {
-                return Err(Error::refused("interrupted"));
+                return Err(Error::Interrupted);
             }
             let path = path?;
             let inside = path.strip_prefix("/").unwrap_or(&path);

@@ -8,7 +8,8 @@ use uuid::Uuid;
 
 use crate::config::network::{DEFAULT_SOURCE, Source};
 use crate::config::{
-    Capabilities, Hostname, Idmap, Mac, Mount, Network, SandboxConfig, SandboxName, Seccomp,
+    Capabilities, Hostname, Idmap, KernelRequest, Mac, Mount, Network, SandboxConfig, SandboxName,
+    Seccomp,
 };
 use crate::driver::Keeper;
 use crate::error::{Error, Result};
@@ -106,13 +107,14 @@ impl Sandboxes {
             connection: self.connection.clone(),
             path: self.tree_of(name, request.base.as_deref()),
             hostname,
-            // A label is of the host that it was given on.
+            // A label and a kernel are of the host that they were given on.
             security: None,
             file_type: None,
+            kernel: KernelRequest::default(),
             ..archived.clone()
         };
         if config.image.is_none() {
-            config.image = image::needed_by(Keeper::of(&self.connection)?, None)?;
+            config.image = image::needed_by(Keeper::of(&self.connection)?, &config.kernel, None)?;
         }
         if let Some(networks) = &request.networks {
             config.networks.clone_from(networks);
@@ -210,7 +212,7 @@ fn unpack(
     let mut extractor = Extractor::new(&root);
     loop {
         if interrupted() {
-            return Err(Error::refused("interrupted"));
+            return Err(Error::Interrupted);
         }
         let member = reader.next_member()?.ok_or(ArchiveError::Truncated)?;
         if member.name == Path::new(END) {

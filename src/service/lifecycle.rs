@@ -220,7 +220,7 @@ impl Sandboxes {
         let mut since: Option<(String, Instant)> = None;
         loop {
             if interrupted() {
-                return Err(Error::refused("interrupted"));
+                return Err(Error::Interrupted);
             }
             if !inside.is_alive() {
                 return Err(self.ended_early(&config.name));

@@ -150,7 +150,7 @@ impl Sandboxes {
         let mut meter = Meter::new(self, names);
         meter.look()?;
         if pause(interval, interrupted) {
-            return Err(Error::refused("interrupted"));
+            return Err(Error::Interrupted);
         }
         meter.look()
     }

@@ -28,7 +28,7 @@ fn a_wrong_create_says_why_and_leaves_nothing() {
         return;
     };
     let long = "a".repeat(300);
-    let cases: [(&[&str], i32, &[&str]); 13] = [
+    let cases: [(&[&str], i32, &[&str]); 14] = [
         (
             &["-u", "apache.service", "t-x"],
             1,
@@ -80,6 +80,11 @@ fn a_wrong_create_says_why_and_leaves_nothing() {
             ],
             1,
             &["'/nonexistent'", "libvirtd"],
+        ),
+        (
+            &["-u", "apache2.service", "--kernver", "6.1", "t-x"],
+            1,
+            &["kernel of the host", "--kernver", "qemu:///system"],
         ),
         (
             &["-c", "qemu:///session", "-u", "apache2.service", "t-x"],

@@ -208,6 +208,31 @@ fn run_ends_as_a_command_that_runs_once_has_ended() {
 }
 
 #[test]
+fn run_is_asked_to_stop_before_the_units_are_up() {
+    let Some(test) = Test::begin("run_is_asked_to_stop_before_the_units_are_up") else {
+        return;
+    };
+    let unit = HostFile::unit(
+        "t-run.service",
+        "[Service]\nType=notify\nExecStart=/bin/sleep infinity\n",
+    );
+    ok(&["create", "-N", "none", "-u", "t-run.service", "t-run"]);
+    let manager = Manager::new();
+    let mut child = manager.run("t-run");
+    eventually("it is on its way", || {
+        let shown = inside("t-run", "systemctl is-active t-run.service");
+        shown.stdout.trim() == "activating"
+    });
+    send(&child, Signal::SIGTERM);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(listed("t-run").unwrap()["state"], "stopped");
+    assert!(!manager.is_told("READY=1", 0));
+    ok(&["delete", "t-run"]);
+    drop(unit);
+    test.end();
+}
+
+#[test]
 fn run_does_not_tell_of_units_that_fail() {
     let Some(test) = Test::begin("run_does_not_tell_of_units_that_fail") else {
         return;

@@ -129,3 +129,37 @@ fn a_machine_without_a_network_answers_on_ports_of_the_host() {
     drop((server, unit));
     test.end();
 }
+
+#[test]
+#[ignore = "for make test-vm"]
+fn a_machine_boots_the_kernel_that_was_chosen() {
+    let Some(test) = Test::begin("a_machine_boots_the_kernel_that_was_chosen") else {
+        return;
+    };
+    let unit = HostFile::unit(
+        "t-kernel.service",
+        "[Service]\nExecStart=/bin/sleep infinity\n",
+    );
+    let uri = libvirtd::qemu_uri().unwrap();
+    let create = ["-c", &uri, "create", "-N", "none", "-u", "t-kernel.service"];
+    let refused = run(&[&create[..], &["--kernver", "0.1-none", "t-kern"]].concat());
+    assert!(
+        refused.code == 1 && refused.stderr.contains("'0.1-none'"),
+        "{refused:?}"
+    );
+    assert!(listed("t-kern").is_none());
+    let images = std::fs::read_dir("/boot").unwrap().flatten();
+    let mut releases: Vec<String> = images
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter_map(|name| name.strip_prefix("vmlinuz-").map(str::to_owned))
+        .collect();
+    releases.sort();
+    for release in releases {
+        ok(&[&create[..], &["--kernver", &release, "t-kern"]].concat());
+        ok(&["start", "t-kern"]);
+        assert_eq!(says("t-kern", "uname -r"), release);
+        ok(&["delete", "--force", "t-kern"]);
+    }
+    drop(unit);
+    test.end();
+}

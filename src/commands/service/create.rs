@@ -12,8 +12,8 @@ use crate::config::service::DEFAULT_TIMEOUT;
 use crate::config::storage::{TreeFilesystem, TreeFormat};
 use crate::config::workload::{Ready, Restart};
 use crate::config::{
-    Bytes, Command, Confinement, Device, FileType, Hostname, Mount, Network, Publish, Resources,
-    SandboxName, Security, State, TreeImage, Workload,
+    Bytes, Command, Confinement, Device, FileType, Hostname, KernelRequest, Mount, Network,
+    Publish, Resources, SandboxName, Security, State, TreeImage, Workload,
 };
 use crate::error::{Error, Result};
 use crate::host;
@@ -89,6 +89,8 @@ pub struct Args {
     filesystem: TreeFilesystem,
     #[command(flatten)]
     resources: Resources,
+    #[command(flatten)]
+    kernel: KernelRequest,
     #[command(flatten)]
     confinement: Confinement,
     /// Start it, and wait until its units are active; if they do not come up, nothing is left
@@ -186,6 +188,7 @@ pub fn run(args: Args, sandboxes: &Sandboxes) -> Result<()> {
         networks,
         mounts: mounts(args.mount)?,
         devices: args.device,
+        kernel: args.kernel.absolute(&absolute(PathBuf::from("."))?),
         security: args.security,
         file_type: args.file_type,
         publish: args.publish,

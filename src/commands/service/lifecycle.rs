@@ -278,7 +278,8 @@ pub fn run(args: &RunArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
     }
 }
 
-/// Starts a sandbox, or takes over one that runs, and stays until its end: tells why that was no good one.
+/// Starts a sandbox, or takes over one that runs, and stays until its end: tells why that was no good one. Being asked to stop is one,
+/// also before it is up.
 fn keep(
     name: &SandboxName,
     sandboxes: &Sandboxes,
@@ -289,7 +290,11 @@ fn keep(
     let begin = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
-    let ports = sandboxes.take_over(name, &sockets, interrupted)?;
+    let ports = match sandboxes.take_over(name, &sockets, interrupted) {
+        // One that was there before runs still.
+        Err(Error::Interrupted) => return sandboxes.halt(name).map(|()| None),
+        taken => taken?,
+    };
     notify::ready(&format!("the units of '{name}' are active"))?;
     // The sandbox's journal becomes the unit's. Where it cannot be followed the sandbox still runs.
     let follower = journal::follow(sandboxes, &config, begin);

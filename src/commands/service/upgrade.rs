@@ -46,7 +46,7 @@ pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
     let mut failed = Vec::new();
     for name in &names {
         if interrupted() {
-            return Err(Error::refused("interrupted"));
+            return Err(Error::Interrupted);
         }
         if let Err(error) = one(name) {
             output::print(&format!("{name}: failed\n"))?;

@@ -17,7 +17,7 @@ pub(super) use self::inside::Machine;
 pub(super) use self::limits::limit;
 use self::limits::most_cpus;
 use self::way::WAYS;
-use crate::config::{Confinement, SandboxConfig};
+use crate::config::{Confinement, KernelRequest, SandboxConfig};
 use crate::domain::Domain;
 use crate::domain::qemu::{self, Authority, Emulation, Machine as Hardware, QemuDomain, Transport};
 use crate::domain::template::Template;
@@ -26,7 +26,7 @@ use crate::driver::container::SYSTEMD;
 use crate::driver::{Contents, Shared, Site};
 use crate::error::{Error, Result};
 use crate::guest;
-use crate::guest::kernel::{self, Kernel, KernelRequest};
+use crate::guest::kernel::{self, Kernel};
 use crate::host::HostFacts;
 use crate::hypervisor::Hypervisor;
 use crate::label::selinux::{self, Kind};
@@ -60,7 +60,7 @@ pub(super) fn build(
         emulated: emulation == Emulation::Tcg,
     };
     let label = super::labelled(config, kind, &site, hypervisor)?;
-    let kernel = Kernel::find(Path::new("/"), &KernelRequest::default())?;
+    let kernel = Kernel::find(Path::new("/"), &config.kernel)?;
     let abilities = Abilities::of_host(&kernel, Authority::Root)?;
     let mut assembly = Assembly::new(config, facts, &abilities)?;
     let has_balloon = kernel.has("virtio_balloon")?;
@@ -159,13 +159,13 @@ pub(super) fn boot_time() -> Result<Duration> {
     }))
 }
 
-pub(super) fn needs_image() -> Result<Option<String>> {
-    let kernel = Kernel::find(Path::new("/"), &KernelRequest::default())?;
+pub(super) fn needs_image(kernel: &KernelRequest) -> Result<Option<String>> {
+    let kernel = Kernel::find(Path::new("/"), kernel)?;
     Abilities::of_host(&kernel, Authority::Root)?.no_owners()
 }
 
 pub(super) fn sharing(config: &SandboxConfig, facts: &HostFacts) -> Result<Vec<Shared>> {
-    let kernel = Kernel::find(Path::new("/"), &KernelRequest::default())?;
+    let kernel = Kernel::find(Path::new("/"), &config.kernel)?;
     let abilities = Abilities::of_host(&kernel, Authority::Root)?;
     let assembly = Assembly::new(config, facts, &abilities)?;
     let staged = assembly.staged.iter();

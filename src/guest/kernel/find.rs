@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::utsname::uname;
 
-use super::{Kernel, KernelRequest, image, unreadable};
+use super::{Kernel, image, unreadable};
+use crate::config::KernelRequest;
 use crate::error::{Error, Result};
 
 /// Enough of an image to read its release.

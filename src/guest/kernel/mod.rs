@@ -22,17 +22,6 @@ use cache::Entry;
 use initramfs::Archive;
 use modules::{Index, Module};
 
-/// Which kernel was asked for; all of it is optional.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct KernelRequest {
-    /// Its release, as `uname -r` says it (`--kernver`).
-    pub version: Option<String>,
-    /// Its image (`--kernpath`).
-    pub path: Option<PathBuf>,
-    /// The directory that has a directory of modules for each release, or the latter itself (`--kmodpath`).
-    pub modules: Option<PathBuf>,
-}
-
 /// A kernel that is installed on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kernel {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::config::KernelRequest;
 use initramfs::tests::{Entry as Packed, read};
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};

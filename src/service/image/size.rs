@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::config::storage::{TreeFilesystem, TreeFormat};
-use crate::config::{Bytes, TreeImage};
+use crate::config::{Bytes, KernelRequest, TreeImage};
 use crate::driver::Keeper;
 use crate::error::{Error, Result};
 use crate::service::discover::below;
@@ -26,9 +26,10 @@ const SMALLEST_XFS: u64 = 300 << 20;
 /// Where that cannot be told.
 pub(in crate::service) fn needed_by(
     keeper: Keeper,
+    kernel: &KernelRequest,
     plan: Option<(&TreePlan, &Path)>,
 ) -> Result<Option<TreeImage>> {
-    let Some(reason) = keeper.needs_image()? else {
+    let Some(reason) = keeper.needs_image(kernel)? else {
         return Ok(None);
     };
     let filesystem = TreeFilesystem::default();

@@ -26,7 +26,7 @@ pub fn apply(
     let mut copier = Copier::new(&source, &destination, Existing::Replace).until(interrupted);
     for (path, entry) in &plan.entries {
         if interrupted() {
-            return Err(Error::refused("interrupted"));
+            return Err(Error::Interrupted);
         }
         match &entry.class {
             Class::Copied | Class::Empty => {

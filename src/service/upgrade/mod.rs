@@ -331,7 +331,7 @@ fn apply_steps(
     let slots = Root::new(&work.slots())?;
     for (step, before) in staged.steps.iter().zip(&staged.before) {
         if interrupted() {
-            return Err(Error::refused("interrupted"));
+            return Err(Error::Interrupted);
         }
         step.apply(&tree, &slots, before.as_ref())?;
     }

@@ -15,7 +15,8 @@ use crate::config::service::{DEFAULT_TIMEOUT, VERSION};
 pub use networks::filters;
 
 use crate::config::{
-    Capabilities, Hostname, Idmap, Mount, Resources, SandboxConfig, SandboxName, Seccomp, Workload,
+    Capabilities, Hostname, Idmap, KernelRequest, Mount, Resources, SandboxConfig, SandboxName,
+    Seccomp, Workload,
 };
 
 /// What the names of all types begin with.
@@ -145,6 +146,7 @@ impl Foreign {
             on_demand: false,
             idle_stop: None,
             mounts,
+            kernel: KernelRequest::default(),
             image: None,
             idmap: Idmap::Auto,
             seccomp: Seccomp::Default,
