@@ -73,6 +73,38 @@ pub struct GuestConfig {
     pub payload: Payload,
 }
 
+impl GuestConfig {
+    /// A guest that has nothing but its payload.
+    #[must_use]
+    pub fn new(name: &str, hostname: &str, platform: Platform, payload: Payload) -> Self {
+        Self {
+            version: VERSION,
+            name: name.to_owned(),
+            hostname: hostname.to_owned(),
+            debug: false,
+            platform,
+            idmap: None,
+            confinement: Confinement::default(),
+            staged: vec![],
+            root: Root::Empty,
+            mounts: vec![],
+            user_mounts: vec![],
+            includes: vec![],
+            masked: vec![],
+            disks: vec![],
+            devices: vec![],
+            files: vec![],
+            static_units: None,
+            max_pids: None,
+            tmpfs_size: None,
+            network: vec![],
+            ways: 0,
+            shell: None,
+            payload,
+        }
+    }
+}
+
 /// What a guest runs in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

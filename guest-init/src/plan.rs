@@ -225,39 +225,22 @@ const DEVICE_MOUNTS: [(&str, u32); 1] = [("/dev/shm", 0o1777)];
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Confinement, StaticUnits, VERSION};
+    use crate::config::StaticUnits;
 
     fn config() -> GuestConfig {
+        let payload = Payload::Init {
+            command: vec!["/usr/lib/systemd/systemd".into()],
+            environment: vec![],
+        };
         GuestConfig {
-            version: VERSION,
-            name: "web1".into(),
-            hostname: "web1".into(),
-            debug: false,
-            platform: Platform::Container,
-            idmap: None,
-            confinement: Confinement::default(),
-            staged: vec![],
-            root: Root::Empty,
             mounts: vec![Mount::Symlink {
                 points_to: "usr/bin".into(),
                 target: "/bin".into(),
             }],
-            user_mounts: vec![],
-            includes: vec![],
-            masked: vec![],
-            disks: vec![],
-            shell: None,
-            ways: 0,
-            devices: vec![],
-            files: vec![],
             static_units: Some(StaticUnits { keep: vec![] }),
             max_pids: Some(10),
             tmpfs_size: Some(1 << 20),
-            network: vec![],
-            payload: Payload::Init {
-                command: vec!["/usr/lib/systemd/systemd".into()],
-                environment: vec![],
-            },
+            ..GuestConfig::new("web1", "web1", Platform::Container, payload)
         }
     }
 

@@ -8,9 +8,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use guest_init::config::{
-    GuestConfig, IdMap, Payload, Platform, Root, Staged, StaticUnits, VERSION,
-};
+use guest_init::config::{GuestConfig, IdMap, Payload, Platform, Staged, StaticUnits};
 use guest_init::seccomp::usual::Confined;
 
 use crate::config::resources::DEFAULT_CONTAINER_MEMORY;
@@ -81,24 +79,21 @@ pub(super) fn build(
         Some(_) => BTreeSet::new(),
         None => confinement.capabilities.granted(),
     };
+    let payload = Payload::Init {
+        command: vec![SYSTEMD.to_owned(), format!("--unit={}", contents.target)],
+        environment: vec![
+            ("container".to_owned(), NAME.to_owned()),
+            ("container_uuid".to_owned(), config.uuid.to_string()),
+        ],
+    };
     let guest = GuestConfig {
-        version: VERSION,
-        name: config.name.to_string(),
-        hostname: config.hostname.clone(),
         debug: guest::is_debugged(),
-        platform: Platform::Container,
         idmap,
         confinement: confinement::given(&confinement, confined, &facts.arch)?,
         staged: image.then(staged).into_iter().collect(),
-        root: Root::Empty,
         mounts: assembly.mounts,
         user_mounts: assembly.user_mounts,
-        includes: vec![],
-        masked: vec![],
-        disks: vec![],
         devices: (config.devices.iter()).map(node).collect::<Result<_>>()?,
-        ways: 0,
-        shell: None,
         files: contents.files,
         static_units: Some(StaticUnits {
             keep: contents.keep_units,
@@ -106,13 +101,12 @@ pub(super) fn build(
         max_pids: Some(config.resources.pids()),
         tmpfs_size: Some(config.resources.tmpfs_size()),
         network: super::nics(config, hypervisor)?,
-        payload: Payload::Init {
-            command: vec![SYSTEMD.to_owned(), format!("--unit={}", contents.target)],
-            environment: vec![
-                ("container".to_owned(), NAME.to_owned()),
-                ("container_uuid".to_owned(), config.uuid.to_string()),
-            ],
-        },
+        ..GuestConfig::new(
+            config.name.as_str(),
+            &config.hostname,
+            Platform::Container,
+            payload,
+        )
     };
     guest::stage(site.stage, &guest::find_init()?, &guest)?;
     if let Some(files) = &label.files {

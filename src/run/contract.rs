@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use guest_init::config::{
     Command, Confinement, Directory, Disk, GuestConfig, IdMap, Mount, Payload, Platform, Staged,
-    Stdio, VERSION,
+    Stdio,
 };
 
 use crate::config::{Hostname, SandboxName};
@@ -51,15 +51,19 @@ pub fn config(
         Some(directory) => Directory::Must(directory.clone()),
         None => Directory::Try(std::env::current_dir().unwrap_or_else(|_| account.home.clone())),
     };
+    let hostname = match &request.hostname {
+        Some(hostname) => hostname.to_string(),
+        None => Hostname::of(name).to_string(),
+    };
+    let payload = Payload::Command(Command {
+        argv: request.command.clone(),
+        environment: account.environment(terminal, driver.container, &request.environment),
+        directory,
+        identity: account.identity.clone(),
+        stdio,
+    });
     GuestConfig {
-        version: VERSION,
-        name: name.to_string(),
-        hostname: request
-            .hostname
-            .as_ref()
-            .map_or_else(|| Hostname::of(name).to_string(), ToString::to_string),
         debug: request.debug,
-        platform: driver.platform,
         idmap: driver.idmap,
         confinement: driver.confinement,
         staged: driver.staged,
@@ -74,20 +78,10 @@ pub fn config(
         includes: layout.includes,
         masked: driver.masked,
         disks: driver.disks,
-        devices: vec![],
-        files: vec![],
-        static_units: None,
         max_pids: driver.max_pids,
         tmpfs_size: driver.tmpfs_size,
         network: guest::nics(&request.networks),
-        ways: 0,
         shell: driver.shell,
-        payload: Payload::Command(Command {
-            argv: request.command.clone(),
-            environment: account.environment(terminal, driver.container, &request.environment),
-            directory,
-            identity: account.identity.clone(),
-            stdio,
-        }),
+        ..GuestConfig::new(name.as_str(), &hostname, driver.platform, payload)
     }
 }

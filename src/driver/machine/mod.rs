@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use guest_init::config::{File, GuestConfig, Payload, Platform, Root, StaticUnits, VERSION};
+use guest_init::config::{File, GuestConfig, Payload, Platform, StaticUnits};
 
 use self::assembly::Assembly;
 pub(super) use self::inside::Machine;
@@ -76,36 +76,29 @@ pub(super) fn build(
     )?;
     let mut files = contents.files;
     files.extend((emulation == Emulation::Tcg).then(patient_systemd));
+    let payload = Payload::Init {
+        command: vec![SYSTEMD.to_owned(), format!("--unit={}", contents.target)],
+        environment: vec![],
+    };
+    // It is not confined: the kernel is its own.
     let guest = GuestConfig {
-        version: VERSION,
-        name: config.name.to_string(),
-        hostname: config.hostname.clone(),
         debug: guest::is_debugged(),
-        platform: Platform::Machine,
-        idmap: None,
-        // The kernel is its own.
-        confinement: guest_init::config::Confinement::default(),
         staged: assembly.staged,
-        root: Root::Empty,
         mounts: assembly.mounts,
         user_mounts: assembly.user_mounts,
-        includes: vec![],
-        masked: vec![],
-        disks: vec![],
         ways: WAYS,
-        shell: None,
-        devices: vec![],
         files,
         static_units: Some(StaticUnits {
             keep: contents.keep_units,
         }),
         max_pids: Some(config.resources.pids()),
-        tmpfs_size: None,
         network: super::nics(config, hypervisor)?,
-        payload: Payload::Init {
-            command: vec![SYSTEMD.to_owned(), format!("--unit={}", contents.target)],
-            environment: vec![],
-        },
+        ..GuestConfig::new(
+            config.name.as_str(),
+            &config.hostname,
+            Platform::Machine,
+            payload,
+        )
     };
     let initrd = stage(site.stage, &boot.initrd, &guest)?;
     if let Some(files) = &label.files {

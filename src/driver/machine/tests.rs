@@ -40,34 +40,11 @@ fn a_machine_boots_from_what_is_in_its_initramfs() {
 }
 
 fn example() -> GuestConfig {
-    GuestConfig {
-        version: VERSION,
-        name: "vm1".into(),
-        hostname: "vm1".into(),
-        debug: false,
-        platform: Platform::Machine,
-        staged: vec![],
-        root: Root::Empty,
-        mounts: vec![],
-        user_mounts: vec![],
-        includes: vec![],
-        masked: vec![],
-        disks: vec![],
-        ways: WAYS,
-        shell: None,
-        devices: vec![],
-        files: vec![],
-        static_units: None,
-        max_pids: None,
-        tmpfs_size: None,
-        idmap: None,
-        confinement: guest_init::config::Confinement::default(),
-        network: vec![],
-        payload: Payload::Init {
-            command: vec![SYSTEMD.to_owned()],
-            environment: vec![],
-        },
-    }
+    let payload = Payload::Init {
+        command: vec![SYSTEMD.to_owned()],
+        environment: vec![],
+    };
+    GuestConfig::new("vm1", "vm1", Platform::Machine, payload)
 }
 
 /// A guest at the other end of a way: it has the end of somebody else's words on its tongue.
