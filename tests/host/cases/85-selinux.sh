@@ -65,12 +65,27 @@ check "export" virt-sandbox-service export web1 -o /root/web1.tar
 check "import" virt-sandbox-service import /root/web1.tar web4
 check "what is imported has others" test "$(file_label $trees/web4/etc/passwd)" != "$(file_label $trees/web1/etc/passwd)"
 check "upgrade" virt-sandbox-service upgrade web4 web5
+check "start what was imported" systemctl start web4_sandbox
+check "it answers" answers web4
+check "stop" systemctl stop web4_sandbox
 is "restorecon has nothing to do at any" "" restorecon -RFnv $trees
 process=$(sed -n 's/^process *= *"\(.*\):s0".*/\1/p' /etc/selinux/default/contexts/lxc_contexts)
 check "create one with a label of its own" virt-sandbox-service create -u apache2.service -f virt_content_t \
     --security "static,label=$process:s0:c11,c22" web6
 is "its files have the type that was asked for" system_u:object_r:virt_content_t:s0:c11,c22 file_label $trees/web6/etc/passwd
-for name in web1 web2 web4 web5 web6; do
+check "create one in an image" virt-sandbox-service create -u apache2.service -i 400M web7
+for _ in 1 2; do
+    check "start it" systemctl start web7_sandbox
+    check "it answers" answers web7
+    is "its files are labelled in the image" "$type:$(level web7)" virt-sandbox-service execute web7 -- stat -c %C /etc/passwd
+    check "stop" systemctl stop web7_sandbox
+    check "upgrade" virt-sandbox-service upgrade web7
+done
+check "clone the image" virt-sandbox-service clone web7 web8
+check "start the clone" systemctl start web8_sandbox
+check "it answers" answers web8
+is "the clone's files have its categories" "$type:$(level web8)" virt-sandbox-service execute web8 -- stat -c %C /etc/passwd
+for name in web1 web2 web4 web5 web6 web7 web8; do
     check "delete $name" virt-sandbox-service delete --force $name
 done
 is "no rule is left" "" grep filesystems /etc/selinux/default/contexts/files/file_contexts.local
