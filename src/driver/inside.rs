@@ -84,6 +84,15 @@ pub trait Inside: Debug {
     /// Says why that cannot be.
     fn limit_processes(&self, most: u64) -> std::result::Result<(), String>;
 
+    /// Whether it can do with a limit that is about to be changed outside.
+    ///
+    /// # Errors
+    /// Says why it cannot.
+    fn bears(&self, limit: &Limit) -> std::result::Result<(), String> {
+        let _ = limit;
+        Ok(())
+    }
+
     /// Does its part of a limit that was changed outside, and says why where it has not.
     ///
     /// # Errors

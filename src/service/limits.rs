@@ -75,6 +75,7 @@ fn apply(
             _ => Err("it cannot be changed while the sandbox runs".to_owned()),
         };
     };
+    inside.bears(&limit)?;
     let limited = hypervisor.limit(config.name.as_str(), &limit);
     limited.map_err(|error| error.to_string())?;
     inside.adapt(&limit)

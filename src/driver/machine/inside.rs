@@ -226,6 +226,10 @@ impl Inside for Machine {
         }
     }
 
+    fn bears(&self, limit: &Limit) -> std::result::Result<(), String> {
+        super::limits::bears(self, limit)
+    }
+
     fn adapt(&self, limit: &Limit) -> std::result::Result<(), String> {
         super::limits::adapt(self, limit)
     }

@@ -45,6 +45,35 @@ done 2>/dev/null
 getconf _NPROCESSORS_ONLN
 "#;
 
+/// What a kernel of its own keeps for itself, and some to breathe, in KiB.
+const RESERVE: u64 = 128 << 10;
+
+/// A balloon takes what it is told to, and a kernel without free memory answers nobody and ends its services: it is asked before.
+pub(super) fn bears(machine: &Machine, limit: &Limit) -> Result<(), String> {
+    let Limit::Balloon(kib) = limit else {
+        return Ok(());
+    };
+    let said = machine.capture(&["cat", "/proc/meminfo"]);
+    let said = said.map_err(|error| error.to_string())?.stdout;
+    match least_memory(&said) {
+        Some(least) if least > *kib => Err(format!(
+            "its kernel does not do with less than {}M",
+            least >> 10
+        )),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// What cannot be taken away, in KiB, from what `/proc/meminfo` says (proc_meminfo(5)).
+fn least_memory(meminfo: &str) -> Option<u64> {
+    let value = |key: &str| {
+        let line = meminfo.lines().find_map(|line| line.strip_prefix(key))?;
+        line.trim().strip_suffix(" kB")?.parse::<u64>().ok()
+    };
+    let used = value("MemTotal:")?.saturating_sub(value("MemAvailable:")?);
+    Some(used + RESERVE)
+}
+
 /// Waits until the guest has what it was given, and takes it into use.
 pub(super) fn adapt(machine: &Machine, limit: &Limit) -> Result<(), String> {
     let wanted = match limit {
@@ -67,5 +96,18 @@ pub(super) fn adapt(machine: &Machine, limit: &Limit) -> Result<(), String> {
             return Err(format!("its kernel has {} CPUs", said.trim()));
         }
         thread::sleep(Duration::from_millis(200));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_kernel_uses_is_not_taken_away() {
+        let text = "MemTotal:         983496 kB\nMemFree:          300000 kB\nMemAvailable:     483496 kB\n";
+        assert_eq!(least_memory(text), Some(500_000 + RESERVE));
+        assert_eq!(least_memory("MemTotal:         983496 kB\n"), None);
+        assert_eq!(least_memory("MemTotal: much\nMemAvailable: 1 kB\n"), None);
     }
 }
