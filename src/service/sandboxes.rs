@@ -17,6 +17,7 @@ use crate::hypervisor::{DomainState, Hypervisor};
 use crate::label::{apparmor, selinux};
 use crate::service::image::Tree;
 use crate::service::store::{Removal, Store};
+use crate::service::unit::escape::escape_path;
 use crate::service::{command, package, place, services_d};
 
 /// The sandboxes of a host.
@@ -181,6 +182,7 @@ impl Sandboxes {
                 .into_iter()
                 .map(|unit| unit_file(&unit.name, unit.content)),
         );
+        files.extend(lasting(config).map(|(name, text)| unit_file(&name, text.to_owned())));
         let keep = KEPT_UNITS.iter().map(ToString::to_string);
         Ok(Contents {
             files,
@@ -301,3 +303,22 @@ pub(super) const KEPT_UNITS: [&str; 9] = [
 
 /// The boot target inside.
 const BOOT_TARGET: &str = "virt-sandbox.target";
+
+/// Of the mounts below a sandbox's root: systemd inside cannot unmount them, and says so of each when it stops.
+const LASTING: &str = "[Unit]\nDefaultDependencies=no\n";
+
+/// As [`LASTING`]; `basic.target` looks for this unit before there are mounts, and then no drop-in of it is read any more.
+const TMP: (&str, &str) = (
+    "tmp.mount",
+    "[Unit]\nDefaultDependencies=no\n[Mount]\nWhat=tmpfs\nWhere=/tmp\nType=tmpfs\n",
+);
+
+/// Units and drop-ins for the mounts that are there before systemd, and after it.
+fn lasting(config: &SandboxConfig) -> impl Iterator<Item = (String, &'static str)> {
+    let own = guest::PRIVATE_DIRS.map(Path::new).into_iter();
+    let mounts = config.mounts.iter().map(|mount| mount.target().as_path());
+    let drop_in = |target| format!("{}.mount.d/virt-sandbox.conf", escape_path(target));
+    own.chain(mounts)
+        .map(move |target| (drop_in(target), LASTING))
+        .chain([(TMP.0.to_owned(), TMP.1)])
+}

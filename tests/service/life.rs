@@ -63,6 +63,9 @@ fn a_sandbox_lives_from_create_to_delete() {
     );
 
     ok(&["stop", "t-web"]);
+    let said = ok(&["logs", "t-web"]);
+    assert!(said.contains("Stopped apache2.service"), "{said}");
+    assert!(!said.contains("Failed unmounting"), "{said}");
     ok(&["delete", "t-web"]);
     assert_eq!(listed("t-web"), None);
     test.end();

@@ -2,6 +2,9 @@
 //!
 //! Whether the result is a valid name is told by [`super::name`].
 
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
 /// A character that stands for itself in an escaped name.
 pub(super) fn is_plain(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, ':' | '_' | '.')
@@ -38,6 +41,25 @@ pub fn unescape_path(text: &str) -> Option<String> {
     normal.then(|| format!("/{path}"))
 }
 
+/// What `systemd-escape --path` makes of an absolute normal path: the name of its mount unit, but for the suffix.
+pub fn escape_path(path: &Path) -> String {
+    let bytes = path.as_os_str().as_bytes();
+    let parts: Vec<&[u8]> = bytes
+        .split(|byte| *byte == b'/')
+        .filter(|part| !part.is_empty())
+        .collect();
+    if parts.is_empty() {
+        return "-".to_owned();
+    }
+    let escaped = |(index, byte): (usize, &u8)| match char::from(*byte) {
+        '/' => "-".to_owned(),
+        '.' if index == 0 => r"\x2e".to_owned(),
+        plain if is_plain(plain) => plain.to_string(),
+        other => format!(r"\x{:02x}", u32::from(other)),
+    };
+    parts.join(&b'/').iter().enumerate().map(escaped).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -60,6 +82,10 @@ mod tests {
             ("/var/lib/x-y", r"var-lib-x\x2dy"),
         ] {
             assert_eq!(unescape_path(escaped).as_deref(), Some(path));
+            assert_eq!(escape_path(Path::new(path)), escaped);
+        }
+        for (path, escaped) in [("//a//b/", "a-b"), ("/.a/.b ä", r"\x2ea-.b\x20\xc3\xa4")] {
+            assert_eq!(escape_path(Path::new(path)), escaped);
         }
         for bad in [r"a\", r"a\y20", r"a\x2", r"\xff"] {
             assert_eq!(unescape(bad), None, "{bad}");

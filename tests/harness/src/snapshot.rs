@@ -246,7 +246,7 @@ fn files(path: &Path, seen: &mut BTreeSet<String>) {
     }
 }
 
-/// Below `machine` and our own slices; libvirt keeps `machine` itself, its default partition.
+/// Below `machine` and our own slices; libvirt keeps `machine` itself, its default partition. Not those of another test run.
 fn cgroups(path: &Path, inside: bool, seen: &mut BTreeSet<String>) {
     let Ok(entries) = fs::read_dir(path) else {
         return;
@@ -260,10 +260,25 @@ fn cgroups(path: &Path, inside: bool, seen: &mut BTreeSet<String>) {
         let partition = name == "machine" || name == "machine.slice";
         let inside = inside || name.starts_with("machine") || name.starts_with("virt-sandbox");
         if inside && !partition {
+            if members(&entry.path()).iter().any(|pid| of_other_run(pid)) {
+                continue;
+            }
             seen.insert(format!("cgroup {}", entry.path().display()));
         }
         cgroups(&entry.path(), inside, seen);
     }
+}
+
+/// The processes of a cgroup, and of those below it.
+fn members(path: &Path) -> Vec<String> {
+    let listed = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+    let mut members: Vec<String> = listed.lines().map(str::to_owned).collect();
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            members.extend(self::members(&entry.path()));
+        }
+    }
+    members
 }
 
 #[cfg(test)]
