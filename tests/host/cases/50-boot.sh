@@ -21,14 +21,18 @@ case $PHASE in
         says "the one that ran was stopped cleanly by the shutdown" "Stopped apache2.service" \
             virt-sandbox-service logs s1
         shown journalctl --no-pager -b -1 -u s1_sandbox
+        # Before that the host did other things.
         at() {
-            journalctl --no-pager -q -b -1 -o short-unix | grep -m 1 "$1" | cut -d' ' -f1 | tr -d .
+            journalctl --no-pager -q -b -1 -o short-unix | grep "$1" | tail -n 1 | cut -d' ' -f1 | tr -d .
+        }
+        first_after() {
+            journalctl --no-pager -q -b -1 -o short-unix | grep "$2" | cut -d' ' -f1 | tr -d . | awk -v "t=$1" '$1 >= t' | head -n 1
         }
         shown sh -c 'journalctl --no-pager -b -1 -o short-precise | grep -E "s1_sandbox|libvirt|virt-guest|network|dbus.service|machined|Shutting" | tail -n 60'
         asked=$(at "Stopping s1_sandbox.service") stopped=$(at "Stopped s1_sandbox.service")
         check "it was asked before libvirtd" test "$asked" -le "$(at 'Stopping libvirtd.service')"
         check "it was gone before libvirtd" test "$stopped" -le "$(at 'Stopped libvirtd.service')"
-        check "and before its scope was taken away" test "$stopped" -le "$(at 'Unmounting\|Reached target umount.target\|Unmounted')"
+        check "and before its scope was taken away" test "$stopped" -le "$(first_after "$asked" 'Unmounting\|Reached target umount.target\|Unmounted')"
         refuse "nobody was killed for taking too long" printed "State 'stop-.*' timed out\|did not stop within" \
             journalctl --no-pager -q -b -1 -u s1_sandbox -u libvirtd -u 'machine-*.scope' -u libvirt-guests
         check "libvirt-guests has done no harm" sh -c '! systemctl is-failed libvirt-guests.service'
