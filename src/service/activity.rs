@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::host;
 use crate::service::discover::Service;
+use crate::service::unit::name::UnitKind;
 use crate::sys::command;
 
 /// Refuses to copy `state` while a unit of the service is active on the host, or, also where no systemd can be asked, while
@@ -41,13 +42,14 @@ pub fn refuse_live_state(service: &Service, state: &[PathBuf]) -> Result<()> {
     )))
 }
 
-/// A unit of the service that systemd has up, or on its way there.
+/// A service of them that systemd has up, or on its way there. A socket that is only listened on has nobody behind it yet.
 fn active_unit(service: &Service) -> Option<String> {
     if !host::runs_systemd() {
         return None;
     }
     service
         .members()
+        .filter(|facts| facts.name.kind() == UnitKind::Service)
         .map(|facts| facts.name.to_string())
         .find(|unit| {
             let answer = command::capture(

@@ -22,7 +22,7 @@ packages=(
     # security modules
     apparmor apparmor-utils selinux-policy-default selinux-utils policycoreutils policycoreutils-python-utils auditd
     # services, and what the scripts look with
-    apache2 nginx-light redis-server postgresql mariadb-server unbound dnsmasq chrony curl ca-certificates less acl attr
+    apache2 nginx-light redis-server postgresql mariadb-server unbound dns-root-data dnsmasq chrony curl ca-certificates less acl attr
     # virtual machines in it
     qemu-system-x86 qemu-system-common seabios
 )
