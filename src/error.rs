@@ -95,6 +95,18 @@ impl Error {
         }
     }
 
+    /// All that it says, with what is inside of it.
+    #[must_use]
+    pub fn told(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(inner) = cause {
+            text = format!("{text}: {inner}");
+            cause = inner.source();
+        }
+        text
+    }
+
     /// Something the user has to change.
     pub fn refused(text: impl Into<String>) -> Self {
         Self::Refused(text.into())

@@ -315,6 +315,11 @@ pub enum Mount {
         /// Size in bytes; [`GuestConfig::tmpfs_size`] if absent.
         size: Option<u64>,
     },
+    /// An empty directory of the root's own; one that is there stays.
+    Directory {
+        /// Path in the sandbox.
+        target: PathBuf,
+    },
     /// A symbolic link.
     Symlink {
         /// What the link says.
@@ -331,6 +336,7 @@ impl Mount {
         match self {
             Self::Bind { target, .. }
             | Self::Tmpfs { target, .. }
+            | Self::Directory { target }
             | Self::Symlink { target, .. } => target,
         }
     }

@@ -37,9 +37,9 @@ pub struct Namespaces {
     others: Vec<(CloneFlags, File)>,
 }
 
-/// Those that are made at once with the user namespace.
-const MADE: [CloneFlags; 4] = [
-    CloneFlags::CLONE_NEWUSER,
+/// Those that are made in the user namespace, once it has its ids: what a new network shows in `/proc/net` is its root's, whoever
+/// that is at that moment.
+const MADE: [CloneFlags; 3] = [
     CloneFlags::CLONE_NEWNET,
     CloneFlags::CLONE_NEWIPC,
     CloneFlags::CLONE_NEWUTS,
@@ -52,36 +52,28 @@ impl Namespaces {
     /// Where the kernel refuses, as `user.max_user_namespaces` may have it.
     pub fn new(ids: IdMap) -> Result<Self> {
         let doing = "making a user namespace";
+        let (user_report, user_told) = pipe2(OFlag::O_CLOEXEC).context(doing)?;
         let (report, told) = pipe2(OFlag::O_CLOEXEC).context(doing)?;
         let (wait_for, go) = pipe2(OFlag::O_CLOEXEC).context(doing)?;
         // Namespaces live as long as a process or an open file has them.
         let Some(holder) = process::divide()? else {
-            drop((report, go));
-            hold(ids, told, wait_for);
+            drop((user_report, report, go));
+            hold(ids, [user_told, told], wait_for);
         };
-        drop((told, wait_for));
-        // It says why not, or closes the pipe when it has made them.
-        let mut said = String::new();
-        File::from(report)
-            .read_to_string(&mut said)
-            .context(doing)?;
-        if !said.is_empty() {
-            waitpid(holder, None).context(doing)?;
-            bail!("{doing}: {said}");
-        }
-        let taken = Self::of_process(holder, ids);
+        drop((user_told, told, wait_for));
+        let mut go = File::from(go);
+        let made = done(user_report)
+            .and_then(|()| map(holder, ids))
+            .and_then(|()| go.write_all(&[0]).context("going on"))
+            .and_then(|()| done(report))
+            .and_then(|()| Self::of_process(holder));
         // It ends when this is closed.
         drop(go);
         waitpid(holder, None).context(doing)?;
-        taken.context(doing)
+        made.context(doing)
     }
 
-    fn of_process(pid: Pid, ids: IdMap) -> Result<Self> {
-        let map = format!("0 {} {}\n", ids.first, ids.count);
-        for file in ["uid_map", "gid_map"] {
-            let path = format!("/proc/{pid}/{file}");
-            fs::write(&path, &map).with_context(|| format!("writing '{path}'"))?;
-        }
+    fn of_process(pid: Pid) -> Result<Self> {
         let open = |name: &str| {
             let path = format!("/proc/{pid}/ns/{name}");
             File::open(&path).with_context(|| format!("opening '{path}'"))
@@ -122,16 +114,43 @@ impl Namespaces {
     }
 }
 
-/// What the process does that makes the namespaces: it keeps them until they are open elsewhere.
-fn hold(ids: IdMap, told: OwnedFd, wait_for: OwnedFd) -> ! {
-    let made = own(ids.first)
-        .and_then(|()| unshare(MADE.into_iter().collect()).map_err(|error| error.desc().into()));
-    if let Err(error) = made {
-        let _ = File::from(told).write_all(error.as_bytes());
-        std::process::exit(1);
+fn map(process: Pid, ids: IdMap) -> Result<()> {
+    let map = format!("0 {} {}\n", ids.first, ids.count);
+    for file in ["uid_map", "gid_map"] {
+        let path = format!("/proc/{process}/{file}");
+        fs::write(&path, &map).with_context(|| format!("writing '{path}'"))?;
     }
-    drop(told);
-    let _ = File::from(wait_for).read(&mut [0]);
+    Ok(())
+}
+
+/// Waits until the other side has done its step: it says why not, or closes the pipe.
+fn done(report: OwnedFd) -> Result<()> {
+    let mut said = String::new();
+    File::from(report).read_to_string(&mut said)?;
+    if !said.is_empty() {
+        bail!("{said}");
+    }
+    Ok(())
+}
+
+/// What the process does that makes the namespaces: it keeps them until they are open elsewhere.
+fn hold(ids: IdMap, [user_told, told]: [OwnedFd; 2], wait_for: OwnedFd) -> ! {
+    let made = |flags| unshare(flags).map_err(|error| error.desc().to_owned());
+    let tell = |told: OwnedFd, outcome: Result<(), String>| {
+        if let Err(error) = outcome {
+            let _ = File::from(told).write_all(error.as_bytes());
+            std::process::exit(1);
+        }
+    };
+    let mut wait_for = File::from(wait_for);
+    tell(
+        user_told,
+        own(ids.first).and_then(|()| made(CloneFlags::CLONE_NEWUSER)),
+    );
+    if wait_for.read(&mut [0]).is_ok_and(|read| read == 1) {
+        tell(told, made(MADE.into_iter().collect()));
+        let _ = wait_for.read(&mut [0]);
+    }
     std::process::exit(0)
 }
 

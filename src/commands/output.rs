@@ -119,13 +119,7 @@ pub fn progress(text: &str) {
 /// come up, else 1.
 #[must_use]
 pub fn fail(program: &str, error: &Error) -> ExitCode {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    eprintln!("{program}: error: {}", printable(&text));
+    eprintln!("{program}: error: {}", printable(&error.told()));
     match error {
         Error::NotReady(_) => ExitCode::from(3),
         Error::Io { .. }

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
+use crate::config::size::ParseBytesError;
 use crate::config::{Bytes, as_text};
 
 /// What a sandbox may use of the host. What is absent is not limited, but for memory (2 GiB for a container, 1 GiB for a
@@ -17,8 +18,8 @@ use crate::config::{Bytes, as_text};
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 #[command(next_help_heading = "Limits")]
 pub struct Resources {
-    /// Memory it may use [default: 2G for a container, 1G for a virtual machine]
-    #[arg(long, value_name = "SIZE")]
+    /// Memory it may use, 16M or more [default: 2G for a container, 1G for a virtual machine]
+    #[arg(long, value_name = "SIZE", value_parser = memory)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Bytes>,
     /// CPUs it may use at a time
@@ -73,6 +74,19 @@ pub struct Resources {
     #[arg(long, value_name = "SIZE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub net_send: Option<Bytes>,
+}
+
+/// With less nothing starts, and nothing can say so.
+const LEAST_MEMORY: Bytes = Bytes::mebi(16);
+
+fn memory(text: &str) -> Result<Bytes, String> {
+    let memory: Bytes = text
+        .parse()
+        .map_err(|error: ParseBytesError| error.to_string())?;
+    match memory < LEAST_MEMORY {
+        true => Err(format!("'{text}' is too little: {LEAST_MEMORY} or more")),
+        false => Ok(memory),
+    }
 }
 
 /// Most memory of a container that says nothing of it.

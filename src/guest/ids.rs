@@ -187,6 +187,14 @@ pub fn decide(
         Idmap::Auto => None,
         Idmap::Range(range) => Some(range),
     };
+    // What is missing is not what ids cannot be mapped for. The staging root is made later.
+    let mut shared = (filesystems.iter()).filter(|shared| shared.target != Path::new("/"));
+    if let Some(missing) = shared.find(|shared| !shared.source.exists()) {
+        let path = missing.source.display();
+        return Err(Error::refused(format!(
+            "'{path}' is missing, which the sandbox has; put it back, or take it out of the sandbox's configuration"
+        )));
+    }
     let range = claim(wanted)?;
     match (try_out(init, range, filesystems), wanted) {
         (Ok(()), _) => Ok(Some(IdMap {

@@ -137,14 +137,18 @@ pub fn link(path: &Path, points_to: &Path) -> guest::Mount {
     }
 }
 
-/// What every service has in memory.
+/// What every service has in memory; and the empty places of a root that units expect to be there (hier(7)), to hide them.
 pub fn temporary() -> impl Iterator<Item = guest::Mount> {
     let dirs = [("/run", 0o755), ("/tmp", 0o1777)];
-    dirs.into_iter().map(|(target, mode)| guest::Mount::Tmpfs {
+    let tmpfs = dirs.into_iter().map(|(target, mode)| guest::Mount::Tmpfs {
         target: target.into(),
         mode,
         size: None,
-    })
+    });
+    let empty = ["/boot", "/media", "/mnt", "/opt"];
+    tmpfs.chain(empty.map(|target| guest::Mount::Directory {
+        target: target.into(),
+    }))
 }
 
 /// The user's mount as a guest makes it; `None` where it takes something of the host.

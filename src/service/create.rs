@@ -211,7 +211,7 @@ impl Sandboxes {
         if force {
             self.stop(name)?;
         }
-        let (lock, config) = self.store.lock(name)?;
+        let (lock, config) = self.store.lock_to_end(name)?;
         let hypervisor = self.hypervisor(&config)?;
         if hypervisor.state(name.as_str())?.is_active() {
             return Err(Error::refused(format!(

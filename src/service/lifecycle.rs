@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::os::fd::RawFd;
+use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::config::{SandboxConfig, SandboxName};
+use crate::config::{SandboxConfig, SandboxName, Workload};
 use crate::driver::Inside;
 use crate::error::{Error, Result};
 use crate::guest::cgroup;
@@ -17,7 +18,11 @@ use crate::service::image::Device;
 use crate::service::ports::Ports;
 use crate::service::ready::{self, Readiness, UnitState, judge};
 use crate::service::sandboxes::Sandboxes;
+use crate::service::unit::dirs::Located;
+use crate::service::unit::name::NameError;
+use crate::service::unit::{UnitDirs, UnitName};
 use crate::sys::forward::End;
+use crate::sys::root::Root;
 
 /// Seconds the units inside may take to stop before the sandbox is ended by force.
 pub const STOP_SECONDS: u64 = 90;
@@ -162,6 +167,7 @@ impl Sandboxes {
         hypervisor: &dyn Hypervisor,
     ) -> Result<Box<dyn Inside>> {
         let name = &config.name;
+        must_have_units(Path::new("/"), config)?;
         for network in &config.networks {
             if let Some(source) = network.container_network() {
                 hypervisor.ensure_network(source)?;
@@ -283,7 +289,7 @@ impl Sandboxes {
     /// # Errors
     /// Where there is no such sandbox or libvirt does not answer.
     pub fn stop(&self, name: &SandboxName) -> Result<()> {
-        self.store.load(name)?;
+        self.store.load_to_end(name)?;
         self.stop_unit(name);
         self.halt(name)
     }
@@ -293,7 +299,7 @@ impl Sandboxes {
     /// # Errors
     /// As [`stop`](Self::stop).
     pub fn halt(&self, name: &SandboxName) -> Result<()> {
-        let (_lock, config) = self.store.lock(name)?;
+        let (_lock, config) = self.store.lock_to_end(name)?;
         self.end(&config)
     }
 
@@ -361,6 +367,40 @@ impl Sandboxes {
         }
         Ok(End::Gone)
     }
+}
+
+/// Refuses to start a sandbox whose units have gone from the host, and are not of its own: systemd inside would make others of what it
+/// finds by their names.
+fn must_have_units(root: &Path, config: &SandboxConfig) -> Result<()> {
+    let Workload::Units(units) = &config.workload else {
+        return Ok(());
+    };
+    // An image is not looked into for this.
+    if config.image.is_some() {
+        return Ok(());
+    }
+    let dirs = UnitDirs::scan(root).map_err(Error::step("looking for units"))?;
+    let tree = Root::new(&config.path)?;
+    for unit in units {
+        let name: UnitName = unit
+            .parse()
+            .map_err(|error: NameError| Error::refused(error.to_string()))?;
+        let is_own = |name: &UnitName| {
+            let path = Path::new("/etc/systemd/system").join(name.to_string());
+            tree.metadata(&path).is_ok()
+        };
+        let is_there = !matches!(dirs.locate(&name), Located::Nowhere)
+            || is_own(&name)
+            || name.template().is_some_and(|template| is_own(&template));
+        if !is_there {
+            return Err(Error::refused(format!(
+                "this host has no unit '{unit}' any more, which the sandbox '{0}' runs; install its package again, or remove the sandbox \
+                 with 'virt-sandbox-service delete {0}'",
+                config.name
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// What systemd inside says of the units; `None` while it does not answer yet.

@@ -176,6 +176,12 @@ impl Store {
         if self.config(name).exists() {
             return Ok(());
         }
+        if self.started(name).exists() && !self.removal(name).exists() {
+            return Err(Error::refused(format!(
+                "the sandbox '{name}' has no '{}' any more: put it back, or remove the sandbox with 'virt-sandbox-service delete --force {name}'",
+                self.config(name).display()
+            )));
+        }
         let names = self.names()?;
         let known = match names.as_slice() {
             [] => "there is none yet; make one with 'virt-sandbox-service create -u UNIT NAME'"
@@ -196,7 +202,41 @@ impl Store {
     /// Where there is no such sandbox (the message names those there are), or its file is not right.
     pub fn load(&self, name: &SandboxName) -> Result<SandboxConfig> {
         self.must_exist(name)?;
-        SandboxConfig::load(&self.config(name))
+        SandboxConfig::load(&self.config(name)).map_err(|error| {
+            let Error::Config { path, reason } = error else {
+                return error;
+            };
+            Error::Config {
+                path,
+                reason: format!("{reason}\nmend it with 'virt-sandbox-service edit {name}'"),
+            }
+        })
+    }
+
+    /// The configuration of a sandbox that is to end: where its file is of no use any more, the one that it was started with.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), where there is no such configuration either.
+    pub fn load_to_end(&self, name: &SandboxName) -> Result<SandboxConfig> {
+        self.load(name)
+            .or_else(|error| SandboxConfig::load(&self.started(name)).map_err(|_| error))
+    }
+
+    /// As [`lock`](Self::lock), with [`load_to_end`](Self::load_to_end).
+    ///
+    /// # Errors
+    /// As [`load_to_end`](Self::load_to_end).
+    pub(super) fn lock_to_end(&self, name: &SandboxName) -> Result<(Lock, SandboxConfig)> {
+        self.load_to_end(name)?;
+        let path = self.dir(name).join(LOCK);
+        let lock = Lock::acquire(&path, Sharing::Exclusive, |held| {
+            log::warn!("waiting: {held}")
+        })?;
+        if !lock.is_at(&path) {
+            // Removed while we waited.
+            self.must_exist(name)?;
+        }
+        Ok((lock, self.load_to_end(name)?))
     }
 
     /// Checks that a name is free.

@@ -7,6 +7,7 @@
 //! | [`isolation`] | what a sandbox does not see of the host |
 //! | [`errors`] | one line for each mistake, and nothing left |
 //! | [`interruption`] | create cut short |
+//! | [`lost`] | what the host has lost since a sandbox was made of it |
 //! | [`units`] | units of an admin: those that work and those that fail |
 //! | [`kinds`] | every verb on units, commands and images |
 //! | [`commands`] | what a command runs as, and how it ends |
@@ -49,6 +50,7 @@ mod kinds;
 mod legacy;
 mod life;
 mod limits;
+mod lost;
 mod machines;
 mod operations;
 mod packages;

@@ -48,6 +48,9 @@ pub fn add(place: &Place, wanted: &Mount) -> Result<()> {
             let target = provide(place, target, Kind::Directory).with_context(doing)?;
             tmpfs(&target, *mode, *size)
         }
+        Mount::Directory { target } => provide(place, target, Kind::Directory)
+            .with_context(doing)
+            .map(drop),
         Mount::Symlink { points_to, target } => create(place, target, Last::Kept, |path| {
             make_parent(path)?;
             symlink(points_to, path)

@@ -130,7 +130,7 @@ pub fn each(
     act: impl Fn(&SandboxName) -> Result<()>,
 ) -> Result<ExitCode> {
     for name in names {
-        sandboxes.store.load(name)?;
+        sandboxes.store.load_to_end(name)?;
     }
     let mut done = BTreeSet::new();
     let mut status = None;

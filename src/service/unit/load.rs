@@ -146,7 +146,12 @@ impl UnitDirs {
             Located::Nowhere => {
                 return Err(LoadError::NotFound {
                     name: name.clone(),
-                    near: nearest(name, self.names()),
+                    // Our own units are not what is put into a sandbox.
+                    near: nearest(
+                        name,
+                        self.names()
+                            .filter(|name| !name.prefix().ends_with("_sandbox")),
+                    ),
                 });
             }
         };

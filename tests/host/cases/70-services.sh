@@ -76,6 +76,8 @@ says "more processes than it may" "fork\|Cannot\|temporarily" bounded -p TasksMa
 for unit in systemd-hostnamed systemd-timedated systemd-localed systemd-logind; do
     check "$unit" virt-sandbox-service execute dn -- systemctl start $unit
 done
+# Those failed that should.
+check "failures are forgotten" virt-sandbox-service execute dn -- systemctl reset-failed
 is "systemd inside is content with all that" running virt-sandbox-service execute dn -- systemctl is-system-running
 shown virt-sandbox-service execute dn -- systemctl --failed --no-pager --plain
 over dn

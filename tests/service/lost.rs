@@ -1,0 +1,62 @@
+//! What the host has lost since a sandbox was made of it, and what there never was.
+
+use std::fs;
+
+use crate::support::{HostFile, Test, in_tree, listed, ok, run, says};
+
+const CONFIG: &str = "/etc/libvirt-sandbox/services/t-lost/sandbox.toml";
+
+fn refused(arguments: &[&str], words: &[&str]) {
+    let done = run(arguments);
+    assert_eq!(done.code, 1, "{done:?}");
+    for word in words {
+        assert!(done.stderr.contains(word), "'{word}': {done:?}");
+    }
+}
+
+#[test]
+fn what_is_lost_is_named_and_what_is_left_can_be_removed() {
+    let Some(test) = Test::begin("what_is_lost_is_named_and_what_is_left_can_be_removed") else {
+        return;
+    };
+    let path = "/usr/lib/systemd/system/t-lost.service";
+    // Such directories are there to be hidden, also where the host's are not shared.
+    let text =
+        "[Service]\nExecStart=/bin/sleep infinity\nInaccessiblePaths=/boot /media /mnt /opt\n";
+    let unit = HostFile::new(path, text);
+    let create = ["create", "-N", "none", "-u", "t-lost.service"];
+    let done = run(&[&create[..], &["--memory", "4M", "t-lost"]].concat());
+    assert!(
+        done.code == 2 && done.stderr.contains("16M or more"),
+        "{done:?}"
+    );
+    ok(&[&create[..], &["--start", "t-lost"]].concat());
+    // The network is the sandbox's, and what tells of it is its root's.
+    assert_eq!(says("t-lost", "stat -Lc %u /proc/net/dev"), "0");
+
+    let config = fs::read_to_string(CONFIG).unwrap();
+    fs::write(CONFIG, format!("{config}\nx = [\n")).unwrap();
+    refused(&["status", "t-lost"], &[CONFIG, "edit t-lost"]);
+    ok(&["stop", "t-lost"]);
+    fs::remove_file(CONFIG).unwrap();
+    refused(&["start", "t-lost"], &[CONFIG, "delete --force t-lost"]);
+    fs::write(CONFIG, &config).unwrap();
+
+    let (tree, away) = (in_tree("t-lost", ""), in_tree("t-lost-away", ""));
+    fs::rename(&tree, &away).unwrap();
+    refused(
+        &["start", "t-lost"],
+        &["filesystems/t-lost", "No such file"],
+    );
+    assert_eq!(listed("t-lost").unwrap()["state"], "stopped");
+    fs::rename(&away, &tree).unwrap();
+
+    drop(unit);
+    refused(
+        &["start", "t-lost"],
+        &["'t-lost.service'", "package", "delete t-lost"],
+    );
+    fs::remove_file(CONFIG).unwrap();
+    ok(&["delete", "--force", "t-lost"]);
+    test.end();
+}
