@@ -5,12 +5,14 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::SystemTime;
+use std::thread;
+use std::time::{Instant, SystemTime};
 
 use test_harness::libvirtd;
-use test_harness::prey::{BESIDE, IN_USR, LEFT, SHARED};
+use test_harness::prey::{BESIDE, IN_USR, LEFT, LIAR, LIE, SHARED};
 
-use crate::support::{Done, HostFile, TREES, Test, finish, inside, ok, run};
+use crate::races::ends;
+use crate::support::{Done, HostFile, TREES, Test, eventually, finish, in_tree, inside, ok, run};
 use crate::{ALL, MARKER, Prey, Who, attack, host_state, judge, lines, place, unit};
 
 /// A directory of the host with one that a machine is shown.
@@ -187,5 +189,101 @@ fn nobody_gets_out_of_a_machine() {
         ok(&["delete", "--force", name]);
     }
     drop((unit, prey, shared));
+    test.end();
+}
+
+/// What is said to the host by a machine that means harm.
+const LIES: [&str; 13] = [
+    "nothing",
+    "another version",
+    "noise",
+    "noise for an answer",
+    "a frame longer than any",
+    "the longest frame",
+    "what nobody has asked for",
+    "an end without an answer",
+    "orders to a terminal",
+    "orders in an answer",
+    "absurd numbers",
+    "brackets",
+    "many ends",
+];
+
+/// Lies after which a host that asks waits for as long as an answer may take. It is asked what ends soonest.
+const SILENT: [&str; 2] = ["no answer", "an answer without an end"];
+
+/// The first of these are asked for.
+const SOONEST: usize = 4;
+
+/// What asks a machine.
+const ASKING: [&[&str]; 9] = [
+    &["list"],
+    &["list", "--format", "json"],
+    &["stats", "t-esc"],
+    &["execute", "t-esc", "--", "true"],
+    &["status", "t-esc"],
+    &["logs", "t-esc"],
+    &["rotate", "t-esc"],
+    &["reload", "t-esc"],
+    &["set", "t-esc", "pids=300"],
+];
+
+#[test]
+#[ignore = "slow: make test-slow"]
+fn the_hosts_commands_end_whatever_a_machine_says() {
+    let Some(test) = Test::begin("the_hosts_commands_end_whatever_a_machine_says") else {
+        return;
+    };
+    let unit = unit();
+    let uri = libvirtd::qemu_uri().unwrap();
+    ok(&[
+        "-c",
+        &uri,
+        "create",
+        "-N",
+        "none",
+        "-u",
+        "t-esc.service",
+        "t-esc",
+    ]);
+    place("t-esc");
+    ok(&["start", "t-esc"]);
+    let [lie, liar] = [LIE, LIAR].map(|path| in_tree("t-esc", path.trim_start_matches('/')));
+    ok(&[
+        "execute",
+        "t-esc",
+        "--",
+        "systemd-run",
+        "--quiet",
+        "/srv/attacker",
+        "liar",
+    ]);
+    eventually("it answers in the place of ours", || liar.exists());
+    println!("it has {} ways", fs::read_to_string(liar).unwrap());
+    let all = LIES.map(|name| (name, &ASKING[..]));
+    let silent = SILENT.map(|name| (name, &ASKING[..SOONEST]));
+    for (name, asking) in all.into_iter().chain(silent) {
+        fs::write(&lie, name).unwrap();
+        thread::scope(|scope| {
+            let asked = |words: &'static &[&str]| {
+                scope.spawn(move || (words, Instant::now(), ends(words), Instant::now()))
+            };
+            for running in asking.iter().map(asked).collect::<Vec<_>>() {
+                let (words, began, done, ended) = running.join().unwrap();
+                println!(
+                    "{name}: {words:?}: {} after {:.1} s {:.120}",
+                    done.code,
+                    (ended - began).as_secs_f32(),
+                    done.stderr.lines().last().unwrap_or("")
+                );
+            }
+        });
+    }
+    // What it is asked last of all.
+    ok(&["stop", "t-esc"]);
+    ok(&["start", "t-esc"]);
+    ok(&["execute", "t-esc", "--", "true"]);
+    ok(&["delete", "--force", "t-esc"]);
+    drop(unit);
     test.end();
 }

@@ -11,3 +11,9 @@ pub const BESIDE: &str = "t-escape-beside";
 
 /// What the names begin with of what is left in a tree.
 pub const LEFT: &str = "t-left-";
+
+/// Where the attacker that answers the host in a machine's place reads what it is to say.
+pub const LIE: &str = "/srv/t-lie";
+
+/// What it makes when it has taken that place.
+pub const LIAR: &str = "/srv/t-liar";

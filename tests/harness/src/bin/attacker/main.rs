@@ -2,8 +2,8 @@
 //! the kernel said.
 //!
 //! `attacker MARKER SECRET PID PORT ABSTRACT`: a secret of the host's and the text in it, a process of the host, a port on
-//! its loopback and the name of an abstract socket of its. With `shares` before them: what only a machine has to try. `greedy`, `modest`, `hungry [FILE]` and `restless A B…` do what their
-//! functions say.
+//! its loopback and the name of an abstract socket of its. With `shares` before them: what only a machine has to try.
+//! `liar`, `greedy`, `modest`, `hungry [FILE]` and `restless A B…` do what their functions say.
 //!
 //! `unsafe` for system calls that have no safe function, which is what is tried here.
 #![allow(unsafe_code)]
@@ -12,6 +12,7 @@ mod around;
 mod files;
 mod greedy;
 mod kernel;
+mod liar;
 mod netlink;
 mod shares;
 mod usr;
@@ -260,6 +261,7 @@ fn attempt(way: Way, host: &Host) -> (bool, String) {
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["liar"] => return liar::liar(),
         ["greedy"] => return greedy::greedy(),
         ["modest"] => return greedy::modest(),
         ["hungry"] => return greedy::hungry(None),
