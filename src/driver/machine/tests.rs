@@ -12,6 +12,7 @@ use crate::config::Resources;
 use crate::driver::inside::ANSWER;
 use crate::driver::{DEFAULT_SHARES, Inside, Keeper};
 use crate::hypervisor::Limit;
+use crate::sys::deadline::{LONGEST, MOST};
 
 #[test]
 fn what_can_change_while_a_machine_runs_is_what_was_asked_for_or_what_is_usual() {
@@ -196,6 +197,34 @@ fn a_guest_that_never_comes_to_an_end_is_given_up() {
     let ask = Ask::Read { paths: vec![] };
     let limit = Instant::now() + Duration::from_millis(500);
     assert!(way.capture(&ask, limit).unwrap().is_none());
+    drop(way);
+    guest.join().unwrap();
+}
+
+#[test]
+fn no_more_is_kept_of_what_a_guest_says_than_of_a_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(dir.path().join("0")).unwrap();
+    let guest = std::thread::spawn(move || {
+        let mut stream = attached(&listener);
+        let mut bytes = Vec::new();
+        for (channel, most) in [(Channel::Stdout, MOST), (Channel::Stderr, LONGEST)] {
+            for _ in 0..=most / 30_000 {
+                Frame::Data(channel, vec![b'x'; 30_000]).write(&mut bytes);
+            }
+        }
+        Frame::Exit(Exit::Status { code: 0 }).write(&mut bytes);
+        let mut heard = stream.try_clone().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(move || while heard.read(&mut [0; 4096]).is_ok_and(|count| count > 0) {});
+            stream.write_all(&bytes).unwrap();
+        });
+    });
+    let mut way = Way::take(dir.path()).unwrap().unwrap();
+    assert!(way.attach(Duration::from_secs(30)).unwrap());
+    let ask = Ask::Read { paths: vec![] };
+    let done = way.capture(&ask, Instant::now() + ANSWER).unwrap().unwrap();
+    assert_eq!((done.stdout.len(), done.stderr.len()), (MOST, LONGEST));
     drop(way);
     guest.join().unwrap();
 }
