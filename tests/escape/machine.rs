@@ -13,7 +13,9 @@ use test_harness::prey::{BESIDE, IN_USR, LEFT, LIAR, LIE, SHARED};
 
 use crate::races::ends;
 use crate::support::{Done, HostFile, TREES, Test, eventually, finish, in_tree, inside, ok, run};
-use crate::{ALL, MARKER, Prey, Who, attack, host_state, judge, lines, place, unit};
+use crate::{
+    ALL, MARKER, Prey, Who, attack, follow_links_out, host_state, judge, lines, place, unit,
+};
 
 /// A directory of the host with one that a machine is shown.
 const OUTER: &str = "/var/lib/t-escape-share";
@@ -189,6 +191,17 @@ fn nobody_gets_out_of_a_machine() {
         ok(&["delete", "--force", name]);
     }
     drop((unit, prey, shared));
+    test.end();
+}
+
+#[test]
+#[ignore = "slow: make test-slow"]
+fn the_hosts_commands_follow_nothing_out_of_the_tree_of_a_machine() {
+    let Some(test) = Test::begin("the_hosts_commands_follow_nothing_out_of_the_tree_of_a_machine")
+    else {
+        return;
+    };
+    follow_links_out(&["-c", &libvirtd::qemu_uri().unwrap()]);
     test.end();
 }
 
