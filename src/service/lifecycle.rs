@@ -1,6 +1,5 @@
 //! Starting a sandbox and waiting until its units are up; stopping it.
 
-use std::fs;
 use std::os::fd::RawFd;
 use std::path::Path;
 use std::thread::sleep;
@@ -23,9 +22,13 @@ use crate::service::unit::name::NameError;
 use crate::service::unit::{UnitDirs, UnitName};
 use crate::sys::forward::End;
 use crate::sys::root::Root;
+use crate::sys::tail;
 
 /// Seconds the units inside may take to stop before the sandbox is ended by force.
 pub const STOP_SECONDS: u64 = 90;
+
+/// Bytes that are shown of what the init of a sandbox has said: root in a virtual machine writes there what it likes.
+const SAID: u64 = 64 << 10;
 
 /// Asks systemd itself, as `poweroff` does where there is no logind. That one asks logind first, which D-Bus would have to start
 /// for it: some seconds, and a minute where it cannot run.
@@ -185,9 +188,9 @@ impl Sandboxes {
         inside.ok_or_else(|| self.ended_early(name))
     }
 
-    /// What the init of a sandbox has said at its last start.
+    /// What the init of a sandbox has said last since its start.
     fn init_log(&self, name: &SandboxName) -> String {
-        fs::read_to_string(self.store.init_log(name)).unwrap_or_default()
+        tail::last(&self.store.init_log(name), SAID).unwrap_or_default()
     }
 
     fn ended_early(&self, name: &SandboxName) -> Error {

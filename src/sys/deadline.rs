@@ -13,11 +13,11 @@ use nix::unistd::Pid;
 use super::command::Captured;
 use super::pidfd::Process;
 
-/// Most bytes of its standard output that are kept.
-const MOST: u64 = 16 << 20;
+/// Most bytes of a command's standard output that are kept.
+pub const MOST: usize = 16 << 20;
 
 /// Most bytes of its standard error that are kept.
-const LONGEST: u64 = 1 << 18;
+pub const LONGEST: usize = 1 << 18;
 
 /// Between two looks whether it has ended.
 const LOOK: Duration = Duration::from_millis(20);
@@ -61,11 +61,11 @@ pub fn run(mut command: Command, limit: Duration) -> io::Result<Option<Captured>
 /// The first `most` bytes of a stream, as soon as they are there or it has ended. The rest is read and forgotten.
 ///
 /// Not waited for: what is left behind by a command may keep the stream open for ever.
-fn beginning(mut stream: impl Read + Send + 'static, most: u64) -> Receiver<Vec<u8>> {
+fn beginning(mut stream: impl Read + Send + 'static, most: usize) -> Receiver<Vec<u8>> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         let mut kept = Vec::new();
-        let read = (&mut stream).take(most).read_to_end(&mut kept);
+        let read = (&mut stream).take(most as u64).read_to_end(&mut kept);
         let _ = sender.send(kept);
         if read.is_ok() {
             let _ = io::copy(&mut stream, &mut io::sink());

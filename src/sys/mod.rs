@@ -27,6 +27,7 @@ pub mod pidfd;
 pub mod rename;
 pub mod root;
 pub mod siblings;
+pub mod tail;
 pub mod view;
 
 crate::error::from_leaf!(

@@ -139,8 +139,8 @@ impl Stream {
     }
 
     pub(super) fn accept(&mut self, bytes: Vec<u8>) -> Done {
-        // The other side was not given that much room.
-        if self.pending.len() + bytes.len() > WINDOW as usize {
+        // The other side was not given that much room, or has said that no more comes.
+        if self.ends || self.pending.len() + bytes.len() > WINDOW as usize {
             return RESET;
         }
         self.pending.extend(bytes);

@@ -8,7 +8,9 @@ use std::thread;
 
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 
+use super::stream::Stream;
 use super::*;
+use crate::wire::WINDOW;
 
 /// Two sides that are connected; gives what has the host open connections.
 fn sides() -> (Sender<Carried>, UnixStream) {
@@ -161,6 +163,18 @@ fn a_host_opens_nothing_for_a_guest() {
         listener.accept().unwrap_err().kind(),
         io::ErrorKind::WouldBlock
     );
+}
+
+#[test]
+fn nothing_comes_after_the_end() {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let (ours, socket) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags).unwrap();
+    let mut stream = Stream::new(socket, None, Arc::default());
+    // More than the kernel keeps for who does not read.
+    assert_eq!(stream.accept(vec![0; WINDOW as usize]).1, Step::On);
+    assert_eq!(stream.finish(), end::ON);
+    assert_eq!(stream.accept(vec![1]), end::RESET);
+    drop(ours);
 }
 
 #[test]

@@ -21,8 +21,11 @@ use crate::sys::pidfd::Process;
 /// How long an answer may take from a machine that is up: an emulated one on a busy host is slow.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long an answer may take that many machines are asked for, of which one may hang.
+/// How long it may take until one answers of the many that are asked, some of which may hang.
 const GLANCE: Duration = Duration::from_secs(2);
+
+/// How long the answer itself may take then: files of the kernel's.
+pub(super) const FILES: Duration = Duration::from_secs(5);
 
 /// How long it may take until a command runs.
 const START: Duration = Duration::from_secs(60);
@@ -53,8 +56,8 @@ impl Machine {
     }
 
     /// Asks on a way that is attached; one that fails is not used again.
-    fn ask(&self, ask: &Ask, patience: Duration) -> Result<Captured> {
-        let captured = self.ask_within(ask, patience, ANSWER)?;
+    fn ask(&self, ask: &Ask, patience: Duration, limit: Duration) -> Result<Captured> {
+        let captured = self.ask_within(ask, patience, limit)?;
         captured.ok_or_else(|| Error::refused("the virtual machine does not answer"))
     }
 
@@ -111,7 +114,7 @@ impl Machine {
 
     fn read(&self, paths: &[&str]) -> Result<Vec<String>> {
         let paths = paths.iter().map(PathBuf::from).collect();
-        let read = self.ask(&Ask::Read { paths }, GLANCE)?;
+        let read = self.ask(&Ask::Read { paths }, GLANCE, FILES)?;
         serde_json::from_str(&read.stdout).map_err(Error::step("reading what the sandbox says"))
     }
 }
@@ -243,7 +246,8 @@ impl Inside for Machine {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let nanoseconds = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-        self.ask(&Ask::Clock { nanoseconds }, PATIENCE).map(drop)
+        self.ask(&Ask::Clock { nanoseconds }, PATIENCE, ANSWER)
+            .map(drop)
     }
 }
 

@@ -5,12 +5,14 @@ use std::time::Instant;
 use guest_init::ask::Ask;
 use guest_init::wire::{Channel, Exit, Frame, Hello};
 
+use super::inside::FILES;
 use super::way::Way;
 use super::*;
 use crate::config::Resources;
 use crate::driver::inside::ANSWER;
-use crate::driver::{DEFAULT_SHARES, Keeper};
+use crate::driver::{DEFAULT_SHARES, Inside, Keeper};
 use crate::hypervisor::Limit;
+use crate::sys::deadline::{LONGEST, MOST};
 
 #[test]
 fn what_can_change_while_a_machine_runs_is_what_was_asked_for_or_what_is_usual() {
@@ -122,30 +124,84 @@ fn a_guest_that_never_says_hello_holds_nobody_up() {
     guest.join().unwrap();
 }
 
+/// The guest's side of a way that somebody has attached to.
+fn attached(listener: &UnixListener) -> UnixStream {
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut said = [0; guest_init::wire::HEADER + 8];
+    stream.read_exact(&mut said).unwrap();
+    let number = u64::from_le_bytes(*said.last_chunk().unwrap());
+    let version = guest_init::ask::VERSION;
+    let mut bytes = Vec::new();
+    Frame::Hello(Hello { version, number }).write(&mut bytes);
+    stream.write_all(&bytes).unwrap();
+    stream
+}
+
+#[test]
+fn a_guest_that_says_hello_alone_holds_up_nobody_who_glances_at_many() {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(dir.path().join("0")).unwrap();
+    let guest = std::thread::spawn(move || {
+        let mut stream = attached(&listener);
+        stream.set_read_timeout(Some(3 * FILES)).unwrap();
+        // Until the host is gone.
+        loop {
+            match stream.read(&mut [0; 4096]) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(_) => return false,
+            }
+        }
+    });
+    let machine = Machine::at(dir.path().to_owned());
+    assert_eq!(machine.addresses(), Vec::<String>::new());
+    drop(machine);
+    assert!(guest.join().unwrap(), "it was waited for");
+}
+
 #[test]
 fn a_guest_that_never_comes_to_an_end_is_given_up() {
     let dir = tempfile::tempdir().unwrap();
     let listener = UnixListener::bind(dir.path().join("0")).unwrap();
     let guest = std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        let mut said = [0; 64];
-        stream
-            .read_exact(&mut said[..guest_init::wire::HEADER + 8])
-            .unwrap();
-        let number = u64::from_le_bytes(said[guest_init::wire::HEADER..][..8].try_into().unwrap());
+        let mut stream = attached(&listener);
         let mut bytes = Vec::new();
-        let version = guest_init::ask::VERSION;
-        Frame::Hello(Hello { version, number }).write(&mut bytes);
-        while stream.write_all(&bytes).is_ok() {
-            bytes.clear();
-            Frame::Data(Channel::Stdout, vec![b'x'; 30000]).write(&mut bytes);
-        }
+        Frame::Data(Channel::Stdout, vec![b'x'; 30000]).write(&mut bytes);
+        while stream.write_all(&bytes).is_ok() {}
     });
     let mut way = Way::take(dir.path()).unwrap().unwrap();
     assert!(way.attach(Duration::from_secs(30)).unwrap());
     let ask = Ask::Read { paths: vec![] };
     let limit = Instant::now() + Duration::from_millis(500);
     assert!(way.capture(&ask, limit).unwrap().is_none());
+    drop(way);
+    guest.join().unwrap();
+}
+
+#[test]
+fn no_more_is_kept_of_what_a_guest_says_than_of_a_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(dir.path().join("0")).unwrap();
+    let guest = std::thread::spawn(move || {
+        let mut stream = attached(&listener);
+        let mut bytes = Vec::new();
+        for (channel, most) in [(Channel::Stdout, MOST), (Channel::Stderr, LONGEST)] {
+            for _ in 0..=most / 30_000 {
+                Frame::Data(channel, vec![b'x'; 30_000]).write(&mut bytes);
+            }
+        }
+        Frame::Exit(Exit::Status { code: 0 }).write(&mut bytes);
+        let mut heard = stream.try_clone().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(move || while heard.read(&mut [0; 4096]).is_ok_and(|count| count > 0) {});
+            stream.write_all(&bytes).unwrap();
+        });
+    });
+    let mut way = Way::take(dir.path()).unwrap().unwrap();
+    assert!(way.attach(Duration::from_secs(30)).unwrap());
+    let ask = Ask::Read { paths: vec![] };
+    let done = way.capture(&ask, Instant::now() + ANSWER).unwrap().unwrap();
+    assert_eq!((done.stdout.len(), done.stderr.len()), (MOST, LONGEST));
     drop(way);
     guest.join().unwrap();
 }

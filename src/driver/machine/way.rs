@@ -19,14 +19,12 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use crate::domain::qemu;
 use crate::error::{Error, Result};
 use crate::sys::command::Captured;
+use crate::sys::deadline::{LONGEST, MOST};
 use crate::sys::lock::{Lock, Sharing};
 use crate::sys::pidfd::Process;
 
 /// How many programs of the host can be in one machine at a time.
 pub const WAYS: u32 = 16;
-
-/// Most bytes that are kept of what a command says.
-const MOST: usize = 64 << 20;
 
 /// How long an answer to attaching may take until it is tried again: a guest may miss that somebody has gone if the next one comes at
 /// once, in the middle of what it was told.
@@ -163,14 +161,13 @@ impl Way {
             let frame = self.link.next_frame();
             match frame.map_err(Error::step("reading what the sandbox says"))? {
                 Some(Frame::Data(channel, bytes)) => {
-                    let (said, taken) = match channel {
-                        Channel::Stderr => (&mut stderr, &mut taken[1]),
-                        Channel::Stdin | Channel::Stdout => (&mut stdout, &mut taken[0]),
+                    let (said, most, taken) = match channel {
+                        Channel::Stderr => (&mut stderr, LONGEST, &mut taken[1]),
+                        Channel::Stdin | Channel::Stdout => (&mut stdout, MOST, &mut taken[0]),
                     };
                     *taken += u32::try_from(bytes.len()).unwrap_or(0);
-                    if said.len() < MOST {
-                        said.extend(bytes);
-                    }
+                    let left = most - said.len();
+                    said.extend(bytes.into_iter().take(left));
                     // Not for every byte: a guest that does not listen would have the answers pile up here.
                     if *taken >= WINDOW / 4 {
                         self.link.send(&Frame::Room(channel, *taken));

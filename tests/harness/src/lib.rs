@@ -8,6 +8,7 @@
 //! | [`host`] | running programs, waiting, what of a snapshot is a test's |
 //! | [`guest`] | the smallest guest there can be, to compare with |
 //! | [`network`] | the libvirt network `default` of the private daemon |
+//! | [`prey`] | what the escape suite has on the host to be reached |
 //! | [`snapshot`] | what must be as before once a sandbox is gone |
 //! | [`whole`] | a whole host in a virtual machine |
 //! | [`zoo`] | real services, created with nothing but their unit |
@@ -20,6 +21,7 @@ pub mod host;
 pub mod libvirtd;
 mod namespace;
 pub mod network;
+pub mod prey;
 mod process;
 pub mod serve;
 pub mod snapshot;

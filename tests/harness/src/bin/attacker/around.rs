@@ -45,26 +45,30 @@ pub fn attempts() -> Vec<Attempt> {
             joins(&format!("/proc/{}/ns/mnt", host.pid))
                 .and_then(|_| reads_secret(&host.secret, host))
         }),
-        ("enter the parent of its user namespace", All, |_| {
+        ("enter the parent of its user namespace", Kernel, |_| {
             let own = File::open("/proc/self/ns/user").map_err(io)?;
             // NS_GET_PARENT
             let parent = call(libc::SYS_ioctl, [own.as_raw_fd() as usize, 0xb702, 0, 0, 0])?;
             joins(&format!("/proc/self/fd/{parent}"))
         }),
-        ("enter the parent of its processes", All, |_| {
+        ("enter the parent of its processes", Kernel, |_| {
             let own = File::open("/proc/self/ns/pid").map_err(io)?;
             let parent = call(libc::SYS_ioctl, [own.as_raw_fd() as usize, 0xb702, 0, 0, 0])?;
             joins(&format!("/proc/self/fd/{parent}"))
         }),
-        ("be the host's root in a user namespace below", All, |_| {
-            let real = fs::read_to_string("/proc/self/uid_map").map_err(io)?;
-            // The id of the host's root, where it is not that of the sandbox.
-            match real.split_whitespace().nth(1) {
-                Some("0") => Err("it is that already".to_owned()),
-                _ => nested("0 4294901760 1"),
-            }
-        }),
-        ("have more ids than it was given", All, |_| {
+        (
+            "be the host's root in a user namespace below",
+            Kernel,
+            |_| {
+                let real = fs::read_to_string("/proc/self/uid_map").map_err(io)?;
+                // The id of the host's root, where it is not that of the sandbox.
+                match real.split_whitespace().nth(1) {
+                    Some("0") => Err("it is that already".to_owned()),
+                    _ => nested("0 4294901760 1"),
+                }
+            },
+        ),
+        ("have more ids than it was given", Kernel, |_| {
             nested("0 0 4294967295").and_then(|_| {
                 let map = fs::read_to_string("/proc/self/uid_map").map_err(io)?;
                 match map.trim_end().ends_with("4294967295") && is_mapped(70_000) {
@@ -118,7 +122,7 @@ pub fn attempts() -> Vec<Attempt> {
             let at = mounts("cgroup", Some("pids"))?;
             enters_foreign(&at)
         }),
-        ("leave its group", All, |_| {
+        ("leave its group", Kernel, |_| {
             let groups = fs::read_to_string("/proc/self/cgroup").map_err(io)?;
             match groups.lines().any(|line| line.contains("..")) {
                 true => Ok(groups),
@@ -150,7 +154,7 @@ pub fn attempts() -> Vec<Attempt> {
             open.map(ToString::to_string)
                 .ok_or_else(|| "no socket answers".to_owned())
         }),
-        ("see NICs of the host", All, |_| {
+        ("see NICs of the host", Kernel, |_| {
             let names = fs::read_to_string("/proc/net/dev").map_err(io)?;
             let names = names
                 .lines()
@@ -163,18 +167,18 @@ pub fn attempts() -> Vec<Attempt> {
                 .map(ToOwned::to_owned)
                 .ok_or_else(|| "only its own".to_owned())
         }),
-        ("talk to virtual machines by vsock", All, |_| {
+        ("talk to virtual machines by vsock", Kernel, |_| {
             call(libc::SYS_socket, [40, 1, 0, 0, 0]).map(|_| "has a socket".to_owned())
         }),
-        ("speak to the host's audit", All, |_| {
+        ("speak to the host's audit", Kernel, |_| {
             call(libc::SYS_socket, [16, 3, 9, 0, 0]).map(|_| "has a socket".to_owned())
         }),
-        ("type into its terminal", All, |_| {
+        ("type into its terminal", Kernel, |_| {
             let mut byte = b'x';
             let at = std::ptr::from_mut(&mut byte) as usize;
             call(libc::SYS_ioctl, [0, 0x5412, at, 0, 0]).map(|_| "typed".to_owned())
         }),
-        ("paste into the host's console", All, |_| {
+        ("paste into the host's console", Kernel, |_| {
             let places = ["/dev/tty0", "/dev/tty1", "/dev/console", "/dev/tty"];
             let paste = [3_u8; 16];
             first(places, |number| {
@@ -182,7 +186,7 @@ pub fn attempts() -> Vec<Attempt> {
                 call(libc::SYS_ioctl, [number, 0x541c, address(&paste), 0, 0])
             })
         }),
-        ("be given what the host's console says", All, |_| {
+        ("be given what the host's console says", Kernel, |_| {
             // TIOCCONS
             first(["/dev/ptmx", "/dev/tty"], |number| {
                 call(libc::SYS_ioctl, [number, 0x541d, 0, 0, 0])

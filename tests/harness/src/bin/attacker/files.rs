@@ -28,7 +28,7 @@ pub fn attempts() -> Vec<Attempt> {
             chroot(".").map_err(io)?;
             reads_secret(&host.secret, host)
         }),
-        ("find an open directory outside", All, |_| {
+        ("find an open directory outside", Kernel, |_| {
             for entry in fs::read_dir("/proc/self/fd").map_err(io)?.flatten() {
                 let number: i32 = entry.file_name().to_string_lossy().parse().unwrap_or(-1);
                 let path = fs::read_link(entry.path()).unwrap_or_default();
@@ -38,7 +38,7 @@ pub fn attempts() -> Vec<Attempt> {
             }
             Err("none is open".to_owned())
         }),
-        ("open the root's parent by handle", All, |_| {
+        ("open the root's parent by handle", Kernel, |_| {
             let handle: [u32; 4] = [8, 1, 2, 0];
             let root = File::open("/").map_err(io)?;
             let root = root.as_raw_fd() as usize;
@@ -134,32 +134,32 @@ pub fn attempts() -> Vec<Attempt> {
             Ok(format!("opened {file:?}"))
         }),
         // Devices.
-        ("make a disk's node in /tmp", All, |_| {
+        ("make a disk's node in /tmp", Kernel, |_| {
             node(
                 nix::sys::stat::SFlag::S_IFBLK,
                 disk()?,
                 &std::env::temp_dir(),
             )
         }),
-        ("make one in its tree", All, |_| {
+        ("make one in its tree", Kernel, |_| {
             node(
                 nix::sys::stat::SFlag::S_IFBLK,
                 disk()?,
                 Path::new("/var/tmp"),
             )
         }),
-        ("make one in a filesystem of its own", All, |_| {
+        ("make one in a filesystem of its own", Kernel, |_| {
             let at = mounts("tmpfs", None)?;
             node(nix::sys::stat::SFlag::S_IFBLK, disk()?, &at)
         }),
-        ("make the node of the memory", All, |_| {
+        ("make the node of the memory", Kernel, |_| {
             node(
                 nix::sys::stat::SFlag::S_IFCHR,
                 (1, 1),
                 &std::env::temp_dir(),
             )
         }),
-        ("open memory, ports, the log", All, |_| {
+        ("open memory, ports, the log", Kernel, |_| {
             let nodes = [
                 "/dev/mem",
                 "/dev/kmem",
@@ -171,7 +171,7 @@ pub fn attempts() -> Vec<Attempt> {
             open.map(ToString::to_string)
                 .ok_or_else(|| "none opens".to_owned())
         }),
-        ("open any block device", All, |_| {
+        ("open any block device", Kernel, |_| {
             let entries = fs::read_dir("/dev").map_err(io)?.flatten();
             let is_block = |path: &PathBuf| {
                 fs::metadata(path).is_ok_and(|it| it.file_type().is_block_device())
@@ -181,7 +181,7 @@ pub fn attempts() -> Vec<Attempt> {
             open.map(|path| path.display().to_string())
                 .ok_or_else(|| "there is none".to_owned())
         }),
-        ("make a loop device", All, |_| {
+        ("make a loop device", Kernel, |_| {
             let file = OpenOptions::new()
                 .read(true)
                 .write(true)
@@ -193,7 +193,7 @@ pub fn attempts() -> Vec<Attempt> {
             )
             .map(|_| "made one".to_owned())
         }),
-        ("mount a disk", All, |_| {
+        ("mount a disk", Kernel, |_| {
             let at = place()?;
             let all = ["/dev/vda", "/dev/sda", "/dev/nvme0n1", "/dev/root"];
             let none = None::<&str>;

@@ -6,19 +6,19 @@ use super::*;
 pub fn attempts() -> Vec<Attempt> {
     vec![
         // The kernel.
-        ("choose who gets core dumps", All, |_| {
+        ("choose who gets core dumps", Kernel, |_| {
             rewrites("/proc/sys/kernel/core_pattern")
         }),
-        ("choose who loads modules", All, |_| {
+        ("choose who loads modules", Kernel, |_| {
             rewrites("/proc/sys/kernel/modprobe")
         }),
-        ("choose who hears of devices", All, |_| {
+        ("choose who hears of devices", Kernel, |_| {
             rewrites("/sys/kernel/uevent_helper")
         }),
-        ("drop the host's caches", All, |_| {
+        ("drop the host's caches", Kernel, |_| {
             writes("/proc/sys/vm/drop_caches", "1")
         }),
-        ("press SysRq", All, |_| {
+        ("press SysRq", Kernel, |_| {
             let is_covered =
                 fs::metadata("/proc/sysrq-trigger").is_ok_and(|it| it.file_type().is_char_device());
             match is_covered {
@@ -52,7 +52,7 @@ pub fn attempts() -> Vec<Attempt> {
                 .map(ToString::to_string)
                 .ok_or_else(|| "none mounts".to_owned())
         }),
-        ("read the kernel's memory", All, |_| {
+        ("read the kernel's memory", Kernel, |_| {
             let mut byte = [0; 64];
             let mut file = File::open("/proc/kcore").map_err(io)?;
             match file.read(&mut byte).map_err(io)? {
@@ -60,7 +60,7 @@ pub fn attempts() -> Vec<Attempt> {
                 _ => Ok("read it".to_owned()),
             }
         }),
-        ("read where the kernel is", All, |_| {
+        ("read where the kernel is", Kernel, |_| {
             let symbols = fs::read_to_string("/proc/kallsyms").map_err(io)?;
             let is_shown = symbols
                 .lines()
@@ -70,16 +70,16 @@ pub fn attempts() -> Vec<Attempt> {
                 false => Err("all are 0".to_owned()),
             }
         }),
-        ("read the host's keys", All, |_| {
+        ("read the host's keys", Kernel, |_| {
             match fs::read("/proc/keys").map_err(io)?.is_empty() {
                 true => Err("empty".to_owned()),
                 false => Ok("read them".to_owned()),
             }
         }),
-        ("read the kernel's log", All, |_| {
+        ("read the kernel's log", Kernel, |_| {
             call(libc::SYS_syslog, [10, 0, 0, 0, 0]).map(|size| format!("{size} bytes"))
         }),
-        ("load a module", All, |_| {
+        ("load a module", Kernel, |_| {
             let none = text("");
             call(
                 libc::SYS_init_module,
@@ -87,7 +87,7 @@ pub fn attempts() -> Vec<Attempt> {
             )
             .map(|_| String::new())
         }),
-        ("load a module from a file", All, |_| {
+        ("load a module from a file", Kernel, |_| {
             let file = File::open("/proc/self/exe").map_err(io)?;
             let none = text("");
             let file = file.as_raw_fd() as usize;
@@ -101,10 +101,10 @@ pub fn attempts() -> Vec<Attempt> {
                 other => other.map(|_| String::new()),
             }
         }),
-        ("load another kernel", All, |_| {
+        ("load another kernel", Kernel, |_| {
             call(libc::SYS_kexec_load, [0, 0, 0, 0, 0]).map(|_| "loaded none".to_owned())
         }),
-        ("run a program in the kernel", All, |_| {
+        ("run a program in the kernel", Kernel, |_| {
             // BPF_MAP_CREATE of an array of one word
             let attributes: [u32; 18] = {
                 let mut words = [0; 18];
@@ -114,7 +114,7 @@ pub fn attempts() -> Vec<Attempt> {
             call(libc::SYS_bpf, [0, address(&attributes), 72, 0, 0])
                 .map(|_| "made a map".to_owned())
         }),
-        ("count events of the host", All, |_| {
+        ("count events of the host", Kernel, |_| {
             let attributes: [u32; 32] = {
                 let mut words = [0; 32];
                 words[..2].copy_from_slice(&[1, 128]);
@@ -127,14 +127,14 @@ pub fn attempts() -> Vec<Attempt> {
             )
             .map(|_| "counting".to_owned())
         }),
-        ("handle page faults", All, |_| {
+        ("handle page faults", Kernel, |_| {
             call(libc::SYS_userfaultfd, [0, 0, 0, 0, 0]).map(|_| "opened it".to_owned())
         }),
-        ("take part in a session of keys", All, |_| {
+        ("take part in a session of keys", Kernel, |_| {
             // KEYCTL_GET_KEYRING_ID of the user's
             call(libc::SYS_keyctl, [0, (-4_isize) as usize, 1, 0, 0]).map(|_| "has one".to_owned())
         }),
-        ("add a key", All, |_| {
+        ("add a key", Kernel, |_| {
             let (kind, name) = (text("user"), text("t-attack"));
             let done = call(
                 libc::SYS_add_key,
@@ -148,37 +148,37 @@ pub fn attempts() -> Vec<Attempt> {
             );
             done.map(|_| "added one".to_owned())
         }),
-        ("use rings of I/O", All, |_| {
+        ("use rings of I/O", Kernel, |_| {
             let parameters = [0_u8; 120];
             call(libc::SYS_io_uring_setup, [1, address(&parameters), 0, 0, 0])
                 .map(|_| "has one".to_owned())
         }),
-        ("talk to ports of the hardware", All, |_| {
+        ("talk to ports of the hardware", Kernel, |_| {
             #[cfg(target_arch = "x86_64")]
             return call(libc::SYS_iopl, [3, 0, 0, 0, 0]).map(|_| "has them".to_owned());
             #[cfg(not(target_arch = "x86_64"))]
             Err("there are none".to_owned())
         }),
-        ("set the host's clock", All, |_| {
+        ("set the host's clock", Kernel, |_| {
             let now = [1_000_000_000_i64, 0];
             call(libc::SYS_clock_settime, [0, address(&now), 0, 0, 0]).map(|_| "set it".to_owned())
         }),
-        ("slew the host's clock", All, |_| {
+        ("slew the host's clock", Kernel, |_| {
             let mut change = [0_u64; 32];
             change[0] = 2; // ADJ_FREQUENCY, of 0
             call(libc::SYS_adjtimex, [address(&change), 0, 0, 0, 0]).map(|_| "slewed it".to_owned())
         }),
-        ("swap to a file", All, |_| {
+        ("swap to a file", Kernel, |_| {
             let path = text("/tmp/none");
             match call(libc::SYS_swapon, [path.as_ptr() as usize, 0, 0, 0, 0]) {
                 Err(error) if error.contains("No such file") => Ok(error),
                 other => other.map(|_| String::new()),
             }
         }),
-        ("account the host's processes", All, |_| {
+        ("account the host's processes", Kernel, |_| {
             call(libc::SYS_acct, [0, 0, 0, 0, 0]).map(|_| "turned it off".to_owned())
         }),
-        ("take Ctrl+Alt+Del from the host", All, |_| {
+        ("take Ctrl+Alt+Del from the host", Kernel, |_| {
             // LINUX_REBOOT_CMD_CAD_OFF
             call(libc::SYS_reboot, [0xfee1_dead, 672_274_793, 0, 0, 0])
                 .map(|_| "took it".to_owned())

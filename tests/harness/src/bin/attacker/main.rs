@@ -2,8 +2,8 @@
 //! the kernel said.
 //!
 //! `attacker MARKER SECRET PID PORT ABSTRACT`: a secret of the host's and the text in it, a process of the host, a port on
-//! its loopback and the name of an abstract socket of its. `greedy`, `modest`, `hungry [FILE]` and `restless A B…` do what their
-//! functions say.
+//! its loopback and the name of an abstract socket of its. With `shares` before them: what only a machine has to try.
+//! `liar`, `greedy`, `modest`, `hungry [FILE]` and `restless A B…` do what their functions say.
 //!
 //! `unsafe` for system calls that have no safe function, which is what is tried here.
 #![allow(unsafe_code)]
@@ -12,7 +12,10 @@ mod around;
 mod files;
 mod greedy;
 mod kernel;
+mod liar;
 mod netlink;
+mod shares;
+mod usr;
 
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
@@ -210,12 +213,16 @@ fn reaches(pid: i32, done: Result<i64, String>) -> Result<String, String> {
 enum Against {
     /// Everything a sandbox has.
     All,
-    /// What a user namespace alone stops: a root that is the host's is not stopped, as SECURITY.md says.
+    /// Everything of a sandbox on the host's kernel: what is reached is the kernel below, which is a machine's own.
+    Kernel,
+    /// What a user namespace alone stops: a root that is the host's is not stopped, as SECURITY.md says. It is the kernel, too.
     OwnIds,
     /// A root of the sandbox's own: a command sees that of the host.
     OwnRoot,
+    /// Nothing: it is left in the sandbox's tree, where nobody of the host but its root comes.
+    Tree,
 }
-use Against::{All, OwnIds, OwnRoot};
+use Against::{All, Kernel, OwnIds, OwnRoot, Tree};
 
 fn is_mapped(id: u32) -> bool {
     nix::unistd::setuid(id.into()).is_ok()
@@ -254,6 +261,7 @@ fn attempt(way: Way, host: &Host) -> (bool, String) {
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["liar"] => return liar::liar(),
         ["greedy"] => return greedy::greedy(),
         ["modest"] => return greedy::modest(),
         ["hungry"] => return greedy::hungry(None),
@@ -261,8 +269,12 @@ fn main() {
         ["restless", ..] => return greedy::restless(&words[1..]),
         _ => {}
     }
-    let [marker, secret, pid, port, socket] = words.as_slice() else {
-        eprintln!("attacker MARKER SECRET PID PORT ABSTRACT");
+    let (is_of_machine, words) = match words.split_first() {
+        Some((first, rest)) if first == "shares" => (true, rest),
+        _ => (false, words.as_slice()),
+    };
+    let [marker, secret, pid, port, socket] = words else {
+        eprintln!("attacker [shares] MARKER SECRET PID PORT ABSTRACT");
         std::process::exit(2);
     };
     let host = Host {
@@ -272,18 +284,23 @@ fn main() {
         port: port.parse().unwrap_or(0),
         socket: socket.clone(),
     };
-    let all = [
-        files::attempts(),
-        kernel::attempts(),
-        around::attempts(),
-        netlink::attempts(),
-    ];
+    let all = match is_of_machine {
+        true => vec![usr::attempts(), shares::attempts()],
+        false => vec![
+            files::attempts(),
+            kernel::attempts(),
+            around::attempts(),
+            netlink::attempts(),
+        ],
+    };
     for (name, against, what) in all.into_iter().flatten() {
         let (is_out, detail) = attempt(what, &host);
         let against = match against {
             All => "all",
+            Kernel => "kernel",
             OwnIds => "ids",
             OwnRoot => "root",
+            Tree => "tree",
         };
         let verdict = if is_out { "escaped" } else { "stopped" };
         println!(
