@@ -145,7 +145,7 @@ pub fn temporary() -> impl Iterator<Item = guest::Mount> {
         mode,
         size: None,
     });
-    let empty = ["/boot", "/media", "/mnt", "/opt"];
+    let empty = ["/boot", "/media", "/mnt"];
     tmpfs.chain(empty.map(|target| guest::Mount::Directory {
         target: target.into(),
     }))

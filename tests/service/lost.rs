@@ -21,8 +21,7 @@ fn what_is_lost_is_named_and_what_is_left_can_be_removed() {
     };
     let path = "/usr/lib/systemd/system/t-lost.service";
     // Such directories are there to be hidden, also where the host's are not shared.
-    let text =
-        "[Service]\nExecStart=/bin/sleep infinity\nInaccessiblePaths=/boot /media /mnt /opt\n";
+    let text = "[Service]\nExecStart=/bin/sleep infinity\nInaccessiblePaths=/boot /media /mnt\n";
     let unit = HostFile::new(path, text);
     let create = ["create", "-N", "none", "-u", "t-lost.service"];
     let done = run(&[&create[..], &["--memory", "4M", "t-lost"]].concat());
