@@ -227,15 +227,7 @@ impl Store {
     /// # Errors
     /// As [`load_to_end`](Self::load_to_end).
     pub(super) fn lock_to_end(&self, name: &SandboxName) -> Result<(Lock, SandboxConfig)> {
-        self.load_to_end(name)?;
-        let path = self.dir(name).join(LOCK);
-        let lock = Lock::acquire(&path, Sharing::Exclusive, |held| {
-            log::warn!("waiting: {held}")
-        })?;
-        if !lock.is_at(&path) {
-            // Removed while we waited.
-            self.must_exist(name)?;
-        }
+        let lock = self.lock_if(name, || self.load_to_end(name).map(drop))?;
         Ok((lock, self.load_to_end(name)?))
     }
 
@@ -297,9 +289,14 @@ impl Store {
     /// # Errors
     /// Where there is no such sandbox, also once the lock is free.
     pub(super) fn lock_alone(&self, name: &SandboxName) -> Result<Lock> {
+        self.lock_if(name, || self.must_exist(name))
+    }
+
+    /// Takes the lock of a sandbox as long as `is_there` finds it.
+    fn lock_if(&self, name: &SandboxName, is_there: impl Fn() -> Result<()>) -> Result<Lock> {
         let path = self.dir(name).join(LOCK);
         for _ in 0..ATTEMPTS {
-            self.must_exist(name)?;
+            is_there()?;
             match Lock::acquire(&path, Sharing::Exclusive, |held| {
                 log::warn!("waiting: {held}")
             }) {
