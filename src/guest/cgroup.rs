@@ -32,16 +32,32 @@ pub fn remove(name: &SandboxName) {
     }
 }
 
-/// Removes the empty groups of virtual machines whose libvirt was in a client that was killed; `is_of` knows their names.
-pub fn remove_embedded(is_of: impl Fn(&str) -> bool) {
-    for hierarchy in mounted(|_| true) {
-        let walk = walkdir::WalkDir::new(&hierarchy).max_depth(DEEPEST);
-        for entry in walk.into_iter().flatten() {
-            if entry.file_type().is_dir() && entry.file_name().to_str().is_some_and(&is_of) {
-                remove_groups(entry.path());
-            }
-        }
-    }
+/// The groups of virtual machines whose libvirt is in a client; `is_of` knows their names.
+pub fn embedded(is_of: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+    let hierarchies = mounted(|_| true).into_iter();
+    let entries = hierarchies
+        .flat_map(|hierarchy| walkdir::WalkDir::new(hierarchy).max_depth(DEEPEST))
+        .flatten();
+    entries
+        .filter(|entry| entry.file_type().is_dir())
+        .filter(|entry| entry.file_name().to_str().is_some_and(&is_of))
+        .map(walkdir::DirEntry::into_path)
+        .collect()
+}
+
+/// The processes in a group, and in those below it.
+#[must_use]
+pub fn members(group: &Path) -> Vec<i32> {
+    let below = walkdir::WalkDir::new(group).into_iter().flatten();
+    below
+        .filter(|entry| entry.file_type().is_dir())
+        .filter_map(|entry| fs::read_to_string(entry.path().join("cgroup.procs")).ok())
+        .flat_map(|text| {
+            text.lines()
+                .filter_map(|line| line.parse().ok())
+                .collect::<Vec<_>>()
+        })
+        .collect()
 }
 
 /// The groups that the first process of a sandbox has made, for as long as it lives.

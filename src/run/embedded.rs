@@ -35,6 +35,9 @@ const REAPING: Duration = Duration::from_millis(10);
 /// How long a QEMU may take to go that was killed.
 const END: Duration = Duration::from_secs(10);
 
+/// How long one may take that is ending already.
+const LAST_STEPS: Duration = Duration::from_secs(2);
+
 /// Makes the directory `root` of a driver for the domain `name`, where it is not there yet. What the driver finds out
 /// of QEMU, which takes seconds, it keeps in `cache`, if there is one.
 ///
@@ -106,11 +109,14 @@ fn probed(directory: &Path) -> Vec<i32> {
 /// # Errors
 /// Where it cannot be ended.
 pub fn end(root: &Path, name: &str) -> Result<()> {
-    if let Some(pid) = pid_in(&pid_file(root, name)) {
+    // Groups are left by one that has ended by itself, too; it removes its file while it still is in them.
+    let groups = cgroup::embedded(|group| is_group_of(group, name));
+    let members = groups.iter().flat_map(|group| cgroup::members(group));
+    for pid in pid_in(&pid_file(root, name)).into_iter().chain(members) {
         end_process(pid, root, name)?;
     }
-    // One that has ended by itself leaves them, too.
-    cgroup::remove_embedded(|group| is_group_of(group, name));
+    // Those that stay are of another machine of the name.
+    let _ = cgroup::remove_all(&groups);
     Ok(())
 }
 
@@ -122,7 +128,10 @@ fn end_process(pid: i32, root: &Path, name: &str) -> Result<()> {
         return Ok(());
     };
     let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    if is_of(&arguments, root, name) {
+    if arguments.is_empty() {
+        // It has given up its memory and is about to leave its groups, or is a thread of the kernel.
+        let _ = process.wait(LAST_STEPS);
+    } else if is_of(&arguments, root, name) {
         process.signal(Signal::SIGKILL).map_err(failed())?;
         if !process.wait(END) {
             return Err(failed()(io::ErrorKind::TimedOut.into()));

@@ -22,7 +22,7 @@ chosen! {
     system System: files_go_in_and_out, images_are_mounted, a_network_with_dhcp, the_kernels_last_words, the_kernel_can_be_chosen;
     session Session: files_go_in_and_out, a_port_is_published, disks_have_tags, a_directory_is_the_root,
         a_killed_client_leaves_nothing;
-    embedded Embedded: two_at_once, a_directory_for_the_driver, a_killed_client_leaves_nothing;
+    embedded Embedded: two_at_once, a_directory_for_the_driver, a_killed_client_leaves_nothing, a_qemu_without_its_file_is_ended;
     user_embedded UserEmbedded: a_kernel_for_root_alone, files_go_in_and_out, a_guest_that_hangs;
 }
 
@@ -286,15 +286,37 @@ fn a_guest_that_hangs(test: &Test) {
     assert!(done.stderr.contains("try --debug"), "{done:?}");
 }
 
-fn a_killed_client_leaves_nothing(test: &Test) {
-    let mut command = test.shell(&[], "echo runs; sleep 1000");
+/// A client whose command runs.
+fn running(mut command: Command) -> std::process::Child {
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut said = BufReader::new(child.stdout.as_mut().unwrap()).lines();
     assert_eq!(said.next().unwrap().unwrap(), "runs");
+    child
+}
+
+/// QEMU removes its file while it is in its groups yet: it is stopped there.
+fn a_qemu_without_its_file_is_ended(test: &Test) {
+    let root = test.dir("d");
+    let name = test.name();
+    let mut command = test.bare();
+    command.args(["-c", &format!("qemu:///embed?root={root}")]);
+    command.args(["--name", &name, "--", "sh", "-c", "echo runs; sleep 1000"]);
+    let mut child = running(command);
+    let file = format!("{root}/run/qemu/{name}.pid");
+    let qemu = fs::read_to_string(&file).unwrap();
+    host::output("kill", &["-STOP", qemu.trim()]).unwrap();
+    kill(&child, "KILL");
+    child.wait().unwrap();
+    fs::remove_file(&file).unwrap();
+    assert_eq!(test.says(&[], "echo next"), "next");
+}
+
+fn a_killed_client_leaves_nothing(test: &Test) {
+    let mut child = running(test.shell(&[], "echo runs; sleep 1000"));
     kill(&child, "KILL");
     child.wait().unwrap();
     // The domain has gone by itself, and the next command removes the directory.
