@@ -1,6 +1,7 @@
 //! The configuration of a sandbox, changed by hand.
 
 use std::fs;
+use std::path::Path;
 
 use crate::config::{SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
@@ -9,6 +10,7 @@ use crate::service::create::check_mounts;
 use crate::service::identity::Renewal;
 use crate::service::making::check_words;
 use crate::service::place;
+use crate::service::preflight;
 use crate::service::sandboxes::Sandboxes;
 use crate::sys::atomic;
 
@@ -47,6 +49,12 @@ impl Sandboxes {
         let old = SandboxConfig::parse(before, &path).ok();
         check_identity(name, old.as_ref(), &config).map_err(&wrong)?;
         check_mounts(&config.mounts)?;
+        let added = added_units(old.as_ref(), &config);
+        if let Some(unit) = preflight::missing_unit(Path::new("/"), &config, &added)? {
+            return Err(wrong(format!(
+                "'units': neither this host nor the sandbox's tree has '{unit}'; 'systemctl list-unit-files' lists the host's"
+            )));
+        }
         self.keeper(&config)?.check(&config)?;
         let hypervisor = self.hypervisor(&config)?;
         for network in &config.networks {
@@ -89,11 +97,7 @@ impl Sandboxes {
             tree.settle()?;
             provenance.save(&self.store, &new.name)?;
         }
-        for unit in new
-            .units()
-            .iter()
-            .filter(|unit| !old.units().contains(unit))
-        {
+        for unit in added_units(Some(old), new) {
             log::warn!(
                 "'{unit}' was not there when '{}' was made: what it has on the host is not in its tree; 'virt-sandbox-service upgrade {}' brings it there",
                 new.name,
@@ -102,6 +106,16 @@ impl Sandboxes {
         }
         Ok(())
     }
+}
+
+/// Units that a sandbox did not have before.
+fn added_units(old: Option<&SandboxConfig>, new: &SandboxConfig) -> Vec<String> {
+    let before = old.map(SandboxConfig::units).unwrap_or_default();
+    let units = new.units().iter();
+    units
+        .filter(|unit| !before.contains(unit))
+        .cloned()
+        .collect()
 }
 
 /// Whether a changed configuration is still that of the same sandbox.

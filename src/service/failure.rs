@@ -1,6 +1,7 @@
 //! Saying why units of a sandbox are not up: what systemd and the journal inside tell, and what may help.
 
-use crate::config::SandboxName;
+use crate::config::SandboxConfig;
+use crate::config::workload::Ready;
 use crate::driver::Inside;
 use crate::error::Error;
 use crate::service::ready::UnitState;
@@ -9,8 +10,15 @@ use crate::service::ready::UnitState;
 const JOURNAL_LINES: &str = "15";
 
 /// Names the units, why, the end of their journal, and what may help.
-pub(super) fn failure(inside: &dyn Inside, name: &SandboxName, units: &[UnitState]) -> Error {
-    let mut text = format!("the units of sandbox '{name}' are not up:");
+pub(super) fn failure(inside: &dyn Inside, config: &SandboxConfig, units: &[UnitState]) -> Error {
+    let mut text = format!("the units of sandbox '{}' are not up:", config.name);
+    if let Some(awaited) = config
+        .workload
+        .command()
+        .and_then(|command| awaited(command.ready))
+    {
+        text.push_str(&format!("\nthe command is up once {awaited}"));
+    }
     for unit in units {
         text.push_str(&format!(
             "\n{}: {}, result {}",
@@ -57,6 +65,21 @@ pub(super) fn failure(inside: &dyn Inside, name: &SandboxName, units: &[UnitStat
         }
     }
     Error::NotReady(text)
+}
+
+/// What a command was waited for, where it is not systemd that says it.
+fn awaited(ready: Ready) -> Option<String> {
+    match ready {
+        Ready::Started => None,
+        Ready::Output => Some("it has written something (--ready output)".to_owned()),
+        Ready::Notify => Some("it says so itself (--ready notify)".to_owned()),
+        Ready::Port { port, udp } => {
+            let protocol = if udp { "UDP" } else { "TCP" };
+            Some(format!(
+                "somebody in the sandbox listens on port {port} of {protocol} (--ready {ready})"
+            ))
+        }
+    }
 }
 
 /// What may help, where the reason is known.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::config::{SandboxConfig, SandboxName, Workload};
+use crate::config::{SandboxConfig, SandboxName};
 use crate::driver::Inside;
 use crate::error::{Error, Result};
 use crate::guest::cgroup;
@@ -15,13 +15,10 @@ use crate::service::connections::Presence;
 use crate::service::failure::failure;
 use crate::service::image::Device;
 use crate::service::ports::Ports;
+use crate::service::preflight;
 use crate::service::ready::{self, Readiness, UnitState, judge};
 use crate::service::sandboxes::Sandboxes;
-use crate::service::unit::dirs::Located;
-use crate::service::unit::name::NameError;
-use crate::service::unit::{UnitDirs, UnitName};
 use crate::sys::forward::End;
-use crate::sys::root::Root;
 use crate::sys::tail;
 
 /// Seconds the units inside may take to stop before the sandbox is ended by force.
@@ -170,7 +167,12 @@ impl Sandboxes {
         hypervisor: &dyn Hypervisor,
     ) -> Result<Box<dyn Inside>> {
         let name = &config.name;
-        must_have_units(Path::new("/"), config)?;
+        if let Some(unit) = preflight::missing_unit(Path::new("/"), config, config.units())? {
+            return Err(Error::refused(format!(
+                "this host has no unit '{unit}' any more, which the sandbox '{name}' runs; install its package again, or remove \
+                 the sandbox with 'virt-sandbox-service delete {name}'"
+            )));
+        }
         for network in &config.networks {
             if let Some(source) = network.container_network() {
                 hypervisor.ensure_network(source)?;
@@ -241,7 +243,7 @@ impl Sandboxes {
             };
             let waiting = match looked {
                 Some(Readiness::Failed(units)) => {
-                    return Err(failure(inside, &config.name, &units));
+                    return Err(failure(inside, config, &units));
                 }
                 Some(Readiness::Ready { told, .. }) if told || config.workload.tells() => {
                     return Ok(());
@@ -274,7 +276,7 @@ impl Sandboxes {
                         timeout.as_secs()
                     )
                 } else {
-                    let error = failure(inside, &config.name, &waiting);
+                    let error = failure(inside, config, &waiting);
                     format!(
                         "{error}\n(waited {} s; --timeout gives it more)",
                         timeout.as_secs()
@@ -370,40 +372,6 @@ impl Sandboxes {
         }
         Ok(End::Gone)
     }
-}
-
-/// Refuses to start a sandbox whose units have gone from the host, and are not of its own: systemd inside would make others of what it
-/// finds by their names.
-fn must_have_units(root: &Path, config: &SandboxConfig) -> Result<()> {
-    let Workload::Units(units) = &config.workload else {
-        return Ok(());
-    };
-    // An image is not looked into for this.
-    if config.image.is_some() {
-        return Ok(());
-    }
-    let dirs = UnitDirs::scan(root).map_err(Error::step("looking for units"))?;
-    let tree = Root::new(&config.path)?;
-    for unit in units {
-        let name: UnitName = unit
-            .parse()
-            .map_err(|error: NameError| Error::refused(error.to_string()))?;
-        let is_own = |name: &UnitName| {
-            let path = Path::new("/etc/systemd/system").join(name.to_string());
-            tree.metadata(&path).is_ok()
-        };
-        let is_there = !matches!(dirs.locate(&name), Located::Nowhere)
-            || is_own(&name)
-            || name.template().is_some_and(|template| is_own(&template));
-        if !is_there {
-            return Err(Error::refused(format!(
-                "this host has no unit '{unit}' any more, which the sandbox '{0}' runs; install its package again, or remove the sandbox \
-                 with 'virt-sandbox-service delete {0}'",
-                config.name
-            )));
-        }
-    }
-    Ok(())
 }
 
 /// What systemd inside says of the units; `None` while it does not answer yet.

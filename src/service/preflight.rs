@@ -1,15 +1,19 @@
-//! What can be told of a service before anything is made: conditions that a sandbox does not meet.
+//! What can be told of a service before anything is made or started: units that are not there, conditions that a sandbox does
+//! not meet.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use crate::config::{Capabilities, Device};
+use crate::config::{Capabilities, Device, SandboxConfig};
 use crate::error::{Error, Result};
 use crate::service::discover::Service;
 use crate::service::unit::capability::CapabilitySet;
 use crate::service::unit::condition::{Check, Condition, Virtualization, World, unmet};
+use crate::service::unit::dirs::Located;
+use crate::service::unit::name::NameError;
 use crate::service::unit::special::Role;
-use crate::service::unit::{UnitFacts, UnitName};
+use crate::service::unit::{UnitDirs, UnitFacts, UnitName};
+use crate::sys::root::Root;
 
 /// Devices that libvirt gives every container.
 const DEVICES: [&str; 8] = [
@@ -22,6 +26,39 @@ const DEVICES: [&str; 8] = [
     "/dev/ptmx",
     "/dev/console",
 ];
+
+/// The first of these units of a sandbox that neither the host has nor the sandbox's own tree: systemd inside would make another
+/// of what it finds by its name. A command has none, and an image is not looked into for this.
+///
+/// # Errors
+/// Where the units of the host cannot be listed, or a name is none of a unit.
+pub fn missing_unit<'u>(
+    root: &Path,
+    config: &SandboxConfig,
+    units: &'u [String],
+) -> Result<Option<&'u str>> {
+    if config.workload.command().is_some() || config.image.is_some() || units.is_empty() {
+        return Ok(None);
+    }
+    let dirs = UnitDirs::scan(root).map_err(Error::step("looking for units"))?;
+    let tree = Root::new(&config.path)?;
+    let is_own = |name: &UnitName| {
+        let path = Path::new("/etc/systemd/system").join(name.as_str());
+        tree.metadata(&path).is_ok()
+    };
+    for unit in units {
+        let name: UnitName = unit
+            .parse()
+            .map_err(|error: NameError| Error::refused(error.to_string()))?;
+        let is_there = !matches!(dirs.locate(&name), Located::Nowhere)
+            || is_own(&name)
+            || name.template().is_some_and(|template| is_own(&template));
+        if !is_there {
+            return Ok(Some(unit));
+        }
+    }
+    Ok(None)
+}
 
 /// Refuses a unit that was asked for and would silently not start in what systemd takes for a `container`, with these
 /// `capabilities`, or in a virtual machine where there is none.

@@ -86,9 +86,17 @@ fn a_command_runs_as_it_was_said() {
 
     // One that fails says why, and so does one that is not up.
     for (ready, script, expected) in [
-        ("started", "echo oh no; exit 7", "status 7"),
-        ("port=99", "echo oh no; sleep 1; exit 7", "status 7"),
-        ("notify", "echo oh no; exit 0", "protocol"),
+        ("started", "echo oh no; exit 7", ["status 7"].as_slice()),
+        (
+            "port=99",
+            "echo oh no; sleep 1; exit 7",
+            &["status 7", "listens on port 99 of TCP"],
+        ),
+        (
+            "notify",
+            "echo oh no; exit 0",
+            &["protocol", "it says so itself"],
+        ),
     ] {
         let failed = run(&[
             "create", "-N", "none", "--start", "--ready", ready, "t-cmd", "--", "sh", "-c", script,
@@ -96,7 +104,7 @@ fn a_command_runs_as_it_was_said() {
         assert!(
             failed.code == 3
                 && failed.stderr.contains("| oh no")
-                && failed.stderr.contains(expected),
+                && expected.iter().all(|text| failed.stderr.contains(text)),
             "{failed:?}"
         );
     }

@@ -113,6 +113,10 @@ fn only_what_is_right_is_kept_of_an_edit() {
         ("sed -i 's/^timeout.*/timeout = soon/'", "line "),
         ("sed -i 's/^timeout/timeuot/'", "`timeout`"),
         (
+            "sed -i 's/^units.*/units = [\"t-nowhere.service\"]/'",
+            "has 't-nowhere.service'",
+        ),
+        (
             "sed -i 's/^name.*/name = \"t-other\"/'",
             "rename t-edit t-other",
         ),
