@@ -7,13 +7,14 @@ use guest_init::config::{self as guest, Platform, Staged, Stdio};
 
 use crate::config::network::Source;
 use crate::config::{Network, SandboxName};
-use crate::domain::qemu::{self, Channel, Console, Machine, QemuDomain, Transport};
+use crate::domain::qemu::{self, Authority, Channel, Console, Machine, QemuDomain, Transport};
 use crate::domain::template::{self, Template};
 use crate::domain::{BlockDevice, BlockKind, Domain};
 use crate::driver::ability::{Abilities, for_guest, usable_emulation};
 use crate::error::{Error, Result};
 use crate::guest::kernel::{self, Feature, Kernel};
 use crate::host::HostFacts;
+use crate::label::selinux;
 use crate::run::contract::{self, Platforms};
 use crate::run::disks;
 use crate::run::layout::{Granularity, Image, Layout};
@@ -90,6 +91,9 @@ pub fn plan(
         &features,
         &crate::guest::find_init()?,
     )?;
+    if driver.authority() == Authority::Root {
+        selinux::share_with_machines(&places.cache);
+    }
     let (channel, console) = (state.join("channel"), state.join("console"));
     let serial = request.debug.then(|| state.join("serial"));
     let emulation = request.emulation.unwrap_or_else(usable_emulation);

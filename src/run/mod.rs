@@ -190,7 +190,16 @@ fn plan(
             };
             label::give(asked, model, &sandbox)?
         }
-        // What a virtual machine is given is labelled by libvirt.
+        // What a virtual machine is given is labelled by libvirt, which may not make its sockets just anywhere.
+        (Driver::QemuSystem, Purpose::Start) => Given {
+            domain: label::resolve(asked, model)?,
+            files: match model {
+                Some(SecModel::SeLinux) => {
+                    Some(selinux::types(Kind::Machine { emulated: true })?.file)
+                }
+                Some(SecModel::AppArmor) | None => None,
+            },
+        },
         (
             Driver::Lxc | Driver::QemuSystem | Driver::QemuSession | Driver::QemuEmbedded,
             Purpose::Start | Purpose::Show,

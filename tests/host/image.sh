@@ -28,7 +28,7 @@ packages=(
 )
 
 # A change of this script makes a new one.
-stamp=$(cat "$0" "$here/boot.service" "$here/../../selinux/virt-sandbox.cil" | sha256sum)
+stamp=$(cat "$0" "$here/boot.service" "$here"/../../selinux/*.cil | sha256sum)
 if [ "$(cat "$dir/stamp" 2>/dev/null)" = "$stamp" ]; then
     exit 0
 fi
@@ -69,8 +69,9 @@ chroot "$tree" update-initramfs -u >>"$dir/debootstrap.log" 2>&1
 cp "$tree"/boot/vmlinuz-* "$dir/vmlinuz"
 cp "$tree"/boot/initrd.img-* "$dir/initrd.img"
 # This policy has no types of containers. Loading it takes an emulated machine minutes.
-cp "$here/../../selinux/virt-sandbox.cil" "$tree/tmp/"
-chroot "$tree" semodule -n -i /tmp/virt-sandbox.cil >>"$dir/debootstrap.log" 2>&1
+cp -R "$here/../../selinux" "$tree/tmp/"
+chroot "$tree" sh -c 'semodule -n -i /tmp/selinux/*.cil' >>"$dir/debootstrap.log" 2>&1
+rm -r "$tree/tmp/selinux"
 # Labels of SELinux, or the first boot with it would spend minutes on them.
 contexts=$tree/etc/selinux/default/contexts/files/file_contexts
 if [ -e "$contexts" ]; then

@@ -74,6 +74,7 @@ pub(super) fn build(
         &assembly.features,
         &guest::find_init()?,
     )?;
+    selinux::share_with_machines(Path::new(kernel::CACHE));
     let mut files = contents.files;
     files.extend((emulation == Emulation::Tcg).then(patient_systemd));
     let payload = Payload::Init {

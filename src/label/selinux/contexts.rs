@@ -77,6 +77,21 @@ impl Types {
     }
 }
 
+/// What a policy has files be that machines share and none may write to: what they boot from. libvirt gives them that label, and
+/// may not change any other.
+///
+/// # Errors
+/// As [`Types::read`].
+pub fn shared_by_machines(contexts: &Path) -> Result<Context> {
+    let path = contexts.join("virtual_image_context");
+    let text = fs::read_to_string(&path).map_err(Error::io("reading", &path))?;
+    let context = lines(&text).nth(1).or_else(|| lines(&text).next());
+    let context = context
+        .ok_or_else(|| Error::refused(format!("'{}' says nothing of images", path.display())))?;
+    let doing = format!("reading '{}'", path.display());
+    context.parse().map_err(Error::step(doing))
+}
+
 fn lines(text: &str) -> impl Iterator<Item = &str> {
     text.lines()
         .map(str::trim)
@@ -138,13 +153,18 @@ mod tests {
                 "system_u:object_r:svirt_image_t:s0\nsystem_u:object_r:virt_content_t:s0\n",
             ),
         ]);
+        let types = |emulated| Types::read(dir.path(), Kind::Machine { emulated }).unwrap();
+        assert_eq!(types(false).file.kind(), "svirt_image_t");
         let process = |emulated| {
-            let types = Types::read(dir.path(), Kind::Machine { emulated }).unwrap();
-            assert_eq!(types.file.kind(), "svirt_image_t");
+            let types = types(emulated);
             types.process.kind().to_owned()
         };
         assert_eq!(process(false), "svirt_t");
         assert_eq!(process(true), "svirt_tcg_t");
+        let shared = || shared_by_machines(dir.path()).unwrap();
+        assert_eq!(shared().kind(), "virt_content_t");
+        fs::write(dir.path().join("virtual_image_context"), "u:o:image_t:s0").unwrap();
+        assert_eq!(shared().kind(), "image_t");
         fs::write(
             dir.path().join("virtual_domain_context"),
             "\nu:r:svirt_t:s0\n",

@@ -163,6 +163,23 @@ pub fn label_if_changed(top: &Path, context: &Context) -> Result<()> {
     }
 }
 
+/// Labels a directory that has what virtual machines boot from, with all in it, where SELinux is on. That fails without harm where
+/// libvirt may label it, and is said.
+pub fn share_with_machines(top: &Path) {
+    if !is_on() {
+        return;
+    }
+    let labelled = policy(Path::new("/etc"))
+        .and_then(|policy| contexts::shared_by_machines(&policy.join("contexts")))
+        .and_then(|context| label(top, &context));
+    if let Err(error) = labelled {
+        log::warn!(
+            "labelling '{}' for virtual machines: {error}",
+            top.display()
+        );
+    }
+}
+
 /// Has the policy remember the label of a directory with all in it, so that restorecon(8) restores it. That fails without harm to
 /// the sandbox, and is said.
 pub fn remember(top: &Path, context: &Context) {
