@@ -15,6 +15,7 @@ mod layout;
 mod machine;
 mod outcome;
 mod reach;
+mod security;
 mod state;
 
 use std::ffi::{OsStr, OsString};
@@ -37,15 +38,15 @@ use crate::config::{
 };
 use crate::console::{Console, Conversation, Ending, Patience, Signals, Stdio};
 use crate::domain::qemu::Emulation;
-use crate::domain::{Domain, OnReboot, SecModel, template};
+use crate::domain::{Domain, OnReboot, SecModel};
 pub use crate::driver::connection::{Connection, Driver, Surroundings};
 use crate::error::{Error, Result};
 use crate::guest;
 use crate::host::HostFacts;
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::libvirt::Libvirt;
-use crate::label::selinux::{self, Context, Kind};
-use crate::label::{self, Given};
+use crate::label;
+use crate::label::selinux::{self, Context};
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -177,36 +178,12 @@ fn plan(
     let facts = HostFacts::probe(Path::new("/"))?;
     let mut domain = domain(request, name, uuid)?;
     let asked = request.security.as_ref();
-    let label = match (connection.driver, purpose) {
-        (Driver::Lxc, Purpose::Start) => {
-            let sandbox = label::Sandbox {
-                name,
-                uuid,
-                kind: Kind::Container,
-                record: state,
-                records: &[Path::new(guest::SERVICES), &places.runtime],
-                templates: Path::new(template::OVERRIDES),
-                file_type: None,
-            };
-            label::give(asked, model, &sandbox)?
+    let label = match purpose {
+        Purpose::Start => {
+            let place = (state, places);
+            security::give(asked, model, connection.driver, (name, uuid), place)?
         }
-        // What a virtual machine is given is labelled by libvirt, which may not make its sockets just anywhere.
-        (Driver::QemuSystem, Purpose::Start) => Given {
-            domain: label::resolve(asked, model)?,
-            files: match model {
-                Some(SecModel::SeLinux) => {
-                    Some(selinux::types(Kind::Machine { emulated: true })?.file)
-                }
-                Some(SecModel::AppArmor) | None => None,
-            },
-        },
-        (
-            Driver::Lxc | Driver::QemuSystem | Driver::QemuSession | Driver::QemuEmbedded,
-            Purpose::Start | Purpose::Show,
-        ) => Given {
-            domain: label::resolve(asked, model)?,
-            files: None,
-        },
+        Purpose::Show => security::show(asked, model)?,
     };
     domain.security = label.domain;
     let stdio = stdio.for_guest();
