@@ -25,6 +25,9 @@ use crate::sys::label as attribute;
 /// Where the kernel has SELinux, if it is on.
 const KERNEL: &str = "/sys/fs/selinux";
 
+/// The switch of policies for machines that write code they run, as QEMU does without KVM.
+const WRITES_CODE: &str = "virt_use_execmem";
+
 /// The module for policies without types of containers, as it is installed.
 const MODULE: &str = "/usr/share/virt-sandbox/selinux/virt-sandbox.cil";
 
@@ -63,7 +66,25 @@ fn policy(etc: &Path) -> Result<PathBuf> {
 /// Where its contexts are missing or make no sense.
 pub fn types(kind: Kind) -> Result<Types> {
     let directory = policy(Path::new("/etc"))?.join("contexts");
-    Types::read(&directory, kind)
+    let types = Types::read(&directory, kind)?;
+    if kind == (Kind::Machine { emulated: true }) {
+        let virtual_ones = Types::read(&directory, Kind::Machine { emulated: false })?;
+        if types == virtual_ones && may_write_code() == Some(false) && enforcement() == Some(true) {
+            log::warn!(
+                "SELinux does not let an emulated machine write the code that it runs: it will not start before \
+                 'setsebool -P {WRITES_CODE} on'"
+            );
+        }
+    }
+    Ok(types)
+}
+
+/// Whether a policy without a type of its own for emulated machines lets them run at all; `None` where it has no such switch.
+fn may_write_code() -> Option<bool> {
+    let path = Path::new(KERNEL).join("booleans").join(WRITES_CODE);
+    // Its value, and what it is to be after the next commit.
+    let text = fs::read_to_string(path).ok()?;
+    Some(text.starts_with('1'))
 }
 
 /// Whether the policy that the kernel has knows a context (`security_check_context(3)`).
