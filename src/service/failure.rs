@@ -107,6 +107,10 @@ fn hint(result: &str, journal: &str, is_condition: bool) -> Option<&'static str>
             "it ran out of memory; --memory gives it more",
         ),
         (
+            result == "signal, status 9",
+            "it was killed, as the kernel does where memory runs out; --memory gives it more",
+        ),
+        (
             says("/dev/net/tun"),
             "it needs a device that a container does not have",
         ),
