@@ -21,12 +21,15 @@ case $PHASE in
         says "the one that ran was stopped cleanly by the shutdown" "Stopped apache2.service" \
             virt-sandbox-service logs s1
         shown journalctl --no-pager -b -1 -u s1_sandbox
-        # Before that the host did other things.
+        # Before that the host did other things; and the sandbox's own systemd says much the same, in the name of its unit.
+        said() {
+            journalctl --no-pager -q -b -1 -o short-unix _PID=1
+        }
         at() {
-            journalctl --no-pager -q -b -1 -o short-unix | grep "$1" | tail -n 1 | cut -d' ' -f1 | tr -d .
+            said | grep "$1" | tail -n 1 | cut -d' ' -f1 | tr -d .
         }
         first_after() {
-            journalctl --no-pager -q -b -1 -o short-unix | grep "$2" | cut -d' ' -f1 | tr -d . | awk -v "t=$1" '$1 >= t' | head -n 1
+            said | grep "$2" | cut -d' ' -f1 | tr -d . | awk -v "t=$1" '$1 >= t' | head -n 1
         }
         shown sh -c 'journalctl --no-pager -b -1 -o short-precise | grep -E "s1_sandbox|libvirt|virt-guest|network|dbus.service|machined|Shutting" | tail -n 60'
         asked=$(at "Stopping s1_sandbox.service") stopped=$(at "Stopped s1_sandbox.service")

@@ -7,6 +7,9 @@ is "SELinux denies" Enforcing getenforce
 label() {
     tr -d '\0' </proc/"$(cat /run/libvirt/qemu/vm.pid)"/attr/current
 }
+# This policy has no type of its own for emulated ones.
+says "what emulation needs is said" "setsebool -P virt_use_execmem on" virt-sandbox -c $uri --timeout 60 -- true
+check "an emulated machine may be one" setsebool virt_use_execmem on
 check "create" virt-sandbox-service -c $uri create -u apache2.service --timeout 900 vm
 check "start" systemctl start vm_sandbox
 says "it has two categories" ':svirt[a-z_]*:s0:c[0-9]*,c[0-9]*$' label
