@@ -189,6 +189,14 @@ impl Keeper {
         })
     }
 
+    /// Sets right what a sandbox that has ended has left in its tree. That fails without harm, and is said.
+    pub fn settle(self, config: &SandboxConfig) {
+        match self {
+            Self::Containers => {}
+            Self::Machines => machine::settle(config),
+        }
+    }
+
     /// How long it may take from the start until systemd begins, beside what units may take.
     ///
     /// # Errors
@@ -278,9 +286,13 @@ fn labelled(
     if let Some(files) = &given.files {
         match (site.changed, config.image) {
             (Some(tree), _) => selinux::label(tree, files)?,
-            (None, None) => selinux::label_if_changed(&config.path, files)?,
             // It is not mounted here.
             (None, Some(_)) => {}
+            (None, None) => match kind {
+                Kind::Container => selinux::label_if_changed(&config.path, files)?,
+                // One that was not stopped, but ended, has left files without its categories.
+                Kind::Machine { .. } => selinux::label(&config.path, files)?,
+            },
         }
         if site.changed.is_some() && config.image.is_none() {
             selinux::remember(&config.path, files);

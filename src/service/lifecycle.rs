@@ -339,6 +339,7 @@ impl Sandboxes {
         cgroup::remove(&config.name);
         self.release_ports(&config.name);
         self.await_release(config);
+        self.keeper(config)?.settle(config);
         Ok(())
     }
 

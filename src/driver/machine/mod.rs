@@ -124,6 +124,16 @@ pub(super) fn build(
     Template::QemuDomain.render(&view, Some(site.templates))
 }
 
+/// Files that virtiofsd has made have the type of the tree, but not its categories, since it has none itself.
+pub(super) fn settle(config: &SandboxConfig) {
+    if config.image.is_some() {
+        return;
+    }
+    if let Err(error) = selinux::label_as_top(&config.path) {
+        log::warn!("labelling what '{}' has made: {error}", config.name);
+    }
+}
+
 /// Writes what the machine boots from, with its config in it: so it finds that also when it reboots, and whoever starts the
 /// domain.
 fn stage(stage: &Path, initrd: &Path, guest: &GuestConfig) -> Result<PathBuf> {

@@ -184,6 +184,17 @@ pub fn label_if_changed(top: &Path, context: &Context) -> Result<()> {
     }
 }
 
+/// Labels all in a directory as the directory itself is, where SELinux is on.
+///
+/// # Errors
+/// As [`label`].
+pub fn label_as_top(top: &Path) -> Result<()> {
+    match attribute::get(top) {
+        Some(context) if is_on() => attribute::set_below(top, &context),
+        Some(_) | None => Ok(()),
+    }
+}
+
 /// Labels a directory that has what virtual machines boot from, with all in it, where SELinux is on. That fails without harm where
 /// libvirt may label it, and is said.
 pub fn share_with_machines(top: &Path) {
