@@ -7,12 +7,14 @@
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::Path;
+use std::time::SystemTime;
 
 use serde::Deserialize;
 
 use crate::config::workload::{COMMAND_UNIT, Restart};
 use crate::config::{SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
+use crate::service::failure;
 use crate::service::journal;
 use crate::service::sandboxes::Sandboxes;
 use crate::sys::atomic;
@@ -67,7 +69,7 @@ impl Sandboxes {
                 });
             }
         }
-        match self.said_of_command(config) {
+        match self.said_of_command(config, SystemTime::UNIX_EPOCH) {
             Ok(entries) => judged(name, &entries),
             Err(error) => {
                 log::warn!("how the command of '{name}' has ended is not known: {error}");
@@ -76,29 +78,72 @@ impl Sandboxes {
         }
     }
 
-    /// What systemd inside has said of the end of the command in this run.
-    fn said_of_command(&self, config: &SandboxConfig) -> Result<Vec<Entry>> {
+    /// How a command has done that was over, and its sandbox with it, before anybody has looked: it was started at `since`.
+    /// `None` where that is not why the sandbox has ended.
+    pub(super) fn was_over(&self, config: &SandboxConfig, since: SystemTime) -> Option<Result<()>> {
+        let command = config.workload.command()?;
+        if command.restart != Restart::No {
+            return None;
+        }
+        let entries = self.said_of_command(config, since).ok()?;
+        if entries.is_empty() {
+            return None;
+        }
+        let Some(failure) = judged(&config.name, &entries) else {
+            return Some(Ok(()));
+        };
+        let awaited = failure::awaited(command.ready).unwrap_or_default();
+        let arguments = ["--output=cat", failure::LINES].map(str::to_owned);
+        let own = [format!("--unit={COMMAND_UNIT}")];
+        let lines = self.said(config, since, &[arguments.as_slice(), &own].concat());
+        let shown: String = lines
+            .unwrap_or_default()
+            .iter()
+            .map(|line| format!("\n  | {line}"))
+            .collect();
+        Some(Err(Error::NotReady(format!(
+            "{}{awaited}{shown}",
+            failure.text
+        ))))
+    }
+
+    /// What systemd inside has said of the end of the command in the last run, if that began after `since`.
+    fn said_of_command(&self, config: &SandboxConfig, since: SystemTime) -> Result<Vec<Entry>> {
         let mut arguments = [
-            "--boot",
             "--output=json",
             "--output-fields=MESSAGE_ID,UNIT_RESULT,EXIT_CODE,EXIT_STATUS",
-            "--quiet",
             "_PID=1",
         ]
         .map(str::to_owned)
         .to_vec();
         arguments.push(format!("UNIT={COMMAND_UNIT}"));
         arguments.extend([SUCCESS, FAILURE, EXIT].map(|id| format!("MESSAGE_ID={id}")));
-        let mut child = journal::read(self, config, &arguments)?;
+        let lines = self.said(config, since, &arguments)?;
+        Ok(lines
+            .iter()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect())
+    }
+
+    /// Lines of the journal of the last run, from `since` on.
+    fn said(
+        &self,
+        config: &SandboxConfig,
+        since: SystemTime,
+        arguments: &[String],
+    ) -> Result<Vec<String>> {
+        let since = since.duration_since(SystemTime::UNIX_EPOCH);
+        let since = format!("--since=@{}", since.unwrap_or_default().as_secs());
+        let all = ["--boot".to_owned(), "--quiet".to_owned(), since];
+        let mut child = journal::read(self, config, &[all.as_slice(), arguments].concat())?;
         let lines = child.stdout.take().map(BufReader::new);
-        let entries = lines
+        let lines = lines
             .into_iter()
             .flat_map(BufRead::lines)
             .map_while(std::result::Result::ok)
-            .filter_map(|line| serde_json::from_str(&line).ok())
             .collect();
         child.wait().map_err(Error::step("running journalctl"))?;
-        Ok(entries)
+        Ok(lines)
     }
 
     /// Remembers why a sandbox has failed, until it is started again or gets another name.

@@ -7,18 +7,13 @@ use crate::error::Error;
 use crate::service::ready::UnitState;
 
 /// Lines of the journal that are shown of a unit that failed.
-const JOURNAL_LINES: &str = "15";
+pub(super) const LINES: &str = "--lines=15";
 
 /// Names the units, why, the end of their journal, and what may help.
 pub(super) fn failure(inside: &dyn Inside, config: &SandboxConfig, units: &[UnitState]) -> Error {
     let mut text = format!("the units of sandbox '{}' are not up:", config.name);
-    if let Some(awaited) = config
-        .workload
-        .command()
-        .and_then(|command| awaited(command.ready))
-    {
-        text.push_str(&format!("\nthe command is up once {awaited}"));
-    }
+    let command = config.workload.command();
+    text.extend(command.and_then(|command| awaited(command.ready)));
     for unit in units {
         text.push_str(&format!(
             "\n{}: {}, result {}",
@@ -52,8 +47,7 @@ pub(super) fn failure(inside: &dyn Inside, config: &SandboxConfig, units: &[Unit
             "journalctl",
             "--no-pager",
             "--output=cat",
-            "-n",
-            JOURNAL_LINES,
+            LINES,
             "-u",
             unit.id(),
         ]);
@@ -67,19 +61,18 @@ pub(super) fn failure(inside: &dyn Inside, config: &SandboxConfig, units: &[Unit
     Error::NotReady(text)
 }
 
-/// What a command was waited for, where it is not systemd that says it.
-fn awaited(ready: Ready) -> Option<String> {
-    match ready {
-        Ready::Started => None,
-        Ready::Output => Some("it has written something (--ready output)".to_owned()),
-        Ready::Notify => Some("it says so itself (--ready notify)".to_owned()),
+/// A line of what a command was waited for, where it is more than that it runs.
+pub(super) fn awaited(ready: Ready) -> Option<String> {
+    let what = match ready {
+        Ready::Started => return None,
+        Ready::Output => "it has written something".to_owned(),
+        Ready::Notify => "it says so itself".to_owned(),
         Ready::Port { port, udp } => {
             let protocol = if udp { "UDP" } else { "TCP" };
-            Some(format!(
-                "somebody in the sandbox listens on port {port} of {protocol} (--ready {ready})"
-            ))
+            format!("somebody in the sandbox listens on port {port} of {protocol}")
         }
-    }
+    };
+    Some(format!("\nthe command is up once {what} (--ready {ready})"))
 }
 
 /// What may help, where the reason is known.

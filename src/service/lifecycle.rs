@@ -3,7 +3,7 @@
 use std::os::fd::RawFd;
 use std::path::Path;
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::{SandboxConfig, SandboxName};
 use crate::driver::Inside;
@@ -89,9 +89,10 @@ impl Sandboxes {
         let ports = self.open_ports(&config, sockets)?;
         // Ours until the sandbox has mounted it, which keeps it.
         let device = self.device(&config)?;
+        let begun = SystemTime::now();
         let inside = self.boot(&config, device.as_ref(), &hypervisor)?;
         drop(hypervisor);
-        let outcome = self.wait_ready(&config, &*inside, timeout, interrupted);
+        let outcome = self.wait_ready(&config, &*inside, begun, timeout, interrupted);
         self.show_boot(name);
         if device.is_some() {
             // Whoever starts the domain without us must not give it what has the device's name another time.
@@ -152,7 +153,7 @@ impl Sandboxes {
                 inside.share_controllers();
                 self.release_ports(name);
                 let ports = self.open_ports(&config, sockets)?;
-                self.wait_ready(&config, &*inside, None, interrupted)?;
+                self.wait_ready(&config, &*inside, SystemTime::UNIX_EPOCH, None, interrupted)?;
                 Ok(ports)
             }
             Some(_) | None => self.start_with(name, sockets, None, interrupted),
@@ -218,6 +219,7 @@ impl Sandboxes {
         &self,
         config: &SandboxConfig,
         inside: &dyn Inside,
+        begun: SystemTime,
         timeout: Option<Duration>,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<()> {
@@ -234,9 +236,10 @@ impl Sandboxes {
                 return Err(Error::Interrupted);
             }
             if !inside.is_alive() {
-                return Err(self.ended_early(&config.name));
+                let over = self.was_over(config, begun);
+                return over.unwrap_or_else(|| Err(self.ended_early(&config.name)));
             }
-            let begun = Instant::now();
+            let looked_at = Instant::now();
             let looked = match inside.answers() {
                 true => look(inside, config.units()),
                 false => None,
@@ -284,7 +287,7 @@ impl Sandboxes {
                 }));
             }
             // To look must not keep it from coming up.
-            sleep(LOOK.max(begun.elapsed()));
+            sleep(LOOK.max(looked_at.elapsed()));
         }
     }
 

@@ -1,6 +1,10 @@
 //! Commands in place of units: what they run as, when they are up, and how they end.
 
-use crate::support::{Test, eventually, listed, ok, run, says};
+use std::process::Stdio;
+
+use nix::sys::signal::Signal;
+
+use crate::support::{Test, eventually, listed, ok, program, run, says, send};
 
 #[test]
 fn a_command_runs_as_it_was_said() {
@@ -134,6 +138,34 @@ fn a_command_runs_as_it_was_said() {
             [1, 2].contains(&refused.code) && refused.stderr.contains(expected),
             "{refused:?}"
         );
+    }
+    test.end();
+}
+
+#[test]
+fn how_a_command_did_is_said_that_was_over_before_anybody_looked() {
+    let Some(test) = Test::begin("how_a_command_did_is_said_that_was_over_before_anybody_looked")
+    else {
+        return;
+    };
+    let is_running = || listed("t-over").is_some_and(|listed| listed["state"] == "running");
+    for (script, code, expected) in [
+        ("sleep 1; echo oh no; exit 7", 3, ["status 7", "| oh no"]),
+        ("sleep 1; exit 0", 0, ["", ""]),
+    ] {
+        ok(&["create", "-N", "none", "t-over", "--", "sh", "-c", script]);
+        let mut start = program();
+        start.args(["start", "t-over"]).stderr(Stdio::piped());
+        let start = start.spawn().unwrap();
+        eventually("it runs", is_running);
+        send(&start, Signal::SIGSTOP);
+        eventually("it has ended", || !is_running());
+        send(&start, Signal::SIGCONT);
+        let done = start.wait_with_output().unwrap();
+        let said = String::from_utf8(done.stderr).unwrap();
+        assert_eq!(done.status.code(), Some(code), "{said}");
+        assert!(expected.iter().all(|text| said.contains(text)), "{said}");
+        ok(&["delete", "t-over"]);
     }
     test.end();
 }
