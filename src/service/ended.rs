@@ -5,7 +5,7 @@
 //! inside as they say, and it stays for the admin to look at if they fail; that it ends by itself is a failure.
 
 use std::fs;
-use std::io::{BufRead, BufReader, ErrorKind};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -27,6 +27,9 @@ const FAILURE: &str = "d9b373ed55a64feb8242e02dbe79a49c";
 
 /// `SD_MESSAGE_UNIT_PROCESS_EXIT`: how its process has ended.
 const EXIT: &str = "98e322203f7a4ed290d09fe03c09fe15";
+
+/// Bytes that are read of what a journal says.
+const MOST_SAID: u64 = 1 << 20;
 
 /// Why a sandbox has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,7 +139,9 @@ impl Sandboxes {
         let since = format!("--since=@{}", since.unwrap_or_default().as_secs());
         let all = ["--boot".to_owned(), "--quiet".to_owned(), since];
         let mut child = journal::read(self, config, &[all.as_slice(), arguments].concat())?;
-        let lines = child.stdout.take().map(BufReader::new);
+        // Root inside writes the journal, too.
+        let lines = child.stdout.take().map(|stdout| stdout.take(MOST_SAID));
+        let lines = lines.map(BufReader::new);
         let lines = lines
             .into_iter()
             .flat_map(BufRead::lines)
