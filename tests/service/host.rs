@@ -168,19 +168,39 @@ fn a_run_that_is_killed_leaves_the_sandbox_alone() {
     test.end();
 }
 
+/// The image of a sandbox, its command, the status of `run`, and what is said.
+type Ending = (Option<&'static str>, &'static str, i32, &'static str);
+
 #[test]
 fn run_ends_as_a_command_that_runs_once_has_ended() {
-    let Some(test) = Test::begin("run_ends_as_a_command_that_runs_once_has_ended") else {
+    run_ends_as(
+        "run_ends_as_a_command_that_runs_once_has_ended",
+        &[
+            (None, "sleep 3", 0, ""),
+            (Some("64M"), "sleep 3; exit 7", 7, "exit-code, status 7"),
+        ],
+    );
+}
+
+#[test]
+#[ignore = "slow: make test-slow"]
+fn run_ends_as_a_command_was_ended() {
+    run_ends_as(
+        "run_ends_as_a_command_was_ended",
+        &[
+            (None, "sleep 3; exit 7", 7, "exit-code, status 7"),
+            (None, "sleep 3; kill -9 $$", 137, "signal, signal 9"),
+            (None, "sleep 999", 1, "before its command"),
+        ],
+    );
+}
+
+fn run_ends_as(test: &str, endings: &[Ending]) {
+    let Some(test) = Test::begin(test) else {
         return;
     };
     let manager = Manager::new();
-    for (image, script, status, words) in [
-        (None, "sleep 3", 0, ""),
-        (None, "sleep 3; exit 7", 7, "exit-code, status 7"),
-        (Some("64M"), "sleep 3; exit 7", 7, "exit-code, status 7"),
-        (None, "sleep 3; kill -9 $$", 137, "signal, signal 9"),
-        (None, "sleep 999", 1, "before its command"),
-    ] {
+    for (image, script, status, words) in endings {
         let mut create = vec!["create", "-N", "none"];
         create.extend(image.iter().flat_map(|size| ["-i", size]));
         create.extend(["t-run", "--", "sh", "-c", script]);
@@ -193,10 +213,10 @@ fn run_ends_as_a_command_that_runs_once_has_ended() {
         }
         let done = child.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&done.stderr);
-        assert_eq!(done.status.code(), Some(status), "{script}: {said}");
-        assert!(said.contains(words), "{script}: {said}");
+        assert_eq!(done.status.code(), Some(*status), "{script}: {said}");
+        assert!(said.contains(*words), "{script}: {said}");
         let one = listed("t-run").unwrap();
-        let state = if status == 0 { "stopped" } else { "failed" };
+        let state = if *status == 0 { "stopped" } else { "failed" };
         assert_eq!(one["state"], state, "{one}");
         assert!(ok(&["status", "t-run"]).contains(words));
         // What was said of the old name is not said of the new one.

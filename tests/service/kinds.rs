@@ -306,6 +306,7 @@ fn every_verb_works_on_a_qcow2_image() {
 }
 
 #[test]
+#[ignore = "slow: make test-slow"]
 fn every_verb_works_on_a_command() {
     every_verb(&KINDS[3]);
 }
