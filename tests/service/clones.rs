@@ -171,6 +171,7 @@ fn half_cloned() -> Child {
 }
 
 #[test]
+#[ignore = "slow: make test-slow"]
 fn a_source_that_runs_is_frozen_and_runs_on() {
     let Some(test) = Test::begin("a_source_that_runs_is_frozen_and_runs_on") else {
         return;

@@ -8,6 +8,7 @@ use crate::support::{HostFile, Test, ok, run, says};
 const TUN: &str = "/dev/net/tun";
 
 #[test]
+#[ignore = "slow: make test-slow"]
 fn a_container_has_the_devices_it_was_given_and_no_other() {
     let Some(test) = Test::begin("a_container_has_the_devices_it_was_given_and_no_other") else {
         return;

@@ -312,6 +312,7 @@ fn every_verb_works_on_a_command() {
 }
 
 #[test]
+#[ignore = "slow: make test-slow"]
 fn an_image_is_let_go_of_however_its_sandbox_ends() {
     let Some(test) = Test::begin("an_image_is_let_go_of_however_its_sandbox_ends") else {
         return;

@@ -166,6 +166,7 @@ fn a_directory_has_no_snapshots() {
 
 /// Killed at any moment, a command has done all or nothing once the next one is through.
 #[test]
+#[ignore = "slow: make test-slow"]
 fn a_killed_snapshot_command_is_undone_or_finished() {
     let Some(test) = Test::begin("a_killed_snapshot_command_is_undone_or_finished") else {
         return;

@@ -198,6 +198,7 @@ fn killed_at_any_moment(place: &Place, name: &str) {
 }
 
 #[test]
+#[ignore = "slow: make test-slow"]
 fn an_upgrade_killed_at_any_moment_is_all_or_nothing() {
     killed_at_any_moment(&DIRECTORY, "an_upgrade_killed_at_any_moment");
 }
