@@ -19,28 +19,25 @@ const DEEPEST: usize = 6;
 /// Removes the empty groups of a sandbox. Groups with processes in them stay: the kernel refuses.
 pub fn remove(name: &SandboxName) {
     let group = format!("virt-sandbox-{name}");
-    for hierarchy in hierarchies() {
-        let walk = walkdir::WalkDir::new(&hierarchy)
-            .max_depth(DEEPEST)
-            .into_iter();
-        for entry in walk
-            .flatten()
-            .filter(|entry| entry.file_type().is_dir() && *entry.file_name() == *group)
-        {
-            remove_groups(entry.path());
-        }
+    for group in named(hierarchies(), |name| name == group) {
+        remove_groups(&group);
     }
 }
 
 /// The groups of virtual machines whose libvirt is in a client; `is_of` knows their names.
 pub fn embedded(is_of: impl Fn(&str) -> bool) -> Vec<PathBuf> {
-    let hierarchies = mounted(|_| true).into_iter();
+    named(mounted(|_| true), is_of)
+}
+
+/// The groups in these hierarchies, no deeper than a domain's, whose name `is_wanted`.
+fn named(hierarchies: Vec<PathBuf>, is_wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     let entries = hierarchies
+        .into_iter()
         .flat_map(|hierarchy| walkdir::WalkDir::new(hierarchy).max_depth(DEEPEST))
         .flatten();
     entries
         .filter(|entry| entry.file_type().is_dir())
-        .filter(|entry| entry.file_name().to_str().is_some_and(&is_of))
+        .filter(|entry| entry.file_name().to_str().is_some_and(&is_wanted))
         .map(walkdir::DirEntry::into_path)
         .collect()
 }

@@ -102,7 +102,7 @@ impl Sandboxes {
         let shown: String = lines
             .unwrap_or_default()
             .iter()
-            .map(|line| format!("\n  | {line}"))
+            .map(|line| failure::quoted(line))
             .collect();
         Some(Err(Error::NotReady(format!(
             "{}{awaited}{shown}",

@@ -51,14 +51,17 @@ pub(super) fn failure(inside: &dyn Inside, config: &SandboxConfig, units: &[Unit
             "-u",
             unit.id(),
         ]);
-        for line in journal.lines() {
-            text.push_str(&format!("\n  | {}", line));
-        }
+        text.extend(journal.lines().map(quoted));
         if let Some(hint) = hint(&unit.result(), &journal, !unmet.is_empty()) {
             text.push_str(&format!("\n  hint: {hint}"));
         }
     }
     Error::NotReady(text)
+}
+
+/// A line of a journal, as it is shown below what it is about.
+pub(super) fn quoted(line: &str) -> String {
+    format!("\n  | {line}")
 }
 
 /// A line of what a command was waited for, where it is more than that it runs.

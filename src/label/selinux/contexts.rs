@@ -2,7 +2,7 @@
 //! reads them.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Context;
 use crate::error::{Error, Result};
@@ -37,23 +37,9 @@ impl Types {
     /// # Errors
     /// Where a file is missing, or lacks what is looked for.
     pub fn read(contexts: &Path, kind: Kind) -> Result<Self> {
-        let read = |name: &str| {
-            let path = contexts.join(name);
-            match fs::read_to_string(&path) {
-                Ok(text) => Ok((path, text)),
-                Err(error) => Err(Error::io("reading", &path)(error)),
-            }
-        };
-        let parsed = |path: &Path, found: Option<&str>, what: &str| {
-            let text = found.ok_or_else(|| {
-                Error::refused(format!("'{}' says nothing of {what}", path.display()))
-            })?;
-            let doing = format!("reading '{}'", path.display());
-            text.parse().map_err(Error::step(doing))
-        };
         match kind {
             Kind::Container => {
-                let (path, text) = read("lxc_contexts")?;
+                let (path, text) = read(contexts, "lxc_contexts")?;
                 let process = CONTAINER_PROCESS.iter().find_map(|name| value(&text, name));
                 Ok(Self {
                     process: parsed(&path, process, "the processes of containers")?,
@@ -61,7 +47,7 @@ impl Types {
                 })
             }
             Kind::Machine { emulated } => {
-                let (path, text) = read("virtual_domain_context")?;
+                let (path, text) = read(contexts, "virtual_domain_context")?;
                 let mut all = lines(&text);
                 let first = all.next();
                 let process = match emulated {
@@ -69,7 +55,7 @@ impl Types {
                     false => first,
                 };
                 let process = parsed(&path, process, "virtual machines")?;
-                let (path, text) = read("virtual_image_context")?;
+                let (path, text) = read(contexts, "virtual_image_context")?;
                 let file = parsed(&path, lines(&text).next(), "their images")?;
                 Ok(Self { process, file })
             }
@@ -83,13 +69,26 @@ impl Types {
 /// # Errors
 /// As [`Types::read`].
 pub fn shared_by_machines(contexts: &Path) -> Result<Context> {
-    let path = contexts.join("virtual_image_context");
-    let text = fs::read_to_string(&path).map_err(Error::io("reading", &path))?;
+    let (path, text) = read(contexts, "virtual_image_context")?;
     let context = lines(&text).nth(1).or_else(|| lines(&text).next());
-    let context = context
-        .ok_or_else(|| Error::refused(format!("'{}' says nothing of images", path.display())))?;
+    parsed(&path, context, "images")
+}
+
+/// A file of a policy, and what is in it.
+fn read(contexts: &Path, name: &str) -> Result<(PathBuf, String)> {
+    let path = contexts.join(name);
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok((path, text)),
+        Err(error) => Err(Error::io("reading", &path)(error)),
+    }
+}
+
+/// The context that was found in a file, which has to say `what`.
+fn parsed(path: &Path, found: Option<&str>, what: &str) -> Result<Context> {
+    let text = found
+        .ok_or_else(|| Error::refused(format!("'{}' says nothing of {what}", path.display())))?;
     let doing = format!("reading '{}'", path.display());
-    context.parse().map_err(Error::step(doing))
+    text.parse().map_err(Error::step(doing))
 }
 
 fn lines(text: &str) -> impl Iterator<Item = &str> {
@@ -153,24 +152,23 @@ mod tests {
                 "system_u:object_r:svirt_image_t:s0\nsystem_u:object_r:virt_content_t:s0\n",
             ),
         ]);
-        let types = |emulated| Types::read(dir.path(), Kind::Machine { emulated }).unwrap();
-        assert_eq!(types(false).file.kind(), "svirt_image_t");
         let process = |emulated| {
-            let types = types(emulated);
+            let types = Types::read(dir.path(), Kind::Machine { emulated }).unwrap();
+            assert_eq!(types.file.kind(), "svirt_image_t");
             types.process.kind().to_owned()
         };
         assert_eq!(process(false), "svirt_t");
         assert_eq!(process(true), "svirt_tcg_t");
-        let shared = || shared_by_machines(dir.path()).unwrap();
-        assert_eq!(shared().kind(), "virt_content_t");
-        fs::write(dir.path().join("virtual_image_context"), "u:o:image_t:s0").unwrap();
-        assert_eq!(shared().kind(), "image_t");
         fs::write(
             dir.path().join("virtual_domain_context"),
             "\nu:r:svirt_t:s0\n",
         )
         .unwrap();
         assert_eq!(process(true), "svirt_t");
+        let shared = || shared_by_machines(dir.path()).unwrap();
+        assert_eq!(shared().kind(), "virt_content_t");
+        fs::write(dir.path().join("virtual_image_context"), "u:o:image_t:s0").unwrap();
+        assert_eq!(shared().kind(), "image_t");
     }
 
     #[test]

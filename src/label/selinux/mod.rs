@@ -67,9 +67,10 @@ fn policy(etc: &Path) -> Result<PathBuf> {
 pub fn types(kind: Kind) -> Result<Types> {
     let directory = policy(Path::new("/etc"))?.join("contexts");
     let types = Types::read(&directory, kind)?;
-    if kind == (Kind::Machine { emulated: true }) {
-        let virtual_ones = Types::read(&directory, Kind::Machine { emulated: false })?;
-        if types == virtual_ones && may_write_code() == Some(false) && enforcement() == Some(true) {
+    let is_emulated = kind == Kind::Machine { emulated: true };
+    if is_emulated && may_write_code() == Some(false) && enforcement() == Some(true) {
+        let others = Types::read(&directory, Kind::Machine { emulated: false })?;
+        if types == others {
             log::warn!(
                 "SELinux does not let an emulated machine write the code that it runs: it will not start before \
                  'setsebool -P {WRITES_CODE} on'"
