@@ -42,7 +42,13 @@ impl Metadata {
         let own =
             UnitDirs::scan(tree).map_err(Error::step("looking for units in the sandbox's tree"))?;
         let is_hosts = |unit: &&String| {
-            UnitName::exact(unit).is_ok_and(|unit| own.locate(&unit) == Located::Nowhere)
+            // A link in the tree may lead to what is in the host's /usr.
+            UnitName::exact(unit).is_ok_and(|unit| {
+                matches!(
+                    own.locate(&unit),
+                    Located::Dangling { .. } | Located::Nowhere
+                )
+            })
         };
         Ok(Self {
             format: FORMAT,
@@ -110,7 +116,7 @@ impl Metadata {
                 Located::Fragment { path, .. } => !path.starts_with("/etc"),
                 // What the host masks is there all the same.
                 Located::SysV { .. } | Located::Masked { .. } => true,
-                Located::Nowhere => false,
+                Located::Dangling { .. } | Located::Nowhere => false,
             };
             if !is_there {
                 return Err(Error::refused(format!(

@@ -359,6 +359,7 @@ fn missing(closure: &mut Closure) -> Error {
     let advice = match &first.error {
         LoadError::Masked { .. } => "; unmask it on the host first",
         LoadError::NotFound { .. }
+        | LoadError::Dangling { .. }
         | LoadError::NoInstance { .. }
         | LoadError::Read { .. }
         | LoadError::Scan(_) => "",

@@ -111,7 +111,7 @@ pub fn closure(dirs: &UnitDirs, asked: &[UnitName], specifiers: &Specifiers) -> 
     while let Some((name, reason)) = queue.pop_front() {
         let canonical = match dirs.locate(&name) {
             Located::Fragment { name, .. } | Located::SysV { name, .. } => name,
-            Located::Masked { .. } | Located::Nowhere => name.clone(),
+            Located::Masked { .. } | Located::Dangling { .. } | Located::Nowhere => name.clone(),
         };
         if let Some(known) = closure
             .members
@@ -275,7 +275,7 @@ fn triggers_by_service(
         {
             let service = match dirs.locate(&service) {
                 Located::Fragment { name, .. } | Located::SysV { name, .. } => name,
-                Located::Masked { .. } | Located::Nowhere => service,
+                Located::Masked { .. } | Located::Dangling { .. } | Located::Nowhere => service,
             };
             found
                 .entry(service)

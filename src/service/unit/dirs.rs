@@ -71,6 +71,11 @@ pub enum Located {
         /// The mask, as seen from the root.
         path: PathBuf,
     },
+    /// A link of this name leads to a unit that does not exist, as a removed package leaves behind.
+    Dangling {
+        /// The name that the link leads to.
+        target: UnitName,
+    },
     /// There is nothing of this name.
     Nowhere,
 }
@@ -131,9 +136,16 @@ impl UnitDirs {
         &self.root
     }
 
-    /// All names there are: unit files, aliases, masks, and init scripts as services.
+    /// Returns all names of units: unit files, aliases, masks, and init scripts as services. Links that lead nowhere name none.
     pub fn names(&self) -> impl Iterator<Item = &UnitName> {
-        self.units.keys().chain(
+        let aliases = (self.units.iter()).filter(|(name, entry)| match entry {
+            Entry::Alias(_) => !matches!(
+                self.locate(name),
+                Located::Dangling { .. } | Located::Nowhere
+            ),
+            Entry::Fragment(_) | Entry::Mask(_) => true,
+        });
+        aliases.map(|(name, _)| name).chain(
             self.scripts
                 .keys()
                 .filter(|name| !self.units.contains_key(*name)),
@@ -142,6 +154,7 @@ impl UnitDirs {
 
     /// Finds the definition of a unit: by its own name, else by that of its template.
     pub fn locate(&self, name: &UnitName) -> Located {
+        let wanted = name;
         let mut name = name.clone();
         for _ in 0..MAX_ALIASES {
             let entry = self
@@ -182,6 +195,7 @@ impl UnitDirs {
                             script: script.clone(),
                             name,
                         },
+                        None if name != *wanted => Located::Dangling { target: name },
                         None => Located::Nowhere,
                     };
                 }
@@ -207,7 +221,7 @@ impl UnitDirs {
                 Located::Fragment { name: target, .. } | Located::SysV { name: target, .. } => {
                     target == *name
                 }
-                Located::Masked { .. } | Located::Nowhere => false,
+                Located::Masked { .. } | Located::Dangling { .. } | Located::Nowhere => false,
             };
             if leads_here && !names.contains(&alias) {
                 names.push(alias);

@@ -8,6 +8,7 @@ fn located(host: &Host, unit: &str) -> String {
         Located::Fragment { name, path } => format!("{name} {}", path.display()),
         Located::SysV { name, script } => format!("{name} sysv {}", script.display()),
         Located::Masked { path } => format!("masked {}", path.display()),
+        Located::Dangling { target } => format!("dangling {target}"),
         Located::Nowhere => "nowhere".to_owned(),
     }
 }
@@ -53,6 +54,10 @@ fn fragments_aliases_and_masks_are_found() {
         .link("usr/lib/systemd/system/kind.service", "kind.socket")
         .link("etc/systemd/system/dangling.service", "/opt/none.service")
         .unit("dangling.service", TEXT)
+        .link(
+            "etc/systemd/system/purged.service",
+            "/lib/systemd/system/gone.service",
+        )
         .script("etc/init.d/boot.sh", "#!/bin/sh\n");
     let lib = "/usr/lib/systemd/system";
     let cases = [
@@ -106,11 +111,20 @@ fn fragments_aliases_and_masks_are_found() {
             "boot.service sysv /etc/init.d/boot.sh".into(),
         ),
         ("none.service", "nowhere".into()),
+        ("purged.service", "dangling gone.service".into()),
     ];
     for (unit, expected) in cases {
         assert_eq!(located(&host, unit), expected, "{unit}");
     }
     let dirs = host.dirs();
+    for missing in ["purged.service", "loop.service"] {
+        assert!(
+            !dirs.names().any(|unit| unit.as_str() == missing),
+            "{missing}"
+        );
+        let error = dirs.load(&name(missing)).unwrap_err().to_string();
+        assert!(!error.contains(&format!("mean '{missing}'")), "{error}");
+    }
     assert_eq!(
         dirs.names_of(&name("db.service")),
         ["db.service", "old-db.service", "rel.service"].map(name)

@@ -25,6 +25,17 @@ pub enum LoadError {
         /// Names that are alike, the nearest first.
         near: Vec<UnitName>,
     },
+    /// A link of this name leads to a unit that does not exist.
+    #[error(
+        "loading unit '{name}': it is a link to '{target}', which does not exist; remove the link, or install what has \
+         '{target}'"
+    )]
+    Dangling {
+        /// The name asked for.
+        name: UnitName,
+        /// The name that the link leads to.
+        target: UnitName,
+    },
     /// The unit is masked, so it must not be started.
     #[error("loading unit '{name}': masked by '{path}'")]
     Masked {
@@ -141,6 +152,12 @@ impl UnitDirs {
                 return Err(LoadError::Masked {
                     name: name.clone(),
                     path,
+                });
+            }
+            Located::Dangling { target } => {
+                return Err(LoadError::Dangling {
+                    name: name.clone(),
+                    target,
                 });
             }
             Located::Nowhere => {
