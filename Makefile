@@ -12,8 +12,7 @@ share      = $(DESTDIR)$(PREFIX)/share
 setup   = bash tests/setup/packages.sh
 harness = target/debug/test-harness
 # An uninstalled program finds its parts here.
-parts   = VIRT_SANDBOX_GUEST_INIT=$(CURDIR)/target/guest-init/guest-init \
-         
+parts   = VIRT_SANDBOX_GUEST_INIT='$(CURDIR)/target/guest-init/guest-init'
 
 .PHONY: build install check test test-slow test-machines test-vm test-host demo zoo bench clean setup programs
 .DEFAULT_GOAL = build
@@ -41,7 +40,7 @@ install:
 	@# Without it logrotate would see nothing that is due.
 	touch -a $(DESTDIR)/var/log/virt-sandbox-rotate.log
 	chmod 600 $(DESTDIR)/var/log/virt-sandbox-rotate.log
-	cd templates && find . -type f -exec install -D -m 644 {} $(abspath $(share))/virt-sandbox/templates/{} \;
+	set -e; for file in $$(find templates -type f); do install -D -m 644 $$file $(share)/virt-sandbox/$$file; done
 
 # Needs no root, no KVM and no libvirtd.
 check:

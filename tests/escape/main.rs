@@ -22,7 +22,8 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
-use support::{Done, HostFile, TREES, Test, finish, inside, ok, run};
+use support::{Done, HostFile, TREES, Test, finish, inside, ok, run, service_program};
+use test_harness::programs;
 
 const MARKER: &str = "t-escape-marker";
 const SECRET: &str = "/root/t-escape-secret";
@@ -70,15 +71,15 @@ impl Drop for Prey {
     }
 }
 
+/// Returns the path of `virt-sandbox`.
+fn command_program() -> PathBuf {
+    programs::stage(Path::new(env!("CARGO_BIN_EXE_virt-sandbox"))).unwrap()
+}
+
 /// The program, which is built with the harness.
 fn attacker() -> PathBuf {
-    let path = Path::new(env!("CARGO_BIN_EXE_virt-sandbox-service")).with_file_name("attacker");
-    assert!(
-        path.exists(),
-        "'{}': build it with 'cargo build -p test-harness'",
-        path.display()
-    );
-    path
+    let built = Path::new(env!("CARGO_BIN_EXE_virt-sandbox-service")).with_file_name("attacker");
+    programs::stage(&built).expect("build it with 'cargo build -p test-harness'")
 }
 
 /// A line of the attacker's.
@@ -278,7 +279,7 @@ fn nobody_gets_out_of_a_command() {
             &["all", "kernel"],
         ),
     ] {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_virt-sandbox"));
+        let mut command = Command::new(command_program());
         command
             .args(options)
             .args(["-m", "ram:/tmp=16M", "--"])
@@ -370,11 +371,9 @@ fn follow_links_out(keeper: &[&str]) {
     ] {
         // With a terminal of its own.
         let mut logs = Command::new("script");
-        let words = [
-            &[env!("CARGO_BIN_EXE_virt-sandbox-service"), "logs", "t-esc"],
-            options,
-        ]
-        .concat();
+        let program = service_program();
+        let program = program.to_str().unwrap();
+        let words = [&[program, "logs", "t-esc"], options].concat();
         logs.args(["-qec", &words.join(" "), "/dev/null"])
             .env("TERM", "xterm");
         let shown = finish(logs, "");

@@ -6,17 +6,19 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::support::{Done, TREES, Test, finish, says};
-use crate::unit;
+use crate::support::{Done, TREES, Test, finish, says, service_program};
+use crate::{command_program, unit};
 
 const CONFIGS: &str = "/etc/libvirt-sandbox";
 const STATES: &str = "/var/lib/libvirt-sandbox";
 const RUNTIME: &str = "/run/virt-sandbox";
 
 /// Runs a program of ours with a umask.
-fn with_umask(umask: &str, program: &str, words: &[&str]) -> Done {
+fn with_umask(umask: &str, program: &Path, words: &[&str]) -> Done {
     let mut command = Command::new("sh");
-    command.args(["-c", &format!("umask {umask}; exec \"$@\""), "sh", program]);
+    command
+        .args(["-c", &format!("umask {umask}; exec \"$@\""), "sh"])
+        .arg(program);
     command.args(words);
     let done = finish(command, "");
     assert_eq!(done.code, 0, "umask {umask}: {words:?}: {done:?}");
@@ -24,9 +26,11 @@ fn with_umask(umask: &str, program: &str, words: &[&str]) -> Done {
 }
 
 /// Looks at the host while a command runs in a sandbox.
-fn while_it_runs(umask: &str, program: &str, look: impl FnOnce()) {
+fn while_it_runs(umask: &str, program: &Path, look: impl FnOnce()) {
     let mut command = Command::new("sh");
-    command.args(["-c", &format!("umask {umask}; exec \"$@\""), "sh", program]);
+    command
+        .args(["-c", &format!("umask {umask}; exec \"$@\""), "sh"])
+        .arg(program);
     command.args(["--", "sh", "-c", "echo up; read line"]);
     let mut child = command
         .stdin(Stdio::piped())
@@ -65,10 +69,7 @@ fn what_is_made_is_nobody_elses_to_change() {
         return;
     };
     let unit = unit();
-    let (service, command) = (
-        env!("CARGO_BIN_EXE_virt-sandbox-service"),
-        env!("CARGO_BIN_EXE_virt-sandbox"),
-    );
+    let (service, command) = (service_program(), command_program());
     let dir = tempfile::tempdir().unwrap();
     let archive = dir.path().join("t-esc.tar");
     let archive = archive.to_str().unwrap();
@@ -100,7 +101,7 @@ fn what_is_made_is_nobody_elses_to_change() {
         };
         let mut found = Vec::new();
         for words in verbs {
-            with_umask(umask, service, words);
+            with_umask(umask, &service, words);
             for place in [CONFIGS, STATES, RUNTIME, TREES, "/etc/systemd/system"] {
                 open_to_others(Path::new(place), &mut found);
             }
@@ -110,15 +111,15 @@ fn what_is_made_is_nobody_elses_to_change() {
         assert!(found.is_empty(), "umask {umask}: {found:?}");
         let _ = fs::remove_file(archive);
         // Who is in it is not locked out by it.
-        with_umask(umask, service, &["start", "t-esc"]);
+        with_umask(umask, &service, &["start", "t-esc"]);
         let read = says("t-esc", "setpriv --reuid=65534 cat /etc/hostname && umask");
         assert_eq!(read.lines().last(), Some("0022"), "umask {umask}");
         for name in ["t-esc", "t-esc3", "t-esc4"] {
             if Path::new(CONFIGS).join("services").join(name).exists() {
-                with_umask(umask, service, &["delete", "--force", name]);
+                with_umask(umask, &service, &["delete", "--force", name]);
             }
         }
-        while_it_runs(umask, command, || {
+        while_it_runs(umask, &command, || {
             open_to_others(Path::new(RUNTIME), &mut found)
         });
         assert!(found.is_empty(), "umask {umask}: {found:?}");

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use test_harness::host;
 
-use crate::support::Test;
+use crate::support::{Test, program};
 
 cases! {
     every:
@@ -139,7 +139,7 @@ fn what_does_not_go_together_is_refused(test: &Test) {
         // A connection is named once.
         let line = match options[0] {
             "-c" => {
-                let mut command = Command::new(env!("CARGO_BIN_EXE_virt-sandbox"));
+                let mut command = Command::new(program());
                 command.args(&arguments);
                 let done = host::finish(command, b"").unwrap();
                 assert_eq!((done.code, done.stdout.as_str()), (125, ""), "{done:?}");

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use test_harness::host;
 pub use test_harness::host::Done;
 use test_harness::libvirtd::{qemu_uri, require};
+use test_harness::programs::{self, GUEST_INIT_VARIABLE};
 use test_harness::snapshot::Snapshot;
 use test_harness::user::{self, UserDirectory};
 
@@ -207,14 +208,16 @@ impl Test {
 
     /// The program as the driver's user runs it, which is to choose a driver.
     pub fn bare(&self) -> Command {
-        let program = env!("CARGO_BIN_EXE_virt-sandbox");
+        let program = program();
         let mut command = if self.driver.is_users() {
             UserDirectory::from_environment().unwrap().command(program)
         } else {
             Command::new(program)
         };
-        if std::env::var_os(GUEST_INIT).is_none() {
-            command.env(GUEST_INIT, guest_init());
+        // Whoever the driver's user is, and wherever the checkout lies.
+        command.current_dir("/");
+        if std::env::var_os(GUEST_INIT_VARIABLE).is_none() {
+            command.env(GUEST_INIT_VARIABLE, guest_init());
         }
         command
     }
@@ -277,14 +280,19 @@ impl Test {
     }
 }
 
-/// Names the guest-init of an uninstalled program.
-const GUEST_INIT: &str = "VIRT_SANDBOX_GUEST_INIT";
+/// Returns the path of `virt-sandbox`.
+pub fn program() -> PathBuf {
+    programs::stage(Path::new(env!("CARGO_BIN_EXE_virt-sandbox"))).unwrap()
+}
 
 /// The static guest-init.
 pub fn guest_init() -> PathBuf {
-    match std::env::var_os(GUEST_INIT) {
+    match std::env::var_os(GUEST_INIT_VARIABLE) {
         Some(path) => path.into(),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("target/guest-init/guest-init"),
+        None => {
+            let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/guest-init/guest-init");
+            programs::stage(&built).unwrap()
+        }
     }
 }
 

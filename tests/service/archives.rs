@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 
 use crate::support::{
     HostFile, TREES, Test, address, eventually, get, in_tree, listed, ok, output, program, run,
-    says,
+    says, service_program,
 };
 use crate::trees::{UNIT, described, furnish};
 
@@ -118,10 +118,7 @@ fn a_second_one_has_an_identity_of_its_own() {
     says("t-one", "echo same > /var/www/html/page");
     // Through a pipe, while it runs.
     let script = "\"$0\" export t-one -o - | \"$0\" import --start - t-two";
-    output(
-        "sh",
-        &["-c", script, env!("CARGO_BIN_EXE_virt-sandbox-service")],
-    );
+    output("sh", &["-c", script, service_program().to_str().unwrap()]);
     assert_eq!(listed("t-one").unwrap()["state"], "running");
     assert_ne!(address("t-one"), address("t-two"));
     let identity = |name: &str| says(name, "cat /etc/machine-id; cat /sys/class/net/eth0/address");

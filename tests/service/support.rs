@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 use test_harness::host;
 pub use test_harness::host::Done;
 use test_harness::libvirtd::require;
+use test_harness::programs;
 use test_harness::snapshot::Snapshot;
 
 /// Where the trees of sandboxes are.
@@ -97,9 +98,17 @@ pub fn output(program: &str, arguments: &[&str]) -> String {
     host::output(program, arguments).unwrap()
 }
 
+/// Returns the path of `virt-sandbox-service`.
+pub fn service_program() -> PathBuf {
+    programs::stage(Path::new(env!("CARGO_BIN_EXE_virt-sandbox-service"))).unwrap()
+}
+
 /// The program under test.
 pub fn program() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_virt-sandbox-service"))
+    let mut command = Command::new(service_program());
+    // Whoever the caller is, and wherever the checkout lies.
+    command.current_dir("/");
+    command
 }
 
 /// Runs the program to its end.

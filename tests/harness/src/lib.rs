@@ -8,6 +8,7 @@
 //! | [`host`] | running programs, waiting, what of a snapshot is a test's |
 //! | [`guest`] | the smallest guest there can be, to compare with |
 //! | [`network`] | the libvirt network `default` of the private daemon |
+//! | [`programs`] | copies of the programs under test that every user can run |
 //! | [`prey`] | what the escape suite has on the host to be reached |
 //! | [`snapshot`] | what must be as before once a sandbox is gone |
 //! | [`whole`] | a whole host in a virtual machine |
@@ -23,6 +24,7 @@ mod namespace;
 pub mod network;
 pub mod prey;
 mod process;
+pub mod programs;
 pub mod serve;
 pub mod snapshot;
 pub mod user;

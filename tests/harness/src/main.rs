@@ -5,9 +5,10 @@ use std::process::{Command, ExitCode, ExitStatus};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use nix::sys::stat::{Mode, umask};
 use test_harness::libvirtd::Libvirtd;
 use test_harness::user::UserDirectory;
-use test_harness::{serve, whole, zoo};
+use test_harness::{programs, serve, whole, zoo};
 
 /// Runs commands and services against a private libvirtd
 #[derive(Debug, Parser)]
@@ -61,10 +62,14 @@ fn run(action: Action) -> Result<ExitCode> {
 }
 
 fn with_libvirtd(command: &[String]) -> Result<ExitCode> {
+    // A strict one of the caller's would keep the ordinary user from what tests make for it.
+    umask(Mode::S_IWGRP | Mode::S_IWOTH);
+    let programs = programs::Directory::make()?;
     let daemon = Libvirtd::start(&std::env::current_exe().context("finding this program")?)?;
     let status = Command::new(&command[0])
         .args(&command[1..])
         .envs(daemon.environment())
+        .envs(programs.environment()?)
         .status()
         .with_context(|| format!("running '{}'", command[0]))?;
     daemon.stop()?;

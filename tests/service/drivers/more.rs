@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use super::{Cell, DRIVERS, Driver};
 use crate::support::{
     HostFile, eventually, finish, get, in_tree, inside, listed, ok, program, run, send,
+    service_program,
 };
 
 pub fn edit(cell: &Cell) {
@@ -234,7 +235,8 @@ fn at_terminal(line: &str) -> String {
 }
 
 pub fn terminal(cell: &Cell) {
-    let program = env!("CARGO_BIN_EXE_virt-sandbox-service");
+    let program = service_program();
+    let program = program.display();
     let script = "tty; stty size; echo $TERM; exit 9";
     let line = format!(
         "stty rows 33 cols 111; TERM=vt100 {program} execute -t {} -- sh -c '{script}'; echo $?",
