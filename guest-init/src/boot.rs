@@ -12,6 +12,7 @@ use nix::unistd::{sethostname, syncfs};
 use crate::NEW_ROOT;
 use crate::caller::Caller;
 use crate::config::{Payload, Platform, Staged};
+use crate::handover::{Handover, Told};
 use crate::keeper::Files;
 use crate::plan::{Step, plan};
 use crate::subordinate::{Namespaces, Side};
@@ -25,7 +26,8 @@ pub fn boot() {
     if machine::is_one() {
         crate::console_log::init(false);
         let mut caller = Caller::Absent;
-        if let Err(error) = machine_caller(&mut caller).and_then(|()| carry_out(&mut caller)) {
+        let booted = machine_caller(&mut caller);
+        if let Err(error) = booted.and_then(|()| carry_out(&mut caller, Told::Nobody)) {
             log::error!("{error:#}");
             caller.fail(&error);
         }
@@ -35,7 +37,8 @@ pub fn boot() {
     let mut caller = Caller::of_container();
     crate::console_log::keep_in_stage();
     crate::console_log::init(false);
-    if let Err(error) = carry_out(&mut caller) {
+    let handover = Handover::begin().map(Told::Host);
+    if let Err(error) = handover.and_then(|told| carry_out(&mut caller, told)) {
         log::error!("{error:#}");
         caller.fail(&error);
     }
@@ -47,7 +50,7 @@ fn machine_caller(caller: &mut Caller) -> Result<()> {
     Ok(())
 }
 
-fn carry_out(caller: &mut Caller) -> Result<()> {
+fn carry_out(caller: &mut Caller, mut told: Told) -> Result<()> {
     let config = caller.config()?;
     crate::console_log::init(config.debug);
     caller.reached("booted");
@@ -75,7 +78,6 @@ fn carry_out(caller: &mut Caller) -> Result<()> {
                 made.enter_network(&nics)?;
                 let namespace = made.user()?;
                 place = place.with(root::Mapping { namespace, ids });
-                caller.give_pipes(ids.first);
                 subordinate::raise_limits();
                 subordinate::make_for(ids)?;
                 namespaces = Some(made);
@@ -111,12 +113,20 @@ fn carry_out(caller: &mut Caller) -> Result<()> {
             Step::Descend => {
                 let namespaces = namespaces.take().context("there are no namespaces")?;
                 match subordinate::descend(&namespaces, &groups, &config.confinement, has_units)? {
-                    Side::Above(first) => {
+                    Side::Above { first, who, ready } => {
                         // Streams end when nobody has them any more.
                         *caller = Caller::Absent;
-                        subordinate::attend(first);
+                        subordinate::attend(first, || {
+                            if let Told::Host(handover) = told {
+                                handover.publish_when(ready, who);
+                            }
+                        });
                     }
-                    Side::Below => groups.clear(),
+                    // The record is the host's.
+                    Side::Below { ready } => {
+                        told = Told::Above(ready);
+                        groups.clear();
+                    }
                 }
             }
             Step::MaskKernel => root::mask_kernel(&config.confinement),
@@ -156,10 +166,12 @@ fn carry_out(caller: &mut Caller) -> Result<()> {
                 environment,
             } => {
                 process::end_with_parent();
+                told.booted()?;
                 match process::exec(&command, &environment)? {}
             }
             Step::Run(command) => {
                 process::end_with_parent();
+                told.booted()?;
                 // Who wants to know all of a machine looks at its console.
                 if !(config.debug && config.platform == Platform::Machine) {
                     caller.pass_on_log();

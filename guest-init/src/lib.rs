@@ -14,9 +14,11 @@
 //! | [`mountinfo`] | the kernel's table of mounts |
 //! | [`seccomp`] | system calls that a sandbox may not make |
 //! | [`filesystem`] | which filesystem is on a device, and which partitions |
+//! | [`first`] | the first process of a container, handed over to the host |
 //!
 //! With feature `link`, which both sides use: `link`, the channel on a file descriptor, `tunnel`,
-//! connections carried over it, `targets`, where they lead to, and `terminal`, the caller's.
+//! connections carried over it, `targets`, where they lead to, `terminal`, the caller's, and `streams`, which of
+//! the caller's standard streams a sandbox may have itself.
 //!
 //! With feature `init`, what PID 1 does:
 //!
@@ -29,6 +31,7 @@
 //! | `network`, `keeper` | bringing up the NICs; keeping their leases |
 //! | `netlink`, `dhcp`, `resolv` | links, addresses and routes of the kernel; a DHCPv4 client; resolv.conf |
 //! | `subordinate` | the user namespace of a sandbox, and going down into it |
+//! | `handover` | telling the host which process is the first |
 //! | `confine`, `filter` | what the payload may not do |
 //! | `mount_api` | mounts as files |
 //! | `caller` | whoever started the sandbox and waits for word of it |
@@ -41,6 +44,7 @@
 pub mod ask;
 pub mod config;
 pub mod filesystem;
+pub mod first;
 pub mod membership;
 pub mod mountinfo;
 pub mod net;
@@ -58,6 +62,8 @@ pub const STAGED_INCLUDES: &str = "/include";
 
 #[cfg(feature = "link")]
 pub mod link;
+#[cfg(feature = "link")]
+pub mod streams;
 #[cfg(feature = "link")]
 pub mod targets;
 #[cfg(feature = "link")]
@@ -89,6 +95,8 @@ pub mod dhcp;
 pub mod enter;
 #[cfg(feature = "init")]
 mod filter;
+#[cfg(feature = "init")]
+mod handover;
 #[cfg(feature = "init")]
 mod keeper;
 #[cfg(feature = "init")]

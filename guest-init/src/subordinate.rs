@@ -8,7 +8,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -25,6 +25,7 @@ use nix::sys::wait::{WaitStatus, wait, waitpid};
 use nix::unistd::{Gid, Pid, Uid, pipe2, setfsgid, setfsuid, setgroups, setresgid, setresuid};
 
 use crate::config::{Confinement, IdMap};
+use crate::first::{Identity, ProcDir};
 use crate::mount_api::Detached;
 use crate::netlink::Netlink;
 use crate::{process, root};
@@ -196,20 +197,6 @@ fn try_ids(arguments: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Gives pipes among these files to the host's id `owner`, so that the sandbox may open its `/dev/stdout`. Pipes with a name
-/// are somebody's.
-pub fn give_pipes(files: impl IntoIterator<Item = i32>, owner: u32) {
-    for number in files {
-        let path = format!("/proc/self/fd/{number}");
-        let leads_to = fs::read_link(&path).unwrap_or_default();
-        if leads_to.to_string_lossy().starts_with("pipe:[")
-            && let Err(error) = chown(&path, Some(owner), Some(owner))
-        {
-            log::debug!("handing over a pipe: {error}");
-        }
-    }
-}
-
 /// How many files a process of a service may have open (`DefaultLimitNOFILE=` of systemd).
 const OPEN_FILES: u64 = 512 << 10;
 
@@ -259,9 +246,19 @@ fn act_as(id: u32) -> Result<()> {
 #[derive(Debug)]
 pub enum Side {
     /// In the process that waits.
-    Above(Pid),
+    Above {
+        /// The first process of the sandbox.
+        first: Pid,
+        /// What tells it from others.
+        who: Identity,
+        /// A byte comes on it once that process has booted.
+        ready: OwnedFd,
+    },
     /// In the first process of the sandbox, as its root.
-    Below,
+    Below {
+        /// Takes a byte once it has booted.
+        ready: OwnedFd,
+    },
 }
 
 /// Starts the first process of the sandbox. `groups` are files that take a process to the cgroups of this one. With `has_units`
@@ -278,24 +275,26 @@ pub fn descend(
     let doing = "starting the first process of the sandbox";
     let (report, told) = pipe2(OFlag::O_CLOEXEC).context(doing)?;
     let (wait_for, go) = pipe2(OFlag::O_CLOEXEC).context(doing)?;
+    let (ready, booted) = pipe2(OFlag::O_CLOEXEC).context(doing)?;
     // A namespace of processes is entered by children alone, and belongs to the user namespace it was made in.
     let Some(between) = process::divide()? else {
         let said = match between(namespaces) {
             Ok(Some(pid)) => pid.to_string(),
             Ok(None) => {
-                drop((report, told, go));
+                drop((report, told, go, ready));
                 await_root(wait_for);
                 // From here on the mounts are locked, and the cgroup is the root of what is seen.
                 unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWCGROUP)
                     .context("locking the mounts")?;
-                return become_root().context(doing).map(|()| Side::Below);
+                become_root().context(doing)?;
+                return Ok(Side::Below { ready: booted });
             }
             Err(error) => format!("{error:#}"),
         };
         let _ = File::from(told).write_all(said.as_bytes());
         std::process::exit(0);
     };
-    drop((told, wait_for));
+    drop((told, wait_for, booted));
     let mut said = String::new();
     File::from(report)
         .read_to_string(&mut said)
@@ -309,8 +308,8 @@ pub fn descend(
             .write_all(b"0")
             .context("leaving the sandbox's cgroup")?;
     }
-    let path = format!("/proc/{first}/ns/pid");
-    let processes = File::open(&path).with_context(|| format!("opening '{path}'"))?;
+    let process = ProcDir::open(first.as_raw().cast_unsigned()).context(doing)?;
+    let (who, processes) = (process.identity()?, process.file("ns/pid")?);
     setns(&processes, CloneFlags::CLONE_NEWPID).context(doing)?;
     let showing = process::spawn(|| match show_processes(confinement, has_units) {
         Ok(()) => 0,
@@ -323,7 +322,7 @@ pub fn descend(
         bail!("mounting '/proc' for the sandbox failed");
     }
     File::from(go).write_all(b"+").context(doing)?;
-    Ok(Side::Above(first))
+    Ok(Side::Above { first, who, ready })
 }
 
 /// The process between: gives the pid of the first one, and in that one nothing.
@@ -407,8 +406,9 @@ fn show_whole(flags: MsFlags) -> Result<()> {
 /// All that waiting takes.
 const KEPT: [Capability; 2] = [Capability::CAP_SYS_BOOT, Capability::CAP_KILL];
 
-/// Waits until the first process of the sandbox has ended, and ends alike. The kernel then ends what is left.
-pub fn attend(first: Pid) -> ! {
+/// Waits until the first process of the sandbox has ended, and ends alike. The kernel then ends what is left. What is to be done
+/// `before` is done without capabilities.
+pub fn attend(first: Pid, before: impl FnOnce()) -> ! {
     let kept: CapsHashSet = KEPT.into_iter().collect();
     for set in [CapSet::Effective, CapSet::Permitted] {
         if let Err(error) = caps::set(None, set, &kept) {
@@ -416,6 +416,7 @@ pub fn attend(first: Pid) -> ! {
         }
     }
     process::end_with_parent();
+    before();
     loop {
         match wait() {
             Ok(WaitStatus::Exited(pid, status)) if pid == first => std::process::exit(status),

@@ -10,6 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use guest_init::config::{self as guest, GuestConfig};
+use guest_init::first::RECORD;
 
 use crate::config::{Mac, Mount, Network, SandboxConfig};
 use crate::domain::Filesystem;
@@ -225,6 +226,8 @@ pub fn stage_init(dir: &Path, init: &Path) -> Result<()> {
     }
     let program = fs::read(init).map_err(Error::io("reading", init))?;
     atomic::replace(&dir.join(INIT), &program, 0o755)?;
+    // guest-init fills it; where there is none it never will.
+    atomic::replace(&dir.join(RECORD), b"", 0o600)?;
     Ok(())
 }
 

@@ -25,7 +25,7 @@ use crate::run::contract::{self, Platforms};
 use crate::run::disks::{self, Attached};
 use crate::run::layout::{Granularity, Layout, ROOT, Share};
 use crate::run::{Account, Plan, Purpose, Reach, Request};
-use crate::sys::enter::{first_process, init_process};
+use crate::sys::first::{self, Stage};
 use crate::sys::pidfd::Process;
 
 /// What the kernel and the host's services show of themselves below a root; a sandbox has its own.
@@ -138,17 +138,26 @@ const END: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// Where it cannot be done. The domain then ends with the connection, in libvirt's own time.
-pub fn end(hypervisor: &dyn Hypervisor, name: &SandboxName, link: Link) -> Result<bool> {
+pub fn end(
+    hypervisor: &dyn Hypervisor,
+    name: &SandboxName,
+    stage: &Path,
+    link: Link,
+) -> Result<bool> {
     let failed = || Error::step::<io::Error>("ending the container");
     let Some(controller) = hypervisor.state(name.as_str())?.id() else {
         return Ok(false);
     };
     let keeper = Process::open(controller).map_err(failed())?;
-    let (Some(init), Some(first)) = (init_process(controller), first_process(controller)) else {
+    let Stage::Runs(first) = first::find(controller, stage)? else {
         return Ok(false);
     };
-    let groups = cgroup::of_process(first, name);
-    let init = Process::open(init).map_err(failed())?;
+    let groups = cgroup::of_process(first.process.pid(), name);
+    let init = Process::open(first.init.pid()).map_err(failed())?;
+    // Their numbers may be those of others by now.
+    if first.init.identity().is_err() || first.process.identity().is_err() {
+        return Ok(false);
+    }
     cgroup::adopt(controller).map_err(failed())?;
     drop(link);
     if !init.wait(END) {

@@ -319,17 +319,20 @@ pub fn run(request: &Request, connection: &Connection, places: &Places) -> Resul
     stages.reach("end");
     let has_ended_well = matches!(ending, Ending::Exit(_));
     let is_container = connection.driver == Driver::Lxc;
-    let is_gone = if has_ended_well && is_container {
-        let ended = container::end(&hypervisor, &name, link);
-        stages.reach("farewell");
-        ended.unwrap_or_else(|error| {
-            log::debug!("{error}");
-            false
-        })
-    } else {
-        drop(link);
-        // A virtual machine ends with the connection.
-        has_ended_well && !is_embedded && !is_container
+    let is_gone = match &plan.reach {
+        Reach::HandedDown { stage, .. } if has_ended_well => {
+            let ended = container::end(&hypervisor, &name, stage, link);
+            stages.reach("farewell");
+            ended.unwrap_or_else(|error| {
+                log::debug!("{error}");
+                false
+            })
+        }
+        Reach::HandedDown { .. } | Reach::Sockets { .. } => {
+            drop(link);
+            // A virtual machine ends with the connection.
+            has_ended_well && !is_embedded && !is_container
+        }
     };
     // A disk or a name can be used again when this returns.
     if !is_gone || request.uses_images() || request.name.is_some() {

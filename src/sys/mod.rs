@@ -13,6 +13,7 @@ pub mod copy;
 pub mod deadline;
 pub mod enter;
 pub mod export;
+pub mod first;
 pub mod forward;
 pub mod fresh;
 pub mod hold;

@@ -147,6 +147,10 @@ pub fn status(args: &StatusArgs, sandboxes: &Sandboxes) -> Result<()> {
         let shown = sandboxes.enter(name)?.capture(&command)?;
         text.push('\n');
         text.push_str(&output::printable(&shown.stdout));
+        if shown.stdout.is_empty() && !shown.success {
+            let said = output::printable(&shown.stderr);
+            text.push_str(&format!("its systemd does not answer yet: {said}\n"));
+        }
     }
     output::print(&text)
 }
