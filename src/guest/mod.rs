@@ -226,8 +226,11 @@ pub fn stage_init(dir: &Path, init: &Path) -> Result<()> {
     }
     let program = fs::read(init).map_err(Error::io("reading", init))?;
     atomic::replace(&dir.join(INIT), &program, 0o755)?;
-    // guest-init fills it; where there is none it never will.
-    atomic::replace(&dir.join(RECORD), b"", 0o600)?;
+    // guest-init empties and fills it; where there is none it never will. That of a sandbox that runs stays.
+    let record = dir.join(RECORD);
+    if !record.exists() {
+        atomic::replace(&record, b"", 0o600)?;
+    }
     Ok(())
 }
 

@@ -17,8 +17,10 @@ use crate::terminal::is_ours;
 const END_OF_INPUT: u8 = 4;
 /// Bytes that can be written without waiting to whatever poll(2) calls writable (`PIPE_BUF`).
 const PAGE: usize = 4096;
-/// Bytes read at once, and more than a terminal holds for its reader.
-const ROOM: usize = 64 << 10;
+/// Bytes read at once.
+pub const ROOM: usize = 256 << 10;
+/// More than a terminal holds for its reader.
+const OF_TERMINAL: usize = 64 << 10;
 
 /// What becomes of the other side when no more bytes come for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +99,7 @@ impl Flow {
         let Some(from) = &self.from else { return };
         let held = fcntl(from, FcntlArg::F_GETPIPE_SZ).ok();
         let held = held.and_then(|size| usize::try_from(size).ok());
-        self.leftover.get_or_insert(held.unwrap_or(ROOM));
+        self.leftover.get_or_insert(held.unwrap_or(OF_TERMINAL));
     }
 
     /// Nothing more is to be taken.

@@ -8,7 +8,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::{Mode, fchmod, fstat};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, pipe2, setsid};
 
-use super::flow::{AtEnd, Flow};
+use super::flow::{AtEnd, Flow, ROOM};
 use crate::pty::Pty;
 use crate::streams::{Direction, hand_down};
 
@@ -144,6 +144,8 @@ fn pipe(direction: Direction) -> Result<(OwnedFd, OwnedFd)> {
         Direction::Output => (write, read),
     };
     fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).context(doing)?;
+    // The fewer turns, the faster; that it may not be so large is no matter.
+    let _ = fcntl(&ours, FcntlArg::F_SETPIPE_SZ(ROOM as i32));
     // So that whoever it becomes may open /dev/stdout. Others have no way to it.
     fchmod(theirs.as_fd(), Mode::from_bits_truncate(0o666)).context(doing)?;
     Ok((theirs, ours))

@@ -132,6 +132,27 @@ fn a_terminal_is_relayed_where_only_one_stream_is_one() {
 }
 
 #[test]
+fn a_key_reaches_the_command_that_has_no_terminal() {
+    let Some(command) = enter(&[], "echo up; exec sleep 1000") else {
+        return;
+    };
+    let terminal = nix::pty::openpty(None, None).unwrap();
+    let mut keys = File::from(terminal.master);
+    let mut session = Command::new("setsid");
+    session
+        .arg("--ctty")
+        .arg(command.get_program())
+        .args(command.get_args());
+    session.stdin(terminal.slave).stdout(Stdio::piped());
+    let mut child = session.spawn().unwrap();
+    let mut up = [0; 3];
+    child.stdout.take().unwrap().read_exact(&mut up).unwrap();
+    // Control-C.
+    keys.write_all(b"\x03").unwrap();
+    assert_eq!(status(&mut child), 130);
+}
+
+#[test]
 fn much_is_relayed_without_a_loss() {
     const SIZE: u64 = 100 << 20;
     let Some(mut command) = enter(&[], "cat") else {
