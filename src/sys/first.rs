@@ -116,62 +116,49 @@ mod tests {
         find(std::process::id(), stage).unwrap()
     }
 
+    fn pid(stage: Stage) -> Option<u32> {
+        match stage {
+            Stage::Runs(first) => Some(first.process.pid()),
+            Stage::Boots | Stage::Ended => None,
+        }
+    }
+
     #[test]
     fn only_a_process_that_was_handed_over_is_taken() {
         let stage = tempfile::tempdir().unwrap();
         let stage = stage.path();
         assert!(find(std::process::id(), stage).is_err(), "another version");
         let mut shell = Command::new("sh");
-        shell.args(["-c", "sleep 100 & wait"]);
+        // In another clock tick, as it is in the same namespace.
+        shell.args(["-c", "sleep 0.2; sleep 100 & wait"]);
         let mut init = shell.spawn().unwrap();
         assert!(matches!(found(stage, None), Stage::Boots));
         let own = identity(init.id());
-        let begin = std::time::Instant::now();
-        while children(init.id()).is_empty() && begin.elapsed().as_secs() < 10 {
-            std::thread::yield_now();
-        }
-        let first = children(init.id())[0];
-        let record = Record {
-            init: own,
-            first: identity(first),
-        };
-        // A shell's child may start in the same tick, in the same namespace.
-        if record.first != record.init {
-            match found(stage, Some(record)) {
-                Stage::Runs(it) => assert_eq!(it.process.pid(), first),
-                other => panic!("{other:?}"),
+        let first = loop {
+            let later = |pid: &u32| {
+                let process = ProcDir::open(*pid).and_then(|process| process.identity());
+                process.is_ok_and(|it| it.started > own.started + 10)
+            };
+            if let Some(pid) = children(init.id()).into_iter().find(later) {
+                break pid;
             }
-        }
-        let alone = Record {
-            init: own,
-            first: own,
+            std::thread::yield_now();
         };
-        match found(stage, Some(alone)) {
-            Stage::Runs(it) => assert_eq!(it.process.pid(), init.id()),
-            other => panic!("{other:?}"),
-        }
+        let record = |init, first| Some(Record { init, first });
+        let below = found(stage, record(own, identity(first)));
+        assert_eq!(pid(below), Some(first));
+        assert_eq!(pid(found(stage, record(own, own))), Some(init.id()));
         // A record of an earlier boot.
-        let later = Identity {
+        let other = Identity {
             started: own.started + 1,
             ..own
         };
-        let stale = Record {
-            init: later,
-            first: later,
-        };
-        assert!(matches!(found(stage, Some(stale)), Stage::Boots));
-        let gone = Record {
-            init: own,
-            first: later,
-        };
-        assert!(matches!(found(stage, Some(gone)), Stage::Ended));
-        let _ = nix::sys::signal::kill(
-            nix::unistd::Pid::from_raw(first.cast_signed()),
-            nix::sys::signal::Signal::SIGKILL,
-        );
+        assert!(matches!(found(stage, record(other, other)), Stage::Boots));
+        assert!(matches!(found(stage, record(own, other)), Stage::Ended));
+        let child = nix::unistd::Pid::from_raw(first.cast_signed());
+        nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGKILL).unwrap();
         init.kill().unwrap();
         init.wait().unwrap();
-        fs::write(stage.join(RECORD), "").unwrap();
         assert!(matches!(find(init.id(), stage), Ok(Stage::Ended)));
     }
 }

@@ -217,10 +217,11 @@ impl Flow {
             Err(Errno::EINTR | Errno::EAGAIN) => Ok(()),
             Err(errno) => {
                 self.close();
-                match errno {
-                    // Nobody reads it any more.
-                    Errno::EPIPE | Errno::ECONNRESET | Errno::EIO => Ok(()),
-                    _ => Err(self.failure("writing", errno)),
+                // Nobody reads it any more: no error.
+                let is_gone = matches!(errno, Errno::EPIPE | Errno::ECONNRESET | Errno::EIO);
+                match is_gone {
+                    true => Ok(()),
+                    false => Err(self.failure("writing", errno)),
                 }
             }
         }
