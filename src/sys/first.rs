@@ -79,11 +79,16 @@ fn child(parent: u32, identity: Identity) -> Option<ProcDir> {
     children.find(|process| process.identity().is_ok_and(|it| it == identity))
 }
 
-/// As `proc_tid_children(5)` has them, and where the kernel does not, by looking at every process.
+/// As `proc_tid_children(5)` has them of each thread, and where the kernel does not, by looking at every process.
 fn children(pid: u32) -> Vec<u32> {
-    let children = format!("/proc/{pid}/task/{pid}/children");
-    if let Ok(text) = fs::read_to_string(children) {
-        let numbers = text.split_whitespace();
+    let threads = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten();
+    let texts: Vec<String> = threads
+        .filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("children")).ok())
+        .collect();
+    if !texts.is_empty() {
+        let numbers = texts.iter().flat_map(|text| text.split_whitespace());
         return numbers.filter_map(|number| number.parse().ok()).collect();
     }
     let processes = fs::read_dir("/proc").into_iter().flatten();
