@@ -4,6 +4,7 @@ mod complete;
 pub mod output;
 pub mod run;
 pub mod service;
+pub mod virtiofsd;
 
 use nix::sys::stat::{Mode, umask};
 

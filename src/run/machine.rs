@@ -53,8 +53,6 @@ pub fn plan(
         shares.push(qemu::Share {
             tag,
             source: share.source.clone(),
-            // No virtiofsd that libvirt 9 starts refuses to write; the guest's kernel does.
-            read_only: share.read_only && matches!(transport, Transport::Plan9 { .. }),
             transport,
         });
     }

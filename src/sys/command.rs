@@ -1,6 +1,6 @@
 //! Programs of the host. This and [`enter`](super::enter) are the only places that start one.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -179,6 +179,11 @@ pub fn interact<'a>(
 pub fn is_installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
+}
+
+/// Becomes the program at a path; returns only on failure.
+pub fn become_program(program: &Path, arguments: impl IntoIterator<Item = OsString>) -> io::Error {
+    Command::new(program).args(arguments).exec()
 }
 
 /// Becomes `program`; returns only on failure.

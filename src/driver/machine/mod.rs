@@ -172,30 +172,29 @@ pub(super) fn sharing(config: &SandboxConfig, facts: &HostFacts) -> Result<Vec<S
     let kernel = Kernel::find(Path::new("/"), &config.kernel)?;
     let abilities = Abilities::of_host(&kernel, Authority::Root)?;
     let assembly = Assembly::new(config, facts, &abilities)?;
-    let staged = assembly.staged.iter();
-    let is_read_only = staged.map(|staged| match staged {
-        guest_init::config::Staged::Share { read_only, .. }
-        | guest_init::config::Staged::Image { read_only, .. } => *read_only,
-    });
-    let shared = |(share, read_only): (qemu::Share, bool)| Shared {
+    let shared = |share: qemu::Share| Shared {
         source: share.source,
-        read_only,
-        how: match (share.transport, read_only) {
-            (Transport::Plan9 { .. }, true) => {
+        read_only: share.transport.is_read_only(),
+        how: match share.transport {
+            Transport::Plan9 {
+                read_only: true, ..
+            } => {
                 "9p, owners as on the host; read by QEMU as the user that libvirt runs it as, which refuses to write"
             }
-            (Transport::Plan9 { .. }, false) => {
+            Transport::Plan9 { .. } => {
                 "9p, owners as on the host; written by QEMU as the user that libvirt runs it as"
             }
-            (Transport::Virtiofs { .. }, true) => {
-                "virtiofs, owners as on the host; the machine's kernel refuses to write, and nothing of the host"
+            Transport::Virtiofs {
+                read_only: true, ..
+            } => {
+                "virtiofs, owners as on the host; read by a virtiofsd of root's, whose mounts are read-only"
             }
-            (Transport::Virtiofs { .. }, false) => {
+            Transport::Virtiofs { .. } => {
                 "virtiofs, owners as on the host; written by a virtiofsd of root's"
             }
         },
     };
-    let shares = assembly.shares.into_iter().zip(is_read_only).map(shared);
+    let shares = assembly.shares.into_iter().map(shared);
     let image = config.image_file().map(|source| Shared {
         source,
         read_only: false,
