@@ -21,6 +21,7 @@ use serde::Serialize;
 use self::connection::{Connection, Driver};
 use self::inside::ANSWER;
 pub use self::inside::{Activity, Carrier, Inside};
+pub use self::machine::shares::DefinedShare;
 use crate::config::{KernelRequest, Resources, SandboxConfig};
 use crate::error::{Error, Result};
 use crate::guest;
@@ -246,6 +247,16 @@ impl Keeper {
         match self {
             Self::Containers => Ok(container::sharing(config, facts)),
             Self::Machines => machine::sharing(config, facts),
+        }
+    }
+
+    /// The directories of the host that the sandbox of a domain's document has, where the host decides about each what may be done in
+    /// it. In a container that is up to its mounts, which are locked.
+    #[must_use]
+    pub fn defined_shares(self, xml: &str) -> Vec<DefinedShare> {
+        match self {
+            Self::Containers => vec![],
+            Self::Machines => machine::shares::of_document(xml),
         }
     }
 

@@ -4,6 +4,7 @@ mod assembly;
 mod carrier;
 mod inside;
 mod limits;
+pub(super) mod shares;
 mod way;
 
 use std::fs;

@@ -64,6 +64,7 @@ fn a_container_of_podmans_can_be_compared() {
             .collect(),
         label: None,
         writable: vec![],
+        read_only: vec![],
         nics: 1,
         unfiltered: 1,
         cpu_limited: false,
@@ -83,4 +84,31 @@ fn the_report_of_a_usual_sandbox_is_known() {
     );
     let text = serde_json::to_string_pretty(&judge(&facts)).unwrap();
     insta::assert_snapshot!(text);
+}
+
+#[test]
+fn a_share_that_a_machine_can_write_to_is_said_however_it_was_asked_for() {
+    let share = |source: &str, transport, read_only| DefinedShare {
+        source: source.into(),
+        transport,
+        read_only,
+    };
+    let config = SandboxConfig::example();
+    let files = |shares: Vec<DefinedShare>| {
+        let mut facts = Facts::new(&config, true, None, None);
+        facts.add_shares(shares, &config.path);
+        let mut checks = judge(&facts).into_iter();
+        let files = checks.find(|check| check.name == "files").unwrap();
+        (files.state, files.badness)
+    };
+    let tree = share(&config.path.join("etc").to_string_lossy(), "virtiofs", false);
+    let (state, badness) = files(vec![tree.clone(), share("/usr", "virtiofs", true)]);
+    assert_eq!(badness, 0);
+    assert_eq!(
+        state,
+        "only its own tree; the host refuses to write to /usr (virtiofs)"
+    );
+    let (state, badness) = files(vec![tree, share("/usr", "virtiofs", false)]);
+    assert!(badness > 0);
+    assert_eq!(state, "its own tree, and /usr");
 }
