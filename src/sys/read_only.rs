@@ -86,6 +86,7 @@ mod tests {
                     fs::remove_file(&file),
                     fs::rename(&file, dir.path().join("renamed")),
                     fs::create_dir("/dev/shm/virt-sandbox-read-only"),
+                    fs::write("/proc/self/comm", "x"),
                     fs::write("/dev/null", ""),
                 ];
                 assert_eq!(fs::read_to_string(&file)?, "the host's");
