@@ -25,6 +25,7 @@ pub use self::machine::shares::DefinedShare;
 use crate::config::{KernelRequest, Resources, SandboxConfig};
 use crate::error::{Error, Result};
 use crate::guest;
+use crate::guest::kernel;
 use crate::host::HostFacts;
 use crate::hypervisor::{DomainState, Hypervisor, Limit};
 use crate::label::selinux::{self, Kind};
@@ -90,6 +91,8 @@ pub struct Site<'a> {
     pub templates: &'a Path,
     /// The block device of the image that holds the tree, while a sandbox with the host's kernel starts.
     pub device: Option<&'a Path>,
+    /// Whether the sandbox is about to start: then all is made that it needs for that, with its secrets.
+    pub starts: bool,
     /// The tree, where what is in it may have changed since it was labelled.
     pub changed: Option<&'a Path>,
 }
@@ -188,6 +191,17 @@ impl Keeper {
             Self::Containers => Box::new(container::Container::new(&config.name, id, stage)),
             Self::Machines => Box::new(machine::Machine::new(stage)),
         })
+    }
+
+    /// Forgets the secrets in what a sandbox, whose directory is `stage`, has read at its start.
+    ///
+    /// # Errors
+    /// Where its directory cannot be written.
+    pub fn empty_boot_files(self, stage: &Path) -> Result<()> {
+        match self {
+            Self::Containers => Ok(()),
+            Self::Machines => kernel::Boot::empty(&stage.join(kernel::COPIES)),
+        }
     }
 
     /// Sets right what a sandbox that has ended has left in its tree. That fails without harm, and is said.

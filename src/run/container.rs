@@ -95,6 +95,7 @@ pub fn plan(
             stage,
         },
         emulation: None,
+        boot: None,
         files: None,
         devices: devices.attached,
     })

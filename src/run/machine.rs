@@ -7,7 +7,7 @@ use guest_init::config::{self as guest, Platform, Staged, Stdio};
 
 use crate::config::network::Source;
 use crate::config::{Network, SandboxName};
-use crate::domain::qemu::{self, Authority, Channel, Console, Machine, QemuDomain, Transport};
+use crate::domain::qemu::{self, Channel, Console, Machine, QemuDomain, Transport};
 use crate::domain::template::{self, Template};
 use crate::domain::{BlockDevice, BlockKind, Domain};
 use crate::driver::ability::{Abilities, for_guest, usable_emulation};
@@ -89,16 +89,16 @@ pub fn plan(
         &features,
         &crate::guest::find_init()?,
     )?;
-    if driver.authority() == Authority::Root {
-        selinux::share_with_machines(&places.cache);
-    }
-    let (channel, console) = (state.join("channel"), state.join("console"));
-    let serial = request.debug.then(|| state.join("serial"));
+    let copies = state.join(kernel::COPIES);
+    let copied = kernel::Boot::below(&copies);
+    let sockets = state.join("sockets");
+    let (channel, console) = (sockets.join("channel"), sockets.join("console"));
+    let serial = request.debug.then(|| sockets.join("serial"));
     let emulation = request.emulation.unwrap_or_else(usable_emulation);
     let machine = Machine {
         emulation,
-        kernel: boot.kernel.clone(),
-        initrd: boot.initrd.clone(),
+        kernel: copied.kernel,
+        initrd: copied.initrd,
         command_line: kernel::command_line(request.debug, None),
         channels: vec![Channel {
             name: guest_init::wire::PORT.to_owned(),
@@ -141,11 +141,34 @@ pub fn plan(
         reach: Reach::Sockets {
             channel,
             consoles: std::iter::once(console).chain(serial).collect(),
+            directory: sockets,
         },
+        boot: Some(BootFiles { boot, copies }),
         emulation: Some(emulation),
         files: None,
         devices: vec![],
     })
+}
+
+/// What a virtual machine boots from.
+#[derive(Debug)]
+pub(super) struct BootFiles {
+    /// The files in the cache.
+    boot: kernel::Boot,
+    /// The directory of the machine's own copies.
+    copies: PathBuf,
+}
+
+impl BootFiles {
+    /// Makes the copies, for `reader`, the user that QEMU runs as where that is not ours.
+    pub(super) fn copy(&self, reader: Option<(u32, u32)>) -> Result<()> {
+        self.boot.copy_to(&self.copies, reader, &[]).map(drop)
+    }
+
+    /// Labels the copies.
+    pub(super) fn label(&self) {
+        selinux::share_with_machines(&self.copies);
+    }
 }
 
 /// libvirt's networks are another driver's, of a daemon.

@@ -16,11 +16,10 @@ mod machine;
 mod outcome;
 mod reach;
 mod security;
+mod stage;
 mod state;
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -37,7 +36,7 @@ use crate::config::{
     SandboxName, Security,
 };
 use crate::console::{Console, Conversation, Ending, Patience, Signals, Stdio};
-use crate::domain::qemu::Emulation;
+use crate::domain::qemu::{Authority, Emulation};
 use crate::domain::{Domain, OnReboot, SecModel};
 pub use crate::driver::connection::{Connection, Driver, Surroundings};
 use crate::error::{Error, Result};
@@ -46,7 +45,7 @@ use crate::host::HostFacts;
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::libvirt::Libvirt;
 use crate::label;
-use crate::label::selinux::{self, Context};
+use crate::label::selinux::Context;
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,6 +128,8 @@ pub struct Plan {
     pub reach: Reach,
     /// What runs the instructions of a virtual machine.
     pub emulation: Option<Emulation>,
+    /// What a virtual machine boots from.
+    boot: Option<machine::BootFiles>,
     /// The label of its directory, with SELinux.
     files: Option<Context>,
     /// Block devices that are there for its sake.
@@ -160,6 +161,8 @@ pub enum Reach {
         channel: PathBuf,
         /// Those of the consoles.
         consoles: Vec<PathBuf>,
+        /// The directory of all.
+        directory: PathBuf,
     },
 }
 
@@ -277,15 +280,17 @@ pub fn run(request: &Request, connection: &Connection, places: &Places) -> Resul
     let place = (state.path(), places);
     let identity = (&name, uuid);
     let hypervisor = connection.open(&name, state.path(), places)?;
-    let model = label::model(&hypervisor.capabilities()?);
+    let capabilities = hypervisor.capabilities()?;
+    let model = label::model(&capabilities);
     stages.reach("connect");
     let _profile = Profile(&uuid);
     let purpose = (Purpose::Start, model);
     let mut plan = plan(request, connection, identity, &stdio, place, purpose)?;
-    stage(&plan)?;
-    if let Some(files) = &plan.files {
-        selinux::label(state.path(), files)?;
-    }
+    let qemu = match connection.driver.authority() {
+        Authority::Root => label::qemu_account(&capabilities),
+        Authority::User => None,
+    };
+    stage::make(&plan, qemu, state.path())?;
     stages.reach("plan");
     prepare_networks(request, &mut plan, &hypervisor)?;
     if let Some(signal) = signals.interrupted() {
@@ -371,28 +376,6 @@ impl Drop for Guard<'_> {
             log::warn!("{error}");
         }
     }
-}
-
-/// Makes what the plan needs on the host.
-fn stage(plan: &Plan) -> Result<()> {
-    match &plan.reach {
-        Reach::HandedDown { stage, .. } => guest::stage_init(stage, &guest::find_init()?)?,
-        Reach::Sockets { .. } => {}
-    }
-    for path in &plan.temporary {
-        fs::create_dir_all(path).map_err(Error::io("creating", path))?;
-        let (uid, gid) = (plan.owner.uid, plan.owner.gid);
-        let user = nix::unistd::geteuid();
-        if user.is_root() || user.as_raw() == uid {
-            std::os::unix::fs::chown(path, Some(uid), Some(gid))
-                .map_err(Error::io("handing over", path))?;
-        } else {
-            // It cannot be given to somebody else, but nobody of the host comes here.
-            fs::set_permissions(path, fs::Permissions::from_mode(0o777))
-                .map_err(Error::io("opening", path))?;
-        }
-    }
-    Ok(())
 }
 
 /// Makes sure that the networks are up, and finds addresses that their servers give at once.

@@ -11,6 +11,7 @@ use crate::domain::template::Template;
 use crate::driver::{Contents, Inside, Keeper, Owners, Shared, Site};
 use crate::error::{Error, Result};
 use crate::guest;
+use crate::guest::kernel;
 use crate::host::HostFacts;
 use crate::hypervisor::libvirt::Libvirt;
 use crate::hypervisor::{DomainState, Hypervisor};
@@ -29,6 +30,15 @@ pub struct Sandboxes {
     pub connection: String,
 }
 
+/// Why what is derived from a configuration is made.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Occasion<'a> {
+    /// The sandbox starts, with the block device that the image of its tree has while it runs.
+    Start { device: Option<&'a Path> },
+    /// The configuration is new or has changed, and perhaps what is in the tree.
+    Change { tree: Option<&'a Path> },
+}
+
 impl Sandboxes {
     /// Those of this host, new ones on `connection`.
     #[must_use]
@@ -45,6 +55,7 @@ impl Sandboxes {
     /// Where libvirt does not answer, and only if there is something to take away.
     pub fn recover(&self) -> Result<()> {
         self.thaw()?;
+        self.empty_boot_files()?;
         self.finish_renames()?;
         self.resolve_snapshots()?;
         for (removal, lock) in self.store.interrupted()? {
@@ -115,25 +126,31 @@ impl Sandboxes {
             true => Some(self.tree(config)?),
             false => None,
         };
-        self.render_with(config, None, tree.as_ref().map(Tree::path), hypervisor)?;
+        let occasion = Occasion::Change {
+            tree: tree.as_ref().map(Tree::path),
+        };
+        self.render_with(config, occasion, hypervisor)?;
         tree.map_or(Ok(()), |tree| tree.settle())
     }
 
-    /// As [`render`](Self::render), with the block device that the image of the tree has while it runs; and the tree, where what
-    /// is in it may have changed.
+    /// As [`render`](Self::render), for an occasion.
     pub(super) fn render_with(
         &self,
         config: &SandboxConfig,
-        device: Option<&Path>,
-        changed: Option<&Path>,
+        occasion: Occasion<'_>,
         hypervisor: &dyn Hypervisor,
     ) -> Result<()> {
+        let (starts, device, changed) = match occasion {
+            Occasion::Start { device } => (true, device, None),
+            Occasion::Change { tree } => (false, None, tree),
+        };
         let facts = HostFacts::probe(Path::new("/"))?;
         let site = Site {
             stage: &self.store.stage(&config.name),
             record: &self.store.dir(&config.name),
             templates: &self.store.templates,
             device,
+            starts,
             changed,
         };
         let keeper = self.keeper(config)?;
@@ -141,6 +158,19 @@ impl Sandboxes {
         hypervisor.define(&keeper.build(config, contents, &facts, site, hypervisor)?)?;
         self.store.link_journal(config);
         self.write_unit(config)?;
+        Ok(())
+    }
+
+    /// Empties what killed commands have left of what virtual machines boot from.
+    fn empty_boot_files(&self) -> Result<()> {
+        let files = |name: &SandboxName| self.store.stage(name).join(kernel::COPIES);
+        let has_content = |name: &SandboxName| kernel::Boot::has_content(&files(name));
+        for (name, lock) in self.store.abandoned_where(has_content)? {
+            if let Err(error) = kernel::Boot::empty(&files(&name)) {
+                log::warn!("{error}");
+            }
+            drop(lock);
+        }
         Ok(())
     }
 

@@ -333,9 +333,16 @@ impl Store {
 
     /// Sandboxes with the note `note` that nobody works on, each with its lock.
     pub(super) fn abandoned(&self, note: &str) -> Result<Vec<(SandboxName, Lock)>> {
+        self.abandoned_where(|name| self.dir(name).join(note).exists())
+    }
+
+    /// As [`abandoned`](Self::abandoned), with another mark than a note.
+    pub(super) fn abandoned_where(
+        &self,
+        has_note: impl Fn(&SandboxName) -> bool,
+    ) -> Result<Vec<(SandboxName, Lock)>> {
         let mut names = self.names()?;
-        let has_note = |name: &SandboxName| self.dir(name).join(note).exists();
-        names.retain(has_note);
+        names.retain(&has_note);
         let locked = names
             .into_iter()
             .filter_map(|name| Some((self.try_lock(&name)?, name)));

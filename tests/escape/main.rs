@@ -9,7 +9,9 @@ mod greed;
 mod machine;
 mod modes;
 mod network;
+mod private_files;
 mod races;
+mod read_only;
 #[path = "../service/support.rs"]
 #[allow(dead_code)]
 mod support;

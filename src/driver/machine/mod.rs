@@ -7,8 +7,7 @@ mod limits;
 pub(super) mod shares;
 mod way;
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use guest_init::config::{File, GuestConfig, Payload, Platform, StaticUnits};
@@ -30,8 +29,9 @@ use crate::guest;
 use crate::guest::kernel::{self, Kernel};
 use crate::host::HostFacts;
 use crate::hypervisor::Hypervisor;
+use crate::label;
 use crate::label::selinux::{self, Kind};
-use crate::sys::atomic;
+use crate::sys::private;
 
 /// The file in the sandbox's directory that has what the guest says on its console.
 const LOG: &str = "guest.log";
@@ -60,7 +60,7 @@ pub(super) fn build(
     let kind = Kind::Machine {
         emulated: emulation == Emulation::Tcg,
     };
-    let label = super::labelled(config, kind, &site, hypervisor)?;
+    let given = super::labelled(config, kind, &site, hypervisor)?;
     let kernel = Kernel::find(Path::new("/"), &config.kernel)?;
     let abilities = Abilities::of_host(&kernel, Authority::Root)?;
     let mut assembly = Assembly::new(config, facts, &abilities)?;
@@ -75,7 +75,6 @@ pub(super) fn build(
         &assembly.features,
         &guest::find_init()?,
     )?;
-    selinux::share_with_machines(Path::new(kernel::CACHE));
     let mut files = contents.files;
     files.extend((emulation == Emulation::Tcg).then(patient_systemd));
     let payload = Payload::Init {
@@ -102,15 +101,23 @@ pub(super) fn build(
             payload,
         )
     };
-    let initrd = stage(site.stage, &boot.initrd, &guest)?;
-    if let Some(files) = &label.files {
+    make_stage(site.stage)?;
+    if let Some(files) = &given.files {
         selinux::label(site.stage, files)?;
     }
-    domain.security = label.domain;
+    let copies = site.stage.join(kernel::COPIES);
+    let boot = match site.starts {
+        true => {
+            let reader = label::qemu_account(&hypervisor.capabilities()?);
+            copy_boot_files(&boot, &copies, reader, &guest)?
+        }
+        false => kernel::Boot::below(&copies),
+    };
+    domain.security = given.domain;
     let hardware = Hardware {
         emulation,
         kernel: boot.kernel,
-        initrd,
+        initrd: boot.initrd,
         command_line: kernel::command_line(false, None),
         channels: way::channels(&way::directory(site.stage)),
         console: qemu::Console::Log(site.stage.join(LOG)),
@@ -135,22 +142,26 @@ pub(super) fn settle(config: &SandboxConfig) {
     }
 }
 
-/// Writes what the machine boots from, with its config in it: so it finds that also when it reboots, and whoever starts the
-/// domain.
-fn stage(stage: &Path, initrd: &Path, guest: &GuestConfig) -> Result<PathBuf> {
+fn make_stage(stage: &Path) -> Result<()> {
+    // Passed through by QEMU, which runs as another user.
+    private::directory(stage, 0o711).map_err(Error::io("creating", stage))?;
+    // libvirt opens the sockets for it: who can connect to them is root inside.
     let ways = way::directory(stage);
-    fs::create_dir_all(&ways).map_err(Error::io("creating", &ways))?;
-    // Passed through by QEMU, which runs as another user. Its sockets are root's.
-    for (path, mode) in [(stage, 0o711), (&ways, 0o711)] {
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
-        fs::set_permissions(path, mode).map_err(Error::io("creating", path))?;
-    }
+    private::directory(&ways, 0o700).map_err(Error::io("creating", &ways))
+}
+
+/// Writes what the machine boots from, with its config in it: so it finds that also when it reboots. The config has secrets, so
+/// `reader`, who runs QEMU, reads it alone, and it is emptied once QEMU has it.
+fn copy_boot_files(
+    boot: &kernel::Boot,
+    to: &Path,
+    reader: Option<(u32, u32)>,
+    guest: &GuestConfig,
+) -> Result<kernel::Boot> {
     let text = serde_json::to_vec(guest).map_err(Error::step("writing the guest config"))?;
-    let mut bytes = fs::read(initrd).map_err(Error::io("reading", initrd))?;
-    bytes.extend(kernel::archive_of("guest.json", &text));
-    let path = stage.join("initrd");
-    atomic::replace(&path, &bytes, 0o644)?;
-    Ok(path)
+    let copies = boot.copy_to(to, reader, &kernel::archive_of("guest.json", &text))?;
+    selinux::share_with_machines(to);
+    Ok(copies)
 }
 
 fn emulation() -> Result<Emulation> {

@@ -56,10 +56,22 @@ mod tests {
             ("<readonly/>", "9p", true),
             ("", "9p", false),
             (virtiofs, "virtiofs", false),
-            ("<driver type='virtiofs'/><binary path='/usr/libexec/virtiofsd'/>", "virtiofs", false),
-            ("<driver type='virtiofs'/><binary path='/usr/bin/virt-sandbox-virtiofsd'/>", "virtiofs", true),
+            (
+                "<driver type='virtiofs'/><binary path='/usr/libexec/virtiofsd'/>",
+                "virtiofs",
+                false,
+            ),
+            (
+                "<driver type='virtiofs'/><binary path='/usr/bin/virt-sandbox-virtiofsd'/>",
+                "virtiofs",
+                true,
+            ),
             ("<driver type='virtiofs'/><readonly/>", "virtiofs", true),
-            ("<binary path='/usr/bin/virt-sandbox-virtiofsd'/>", "9p", false),
+            (
+                "<binary path='/usr/bin/virt-sandbox-virtiofsd'/>",
+                "9p",
+                false,
+            ),
         ] {
             let xml = format!(
                 "<domain><devices><filesystem>{inside}<source dir='/usr'/></filesystem></devices></domain>"

@@ -101,7 +101,11 @@ fn a_share_that_a_machine_can_write_to_is_said_however_it_was_asked_for() {
         let files = checks.find(|check| check.name == "files").unwrap();
         (files.state, files.badness)
     };
-    let tree = share(&config.path.join("etc").to_string_lossy(), "virtiofs", false);
+    let tree = share(
+        &config.path.join("etc").to_string_lossy(),
+        "virtiofs",
+        false,
+    );
     let (state, badness) = files(vec![tree.clone(), share("/usr", "virtiofs", true)]);
     assert_eq!(badness, 0);
     assert_eq!(
