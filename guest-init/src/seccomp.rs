@@ -16,6 +16,8 @@ pub enum Action {
     Allow,
     /// It is made, and the kernel's log says so.
     Log,
+    /// Whoever has the filter's listener answers it (`seccomp_unotify(2)`).
+    Notify,
     /// It fails with this number.
     Errno(u16),
     /// The process gets `SIGSYS`.

@@ -63,8 +63,8 @@ pub struct Cli {
     /// Let the root be written to; the changes are thrown away
     #[arg(long, help_heading = "Files")]
     volatile: bool,
-    /// Mount: host-bind:TARGET=[SOURCE][,ro], host-image:TARGET=IMAGE[,format=FORMAT][,partition=N][,ro],
-    /// guest-bind:TARGET=SOURCE[,ro] or ram:TARGET=SIZE; in order
+    /// Mount: host-bind:TARGET=[SOURCE][,ro], host-image:TARGET=IMAGE[,format=FORMAT][,partition=N][,backing=yes][,ro],
+    /// guest-bind:TARGET=SOURCE[,ro] or ram:TARGET=SIZE; in order. For backing=yes see --disk
     #[arg(short, long, value_name = "MOUNT", help_heading = "Files")]
     mount: Vec<Mount>,
     /// Copy a file or directory of the host into a mount: GUEST[=HOST]
@@ -73,7 +73,10 @@ pub struct Cli {
     /// File with an include on each line
     #[arg(short = 'I', long, value_name = "FILE", help_heading = "Files")]
     includefile: Vec<PathBuf>,
-    /// Disk at /dev/disk/by-tag/TAG: file:TAG=IMAGE[,format=FORMAT][,ro] or block:TAG=DEVICE[,ro]
+    /// Disk at /dev/disk/by-tag/TAG: file:TAG=IMAGE[,format=FORMAT][,backing=yes][,ro] or block:TAG=DEVICE[,ro].
+    /// An image that names other files (a backing file, a data file, extents) is refused, since it could name any file of the
+    /// host; backing=yes opens them as you, so say it only of an image that you trust with all your files. libvirt gives
+    /// backing files of a virtual machine to the user of its QEMU, and does not give them back
     #[arg(long, value_name = "DISK", help_heading = "Files")]
     disk: Vec<Disk>,
 

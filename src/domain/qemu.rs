@@ -152,6 +152,7 @@ struct Disk {
     format: &'static str,
     target: String,
     serial: String,
+    backing: bool,
     read_only: bool,
 }
 
@@ -305,6 +306,7 @@ fn disk((index, disk): (usize, &BlockDevice)) -> Disk {
         format: disk.format.libvirt_name(),
         target: disk_name("vd", index),
         serial: disk.serial.clone(),
+        backing: disk.backing,
         read_only: disk.read_only || disk.format.is_read_only(),
     }
 }

@@ -51,7 +51,7 @@ pub fn plan(
     for share in &layout.shares {
         filesystems.extend(mounts(share, facts));
     }
-    let devices = Devices::new(request, &layout, state, purpose)?;
+    let devices = Devices::new(request, &layout, purpose)?;
     let mut domain = domain.clone();
     domain.disks = devices.blocks().collect();
     lxc::check(&domain)?;
@@ -167,18 +167,17 @@ struct Devices {
 }
 
 impl Devices {
-    fn new(request: &Request, layout: &Layout, state: &Path, purpose: Purpose) -> Result<Self> {
+    fn new(request: &Request, layout: &Layout, purpose: Purpose) -> Result<Self> {
         let mut attached = Vec::new();
-        let at = |index: usize| state.join(format!("raw{index}"));
         for image in &layout.images {
             attached.push(match purpose {
-                Purpose::Start => disks::attach_image(image, &at(attached.len()))?,
+                Purpose::Start => disks::attach_image(image)?,
                 Purpose::Show => Attached::pretended(&image.source, image.read_only),
             });
         }
         for disk in &request.disks {
             attached.push(match purpose {
-                Purpose::Start => disks::attach_disk(disk, &at(attached.len()))?,
+                Purpose::Start => disks::attach_disk(disk)?,
                 Purpose::Show => Attached::pretended(disk.source(), disk.is_read_only()),
             });
         }

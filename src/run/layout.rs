@@ -53,6 +53,8 @@ pub struct Image {
     pub format: ImageFormat,
     /// The partition it is on, if it is said.
     pub partition: Option<u32>,
+    /// Whether files that the image names are opened, too.
+    pub backing: bool,
     /// Path in the staging root.
     pub staged: PathBuf,
     /// Whether the sandbox may only read it.
@@ -131,6 +133,7 @@ impl Layout {
                 source,
                 format,
                 partition,
+                backing,
                 read_only,
                 ..
             }) => {
@@ -139,6 +142,7 @@ impl Layout {
                     source: existing_file(source)?,
                     format: format.unwrap_or_else(|| ImageFormat::of(source)),
                     partition: *partition,
+                    backing: *backing,
                     staged: staged.clone(),
                     read_only: access != Access::Writable,
                 });
@@ -194,6 +198,7 @@ impl Layout {
                 source,
                 format,
                 partition,
+                backing,
                 read_only,
                 ..
             } => {
@@ -203,6 +208,7 @@ impl Layout {
                     source: existing_file(source)?,
                     format,
                     partition: *partition,
+                    backing: *backing,
                     staged: staged.clone(),
                     read_only,
                 });

@@ -60,6 +60,7 @@ pub fn plan(
     }
     for (index, image) in layout.images.iter().enumerate() {
         let serial = format!("image{index}");
+        disks::check_image(image)?;
         domain.disks.push(image_device(image, &serial));
         staged.push(Staged::Image {
             device: guest::BlockDevice::Serial(serial),
@@ -71,10 +72,13 @@ pub fn plan(
     let mut disks = Vec::new();
     for (index, disk) in request.disks.iter().enumerate() {
         let serial = format!("disk{index}");
+        let kind = disks::kind(disk)?;
+        disks::check_disk(disk)?;
         domain.disks.push(BlockDevice {
             source: disk.source().to_owned(),
-            kind: disks::kind(disk)?,
+            kind,
             format: disk.format(),
+            backing: disk.has_backing(),
             read_only: disk.is_read_only(),
             serial: serial.clone(),
         });
@@ -200,6 +204,7 @@ fn image_device(image: &Image, serial: &str) -> BlockDevice {
         source: image.source.clone(),
         kind: BlockKind::File,
         format: image.format,
+        backing: image.backing,
         read_only: image.read_only,
         serial: serial.to_owned(),
     }

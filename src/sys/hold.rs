@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
-use crate::sys::export::Export;
+use crate::sys::export::{self, Export};
 use crate::sys::lock::{Lock, Sharing};
 use crate::sys::loopdev::{Extent, LoopDevice, is_attached};
 
@@ -41,10 +41,6 @@ impl Places<'_> {
 
     fn device(&self) -> PathBuf {
         self.directory.join("image.device")
-    }
-
-    fn raw(&self) -> PathBuf {
-        self.directory.join("image.raw")
     }
 
     /// Whether somebody holds the image.
@@ -184,13 +180,19 @@ pub fn hold(image: &Path, format: &str, places: Places<'_>) -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
-    let export = Export::new(image, format, false, &places.raw()).map_err(|error| {
+    let image = export::Image {
+        path: image,
+        format,
+        read_only: false,
+        backing: false,
+    };
+    let export = Export::new(image).map_err(|error| {
         io::Error::new(
             error.kind(),
             format!("{error} (this takes qemu-storage-daemon, and FUSE in the kernel)"),
         )
     })?;
-    let device = LoopDevice::attach(export.path(), Extent::default(), false)?;
+    let device = LoopDevice::attach(&export.path(), Extent::default(), false)?;
     let path = device.path().to_owned();
     fs::write(places.device(), path.as_os_str().as_encoded_bytes())?;
     let mut stdout = io::stdout();
@@ -204,7 +206,6 @@ pub fn hold(image: &Path, format: &str, places: Places<'_>) -> io::Result<()> {
     }
     drop(export);
     let _ = fs::remove_file(places.device());
-    let _ = fs::remove_file(places.raw());
     Ok(())
 }
 

@@ -5,9 +5,12 @@
 //! the image counts as one that names others.
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use nix::fcntl::OFlag;
 
 /// A file that an image names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +37,23 @@ const EXTENSIONS: usize = 1 << 16;
 
 /// Where QEMU looks for the descriptor in a binary VMDK, and how much of it it reads (`vmdk_parent_open()` of its block/vmdk.c).
 const DESCRIPTOR: (u64, usize) = (0x200, 20 * 512);
+
+/// Opens the image at `path`, which has to be a regular file.
+///
+/// # Errors
+/// Where it is another kind of file, or cannot be opened.
+pub fn open(path: &Path, read_only: bool) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(!read_only)
+        // Whatever else it is, opening it does not wait.
+        .custom_flags(OFlag::O_NONBLOCK.bits())
+        .open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("it is not a regular file")),
+    }
+}
 
 /// Finds the first file that the image in `image`, of QEMU's `format`, names.
 ///

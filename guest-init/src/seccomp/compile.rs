@@ -148,6 +148,7 @@ fn result(action: Action) -> u64 {
     let value = match action {
         Action::Allow => 0x7fff_0000,
         Action::Log => 0x7ffc_0000,
+        Action::Notify => 0x7fc0_0000,
         Action::Errno(number) => 0x0005_0000 | u32::from(number),
         Action::Trap => 0x0003_0000,
         Action::KillThread => 0,

@@ -85,6 +85,7 @@ fn every_setting_is_in_the_domain() {
         disks: vec![
             BlockDevice {
                 format: ImageFormat::Qcow2,
+                backing: true,
                 ..block_device("/srv/a.qcow2", BlockKind::File)
             },
             BlockDevice {

@@ -128,6 +128,7 @@ impl Assembly {
             source: image.file(path),
             kind: BlockKind::File,
             format: image.format.format(),
+            backing: false,
             read_only: false,
             serial: TREE.to_owned(),
         });

@@ -26,6 +26,7 @@ use crate::sys::copy;
 use crate::sys::hold::{Held, Places};
 use crate::sys::loopdev::LoopDevice;
 use crate::sys::mounted::Mounted;
+use crate::sys::reference;
 use crate::sys::root::Root;
 use crate::sys::view;
 
@@ -226,6 +227,7 @@ impl Sandboxes {
         if !self.keeper(config)?.has_own_kernel() {
             return Device::new(&file, image, &self.store.stage(&config.name)).map(Some);
         }
+        check_references(image, &file)?;
         match self.is_released(config, image, &file) {
             true => Ok(None),
             false => Err(Error::refused(format!(
@@ -295,6 +297,20 @@ impl Sandboxes {
             sleep(Duration::from_millis(20));
         }
         true
+    }
+}
+
+/// Refuses an image that names another file. None does when it is made.
+fn check_references(image: TreeImage, file: &Path) -> Result<()> {
+    let found = reference::open(file, true)
+        .and_then(|open| reference::find(&open, image.format.format().as_str()))
+        .map_err(Error::io("reading the image", file))?;
+    match found {
+        None => Ok(()),
+        Some(found) => Err(Error::refused(format!(
+            "the image '{}' names another file, {found}, as no image of a sandbox does; restore a snapshot of it, or a backup",
+            file.display()
+        ))),
     }
 }
 

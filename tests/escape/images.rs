@@ -1,0 +1,462 @@
+//! Disk images that name other files: what is downloaded to be looked at in a sandbox is exactly such an image.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use test_harness::host::{self, Done};
+
+use crate::support::{Test, finish};
+
+const MARKER: &str = "c-images-marker";
+const SIZE: u64 = 1 << 20;
+
+/// Images that name a file which nobody but root reads.
+struct Evil {
+    dir: tempfile::TempDir,
+    uri: String,
+}
+
+/// An image, and what the error is to name.
+struct Image {
+    disk: String,
+    name: PathBuf,
+}
+
+impl Evil {
+    fn new(uri: &str) -> Self {
+        let evil = Self {
+            dir: tempfile::tempdir_in("/var/tmp").unwrap(),
+            uri: uri.to_owned(),
+        };
+        fs::set_permissions(evil.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let mut content = MARKER.as_bytes().to_vec();
+        content.resize(usize::try_from(SIZE).unwrap(), b'.');
+        fs::write(evil.victim(), content).unwrap();
+        fs::set_permissions(evil.victim(), fs::Permissions::from_mode(0o600)).unwrap();
+        evil
+    }
+
+    fn victim(&self) -> PathBuf {
+        self.path("victim")
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn make(&self, name: &str, arguments: &[&str]) -> Image {
+        let path = self.path(name);
+        let mut all = vec!["create", "-q", "-u"];
+        all.extend(arguments);
+        let size = SIZE.to_string();
+        let text = path.to_str().unwrap();
+        all.extend([text, &size]);
+        host::output("qemu-img", &all).unwrap();
+        let format = arguments[arguments.iter().position(|word| *word == "-f").unwrap() + 1];
+        self.image(name, format)
+    }
+
+    fn text(&self, name: &str, content: &str, format: &str) -> Image {
+        fs::write(self.path(name), content).unwrap();
+        self.image(name, format)
+    }
+
+    fn image(&self, name: &str, format: &str) -> Image {
+        let path = self.path(name);
+        let escaped = path
+            .to_str()
+            .unwrap()
+            .replace(':', "\\:")
+            .replace(',', "\\,");
+        Image {
+            disk: format!("{escaped},format={format}"),
+            name: path,
+        }
+    }
+
+    /// All images that name another file, of every kind.
+    fn all(&self) -> Vec<Image> {
+        let victim = self.victim();
+        let victim = victim.to_str().unwrap();
+        let json =
+            format!(r#"json:{{"driver":"raw","file":{{"driver":"file","filename":"{victim}"}}}}"#);
+        let uris = [
+            victim,
+            "victim",
+            &format!("file:{victim}"),
+            &json,
+            "nbd://127.0.0.1:1/x",
+            "nbd:unix:/run/c-images-socket",
+            "vvfat:rw:/etc",
+            "fat:/etc",
+        ];
+        let mut images = Vec::new();
+        for (index, uri) in uris.iter().enumerate() {
+            for format in ["qcow2", "qcow", "qed"] {
+                let name = format!("b{index}.{format}");
+                images.push(self.make(&name, &["-f", format, "-b", uri, "-F", "raw"]));
+            }
+        }
+        let old = [
+            "-f",
+            "qcow2",
+            "-o",
+            "compat=0.10",
+            "-b",
+            victim,
+            "-F",
+            "raw",
+        ];
+        images.push(self.make("old.qcow2", &old));
+        images.push(self.make("a:b,c.qcow2", &["-f", "qcow2", "-b", victim, "-F", "raw"]));
+        // QEMU fills what is named when it makes such an image.
+        let data = self.path("data");
+        let option = format!("data_file={},data_file_raw=on", data.display());
+        images.push(self.make("data.qcow2", &["-f", "qcow2", "-o", &option]));
+        fs::remove_file(&data).unwrap();
+        fs::hard_link(victim, &data).unwrap();
+        let flat = |extent: &str, more: &str| {
+            format!(
+                "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType=\"monolithicFlat\"\n{more}\n{extent}\n\n\
+                 ddb.adapterType = \"ide\"\n"
+            )
+        };
+        for (name, extent) in [
+            ("flat", format!("RW 2048 FLAT \"{victim}\" 0")),
+            ("relative", "RW 2048 FLAT \"victim\" 0".to_owned()),
+            ("vmfs", format!("RW 2048 VMFS \"{victim}\"")),
+            ("sparse", format!("RW 2048 SPARSE \"{victim}\"")),
+            ("json", format!("RW 2048 FLAT \"file:{victim}\" 0")),
+        ] {
+            let name = format!("{name}.vmdk");
+            images.push(self.text(&name, &flat(&extent, ""), "vmdk"));
+        }
+        // The same behind a binary header without a capacity.
+        let mut embedded = vec![0; 512];
+        embedded[..8].copy_from_slice(b"KDMV\x01\0\0\0");
+        embedded[28] = 1;
+        embedded.extend(flat(&format!("RW 2048 FLAT \"{victim}\" 0"), "").bytes());
+        embedded.resize(16384, 0);
+        fs::write(self.path("embedded.vmdk"), embedded).unwrap();
+        images.push(self.image("embedded.vmdk", "vmdk"));
+        let child = self.make("child.vmdk", &["-f", "vmdk"]);
+        let mut bytes = fs::read(&child.name).unwrap();
+        let hint = format!("parentFileNameHint=\"{victim}\"\n");
+        let at = 0x200 + 20 * 512 - hint.len() - 1;
+        bytes[at..at + hint.len()].copy_from_slice(hint.as_bytes());
+        fs::write(&child.name, bytes).unwrap();
+        images.push(child);
+        images
+    }
+
+    fn run(&self, arguments: &[&str], script: &str) -> Done {
+        let program = env!("CARGO_BIN_EXE_virt-sandbox");
+        let mut command = Command::new(program);
+        command.args(["-c", &self.uri]).args(arguments);
+        command.args(["--", "sh", "-c", script]);
+        finish(command, "")
+    }
+
+    /// Whether the file is as it was, and whose it was.
+    fn check(&self, after: &str) {
+        let victim = fs::metadata(self.victim()).unwrap();
+        assert_eq!((victim.uid(), victim.gid()), (0, 0), "{after}: its owner");
+        assert_eq!(victim.mode() & 0o7777, 0o600, "{after}: its mode");
+        let content = fs::read(self.victim()).unwrap();
+        assert!(
+            content.starts_with(MARKER.as_bytes()),
+            "{after}: its content"
+        );
+    }
+
+    /// What reads and writes the disk `d`.
+    fn attack(&self, option: &str, disk: &str) -> Done {
+        let script = "head -c 40 /dev/disk/by-tag/d; echo OVERWRITTEN | dd of=/dev/disk/by-tag/d conv=notrunc,fsync";
+        let disk = format!("file:d={disk}{option}");
+        self.run(&["-p", "--disk", &disk], script)
+    }
+
+    fn assert_refused(&self, image: &Image, done: &Done) {
+        let name = image.name.display();
+        self.check(&format!("{name}: {done:?}"));
+        assert!(!done.stdout.contains(MARKER), "{name}: {done:?}");
+        assert_ne!(done.code, 0, "{name}: {done:?}");
+        let errors = done.stderr.lines().count();
+        let is_named = done.stderr.contains(&*image.name.to_string_lossy());
+        assert!(
+            errors == 1 && is_named && done.stderr.contains("backing=yes"),
+            "{name}: {done:?}"
+        );
+    }
+}
+
+fn container() -> String {
+    std::env::var("LIBVIRT_DEFAULT_URI").unwrap_or_else(|_| "lxc:///system".to_owned())
+}
+
+fn machine() -> String {
+    container().replace("lxc:", "qemu:")
+}
+
+#[test]
+fn files_that_an_image_names_are_out_of_reach() {
+    let Some(test) = Test::begin("files_that_an_image_names_are_out_of_reach") else {
+        return;
+    };
+    let evil = Evil::new(&container());
+    let images = evil.all();
+    for image in &images {
+        for option in ["", ",ro"] {
+            let done = evil.attack(option, &image.disk);
+            evil.assert_refused(image, &done);
+        }
+        let mount = format!("host-image:/mnt={}", image.disk);
+        let done = evil.run(&["-p", "-m", &mount], "cat /mnt/*");
+        evil.assert_refused(image, &done);
+    }
+    println!(
+        "{} images that name other files: none is taken",
+        images.len()
+    );
+    test.end();
+}
+
+/// Machines refuse before there is a domain: nothing boots, so that this is as quick as above.
+#[test]
+fn machines_take_no_image_that_names_files() {
+    let Some(test) = Test::begin("machines_take_no_image_that_names_files") else {
+        return;
+    };
+    let evil = Evil::new(&machine());
+    for image in evil.all() {
+        let done = evil.attack("", &image.disk);
+        evil.assert_refused(&image, &done);
+        let mount = format!("host-image:/mnt={}", image.disk);
+        let done = evil.run(&["-p", "-m", &mount], "cat /mnt/*");
+        evil.assert_refused(&image, &done);
+    }
+    test.end();
+}
+
+/// A raw image is never asked what it is, and a VHD has a parent that nobody looks for.
+fn harmless(evil: &Evil) {
+    let raw = evil.path("raw.img");
+    let victim = evil.victim();
+    let backing = ["-f", "qcow2", "-b", victim.to_str().unwrap(), "-F", "raw"];
+    let made = evil.make("r.qcow2", &backing);
+    fs::rename(made.name, &raw).unwrap();
+    let done = evil.attack("", raw.to_str().unwrap());
+    assert!(done.stdout.starts_with("QFI") && done.code == 0, "{done:?}");
+    evil.check("raw");
+    let vhd = evil.make("d.vhd", &["-f", "vpc"]);
+    let mut bytes = fs::read(&vhd.name).unwrap();
+    let footer = bytes.len() - 512;
+    for at in [0, footer] {
+        // A differencing disk, with the sum of its footer.
+        bytes[at + 60..at + 64].copy_from_slice(&4_u32.to_be_bytes());
+        bytes[at + 64..at + 68].fill(0);
+        let sum: u32 = bytes[at..at + 512]
+            .iter()
+            .map(|byte| u32::from(*byte))
+            .sum();
+        bytes[at + 64..at + 68].copy_from_slice(&(!sum).to_be_bytes());
+    }
+    let wide: Vec<u8> = victim
+        .to_str()
+        .unwrap()
+        .bytes()
+        .flat_map(|byte| [0, byte])
+        .collect();
+    bytes[512 + 64..512 + 64 + wide.len()].copy_from_slice(&wide);
+    fs::write(&vhd.name, bytes).unwrap();
+    let done = evil.attack("", &vhd.disk);
+    assert!(!done.stdout.contains(MARKER), "{done:?}");
+    evil.check("vhd");
+}
+
+#[test]
+fn raw_images_and_parents_of_vhd_lead_nowhere() {
+    let Some(test) = Test::begin("raw_images_and_parents_of_vhd_lead_nowhere") else {
+        return;
+    };
+    harmless(&Evil::new(&container()));
+    test.end();
+}
+
+#[test]
+#[ignore = "slow: make test-slow"]
+fn raw_images_and_parents_of_vhd_lead_nowhere_from_a_machine() {
+    let name = "raw_images_and_parents_of_vhd_lead_nowhere_from_a_machine";
+    let Some(test) = Test::begin(name) else {
+        return;
+    };
+    harmless(&Evil::new(&machine()));
+    test.end();
+}
+
+/// What the user asks for works, also where a name is relative.
+#[test]
+fn files_are_opened_that_the_user_says_so_for() {
+    let Some(test) = Test::begin("files_are_opened_that_the_user_says_so_for") else {
+        return;
+    };
+    let evil = Evil::new(&container());
+    let read = "head -c 15 /dev/disk/by-tag/d";
+    for (index, (format, base)) in [("qcow2", "victim"), ("qed", "victim"), ("qcow2", "link")]
+        .into_iter()
+        .enumerate()
+    {
+        let _ = std::os::unix::fs::symlink(evil.victim(), evil.path("link"));
+        let made = evil.make(
+            &format!("y{index}"),
+            &["-f", format, "-b", base, "-F", "raw"],
+        );
+        let disk = format!("file:d={},backing=yes", made.disk);
+        let done = evil.run(&["-p", "--disk", &disk], read);
+        assert_eq!(done.stdout, MARKER, "{done:?}");
+    }
+    let missing = evil.make(
+        "m.qcow2",
+        &["-f", "qcow2", "-b", "/c-not-there", "-F", "raw"],
+    );
+    let disk = format!("file:d={},backing=yes", missing.disk);
+    let done = evil.run(&["-p", "--disk", &disk], read);
+    assert!(
+        done.code != 0 && done.stderr.contains("c-not-there"),
+        "{done:?}"
+    );
+    // A device is no file, and a network none either.
+    let device = evil.make("n.qcow2", &["-f", "qcow2", "-b", "/dev/zero", "-F", "raw"]);
+    let disk = format!("file:d={},backing=yes", device.disk);
+    assert_ne!(evil.run(&["-p", "--disk", &disk], read).code, 0);
+    evil.check("backing=yes");
+    let extents = ["-f", "vmdk", "-o", "subformat=twoGbMaxExtentFlat"];
+    let made = evil.make("w.vmdk", &extents);
+    let disk = format!("file:d={},backing=yes", made.disk);
+    let write = "echo text >/dev/disk/by-tag/d; sync; head -n 1 /dev/disk/by-tag/d";
+    let done = evil.run(&["-p", "--disk", &disk], write);
+    assert_eq!(done.stdout, "text\n", "{done:?}");
+    assert!(
+        fs::read(evil.path("w-f001.vmdk"))
+            .unwrap()
+            .starts_with(b"text\n")
+    );
+    test.end();
+}
+
+/// The process that reads a stranger's image has nothing.
+#[test]
+fn the_storage_daemon_has_the_image_and_nothing_else() {
+    let Some(test) = Test::begin("the_storage_daemon_has_the_image_and_nothing_else") else {
+        return;
+    };
+    let evil = Evil::new(&container());
+    let made = evil.make("own.qcow2", &["-f", "qcow2"]);
+    fs::set_permissions(&made.name, fs::Permissions::from_mode(0o600)).unwrap();
+    let disk = format!("file:d={}", made.disk);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_virt-sandbox"));
+    command
+        .args(["-c", &evil.uri, "-p", "--disk", &disk])
+        .args(["--", "sh", "-c", "echo ready; read end"])
+        .env("C_IMAGES_SECRET", "secret")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut sandbox = command.spawn().unwrap();
+    let mut line = String::new();
+    let mut said = std::io::BufReader::new(sandbox.stdout.take().unwrap());
+    std::io::BufRead::read_line(&mut said, &mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    let pid = daemon_of(sandbox.id());
+    let place = |name: &str| Path::new("/proc").join(&pid).join(name);
+    let status = fs::read_to_string(place("status")).unwrap();
+    let field = |name: &str| {
+        let mut lines = status.lines();
+        let line = lines.find_map(|line| line.strip_prefix(name)).unwrap();
+        line.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    for name in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+        assert_eq!(field(name), "0000000000000000", "{name}");
+    }
+    assert!(
+        field("Uid:")
+            .split(' ')
+            .all(|id| id.parse::<u32>().unwrap() > 60000)
+    );
+    assert!(
+        field("Gid:")
+            .split(' ')
+            .all(|id| id.parse::<u32>().unwrap() > 60000)
+    );
+    assert_eq!(field("Groups:"), "");
+    assert_eq!(field("NoNewPrivs:"), "1");
+    assert_eq!(field("Seccomp:"), "2");
+    for name in ["mnt", "pid", "net", "ipc", "uts"] {
+        let own = fs::read_link(format!("/proc/self/ns/{name}")).unwrap();
+        assert_ne!(
+            fs::read_link(place("ns").join(name)).unwrap(),
+            own,
+            "{name}"
+        );
+    }
+    let names = |directory: &Path| {
+        let entries = fs::read_dir(directory).unwrap().flatten();
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    };
+    let root = place("root");
+    let top = names(&root);
+    let known = ["dev", "lib", "lib64", "qemu-storage-daemon", "usr"];
+    assert!(
+        top.iter().all(|name| known.contains(&name.as_str())),
+        "{top:?}"
+    );
+    assert_eq!(names(&root.join("dev")), ["fd", "null"]);
+    let usr = names(&root.join("usr"));
+    assert!(usr.iter().all(|name| name.starts_with("lib")), "{usr:?}");
+    let mounts = fs::read_to_string(place("mountinfo")).unwrap();
+    for mount in mounts.lines() {
+        assert_eq!(
+            mount.split(' ').nth(5).unwrap().split(',').next(),
+            Some("ro"),
+            "{mount}"
+        );
+    }
+    let environment = fs::read_to_string(place("environ")).unwrap();
+    assert!(!environment.contains("secret"), "{environment}");
+    // Its own files: standard streams, the image, the FUSE device, and what polls these.
+    let mut open: Vec<String> = names(&place("fd"))
+        .iter()
+        .map(|fd| {
+            fs::read_link(place("fd").join(fd))
+                .unwrap()
+                .display()
+                .to_string()
+        })
+        .filter(|path| !path.starts_with("anon_inode:") && !path.starts_with("pipe:"))
+        .collect();
+    open.sort();
+    open.dedup();
+    let image = made.name.display().to_string();
+    assert_eq!(open, ["/dev/fuse".to_owned(), "/null".to_owned(), image]);
+    drop(sandbox.stdin.take());
+    assert!(sandbox.wait().unwrap().success());
+    assert!(!place("status").exists());
+    test.end();
+}
+
+/// The storage daemon that a process has started.
+fn daemon_of(parent: u32) -> String {
+    let parent = format!("PPid:\t{parent}\n");
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let mut found = processes.filter_map(|entry| {
+        let status = fs::read_to_string(entry.path().join("status")).ok()?;
+        let is_it = status.starts_with("Name:\tqemu-storage-da") && status.contains(&parent);
+        is_it.then(|| entry.file_name().to_string_lossy().into_owned())
+    });
+    found.next().unwrap()
+}
