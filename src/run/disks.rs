@@ -202,6 +202,9 @@ fn attached(
 ) -> Result<Attached> {
     let device = LoopDevice::attach(raw, extent, read_only)
         .map_err(Error::io("attaching a loop device to", source))?;
+    if let Some(export) = &export {
+        export.lift_deadline();
+    }
     Ok(Attached {
         device: block(device.path(), read_only),
         _device: Some(device),

@@ -46,13 +46,13 @@ pub struct Image<'a> {
 /// When the daemon is killed, if it is to end at all.
 type Deadline = Arc<Mutex<Option<Instant>>>;
 
-/// How long the daemon may take to show the image.
+/// How long the daemon may take to show the image, and for the first looks at it.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long it may take to write what it holds back.
 const FLUSH: Duration = Duration::from_secs(120);
 
 impl Export {
-    /// Shows an image.
+    /// Shows an image, for 20 s unless the [deadline is lifted](Self::lift_deadline).
     ///
     /// # Errors
     /// Where it names other files that are not to be opened, cannot be opened itself, the daemon is not installed, or there is no FUSE.
@@ -99,10 +99,7 @@ impl Export {
 
     fn first_look(mut self, view: &Path) -> io::Result<Self> {
         match File::open(view) {
-            Ok(_) => {
-                self.end_at(None);
-                Ok(self)
-            }
+            Ok(_) => Ok(self),
             Err(error) => Err(self.answering.take().map_or(error, failure)),
         }
     }
@@ -111,6 +108,11 @@ impl Export {
     #[must_use]
     pub fn path(&self) -> PathBuf {
         self.mounted.path()
+    }
+
+    /// Lets reading and writing take the time that they take. Until then a daemon that does not answer is killed.
+    pub fn lift_deadline(&self) {
+        self.end_at(None);
     }
 
     fn end_at(&self, deadline: Option<Instant>) {

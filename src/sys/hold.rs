@@ -193,6 +193,7 @@ pub fn hold(image: &Path, format: &str, places: Places<'_>) -> io::Result<()> {
         )
     })?;
     let device = LoopDevice::attach(&export.path(), Extent::default(), false)?;
+    export.lift_deadline();
     let path = device.path().to_owned();
     fs::write(places.device(), path.as_os_str().as_encoded_bytes())?;
     let mut stdout = io::stdout();

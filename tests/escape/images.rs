@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use test_harness::host::{self, Done};
 
-use crate::support::{Test, finish};
+use crate::support::{TREES, Test, finish, ok, run};
 
 const MARKER: &str = "c-images-marker";
 const SIZE: u64 = 1 << 20;
@@ -442,10 +442,47 @@ fn the_storage_daemon_has_the_image_and_nothing_else() {
     open.sort();
     open.dedup();
     let image = made.name.display().to_string();
-    assert_eq!(open, ["/dev/fuse".to_owned(), "/null".to_owned(), image]);
+    assert_eq!(
+        open,
+        ["/dev/fuse".to_owned(), "/dev/null".to_owned(), image]
+    );
     drop(sandbox.stdin.take());
     assert!(sandbox.wait().unwrap().success());
     assert!(!place("status").exists());
+    test.end();
+}
+
+/// Who breaks out of QEMU may write to the image of its machine, and no more: what it says then is not believed by the host.
+#[test]
+fn a_tree_image_that_names_files_is_not_opened() {
+    let Some(test) = Test::begin("a_tree_image_that_names_files_is_not_opened") else {
+        return;
+    };
+    let name = "t-c-tree";
+    let file = format!("{TREES}/{name}.qcow2");
+    for uri in [container(), machine()] {
+        let evil = Evil::new(&uri);
+        let image = ["-N", "none", "-i", "100M", "--format", "qcow2", name];
+        let command = ["--", "/bin/sleep", "1000"];
+        ok(&[&["-c", &uri, "create"], &image[..], &command].concat());
+        let victim = evil.victim();
+        let rebase = ["rebase", "-u", "-b", victim.to_str().unwrap(), "-F", "raw"];
+        host::output("qemu-img", &[&rebase[..], &[&file]].concat()).unwrap();
+        for verb in [
+            &["start", name][..],
+            &["logs", name],
+            &["snapshot", "create", name, "s"],
+        ] {
+            let done = run(verb);
+            evil.check(&format!("{verb:?}: {done:?}"));
+            let is_refused = done.stderr.contains("names another file, its backing file");
+            assert!(
+                verb[0] == "snapshot" || (done.code != 0 && is_refused),
+                "{verb:?}: {done:?}"
+            );
+        }
+        ok(&["delete", name]);
+    }
     test.end();
 }
 

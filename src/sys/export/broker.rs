@@ -88,7 +88,7 @@ fn decide(listener: &OwnedFd, question: &libc::seccomp_notif, given: &Given) -> 
         Ok(path) => path,
         Err(errno) => return Answer::Fails(errno),
     };
-    if path == given.path {
+    if path.as_os_str() == given.path.as_os_str() {
         return give(listener, question.id, &given.image);
     }
     let Some(host) = &given.host else {

@@ -25,10 +25,10 @@ const MOST_SAID: u64 = 16 << 10;
 
 /// The daemon's command.
 pub struct Arguments {
-    program: PathBuf,
-    arguments: Vec<String>,
+    pub(super) program: PathBuf,
+    pub(super) arguments: Vec<String>,
     /// `/dev/fuse` of a filesystem that is mounted.
-    device: File,
+    pub(super) device: File,
 }
 
 impl Arguments {
