@@ -359,7 +359,7 @@ fn the_storage_daemon_has_the_image_and_nothing_else() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_virt-sandbox"));
     command
         .args(["-c", &evil.uri, "-p", "--disk", &disk])
-        .args(["--", "sh", "-c", "echo ready; read end"])
+        .args(["--", "sh", "-c", "echo ready; read end; true"])
         .env("C_IMAGES_SECRET", "secret")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped());
