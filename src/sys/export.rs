@@ -1,6 +1,6 @@
 //! Images that are not raw, seen as raw ones: QEMU's storage daemon shows them over FUSE.
 //!
-//! The daemon reads what a stranger may have made, so it has nothing else: see [`confine`]. The FUSE filesystem is one file, and
+//! The daemon reads what a stranger may have made, so it has nothing else. The FUSE filesystem is one file, and
 //! is mounted here at no path, so that it is gone with this process.
 
 mod broker;

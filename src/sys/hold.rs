@@ -1,8 +1,7 @@
 //! Images that are not raw as block devices which outlive the process that asked for them.
 //!
-//! A process of its own holds the device: it has the image shown raw, in a mount namespace that nobody else is in, and attaches a loop
-//! device to that. Once nobody has that open any more it is released, and all of it is gone. Were the process killed, the
-//! kernel would take the namespace with it, and QEMU's daemon ends with its parent.
+//! A process of its own holds the device: it has the image shown raw, and attaches a loop device to that. Once nobody has that open
+//! any more it is released, and all of it is gone. Were the process killed, QEMU's daemon would end with it, and the view with that.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -10,9 +9,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
-
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 
 use crate::sys::export::{self, Export};
 use crate::sys::lock::{Lock, Sharing};
@@ -177,9 +173,6 @@ pub fn hold(image: &Path, format: &str, places: Places<'_>) -> io::Result<()> {
     // Not to be ended with the terminal of whoever was first.
     nix::unistd::setsid()?;
     leave_group();
-    unshare(CloneFlags::CLONE_NEWNS)?;
-    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-    mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
     let image = export::Image {
         path: image,
         format,

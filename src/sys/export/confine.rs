@@ -248,9 +248,9 @@ fn become_nobody(id: u32) -> io::Result<()> {
     let none = [[0_u32; 3]; 2];
     // SAFETY: the calls take numbers and null, but capset(2), which reads structures of the sizes that go with its version.
     unsafe {
-        for capability in 0..64 {
+        for capability in 0..64 as libc::c_ulong {
             // One that there is not is an error.
-            libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0);
+            libc::prctl(libc::PR_CAPBSET_DROP, capability);
         }
         Errno::result(libc::setgroups(0, ptr::null()))?;
         Errno::result(libc::setresgid(id, id, id))?;
