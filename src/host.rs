@@ -25,7 +25,8 @@ pub enum SystemDir {
     Link(PathBuf, PathBuf),
 }
 
-const SYSTEM_DIRS: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
+/// Names of system directories in the root.
+pub const SYSTEM_DIRS: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 
 impl HostFacts {
     /// Looks at the host below `root`; `/` but for tests.

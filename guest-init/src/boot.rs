@@ -13,8 +13,9 @@ use crate::NEW_ROOT;
 use crate::caller::Caller;
 use crate::config::{Payload, Platform, Staged};
 use crate::keeper::Files;
+use crate::namespaces::Namespaces;
 use crate::plan::{Step, plan};
-use crate::subordinate::{Namespaces, Side};
+use crate::subordinate::Side;
 use crate::{
     agent, block, boot_id, cgroup, confine, machine, process, resolv, root, shell, static_units,
     subordinate,
@@ -73,9 +74,13 @@ fn carry_out(caller: &mut Caller) -> Result<()> {
             Step::Namespaces { ids, nics } => {
                 let made = Namespaces::new(ids)?;
                 made.enter_network(&nics)?;
-                let namespace = made.user()?;
+                let namespace = made.user.try_clone().context("copying a file descriptor")?;
                 place = place.with(root::Mapping { namespace, ids });
-                caller.give_pipes(ids.first);
+                let user = match &config.payload {
+                    Payload::Command(command) => ids.on_host(command.identity.uid),
+                    Payload::Init { .. } => None,
+                };
+                caller.give_pipes(user.unwrap_or(ids.first));
                 subordinate::raise_limits();
                 subordinate::make_for(ids)?;
                 namespaces = Some(made);
@@ -101,7 +106,6 @@ fn carry_out(caller: &mut Caller) -> Result<()> {
                 let file = root::own_file(&place, Path::new(resolv::RESOLV_CONF))?;
                 resolv_conf = Some(file);
             }
-            Step::Mask(path) => root::mask(&place, &path)?,
             Step::Include(include) => root::include(&place, &include)?,
             Step::Pivot(platform) => {
                 place = root::pivot(place, platform)?;
@@ -119,7 +123,7 @@ fn carry_out(caller: &mut Caller) -> Result<()> {
                     Side::Below => groups.clear(),
                 }
             }
-            Step::MaskKernel => root::mask_kernel(&config.confinement),
+            Step::MaskKernel => root::mask_kernel(&config.confinement)?,
             Step::Confine => confine::confine(&config.confinement)?,
             Step::File(file) => root::write(&file)?,
             Step::MaskStaticUnits { keep } => {

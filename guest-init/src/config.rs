@@ -18,7 +18,7 @@ use crate::seccomp::Program;
 
 /// Version of the contract. Host and guest must agree on it exactly: the init is staged together
 /// with its config, so a difference means a damaged staging root.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Everything PID 1 does, in the order of the fields.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,8 +49,6 @@ pub struct GuestConfig {
     pub user_mounts: Vec<Mount>,
     /// What is copied into the finished root once all is mounted.
     pub includes: Vec<Include>,
-    /// Files and sockets of the root that are covered with `/dev/null`; one that is not there any more is no matter.
-    pub masked: Vec<PathBuf>,
     /// Block devices that get a link in `/dev/disk/by-tag`.
     pub disks: Vec<Disk>,
     /// Devices of the host that a container has as well. libvirt has made them, for root alone.
@@ -90,7 +88,6 @@ impl GuestConfig {
             mounts: vec![],
             user_mounts: vec![],
             includes: vec![],
-            masked: vec![],
             disks: vec![],
             devices: vec![],
             files: vec![],
@@ -271,6 +268,9 @@ pub enum Root {
 pub enum Access {
     /// Read it. Mount points that it lacks are made beside it.
     ReadOnly,
+    /// Read it through overlays, so that no lock, socket, pipe or notification is shared with others who have it. Where
+    /// the kernel has no overlay for it this is as `ReadOnly`, and said.
+    Isolated,
     /// Change it.
     Writable,
     /// Change what it sees of it; the changes are thrown away.

@@ -28,7 +28,8 @@
 //! | `block`, `root`, `cgroup`, `static_units`, `shell` | the steps of the boot |
 //! | `network`, `keeper` | bringing up the NICs; keeping their leases |
 //! | `netlink`, `dhcp`, `resolv` | links, addresses and routes of the kernel; a DHCPv4 client; resolv.conf |
-//! | `subordinate` | the user namespace of a sandbox, and going down into it |
+//! | `namespaces`, `subordinate` | the namespaces of a sandbox, and going down into them |
+//! | `try_ids`, `unsupported` | whether a sandbox can have ids of its own; what is lacking, and what may pass |
 //! | `confine`, `filter` | what the payload may not do |
 //! | `mount_api` | mounts as files |
 //! | `caller` | whoever started the sandbox and waits for word of it |
@@ -55,6 +56,10 @@ pub const STAGED_MOUNTS: &str = "/mnt";
 
 /// Where what is copied into the sandbox comes from, in the staging root.
 pub const STAGED_INCLUDES: &str = "/include";
+
+/// Exit status of `guest-init try-ids` where the kernel or a filesystem has no way to give a sandbox ids of its own. Any other
+/// failure may pass.
+pub const IDS_UNSUPPORTED: u8 = 77;
 
 #[cfg(feature = "link")]
 pub mod link;
@@ -98,6 +103,8 @@ mod machine;
 #[cfg(feature = "init")]
 mod mount_api;
 #[cfg(feature = "init")]
+mod namespaces;
+#[cfg(feature = "init")]
 pub mod netlink;
 #[cfg(feature = "init")]
 pub mod network;
@@ -120,4 +127,8 @@ mod shell;
 #[cfg(feature = "init")]
 mod static_units;
 #[cfg(feature = "init")]
-pub mod subordinate;
+mod subordinate;
+#[cfg(feature = "init")]
+pub mod try_ids;
+#[cfg(feature = "init")]
+mod unsupported;

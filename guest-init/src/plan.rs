@@ -62,8 +62,6 @@ pub enum Step {
     OwnResolvConf,
     /// Copy into the new root.
     Include(Include),
-    /// Cover a file with `/dev/null`.
-    Mask(PathBuf),
     /// Make the new root the root and let go of the staging root.
     Pivot(Platform),
     /// Start the first process of the sandbox in its user namespace, where the mounts cannot be changed any more. What
@@ -163,7 +161,6 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
     }));
     // The user's mounts come above it.
     steps.extend(resolv_conf.map(|_| Step::OwnResolvConf));
-    steps.extend(config.masked.iter().cloned().map(Step::Mask));
     steps.extend(config.user_mounts.iter().map(sized));
     steps.extend(config.includes.iter().cloned().map(Step::Include));
     steps.push(Step::Pivot(config.platform));

@@ -121,7 +121,13 @@ pub(super) fn build(
 fn ids(config: &SandboxConfig, filesystems: &[Filesystem], record: &Path) -> Result<Option<IdMap>> {
     let registry = registry(record);
     let claim = |wanted| registry.claim(record, config.uuid, wanted);
-    ids::decide(config.idmap, filesystems, &guest::find_init()?, claim)
+    ids::decide(
+        config.idmap,
+        filesystems,
+        &guest::find_init()?,
+        record,
+        claim,
+    )
 }
 
 /// Who may use a device on the host may do so inside.
@@ -179,7 +185,13 @@ pub(super) fn owners(config: &SandboxConfig, facts: &HostFacts, record: &Path) -
     let preview = |wanted| registry.preview(record, config.uuid, wanted);
     // The first is the staging root.
     let filesystems = assembly.filesystems.get(1..).unwrap_or_default();
-    let ids = ids::decide(config.idmap, filesystems, &guest::find_init()?, preview)?;
+    let ids = ids::decide(
+        config.idmap,
+        filesystems,
+        &guest::find_init()?,
+        record,
+        preview,
+    )?;
     Ok(match ids {
         Some(_) => Owners::Idmap,
         None => Owners::Passthrough,

@@ -12,6 +12,7 @@ use guest_init::seccomp::usual::Confined;
 use nix::sys::signal::Signal;
 use uuid::Uuid;
 
+use crate::config::idmap::USUAL_COUNT;
 use crate::config::{Idmap, SandboxName};
 use crate::domain::lxc::{self, LxcDomain};
 use crate::domain::template::{self, Template};
@@ -41,7 +42,8 @@ pub fn plan(
     (state, purpose): (&Path, Purpose),
 ) -> Result<Plan> {
     let account = Account::find(&request.who)?;
-    let layout = Layout::new(request, state, Granularity::Files)?;
+    let mut layout = Layout::new(request, state, Granularity::Files)?;
+    layout.isolate();
     let stage = state.join("stage");
     let mut filesystems = vec![Filesystem {
         source: stage.clone(),
@@ -69,7 +71,6 @@ pub fn plan(
         container: "lxc-libvirt",
         staged: devices.staged(&layout),
         disks: devices.tagged(request),
-        masked: sockets(&layout.shares)?,
         // The first console is the log's.
         shell: request.shell.then(|| PathBuf::from("/dev/tty2")),
         max_pids: Some(request.resources.pids()),
@@ -100,7 +101,7 @@ pub fn plan(
     })
 }
 
-/// The ids of a container. A command without capabilities needs none of its own: it has the caller's and can get no others.
+/// Chooses the ids of a container.
 fn ids(
     request: &Request,
     uuid: Uuid,
@@ -108,21 +109,44 @@ fn ids(
     filesystems: &[Filesystem],
     (state, purpose): (&Path, Purpose),
 ) -> Result<Option<IdMap>> {
-    let idmap = match request.confinement.idmap {
-        Idmap::Auto if !account.identity.privileged => Idmap::No,
-        idmap @ (Idmap::Auto | Idmap::No | Idmap::Range(_)) => idmap,
-    };
+    let idmap = idmap_for(request.confinement.idmap, account)?;
     let services = Path::new(guest::SERVICES);
     let registry = Registry::of(&[services, Path::new(guest::RUNTIME)]);
     ids::decide(
         idmap,
         filesystems,
         &guest::find_init()?,
+        state,
         |wanted| match purpose {
             Purpose::Start => registry.claim(state, uuid, wanted),
             Purpose::Show => registry.preview(state, uuid, wanted),
         },
     )
+}
+
+/// Returns the map of ids for a command of `account`. With `auto` an ordinary user whose id is beyond a usual range keeps it: a
+/// command without capabilities is no more than that user, and could not read its own files else.
+///
+/// # Errors
+/// Where the account is not among the ids that are asked for.
+fn idmap_for(asked: Idmap, account: &Account) -> Result<Idmap> {
+    let (uid, gid) = (account.identity.uid, account.identity.gid);
+    let count = match asked {
+        Idmap::No => return Ok(Idmap::No),
+        Idmap::Auto => USUAL_COUNT,
+        Idmap::Range(range) => range.count(),
+    };
+    if uid.max(gid) < count {
+        return Ok(asked);
+    }
+    if asked == Idmap::Auto && uid != 0 && gid != 0 {
+        log::info!("'{}' ({uid}:{gid}) keeps the ids of the host", account.name);
+        return Ok(Idmap::No);
+    }
+    Err(Error::refused(format!(
+        "the user '{}' ({uid}:{gid}) is not among the {count} ids of the sandbox; use --idmap START:COUNT with more, or --idmap no",
+        account.name
+    )))
 }
 
 /// How long a container without a command may take to end.
@@ -245,56 +269,9 @@ fn mounts(share: &Share, facts: &HostFacts) -> Vec<Filesystem> {
         .collect()
 }
 
-/// Sockets of the host's programs that the sandbox would reach through its root: a read-only mount keeps nobody from
-/// connecting, and the namespace of a network has no say in it (unix(7)).
-fn sockets(shares: &[Share]) -> Result<Vec<PathBuf>> {
-    let table = Path::new("/proc/net/unix");
-    let text = std::fs::read_to_string(table).map_err(Error::io("reading", table))?;
-    let root = shares.iter().find(|share| share.staged == Path::new(ROOT));
-    Ok(root.map_or_else(Vec::new, |root| bound_below(&text, &root.source)))
-}
-
-/// The paths below `root` in the text of `/proc/net/unix`, as seen from there.
-fn bound_below(text: &str, root: &Path) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> = text
-        .lines()
-        .filter_map(|line| {
-            line.split_once(" /")
-                .map(|(_, path)| Path::new("/").join(path))
-        })
-        .filter_map(|path| {
-            let inside = path.strip_prefix(root).ok()?.to_owned();
-            let is_hidden = NOT_SHARED.iter().any(|top| inside.starts_with(top));
-            (!is_hidden).then(|| Path::new("/").join(inside))
-        })
-        .collect();
-    found.sort();
-    found.dedup();
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sockets_that_can_be_seen_are_found() {
-        let text = "Num       RefCount Protocol Flags    Type St Inode Path\n\
-                    0000000000000000: 00000002 00000000 00010000 0001 01 12 /tmp/tmux-0/default\n\
-                    0000000000000000: 00000003 00000000 00000000 0001 03 13 /tmp/tmux-0/default\n\
-                    0000000000000000: 00000002 00000000 00010000 0001 01 14 @/abstract\n\
-                    0000000000000000: 00000002 00000000 00010000 0001 01 15 /run/dbus/system_bus_socket\n\
-                    0000000000000000: 00000002 00000000 00010000 0001 01 16\n";
-        assert_eq!(
-            bound_below(text, Path::new("/")),
-            [Path::new("/tmp/tmux-0/default")]
-        );
-        assert_eq!(
-            bound_below(text, Path::new("/tmp")),
-            [Path::new("/tmux-0/default")]
-        );
-        assert!(bound_below(text, Path::new("/srv")).is_empty());
-    }
 
     #[test]
     fn mounts_of_the_kernel_are_not_shared() {
@@ -315,5 +292,28 @@ mod tests {
             .map(|filesystem| filesystem.target)
             .collect();
         assert_eq!(targets, [Path::new("/host"), Path::new("/host/usr")]);
+    }
+
+    #[test]
+    fn a_user_beyond_the_range_keeps_its_ids_and_root_never_does() {
+        let account = |uid, gid| {
+            let mut account = Account::find(&crate::run::Who::Privileged).unwrap();
+            (account.identity.uid, account.identity.gid) = (uid, gid);
+            account
+        };
+        let range: Idmap = "1000000:100000".parse().unwrap();
+        for (asked, uid, gid, chosen) in [
+            (Idmap::Auto, 0, 0, Some(Idmap::Auto)),
+            (Idmap::Auto, 65534, 65534, Some(Idmap::Auto)),
+            (Idmap::Auto, 65536, 65536, Some(Idmap::No)),
+            (Idmap::Auto, 0, 65536, None),
+            (Idmap::Auto, 65536, 0, None),
+            (Idmap::No, 0, 65536, Some(Idmap::No)),
+            (range, 65536, 0, Some(range)),
+            (range, 100_000, 0, None),
+        ] {
+            let found = idmap_for(asked, &account(uid, gid));
+            assert_eq!(found.ok(), chosen, "{asked:?} {uid}:{gid}");
+        }
     }
 }

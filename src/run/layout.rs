@@ -91,6 +91,15 @@ impl Layout {
         Ok(layout)
     }
 
+    /// Keeps a root that may only be read apart from the host, whose kernel is the sandbox's as well.
+    pub fn isolate(&mut self) {
+        if let Root::Tree { access, .. } = &mut self.root
+            && *access == Access::ReadOnly
+        {
+            *access = Access::Isolated;
+        }
+    }
+
     fn choose_root(&mut self, request: &Request) -> Result<()> {
         let mut roots = request.mounts.iter().filter(|mount| mount.is_root());
         let mount = roots.next();

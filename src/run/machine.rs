@@ -127,7 +127,6 @@ pub fn plan(
         staged,
         disks,
         // Sockets of the host are files without a meaning in another kernel.
-        masked: vec![],
         shell: request.shell.then(|| PathBuf::from("/dev/hvc1")),
         max_pids: None,
         tmpfs_size: None,

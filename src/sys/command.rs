@@ -51,20 +51,20 @@ pub fn capture<'a>(
         .map(Captured::from)
 }
 
-/// As [`capture`], for a program and arguments that are paths.
+/// As [`capture`], for a program and arguments that are paths. Gives its exit status as well.
 ///
 /// # Errors
 /// Where it cannot be started.
 pub fn capture_paths<'a>(
     program: &Path,
     arguments: impl IntoIterator<Item = &'a OsStr>,
-) -> io::Result<Captured> {
+) -> io::Result<(ExitStatus, Captured)> {
     let output = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())
         .env("LC_ALL", "C")
         .output()?;
-    Ok(output.into())
+    Ok((output.status, output.into()))
 }
 
 /// As [`capture()`], with `input` as standard input.
