@@ -58,7 +58,8 @@ pub fn plan(
     domain.disks = devices.blocks().collect();
     lxc::check(&domain)?;
     let place = (state, purpose);
-    let idmap = ids(request, domain.uuid, &account, &filesystems, place)?;
+    let owned = owned(&filesystems, &layout.temporary, state);
+    let idmap = ids(request, domain.uuid, &account, &owned, place)?;
     let confined = match (account.identity.privileged, idmap) {
         (false, _) => Confined::Unprivileged,
         (true, Some(_)) => Confined::OwnRoot,
@@ -122,6 +123,22 @@ fn ids(
             Purpose::Show => registry.preview(state, uuid, wanted),
         },
     )
+}
+
+/// Returns what ids are mapped for. Fresh directories are made later: their filesystem is that of the nearest directory.
+fn owned(filesystems: &[Filesystem], temporary: &[PathBuf], state: &Path) -> Vec<Filesystem> {
+    let is_there = |path: &&Path| path.exists();
+    let nearest = state.ancestors().find(is_there).unwrap_or(state);
+    let owned = filesystems.iter().cloned().map(|filesystem| {
+        match temporary.contains(&filesystem.source) {
+            true => Filesystem {
+                source: nearest.to_owned(),
+                ..filesystem
+            },
+            false => filesystem,
+        }
+    });
+    owned.collect()
 }
 
 /// Returns the map of ids for a command of `account`. With `auto` an ordinary user whose id is beyond a usual range keeps it: a

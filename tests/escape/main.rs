@@ -9,6 +9,7 @@ mod greed;
 mod machine;
 mod modes;
 mod network;
+mod oneshot;
 mod races;
 #[path = "../service/support.rs"]
 #[allow(dead_code)]
