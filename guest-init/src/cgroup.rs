@@ -52,7 +52,7 @@ pub fn enter(
     if let Some(limit) = max_pids {
         match pids {
             Some(pids) => back.push(Hierarchy::mount(pids)?.join(name, Some(limit))?),
-            None => Hierarchy::mount(unified)?.limit_pids(limit),
+            None => Hierarchy::mount(unified)?.limit_pids(limit)?,
         }
     }
     let hierarchy = Hierarchy::mount(unified)?;
@@ -155,8 +155,8 @@ impl Hierarchy {
 
     /// In a unified hierarchy the domain has a group of its own already, and below a scope of systemd's libvirt makes
     /// another one, named after itself, which the host may have count them only later. Any group above is shared with others.
-    /// That none counts processes is only said.
-    fn limit_pids(&self, limit: u64) {
+    /// That none counts processes, since the kernel does not, is only said.
+    fn limit_pids(&self, limit: u64) -> Result<()> {
         let scope = self
             .group
             .parent()
@@ -167,11 +167,9 @@ impl Hierarchy {
             .find(|file| file.exists())
         else {
             log::warn!("limiting processes to {limit}: no group of the domain counts them");
-            return;
+            return Ok(());
         };
-        if let Err(error) = set(&file, &limit.to_string()) {
-            log::warn!("{error:#}");
-        }
+        set(&file, &limit.to_string())
     }
 }
 

@@ -58,7 +58,9 @@ say(count, heard)
 
 /// Takes locks and watches files; then tries all sockets and the pipe.
 const ATTACKER: &str = r#"
-import ctypes, fcntl, os, socket, struct, sys
+import ctypes, fcntl, os, signal, socket, sys
+# What the holder of a lease gets that somebody else wants.
+signal.signal(signal.SIGIO, signal.SIG_IGN)
 os.chdir(sys.argv[1])
 libc = ctypes.CDLL(None)
 watch = libc.inotify_init1(os.O_NONBLOCK)
