@@ -68,7 +68,7 @@ pub(super) fn build(
     lxc::check(&domain)?;
     let label = super::labelled(config, Kind::Container, &site, hypervisor)?;
     let mut assembly = Assembly::of_service(config, facts, site.stage);
-    assembly.mounts.extend(own_databases(Path::new("/")));
+    assembly.mounts.extend(guest::own_databases(Path::new("/")));
     let idmap = ids(config, &assembly.filesystems, site.record)?;
     let confined = match idmap {
         Some(_) => Confined::OwnRoot,
@@ -116,18 +116,6 @@ pub(super) fn build(
     domain.security = label.domain;
     let view = LxcDomain::new(&domain, facts, assembly.filesystems).granting(&granted);
     Template::LxcDomain.render(&view, Some(site.templates))
-}
-
-/// What the package managers of the host lock and change below `/usr` (`%_dbpath` of rpm): a lock is of the inode, and would hold up
-/// each other. A sandbox has these directories empty; of what is installed there its private tree knows nothing either.
-fn own_databases(root: &Path) -> Option<guest_init::config::Mount> {
-    let target = Path::new("/usr/lib/sysimage");
-    let is_there = guest::below(root, target).is_dir();
-    is_there.then(|| guest_init::config::Mount::Tmpfs {
-        target: target.to_owned(),
-        mode: 0o755,
-        size: None,
-    })
 }
 
 /// The ids of the host that stand for those of a sandbox whose configuration is in the directory `record`.
@@ -409,15 +397,6 @@ mod tests {
         };
         assert_eq!(quota(&two), Some(200_000));
         assert_eq!(limit(&two, "io-weight"), None);
-    }
-
-    #[test]
-    fn databases_of_packages_are_not_shared_where_they_are_below_usr() {
-        let root = tempfile::tempdir().unwrap();
-        assert_eq!(own_databases(root.path()), None);
-        fs::create_dir_all(root.path().join("usr/lib/sysimage/rpm")).unwrap();
-        let mount = own_databases(root.path()).unwrap();
-        assert_eq!(mount.target(), Path::new("/usr/lib/sysimage"));
     }
 
     #[test]

@@ -174,6 +174,19 @@ pub fn of_sandbox(mount: &Mount) -> Option<guest::Mount> {
     }
 }
 
+/// What the package managers of the host lock and change below `/usr` (`%_dbpath` of rpm): a lock is of the inode, and would hold up
+/// each other. A sandbox has these directories empty; of what is installed there its private tree knows nothing either.
+#[must_use]
+pub fn own_databases(root: &Path) -> Option<guest::Mount> {
+    let target = Path::new("/usr/lib/sysimage");
+    let is_there = below(root, target).is_dir();
+    is_there.then(|| guest::Mount::Tmpfs {
+        target: target.to_owned(),
+        mode: 0o755,
+        size: None,
+    })
+}
+
 /// `path` as it is below `root`.
 #[must_use]
 pub fn below(root: impl AsRef<Path>, path: &Path) -> PathBuf {
@@ -263,6 +276,15 @@ pub fn find_init() -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn databases_of_packages_are_not_shared_where_they_are_below_usr() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(own_databases(root.path()), None);
+        fs::create_dir_all(root.path().join("usr/lib/sysimage/rpm")).unwrap();
+        let mount = own_databases(root.path()).unwrap();
+        assert_eq!(mount.target(), Path::new("/usr/lib/sysimage"));
+    }
 
     #[test]
     fn submounts_of_a_shared_directory_are_bound_one_by_one() {
