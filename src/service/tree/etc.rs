@@ -199,7 +199,7 @@ impl Walk<'_> {
                 }
                 None => plan.set(inside, Class::LeftOut, "unit of the host"),
                 Some(unit) if self.is_ours(unit) => {
-                    self.all(plan, &inside, "belongs to a unit of the service")
+                    self.all(plan, &inside, "belongs to a unit of the service")?
                 }
                 Some(_) => self.links(plan, &inside)?,
             }
@@ -236,14 +236,11 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn all(&self, plan: &mut TreePlan, dir: &Path, reason: &str) {
-        for entry in walkdir::WalkDir::new(below(self.root, dir))
-            .into_iter()
-            .flatten()
-        {
-            let inside = entry.path().strip_prefix(self.root).unwrap_or(entry.path());
-            plan.set(Path::new("/").join(inside), Class::Copied, reason);
+    fn all(&self, plan: &mut TreePlan, dir: &Path, reason: &str) -> Result<()> {
+        for found in Root::of_host(self.root)?.walk(dir, |_| false) {
+            plan.set(found?.path, Class::Copied, reason);
         }
+        Ok(())
     }
 
     fn is_ours(&self, name: &str) -> bool {
@@ -326,7 +323,7 @@ impl Walk<'_> {
 
     /// The path without links on the way to it: nothing can be made behind one in the tree.
     fn real_parents(&self, path: &Path) -> Option<PathBuf> {
-        let parent = Root::new(self.root).ok()?.canonical(path.parent()?).ok()?;
+        let parent = Root::of_host(self.root).ok()?.canonical(path.parent()?).ok()?;
         Some(parent.join(path.file_name()?))
     }
 }
