@@ -1,7 +1,6 @@
 //! A persistent sandbox as its file describes it: `sandbox.toml`, the source of truth from which the domain, the
 //! host's unit and the guest config are made anew at any time.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
@@ -13,10 +12,13 @@ use crate::config::{
     SandboxName, Seccomp, Security, TreeImage, Workload,
 };
 use crate::error::{Error, Result};
-use crate::sys::atomic;
+use crate::sys::{atomic, tail};
 
 /// Version of the file's schema.
 pub const VERSION: u32 = 1;
+
+/// Longest file that is read, in bytes.
+pub const LONGEST: u64 = 1 << 20;
 
 /// A service sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -219,7 +221,7 @@ impl SandboxConfig {
     /// # Errors
     /// Where it cannot be read, and as [`parse`](Self::parse).
     pub fn load(path: &Path) -> Result<Self> {
-        let text = fs::read_to_string(path).map_err(Error::io("reading", path))?;
+        let text = tail::whole(path, LONGEST).map_err(Error::io("reading", path))?;
         Self::parse(&text, path)
     }
 

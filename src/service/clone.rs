@@ -43,7 +43,7 @@ impl Sandboxes {
         self.check_name(&request.name)?;
         let path = self.tree_of(&request.name, request.base.as_deref());
         place::check(&path)?;
-        let (_lock, source) = self.store.lock(&request.source)?;
+        let (_lock, source) = self.store.lock_with_tree(&request.source)?;
         let config = cloned(&source, request, path);
         self.warn_of_shared(&source, &config.name);
         self.warn_of_snapshots(&source);

@@ -209,6 +209,9 @@ impl Sandboxes {
     /// Where there is no such sandbox, it runs, its tree is not its own any more, or libvirt does not answer.
     pub fn delete(&self, name: &SandboxName, force: bool) -> Result<()> {
         if force {
+            // What is refused stays as it is, and runs on.
+            let config = self.store.load_to_end(name)?;
+            place::check_removal(&config.path, config.uuid)?;
             self.stop(name)?;
         }
         let (lock, config) = self.store.lock_to_end(name)?;
@@ -218,6 +221,7 @@ impl Sandboxes {
                 "the sandbox '{name}' is running; stop it with 'virt-sandbox-service stop {name}', or use --force"
             )));
         }
+        place::check_removal(&config.path, config.uuid)?;
         let removal = Removal {
             name: name.clone(),
             connection: config.connection.clone(),

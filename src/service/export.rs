@@ -38,7 +38,7 @@ impl Sandboxes {
         to: &mut dyn Write,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<()> {
-        let (_lock, config) = self.store.lock(name)?;
+        let (_lock, config) = self.store.lock_with_tree(name)?;
         self.warn_of_snapshots(&config);
         let tree = StillTree::new(self, &config, "exporting", interrupted)?;
         let metadata = Metadata::of(&config, tree.path())?;

@@ -77,7 +77,7 @@ impl Sandboxes {
         timeout: Option<Duration>,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<Ports> {
-        let (_lock, config) = self.store.lock(name)?;
+        let (_lock, config) = self.store.lock_with_tree(name)?;
         let hypervisor = self.hypervisor(&config)?;
         if hypervisor.state(name.as_str())?.is_active() {
             return Err(Error::refused(format!(

@@ -129,7 +129,9 @@ impl Manifest {
         for found in below.iter().flat_map(|top| root.walk(top, |_| false)) {
             let found = found?;
             match Entry::read(&found.object, &found.path) {
-                Ok(entry) => manifest.entries.extend(entry.map(|entry| (found.path, entry))),
+                Ok(entry) => manifest
+                    .entries
+                    .extend(entry.map(|entry| (found.path, entry))),
                 Err(ScanError::Root(error)) if error.is_not_found() => {}
                 Err(error) => return Err(error),
             }

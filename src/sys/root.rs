@@ -41,7 +41,10 @@ pub enum RootError {
     NotAFile { path: PathBuf },
     #[error("using '{}': it names no object of its own", shown(path))]
     NoName { path: PathBuf },
-    #[error("opening '{}': a symbolic link is on the way, and none is followed there", shown(path))]
+    #[error(
+        "opening '{}': a symbolic link is on the way, and none is followed there",
+        shown(path)
+    )]
     Link { path: PathBuf },
     #[error(
         "opening '{}': '{}' is a symbolic link that others than root can have made, so it is not followed; stop who writes there, or \

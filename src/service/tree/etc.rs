@@ -323,7 +323,10 @@ impl Walk<'_> {
 
     /// The path without links on the way to it: nothing can be made behind one in the tree.
     fn real_parents(&self, path: &Path) -> Option<PathBuf> {
-        let parent = Root::of_host(self.root).ok()?.canonical(path.parent()?).ok()?;
+        let parent = Root::of_host(self.root)
+            .ok()?
+            .canonical(path.parent()?)
+            .ok()?;
         Some(parent.join(path.file_name()?))
     }
 }

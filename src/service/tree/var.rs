@@ -101,13 +101,7 @@ pub fn is_transient(path: &Path) -> bool {
 }
 
 /// Takes over a path that is the service's, and all below.
-fn own(
-    plan: &mut TreePlan,
-    root: &Path,
-    top: &Path,
-    reason: &str,
-    state: State,
-) -> Result<()> {
+fn own(plan: &mut TreePlan, root: &Path, top: &Path, reason: &str, state: State) -> Result<()> {
     let is_transient = is_transient(top);
     let left_out = if is_transient {
         "starts empty"

@@ -185,15 +185,6 @@ impl Sandboxes {
             }
             None => {
                 let config = self.store.load(name)?;
-                if config.name != *name {
-                    return Err(Error::Config {
-                        path: self.store.config(name),
-                        reason: format!(
-                            "'name' is '{}', but the directory is that of '{name}'; a sandbox cannot be renamed",
-                            config.name
-                        ),
-                    });
-                }
                 place::must_be_of(&config.path, config.uuid)?;
                 Ok(Origin {
                     config,

@@ -465,7 +465,10 @@ fn a_directory_that_becomes_a_link_meanwhile_leads_nowhere() {
         }
     };
     while_exchanged(&f.src("var/state/d"), &f.src("var/state/link"), copy);
-    assert!(copied.into_inner() > u64::from(ROUNDS), "too little was copied");
+    assert!(
+        copied.into_inner() > u64::from(ROUNDS),
+        "too little was copied"
+    );
 }
 
 #[test]

@@ -88,7 +88,8 @@ impl Root {
             let Some(name) = rest.pop() else {
                 let object = last.directory.try_clone();
                 return Ok(Traced {
-                    object: object.map_err(|error| failure("opening", self.host_path(path), error))?,
+                    object: object
+                        .map_err(|error| failure("opening", self.host_path(path), error))?,
                     path: inside(&passed, None),
                     foreign: None,
                 });

@@ -40,7 +40,11 @@ fn links_of_root_are_followed() {
     }
     symlink("loop", lib.join("loop")).unwrap();
     symlink("/none", lib.join("dangling")).unwrap();
-    for link in ["/var/lib/loop/x", "/var/lib/dangling/x", "/var/lib/own/file/x"] {
+    for link in [
+        "/var/lib/loop/x",
+        "/var/lib/dangling/x",
+        "/var/lib/own/file/x",
+    ] {
         assert!(canonical(&root, link).is_err(), "{link}");
     }
 }
@@ -58,7 +62,10 @@ fn links_that_others_can_have_made_are_not_followed() {
     for link in ["state/link", "state/of-root/inside/link", "through"] {
         let path = format!("/var/lib/{link}/file");
         let error = root.object(Path::new(&path)).unwrap_err();
-        assert!(matches!(error, RootError::Untrusted { .. }), "{link}: {error}");
+        assert!(
+            matches!(error, RootError::Untrusted { .. }),
+            "{link}: {error}"
+        );
         assert!(canonical(&root, &path).is_err(), "{link}");
     }
     let link = root.object(Path::new("/var/lib/state/link")).unwrap();
@@ -67,7 +74,13 @@ fn links_that_others_can_have_made_are_not_followed() {
         .walk(Path::new("/var/lib/state"), |path| path.ends_with("file"))
         .map(|found| found.unwrap().path)
         .collect();
-    let expected = ["", "link", "of-root", "of-root/inside", "of-root/inside/link"];
+    let expected = [
+        "",
+        "link",
+        "of-root",
+        "of-root/inside",
+        "of-root/inside/link",
+    ];
     let top = Path::new("/var/lib/state");
     assert_eq!(walked, expected.map(|path| top.join(path)));
 }
