@@ -5,7 +5,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod copying;
 mod greed;
+mod identities;
 mod machine;
 mod modes;
 mod network;

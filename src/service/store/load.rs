@@ -39,7 +39,10 @@ impl Store {
     ///
     /// # Errors
     /// As [`load_to_end`](Self::load_to_end).
-    pub(in crate::service) fn lock_to_end(&self, name: &SandboxName) -> Result<(Lock, SandboxConfig)> {
+    pub(in crate::service) fn lock_to_end(
+        &self,
+        name: &SandboxName,
+    ) -> Result<(Lock, SandboxConfig)> {
         let lock = self.lock_if(name, || self.load_to_end(name).map(drop))?;
         Ok((lock, self.load_to_end(name)?))
     }
@@ -48,7 +51,10 @@ impl Store {
     ///
     /// # Errors
     /// As [`lock`](Self::lock), and where the tree has no mark of the sandbox.
-    pub(in crate::service) fn lock_with_tree(&self, name: &SandboxName) -> Result<(Lock, SandboxConfig)> {
+    pub(in crate::service) fn lock_with_tree(
+        &self,
+        name: &SandboxName,
+    ) -> Result<(Lock, SandboxConfig)> {
         let (lock, config) = self.lock(name)?;
         place::must_be_of(&config.path, config.uuid)?;
         Ok((lock, config))
