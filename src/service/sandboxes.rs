@@ -139,7 +139,7 @@ impl Sandboxes {
         let keeper = self.keeper(config)?;
         let contents = self.contents(config)?;
         hypervisor.define(&keeper.build(config, contents, &facts, site, hypervisor)?)?;
-        self.store.link_journal(config);
+        self.store.unlink_journal(config.uuid);
         self.write_unit(config)?;
         Ok(())
     }

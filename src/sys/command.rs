@@ -148,7 +148,7 @@ pub fn leave(
         .spawn()
 }
 
-/// Starts `program` with our standard error, no standard input, and its standard output for us to read.
+/// Starts `program` without standard input, and with both its outputs for us to read.
 ///
 /// # Errors
 /// Where it cannot be started.
@@ -160,6 +160,7 @@ pub fn spawn_piped<'a>(
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
 }
 

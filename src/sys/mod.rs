@@ -9,6 +9,7 @@ pub mod blank;
 pub mod calendar;
 pub mod claim;
 pub mod command;
+pub mod confined;
 pub mod copy;
 pub mod deadline;
 pub mod enter;

@@ -72,6 +72,12 @@ impl Mounted {
         })
     }
 
+    /// Its top, on which it is attached nowhere.
+    #[must_use]
+    pub fn into_top(self) -> OwnedFd {
+        self.top
+    }
+
     /// A path of its top, for this process.
     #[must_use]
     pub fn path(&self) -> PathBuf {

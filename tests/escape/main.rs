@@ -8,6 +8,7 @@
 mod copying;
 mod greed;
 mod identities;
+mod journals;
 mod machine;
 mod modes;
 mod network;

@@ -9,7 +9,7 @@ mod size;
 use std::ffi::CStr;
 use std::fs;
 use std::fs::{File, OpenOptions};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -194,24 +194,29 @@ impl Sandboxes {
         copy::content(&from, to, interrupted).map_err(copying())
     }
 
-    /// A directory of the tree, for a program of the host to read: no link in it or on the way to it is followed. It is there for as
-    /// long as its descriptor.
+    /// A mount for a program of the host to read a directory of the tree, and where on it that is: it is attached nowhere, and no link
+    /// on it is followed.
     ///
     /// # Errors
-    /// Where it is not there or cannot be reached.
-    pub(super) fn plain_view(&self, config: &SandboxConfig, inside: &Path) -> Result<File> {
+    /// Where the directory is not there or cannot be reached.
+    pub(super) fn plain_view(
+        &self,
+        config: &SandboxConfig,
+        inside: &Path,
+    ) -> Result<(OwnedFd, PathBuf)> {
         let Some(image) = config.image else {
             let directory = Root::new(&config.path)?.open_plain(inside)?;
             let doing = format!("opening '{}' without its links", inside.display());
-            return view::plain(directory).map_err(Error::step(doing));
+            let view = view::plain(directory).map_err(Error::step(doing))?;
+            return Ok((view.into(), PathBuf::from("/")));
         };
         let file = image.file(&config.path);
         let device = self.device_of(&config.name, image, &file)?;
         let mounted =
             Mounted::plain(device.path(), kind(image)).map_err(Error::io("mounting", &file))?;
-        let directory = Root::new(&mounted.path())?.open_plain(inside)?;
+        Root::new(&mounted.path())?.open_plain(inside)?;
         device.leave();
-        Ok(directory)
+        Ok((mounted.into_top(), inside.to_owned()))
     }
 
     /// The block device of the image of a sandbox that is about to start, if its tree is in one that the host's kernel mounts.

@@ -6,17 +6,18 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
+use std::process::Child;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::Reading;
 use crate::config::SandboxConfig;
 use crate::error::{Error, Result};
 use crate::service::sandboxes::Sandboxes;
-use crate::sys::command;
+use crate::sys::command::Captured;
+use crate::sys::root::Root;
 
 /// How long an entry may take to be shown.
 const TURN: Duration = Duration::from_millis(500);
@@ -43,23 +44,30 @@ pub fn follow(
     mut show: impl FnMut(&[u8]) -> Result<()>,
     mut wait: impl FnMut(Duration) -> bool,
 ) -> Result<()> {
-    let reading = Reading::new(sandboxes, config)?;
-    let checked = reading.run(
+    let checked = super::start(
+        sandboxes,
+        config,
         &[arguments, &["--lines=0".to_owned()]].concat(),
-        command::capture,
     )?;
+    let checked = checked.wait_with_output();
+    let checked = Captured::from(checked.map_err(Error::step("running journalctl"))?);
     if !checked.success {
-        return Err(Error::refused(format!("journalctl: {}", checked.stderr)));
+        let reason = checked.stderr.replace(char::is_control, "?");
+        return Err(Error::refused(format!("journalctl: {reason}")));
     }
+    let directory = Root::new(&config.path)?.open_plain(&super::inside(config.uuid))?;
+    let show_all = |turn: &[String], show: &mut dyn FnMut(&[u8]) -> Result<()>| {
+        show_all(super::read(sandboxes, config, turn)?, show)
+    };
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let begin = format!("--since=@{}", now.unwrap_or_default().as_secs());
     let mut turn = first(arguments);
     let mut read = None;
     loop {
         // What is written while it is read makes another turn.
-        let state = Some(state(&reading)?);
+        let state = Some(state(&directory)?);
         if read != state {
-            let cursor = show_all(&reading, &turn, &mut show)?;
+            let cursor = show_all(&turn, &mut show)?;
             if let Some(cursor) = cursor {
                 turn = later(arguments, format!("--after-cursor={cursor}"));
             } else if read.is_none() {
@@ -100,10 +108,7 @@ fn is_beginning(word: &str) -> bool {
 }
 
 /// The files of the journal, with how long they are and when they were written last.
-fn state(reading: &Reading) -> Result<BTreeMap<OsString, (u64, SystemTime)>> {
-    let Some(directory) = &reading.directory else {
-        return Ok(BTreeMap::new());
-    };
+fn state(directory: &File) -> Result<BTreeMap<OsString, (u64, SystemTime)>> {
     let path = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
     let doing = || Error::io("reading", &path);
     let mut files = BTreeMap::new();
@@ -121,12 +126,7 @@ fn state(reading: &Reading) -> Result<BTreeMap<OsString, (u64, SystemTime)>> {
 }
 
 /// Hands over what there is now, and gives where it ended. Nothing to show is a failure for journalctl.
-fn show_all(
-    reading: &Reading,
-    arguments: &[String],
-    show: &mut impl FnMut(&[u8]) -> Result<()>,
-) -> Result<Option<String>> {
-    let mut child = reading.run(arguments, command::spawn_piped)?;
+fn show_all(mut child: Child, show: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<Option<String>> {
     let mut cursor = None;
     for line in child
         .stdout
