@@ -23,6 +23,7 @@ use crate::hypervisor::libvirt;
 use crate::run::{
     self, Account, Connection, OWN_FAILURE, Outcome, Places, Request, Surroundings, Who,
 };
+use crate::sys::printable::printable_message;
 
 pub(super) const PROGRAM: &str = "virt-sandbox";
 
@@ -243,7 +244,7 @@ fn execute(cli: Cli) -> Result<u8> {
         print_timing(&outcome);
     }
     if let Some(message) = &outcome.message {
-        eprintln!("{PROGRAM}: {}", output::printable(message));
+        eprintln!("{PROGRAM}: {}", printable_message(message));
     }
     Ok(outcome.code)
 }

@@ -16,6 +16,7 @@ use crate::console::Stdio;
 use crate::error::{Error, Result};
 use crate::hypervisor::Hypervisor;
 use crate::run::{Plan, Reach};
+use crate::sys::printable::printable;
 
 /// A guest that was started.
 #[derive(Debug)]
@@ -113,7 +114,9 @@ fn listen(
             let bytes = buffer.get(..count).unwrap_or_default();
             if shown {
                 // Nobody can do anything about a failure to print.
-                let _ = io::Write::write_all(&mut io::stderr(), bytes);
+                // A serial line ends its lines with both.
+                let text = printable(&String::from_utf8_lossy(bytes).replace('\r', ""));
+                let _ = io::Write::write_all(&mut io::stderr(), text.as_bytes());
             }
             let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
             said.extend_from_slice(bytes);

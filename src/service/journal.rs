@@ -5,13 +5,12 @@
 
 pub mod turns;
 
-use std::convert::Infallible;
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, IsTerminal};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -68,6 +67,11 @@ impl Reading {
         })
     }
 
+    /// Whether a program of the sandbox reads it: all that it says is the sandbox's.
+    fn is_inside(&self) -> bool {
+        self.directory.is_none()
+    }
+
     /// Runs it by `how`, with more arguments.
     fn run<'a, T>(
         &'a self,
@@ -87,14 +91,16 @@ impl Reading {
 pub fn follow(sandboxes: &Sandboxes, config: &SandboxConfig, begin: Duration) -> Result<Child> {
     let since = format!("--since=@{}", begin.as_secs());
     let more = [since.as_str(), "--follow", "--output=cat"];
-    if turns::are_needed(sandboxes, config)? {
+    let reading = Reading::new(sandboxes, config)?;
+    let is_seen = io::stdout().is_terminal() || io::stderr().is_terminal();
+    if is_seen || reading.is_inside() || turns::are_needed(sandboxes, config)? {
         let words = ["logs"].iter().chain(&more).copied();
         return command::spawn(&own_program()?, words.chain([config.name.as_str()]))
             .map_err(Error::step("following the journal"));
     }
     let more = [&more[..], &["--quiet"]].concat();
     let more: Vec<String> = more.into_iter().map(str::to_owned).collect();
-    Reading::new(sandboxes, config)?.run(&more, command::spawn)
+    reading.run(&more, command::spawn)
 }
 
 fn own_program() -> Result<String> {
@@ -102,20 +108,23 @@ fn own_program() -> Result<String> {
     Ok(program.to_string_lossy().into_owned())
 }
 
-/// Becomes journalctl with `arguments`; returns only on failure.
-pub fn show(sandboxes: &Sandboxes, config: &SandboxConfig, arguments: &[String]) -> Error {
-    let become_it = |reading: Reading| {
-        reading.run(arguments, |program, words| {
-            Err::<Infallible, io::Error>(command::exec(program, words))
-        })
+/// Starts journalctl with `arguments` to show a journal. Its standard error is for us to read: it names files as the sandbox has named
+/// them. So is its standard output where that is a terminal, or where the sandbox's own journalctl writes it.
+///
+/// # Errors
+/// Where there is no journal or no journalctl.
+pub fn show(sandboxes: &Sandboxes, config: &SandboxConfig, arguments: &[String]) -> Result<Child> {
+    let reading = Reading::new(sandboxes, config)?;
+    let stdout = match reading.is_inside() || io::stdout().is_terminal() {
+        true => Stdio::piped(),
+        false => Stdio::inherit(),
     };
-    match Reading::new(sandboxes, config).and_then(become_it) {
-        Ok(never) => match never {},
-        Err(error) => error,
-    }
+    reading.run(arguments, |program, words| {
+        command::spawn_heard(program, words, stdout)
+    })
 }
 
-/// Runs journalctl with `arguments`, with its standard output for us to read.
+/// Starts journalctl with `arguments`, with its standard output for us to read.
 ///
 /// # Errors
 /// Where there is no journal or no journalctl.

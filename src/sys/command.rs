@@ -148,7 +148,7 @@ pub fn leave(
         .spawn()
 }
 
-/// Starts `program` with our standard error, no standard input, and its standard output for us to read.
+/// Starts `program` without standard input, with its standard output for us to read; what it complains of is dropped.
 ///
 /// # Errors
 /// Where it cannot be started.
@@ -160,6 +160,26 @@ pub fn spawn_piped<'a>(
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+}
+
+/// Starts `program` without standard input, with `stdout` for its standard output and its standard error for us to read. It ends
+/// when we do, however that is.
+///
+/// # Errors
+/// Where it cannot be started.
+pub fn spawn_heard<'a>(
+    program: &str,
+    arguments: impl IntoIterator<Item = &'a str>,
+    stdout: Stdio,
+) -> io::Result<Child> {
+    Command::new("setpriv")
+        .args(["--pdeathsig", "TERM", "--", program])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(stdout)
+        .stderr(Stdio::piped())
         .spawn()
 }
 
@@ -179,11 +199,6 @@ pub fn interact<'a>(
 pub fn is_installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
-}
-
-/// Becomes `program`; returns only on failure.
-pub fn exec<'a>(program: &str, arguments: impl IntoIterator<Item = &'a str>) -> io::Error {
-    Command::new(program).args(arguments).exec()
 }
 
 #[cfg(test)]

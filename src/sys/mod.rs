@@ -24,6 +24,7 @@ pub mod mounted;
 pub mod notify;
 pub mod patient;
 pub mod pidfd;
+pub mod printable;
 pub mod rename;
 pub mod root;
 pub mod siblings;

@@ -1,16 +1,18 @@
 //! `logs`.
 
-use std::io::{self, BufRead, BufReader, ErrorKind, IsTerminal, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::fd::AsFd;
+use std::process::Child;
+use std::thread;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::Name;
-use crate::commands::output;
 use crate::error::{Error, Result};
 use crate::service::Sandboxes;
 use crate::service::journal::{self, turns};
+use crate::sys::printable::printable;
 
 /// Show the journal of a sandbox, also of one that is stopped
 #[derive(Debug, clap::Args)]
@@ -44,10 +46,6 @@ pub struct Args {
     name: Name,
 }
 
-/// What journalctl prints as it was written; in its other formats it does not print what a terminal would take for a
-/// command.
-const RAW: [&str; 2] = ["cat", "export"];
-
 pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
     let config = sandboxes.store.load(&args.name.name)?;
     // What a virtual machine still holds back is not in the files yet. One that hangs has a journal all the same.
@@ -55,20 +53,11 @@ pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
         log::warn!("the end of the journal may be missing: {error}");
     }
     let mut arguments = arguments(args);
-    let is_raw = args
-        .output
-        .as_deref()
-        .is_some_and(|format| RAW.contains(&format));
-    let is_raw = is_raw && io::stdout().is_terminal();
     if args.follow && turns::are_needed(sandboxes, &config)? {
-        let show = |line: &[u8]| print_line(line, is_raw);
-        return turns::follow(sandboxes, &config, &arguments, show, is_read);
+        return turns::follow(sandboxes, &config, &arguments, print_line, is_read);
     }
     arguments.extend(args.follow.then(|| "--follow".to_owned()));
-    if is_raw {
-        return show_printable(journal::read(sandboxes, &config, &arguments)?);
-    }
-    Err(journal::show(sandboxes, &config, &arguments))
+    show(journal::show(sandboxes, &config, &arguments)?)
 }
 
 fn arguments(args: &Args) -> Vec<String> {
@@ -87,36 +76,53 @@ fn arguments(args: &Args) -> Vec<String> {
     arguments
 }
 
-/// Shows what a journalctl prints without what a terminal would take for a command.
-fn show_printable(mut journalctl: std::process::Child) -> Result<()> {
+/// Shows what a journalctl prints.
+fn show(mut journalctl: Child) -> Result<()> {
     let reading = || Error::step("reading the journal");
+    let errors = journalctl.stderr.take().map(|stderr| {
+        thread::spawn(move || {
+            for line in turns::lines(stderr).map_while(io::Result::ok) {
+                let _ = write_line(&mut io::stderr(), &line);
+            }
+        })
+    });
     if let Some(stdout) = journalctl.stdout.take() {
-        for line in BufReader::new(stdout).split(b'\n') {
-            let line = line.map_err(reading())?;
-            print_line(&line, true)?;
+        for line in turns::lines(stdout) {
+            if !print_line(&line.map_err(reading())?)? {
+                // It would write on until it finds out by itself.
+                let _ = journalctl.kill();
+                break;
+            }
         }
     }
     let status = journalctl.wait().map_err(reading())?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(Error::refused(format!("journalctl failed ({status})")))
+    if let Some(errors) = errors {
+        let _ = errors.join();
+    }
+    match status.code() {
+        // Nobody reads on, which is no failure.
+        Some(0) | None => Ok(()),
+        Some(_) => Err(Error::refused(format!("journalctl failed ({status})"))),
     }
 }
 
-/// Prints a line as it is, or without what a terminal would take for a command.
-fn print_line(line: &[u8], printably: bool) -> Result<()> {
-    if printably {
-        let text = String::from_utf8_lossy(line);
-        return output::print(&format!("{}\n", output::printable(&text)));
+/// Prints a line; `false` once nobody reads them any more.
+fn print_line(line: &[u8]) -> Result<bool> {
+    match write_line(&mut io::stdout().lock(), line) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Error::step("printing")(error)),
     }
-    let mut stdout = io::stdout().lock();
-    let printed = stdout.write_all(&[line, b"\n"].concat());
-    match printed.and_then(|()| stdout.flush()) {
-        // Then nobody waits for more.
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Error::step("printing")(error)),
-        Ok(()) | Err(_) => Ok(()),
+}
+
+/// Writes a line as it is, or on a terminal without what that would obey: journalctl keeps only some of that back, only in some
+/// formats, and only if it is the host's.
+fn write_line(output: &mut (impl Write + IsTerminal), line: &[u8]) -> io::Result<()> {
+    match output.is_terminal() {
+        true => output.write_all(printable(&String::from_utf8_lossy(line)).as_bytes())?,
+        false => output.write_all(line)?,
     }
+    output.flush()
 }
 
 /// Waits for so long; false where nobody reads our standard output any more.

@@ -40,6 +40,9 @@ pub struct InspectArgs {
     name: Name,
 }
 
+/// Addresses that are shown of a sandbox.
+const FEW: usize = 3;
+
 pub fn list(args: &ListArgs, sandboxes: &Sandboxes) -> Result<()> {
     let mut summaries = sandboxes.list()?;
     summaries.retain(|summary| !args.running || summary.state == "running");
@@ -63,12 +66,12 @@ pub fn list(args: &ListArgs, sandboxes: &Sandboxes) -> Result<()> {
                     summary.name.to_string(),
                     summary.state,
                     summary.driver,
-                    listed(summary.addresses, ","),
+                    few(&summary.addresses, ","),
                     runs,
                 ];
                 with_ports(row, ports)
             });
-            output::print(&output::table(
+            output::print(&output::listing(
                 &std::iter::once(heading).chain(rows).collect::<Vec<_>>(),
             ))
         }
@@ -87,10 +90,20 @@ fn listed(words: Vec<String>, separator: &str) -> String {
     words.join(separator)
 }
 
+/// The first of many words, and how many more there are: who is root inside can have thousands of addresses.
+fn few(words: &[String], separator: &str) -> String {
+    let shown = words.get(..FEW).unwrap_or(words);
+    let mut text = listed(shown.to_vec(), separator);
+    if words.len() > FEW {
+        text.push_str(&format!("{separator}+{}", words.len() - FEW));
+    }
+    text
+}
+
 /// The command, or the units.
 fn runs(summary: &Summary) -> String {
     match &summary.command {
-        Some(argv) => output::printable(&workload::shown(argv)),
+        Some(argv) => workload::shown(argv),
         None => summary.units.join(","),
     }
 }
@@ -106,7 +119,7 @@ pub fn status(args: &StatusArgs, sandboxes: &Sandboxes) -> Result<()> {
         vec!["state".into(), summary.state.clone()],
         vec!["driver".into(), summary.driver.clone()],
         vec!["hostname".into(), summary.hostname.clone()],
-        vec!["addresses".into(), summary.addresses.join(" ")],
+        vec!["addresses".into(), few(&summary.addresses, " ")],
         vec![
             "at boot".into(),
             if summary.enabled {

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -20,6 +20,9 @@ use crate::sys::command;
 
 /// How long an entry may take to be shown.
 const TURN: Duration = Duration::from_millis(500);
+
+/// Most bytes of a line that are kept at a time.
+const LONGEST: u64 = 1 << 20;
 
 const CURSOR: &[u8] = b"-- cursor: ";
 
@@ -40,7 +43,7 @@ pub fn follow(
     sandboxes: &Sandboxes,
     config: &SandboxConfig,
     arguments: &[String],
-    mut show: impl FnMut(&[u8]) -> Result<()>,
+    mut show: impl FnMut(&[u8]) -> Result<bool>,
     mut wait: impl FnMut(Duration) -> bool,
 ) -> Result<()> {
     let reading = Reading::new(sandboxes, config)?;
@@ -120,24 +123,38 @@ fn state(reading: &Reading) -> Result<BTreeMap<OsString, (u64, SystemTime)>> {
     Ok(files)
 }
 
+/// The lines of what journalctl says, with their ends. One that is longer than [`LONGEST`] is several: whoever writes it may
+/// never end it.
+pub fn lines(said: impl Read) -> impl Iterator<Item = io::Result<Vec<u8>>> {
+    let mut said = BufReader::new(said);
+    std::iter::from_fn(move || {
+        let mut line = Vec::new();
+        match said.by_ref().take(LONGEST).read_until(b'\n', &mut line) {
+            Ok(0) => None,
+            Ok(_) => Some(Ok(line)),
+            Err(error) => Some(Err(error)),
+        }
+    })
+}
+
 /// Hands over what there is now, and gives where it ended. Nothing to show is a failure for journalctl.
 fn show_all(
     reading: &Reading,
     arguments: &[String],
-    show: &mut impl FnMut(&[u8]) -> Result<()>,
+    show: &mut impl FnMut(&[u8]) -> Result<bool>,
 ) -> Result<Option<String>> {
     let mut child = reading.run(arguments, command::spawn_piped)?;
     let mut cursor = None;
-    for line in child
-        .stdout
-        .take()
-        .into_iter()
-        .flat_map(|said| BufReader::new(said).split(b'\n'))
-    {
+    for line in child.stdout.take().into_iter().flat_map(lines) {
         let line = line.map_err(Error::step("reading the journal"))?;
         match line.strip_prefix(CURSOR) {
-            Some(at) => cursor = Some(String::from_utf8_lossy(at).into_owned()),
-            None => show(&line)?,
+            Some(at) => cursor = Some(String::from_utf8_lossy(at.trim_ascii_end()).into_owned()),
+            None if show(&line)? => {}
+            // Whoever waits finds out, too.
+            None => {
+                let _ = child.kill();
+                break;
+            }
         }
     }
     child.wait().map_err(Error::step("reading the journal"))?;
@@ -147,6 +164,16 @@ fn show_all(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_without_end_comes_in_parts() {
+        let text = b"one\n\ntwo".to_vec();
+        let read = |said: &[u8]| lines(said).map(io::Result::unwrap).collect::<Vec<_>>();
+        assert_eq!(read(&text), [&b"one\n"[..], b"\n", b"two"]);
+        let mut endless = lines(io::repeat(b'x'));
+        let part = endless.next().unwrap().unwrap();
+        assert_eq!(part.len() as u64, LONGEST);
+    }
 
     #[test]
     fn a_turn_begins_where_the_one_before_it_has_ended() {
