@@ -167,7 +167,10 @@ mod tests {
             vec!["a".to_owned(), "running".to_owned()],
         ];
         assert_eq!(table(&rows), "NAME  STATE\na     running\n");
-        let forged = [vec!["a\nb  running\t".to_owned(), "\u{202e}x\x1b[2J".to_owned()]];
+        let forged = [vec![
+            "a\nb  running\t".to_owned(),
+            "\u{202e}x\x1b[2J".to_owned(),
+        ]];
         assert_eq!(table(&forged), "a?b  running?  ?x?[2J\n");
     }
 }

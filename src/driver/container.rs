@@ -4,6 +4,7 @@ use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Read;
+use std::net::IpAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,7 +18,7 @@ use crate::domain::lxc::{self, LxcDomain};
 use crate::domain::template::Template;
 use crate::domain::tune::{CPU_PERIOD_US, quota_us};
 use crate::domain::{BlockDevice, Domain, Filesystem, OnReboot, disk_name};
-use crate::driver::{Activity, Contents, Inside, Owners, Shared, Site, addresses};
+use crate::driver::{Activity, Contents, Inside, Owners, Reach, Shared, Site, addresses};
 use crate::error::{Error, Result};
 use crate::guest::ids::{self, Registry};
 use crate::guest::{self, Assembly, cgroup, confinement};
@@ -273,18 +274,22 @@ impl Inside for Container {
         Err(Error::step("running guest-init")(error))
     }
 
-    fn addresses(&self) -> Vec<String> {
+    fn addresses(&self) -> Vec<IpAddr> {
         let Ok(first) = self.first() else {
             return vec![];
         };
         addresses::of_tables(&table(first, "net/fib_trie"), &table(first, "net/if_inet6"))
     }
 
-    fn network(&self) -> Result<Option<File>> {
-        let path = PathBuf::from(format!("/proc/{}/ns/net", self.first()?));
-        File::open(&path)
-            .map(Some)
-            .map_err(Error::io("opening", &path))
+    fn reach(&self) -> Result<Reach> {
+        let first = self.first()?;
+        let path = PathBuf::from(format!("/proc/{first}/ns/net"));
+        let network = File::open(&path).map_err(Error::io("opening", &path))?;
+        // Another process may have had its number by then.
+        match self.first()? == first {
+            true => Ok(Reach::Network(network)),
+            false => Err(Error::refused("the sandbox has begun anew meanwhile")),
+        }
     }
 
     fn activity(&self) -> Result<Activity> {

@@ -20,7 +20,7 @@ use serde::Serialize;
 
 use self::connection::{Connection, Driver};
 use self::inside::ANSWER;
-pub use self::inside::{Activity, Carrier, Inside};
+pub use self::inside::{Activity, Carrier, Inside, Reach};
 use crate::config::{KernelRequest, Resources, SandboxConfig};
 use crate::error::{Error, Result};
 use crate::guest;

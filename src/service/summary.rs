@@ -102,7 +102,9 @@ impl Sandboxes {
                 .workload
                 .command()
                 .map(|command| command.argv.clone()),
-            addresses: inside.map_or_else(Vec::new, |inside| inside.addresses()),
+            addresses: inside.map_or_else(Vec::new, |inside| {
+                inside.addresses().iter().map(ToString::to_string).collect()
+            }),
             image: config.image_file(),
             publish: config.publish,
             path: config.path,

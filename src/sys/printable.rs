@@ -6,7 +6,13 @@
 /// Text without what a terminal obeys or hides; line ends and tabs stay.
 #[must_use]
 pub fn printable(text: &str) -> String {
-    let shown = |c| if is_safe(c) || "\n\t".contains(c) { c } else { '?' };
+    let shown = |c| {
+        if is_safe(c) || "\n\t".contains(c) {
+            c
+        } else {
+            '?'
+        }
+    };
     text.chars().map(shown).collect()
 }
 
@@ -89,7 +95,10 @@ mod tests {
         let value = serde_json::json!({"a": "\u{1b}\u{9b}\u{202e}\u{7f}\u{e0041}é\n"});
         let shown = printable_json(&serde_json::to_string_pretty(&value).unwrap());
         assert_eq!(printable(&shown), shown);
-        assert!(shown.contains("\\u202e\\u007f\\udb40\\udc41é\\n"), "{shown}");
+        assert!(
+            shown.contains("\\u202e\\u007f\\udb40\\udc41é\\n"),
+            "{shown}"
+        );
         let read: serde_json::Value = serde_json::from_str(&shown).unwrap();
         assert_eq!(read, value);
     }

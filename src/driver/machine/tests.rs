@@ -154,7 +154,7 @@ fn a_guest_that_says_hello_alone_holds_up_nobody_who_glances_at_many() {
         }
     });
     let machine = Machine::at(dir.path().to_owned());
-    assert_eq!(machine.addresses(), Vec::<String>::new());
+    assert_eq!(machine.addresses(), Vec::<std::net::IpAddr>::new());
     drop(machine);
     assert!(guest.join().unwrap(), "it was waited for");
 }

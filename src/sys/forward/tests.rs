@@ -67,10 +67,11 @@ impl Other {
             let ports = [Port { listener, target }];
             let keeper = Process::open(pid).unwrap();
             let place = Place {
-                namespace: File::open(format!("/proc/{pid}/ns/net")).ok(),
-                addresses: &|| vec![OWN],
+                reach: Reach::Network {
+                    namespace: File::open(format!("/proc/{pid}/ns/net")).unwrap(),
+                    addresses: &|| vec![OWN],
+                },
                 is_there: &|| !keeper.wait(Duration::ZERO),
-                way: None,
             };
             let asked = || asked.load(Ordering::Relaxed);
             let before = thread_namespace();
@@ -222,25 +223,33 @@ fn datagrams_are_answered_to_who_sent_them() {
 }
 
 #[test]
-fn what_has_no_namespace_of_its_own_is_not_asked_at_our_loopback() {
+fn nothing_is_ever_connected_to_in_our_own_network() {
     let ours = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = ours.local_addr().unwrap().port();
-    let own = File::open("/proc/thread-self/ns/net").ok();
-    for namespace in [None, own.filter(|_| nix::unistd::geteuid().is_root())] {
-        let listener = stream();
-        let address = listener.address().unwrap();
-        let asker = thread::spawn(move || ask(address, b"x"));
-        let place = Place {
-            namespace,
-            addresses: &Vec::new,
-            is_there: &|| !asker.is_finished(),
-            way: None,
-        };
-        let ports = [Port {
-            listener,
-            target: port,
-        }];
-        assert_eq!(serve(&ports, &place, None, &|| false).unwrap(), End::Gone);
-        assert!(asker.join().unwrap().is_err());
-    }
+    ours.set_nonblocking(true).unwrap();
+    let target = ours.local_addr().unwrap().port();
+    let ports = |listener| [Port { listener, target }];
+
+    // What has our namespace says that it has our addresses, which is even true.
+    let place = Place {
+        reach: Reach::Network {
+            namespace: File::open("/proc/thread-self/ns/net").unwrap(),
+            addresses: &|| vec![Ipv4Addr::LOCALHOST.into()],
+        },
+        is_there: &|| true,
+    };
+    let error = serve(&ports(stream()), &place, None, &|| false).unwrap_err();
+    assert!(error.to_string().contains("network of the host"), "{error}");
+
+    // A way that leads nowhere is no reason to try another one.
+    let listener = stream();
+    let address = listener.address().unwrap();
+    let asker = thread::spawn(move || ask(address, b"x"));
+    let place = Place {
+        reach: Reach::Way(&|_, _| Err(io::ErrorKind::BrokenPipe.into())),
+        is_there: &|| !asker.is_finished(),
+    };
+    let served = serve(&ports(listener), &place, None, &|| false).unwrap();
+    assert_eq!(served, End::Gone);
+    assert!(asker.join().unwrap().is_err());
+    assert_eq!(ours.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
 }
