@@ -21,7 +21,8 @@ use serde::Serialize;
 use self::connection::{Connection, Driver};
 use self::inside::ANSWER;
 pub use self::inside::{Activity, Carrier, Inside, Reach};
-use crate::config::{KernelRequest, Resources, SandboxConfig};
+use crate::config::resources::{DEFAULT_CONTAINER_MEMORY, DEFAULT_MACHINE_MEMORY};
+use crate::config::{Bytes, KernelRequest, Resources, SandboxConfig};
 use crate::error::{Error, Result};
 use crate::guest;
 use crate::host::HostFacts;
@@ -247,6 +248,15 @@ impl Keeper {
             Self::Containers => Ok(container::sharing(config, facts)),
             Self::Machines => machine::sharing(config, facts),
         }
+    }
+
+    /// Most memory that a sandbox may use.
+    #[must_use]
+    pub fn memory(self, resources: &Resources) -> Bytes {
+        resources.memory.unwrap_or(match self {
+            Self::Containers => DEFAULT_CONTAINER_MEMORY,
+            Self::Machines => DEFAULT_MACHINE_MEMORY,
+        })
     }
 
     /// The limit `key` as libvirt changes it while a sandbox runs; `None` where it does not.

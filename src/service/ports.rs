@@ -39,6 +39,8 @@ pub struct Ports {
     ports: Vec<Port>,
     /// How long nobody may come before the sandbox is stopped.
     idle: Option<Duration>,
+    /// Bytes of memory that the sandbox may use.
+    memory: u64,
 }
 
 impl Ports {
@@ -70,6 +72,7 @@ impl Ports {
         let place = Place {
             reach,
             is_there: &|| inside.is_alive(),
+            memory: self.memory,
         };
         forward::serve(&self.ports, &place, self.idle, stop)
     }
@@ -112,6 +115,7 @@ impl Sandboxes {
         }
         Ok(Ports {
             ports,
+            memory: self.keeper(config)?.memory(&config.resources).get(),
             // Somebody has to listen on to start it again.
             idle: config
                 .idle_stop

@@ -9,6 +9,7 @@
 //! [`guest_init::targets`].
 
 mod datagram;
+mod seats;
 mod stream;
 
 use std::collections::HashMap;
@@ -21,14 +22,14 @@ use std::time::{Duration, Instant};
 
 use guest_init::targets::Targets;
 use guest_init::tunnel::Carried;
-use guest_init::wire::Kind;
+use guest_init::wire::{Kind, WINDOW};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::sys::listen::Listener;
 use datagram::Datagrams;
+use seats::Seats;
 use stream::{Pipes, Step, Stream};
 
 /// A port of this host, and where it leads.
@@ -50,6 +51,8 @@ pub struct Place<'a> {
     pub reach: Reach<'a>,
     /// Whether it has not ended yet.
     pub is_there: &'a dyn Fn() -> bool,
+    /// Bytes of memory that it may use. Of that much depends how many connections are served at a time, and what waits in them.
+    pub memory: u64,
 }
 
 /// How the other side is reached.
@@ -94,9 +97,6 @@ const MOST_ADDRESSES: usize = 64;
 
 /// How many are accepted, or answered, before others have their turn.
 const TURN: usize = 64;
-
-/// Descriptors that a connection may take: two sockets and two pipes, and the end of a way.
-const FILES: u64 = 7;
 
 /// Serves `ports` until the other side has ended, `stop` says so, or, where `idle` is given, nobody was served for so long.
 ///
@@ -207,8 +207,7 @@ struct Serving<'a> {
     /// Connections that have more to move than one turn allows.
     again: Vec<u64>,
     next: u64,
-    /// Most connections at a time.
-    most: usize,
+    seats: Seats,
     is_listening: bool,
     last: Instant,
 }
@@ -219,6 +218,10 @@ impl<'a> Serving<'a> {
             Reach::Network { addresses, .. } => (Some(addresses), None),
             Reach::Way(way) => (None, Some(way)),
         };
+        let seats = Seats::of(place.memory, way.map_or(0, |_| WINDOW.into()));
+        for port in ports {
+            seats::bound_listener(&port.listener)?;
+        }
         let mut serving = Self {
             ports,
             is_there: place.is_there,
@@ -230,11 +233,11 @@ impl<'a> Serving<'a> {
             },
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
             streams: HashMap::new(),
-            datagrams: Datagrams::new(ports)?,
+            datagrams: Datagrams::new(ports, seats.most())?,
             pipes: Pipes::default(),
             again: vec![],
             next: 0,
-            most: most_streams(),
+            seats,
             is_listening: false,
             last: Instant::now(),
         };
@@ -280,7 +283,7 @@ impl<'a> Serving<'a> {
             if swept.elapsed() >= SWEEP {
                 swept = Instant::now();
                 self.datagrams.sweep();
-                self.listen(self.streams.len() < self.most)?;
+                self.listen(!self.seats.are_taken())?;
             }
             let quiet = self.last.max(self.datagrams.last()).elapsed();
             if idle.is_some_and(|idle| quiet >= idle) {
@@ -324,18 +327,24 @@ impl<'a> Serving<'a> {
             }
         };
         for _ in 0..TURN {
-            if self.streams.len() >= self.most {
+            if self.seats.are_taken() {
                 return self.listen(false);
             }
             match listener.accept() {
-                Ok((client, _)) => {
+                Ok((client, address)) => {
+                    let Some(seat) = self.seats.take(address.ip()) else {
+                        stream::reset(&client);
+                        continue;
+                    };
                     self.next += 1;
                     let (id, targets) = (self.next, self.addresses.targets(port.target));
-                    if let Some(stream) =
-                        Stream::begin(client, targets, id, (&self.epoll, self.way))
-                    {
-                        self.streams.insert(id, stream);
-                        self.last = Instant::now();
+                    let through = (&self.epoll, self.way);
+                    match Stream::begin(client, targets, id, through, seat) {
+                        Ok(stream) => {
+                            self.streams.insert(id, stream);
+                            self.last = Instant::now();
+                        }
+                        Err(seat) => self.seats.give(&seat),
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -355,21 +364,13 @@ impl<'a> Serving<'a> {
         match stream.advance(id, (&self.epoll, self.way), &mut self.pipes) {
             Step::Wait => {}
             Step::Again => self.again.push(id),
-            Step::Over => drop(self.streams.remove(&id)),
+            Step::Over => {
+                if let Some(stream) = self.streams.remove(&id) {
+                    self.seats.give(stream.seat());
+                }
+            }
         }
     }
-}
-
-/// As many connections as there can be descriptors for; as many as this process may have.
-fn most_streams() -> usize {
-    let files = match getrlimit(Resource::RLIMIT_NOFILE) {
-        Ok((_, hard)) if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() => hard,
-        Ok((soft, _)) => soft,
-        Err(_) => 1024,
-    };
-    usize::try_from(files.saturating_sub(64) / FILES)
-        .unwrap_or(usize::MAX)
-        .max(1)
 }
 
 #[cfg(test)]
