@@ -18,7 +18,7 @@ use crate::sys::enter::Entry;
 pub(super) const ANSWER: Duration = Duration::from_secs(120);
 
 /// A running sandbox, to run commands in and to look at.
-pub trait Inside: Debug {
+pub trait Inside: Debug + Send {
     /// Whether it is still there. This asks the kernel: the daemon may be restarted meanwhile.
     fn is_alive(&self) -> bool;
 

@@ -5,6 +5,7 @@
 
 mod accounts;
 mod activity;
+mod addresses;
 mod base;
 mod boot;
 pub mod clone;
