@@ -8,6 +8,7 @@ use crate::config::{SandboxConfig, workload};
 use crate::driver::{Owners, Shared};
 use crate::error::Result;
 use crate::service::{Sandboxes, Summary};
+use crate::sys::printable::printable_message;
 
 /// List the sandboxes
 #[derive(Debug, clap::Args)]
@@ -145,7 +146,7 @@ pub fn status(args: &StatusArgs, sandboxes: &Sandboxes) -> Result<()> {
     }
     let mut text = output::table(&rows);
     if let Some(failure) = &summary.failure {
-        text.push_str(&format!("\n{}\n", output::printable(failure)));
+        text.push_str(&format!("\n{}\n", printable_message(failure)));
     }
     if summary.state == "running" {
         let mut command = vec![
