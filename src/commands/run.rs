@@ -23,7 +23,7 @@ use crate::hypervisor::libvirt;
 use crate::run::{
     self, Account, Connection, OWN_FAILURE, Outcome, Places, Request, Surroundings, Who,
 };
-use crate::sys::printable::printable_message;
+use crate::sys::printable::{printable_line, printable_message};
 
 pub(super) const PROGRAM: &str = "virt-sandbox";
 
@@ -334,7 +334,9 @@ fn show(request: &Request, connection: &Connection, places: &Places, whole: bool
 fn print_timing(outcome: &Outcome) {
     for (name, total, own) in outcome.stages.iter() {
         eprintln!(
-            "{PROGRAM}: {name:<10} {:>9.1} ms  +{:.1} ms",
+            "{PROGRAM}: {:<10} {:>9.1} ms  +{:.1} ms",
+            // The sandbox names what it has come to.
+            printable_line(name),
             total.as_secs_f64() * 1000.0,
             own.as_secs_f64() * 1000.0
         );

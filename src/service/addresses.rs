@@ -17,7 +17,7 @@ const MOST: usize = 64;
 pub(super) struct Expected {
     /// Those it was configured with.
     given: Vec<IpAddr>,
-    /// The subnets of its networks; `None` where it is plugged into something that libvirt gives no addresses on.
+    /// The subnets of its networks; `None` where libvirt knows of none for one of them, as for a bridge.
     subnets: Option<Vec<Subnet>>,
     /// Those of the host.
     hosts: Vec<IpAddr>,
@@ -34,14 +34,11 @@ impl Expected {
                 Addressing::None | Addressing::Dhcp => vec![],
             });
         let subnets = config.networks.iter().map(|nic| match &nic.source {
-            Some(Source::Network(name)) => match hypervisor.subnets(name) {
-                Ok(subnets) if subnets.is_empty() => None,
-                Ok(subnets) => Some(subnets),
-                Err(error) => {
-                    log::debug!("{error}");
-                    Some(vec![])
-                }
-            },
+            Some(Source::Network(name)) => {
+                let subnets = hypervisor.subnets(name);
+                let known = subnets.inspect_err(|error| log::debug!("{error}")).ok();
+                known.filter(|subnets| !subnets.is_empty())
+            }
             None | Some(Source::Bridge(_) | Source::Direct { .. } | Source::User) => None,
         });
         let interfaces = getifaddrs().into_iter().flatten();

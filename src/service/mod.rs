@@ -3,6 +3,7 @@
 //!
 //! Nothing here prints, and nothing here knows which hypervisor runs the sandbox.
 
+mod abreast;
 mod accounts;
 mod activity;
 mod addresses;

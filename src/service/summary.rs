@@ -1,7 +1,6 @@
 //! What is known of sandboxes at a glance.
 
 use std::path::{Path, PathBuf};
-use std::thread;
 
 use serde::Serialize;
 
@@ -11,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::host;
 use crate::hypervisor::{DomainState, Hypervisor};
 use crate::label;
+use crate::service::abreast::ask_all;
 use crate::service::addresses::Expected;
 use crate::service::connections::Connections;
 use crate::service::sandboxes::Sandboxes;
@@ -50,9 +50,6 @@ pub struct Summary {
     pub label: Option<String>,
 }
 
-/// Sandboxes that are asked at a time: one that does not answer holds up no other.
-const AT_ONCE: usize = 32;
-
 /// What a running sandbox is asked.
 #[derive(Debug)]
 struct Look {
@@ -60,9 +57,13 @@ struct Look {
     expected: Expected,
 }
 
-impl Look {
-    fn addresses(&self) -> Vec<String> {
-        self.expected.shown(self.inside.addresses())
+impl Summary {
+    /// Adds what only the sandbox tells.
+    fn seen(mut self, look: Option<Look>) -> Self {
+        if let Some(Look { inside, expected }) = look {
+            self.addresses = expected.shown(inside.addresses());
+        }
+        self
     }
 }
 
@@ -91,9 +92,8 @@ impl Sandboxes {
     /// # Errors
     /// Where there is no such sandbox or libvirt does not answer.
     pub fn summary(&self, name: &SandboxName) -> Result<Summary> {
-        let (mut summary, look) = self.summary_at(name, &mut Connections::default())?;
-        summary.addresses = look.map_or_else(Vec::new, |look| look.addresses());
-        Ok(summary)
+        let (summary, look) = self.summary_at(name, &mut Connections::default())?;
+        Ok(summary.seen(look))
     }
 
     /// What the host knows of a sandbox, and what to ask the sandbox itself.
@@ -149,8 +149,7 @@ impl Sandboxes {
     /// # Errors
     /// Where the sandboxes cannot be listed at all, or libvirt answers for none.
     pub fn list(&self) -> Result<Vec<Summary>> {
-        let mut summaries: Vec<Summary> = Vec::new();
-        let mut looks = Vec::new();
+        let mut summaries = Vec::new();
         let mut silent = Vec::new();
         let mut connections = Connections::default();
         for name in self.store.names()? {
@@ -159,10 +158,7 @@ impl Sandboxes {
                 continue;
             }
             match self.summary_at(&name, &mut connections) {
-                Ok((summary, look)) => {
-                    summaries.push(summary);
-                    looks.push(look);
-                }
+                Ok(summary) => summaries.push(summary),
                 Err(error @ Error::Libvirt { .. }) => silent.push((name, error)),
                 Err(error) => log::warn!("{name}: {}", error.told()),
             }
@@ -173,15 +169,6 @@ impl Sandboxes {
         for (name, error) in silent {
             log::warn!("{name}: {}", error.told());
         }
-        for (summaries, looks) in summaries.chunks_mut(AT_ONCE).zip(looks.chunks_mut(AT_ONCE)) {
-            thread::scope(|scope| {
-                for (summary, look) in summaries.iter_mut().zip(looks) {
-                    if let Some(look) = look.take() {
-                        scope.spawn(move || summary.addresses = look.addresses());
-                    }
-                }
-            });
-        }
-        Ok(summaries)
+        Ok(ask_all(summaries, |(summary, look)| summary.seen(look)))
     }
 }

@@ -82,7 +82,10 @@ fn show(mut journalctl: Child) -> Result<()> {
     let errors = journalctl.stderr.take().map(|stderr| {
         thread::spawn(move || {
             for line in turns::lines(stderr).map_while(io::Result::ok) {
-                let _ = write_line(&mut io::stderr(), &line);
+                log::warn!(
+                    "journalctl: {}",
+                    String::from_utf8_lossy(line.trim_ascii_end())
+                );
             }
         })
     });
@@ -106,23 +109,19 @@ fn show(mut journalctl: Child) -> Result<()> {
     }
 }
 
-/// Prints a line; `false` once nobody reads them any more.
+/// Prints a line as it is, or on a terminal without what that would obey: journalctl keeps only some of that back, only in some
+/// formats, and only if it is the host's. Returns `false` once nobody reads them any more.
 fn print_line(line: &[u8]) -> Result<bool> {
-    match write_line(&mut io::stdout().lock(), line) {
+    let mut stdout = io::stdout().lock();
+    let written = match stdout.is_terminal() {
+        true => stdout.write_all(printable(&String::from_utf8_lossy(line)).as_bytes()),
+        false => stdout.write_all(line),
+    };
+    match written.and_then(|()| stdout.flush()) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(Error::step("printing")(error)),
     }
-}
-
-/// Writes a line as it is, or on a terminal without what that would obey: journalctl keeps only some of that back, only in some
-/// formats, and only if it is the host's.
-fn write_line(output: &mut (impl Write + IsTerminal), line: &[u8]) -> io::Result<()> {
-    match output.is_terminal() {
-        true => output.write_all(printable(&String::from_utf8_lossy(line)).as_bytes())?,
-        false => output.write_all(line)?,
-    }
-    output.flush()
 }
 
 /// Waits for so long; false where nobody reads our standard output any more.
