@@ -299,6 +299,15 @@ fn nothing_that_a_machine_says_is_believed() {
     client.args(["-c", &asks]);
     let done = finish(client, "");
     println!("{}", done.stdout);
+    let serves = format!(
+        "systemd-run --quiet python3 -c 'import socket\ns = socket.create_server((\"\", {guest}))\nwhile True: c, _ = s.accept(); c.sendall(b\"GUEST\"); c.close()'; \
+         until ss -ltnH sport = :{guest} | grep -q .; do sleep 0.2; done"
+    );
+    says("t-esc", &serves);
+    let mut client = Command::new("python3");
+    client.args(["-c", &asks]);
+    let served = finish(client, "");
+    assert!(served.stdout.contains("tcp b'GUEST'"), "{served:?}");
     assert!(
         done.stdout.contains("tcp") && done.stdout.contains("udp"),
         "{done:?}"
