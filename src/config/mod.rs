@@ -28,6 +28,7 @@ pub mod service;
 pub mod size;
 pub mod snapshot;
 pub mod storage;
+pub mod trust;
 pub mod workload;
 
 pub use capability::{Capabilities, Capability};
@@ -54,6 +55,7 @@ pub use service::{SandboxConfig, State};
 pub use size::Bytes;
 pub use snapshot::SnapshotName;
 pub use storage::TreeImage;
+pub use trust::Trust;
 pub use workload::{Command, Workload};
 
 /// Makes serde use the written form of a type (`FromStr` and `Display`).

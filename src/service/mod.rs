@@ -45,6 +45,7 @@ pub mod stats;
 pub mod store;
 mod summary;
 mod sysusers;
+mod ties;
 mod tmpfiles;
 pub mod tree;
 pub mod unit;
