@@ -214,7 +214,7 @@ mod tests {
             ("file-type = 'etc_t'", vec![]),
             ("seccomp = 'off'", vec![]),
             ("idmap = 'no'", vec![]),
-            ("capabilities = ['+sys_admin']", vec![]),
+            ("capabilities.add = ['sys_admin']", vec![]),
             ("timeout = 4000000000", vec![Trust::Limits]),
             ("networks = ['dhcp']", vec![]),
             ("networks = ['dhcp,source=default']", vec![]),

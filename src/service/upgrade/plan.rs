@@ -65,7 +65,12 @@ impl Sandboxes {
         interrupted: &dyn Fn() -> bool,
     ) -> Result<Plan> {
         let root = Path::new("/");
-        let (workload, service) = found(root, &old.workload, &old.packages, &old.hostname)?;
+        let before = Base::load(&self.store.base(&old.name))?;
+        let origin = if trust { Origin::Admin } else { before.origin };
+        let (workload, mut service) = found(root, &old.workload, &old.packages, &old.hostname)?;
+        if origin == Origin::Archive {
+            public::keep_public_facts(&mut service, root);
+        }
         let keeper = self.keeper(old)?;
         preflight::check(
             root,
@@ -74,8 +79,6 @@ impl Sandboxes {
             &old.capabilities,
             &old.devices,
         )?;
-        let before = Base::load(&self.store.base(&old.name))?;
-        let origin = if trust { Origin::Admin } else { before.origin };
         let mut config = renewed(old, workload, &service);
         let new_mounts = new_mounts(&config, &service);
         match origin {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::stat::Mode;
 
 use crate::error::{Error, Result};
-use crate::service::discover::below;
+use crate::service::discover::{Fact, Service, below};
 use crate::service::manifest::{Kind, Manifest};
 use crate::service::secrets;
 use crate::service::tree::{Class, Entry, TreePlan};
@@ -22,25 +22,37 @@ use crate::service::upgrade::plan::ACCOUNTS;
 pub(super) const REASON: &str =
     "imported: it gets what every user of the host may read; --trust brings this, too";
 
-/// Takes out of a plan what has content of the host that not every user may read there. Returns the paths in the sandbox.
+/// Takes from what is known of a service the paths that are named in a file which not every user may read.
+pub(super) fn keep_public_facts(service: &mut Service, root: &Path) {
+    service.paths.retain(|_, fact| match fact {
+        Fact::Mentioned(file) | Fact::Commented(file) | Fact::Tmpfiles(file) => {
+            is_public(root, file)
+        }
+        Fact::Unit(..) | Fact::Package(_) | Fact::Script(_) | Fact::Home(_) | Fact::OwnedBy(_) => {
+            true
+        }
+    });
+    service.named.retain(|_, file| is_public(root, file));
+}
+
+/// Takes out of a plan what has content of the host that not every user may read there, and directories whose names not every
+/// user can see. Returns the paths in the sandbox.
 pub(super) fn keep_public(plan: &mut TreePlan, root: &Path) -> BTreeSet<PathBuf> {
     let mut skipped = BTreeSet::new();
     for (path, entry) in &mut plan.entries {
-        let origin = match &entry.class {
-            Class::Copied => Some(path.as_path()),
-            Class::CopiedFrom(from) => Some(from.as_path()),
+        let is_kept = match &entry.class {
+            Class::Copied => is_public(root, path),
+            Class::CopiedFrom(from) => is_public(root, from),
             // Lines of the host's file may be in it. Those of accounts have no passwords.
-            Class::Written { .. } => Some(path.as_path()).filter(|path| {
-                !ACCOUNTS.iter().any(|known| Path::new(known) == *path)
-                    && below(root, path).symlink_metadata().is_ok()
-            }),
-            Class::Empty
-            | Class::Made { .. }
-            | Class::Linked(_)
-            | Class::LeftOut
-            | Class::Shared => None,
+            Class::Written { .. } => {
+                ACCOUNTS.iter().any(|known| Path::new(known) == path)
+                    || below(root, path).symlink_metadata().is_err()
+                    || is_public(root, path)
+            }
+            Class::Empty => is_reached(root, path),
+            Class::Made { .. } | Class::Linked(_) | Class::LeftOut | Class::Shared => true,
         };
-        if origin.is_some_and(|origin| !is_public(root, origin)) {
+        if !is_kept {
             skipped.insert(path.clone());
             *entry = Entry {
                 class: Class::LeftOut,
@@ -95,17 +107,10 @@ pub(super) fn tops(skipped: &BTreeSet<PathBuf>) -> impl Iterator<Item = &PathBuf
 /// Returns whether every user of the host below `root` may read what is at `path`, and get there. What cannot be told may not be.
 fn is_public(root: &Path, path: &Path) -> bool {
     let on_host = below(root, path);
-    let Some(Ok(parent)) = on_host.parent().map(fs::canonicalize) else {
-        return false;
-    };
-    let Ok(top) = fs::canonicalize(root) else {
-        return false;
-    };
     let Ok(metadata) = on_host.symlink_metadata() else {
         return false;
     };
-    let is_open = |dir: &Path| dir.metadata().is_ok_and(|it| is_listed(it.mode()));
-    if !(parent.ancestors().take_while(|dir| dir.starts_with(&top))).all(is_open) {
+    if !is_reached(root, path) {
         return false;
     }
     if metadata.is_dir() {
@@ -118,6 +123,19 @@ fn is_public(root: &Path, path: &Path) -> bool {
     let read = File::open(&on_host)
         .and_then(|file| file.take(secrets::HEAD as u64).read_to_end(&mut head));
     read.is_ok() && secrets::classify(path, metadata.mode(), &head).is_none()
+}
+
+/// Returns whether every user of the host below `root` sees that there is something at `path`.
+fn is_reached(root: &Path, path: &Path) -> bool {
+    let (Some(Ok(parent)), Ok(top)) = (
+        below(root, path).parent().map(fs::canonicalize),
+        fs::canonicalize(root),
+    ) else {
+        return false;
+    };
+    let above = parent.ancestors().take_while(|dir| dir.starts_with(&top));
+    let mut modes = above.map(|dir| dir.metadata().map(|it| it.mode()));
+    modes.all(|mode| mode.is_ok_and(is_listed))
 }
 
 /// Returns whether others may look into a directory and at what is in it.
@@ -219,6 +237,7 @@ mod tests {
             ("/etc/shut/plain", Class::Copied),
             ("/etc/moved", Class::CopiedFrom("/etc/open/password".into())),
             ("/etc/pg", Class::Empty),
+            ("/etc/pg/main", Class::Empty),
             ("/etc/hosts", written()),
             ("/etc/hostname", written()),
             ("/etc/shadow", written()),
@@ -234,6 +253,7 @@ mod tests {
             "/etc/hosts",
             "/etc/moved",
             "/etc/open/password",
+            "/etc/pg/main",
             "/etc/shut",
             "/etc/shut/plain",
         ];
@@ -248,6 +268,7 @@ mod tests {
                 "/etc/hosts",
                 "/etc/moved",
                 "/etc/open/password",
+                "/etc/pg/main",
                 "/etc/shut"
             ]
             .map(Path::new)
