@@ -122,6 +122,9 @@ fn carry_out(caller: &mut Caller) -> Result<()> {
             Step::MaskKernel => root::mask_kernel(&config.confinement),
             Step::Confine => confine::confine(&config.confinement)?,
             Step::File(file) => root::write(&file)?,
+            Step::Credentials { credentials, owner } => {
+                crate::credentials::write(&credentials, owner)?;
+            }
             Step::MaskStaticUnits { keep } => {
                 for link in static_units::mask(Path::new("/"), &keep)? {
                     debug!("masked '{}'", link.display());

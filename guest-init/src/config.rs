@@ -6,13 +6,16 @@
 //! `/`, or the initramfs. Paths "of the sandbox" are below the root that is made there.
 
 mod command;
+mod secret;
 
+use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 pub use self::command::{Command, Directory, Identity, Stdio, Stream, WindowSize};
+pub use self::secret::{Credential, Secret};
 use crate::net::{Address, Route};
 use crate::seccomp::Program;
 
@@ -57,6 +60,9 @@ pub struct GuestConfig {
     pub devices: Vec<Device>,
     /// Files written below `/run` before the payload starts.
     pub files: Vec<File>,
+    /// Credentials of the payload, written to [`CREDENTIALS`](crate::CREDENTIALS).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub credentials: Vec<Credential>,
     /// Where static dependencies of `/usr` are masked, and which are kept.
     pub static_units: Option<StaticUnits>,
     /// Highest number of processes and threads, if limited.
@@ -94,6 +100,7 @@ impl GuestConfig {
             disks: vec![],
             devices: vec![],
             files: vec![],
+            credentials: vec![],
             static_units: None,
             max_pids: None,
             tmpfs_size: None,
@@ -362,7 +369,7 @@ pub enum Source {
 }
 
 /// A file to write before the payload starts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct File {
     /// Absolute path in the sandbox; parents are created.
@@ -371,6 +378,26 @@ pub struct File {
     pub mode: u32,
     /// All of its content.
     pub content: String,
+}
+
+/// Shows no content that is for its owner alone: what is shown gets into logs.
+impl fmt::Debug for File {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            path,
+            mode,
+            content,
+        } = self;
+        let shown = match mode & 0o004 {
+            0 => format!("<{} bytes>", content.len()),
+            _ => content.clone(),
+        };
+        f.debug_struct("File")
+            .field("path", path)
+            .field("mode", mode)
+            .field("content", &shown)
+            .finish()
+    }
 }
 
 /// Units that `/usr` pulls into every boot by `*.wants` directories. Those not kept are masked

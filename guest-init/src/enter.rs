@@ -64,13 +64,7 @@ fn parse(arguments: &[String]) -> Result<Request> {
             "--terminal" => request.terminal = true,
             "--user" => request.user = Some(value()?.clone()),
             "--directory" => request.directory = Some(value()?.into()),
-            "--env" => {
-                let pair = value()?;
-                let (key, value) = pair
-                    .split_once('=')
-                    .with_context(|| format!("'{pair}' is not KEY=VALUE"))?;
-                request.environment.push((key.to_owned(), value.to_owned()));
-            }
+            "--env" => request.environment.push(variable(value()?)?),
             "--" => {
                 request.command = arguments.cloned().collect();
                 break;
@@ -82,6 +76,16 @@ fn parse(arguments: &[String]) -> Result<Request> {
         bail!("--pid and a command are needed");
     }
     Ok(request)
+}
+
+/// Takes a variable of the command from the environment, where it is `KEY=VALUE` behind a name of its own.
+fn variable(number: &str) -> Result<(String, String)> {
+    let name = format!("{}{number}", crate::ENTER_VARIABLE);
+    let pair = std::env::var(&name).with_context(|| format!("reading ${name}"))?;
+    let (key, value) = pair
+        .split_once('=')
+        .with_context(|| format!("${name} is not KEY=VALUE"))?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 fn run(request: Request) -> Result<u8> {

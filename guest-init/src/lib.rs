@@ -25,7 +25,7 @@
 //! | `plan` | what PID 1 will do, as data |
 //! | `boot` | PID 1 |
 //! | `machine` | what a virtual machine needs before and after |
-//! | `block`, `root`, `cgroup`, `static_units`, `shell` | the steps of the boot |
+//! | `block`, `root`, `cgroup`, `credentials`, `static_units`, `shell` | the steps of the boot |
 //! | `network`, `keeper` | bringing up the NICs; keeping their leases |
 //! | `netlink`, `dhcp`, `resolv` | links, addresses and routes of the kernel; a DHCPv4 client; resolv.conf |
 //! | `subordinate` | the user namespace of a sandbox, and going down into it |
@@ -56,6 +56,16 @@ pub const STAGED_MOUNTS: &str = "/mnt";
 /// Where what is copied into the sandbox comes from, in the staging root.
 pub const STAGED_INCLUDES: &str = "/include";
 
+/// Where the payload has its credentials. systemd takes them from there (CONTAINER_INTERFACE of systemd).
+pub const CREDENTIALS: &str = "/run/host/credentials";
+
+/// Name of the variable that tells the payload where that is.
+pub const CREDENTIALS_VARIABLE: &str = "CREDENTIALS_DIRECTORY";
+
+/// Prefix of the variables that carry what `enter` adds to the environment of a command; a number follows. Everybody can see the
+/// arguments of a process, and only its user what is in its environment.
+pub const ENTER_VARIABLE: &str = "VIRT_SANDBOX_ENTER_";
+
 #[cfg(feature = "link")]
 pub mod link;
 #[cfg(feature = "link")]
@@ -83,6 +93,8 @@ mod cgroup;
 mod confine;
 #[cfg(feature = "init")]
 mod console_log;
+#[cfg(feature = "init")]
+mod credentials;
 #[cfg(feature = "init")]
 pub mod dhcp;
 #[cfg(feature = "init")]

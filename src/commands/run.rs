@@ -13,8 +13,8 @@ use clap::{CommandFactory, Parser};
 use crate::commands::{complete, output};
 use crate::config::network::NetworkChoice;
 use crate::config::{
-    Confinement, Disk, Hostname, Include, KernelRequest, Mount, Publish, Resources, SandboxName,
-    Security,
+    Confinement, Credential, Disk, Hostname, Include, KernelRequest, Mount, Publish, Resources,
+    SandboxName, Security,
 };
 use crate::domain::qemu::Emulation;
 use crate::driver::ability;
@@ -100,6 +100,12 @@ pub struct Cli {
     /// Added to the environment of the command; without a value, taken from the caller's
     #[arg(short, long, value_name = "KEY[=VALUE]", value_parser = OsStringValueParser::new().try_map(pair), help_heading = "Command")]
     env: Vec<(OsString, OsString)>,
+    /// File with a NAME=VALUE on each line, added to the environment before those of --env; may be given more than once
+    #[arg(long, value_name = "FILE", help_heading = "Command")]
+    env_file: Vec<PathBuf>,
+    /// Let the command read a file of the caller's at $CREDENTIALS_DIRECTORY/ID; may be given more than once
+    #[arg(long, value_name = "ID:FILE", help_heading = "Command")]
+    credential: Vec<Credential>,
     /// Directory the command starts in [default: the caller's, or / if that is not there]
     #[arg(short, long, value_name = "DIR", help_heading = "Command")]
     workdir: Option<PathBuf>,
@@ -266,7 +272,13 @@ fn request(cli: Cli) -> Result<Request> {
         root: cli.root.map(|root| cwd.join(root)),
         volatile: cli.volatile,
         who,
-        environment: cli.env,
+        environment: (super::environment(&cli.env_file)?.into_iter())
+            .map(|(key, value)| (key.into(), value.into()))
+            .chain(cli.env)
+            .collect(),
+        credentials: (cli.credential.into_iter())
+            .map(|credential| credential.absolute(&cwd))
+            .collect(),
         directory: cli.workdir.map(|directory| cwd.join(directory)),
         hostname: cli.hostname,
         mounts: cli

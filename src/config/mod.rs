@@ -7,8 +7,10 @@
 pub mod capability;
 pub mod change;
 pub mod confinement;
+pub mod credential;
 pub mod device;
 pub mod disk;
+pub mod environment;
 mod escape;
 pub mod hostname;
 pub mod idmap;
@@ -34,6 +36,7 @@ pub mod workload;
 pub use capability::{Capabilities, Capability};
 pub use change::Change;
 pub use confinement::Confinement;
+pub use credential::Credential;
 pub use device::Device;
 pub use disk::Disk;
 pub(crate) use escape::is_unwritable;

@@ -9,8 +9,8 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{
-    Capabilities, Device, FileType, Idmap, KernelRequest, Mount, Network, Publish, Resources,
-    SandboxName, Seccomp, Security, TreeImage, Workload,
+    Capabilities, Credential, Device, FileType, Idmap, KernelRequest, Mount, Network, Publish,
+    Resources, SandboxName, Seccomp, Security, TreeImage, Workload,
 };
 use crate::error::{Error, Result};
 use crate::sys::atomic;
@@ -59,6 +59,9 @@ pub struct SandboxConfig {
     /// Devices of the host that it has as well.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<Device>,
+    /// Files of the host that what runs in it reads at `$CREDENTIALS_DIRECTORY`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub credentials: Vec<Credential>,
     /// Its security label, where it is not the usual one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub security: Option<Security>,
@@ -105,6 +108,9 @@ pub enum State {
     /// Make the directories only
     Fresh,
 }
+
+/// What is shown instead of the value of a variable.
+const HIDDEN: &str = "(hidden)";
 
 /// Seconds the units may take to become active, unless said otherwise.
 pub const DEFAULT_TIMEOUT: u32 = 90;
@@ -177,6 +183,7 @@ impl SandboxConfig {
             return Err(format!("'path' is not absolute: '{}'", self.path.display()));
         }
         self.check_ports()?;
+        self.check_credentials()?;
         self.mounts.iter().try_for_each(check_mount)
     }
 
@@ -201,6 +208,33 @@ impl SandboxConfig {
             return Err("'idle-stop' is 0 seconds".to_owned());
         }
         Ok(())
+    }
+
+    fn check_credentials(&self) -> std::result::Result<(), String> {
+        for (index, credential) in self.credentials.iter().enumerate() {
+            let mut others = self.credentials.iter().take(index);
+            if others.any(|other| other.id == credential.id) {
+                return Err(format!("there are two credentials '{}'", credential.id));
+            }
+            if !credential.source.is_absolute() {
+                return Err(format!(
+                    "the file of the credential '{credential}' is not an absolute path"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The same with the values of its variables replaced: what is shown gets into terminals, tickets and logs.
+    #[must_use]
+    pub fn without_secrets(&self) -> Self {
+        let mut shown = self.clone();
+        if let Workload::Command(command) = &mut shown.workload {
+            for value in command.environment.values_mut() {
+                HIDDEN.clone_into(value);
+            }
+        }
+        shown
     }
 
     /// The text of the file.
@@ -275,6 +309,7 @@ impl SandboxConfig {
             networks: vec![],
             mounts: vec![],
             devices: vec![],
+            credentials: vec![],
             security: None,
             file_type: None,
             publish: vec![],

@@ -81,10 +81,13 @@ pub(super) fn build(
     };
     let payload = Payload::Init {
         command: vec![SYSTEMD.to_owned(), format!("--unit={}", contents.target)],
-        environment: vec![
+        environment: [
             ("container".to_owned(), NAME.to_owned()),
             ("container_uuid".to_owned(), config.uuid.to_string()),
-        ],
+        ]
+        .into_iter()
+        .chain(guest::credentials_variable(&contents.credentials))
+        .collect(),
     };
     let guest = GuestConfig {
         debug: guest::is_debugged(),
@@ -95,6 +98,7 @@ pub(super) fn build(
         user_mounts: assembly.user_mounts,
         devices: (config.devices.iter()).map(node).collect::<Result<_>>()?,
         files: contents.files,
+        credentials: contents.credentials,
         static_units: Some(StaticUnits {
             keep: contents.keep_units,
         }),

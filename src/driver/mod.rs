@@ -35,6 +35,8 @@ pub use crate::sys::enter::Entry;
 pub struct Contents {
     /// Files written below `/run` before systemd starts.
     pub files: Vec<guest_config::File>,
+    /// Its credentials.
+    pub credentials: Vec<guest_config::Credential>,
     /// Static boot-time units of `/usr` that stay.
     pub keep_units: Vec<String>,
     /// The unit that systemd boots into.

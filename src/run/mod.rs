@@ -24,7 +24,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use guest_init::config::{Addressing, GuestConfig, Identity};
+use guest_init::config::{Addressing, GuestConfig, Identity, Payload};
 use guest_init::wire::Frame;
 use uuid::Uuid;
 
@@ -33,8 +33,8 @@ pub use self::outcome::{OWN_FAILURE, Outcome, Stages};
 pub use self::state::{Places, State};
 use crate::config::network::Source;
 use crate::config::{
-    Confinement, Disk, Hostname, Include, KernelRequest, Mac, Mount, Network, Publish, Resources,
-    SandboxName, Security,
+    Confinement, Credential, Disk, Hostname, Include, KernelRequest, Mac, Mount, Network, Publish,
+    Resources, SandboxName, Security,
 };
 use crate::console::{Console, Conversation, Ending, Patience, Signals, Stdio};
 use crate::domain::qemu::Emulation;
@@ -61,6 +61,8 @@ pub struct Request {
     pub who: Who,
     /// Added to its environment.
     pub environment: Vec<(OsString, OsString)>,
+    /// Files of the host that it reads at `$CREDENTIALS_DIRECTORY`.
+    pub credentials: Vec<Credential>,
     /// Where it starts: the caller's directory if absent.
     pub directory: Option<PathBuf>,
     /// Host name inside.
@@ -187,7 +189,7 @@ fn plan(
     };
     domain.security = label.domain;
     let stdio = stdio.for_guest();
-    let plan = match connection.driver {
+    let mut plan = match connection.driver {
         Driver::Lxc => {
             let purpose = (state, purpose);
             container::plan(request, name, &domain, &facts, stdio, purpose)
@@ -197,10 +199,24 @@ fn plan(
             machine::plan(request, name, driver, domain, &facts, stdio, places)
         }
     }?;
+    if purpose == Purpose::Start {
+        give_credentials(&mut plan.guest, &request.credentials)?;
+    }
     Ok(Plan {
         files: label.files,
         ..plan
     })
+}
+
+/// Reads the credentials of the command, and tells it where they will be.
+fn give_credentials(config: &mut GuestConfig, wanted: &[Credential]) -> Result<()> {
+    config.credentials = guest::credentials(wanted)?;
+    let variable = guest::credentials_variable(&config.credentials);
+    if let (Payload::Command(command), Some((name, value))) = (&mut config.payload, variable) {
+        command.environment.retain(|(known, _)| *known != *name);
+        command.environment.push((name.into(), value.into()));
+    }
+    Ok(())
 }
 
 /// The plan of [`run`], which nothing is made for.

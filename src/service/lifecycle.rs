@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::config::{SandboxConfig, SandboxName};
 use crate::driver::Inside;
 use crate::error::{Error, Result};
-use crate::guest::cgroup;
+use crate::guest::{self, cgroup};
 use crate::hypervisor::{DomainState, Hypervisor};
 
 use crate::service::connections::Presence;
@@ -181,7 +181,9 @@ impl Sandboxes {
         }
         cgroup::remove(name);
         self.forget_failure(name)?;
-        self.render_with(config, device.map(Device::path), None, hypervisor)?;
+        let credentials = guest::credentials(&config.credentials)?;
+        let device = device.map(Device::path);
+        self.render_with(config, device, None, credentials, hypervisor)?;
         hypervisor.start(name.as_str())?;
         let inside = self.inside(config, hypervisor)?;
         if let Some(inside) = &inside {
@@ -343,6 +345,10 @@ impl Sandboxes {
         self.release_ports(&config.name);
         self.await_release(config);
         self.keeper(config)?.settle(config);
+        if !config.credentials.is_empty() {
+            // What it boots from has them no more: they are read again at the next start.
+            self.render(config, &hypervisor)?;
+        }
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use guest_init::config::File;
+use guest_init::config::{Credential, File};
 use serde::Serialize;
 
 use crate::config::workload::COMMAND_UNIT;
@@ -115,17 +115,19 @@ impl Sandboxes {
             true => Some(self.tree(config)?),
             false => None,
         };
-        self.render_with(config, None, tree.as_ref().map(Tree::path), hypervisor)?;
+        let changed = tree.as_ref().map(Tree::path);
+        self.render_with(config, None, changed, vec![], hypervisor)?;
         tree.map_or(Ok(()), |tree| tree.settle())
     }
 
     /// As [`render`](Self::render), with the block device that the image of the tree has while it runs; and the tree, where what
-    /// is in it may have changed.
+    /// is in it may have changed. Credentials are there while it runs, too.
     pub(super) fn render_with(
         &self,
         config: &SandboxConfig,
         device: Option<&Path>,
         changed: Option<&Path>,
+        credentials: Vec<Credential>,
         hypervisor: &dyn Hypervisor,
     ) -> Result<()> {
         let facts = HostFacts::probe(Path::new("/"))?;
@@ -137,7 +139,10 @@ impl Sandboxes {
             changed,
         };
         let keeper = self.keeper(config)?;
-        let contents = self.contents(config)?;
+        let contents = Contents {
+            credentials,
+            ..self.contents(config)?
+        };
         hypervisor.define(&keeper.build(config, contents, &facts, site, hypervisor)?)?;
         self.store.link_journal(config);
         self.write_unit(config)?;
@@ -170,8 +175,9 @@ impl Sandboxes {
         let mut files = vec![unit_file(BOOT_TARGET, target)];
         if let Some(command) = config.workload.command() {
             let overrides = &self.store.templates;
-            let text = command::unit::text(command, config.timeout, overrides)?;
+            let text = command::unit::text(command, config, overrides)?;
             files.push(unit_file(COMMAND_UNIT, text));
+            files.push(command::unit::environment(command));
             files.push(unit_file(
                 command::unit::END,
                 command::unit::end(overrides)?,
@@ -186,6 +192,7 @@ impl Sandboxes {
         let keep = KEPT_UNITS.iter().map(ToString::to_string);
         Ok(Contents {
             files,
+            credentials: vec![],
             keep_units: keep.chain(config.keep_units.iter().cloned()).collect(),
             target: BOOT_TARGET.to_owned(),
         })

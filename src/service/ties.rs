@@ -59,6 +59,7 @@ pub(super) fn of(config: &SandboxConfig) -> Vec<Tie> {
         networks,
         mounts,
         devices,
+        credentials,
         publish,
         image,
         resources,
@@ -85,6 +86,9 @@ pub(super) fn of(config: &SandboxConfig) -> Vec<Tie> {
     }
     for device in devices.iter().filter(|device| !device.is_harmless()) {
         add(Trust::Devices, device.to_string());
+    }
+    for credential in credentials {
+        add(Trust::Credentials, credential.to_string());
     }
     if *timeout > LONGEST_TIMEOUT {
         add(Trust::Limits, format!("timeout {timeout}"));
@@ -241,6 +245,7 @@ mod tests {
             ("mounts = ['guest-bind:/x=/srv', 'ram:/y=1M']", vec![]),
             ("devices = ['/dev/kvm']", vec![Trust::Devices]),
             ("devices = ['/dev/net/tun']", vec![]),
+            ("credentials = ['x:/etc/shadow']", vec![Trust::Credentials]),
             ("image = { size = '2T' }", vec![Trust::Limits]),
             ("image = { size = '1G' }", vec![]),
             ("resources.memory = '2G'", vec![]),

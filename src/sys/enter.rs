@@ -100,8 +100,10 @@ impl Entrance {
         if let Some(directory) = &how.directory {
             entering.arg("--directory").arg(directory);
         }
-        for (key, value) in &how.environment {
-            entering.args(["--env", &format!("{key}={value}")]);
+        for (number, (key, value)) in how.environment.iter().enumerate() {
+            let variable = format!("{}{number}", guest_init::ENTER_VARIABLE);
+            entering.env(variable, format!("{key}={value}"));
+            entering.args(["--env", &number.to_string()]);
         }
         entering.arg("--").args(command).exec()
     }

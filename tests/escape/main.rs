@@ -11,6 +11,7 @@ mod machine;
 mod modes;
 mod network;
 mod races;
+mod secrets;
 #[path = "../service/support.rs"]
 #[allow(dead_code)]
 mod support;

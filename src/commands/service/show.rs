@@ -36,6 +36,9 @@ pub struct InspectArgs {
     /// How to print: the configuration file, or JSON together with the state
     #[arg(long, value_enum, default_value_t)]
     format: Format,
+    /// Show the values of the variables of its command, too
+    #[arg(long)]
+    show_secrets: bool,
     #[command(flatten)]
     name: Name,
 }
@@ -162,9 +165,13 @@ pub fn inspect(args: &InspectArgs, sandboxes: &Sandboxes) -> Result<()> {
     }
     let name = &args.name.name;
     let config = sandboxes.store.load(name)?;
+    let shown = match args.show_secrets {
+        true => config.clone(),
+        false => config.without_secrets(),
+    };
     match args.format {
         Format::Table => {
-            let mut text = config.to_toml()?;
+            let mut text = shown.to_toml()?;
             // Nothing else here has to be asked of libvirt.
             if let Some(label) = sandboxes.summary(name).ok().and_then(|it| it.label) {
                 text.push_str(&format!("\n# Label: {label}\n"));
@@ -189,7 +196,7 @@ pub fn inspect(args: &InspectArgs, sandboxes: &Sandboxes) -> Result<()> {
             let shared = sandboxes.sharing(&config)?;
             output::print_json(&View {
                 summary,
-                config,
+                config: shown,
                 owners,
                 shared,
             })

@@ -79,7 +79,9 @@ pub(super) fn build(
     files.extend((emulation == Emulation::Tcg).then(patient_systemd));
     let payload = Payload::Init {
         command: vec![SYSTEMD.to_owned(), format!("--unit={}", contents.target)],
-        environment: vec![],
+        environment: guest::credentials_variable(&contents.credentials)
+            .into_iter()
+            .collect(),
     };
     // It is not confined: the kernel is its own.
     let guest = GuestConfig {
@@ -89,6 +91,7 @@ pub(super) fn build(
         user_mounts: assembly.user_mounts,
         ways: WAYS,
         files,
+        credentials: contents.credentials,
         static_units: Some(StaticUnits {
             keep: contents.keep_units,
         }),

@@ -4,8 +4,10 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::config::Command;
+use guest_init::config::File;
+
 use crate::config::workload::{COMMAND_UNIT, Ready, Restart};
+use crate::config::{Command, SandboxConfig, environment as variables};
 use crate::domain::template::Template;
 use crate::error::{Error, Result};
 use crate::service::lifecycle::POWER_OFF;
@@ -20,11 +22,44 @@ pub const DIRECTORY: &str = "/run/systemd/system";
 /// Seconds between the end of a command and that of its sandbox, in which whoever waits for it sees how it ended.
 const GRACE: u32 = 2;
 
-/// The text of the unit of a command that may take so many seconds to be up.
+/// Where the variables of a command are, inside. systemd tells every user what a unit says, but not what is in this.
+const ENVIRONMENT: &str = "/run/virt-sandbox/command.env";
+
+/// Returns the file of the variables of a command.
+pub fn environment(command: &Command) -> File {
+    File {
+        path: ENVIRONMENT.into(),
+        mode: 0o600,
+        content: variables::file(command.environment.iter()),
+    }
+}
+
+/// The text of the unit of the command of a sandbox.
 ///
 /// # Errors
 /// Where the template is wrong.
-pub fn text(command: &Command, seconds: u32, overrides: &Path) -> Result<String> {
+pub fn text(command: &Command, config: &SandboxConfig, overrides: &Path) -> Result<String> {
+    let ids = config.credentials.iter().map(|it| it.id.as_str());
+    let given = Given {
+        environment_file: Some(ENVIRONMENT),
+        credentials: ids.collect(),
+        seconds: config.timeout,
+    };
+    render(command, &given, overrides)
+}
+
+/// What the unit of a command says beside the command.
+#[derive(Default)]
+struct Given<'a> {
+    /// The file of its variables; without it the unit says them itself.
+    environment_file: Option<&'a str>,
+    /// Names of its credentials.
+    credentials: Vec<&'a str>,
+    /// Seconds it may take to be up.
+    seconds: u32,
+}
+
+fn render(command: &Command, given: &Given<'_>, overrides: &Path) -> Result<String> {
     #[derive(Serialize)]
     struct View<'a> {
         description: String,
@@ -34,13 +69,18 @@ pub fn text(command: &Command, seconds: u32, overrides: &Path) -> Result<String>
         group: Option<u32>,
         directory: Option<&'a str>,
         environment: Vec<String>,
+        environment_file: Option<&'a str>,
+        credentials: &'a [&'a str],
         command: &'a [String],
         probe: Option<String>,
         restart: &'a str,
         seconds: u32,
     }
     let home = command.home.as_deref().and_then(Path::to_str);
-    let environment = command.environment.iter();
+    let environment = match given.environment_file {
+        Some(_) => None,
+        None => Some(command.environment.iter()),
+    };
     let view = View {
         description: command.to_string(),
         ends: (command.restart != Restart::Always).then_some(END),
@@ -55,12 +95,14 @@ pub fn text(command: &Command, seconds: u32, overrides: &Path) -> Result<String>
         environment: home
             .map(|home| format!("HOME={home}"))
             .into_iter()
-            .chain(environment.map(|(key, value)| format!("{key}={value}")))
+            .chain((environment.into_iter().flatten()).map(|(key, value)| format!("{key}={value}")))
             .collect(),
+        environment_file: given.environment_file,
+        credentials: &given.credentials,
         command: &command.argv,
         probe: probe(command.ready),
         restart: command.restart.as_str(),
-        seconds,
+        seconds: given.seconds,
     };
     Template::CommandUnit.render(&view, Some(overrides))
 }
@@ -114,7 +156,7 @@ pub fn of(command: &Command) -> Result<Unit> {
     };
     let name = UnitName::exact(COMMAND_UNIT).map_err(|error| Error::refused(error.to_string()))?;
     let path = Path::new(DIRECTORY).join(COMMAND_UNIT);
-    let content = text(&command, 0, Path::new("/nonexistent"))?;
+    let content = render(&command, &Given::default(), Path::new("/nonexistent"))?;
     Ok(Unit::of_text(name, &path, &content))
 }
 
@@ -130,6 +172,38 @@ mod tests {
         }
     }
 
+    /// The unit as it is looked at for what belongs to it.
+    fn text(command: &Command) -> Result<String> {
+        let given = Given {
+            seconds: 90,
+            ..Given::default()
+        };
+        render(command, &given, Path::new("/nonexistent"))
+    }
+
+    #[test]
+    fn variables_are_in_a_file_of_roots_and_credentials_are_named() {
+        let command = Command {
+            environment: [("A".to_owned(), "hunter2 \"$".to_owned())].into(),
+            ..command(&["/x"])
+        };
+        let config = SandboxConfig {
+            credentials: vec!["db:/etc/db".parse().unwrap()],
+            ..SandboxConfig::example()
+        };
+        let text = super::text(&command, &config, Path::new("/nonexistent")).unwrap();
+        assert!(
+            !text.contains("hunter2") && !text.contains("/etc/db"),
+            "{text}"
+        );
+        assert!(text.contains("\nEnvironmentFile=/run/virt-sandbox/command.env\n"));
+        assert!(text.contains("\nLoadCredential=db:db\n"));
+        let file = environment(&command);
+        assert_eq!(file.content, "A=\"hunter2 \\\"\\$\"\n");
+        assert_eq!(file.mode, 0o600);
+        assert!(!format!("{file:?}").contains("hunter2"));
+    }
+
     #[test]
     fn a_unit_says_what_was_asked_for() {
         let nasty = "a b%n$X\"\\'\n;";
@@ -143,7 +217,7 @@ mod tests {
             environment: [("A".to_owned(), "x $y %z \"q\"".to_owned())].into(),
             ..command(&["/opt/a b/x", nasty, "", "-x"])
         };
-        let text = super::text(&command, 90, Path::new("/nonexistent")).unwrap();
+        let text = text(&command).unwrap();
         insta::assert_snapshot!(text);
         // What systemd reads is what was said.
         let facts = of(&command).unwrap().facts(&Specifiers::default());
@@ -168,7 +242,7 @@ mod tests {
                 ready: ready.parse().unwrap(),
                 ..command(&["/bin/x"])
             };
-            super::text(&command, 90, Path::new("/nonexistent")).unwrap()
+            text(&command).unwrap()
         };
         assert!(!text("started").contains("ExecStartPost"));
         assert!(text("notify").contains("Type=notify\n"));
@@ -187,7 +261,7 @@ mod tests {
                 environment: [("A".to_owned(), "b".to_owned())].into(),
                 ..command(&["/x"])
             };
-            let text = text(&command, 90, Path::new("/nonexistent")).unwrap();
+            let text = text(&command).unwrap();
             assert!(
                 text.contains(&format!("WorkingDirectory={directory}/\n")),
                 "{text}"
@@ -206,7 +280,7 @@ mod tests {
             value in hostile(),
             directory in hostile(),
         ) {
-            let usual = text(&command(&["/x"]), 90, Path::new("/nonexistent")).unwrap();
+            let usual = text(&command(&["/x"])).unwrap();
             let argv = std::iter::once("/x".to_owned()).chain(words.clone());
             let command = Command {
                 argv: argv.collect(),
@@ -217,7 +291,7 @@ mod tests {
             if command.check().is_ok() {
                 let file = toml::to_string(&command).unwrap();
                 proptest::prop_assert_eq!(toml::from_str::<Command>(&file).unwrap(), command.clone());
-                let text = text(&command, 90, Path::new("/nonexistent")).unwrap();
+                let text = text(&command).unwrap();
                 proptest::prop_assert_eq!(text.lines().count(), usual.lines().count() + 2, "{}", text);
                 let facts = of(&command).unwrap().facts(&Specifiers::default());
                 proptest::prop_assert_eq!(facts.commands.len(), 1);
