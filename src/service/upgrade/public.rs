@@ -45,7 +45,8 @@ pub(super) fn keep_public(plan: &mut TreePlan, root: &Path) -> BTreeSet<PathBuf>
             Class::CopiedFrom(from) => is_public(root, from),
             // Lines of the host's file may be in it. Those of accounts have no passwords.
             Class::Written { .. } => {
-                ACCOUNTS.iter().any(|known| Path::new(known) == path)
+                !path.starts_with("/etc")
+                    || ACCOUNTS.iter().any(|known| Path::new(known) == path)
                     || below(root, path).symlink_metadata().is_err()
                     || is_public(root, path)
             }
