@@ -56,8 +56,8 @@ pub const STAGED_MOUNTS: &str = "/mnt";
 /// Where what is copied into the sandbox comes from, in the staging root.
 pub const STAGED_INCLUDES: &str = "/include";
 
-/// Where the payload has its credentials. systemd takes them from there (CONTAINER_INTERFACE of systemd).
-pub const CREDENTIALS: &str = "/run/host/credentials";
+/// Where the payload has its credentials. systemd takes them from where `$CREDENTIALS_DIRECTORY` says (CONTAINER_INTERFACE).
+pub const CREDENTIALS: &str = "/run/virt-sandbox/credentials";
 
 /// Name of the variable that tells the payload where that is.
 pub const CREDENTIALS_VARIABLE: &str = "CREDENTIALS_DIRECTORY";

@@ -135,7 +135,7 @@ fn secrets_are_kept(keeper: &[&str]) {
     // and of the sandbox's other users.
     let other = "setpriv --reuid=65534 --regid=65534 --clear-groups sh -c 'systemctl show virt-sandbox-command.service; \
                  cat /run/systemd/system/virt-sandbox-command.service /run/virt-sandbox/command.env \
-                 /run/host/credentials/db /run/credentials/*/db' 2>&1; true";
+                 /run/virt-sandbox/credentials/db /run/credentials/*/db' 2>&1; true";
     let said = says("t-esc", other);
     assert!(
         said.contains("EnvironmentFile") && !said.contains(MARKER),
