@@ -5,7 +5,6 @@ use std::path::Path;
 use guest_init::config::{Credential, File};
 use serde::Serialize;
 
-use crate::config::workload::COMMAND_UNIT;
 use crate::config::{SandboxConfig, SandboxName};
 use crate::domain::template::Template;
 use crate::driver::{Contents, Inside, Keeper, Owners, Shared, Site};
@@ -175,9 +174,13 @@ impl Sandboxes {
         let mut files = vec![unit_file(BOOT_TARGET, target)];
         if let Some(command) = config.workload.command() {
             let overrides = &self.store.templates;
-            let text = command::unit::text(command, config, overrides)?;
-            files.push(unit_file(COMMAND_UNIT, text));
-            files.push(command::unit::environment(command));
+            let (credentials, seconds) = (&config.credentials, config.timeout);
+            files.extend(command::unit::files(
+                command,
+                credentials,
+                seconds,
+                overrides,
+            )?);
             files.push(unit_file(
                 command::unit::END,
                 command::unit::end(overrides)?,

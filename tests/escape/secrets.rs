@@ -138,7 +138,7 @@ fn secrets_are_kept(keeper: &[&str]) {
                  /run/virt-sandbox/credentials/db /run/credentials/*/db' 2>&1; true";
     let said = says("t-esc", other);
     assert!(
-        said.contains("EnvironmentFile") && !said.contains(MARKER),
+        said.contains("/run/virt-sandbox/command.env") && !said.contains(MARKER),
         "{said}"
     );
     // Another unit of the sandbox is given it by its name.

@@ -1,13 +1,14 @@
 //! The unit of a command.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use guest_init::config::File;
 
 use crate::config::workload::{COMMAND_UNIT, Ready, Restart};
-use crate::config::{Command, SandboxConfig, environment as variables};
+use crate::config::{Command, Credential, environment};
 use crate::domain::template::Template;
 use crate::error::{Error, Result};
 use crate::service::lifecycle::POWER_OFF;
@@ -25,41 +26,53 @@ const GRACE: u32 = 2;
 /// Where the variables of a command are, inside. systemd tells every user what a unit says, but not what is in this.
 const ENVIRONMENT: &str = "/run/virt-sandbox/command.env";
 
-/// Returns the file of the variables of a command.
-pub fn environment(command: &Command) -> File {
-    File {
-        path: ENVIRONMENT.into(),
-        mode: 0o600,
-        content: variables::file(command.environment.iter()),
-    }
-}
-
-/// The text of the unit of the command of a sandbox.
+/// Returns the unit of a command as a sandbox is given it, which has no secrets in it, and the files that have them.
 ///
 /// # Errors
 /// Where the template is wrong.
-pub fn text(command: &Command, config: &SandboxConfig, overrides: &Path) -> Result<String> {
-    let ids = config.credentials.iter().map(|it| it.id.as_str());
-    let given = Given {
-        environment_file: Some(ENVIRONMENT),
-        credentials: ids.collect(),
-        seconds: config.timeout,
-    };
-    render(command, &given, overrides)
-}
-
-/// What the unit of a command says beside the command.
-#[derive(Default)]
-struct Given<'a> {
-    /// The file of its variables; without it the unit says them itself.
-    environment_file: Option<&'a str>,
-    /// Names of its credentials.
-    credentials: Vec<&'a str>,
-    /// Seconds it may take to be up.
+pub fn files(
+    command: &Command,
+    credentials: &[Credential],
     seconds: u32,
+    overrides: &Path,
+) -> Result<Vec<File>> {
+    let told = Command {
+        environment: BTreeMap::new(),
+        ..command.clone()
+    };
+    let loaded = credentials
+        .iter()
+        .map(|Credential { id, .. }| format!("LoadCredential={id}:{id}\n"));
+    let unit = Path::new(DIRECTORY).join(COMMAND_UNIT);
+    let file = |path: PathBuf, mode, content| File {
+        path,
+        mode,
+        content,
+    };
+    Ok(vec![
+        file(unit.clone(), 0o644, text(&told, seconds, overrides)?),
+        // Not in the template, which an admin may have replaced.
+        file(
+            unit.with_extension("service.d").join("secrets.conf"),
+            0o644,
+            format!(
+                "[Service]\nEnvironmentFile={ENVIRONMENT}\n{}",
+                loaded.collect::<String>()
+            ),
+        ),
+        file(
+            ENVIRONMENT.into(),
+            0o600,
+            environment::file(command.environment.iter()),
+        ),
+    ])
 }
 
-fn render(command: &Command, given: &Given<'_>, overrides: &Path) -> Result<String> {
+/// The text of the unit of a command that may take so many seconds to be up.
+///
+/// # Errors
+/// Where the template is wrong.
+pub fn text(command: &Command, seconds: u32, overrides: &Path) -> Result<String> {
     #[derive(Serialize)]
     struct View<'a> {
         description: String,
@@ -69,18 +82,13 @@ fn render(command: &Command, given: &Given<'_>, overrides: &Path) -> Result<Stri
         group: Option<u32>,
         directory: Option<&'a str>,
         environment: Vec<String>,
-        environment_file: Option<&'a str>,
-        credentials: &'a [&'a str],
         command: &'a [String],
         probe: Option<String>,
         restart: &'a str,
         seconds: u32,
     }
     let home = command.home.as_deref().and_then(Path::to_str);
-    let environment = match given.environment_file {
-        Some(_) => None,
-        None => Some(command.environment.iter()),
-    };
+    let variables = command.environment.iter();
     let view = View {
         description: command.to_string(),
         ends: (command.restart != Restart::Always).then_some(END),
@@ -95,14 +103,12 @@ fn render(command: &Command, given: &Given<'_>, overrides: &Path) -> Result<Stri
         environment: home
             .map(|home| format!("HOME={home}"))
             .into_iter()
-            .chain((environment.into_iter().flatten()).map(|(key, value)| format!("{key}={value}")))
+            .chain(variables.map(|(key, value)| format!("{key}={value}")))
             .collect(),
-        environment_file: given.environment_file,
-        credentials: &given.credentials,
         command: &command.argv,
         probe: probe(command.ready),
         restart: command.restart.as_str(),
-        seconds: given.seconds,
+        seconds,
     };
     Template::CommandUnit.render(&view, Some(overrides))
 }
@@ -156,7 +162,7 @@ pub fn of(command: &Command) -> Result<Unit> {
     };
     let name = UnitName::exact(COMMAND_UNIT).map_err(|error| Error::refused(error.to_string()))?;
     let path = Path::new(DIRECTORY).join(COMMAND_UNIT);
-    let content = render(&command, &Given::default(), Path::new("/nonexistent"))?;
+    let content = text(&command, 0, Path::new("/nonexistent"))?;
     Ok(Unit::of_text(name, &path, &content))
 }
 
@@ -172,36 +178,29 @@ mod tests {
         }
     }
 
-    /// The unit as it is looked at for what belongs to it.
-    fn text(command: &Command) -> Result<String> {
-        let given = Given {
-            seconds: 90,
-            ..Given::default()
-        };
-        render(command, &given, Path::new("/nonexistent"))
-    }
-
     #[test]
-    fn variables_are_in_a_file_of_roots_and_credentials_are_named() {
+    fn a_unit_has_no_secrets_in_it() {
         let command = Command {
             environment: [("A".to_owned(), "hunter2 \"$".to_owned())].into(),
             ..command(&["/x"])
         };
-        let config = SandboxConfig {
-            credentials: vec!["db:/etc/db".parse().unwrap()],
-            ..SandboxConfig::example()
+        let credentials = ["db:/etc/db".parse().unwrap()];
+        let files = files(&command, &credentials, 90, Path::new("/nonexistent")).unwrap();
+        let [unit, added, variables] = files.as_slice() else {
+            panic!("{files:?}");
         };
-        let text = super::text(&command, &config, Path::new("/nonexistent")).unwrap();
-        assert!(
-            !text.contains("hunter2") && !text.contains("/etc/db"),
-            "{text}"
+        assert!(!unit.content.contains("hunter2"), "{unit:?}");
+        assert_eq!(
+            added.path,
+            Path::new("/run/systemd/system/virt-sandbox-command.service.d/secrets.conf")
         );
-        assert!(text.contains("\nEnvironmentFile=/run/virt-sandbox/command.env\n"));
-        assert!(text.contains("\nLoadCredential=db:db\n"));
-        let file = environment(&command);
-        assert_eq!(file.content, "A=\"hunter2 \\\"\\$\"\n");
-        assert_eq!(file.mode, 0o600);
-        assert!(!format!("{file:?}").contains("hunter2"));
+        assert_eq!(
+            added.content,
+            "[Service]\nEnvironmentFile=/run/virt-sandbox/command.env\nLoadCredential=db:db\n"
+        );
+        assert_eq!(variables.content, "A=\"hunter2 \\\"\\$\"\n");
+        assert_eq!(variables.mode, 0o600);
+        assert!(!format!("{files:?}").contains("hunter2"));
     }
 
     #[test]
@@ -217,7 +216,7 @@ mod tests {
             environment: [("A".to_owned(), "x $y %z \"q\"".to_owned())].into(),
             ..command(&["/opt/a b/x", nasty, "", "-x"])
         };
-        let text = text(&command).unwrap();
+        let text = super::text(&command, 90, Path::new("/nonexistent")).unwrap();
         insta::assert_snapshot!(text);
         // What systemd reads is what was said.
         let facts = of(&command).unwrap().facts(&Specifiers::default());
@@ -242,7 +241,7 @@ mod tests {
                 ready: ready.parse().unwrap(),
                 ..command(&["/bin/x"])
             };
-            text(&command).unwrap()
+            super::text(&command, 90, Path::new("/nonexistent")).unwrap()
         };
         assert!(!text("started").contains("ExecStartPost"));
         assert!(text("notify").contains("Type=notify\n"));
@@ -261,7 +260,7 @@ mod tests {
                 environment: [("A".to_owned(), "b".to_owned())].into(),
                 ..command(&["/x"])
             };
-            let text = text(&command).unwrap();
+            let text = text(&command, 90, Path::new("/nonexistent")).unwrap();
             assert!(
                 text.contains(&format!("WorkingDirectory={directory}/\n")),
                 "{text}"
@@ -280,7 +279,7 @@ mod tests {
             value in hostile(),
             directory in hostile(),
         ) {
-            let usual = text(&command(&["/x"])).unwrap();
+            let usual = text(&command(&["/x"]), 90, Path::new("/nonexistent")).unwrap();
             let argv = std::iter::once("/x".to_owned()).chain(words.clone());
             let command = Command {
                 argv: argv.collect(),
@@ -291,7 +290,7 @@ mod tests {
             if command.check().is_ok() {
                 let file = toml::to_string(&command).unwrap();
                 proptest::prop_assert_eq!(toml::from_str::<Command>(&file).unwrap(), command.clone());
-                let text = text(&command).unwrap();
+                let text = text(&command, 90, Path::new("/nonexistent")).unwrap();
                 proptest::prop_assert_eq!(text.lines().count(), usual.lines().count() + 2, "{}", text);
                 let facts = of(&command).unwrap().facts(&Specifiers::default());
                 proptest::prop_assert_eq!(facts.commands.len(), 1);

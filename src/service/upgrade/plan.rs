@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::config::network::{DEFAULT_SOURCE, Source};
 use crate::config::{Mac, Mount, SandboxConfig, State, Workload};
 use crate::error::{Error, Result};
+use crate::guest;
 use crate::service::accounts::Texts;
 use crate::service::base::{Base, Origin};
 use crate::service::create::{found, keep_units, shown_from_host};
@@ -109,7 +110,8 @@ impl Sandboxes {
         let recorded = self.manifest_of(old)?;
         let host = Manifest::scan(candidate, &etc)?;
         if origin == Origin::Archive {
-            public::check_copies(&planned, &host)?;
+            let all = guest::PRIVATE_DIRS.map(Path::new);
+            public::check_copies(&planned, &Manifest::scan(candidate, &all)?)?;
         }
         let sandbox = Manifest::scan(tree, &etc)?;
         let (accounts, notes) =
