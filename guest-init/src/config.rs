@@ -6,15 +6,16 @@
 //! `/`, or the initramfs. Paths "of the sandbox" are below the root that is made there.
 
 mod command;
+mod file;
 mod secret;
 
-use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 pub use self::command::{Command, Directory, Identity, Stdio, Stream, WindowSize};
+pub use self::file::File;
 pub use self::secret::{Credential, Secret};
 use crate::net::{Address, Route};
 use crate::seccomp::Program;
@@ -366,38 +367,6 @@ pub enum Source {
     Stage(PathBuf),
     /// Path in the sandbox.
     Sandbox(PathBuf),
-}
-
-/// A file to write before the payload starts.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct File {
-    /// Absolute path in the sandbox; parents are created.
-    pub path: PathBuf,
-    /// Permission bits.
-    pub mode: u32,
-    /// All of its content.
-    pub content: String,
-}
-
-/// Shows no content that is for its owner alone: what is shown gets into logs.
-impl fmt::Debug for File {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            path,
-            mode,
-            content,
-        } = self;
-        let shown = match mode & 0o004 {
-            0 => format!("<{} bytes>", content.len()),
-            _ => content.clone(),
-        };
-        f.debug_struct("File")
-            .field("path", path)
-            .field("mode", mode)
-            .field("content", &shown)
-            .finish()
-    }
 }
 
 /// Units that `/usr` pulls into every boot by `*.wants` directories. Those not kept are masked

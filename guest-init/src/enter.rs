@@ -82,10 +82,12 @@ fn parse(arguments: &[String]) -> Result<Request> {
 fn variable(number: &str) -> Result<(String, String)> {
     let name = format!("{}{number}", crate::ENTER_VARIABLE);
     let pair = std::env::var(&name).with_context(|| format!("reading ${name}"))?;
-    let (key, value) = pair
-        .split_once('=')
-        .with_context(|| format!("${name} is not KEY=VALUE"))?;
-    Ok((key.to_owned(), value.to_owned()))
+    split(&pair).with_context(|| format!("${name} is not KEY=VALUE"))
+}
+
+fn split(pair: &str) -> Option<(String, String)> {
+    let (key, value) = pair.split_once('=')?;
+    Some((key.to_owned(), value.to_owned()))
 }
 
 fn run(request: Request) -> Result<u8> {
@@ -250,16 +252,18 @@ mod tests {
     #[test]
     fn a_request_needs_a_pid_and_a_command() {
         let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
-        let request = parse(&words("--pid 7 --terminal --env A=b=c -- ls -l --pid")).unwrap();
+        let request = parse(&words("--pid 7 --terminal -- ls -l --pid")).unwrap();
         assert_eq!((request.pid, request.terminal), (7, true));
-        assert_eq!(request.environment, [("A".to_owned(), "b=c".to_owned())]);
+        assert_eq!(split("A=b=c"), Some(("A".to_owned(), "b=c".to_owned())));
+        assert_eq!(split("A"), None);
         assert_eq!(request.command, ["ls", "-l", "--pid"]);
         for bad in [
             "--pid 7",
             "-- ls",
             "--pid x -- ls",
             "--wat -- ls",
-            "--pid 7 --env A -- ls",
+            // Everybody could see it.
+            "--pid 7 --env A=b -- ls",
         ] {
             assert!(parse(&words(bad)).is_err(), "{bad}");
         }
