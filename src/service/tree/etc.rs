@@ -268,17 +268,22 @@ impl Walk<'_> {
 
     fn is_own(&self, path: &Path, metadata: &Metadata) -> bool {
         self.ids.contains(&metadata.uid())
-            || self.service.ships(path)
-            || path.ancestors().any(|dir| self.service.has_to_itself(dir))
+            || self.service.may_see(path)
             || (!metadata.is_dir() && self.is_made_by_service(path))
     }
 
-    /// Whether more than a mention says that a file is the service's: a comment mentions, too.
+    /// Whether more than a mention says that a file is the service's: a comment mentions, too. A package that merely shares a directory
+    /// with it says nothing of what is elsewhere.
     fn is_made_by_service(&self, path: &Path) -> bool {
-        self.service
-            .paths
-            .get(path)
-            .is_some_and(|fact| !matches!(fact, Fact::Mentioned(_) | Fact::Commented(_)))
+        let Some(fact) = self.service.paths.get(path) else {
+            return false;
+        };
+        match fact {
+            Fact::Mentioned(_) | Fact::Commented(_) => false,
+            Fact::Package(package) | Fact::Script(package) => !self.service.is_sharing(package),
+            Fact::Tmpfiles(file) => self.service.may_see(file),
+            Fact::Unit(..) | Fact::Home(_) | Fact::OwnedBy(_) => true,
+        }
     }
 
     /// Lets in a secret file that the service's configuration names, and the way to it.
