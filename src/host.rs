@@ -77,6 +77,14 @@ pub fn mount_points() -> Result<Vec<PathBuf>> {
     Ok(guest_init::mountinfo::mount_points(&text).collect())
 }
 
+/// How many processes and threads the kernel has numbers for (`kernel.pid_max`, proc_sys_kernel(5)).
+#[must_use]
+pub fn pid_max() -> u64 {
+    let text = fs::read_to_string("/proc/sys/kernel/pid_max").unwrap_or_default();
+    // The kernel's own choice on a small machine.
+    text.trim().parse().unwrap_or(32768)
+}
+
 /// Whether a security module of the host labels what libvirt runs.
 #[must_use]
 pub fn has_security_module(root: &Path) -> bool {

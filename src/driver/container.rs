@@ -17,7 +17,7 @@ use crate::domain::lxc::{self, LxcDomain};
 use crate::domain::template::Template;
 use crate::domain::tune::{CPU_PERIOD_US, quota_us};
 use crate::domain::{BlockDevice, Domain, Filesystem, OnReboot, disk_name};
-use crate::driver::{Activity, Contents, Inside, Owners, Shared, Site, addresses};
+use crate::driver::{Activity, Contents, Inside, Keeper, Owners, Shared, Site, addresses};
 use crate::error::{Error, Result};
 use crate::guest::ids::{self, Registry};
 use crate::guest::{self, Assembly, cgroup, confinement};
@@ -98,7 +98,7 @@ pub(super) fn build(
         static_units: Some(StaticUnits {
             keep: contents.keep_units,
         }),
-        max_pids: Some(config.resources.pids()),
+        max_pids: Some(Keeper::Containers.pids(&config.resources)),
         tmpfs_size: Some(config.resources.tmpfs_size()),
         network: super::nics(config, hypervisor)?,
         ..GuestConfig::new(
@@ -293,7 +293,7 @@ impl Inside for Container {
         let since_boot = fs::read_to_string("/proc/uptime").unwrap_or_default();
         let since_boot = super::parse_uptime(&since_boot).unwrap_or_default();
         let started = parse_start(&table(first, "stat")).unwrap_or(since_boot);
-        let processes = cgroup::counting_processes(first, &self.name)
+        let processes = cgroup::counting_processes(self.controller, &self.name)
             .and_then(|group| fs::read_to_string(group.join("pids.current")).ok())
             .and_then(|text| text.trim().parse().ok());
         Ok(Activity {
@@ -306,12 +306,19 @@ impl Inside for Container {
 
     /// The number of processes is no limit of libvirt's.
     fn limit_processes(&self, most: u64) -> std::result::Result<(), String> {
-        let group = enter::first_process(self.controller)
-            .and_then(|pid| cgroup::counting_processes(pid, &self.name))
+        let group = cgroup::counting_processes(self.controller, &self.name)
             .ok_or("no group of the sandbox counts processes")?;
         let file = group.join("pids.max");
         fs::write(&file, most.to_string())
             .map_err(|error| format!("writing '{}': {error}", file.display()))
+    }
+
+    fn adapt(&self, limit: &Limit) -> std::result::Result<(), String> {
+        let Limit::Memory(kib) = limit else {
+            return Ok(());
+        };
+        cgroup::limit_sockets(self.controller, kib.saturating_mul(1024))
+            .map_err(|error| format!("limiting the memory of sockets: {error}"))
     }
 
     /// Its kernel is the host's.

@@ -24,7 +24,7 @@ pub use self::inside::{Activity, Carrier, Inside};
 use crate::config::{KernelRequest, Resources, SandboxConfig};
 use crate::error::{Error, Result};
 use crate::guest;
-use crate::host::HostFacts;
+use crate::host::{self, HostFacts};
 use crate::hypervisor::{DomainState, Hypervisor, Limit};
 use crate::label::selinux::{self, Kind};
 use crate::label::{self, Given};
@@ -260,6 +260,15 @@ impl Keeper {
             ("io-weight", _) => resources.io_weight.map(Limit::IoWeight),
             (_, Self::Containers) => container::limit(resources, key),
             (_, Self::Machines) => machine::limit(resources, key),
+        }
+    }
+
+    /// Highest number of processes and threads of a sandbox with these limits on this host.
+    #[must_use]
+    pub fn pids(self, resources: &Resources) -> u64 {
+        match self {
+            Self::Containers => resources.container_pids(host::pid_max()),
+            Self::Machines => resources.machine_pids(),
         }
     }
 }

@@ -19,13 +19,13 @@ use crate::domain::{BlockDevice, Domain, Filesystem, disk_name};
 use crate::error::{Error, Result};
 use crate::guest::ids::{self, Registry};
 use crate::guest::{self, cgroup, confinement};
-use crate::host::HostFacts;
+use crate::host::{self, HostFacts};
 use crate::hypervisor::Hypervisor;
 use crate::run::contract::{self, Platforms};
 use crate::run::disks::{self, Attached};
 use crate::run::layout::{Granularity, Layout, ROOT, Share};
 use crate::run::{Account, Plan, Purpose, Reach, Request};
-use crate::sys::enter::{first_process, init_process};
+use crate::sys::enter::init_process;
 use crate::sys::pidfd::Process;
 
 /// What the kernel and the host's services show of themselves below a root; a sandbox has its own.
@@ -72,7 +72,7 @@ pub fn plan(
         masked: sockets(&layout.shares)?,
         // The first console is the log's.
         shell: request.shell.then(|| PathBuf::from("/dev/tty2")),
-        max_pids: Some(request.resources.pids()),
+        max_pids: Some(request.resources.container_pids(host::pid_max())),
         tmpfs_size: Some(request.resources.tmpfs_size()),
     };
     let temporary = layout.temporary.clone();
@@ -144,10 +144,10 @@ pub fn end(hypervisor: &dyn Hypervisor, name: &SandboxName, link: Link) -> Resul
         return Ok(false);
     };
     let keeper = Process::open(controller).map_err(failed())?;
-    let (Some(init), Some(first)) = (init_process(controller), first_process(controller)) else {
+    let Some(init) = init_process(controller) else {
         return Ok(false);
     };
-    let groups = cgroup::of_process(first, name);
+    let groups = cgroup::of_sandbox(controller, name);
     let init = Process::open(init).map_err(failed())?;
     cgroup::adopt(controller).map_err(failed())?;
     drop(link);

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod greed;
+mod limits;
 mod machine;
 mod modes;
 mod network;

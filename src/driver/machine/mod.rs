@@ -92,7 +92,7 @@ pub(super) fn build(
         static_units: Some(StaticUnits {
             keep: contents.keep_units,
         }),
-        max_pids: Some(config.resources.pids()),
+        max_pids: Some(config.resources.machine_pids()),
         network: super::nics(config, hypervisor)?,
         ..GuestConfig::new(
             config.name.as_str(),

@@ -362,7 +362,13 @@ impl Facts {
             cpu_limited: config.resources.cpus.is_some() || config.resources.cpu_quota.is_some(),
             // Always: what says nothing of it has a limit all the same.
             memory_limited: true,
-            pids: Some(config.resources.pids()),
+            pids: Some(
+                match machine {
+                    true => Keeper::Machines,
+                    false => Keeper::Containers,
+                }
+                .pids(&config.resources),
+            ),
         }
     }
 }

@@ -1,7 +1,10 @@
 use super::*;
+use crate::config::resources::DEFAULT_PIDS;
 
 fn of(change: impl FnOnce(&mut SandboxConfig), machine: bool) -> (f64, &'static str) {
     let mut config = SandboxConfig::example();
+    // What is usual depends on the host.
+    config.resources.pids = Some(DEFAULT_PIDS);
     change(&mut config);
     exposure(&judge(&Facts::new(&config, machine, None, None)))
 }
@@ -75,8 +78,10 @@ fn a_container_of_podmans_can_be_compared() {
 
 #[test]
 fn the_report_of_a_usual_sandbox_is_known() {
+    let mut config = SandboxConfig::example();
+    config.resources.pids = Some(DEFAULT_PIDS);
     let facts = Facts::new(
-        &SandboxConfig::example(),
+        &config,
         false,
         Some("system_u:system_r:container_t:s0:c1,c2".to_owned()),
         None,
