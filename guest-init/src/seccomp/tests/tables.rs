@@ -68,7 +68,9 @@ fn code(action: Action) -> u32 {
     match action {
         Action::Allow => ALLOW,
         Action::Errno(number) => 0x0005_0000 | u32::from(number),
-        other => panic!("{other:?} is in no usual policy"),
+        Action::Log | Action::Trap | Action::KillThread | Action::KillProcess => {
+            panic!("{action:?} is in no usual policy")
+        }
     }
 }
 
