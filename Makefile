@@ -24,7 +24,8 @@ build:
 
 # Installs what `make build` built.
 install:
-	install -D -m 755 -t $(bin) target/release/virt-sandbox target/release/virt-sandbox-service
+	install -D -m 755 -t $(bin) target/release/virt-sandbox target/release/virt-sandbox-service \
+	  target/release/virt-sandbox-virtiofsd
 	install -D -m 755 -t $(libexec) target/guest-init/guest-init
 	install -D -m 644 -t $(share)/virt-sandbox/services.d services.d/*.toml
 	install -D -m 644 -t $(share)/virt-sandbox/selinux selinux/*.cil

@@ -23,6 +23,7 @@ fn main() -> Result<()> {
         networks: vec![Network::dhcp("default")],
         mounts: vec![],
         devices: vec![],
+        credentials: vec![],
         kernel: KernelRequest::default(),
         security: None,
         file_type: None,

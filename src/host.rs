@@ -25,7 +25,8 @@ pub enum SystemDir {
     Link(PathBuf, PathBuf),
 }
 
-const SYSTEM_DIRS: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
+/// Names of system directories in the root.
+pub const SYSTEM_DIRS: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 
 impl HostFacts {
     /// Looks at the host below `root`; `/` but for tests.
@@ -75,6 +76,14 @@ pub fn mount_points() -> Result<Vec<PathBuf>> {
     let table = Path::new("/proc/self/mountinfo");
     let text = fs::read_to_string(table).map_err(Error::io("reading", table))?;
     Ok(guest_init::mountinfo::mount_points(&text).collect())
+}
+
+/// How many processes and threads the kernel has numbers for (`kernel.pid_max`, proc_sys_kernel(5)).
+#[must_use]
+pub fn pid_max() -> u64 {
+    let text = fs::read_to_string("/proc/sys/kernel/pid_max").unwrap_or_default();
+    // The kernel's own choice on a small machine.
+    text.trim().parse().unwrap_or(32768)
 }
 
 /// Whether a security module of the host labels what libvirt runs.

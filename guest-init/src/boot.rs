@@ -12,9 +12,11 @@ use nix::unistd::{sethostname, syncfs};
 use crate::NEW_ROOT;
 use crate::caller::Caller;
 use crate::config::{Payload, Platform, Staged};
+use crate::handover::{Handover, Told};
 use crate::keeper::Files;
+use crate::namespaces::Namespaces;
 use crate::plan::{Step, plan};
-use crate::subordinate::{Namespaces, Side};
+use crate::subordinate::Side;
 use crate::{
     agent, block, boot_id, cgroup, confine, machine, process, resolv, root, shell, static_units,
     subordinate,
@@ -25,7 +27,8 @@ pub fn boot() {
     if machine::is_one() {
         crate::console_log::init(false);
         let mut caller = Caller::Absent;
-        if let Err(error) = machine_caller(&mut caller).and_then(|()| carry_out(&mut caller)) {
+        let booted = machine_caller(&mut caller);
+        if let Err(error) = booted.and_then(|()| carry_out(&mut caller, Told::Nobody)) {
             log::error!("{error:#}");
             caller.fail(&error);
         }
@@ -35,7 +38,8 @@ pub fn boot() {
     let mut caller = Caller::of_container();
     crate::console_log::keep_in_stage();
     crate::console_log::init(false);
-    if let Err(error) = carry_out(&mut caller) {
+    let handover = Handover::begin().map(Told::Host);
+    if let Err(error) = handover.and_then(|told| carry_out(&mut caller, told)) {
         log::error!("{error:#}");
         caller.fail(&error);
     }
@@ -47,7 +51,7 @@ fn machine_caller(caller: &mut Caller) -> Result<()> {
     Ok(())
 }
 
-fn carry_out(caller: &mut Caller) -> Result<()> {
+fn carry_out(caller: &mut Caller, mut told: Told) -> Result<()> {
     let config = caller.config()?;
     crate::console_log::init(config.debug);
     caller.reached("booted");
@@ -73,9 +77,8 @@ fn carry_out(caller: &mut Caller) -> Result<()> {
             Step::Namespaces { ids, nics } => {
                 let made = Namespaces::new(ids)?;
                 made.enter_network(&nics)?;
-                let namespace = made.user()?;
+                let namespace = made.user.try_clone().context("copying a file descriptor")?;
                 place = place.with(root::Mapping { namespace, ids });
-                caller.give_pipes(ids.first);
                 subordinate::raise_limits();
                 subordinate::make_for(ids)?;
                 namespaces = Some(made);
@@ -101,7 +104,6 @@ fn carry_out(caller: &mut Caller) -> Result<()> {
                 let file = root::own_file(&place, Path::new(resolv::RESOLV_CONF))?;
                 resolv_conf = Some(file);
             }
-            Step::Mask(path) => root::mask(&place, &path)?,
             Step::Include(include) => root::include(&place, &include)?,
             Step::Pivot(platform) => {
                 place = root::pivot(place, platform)?;
@@ -111,17 +113,28 @@ fn carry_out(caller: &mut Caller) -> Result<()> {
             Step::Descend => {
                 let namespaces = namespaces.take().context("there are no namespaces")?;
                 match subordinate::descend(&namespaces, &groups, &config.confinement, has_units)? {
-                    Side::Above(first) => {
+                    Side::Above { first, who, ready } => {
                         // Streams end when nobody has them any more.
                         *caller = Caller::Absent;
-                        subordinate::attend(first);
+                        subordinate::attend(first, || {
+                            if let Told::Host(handover) = told {
+                                handover.publish_when(ready, who);
+                            }
+                        });
                     }
-                    Side::Below => groups.clear(),
+                    // The record is the host's.
+                    Side::Below { ready } => {
+                        told = Told::Above(ready);
+                        groups.clear();
+                    }
                 }
             }
-            Step::MaskKernel => root::mask_kernel(&config.confinement),
+            Step::MaskKernel => root::mask_kernel(&config.confinement)?,
             Step::Confine => confine::confine(&config.confinement)?,
             Step::File(file) => root::write(&file)?,
+            Step::Credentials { credentials, owner } => {
+                crate::credentials::write(&credentials, owner)?;
+            }
             Step::MaskStaticUnits { keep } => {
                 for link in static_units::mask(Path::new("/"), &keep)? {
                     debug!("masked '{}'", link.display());
@@ -156,10 +169,12 @@ fn carry_out(caller: &mut Caller) -> Result<()> {
                 environment,
             } => {
                 process::end_with_parent();
+                told.booted()?;
                 match process::exec(&command, &environment)? {}
             }
             Step::Run(command) => {
                 process::end_with_parent();
+                told.booted()?;
                 // Who wants to know all of a machine looks at its console.
                 if !(config.debug && config.platform == Platform::Machine) {
                     caller.pass_on_log();

@@ -4,7 +4,7 @@
 //! whoever wants it: the config comes first on it.
 
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::config::{Command, GuestConfig, VERSION};
 use crate::link::Link;
 use crate::wire::{CHANNEL_FD, Exit, Frame, Milestone};
-use crate::{console_log, machine, process, session, subordinate};
+use crate::{console_log, machine, process, session};
 
 /// Where the host puts the config of a sandbox that lives by itself, in the staging root.
 const CONFIG_PATH: &str = "/guest.json";
@@ -59,14 +59,6 @@ impl Caller {
             link: Link::new(machine::channel()?),
             inherited: vec![],
         })
-    }
-
-    /// Gives the pipes that the command shares with it to the host's id `owner`.
-    pub fn give_pipes(&self, owner: u32) {
-        if let Self::There { inherited, .. } = self {
-            let numbers = inherited.iter().map(AsRawFd::as_raw_fd);
-            subordinate::give_pipes(numbers, owner);
-        }
     }
 
     /// What it wants.

@@ -16,8 +16,15 @@ use anyhow::{Context, Result, anyhow};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
-use crate::membership::{EMULATOR, Membership, parse};
+use crate::membership::{EMULATOR, Membership, SOCKET_MEMORY, parse, socket_memory};
 use crate::root::{below, make_dir};
+
+/// How many groups there may be below a sandbox's own, and how deep: the kernel has only so many for all (65535 with a memory
+/// controller). systemd has one for each unit.
+const DESCENDANTS: [(&str, &str); 2] = [
+    ("cgroup.max.descendants", "1024"),
+    ("cgroup.max.depth", "32"),
+];
 
 /// How long the host may take to give controllers; one that does not know of it never does.
 const CONTROLLERS: Duration = Duration::from_secs(5);
@@ -52,8 +59,14 @@ pub fn enter(
     if let Some(limit) = max_pids {
         match pids {
             Some(pids) => back.push(Hierarchy::mount(pids)?.join(name, Some(limit))?),
-            None => Hierarchy::mount(unified)?.limit_pids(limit),
+            None => Hierarchy::mount(unified)?.limit_pids(limit)?,
         }
+    }
+    if let Some(memory) = memberships
+        .iter()
+        .find(|membership| membership.has("memory"))
+    {
+        Hierarchy::mount(memory)?.limit_sockets()?;
     }
     let hierarchy = Hierarchy::mount(unified)?;
     let shares = has_units && hierarchy.shares(unified);
@@ -61,6 +74,7 @@ pub fn enter(
         make_dir(&hierarchy.group.join(EMULATOR), 0o755)?;
     }
     back.push(hierarchy.join(name, None)?);
+    hierarchy.limit_descendants(name)?;
     if shares {
         hierarchy.await_controllers(name);
     }
@@ -142,6 +156,37 @@ impl Hierarchy {
         }
     }
 
+    /// Before the first socket of the sandbox: one that is there before the limit is never counted. libvirt has set that of memory.
+    fn limit_sockets(&self) -> Result<()> {
+        let (memory, sockets) = (
+            self.group.join("memory.limit_in_bytes"),
+            self.group.join(SOCKET_MEMORY),
+        );
+        // A kernel without that counts no sockets in version 1.
+        if !sockets.exists() {
+            return Ok(());
+        }
+        let text = fs::read_to_string(&memory)
+            .with_context(|| format!("reading '{}'", memory.display()))?;
+        let bytes: u64 = text
+            .trim()
+            .parse()
+            .with_context(|| format!("reading '{}'", memory.display()))?;
+        set(&sockets, &socket_memory(bytes).to_string())
+    }
+
+    /// The files stay the host's when the group is handed over.
+    fn limit_descendants(&self, name: &str) -> Result<()> {
+        for (file, most) in DESCENDANTS {
+            let file = self.group.join(name).join(file);
+            // Linux has it from 4.14 on.
+            if file.exists() {
+                set(&file, most)?;
+            }
+        }
+        Ok(())
+    }
+
     fn delegate(&self, name: &str, owner: u32) -> Result<()> {
         let group = self.group.join(name);
         let files = ["cgroup.procs", "cgroup.subtree_control", "cgroup.threads"];
@@ -155,8 +200,8 @@ impl Hierarchy {
 
     /// In a unified hierarchy the domain has a group of its own already, and below a scope of systemd's libvirt makes
     /// another one, named after itself, which the host may have count them only later. Any group above is shared with others.
-    /// That none counts processes is only said.
-    fn limit_pids(&self, limit: u64) {
+    /// That none counts processes, since the kernel does not, is only said.
+    fn limit_pids(&self, limit: u64) -> Result<()> {
         let scope = self
             .group
             .parent()
@@ -167,11 +212,9 @@ impl Hierarchy {
             .find(|file| file.exists())
         else {
             log::warn!("limiting processes to {limit}: no group of the domain counts them");
-            return;
+            return Ok(());
         };
-        if let Err(error) = set(&file, &limit.to_string()) {
-            log::warn!("{error:#}");
-        }
+        set(&file, &limit.to_string())
     }
 }
 

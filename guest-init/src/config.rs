@@ -6,6 +6,8 @@
 //! `/`, or the initramfs. Paths "of the sandbox" are below the root that is made there.
 
 mod command;
+mod file;
+mod secret;
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -13,12 +15,14 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use self::command::{Command, Directory, Identity, Stdio, Stream, WindowSize};
+pub use self::file::File;
+pub use self::secret::{Credential, Secret};
 use crate::net::{Address, Route};
 use crate::seccomp::Program;
 
 /// Version of the contract. Host and guest must agree on it exactly: the init is staged together
 /// with its config, so a difference means a damaged staging root.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Everything PID 1 does, in the order of the fields.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,14 +53,15 @@ pub struct GuestConfig {
     pub user_mounts: Vec<Mount>,
     /// What is copied into the finished root once all is mounted.
     pub includes: Vec<Include>,
-    /// Files and sockets of the root that are covered with `/dev/null`; one that is not there any more is no matter.
-    pub masked: Vec<PathBuf>,
     /// Block devices that get a link in `/dev/disk/by-tag`.
     pub disks: Vec<Disk>,
     /// Devices of the host that a container has as well. libvirt has made them, for root alone.
     pub devices: Vec<Device>,
     /// Files written below `/run` before the payload starts.
     pub files: Vec<File>,
+    /// Credentials of the payload, written to [`CREDENTIALS`](crate::CREDENTIALS).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub credentials: Vec<Credential>,
     /// Where static dependencies of `/usr` are masked, and which are kept.
     pub static_units: Option<StaticUnits>,
     /// Highest number of processes and threads, if limited.
@@ -90,10 +95,10 @@ impl GuestConfig {
             mounts: vec![],
             user_mounts: vec![],
             includes: vec![],
-            masked: vec![],
             disks: vec![],
             devices: vec![],
             files: vec![],
+            credentials: vec![],
             static_units: None,
             max_pids: None,
             tmpfs_size: None,
@@ -271,6 +276,9 @@ pub enum Root {
 pub enum Access {
     /// Read it. Mount points that it lacks are made beside it.
     ReadOnly,
+    /// Read it through overlays, so that no lock, socket, pipe or notification is shared with others who have it. Where
+    /// the kernel has no overlay for it this is as `ReadOnly`, and said.
+    Isolated,
     /// Change it.
     Writable,
     /// Change what it sees of it; the changes are thrown away.
@@ -359,18 +367,6 @@ pub enum Source {
     Stage(PathBuf),
     /// Path in the sandbox.
     Sandbox(PathBuf),
-}
-
-/// A file to write before the payload starts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct File {
-    /// Absolute path in the sandbox; parents are created.
-    pub path: PathBuf,
-    /// Permission bits.
-    pub mode: u32,
-    /// All of its content.
-    pub content: String,
 }
 
 /// Units that `/usr` pulls into every boot by `*.wants` directories. Those not kept are masked

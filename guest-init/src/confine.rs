@@ -7,25 +7,27 @@ use anyhow::{Context, Result};
 use caps::{CapSet, Capability};
 use serde::Deserialize;
 
-use crate::config::Confinement;
+use crate::config::{Confinement, IdMap};
 use crate::filter;
 
 /// What is of interest in a guest config: one that runs may be of another version.
-#[derive(Deserialize)]
-struct Part {
+#[derive(Debug, Default, Deserialize)]
+pub struct Confined {
+    /// The ids of its user namespace.
+    pub idmap: Option<IdMap>,
+    /// What its payload may not do.
     #[serde(default)]
-    confinement: Confinement,
+    pub confinement: Confinement,
 }
 
 /// What the guest config in a file of the host says.
 ///
 /// # Errors
 /// Where it cannot be read.
-pub fn of_config(path: &Path) -> Result<Confinement> {
+pub fn of_config(path: &Path) -> Result<Confined> {
     let doing = || format!("reading '{}'", path.display());
     let text = fs::read(path).with_context(doing)?;
-    let config: Part = serde_json::from_slice(&text).with_context(doing)?;
-    Ok(config.confinement)
+    serde_json::from_slice(&text).with_context(doing)
 }
 
 /// Takes capabilities out of the bounding set, so that no program gets them, and filters system calls.

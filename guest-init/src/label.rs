@@ -6,16 +6,17 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use crate::first::ProcDir;
+
 /// A label other than ours, as it is written to have it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Label(String);
 
 impl Label {
     /// The label of a process; `None` where there is no security module, or the process has no label of its own.
-    pub fn of_process(pid: i32) -> Result<Option<Self>> {
-        let read = |process: &str| {
-            let path = Path::new("/proc").join(process).join("attr/current");
-            match fs::read_to_string(&path) {
+    pub fn of_process(process: &ProcDir) -> Result<Option<Self>> {
+        let read = |path: &Path| {
+            match fs::read_to_string(path) {
                 Ok(text) => Ok(text),
                 // No security module: EINVAL, or none that the kernel was built with.
                 Err(error)
@@ -26,8 +27,9 @@ impl Label {
                 Err(error) => Err(error).with_context(|| format!("reading '{}'", path.display())),
             }
         };
-        let theirs = read(&pid.to_string())?;
-        Ok(Self::parse(&theirs).filter(|_| read("self").is_ok_and(|ours| ours != theirs)))
+        let theirs = read(&process.path("attr/current"))?;
+        let ours = || read(Path::new("/proc/self/attr/current"));
+        Ok(Self::parse(&theirs).filter(|_| ours().is_ok_and(|ours| ours != theirs)))
     }
 
     /// What a process's `attr/current` says: `NAME (MODE)` of AppArmor, `unconfined`, or a context of SELinux.
@@ -80,9 +82,7 @@ mod tests {
 
     #[test]
     fn our_own_is_not_another_one() {
-        assert_eq!(
-            Label::of_process(std::process::id().cast_signed()).unwrap(),
-            None
-        );
+        let own = ProcDir::open(std::process::id()).unwrap();
+        assert_eq!(Label::of_process(&own).unwrap(), None);
     }
 }

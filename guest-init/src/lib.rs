@@ -14,9 +14,11 @@
 //! | [`mountinfo`] | the kernel's table of mounts |
 //! | [`seccomp`] | system calls that a sandbox may not make |
 //! | [`filesystem`] | which filesystem is on a device, and which partitions |
+//! | [`first`] | the first process of a container, handed over to the host |
 //!
 //! With feature `link`, which both sides use: `link`, the channel on a file descriptor, `tunnel`,
-//! connections carried over it, `targets`, where they lead to, and `terminal`, the caller's.
+//! connections carried over it, `targets`, where they lead to, `terminal`, the caller's, and `streams`, which of
+//! the caller's standard streams a sandbox may have itself.
 //!
 //! With feature `init`, what PID 1 does:
 //!
@@ -25,10 +27,12 @@
 //! | `plan` | what PID 1 will do, as data |
 //! | `boot` | PID 1 |
 //! | `machine` | what a virtual machine needs before and after |
-//! | `block`, `root`, `cgroup`, `static_units`, `shell` | the steps of the boot |
+//! | `block`, `root`, `cgroup`, `credentials`, `static_units`, `shell` | the steps of the boot |
 //! | `network`, `keeper` | bringing up the NICs; keeping their leases |
 //! | `netlink`, `dhcp`, `resolv` | links, addresses and routes of the kernel; a DHCPv4 client; resolv.conf |
-//! | `subordinate` | the user namespace of a sandbox, and going down into it |
+//! | `namespaces`, `subordinate` | the namespaces of a sandbox, and going down into them |
+//! | `handover` | telling the host which process is the first |
+//! | `try_ids`, `unsupported` | whether a sandbox can have ids of its own; what is lacking, and what may pass |
 //! | `confine`, `filter` | what the payload may not do |
 //! | `mount_api` | mounts as files |
 //! | `caller` | whoever started the sandbox and waits for word of it |
@@ -41,6 +45,7 @@
 pub mod ask;
 pub mod config;
 pub mod filesystem;
+pub mod first;
 pub mod membership;
 pub mod mountinfo;
 pub mod net;
@@ -56,8 +61,24 @@ pub const STAGED_MOUNTS: &str = "/mnt";
 /// Where what is copied into the sandbox comes from, in the staging root.
 pub const STAGED_INCLUDES: &str = "/include";
 
+/// Where the payload has its credentials. systemd takes them from where `$CREDENTIALS_DIRECTORY` says (CONTAINER_INTERFACE).
+pub const CREDENTIALS: &str = "/run/virt-sandbox/credentials";
+
+/// Name of the variable that tells the payload where that is.
+pub const CREDENTIALS_VARIABLE: &str = "CREDENTIALS_DIRECTORY";
+
+/// Prefix of the variables that carry what `enter` adds to the environment of a command; a number follows. Everybody can see the
+/// arguments of a process, and only its user what is in its environment.
+pub const ENTER_VARIABLE: &str = "VIRT_SANDBOX_ENTER_";
+
+/// Exit status of `guest-init try-ids` where the kernel or a filesystem has no way to give a sandbox ids of its own. Any other
+/// failure may pass.
+pub const IDS_UNSUPPORTED: u8 = 77;
+
 #[cfg(feature = "link")]
 pub mod link;
+#[cfg(feature = "link")]
+pub mod streams;
 #[cfg(feature = "link")]
 pub mod targets;
 #[cfg(feature = "link")]
@@ -84,11 +105,15 @@ mod confine;
 #[cfg(feature = "init")]
 mod console_log;
 #[cfg(feature = "init")]
+mod credentials;
+#[cfg(feature = "init")]
 pub mod dhcp;
 #[cfg(feature = "init")]
 pub mod enter;
 #[cfg(feature = "init")]
 mod filter;
+#[cfg(feature = "init")]
+mod handover;
 #[cfg(feature = "init")]
 mod keeper;
 #[cfg(feature = "init")]
@@ -97,6 +122,8 @@ mod label;
 mod machine;
 #[cfg(feature = "init")]
 mod mount_api;
+#[cfg(feature = "init")]
+mod namespaces;
 #[cfg(feature = "init")]
 pub mod netlink;
 #[cfg(feature = "init")]
@@ -120,4 +147,8 @@ mod shell;
 #[cfg(feature = "init")]
 mod static_units;
 #[cfg(feature = "init")]
-pub mod subordinate;
+mod subordinate;
+#[cfg(feature = "init")]
+pub mod try_ids;
+#[cfg(feature = "init")]
+mod unsupported;

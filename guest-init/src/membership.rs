@@ -6,6 +6,16 @@ use std::path::{Path, PathBuf};
 /// processes (`cgroups(7)`). libvirt calls it so for its virtual machines, and knows a domain by it (`vircgroupv2.c`).
 pub const EMULATOR: &str = "emulator";
 
+/// Bounds what sockets hold in a hierarchy of version 1, whose memory limit does not count that (the kernel's
+/// Documentation/admin-guide/cgroup-v1/memory.rst, 2.7); in version 2 it does.
+pub const SOCKET_MEMORY: &str = "memory.kmem.tcp.limit_in_bytes";
+
+/// What sockets may hold where a group may have so many bytes of memory: a part of it, on top.
+#[must_use]
+pub const fn socket_memory(memory: u64) -> u64 {
+    memory / 4
+}
+
 /// A line of `/proc/PID/cgroup` (`cgroups(7)`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Membership {

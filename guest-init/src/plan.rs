@@ -7,8 +7,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::{
-    Addressing, Command, Device, Disk, File, GuestConfig, IdMap, Include, Mount, Nic, Payload,
-    Platform, Root, Staged,
+    Addressing, Command, Credential, Device, Disk, File, GuestConfig, IdMap, Include, Mount, Nic,
+    Payload, Platform, Root, Staged,
 };
 use crate::resolv::RESOLV_CONF;
 
@@ -62,8 +62,6 @@ pub enum Step {
     OwnResolvConf,
     /// Copy into the new root.
     Include(Include),
-    /// Cover a file with `/dev/null`.
-    Mask(PathBuf),
     /// Make the new root the root and let go of the staging root.
     Pivot(Platform),
     /// Start the first process of the sandbox in its user namespace, where the mounts cannot be changed any more. What
@@ -71,6 +69,13 @@ pub enum Step {
     Descend,
     /// Write a file.
     File(File),
+    /// Write credentials.
+    Credentials {
+        /// Those.
+        credentials: Vec<Credential>,
+        /// User and group whose they are.
+        owner: (u32, u32),
+    },
     /// Mask what `/usr` pulls in, but these.
     MaskStaticUnits {
         /// Unit names that stay.
@@ -153,17 +158,16 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
         })
     }));
     let owner = match &config.payload {
-        Payload::Command(command) => Some(command.identity.uid),
+        Payload::Command(command) => Some((command.identity.uid, command.identity.gid)),
         Payload::Init { .. } => None,
     };
     let has_disks = !config.disks.is_empty();
     steps.extend(has_disks.then(|| Step::LinkDisks {
         disks: config.disks.clone(),
-        owner,
+        owner: owner.map(|(uid, _)| uid),
     }));
     // The user's mounts come above it.
     steps.extend(resolv_conf.map(|_| Step::OwnResolvConf));
-    steps.extend(config.masked.iter().cloned().map(Step::Mask));
     steps.extend(config.user_mounts.iter().map(sized));
     steps.extend(config.includes.iter().cloned().map(Step::Include));
     steps.push(Step::Pivot(config.platform));
@@ -173,6 +177,11 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
         None => Step::MaskKernel,
     });
     steps.extend(config.files.iter().cloned().map(Step::File));
+    let has_credentials = !config.credentials.is_empty();
+    steps.extend(has_credentials.then(|| Step::Credentials {
+        credentials: config.credentials.clone(),
+        owner: owner.unwrap_or((0, 0)),
+    }));
     if let Some(units) = &config.static_units {
         steps.push(Step::MaskStaticUnits {
             keep: units.keep.clone(),
@@ -242,6 +251,34 @@ mod tests {
             tmpfs_size: Some(1 << 20),
             ..GuestConfig::new("web1", "web1", Platform::Container, payload)
         }
+    }
+
+    #[test]
+    fn credentials_are_written_below_and_not_shown() {
+        let config = GuestConfig {
+            idmap: Some(IdMap {
+                first: 1 << 20,
+                count: 1 << 16,
+            }),
+            credentials: vec![Credential {
+                id: "password".into(),
+                content: crate::config::Secret(b"hunter2".to_vec()),
+            }],
+            files: vec![File {
+                path: "/run/x".into(),
+                mode: 0o600,
+                content: "A=hunter2".into(),
+            }],
+            ..config()
+        };
+        let steps = plan(&config);
+        let at = |wanted: fn(&Step) -> bool| steps.iter().position(wanted).unwrap();
+        let written = at(|step| matches!(step, Step::Credentials { owner: (0, 0), .. }));
+        assert!(at(|step| matches!(step, Step::Descend)) < written);
+        assert!(written < at(|step| matches!(step, Step::Exec { .. })));
+        assert!(!format!("{steps:?}").contains("hunter2"));
+        let text = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<GuestConfig>(&text).unwrap(), config);
     }
 
     #[test]

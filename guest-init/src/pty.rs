@@ -1,6 +1,6 @@
 //! Terminals of the sandbox: their names are known there, so that `tty` and `ps` work.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use nix::fcntl::OFlag;
@@ -36,13 +36,13 @@ impl Pty {
         })
     }
 
-    /// Makes it the controlling terminal and the standard streams of this process, in a session of its own.
-    pub fn attach(&self) -> Result<()> {
+    /// Makes the command's end the controlling terminal and the standard streams of this process, in a session of its own.
+    pub fn attach(slave: BorrowedFd<'_>) -> Result<()> {
         setsid().context("starting a session")?;
-        take_terminal(self.slave.as_fd())?;
-        dup2_stdin(&self.slave)?;
-        dup2_stdout(&self.slave)?;
-        dup2_stderr(&self.slave)?;
+        take_terminal(slave)?;
+        dup2_stdin(slave)?;
+        dup2_stdout(slave)?;
+        dup2_stderr(slave)?;
         Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 mod devices;
 mod include;
+mod isolated;
 mod kernel;
 mod mapped;
 mod mounts;
@@ -27,7 +28,7 @@ use crate::config::{File, IdMap, Platform, Source};
 pub use devices::{allow as allow_device, give as give_devices};
 pub use include::include;
 pub use kernel::mask as mask_kernel;
-pub use mounts::{add, bind, carry_over, mask, own_file, own_sys, share_mounts};
+pub use mounts::{add, bind, carry_over, own_file, own_sys, share_mounts};
 pub use tree::new_root;
 
 /// The path of `inside` below `root`.

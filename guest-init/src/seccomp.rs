@@ -2,6 +2,7 @@
 //! (`seccomp(2)`). Pure: the host compiles it, the guest only installs it.
 
 mod compile;
+mod multiplexed;
 pub mod usual;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,8 @@ pub enum Action {
     Allow,
     /// It is made, and the kernel's log says so.
     Log,
+    /// Whoever has the filter's listener answers it (`seccomp_unotify(2)`).
+    Notify,
     /// It fails with this number.
     Errno(u16),
     /// The process gets `SIGSYS`.
@@ -24,6 +27,14 @@ pub enum Action {
     KillThread,
     /// The process ends.
     KillProcess,
+}
+
+impl Action {
+    /// Whether the kernel makes the call.
+    #[must_use]
+    pub fn is_made(self) -> bool {
+        matches!(self, Self::Allow | Self::Log)
+    }
 }
 
 /// How an argument is compared.
@@ -147,8 +158,21 @@ pub enum SeccompError {
 const MOST: usize = 4096;
 
 impl Policy {
-    /// The program for a host that runs programs of `arches`. What is called with a number that is newer than this fails
-    /// as on a kernel that does not have it.
+    /// Every action that a call of this name may meet, by its arguments.
+    fn possible(&self, name: &str) -> Vec<Action> {
+        let mut possible = Vec::new();
+        for rule in self.rules.iter().filter(|rule| rule.syscall == name) {
+            possible.push(rule.action);
+            if rule.conditions.is_empty() {
+                return possible;
+            }
+        }
+        possible.push(self.otherwise);
+        possible
+    }
+
+    /// The program for a host that runs programs of `arches`. A number that is in no table of ours fails as on a kernel
+    /// that does not have it.
     ///
     /// # Errors
     /// Where it gets too long.

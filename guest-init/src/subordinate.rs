@@ -8,9 +8,8 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use caps::{CapSet, Capability, CapsHashSet};
@@ -25,190 +24,10 @@ use nix::sys::wait::{WaitStatus, wait, waitpid};
 use nix::unistd::{Gid, Pid, Uid, pipe2, setfsgid, setfsuid, setgroups, setresgid, setresuid};
 
 use crate::config::{Confinement, IdMap};
+use crate::first::{Identity, ProcDir};
 use crate::mount_api::Detached;
-use crate::netlink::Netlink;
+use crate::namespaces::Namespaces;
 use crate::{process, root};
-
-/// Namespaces that the sandbox's root may configure, and that have no process yet.
-#[derive(Debug)]
-pub struct Namespaces {
-    user: File,
-    network: File,
-    others: Vec<(CloneFlags, File)>,
-}
-
-/// Those that are made in the user namespace, once it has its ids: what a new network shows in `/proc/net` is its root's, whoever
-/// that is at that moment.
-const MADE: [CloneFlags; 3] = [
-    CloneFlags::CLONE_NEWNET,
-    CloneFlags::CLONE_NEWIPC,
-    CloneFlags::CLONE_NEWUTS,
-];
-
-impl Namespaces {
-    /// Makes them.
-    ///
-    /// # Errors
-    /// Where the kernel refuses, as `user.max_user_namespaces` may have it.
-    pub fn new(ids: IdMap) -> Result<Self> {
-        let doing = "making a user namespace";
-        let (user_report, user_told) = pipe2(OFlag::O_CLOEXEC).context(doing)?;
-        let (report, told) = pipe2(OFlag::O_CLOEXEC).context(doing)?;
-        let (wait_for, go) = pipe2(OFlag::O_CLOEXEC).context(doing)?;
-        // Namespaces live as long as a process or an open file has them.
-        let Some(holder) = process::divide()? else {
-            drop((user_report, report, go));
-            hold(ids, [user_told, told], wait_for);
-        };
-        drop((user_told, told, wait_for));
-        let mut go = File::from(go);
-        let made = done(user_report)
-            .and_then(|()| map(holder, ids))
-            .and_then(|()| go.write_all(&[0]).context("going on"))
-            .and_then(|()| done(report))
-            .and_then(|()| Self::of_process(holder));
-        // It ends when this is closed.
-        drop(go);
-        waitpid(holder, None).context(doing)?;
-        made.context(doing)
-    }
-
-    fn of_process(pid: Pid) -> Result<Self> {
-        let open = |name: &str| {
-            let path = format!("/proc/{pid}/ns/{name}");
-            File::open(&path).with_context(|| format!("opening '{path}'"))
-        };
-        Ok(Self {
-            user: open("user")?,
-            network: open("net")?,
-            others: vec![
-                (CloneFlags::CLONE_NEWIPC, open("ipc")?),
-                (CloneFlags::CLONE_NEWUTS, open("uts")?),
-            ],
-        })
-    }
-
-    /// The user namespace.
-    ///
-    /// # Errors
-    /// If the file cannot be copied.
-    pub fn user(&self) -> Result<File> {
-        self.user.try_clone().context("copying a file descriptor")
-    }
-
-    /// Takes the NICs `names` along to the network namespace and enters that. Those that are not there are missed when they
-    /// are configured.
-    ///
-    /// # Errors
-    /// Where a NIC cannot be moved.
-    pub fn enter_network(&self, names: &[String]) -> Result<()> {
-        if !names.is_empty() {
-            let mut netlink = Netlink::open()?;
-            for link in netlink.links()? {
-                if names.contains(&link.name) {
-                    netlink.give(&link, &self.network)?;
-                }
-            }
-        }
-        setns(&self.network, CloneFlags::CLONE_NEWNET).context("entering the network namespace")
-    }
-}
-
-fn map(process: Pid, ids: IdMap) -> Result<()> {
-    let map = format!("0 {} {}\n", ids.first, ids.count);
-    for file in ["uid_map", "gid_map"] {
-        let path = format!("/proc/{process}/{file}");
-        fs::write(&path, &map).with_context(|| format!("writing '{path}'"))?;
-    }
-    Ok(())
-}
-
-/// Waits until the other side has done its step: it says why not, or closes the pipe.
-fn done(report: OwnedFd) -> Result<()> {
-    let mut said = String::new();
-    File::from(report).read_to_string(&mut said)?;
-    if !said.is_empty() {
-        bail!("{said}");
-    }
-    Ok(())
-}
-
-/// What the process does that makes the namespaces: it keeps them until they are open elsewhere.
-fn hold(ids: IdMap, [user_told, told]: [OwnedFd; 2], wait_for: OwnedFd) -> ! {
-    let made = |flags| unshare(flags).map_err(|error| error.desc().to_owned());
-    let tell = |told: OwnedFd, outcome: Result<(), String>| {
-        if let Err(error) = outcome {
-            let _ = File::from(told).write_all(error.as_bytes());
-            std::process::exit(1);
-        }
-    };
-    let mut wait_for = File::from(wait_for);
-    tell(
-        user_told,
-        own(ids.first).and_then(|()| made(CloneFlags::CLONE_NEWUSER)),
-    );
-    if wait_for.read(&mut [0]).is_ok_and(|read| read == 1) {
-        tell(told, made(MADE.into_iter().collect()));
-        let _ = wait_for.read(&mut [0]);
-    }
-    std::process::exit(0)
-}
-
-/// Has what is made from now on belong to this id of the host. Whatever there is only so much of for each user (watches of
-/// files, namespaces, queues) is counted for the owner of a user namespace as well (`namespaces(7)`): were that the host's
-/// root, a sandbox could leave nothing of it to the host and to other sandboxes.
-fn own(id: u32) -> Result<(), String> {
-    let id = Uid::from_raw(id);
-    let said = |error: Errno| error.desc().to_owned();
-    setresuid(Uid::current(), id, Uid::from_raw(0)).map_err(said)?;
-    // capabilities(7): an effective id other than 0 takes them away; the kernel may want them for a user namespace.
-    let permitted = caps::read(None, CapSet::Permitted).map_err(|error| error.to_string())?;
-    caps::set(None, CapSet::Effective, &permitted).map_err(|error| error.to_string())
-}
-
-/// Tries whether a user namespace can have these ids, and the mounts at `paths` can be mapped to it: the arguments of
-/// `guest-init try-ids FIRST COUNT PATH…`. What cannot be is said on standard error.
-pub fn main(arguments: &[String]) -> ExitCode {
-    match try_ids(arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn try_ids(arguments: &[String]) -> Result<()> {
-    let [first, count, paths @ ..] = arguments else {
-        bail!("try-ids needs the first id and how many there are");
-    };
-    let ids = IdMap {
-        first: first.parse().context("reading the first id")?,
-        count: count.parse().context("reading how many ids there are")?,
-    };
-    let namespaces = Namespaces::new(ids)?;
-    for path in paths {
-        let copy = Detached::copy(Path::new(path)).with_context(|| format!("opening '{path}'"))?;
-        copy.map_ids(&namespaces.user).with_context(|| {
-            format!("the filesystem of '{path}' cannot show owners in a user namespace")
-        })?;
-    }
-    Ok(())
-}
-
-/// Gives pipes among these files to the host's id `owner`, so that the sandbox may open its `/dev/stdout`. Pipes with a name
-/// are somebody's.
-pub fn give_pipes(files: impl IntoIterator<Item = i32>, owner: u32) {
-    for number in files {
-        let path = format!("/proc/self/fd/{number}");
-        let leads_to = fs::read_link(&path).unwrap_or_default();
-        if leads_to.to_string_lossy().starts_with("pipe:[")
-            && let Err(error) = chown(&path, Some(owner), Some(owner))
-        {
-            log::debug!("handing over a pipe: {error}");
-        }
-    }
-}
 
 /// How many files a process of a service may have open (`DefaultLimitNOFILE=` of systemd).
 const OPEN_FILES: u64 = 512 << 10;
@@ -259,9 +78,19 @@ fn act_as(id: u32) -> Result<()> {
 #[derive(Debug)]
 pub enum Side {
     /// In the process that waits.
-    Above(Pid),
+    Above {
+        /// The first process of the sandbox.
+        first: Pid,
+        /// What tells it from others.
+        who: Identity,
+        /// A byte comes on it once that process has booted.
+        ready: OwnedFd,
+    },
     /// In the first process of the sandbox, as its root.
-    Below,
+    Below {
+        /// Takes a byte once it has booted.
+        ready: OwnedFd,
+    },
 }
 
 /// Starts the first process of the sandbox. `groups` are files that take a process to the cgroups of this one. With `has_units`
@@ -278,24 +107,26 @@ pub fn descend(
     let doing = "starting the first process of the sandbox";
     let (report, told) = pipe2(OFlag::O_CLOEXEC).context(doing)?;
     let (wait_for, go) = pipe2(OFlag::O_CLOEXEC).context(doing)?;
+    let (ready, booted) = pipe2(OFlag::O_CLOEXEC).context(doing)?;
     // A namespace of processes is entered by children alone, and belongs to the user namespace it was made in.
     let Some(between) = process::divide()? else {
         let said = match between(namespaces) {
             Ok(Some(pid)) => pid.to_string(),
             Ok(None) => {
-                drop((report, told, go));
+                drop((report, told, go, ready));
                 await_root(wait_for);
                 // From here on the mounts are locked, and the cgroup is the root of what is seen.
                 unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWCGROUP)
                     .context("locking the mounts")?;
-                return become_root().context(doing).map(|()| Side::Below);
+                become_root().context(doing)?;
+                return Ok(Side::Below { ready: booted });
             }
             Err(error) => format!("{error:#}"),
         };
         let _ = File::from(told).write_all(said.as_bytes());
         std::process::exit(0);
     };
-    drop((told, wait_for));
+    drop((told, wait_for, booted));
     let mut said = String::new();
     File::from(report)
         .read_to_string(&mut said)
@@ -309,8 +140,8 @@ pub fn descend(
             .write_all(b"0")
             .context("leaving the sandbox's cgroup")?;
     }
-    let path = format!("/proc/{first}/ns/pid");
-    let processes = File::open(&path).with_context(|| format!("opening '{path}'"))?;
+    let process = ProcDir::open(first.as_raw().cast_unsigned()).context(doing)?;
+    let (who, processes) = (process.identity()?, process.file("ns/pid")?);
     setns(&processes, CloneFlags::CLONE_NEWPID).context(doing)?;
     let showing = process::spawn(|| match show_processes(confinement, has_units) {
         Ok(()) => 0,
@@ -323,7 +154,7 @@ pub fn descend(
         bail!("mounting '/proc' for the sandbox failed");
     }
     File::from(go).write_all(b"+").context(doing)?;
-    Ok(Side::Above(first))
+    Ok(Side::Above { first, who, ready })
 }
 
 /// The process between: gives the pid of the first one, and in that one nothing.
@@ -379,7 +210,7 @@ fn show_processes(confinement: &Confinement, has_units: bool) -> Result<()> {
     if let Some(copy) = of_libvirt {
         copy.attach(&meminfo).context("keeping '/proc/meminfo'")?;
     }
-    root::mask_kernel(confinement);
+    root::mask_kernel(confinement)?;
     if has_units && let Err(error) = show_whole(flags) {
         log::warn!("{error:#}: units with ProtectProc= will not start");
     }
@@ -407,15 +238,18 @@ fn show_whole(flags: MsFlags) -> Result<()> {
 /// All that waiting takes.
 const KEPT: [Capability; 2] = [Capability::CAP_SYS_BOOT, Capability::CAP_KILL];
 
-/// Waits until the first process of the sandbox has ended, and ends alike. The kernel then ends what is left.
-pub fn attend(first: Pid) -> ! {
+/// Waits until the first process of the sandbox has ended, and ends alike. The kernel then ends what is left. What is to be done
+/// `before` is done without capabilities.
+pub fn attend(first: Pid, before: impl FnOnce()) -> ! {
     let kept: CapsHashSet = KEPT.into_iter().collect();
     for set in [CapSet::Effective, CapSet::Permitted] {
         if let Err(error) = caps::set(None, set, &kept) {
-            log::warn!("giving up capabilities: {error}");
+            log::error!("giving up capabilities: {error}");
+            std::process::exit(1);
         }
     }
     process::end_with_parent();
+    before();
     loop {
         match wait() {
             Ok(WaitStatus::Exited(pid, status)) if pid == first => std::process::exit(status),

@@ -5,6 +5,7 @@ use std::io::stdin;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::unistd::{getpgrp, tcgetpgrp};
 
 /// Standard input in raw mode, for as long as this lives.
 #[derive(Debug)]
@@ -62,6 +63,15 @@ nix::ioctl_write_ptr_bad!(
     nix::libc::TIOCSWINSZ,
     nix::libc::winsize
 );
+
+/// Whether a file may be read by this job: it is no terminal, or one whose keys are for the group of this process at the moment.
+#[must_use]
+pub fn is_ours(file: BorrowedFd<'_>) -> bool {
+    match tcgetpgrp(file) {
+        Ok(foreground) => foreground == getpgrp(),
+        Err(_) => true,
+    }
+}
 
 /// The size of a terminal's window, in rows and columns.
 ///

@@ -4,12 +4,28 @@ mod complete;
 pub mod output;
 pub mod run;
 pub mod service;
+pub mod virtiofsd;
+
+use std::path::PathBuf;
 
 use nix::sys::stat::{Mode, umask};
+
+use crate::config::environment as variables;
+use crate::error::{Error, Result};
 
 /// What the programs make is nobody else's to change, however little the caller's umask forbids. What it forbids beyond that
 /// stays forbidden.
 fn protect_what_is_made() {
     let others_writing = Mode::S_IWGRP | Mode::S_IWOTH;
     umask(umask(others_writing) | others_writing);
+}
+
+/// Reads files of variables.
+fn environment(files: &[PathBuf]) -> Result<Vec<(String, String)>> {
+    let mut variables = Vec::new();
+    for file in files {
+        let text = std::fs::read_to_string(file).map_err(Error::io("reading", file))?;
+        variables.extend(variables::parse(&text, file)?);
+    }
+    Ok(variables)
 }

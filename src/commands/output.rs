@@ -7,6 +7,11 @@ use clap::ValueEnum;
 use log::{Level, LevelFilter};
 
 use crate::error::Error;
+pub use crate::sys::printable::printable;
+use crate::sys::printable::{printable_json, printable_line, printable_message};
+
+/// Widest cell of a listing on a terminal.
+const CELL: usize = 48;
 
 /// How a listing is printed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -18,9 +23,31 @@ pub enum Format {
     Json,
 }
 
-/// A table with its columns aligned; the first row is the heading.
+/// A table of many things: on a terminal no cell is so wide that it pushes others out of sight.
+#[must_use]
+pub fn listing(rows: &[Vec<String>]) -> String {
+    if !io::stdout().is_terminal() {
+        return table(rows);
+    }
+    let cut = |row: &Vec<String>| row.iter().map(|cell| cut(cell, CELL)).collect();
+    table(&rows.iter().map(cut).collect::<Vec<_>>())
+}
+
+/// The beginning of a text that is longer.
+fn cut(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        None => text.to_owned(),
+        Some(_) => text.chars().take(most - 1).chain(['…']).collect(),
+    }
+}
+
+/// A table with its columns aligned; the first row is the heading. A cell is one line.
 #[must_use]
 pub fn table(rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| row.iter().map(|cell| printable_line(cell)).collect())
+        .collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         rows.iter()
@@ -32,7 +59,7 @@ pub fn table(rows: &[Vec<String>]) -> String {
         .map(|column| width(column).unwrap_or(0))
         .collect();
     let mut text = String::new();
-    for row in rows {
+    for row in &rows {
         let cells = row
             .iter()
             .zip(&widths)
@@ -43,14 +70,15 @@ pub fn table(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// Prints to standard output. That nobody reads on is no error: `… | head` is common.
+/// Prints to standard output, on a terminal without what it would obey. That nobody reads on is no error: `… | head` is common.
 ///
 /// # Errors
 /// Any other failure to write.
 pub fn print(text: &str) -> Result<(), Error> {
     let mut stdout = io::stdout().lock();
+    let shown = stdout.is_terminal().then(|| printable(text));
     match stdout
-        .write_all(text.as_bytes())
+        .write_all(shown.as_deref().unwrap_or(text).as_bytes())
         .and_then(|()| stdout.flush())
     {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -60,27 +88,13 @@ pub fn print(text: &str) -> Result<(), Error> {
     }
 }
 
-/// Text from inside a sandbox, without what a terminal would take for a command.
-#[must_use]
-pub fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| {
-            if c.is_control() && !"\n\t".contains(c) {
-                '?'
-            } else {
-                c
-            }
-        })
-        .collect()
-}
-
 /// Prints a value as JSON.
 ///
 /// # Errors
 /// Where it cannot be written.
 pub fn print_json(value: &impl serde::Serialize) -> Result<(), Error> {
     let text = serde_json::to_string_pretty(value).map_err(Error::step("printing"))?;
-    print(&format!("{text}\n"))
+    print(&format!("{}\n", printable_json(&text)))
 }
 
 /// Sends notes and warnings to standard error, in the manner of a program; `verbose` shows more.
@@ -97,10 +111,14 @@ pub fn log_to_stderr(program: &'static str, verbose: bool) {
             Level::Error | Level::Warn => writeln!(
                 out,
                 "{program}: warning: {}",
-                printable(&record.args().to_string())
+                printable_message(&record.args().to_string())
             ),
             Level::Info | Level::Debug | Level::Trace => {
-                writeln!(out, "{program}: {}", printable(&record.args().to_string()))
+                writeln!(
+                    out,
+                    "{program}: {}",
+                    printable_message(&record.args().to_string())
+                )
             }
         })
         .try_init();
@@ -111,7 +129,7 @@ pub fn log_to_stderr(program: &'static str, verbose: bool) {
 /// A note for who watches, and nothing in a pipe or a journal.
 pub fn progress(text: &str) {
     if io::stderr().is_terminal() {
-        eprintln!("{text}");
+        eprintln!("{}", printable_message(text));
     }
 }
 
@@ -119,7 +137,7 @@ pub fn progress(text: &str) {
 /// come up, else 1.
 #[must_use]
 pub fn fail(program: &str, error: &Error) -> ExitCode {
-    eprintln!("{program}: error: {}", printable(&error.told()));
+    eprintln!("{program}: error: {}", printable_message(&error.told()));
     match error {
         Error::NotReady(_) => ExitCode::from(3),
         Error::Io { .. }
@@ -137,11 +155,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_cell_is_cut_where_it_is_too_wide() {
+        assert_eq!(cut("short", 5), "short");
+        assert_eq!(cut("ééééé!", 5), "éééé…");
+    }
+
+    #[test]
     fn columns_are_aligned() {
         let rows = [
             vec!["NAME".to_owned(), "STATE".to_owned()],
             vec!["a".to_owned(), "running".to_owned()],
         ];
         assert_eq!(table(&rows), "NAME  STATE\na     running\n");
+        let forged = [vec![
+            "a\nb  running\t".to_owned(),
+            "\u{202e}x\x1b[2J".to_owned(),
+        ]];
+        assert_eq!(table(&forged), "a?b  running?  ?x?[2J\n");
     }
 }

@@ -13,8 +13,8 @@ use clap::{CommandFactory, Parser};
 use crate::commands::{complete, output};
 use crate::config::network::NetworkChoice;
 use crate::config::{
-    Confinement, Disk, Hostname, Include, KernelRequest, Mount, Publish, Resources, SandboxName,
-    Security,
+    Confinement, Credential, Disk, Hostname, Include, KernelRequest, Mount, Publish, Resources,
+    SandboxName, Security,
 };
 use crate::domain::qemu::Emulation;
 use crate::driver::ability;
@@ -23,6 +23,7 @@ use crate::hypervisor::libvirt;
 use crate::run::{
     self, Account, Connection, OWN_FAILURE, Outcome, Places, Request, Surroundings, Who,
 };
+use crate::sys::printable::{printable_line, printable_message};
 
 pub(super) const PROGRAM: &str = "virt-sandbox";
 
@@ -63,8 +64,8 @@ pub struct Cli {
     /// Let the root be written to; the changes are thrown away
     #[arg(long, help_heading = "Files")]
     volatile: bool,
-    /// Mount: host-bind:TARGET=[SOURCE][,ro], host-image:TARGET=IMAGE[,format=FORMAT][,partition=N][,ro],
-    /// guest-bind:TARGET=SOURCE[,ro] or ram:TARGET=SIZE; in order
+    /// Mount: host-bind:TARGET=[SOURCE][,ro], host-image:TARGET=IMAGE[,format=FORMAT][,partition=N][,backing=yes][,ro],
+    /// guest-bind:TARGET=SOURCE[,ro] or ram:TARGET=SIZE; in order. For backing=yes see --disk
     #[arg(short, long, value_name = "MOUNT", help_heading = "Files")]
     mount: Vec<Mount>,
     /// Copy a file or directory of the host into a mount: GUEST[=HOST]
@@ -73,7 +74,10 @@ pub struct Cli {
     /// File with an include on each line
     #[arg(short = 'I', long, value_name = "FILE", help_heading = "Files")]
     includefile: Vec<PathBuf>,
-    /// Disk at /dev/disk/by-tag/TAG: file:TAG=IMAGE[,format=FORMAT][,ro] or block:TAG=DEVICE[,ro]
+    /// Disk at /dev/disk/by-tag/TAG: file:TAG=IMAGE[,format=FORMAT][,backing=yes][,ro] or block:TAG=DEVICE[,ro].
+    /// An image that names other files (a backing file, a data file, extents) is refused, since it could name any file of the
+    /// host; backing=yes opens them as you, so say it only of an image that you trust with all your files. libvirt gives
+    /// backing files of a virtual machine to the user of its QEMU, and does not give them back
     #[arg(long, value_name = "DISK", help_heading = "Files")]
     disk: Vec<Disk>,
 
@@ -100,6 +104,12 @@ pub struct Cli {
     /// Added to the environment of the command; without a value, taken from the caller's
     #[arg(short, long, value_name = "KEY[=VALUE]", value_parser = OsStringValueParser::new().try_map(pair), help_heading = "Command")]
     env: Vec<(OsString, OsString)>,
+    /// File with a NAME=VALUE on each line, added to the environment before those of --env; may be given more than once
+    #[arg(long, value_name = "FILE", help_heading = "Command")]
+    env_file: Vec<PathBuf>,
+    /// Let the command read a file of the caller's at $CREDENTIALS_DIRECTORY/ID; may be given more than once
+    #[arg(long, value_name = "ID:FILE", help_heading = "Command")]
+    credential: Vec<Credential>,
     /// Directory the command starts in [default: the caller's, or / if that is not there]
     #[arg(short, long, value_name = "DIR", help_heading = "Command")]
     workdir: Option<PathBuf>,
@@ -243,7 +253,7 @@ fn execute(cli: Cli) -> Result<u8> {
         print_timing(&outcome);
     }
     if let Some(message) = &outcome.message {
-        eprintln!("{PROGRAM}: {}", output::printable(message));
+        eprintln!("{PROGRAM}: {}", printable_message(message));
     }
     Ok(outcome.code)
 }
@@ -266,7 +276,13 @@ fn request(cli: Cli) -> Result<Request> {
         root: cli.root.map(|root| cwd.join(root)),
         volatile: cli.volatile,
         who,
-        environment: cli.env,
+        environment: (super::environment(&cli.env_file)?.into_iter())
+            .map(|(key, value)| (key.into(), value.into()))
+            .chain(cli.env)
+            .collect(),
+        credentials: (cli.credential.into_iter())
+            .map(|credential| credential.absolute(&cwd))
+            .collect(),
         directory: cli.workdir.map(|directory| cwd.join(directory)),
         hostname: cli.hostname,
         mounts: cli
@@ -333,7 +349,9 @@ fn show(request: &Request, connection: &Connection, places: &Places, whole: bool
 fn print_timing(outcome: &Outcome) {
     for (name, total, own) in outcome.stages.iter() {
         eprintln!(
-            "{PROGRAM}: {name:<10} {:>9.1} ms  +{:.1} ms",
+            "{PROGRAM}: {:<10} {:>9.1} ms  +{:.1} ms",
+            // The sandbox names what it has come to.
+            printable_line(name),
             total.as_secs_f64() * 1000.0,
             own.as_secs_f64() * 1000.0
         );

@@ -1,4 +1,4 @@
-//! Disks a sandbox may ask for: `file:TAG=SOURCE[,format=FORMAT][,ro]` and `block:TAG=SOURCE[,ro]`, with the escapes of
+//! Disks a sandbox may ask for: `file:TAG=SOURCE[,format=FORMAT][,backing=yes][,ro]` and `block:TAG=SOURCE[,ro]`, with the escapes of
 //! mounts.
 
 use std::fmt;
@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use crate::config::as_text;
 use crate::config::escape::{absolute, escape, split, split_once, unescape};
-use crate::config::image::{ImageFormat, ParseFormatError};
+use crate::config::image::{BackingError, ImageFormat, ParseFormatError};
 use crate::config::path::{ParsePathError, check_writable};
 
 /// A disk, which the sandbox finds at `/dev/disk/by-tag/TAG`.
@@ -21,6 +21,8 @@ pub enum Disk {
         source: PathBuf,
         /// Its format; what its name tells where it is not said.
         format: Option<ImageFormat>,
+        /// Whether files that the image names are opened, too.
+        backing: bool,
         /// Whether the sandbox may only read it.
         read_only: bool,
     },
@@ -71,6 +73,9 @@ pub enum ParseDiskError {
     /// A format there is not.
     #[error(transparent)]
     Format(#[from] ParseFormatError),
+    /// `backing=yes` where it makes no difference.
+    #[error(transparent)]
+    Backing(#[from] BackingError),
 }
 
 impl Disk {
@@ -107,6 +112,12 @@ impl Disk {
         }
     }
 
+    /// Whether files that its image names are opened, too.
+    #[must_use]
+    pub fn has_backing(&self) -> bool {
+        matches!(self, Self::File { backing: true, .. })
+    }
+
     /// The same with its source as seen from `cwd`.
     #[must_use]
     pub fn absolute(mut self, cwd: &Path) -> Self {
@@ -136,11 +147,13 @@ impl FromStr for Disk {
         if source.as_os_str().is_empty() {
             return Err(ParseDiskError::NoSource(tag));
         }
-        let (mut format, mut read_only) = (None, false);
+        let (mut format, mut backing, mut read_only) = (None, false, false);
         for field in fields {
             match (field.as_str(), field.strip_prefix("format=")) {
                 ("ro", _) if read_only => return Err(ParseDiskError::Twice("ro")),
                 ("ro", _) => read_only = true,
+                ("backing=yes", _) if backing => return Err(ParseDiskError::Twice("backing")),
+                ("backing=yes", _) if kind == "file" => backing = true,
                 (_, Some(name)) if kind == "file" => {
                     if format.replace(name.parse()?).is_some() {
                         return Err(ParseDiskError::Twice("format"));
@@ -149,18 +162,24 @@ impl FromStr for Disk {
                 _ => return Err(ParseDiskError::Option(kind.to_owned(), field)),
             }
         }
-        Ok(match kind {
-            "block" => Self::Block {
+        if kind == "block" {
+            return Ok(Self::Block {
                 tag,
                 source,
                 read_only,
-            },
-            _ => Self::File {
-                tag,
-                source,
-                format,
-                read_only,
-            },
+            });
+        }
+        if backing {
+            format
+                .unwrap_or_else(|| ImageFormat::of(&source))
+                .check_backing()?;
+        }
+        Ok(Self::File {
+            tag,
+            source,
+            format,
+            backing,
+            read_only,
         })
     }
 }
@@ -175,6 +194,11 @@ impl fmt::Display for Disk {
         if let Some(format) = format {
             write!(f, ",format={format}")?;
         }
+        f.write_str(if self.has_backing() {
+            ",backing=yes"
+        } else {
+            ""
+        })?;
         f.write_str(if self.is_read_only() { ",ro" } else { "" })
     }
 }
@@ -222,6 +246,8 @@ mod tests {
         for text in [
             "file:data=/srv/data.qcow2",
             "file:data=disk.img,format=qcow2,ro",
+            "file:data=disk.img,format=vmdk,backing=yes,ro",
+            "file:data=disk.qcow2,backing=yes",
             r"file:a_b.c-d=/a\=b\,c\:d",
             "block:data=/dev/sdb",
             "block:data=/dev/sdb,ro",
@@ -266,6 +292,13 @@ mod tests {
             "file:a=/a,format=wat",
             "file:a=/a,format=raw,format=raw",
             "file:a=/a,ro,ro",
+            "file:a=/a,backing=yes",
+            "file:a=/a.vdi,backing=yes",
+            "file:a=/a.qcow2,format=raw,backing=yes",
+            "file:a=/a.qcow2,backing=yes,backing=yes",
+            "file:a=/a.qcow2,backing=no",
+            "file:a=/a.qcow2,backing",
+            "block:a=/a.qcow2,backing=yes",
             "file:a=/a\n",
             "block:a=/dev/a,format=raw",
             "f:a=/a",
@@ -294,7 +327,8 @@ mod tests {
             let disk = Disk::File {
                 tag: "a".parse().unwrap(),
                 source: source.into(),
-                format: Some(ImageFormat::Vdi),
+                format: Some(ImageFormat::Vmdk),
+                backing: true,
                 read_only: true,
             };
             proptest::prop_assert_eq!(disk.to_string().parse(), Ok(disk));

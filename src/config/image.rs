@@ -57,7 +57,29 @@ const NAMES: [(&str, ImageFormat); 13] = [
 )]
 pub struct ParseFormatError(String);
 
+/// Why an image cannot have `backing=yes`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("an image of the format {0} names no other file; leave out 'backing=yes'")]
+pub struct BackingError(ImageFormat);
+
 impl ImageFormat {
+    /// Refuses `backing=yes` for a format whose images name no other file.
+    ///
+    /// # Errors
+    /// Names the format.
+    pub fn check_backing(self) -> Result<(), BackingError> {
+        match self {
+            Self::Qcow2 | Self::Qcow | Self::Qed | Self::Vmdk => Ok(()),
+            Self::Raw
+            | Self::Vdi
+            | Self::Vpc
+            | Self::Bochs
+            | Self::Cloop
+            | Self::Dmg
+            | Self::Parallels => Err(BackingError(self)),
+        }
+    }
+
     /// The format that the end of a file's name tells, in upper or lower case; raw where it tells none. The content is never
     /// asked: whoever can write to a raw image could make it say anything.
     #[must_use]

@@ -7,8 +7,10 @@
 pub mod capability;
 pub mod change;
 pub mod confinement;
+pub mod credential;
 pub mod device;
 pub mod disk;
+pub mod environment;
 mod escape;
 pub mod hostname;
 pub mod idmap;
@@ -28,11 +30,13 @@ pub mod service;
 pub mod size;
 pub mod snapshot;
 pub mod storage;
+pub mod trust;
 pub mod workload;
 
 pub use capability::{Capabilities, Capability};
 pub use change::Change;
 pub use confinement::Confinement;
+pub use credential::Credential;
 pub use device::Device;
 pub use disk::Disk;
 pub(crate) use escape::is_unwritable;
@@ -54,6 +58,7 @@ pub use service::{SandboxConfig, State};
 pub use size::Bytes;
 pub use snapshot::SnapshotName;
 pub use storage::TreeImage;
+pub use trust::Trust;
 pub use workload::{Command, Workload};
 
 /// Makes serde use the written form of a type (`FromStr` and `Display`).

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::config::escape::{absolute, escape, split, split_once, unescape};
-use crate::config::image::{ImageFormat, ParseFormatError};
+use crate::config::image::{BackingError, ImageFormat, ParseFormatError};
 use crate::config::path::{GuestPath, ParsePathError, check_writable};
 use crate::config::{Bytes, as_text};
 
@@ -26,7 +26,7 @@ pub enum Mount {
         /// Whether the sandbox may only read it.
         read_only: bool,
     },
-    /// `host-image:TARGET=SOURCE[,format=FORMAT][,partition=N][,ro]`: the filesystem in a disk image of the host.
+    /// `host-image:TARGET=SOURCE[,format=FORMAT][,partition=N][,backing=yes][,ro]`: the filesystem in a disk image of the host.
     HostImage {
         /// Where it appears; `/` replaces the root.
         target: GuestPath,
@@ -36,6 +36,8 @@ pub enum Mount {
         format: Option<ImageFormat>,
         /// The partition that holds the filesystem, 1 to 255; the whole image where there is none.
         partition: Option<u32>,
+        /// Whether files that the image names are opened, too.
+        backing: bool,
         /// Whether the sandbox may only read it.
         read_only: bool,
     },
@@ -89,6 +91,9 @@ pub enum ParseMountError {
     /// The format of an image is none.
     #[error(transparent)]
     Format(#[from] ParseFormatError),
+    /// `backing=yes` where it makes no difference.
+    #[error(transparent)]
+    Backing(#[from] BackingError),
     /// The size of `ram` is none.
     #[error(transparent)]
     Size(#[from] crate::config::size::ParseBytesError),
@@ -174,6 +179,7 @@ struct Options {
     read_only: Option<()>,
     format: Option<ImageFormat>,
     partition: Option<u32>,
+    backing: Option<()>,
 }
 
 impl Options {
@@ -188,6 +194,9 @@ impl Options {
                 ("format", "host-image") => once(&mut options.format, "format", value.parse()?)?,
                 ("partition", "host-image") => {
                     once(&mut options.partition, "partition", partition(value)?)?;
+                }
+                ("backing", "host-image") if value == "yes" => {
+                    once(&mut options.backing, "backing", ())?;
                 }
                 _ => return Err(ParseMountError::Option(kind.to_owned(), field.clone())),
             }
@@ -233,13 +242,22 @@ impl FromStr for Mount {
                 read_only,
             }),
             "host-image" if source.is_empty() => Err(ParseMountError::NoSource(target)),
-            "host-image" => Ok(Self::HostImage {
-                target,
-                source: source.into(),
-                format: options.format,
-                partition: options.partition,
-                read_only,
-            }),
+            "host-image" => {
+                let (source, format) = (PathBuf::from(source), options.format);
+                if options.backing.is_some() {
+                    format
+                        .unwrap_or_else(|| ImageFormat::of(&source))
+                        .check_backing()?;
+                }
+                Ok(Self::HostImage {
+                    target,
+                    source,
+                    format,
+                    partition: options.partition,
+                    backing: options.backing.is_some(),
+                    read_only,
+                })
+            }
             _ if target.is_root() => Err(ParseMountError::Target(target)),
             "guest-bind" => Ok(Self::GuestBind {
                 target,
@@ -269,6 +287,7 @@ impl fmt::Display for Mount {
                 source,
                 format,
                 partition,
+                backing,
                 read_only,
                 ..
             } => {
@@ -279,6 +298,7 @@ impl fmt::Display for Mount {
                 if let Some(partition) = partition {
                     write!(f, ",partition={partition}")?;
                 }
+                f.write_str(if *backing { ",backing=yes" } else { "" })?;
                 *read_only
             }
             Self::GuestBind {

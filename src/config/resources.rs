@@ -13,7 +13,7 @@ use crate::config::size::ParseBytesError;
 use crate::config::{Bytes, as_text};
 
 /// What a sandbox may use of the host. What is absent is not limited, but for memory (2 GiB for a container, 1 GiB for a
-/// virtual machine) and the number of processes (16384).
+/// virtual machine) and the number of processes (16384, and for a container no more than an eighth of the host's).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, Args)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 #[command(next_help_heading = "Limits")]
@@ -42,7 +42,7 @@ pub struct Resources {
     #[arg(long, value_name = "NODES")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub numa_nodes: Option<IdSet>,
-    /// Processes and threads it may have [default: 16384]
+    /// Processes and threads it may have [default: 16384, for a container at most an eighth of kernel.pid_max]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(16..=4_194_304))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pids: Option<u64>,
@@ -95,15 +95,28 @@ pub const DEFAULT_CONTAINER_MEMORY: Bytes = Bytes::mebi(2048);
 /// Memory of a virtual machine that says nothing of it.
 pub const DEFAULT_MACHINE_MEMORY: Bytes = Bytes::mebi(1024);
 
-/// Processes of a sandbox that says nothing of them: enough for any server, too few for a fork bomb to
-/// take the host along.
+/// Processes of a sandbox that says nothing of them: enough for any server.
 pub const DEFAULT_PIDS: u64 = 16384;
 
+/// How many containers that say nothing of it may have all the processes that they can, before the host has none left.
+const CONTAINERS_AT_MOST: u64 = 8;
+
+/// Processes that a container needs to start at all, and to be reached.
+const LEAST_PIDS: u64 = 256;
+
 impl Resources {
-    /// Highest number of processes and threads.
+    /// Highest number of processes and threads of a virtual machine, whose kernel is its own.
     #[must_use]
-    pub fn pids(&self) -> u64 {
+    pub fn machine_pids(&self) -> u64 {
         self.pids.unwrap_or(DEFAULT_PIDS)
+    }
+
+    /// Highest number of processes and threads of a container on a host that has numbers for `pid_max`.
+    #[must_use]
+    pub fn container_pids(&self, pid_max: u64) -> u64 {
+        let part = pid_max / CONTAINERS_AT_MOST;
+        self.pids
+            .unwrap_or_else(|| part.clamp(LEAST_PIDS, DEFAULT_PIDS))
     }
 
     /// Size in bytes of each of a container's directories in memory (`/run`, `/tmp`, `/dev/shm`). What is in all of them leaves
@@ -241,6 +254,19 @@ as_text!(IdSet);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_container_leaves_processes_to_the_host() {
+        let usual = Resources::default();
+        for (pid_max, expected) in [(301, 256), (32768, 4096), (4_194_304, DEFAULT_PIDS)] {
+            assert_eq!(usual.container_pids(pid_max), expected, "{pid_max}");
+        }
+        let asked = Resources {
+            pids: Some(20_000),
+            ..usual
+        };
+        assert_eq!(asked.container_pids(32768), 20_000);
+    }
 
     #[test]
     fn sets_of_numbers_are_normalised() {

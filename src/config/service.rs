@@ -1,7 +1,6 @@
 //! A persistent sandbox as its file describes it: `sandbox.toml`, the source of truth from which the domain, the
 //! host's unit and the guest config are made anew at any time.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
@@ -9,14 +8,17 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{
-    Capabilities, Device, FileType, Idmap, KernelRequest, Mount, Network, Publish, Resources,
-    SandboxName, Seccomp, Security, TreeImage, Workload,
+    Capabilities, Credential, Device, FileType, Idmap, KernelRequest, Mount, Network, Publish,
+    Resources, SandboxName, Seccomp, Security, TreeImage, Workload,
 };
 use crate::error::{Error, Result};
-use crate::sys::atomic;
+use crate::sys::{atomic, tail};
 
 /// Version of the file's schema.
 pub const VERSION: u32 = 1;
+
+/// Longest file that is read, in bytes.
+pub const LONGEST: u64 = 1 << 20;
 
 /// A service sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +61,9 @@ pub struct SandboxConfig {
     /// Devices of the host that it has as well.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<Device>,
+    /// Files of the host that what runs in it reads at `$CREDENTIALS_DIRECTORY`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub credentials: Vec<Credential>,
     /// Its security label, where it is not the usual one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub security: Option<Security>,
@@ -105,6 +110,9 @@ pub enum State {
     /// Make the directories only
     Fresh,
 }
+
+/// What is shown instead of the value of a variable.
+const HIDDEN: &str = "(hidden)";
 
 /// Seconds the units may take to become active, unless said otherwise.
 pub const DEFAULT_TIMEOUT: u32 = 90;
@@ -177,6 +185,7 @@ impl SandboxConfig {
             return Err(format!("'path' is not absolute: '{}'", self.path.display()));
         }
         self.check_ports()?;
+        self.check_credentials()?;
         self.mounts.iter().try_for_each(check_mount)
     }
 
@@ -203,6 +212,33 @@ impl SandboxConfig {
         Ok(())
     }
 
+    fn check_credentials(&self) -> std::result::Result<(), String> {
+        for (index, credential) in self.credentials.iter().enumerate() {
+            let mut others = self.credentials.iter().take(index);
+            if others.any(|other| other.id == credential.id) {
+                return Err(format!("there are two credentials '{}'", credential.id));
+            }
+            if !credential.source.is_absolute() {
+                return Err(format!(
+                    "the file of the credential '{credential}' is not an absolute path"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The same with the values of its variables replaced: what is shown gets into terminals, tickets and logs.
+    #[must_use]
+    pub fn without_secrets(&self) -> Self {
+        let mut shown = self.clone();
+        if let Workload::Command(command) = &mut shown.workload {
+            for value in command.environment.values_mut() {
+                HIDDEN.clone_into(value);
+            }
+        }
+        shown
+    }
+
     /// The text of the file.
     ///
     /// # Errors
@@ -219,7 +255,7 @@ impl SandboxConfig {
     /// # Errors
     /// Where it cannot be read, and as [`parse`](Self::parse).
     pub fn load(path: &Path) -> Result<Self> {
-        let text = fs::read_to_string(path).map_err(Error::io("reading", path))?;
+        let text = tail::whole(path, LONGEST).map_err(Error::io("reading", path))?;
         Self::parse(&text, path)
     }
 
@@ -275,6 +311,7 @@ impl SandboxConfig {
             networks: vec![],
             mounts: vec![],
             devices: vec![],
+            credentials: vec![],
             security: None,
             file_type: None,
             publish: vec![],

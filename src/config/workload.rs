@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{as_text, is_unwritable};
+use crate::config::{as_text, environment, is_unwritable};
 
 /// What runs in a service sandbox. In the file it is `units = [...]` or a table `[command]`, never both.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -238,10 +238,7 @@ impl Command {
             }
         }
         for (key, value) in &self.environment {
-            let first = |c: char| c.is_ascii_alphabetic() || c == '_';
-            let is_name = key.starts_with(first)
-                && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-            if !is_name {
+            if !environment::is_name(key) {
                 return Err(format!("'{key}' is not a name of a variable"));
             }
             if value.contains(|c: char| c != '\t' && is_control(c)) {

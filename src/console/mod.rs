@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use guest_init::link::{Link, Sink, Source};
-use guest_init::terminal::RawMode;
+use guest_init::terminal::{RawMode, is_ours};
 use guest_init::wire::{Channel, Exit, Frame, Milestone, SignalFrame, WireError};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -170,7 +170,8 @@ impl<'a> Console<'a> {
     /// Waits until something can be done, and does it.
     fn turn(&mut self) -> Result<()> {
         let is_over = self.ending.is_some();
-        let reads = !is_over && self.stdin_is_ours();
+        // A job in the background that reads the terminal is stopped, and takes what was typed for somebody else.
+        let reads = !is_over && is_ours(std::io::stdin().as_fd());
         let mut polled = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         if !is_over {
             polled.push(PollFd::new(self.link.as_fd(), self.link.wants()));
@@ -246,16 +247,6 @@ impl<'a> Console<'a> {
             // Rounded up, or the last millisecond is spent looking.
             PollTimeout::try_from(wait + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
         })
-    }
-
-    /// Whether standard input may be read: a job in the background that reads the terminal is stopped, and takes what was
-    /// typed for somebody else.
-    fn stdin_is_ours(&self) -> bool {
-        let stdin = std::io::stdin();
-        match nix::unistd::tcgetpgrp(&stdin) {
-            Ok(foreground) => foreground == nix::unistd::getpgrp(),
-            Err(_) => true,
-        }
     }
 
     fn read_stdin(&mut self) {

@@ -5,8 +5,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use guest_init::config::{self as guest, WindowSize};
 use guest_init::link::{AtEnd, PAGE, Sink, Source};
+use guest_init::streams::{Direction, hand_down};
 use guest_init::wire::Channel;
-use nix::sys::stat::{SFlag, fstat, major, minor};
+use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::{dup2_stdin, dup2_stdout};
 
 use crate::error::{Error, Result};
@@ -33,20 +34,27 @@ impl Stdio {
     /// # Errors
     /// Where there are no more files for us.
     pub fn of_process(terminal: bool, shares: bool) -> Result<Self> {
-        let stream = |fd: BorrowedFd<'_>| -> Result<Stream> {
-            // A stream that the caller has closed is an empty one.
-            let (file, is_open) = match fd.try_clone_to_owned() {
-                Ok(file) => (file, true),
-                Err(_) => (null()?, false),
-            };
-            let shared = shares && !terminal && (!is_open || is_harmless(&file));
-            Ok(Stream { file, shared })
+        let stream = |fd: BorrowedFd<'_>, direction| -> Result<Stream> {
+            let shares = shares && !terminal;
+            let shared = shares.then(|| hand_down(fd, direction)).flatten();
+            Ok(match (shared, fd.try_clone_to_owned()) {
+                (Some(file), _) => Stream { file, shared: true },
+                (None, Ok(file)) => Stream {
+                    file,
+                    shared: false,
+                },
+                // A stream that the caller has closed is an empty one.
+                (None, Err(_)) => Stream {
+                    file: null()?,
+                    shared: false,
+                },
+            })
         };
         Ok(Self {
             streams: [
-                stream(stdin().as_fd())?,
-                stream(stdout().as_fd())?,
-                stream(stderr().as_fd())?,
+                stream(stdin().as_fd(), Direction::Input)?,
+                stream(stdout().as_fd(), Direction::Output)?,
+                stream(stderr().as_fd(), Direction::Output)?,
             ],
             terminal,
         })
@@ -126,20 +134,6 @@ fn null() -> Result<OwnedFd> {
     let mut options = std::fs::File::options();
     let file = options.read(true).write(true).open(path);
     Ok(file.map_err(Error::io("opening", path))?.into())
-}
-
-/// Whether the command may have the file itself.
-///
-/// Through `/proc/self/fd` it could open a file once more for what it likes, a directory leads out of the
-/// sandbox, and a terminal takes what is typed into the caller's session (`TIOCSTI(2const)`). A pipe, a socket or
-/// `/dev/null` has nothing more to give than was meant.
-fn is_harmless(file: &OwnedFd) -> bool {
-    let Ok(status) = fstat(file) else {
-        return false;
-    };
-    let kind = SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT;
-    let is_null = (major(status.st_rdev), minor(status.st_rdev)) == (1, 3);
-    kind == SFlag::S_IFIFO || kind == SFlag::S_IFSOCK || (kind == SFlag::S_IFCHR && is_null)
 }
 
 fn is_regular(file: &OwnedFd) -> bool {

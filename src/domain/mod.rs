@@ -127,6 +127,8 @@ pub struct BlockDevice {
     pub kind: BlockKind,
     /// Format of what is in it, never guessed by the hypervisor.
     pub format: ImageFormat,
+    /// Whether the hypervisor opens files that the image names, too.
+    pub backing: bool,
     /// Whether the sandbox may only read it.
     pub read_only: bool,
     /// How the guest of a virtual machine finds it: 1 to 20 letters, digits, `_`, `.` and `-`
@@ -142,6 +144,7 @@ impl BlockDevice {
             source: path.to_owned(),
             kind: BlockKind::Block,
             format: ImageFormat::Raw,
+            backing: false,
             read_only: false,
             serial: String::new(),
         }

@@ -78,8 +78,6 @@ pub struct Share {
     pub tag: String,
     /// The directory.
     pub source: PathBuf,
-    /// Whether the host refuses to write.
-    pub read_only: bool,
     /// How it gets there.
     pub transport: Transport,
 }
@@ -91,14 +89,28 @@ pub enum Transport {
     Plan9 {
         /// Whether files belong to whoever runs QEMU, and failures to give them away are hidden: for a QEMU that is not root.
         squash: bool,
+        /// Whether QEMU refuses to write.
+        read_only: bool,
     },
-    /// A virtiofsd does. libvirt 9 starts none that refuses to write.
+    /// A virtiofsd does.
     Virtiofs {
-        /// The program.
+        /// The program that libvirt starts.
         binary: PathBuf,
         /// Whether it locks itself in with `chroot(2)`, where `pivot_root(2)` does not work.
         chroot: bool,
+        /// Whether `binary` starts a virtiofsd that cannot write: libvirt 9 has no words for one.
+        read_only: bool,
     },
+}
+
+impl Transport {
+    /// Whether the host refuses to write, whatever the guest's kernel asks for.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        match self {
+            Self::Plan9 { read_only, .. } | Self::Virtiofs { read_only, .. } => *read_only,
+        }
+    }
 }
 
 /// What the template of a virtual machine's domain is filled with.
@@ -152,6 +164,7 @@ struct Disk {
     format: &'static str,
     target: String,
     serial: String,
+    backing: bool,
     read_only: bool,
 }
 
@@ -305,26 +318,35 @@ fn disk((index, disk): (usize, &BlockDevice)) -> Disk {
         format: disk.format.libvirt_name(),
         target: disk_name("vd", index),
         serial: disk.serial.clone(),
+        backing: disk.backing,
         read_only: disk.read_only || disk.format.is_read_only(),
     }
 }
 
 impl From<&Share> for ShareView {
     fn from(share: &Share) -> Self {
-        let (access_mode, virtiofsd, chroot) = match &share.transport {
-            Transport::Plan9 { squash: true } => ("squash", None, false),
-            Transport::Plan9 { squash: false } => ("passthrough", None, false),
-            Transport::Virtiofs { binary, chroot } => {
-                ("passthrough", Some(binary.clone()), *chroot)
-            }
-        };
-        Self {
-            source: share.source.clone(),
-            tag: share.tag.clone(),
-            read_only: share.read_only,
-            access_mode,
-            virtiofsd,
-            chroot,
+        let (source, tag) = (share.source.clone(), share.tag.clone());
+        match &share.transport {
+            Transport::Plan9 { squash, read_only } => Self {
+                source,
+                tag,
+                read_only: *read_only,
+                access_mode: match squash {
+                    true => "squash",
+                    false => "passthrough",
+                },
+                virtiofsd: None,
+                chroot: false,
+            },
+            Transport::Virtiofs { binary, chroot, .. } => Self {
+                source,
+                tag,
+                // libvirt 9 refuses the word for it; the program sees to it.
+                read_only: false,
+                access_mode: "passthrough",
+                virtiofsd: Some(binary.clone()),
+                chroot: *chroot,
+            },
         }
     }
 }

@@ -78,6 +78,7 @@ pub(super) fn block_device(source: &str, kind: BlockKind) -> BlockDevice {
         source: source.into(),
         kind,
         format: ImageFormat::Raw,
+        backing: false,
         read_only: false,
         serial: "disk0".to_owned(),
     }

@@ -9,11 +9,15 @@ use crate::domain::qemu::{Authority, Emulation, Transport};
 use crate::error::{Error, Result};
 use crate::guest::kernel::Kernel;
 use crate::hypervisor::libvirt;
+use crate::sys::{command, read_only};
 
 /// First version of libvirt that starts a virtiofsd for an ordinary user.
 const VIRTIOFS_FOR_USERS: u32 = 10;
 
-/// Where distributions have it.
+/// The program of ours that becomes a virtiofsd with read-only mounts.
+pub const READER: &str = "virt-sandbox-virtiofsd";
+
+/// Where distributions have virtiofsd.
 const VIRTIOFSD: [&str; 4] = [
     "/usr/libexec/virtiofsd",
     "/usr/lib/virtiofsd",
@@ -26,7 +30,10 @@ const VIRTIOFSD: [&str; 4] = [
 pub struct Abilities<'a> {
     kernel: &'a Kernel,
     authority: Authority,
-    virtiofsd: Option<PathBuf>,
+    /// What libvirt starts for directories that are written to; or why there is none.
+    writer: std::result::Result<PathBuf, String>,
+    /// What it starts for directories that are only read.
+    reader: std::result::Result<PathBuf, String>,
     libvirt_version: u32,
 }
 
@@ -36,27 +43,38 @@ impl<'a> Abilities<'a> {
     /// # Errors
     /// Where libvirt does not tell its version.
     pub fn of_host(kernel: &'a Kernel, authority: Authority) -> Result<Self> {
-        let mut places = VIRTIOFSD.iter().map(PathBuf::from);
         Ok(Self {
             kernel,
             authority,
-            virtiofsd: places.find(|path| path.is_file()),
+            writer: find_virtiofsd(),
+            reader: find_reader(authority),
             libvirt_version: libvirt::library_version()?,
         })
     }
 
-    /// How a directory gets into the guest.
+    /// How a directory gets into the guest. The host enforces `read_only`, whatever the guest's kernel does.
     ///
     /// Over 9p QEMU itself reads the files, as whoever it runs as, and refuses to write where it is told to. A virtiofsd
-    /// of root's keeps owners as they are.
+    /// of root's keeps owners as they are; one that is to write nothing has read-only mounts alone.
     ///
     /// # Errors
     /// Where there is no way; the message says why.
     pub fn transport(&self, source: &Path, read_only: bool) -> Result<Transport> {
-        let plan9 = self.plan9()?;
-        let virtiofs = self.virtiofs()?;
-        let prefers_plan9 = read_only || self.authority == Authority::User;
-        let (first, second) = match prefers_plan9 {
+        self.choose(source, read_only, read_only)
+    }
+
+    /// As [`transport`](Self::transport), for a directory that not everybody may read: QEMU is not root, and a virtiofsd is.
+    ///
+    /// # Errors
+    /// As [`transport`](Self::transport).
+    pub fn private_transport(&self, source: &Path, read_only: bool) -> Result<Transport> {
+        self.choose(source, read_only, false)
+    }
+
+    fn choose(&self, source: &Path, read_only: bool, prefers_plan9: bool) -> Result<Transport> {
+        let plan9 = self.plan9(read_only)?;
+        let virtiofs = self.virtiofs(read_only)?;
+        let (first, second) = match prefers_plan9 || self.authority == Authority::User {
             true => (plan9, virtiofs),
             false => (virtiofs, plan9),
         };
@@ -75,7 +93,7 @@ impl<'a> Abilities<'a> {
     /// # Errors
     /// Where there is no way; the message says why.
     pub fn with_owners(&self, source: &Path) -> Result<Transport> {
-        self.virtiofs()?.map_err(|reason| {
+        self.virtiofs(false)?.map_err(|reason| {
             Error::refused(format!(
                 "sharing '{}' with a virtual machine with its owners: {reason}; export the sandbox, delete it and import \
                  it again to have its tree in an image",
@@ -89,15 +107,18 @@ impl<'a> Abilities<'a> {
     /// # Errors
     /// Where the lists of the kernel's modules cannot be read.
     pub fn no_owners(&self) -> Result<Option<String>> {
-        Ok(self.virtiofs()?.err())
+        Ok(self.virtiofs(false)?.err())
     }
 
-    fn plan9(&self) -> Result<std::result::Result<Transport, String>> {
+    fn plan9(&self, read_only: bool) -> Result<std::result::Result<Transport, String>> {
         let release = &self.kernel.release;
         Ok(
             if self.kernel.has("9p")? && self.kernel.has("9pnet_virtio")? {
                 // Whoever QEMU runs as, it cannot give files to others, and need not.
-                Ok(Transport::Plan9 { squash: true })
+                Ok(Transport::Plan9 {
+                    squash: true,
+                    read_only,
+                })
             } else {
                 Err(format!(
                     "the kernel {release} has no 9p (choose one that has, such as linux-image-amd64, with --kernver)"
@@ -106,7 +127,7 @@ impl<'a> Abilities<'a> {
         )
     }
 
-    fn virtiofs(&self) -> Result<std::result::Result<Transport, String>> {
+    fn virtiofs(&self, read_only: bool) -> Result<std::result::Result<Transport, String>> {
         let release = &self.kernel.release;
         if !self.kernel.has("virtiofs")? {
             return Ok(Err(format!("the kernel {release} has no virtiofs")));
@@ -117,18 +138,56 @@ impl<'a> Abilities<'a> {
                 self.libvirt_version
             )));
         }
-        Ok(match &self.virtiofsd {
-            Some(binary) => Ok(Transport::Virtiofs {
-                binary: binary.clone(),
-                // A root that is the kernel's first one cannot be left by pivot_root(2), which is the other way.
-                chroot: true,
-            }),
-            None => Err(format!(
-                "there is no virtiofsd in any of {}",
-                VIRTIOFSD.join(", ")
-            )),
-        })
+        let program = match read_only {
+            true => &self.reader,
+            false => &self.writer,
+        };
+        Ok(program.clone().map(|binary| Transport::Virtiofs {
+            binary,
+            // A root that is the kernel's first one cannot be left by pivot_root(2), which is the other way.
+            chroot: true,
+            read_only,
+        }))
     }
+}
+
+/// The virtiofsd of this host, or why there is none.
+///
+/// # Errors
+/// Names the places where one was looked for.
+pub fn find_virtiofsd() -> std::result::Result<PathBuf, String> {
+    let places = VIRTIOFSD.iter().map(PathBuf::from);
+    first_file(places).ok_or_else(|| {
+        let places = VIRTIOFSD.join(", ");
+        format!("there is no virtiofsd in any of {places}")
+    })
+}
+
+/// The program that libvirt starts for a directory that the guest may only read, or why there is none: libvirt 9 tells no virtiofsd
+/// to refuse to write.
+fn find_reader(authority: Authority) -> std::result::Result<PathBuf, String> {
+    find_virtiofsd()?;
+    if authority == Authority::User {
+        return Err("only root's virtiofsd can be kept from writing to it".to_owned());
+    }
+    if !read_only::is_supported() {
+        return Err(
+            "this host's kernel cannot keep virtiofsd from writing to it (Linux 5.12 can)"
+                .to_owned(),
+        );
+    }
+    let own = command::own().map_err(|error| format!("finding this program: {error}"))?;
+    let beside = own.ancestors().skip(1).take(2);
+    let places = beside
+        .map(|directory| directory.join(READER))
+        .chain([Path::new("/usr/bin").join(READER)]);
+    first_file(places).ok_or_else(|| {
+        format!("there is no {READER}, which keeps virtiofsd from writing to it; install virt-sandbox whole")
+    })
+}
+
+fn first_file(mut places: impl Iterator<Item = PathBuf>) -> Option<PathBuf> {
+    places.find(|path| path.is_file())
 }
 
 /// A transport as the guest is told of it.

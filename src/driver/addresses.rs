@@ -3,12 +3,28 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Addresses in `/proc/net/fib_trie` and `/proc/net/if_inet6`, without the loopback's and link-local ones; IPv4 first.
+/// Addresses in `/proc/net/fib_trie` and `/proc/net/if_inet6` by which others may reach who has them; IPv4 first.
 #[must_use]
-pub fn of_tables(fib_trie: &str, if_inet6: &str) -> Vec<String> {
+pub fn of_tables(fib_trie: &str, if_inet6: &str) -> Vec<IpAddr> {
     let v4 = parse_fib_trie(fib_trie).into_iter().map(IpAddr::from);
     let v6 = parse_if_inet6(if_inet6).into_iter().map(IpAddr::from);
-    v4.chain(v6).map(|address| address.to_string()).collect()
+    v4.chain(v6).filter(is_of_one_host).collect()
+}
+
+/// Whether an address can be that of one host to others: not a loopback's, none that counts on one link alone, none of many hosts or of
+/// nobody, and no IPv4 address in the clothes of IPv6, with which a kernel speaks IPv4 (RFC 4291, 2.5.5).
+fn is_of_one_host(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => {
+            let [first, ..] = v4.octets();
+            (1..224).contains(&first) && !v4.is_loopback() && !v4.is_link_local()
+        }
+        IpAddr::V6(v6) => {
+            // `::/96` holds the unspecified address, the loopback and IPv4-compatible ones.
+            let is_embedded = v6.to_ipv4().is_some();
+            !is_embedded && !v6.is_multicast() && !v6.is_unicast_link_local()
+        }
+    }
 }
 
 /// Local addresses of `fib_trie`: a line `|-- ADDRESS` followed by `/32 host LOCAL`.
@@ -19,7 +35,7 @@ fn parse_fib_trie(text: &str) -> BTreeSet<Ipv4Addr> {
         if let Some(address) = line.strip_prefix("|-- ") {
             last = address.parse::<Ipv4Addr>().ok();
         } else if line == "/32 host LOCAL" {
-            found.extend(last.filter(|address| !address.is_loopback() && !address.is_link_local()));
+            found.extend(last);
         }
     }
     found
@@ -43,14 +59,41 @@ mod tests {
     #[test]
     fn tables_of_the_kernel_are_read() {
         let trie = "Local:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 127.0.0.1\n        /32 host LOCAL\n     |-- 192.168.122.7\n        /32 host LOCAL\n     |-- 192.168.122.255\n        /32 link BROADCAST\n";
-        assert_eq!(
-            parse_fib_trie(trie).into_iter().collect::<Vec<_>>(),
-            [Ipv4Addr::new(192, 168, 122, 7)]
-        );
         let v6 = "00000000000000000000000000000001 01 80 10 80       lo\n20010db8000000000000000000000007 02 40 00 80     eth0\nfe800000000000005054fffe4512aa11 02 40 20 80     eth0\n";
-        assert_eq!(
-            parse_if_inet6(v6),
-            ["2001:db8::7".parse::<Ipv6Addr>().unwrap()]
-        );
+        let expected: [IpAddr; 2] =
+            ["192.168.122.7", "2001:db8::7"].map(|text| text.parse().unwrap());
+        assert_eq!(of_tables(trie, v6), expected);
+    }
+
+    #[test]
+    fn addresses_that_nobody_can_have_are_dropped() {
+        let lies = [
+            "::ffff:127.0.0.1",
+            "::ffff:192.168.122.1",
+            "::127.0.0.1",
+            "::1",
+            "::",
+            "ff02::1",
+            "fe80::1",
+        ];
+        let bits = |text: &str| u128::from(text.parse::<Ipv6Addr>().unwrap());
+        let table: String = lies
+            .iter()
+            .map(|lie| format!("{:032x} 02 40 00 80 eth0\n", bits(lie)))
+            .collect();
+        assert_eq!(of_tables("", &table), Vec::<IpAddr>::new());
+        let lies = [
+            "0.0.0.0",
+            "0.1.2.3",
+            "127.0.0.2",
+            "169.254.169.254",
+            "224.0.0.1",
+            "255.255.255.255",
+        ];
+        let table: String = lies
+            .iter()
+            .map(|lie| format!("|-- {lie}\n/32 host LOCAL\n"))
+            .collect();
+        assert_eq!(of_tables(&table, ""), Vec::<IpAddr>::new());
     }
 }

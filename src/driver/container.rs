@@ -2,13 +2,16 @@
 
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read;
+use std::net::IpAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use guest_init::config::{GuestConfig, IdMap, Payload, Platform, Staged, StaticUnits};
+use guest_init::first::ProcDir;
 use guest_init::seccomp::usual::Confined;
 
 use crate::config::resources::DEFAULT_CONTAINER_MEMORY;
@@ -17,7 +20,9 @@ use crate::domain::lxc::{self, LxcDomain};
 use crate::domain::template::Template;
 use crate::domain::tune::{CPU_PERIOD_US, quota_us};
 use crate::domain::{BlockDevice, Domain, Filesystem, OnReboot, disk_name};
-use crate::driver::{Activity, Contents, Inside, Owners, Shared, Site, addresses};
+use crate::driver::{
+    ANSWER, Activity, Contents, Inside, Keeper, Owners, Reach, Shared, Site, addresses,
+};
 use crate::error::{Error, Result};
 use crate::guest::ids::{self, Registry};
 use crate::guest::{self, Assembly, cgroup, confinement};
@@ -25,7 +30,8 @@ use crate::host::HostFacts;
 use crate::hypervisor::{Hypervisor, Limit};
 use crate::label::selinux::{self, Kind};
 use crate::sys::command::Captured;
-use crate::sys::enter::{self, Entrance, Entry};
+use crate::sys::enter::{Entrance, Entry};
+use crate::sys::first::{self, First, Stage};
 
 /// What systemd takes the container for (CONTAINER_INTERFACE of systemd).
 pub(super) const NAME: &str = "lxc-libvirt";
@@ -38,6 +44,12 @@ const TICKS: f64 = 100.0;
 
 /// Most bytes that are read of a table of the kernel's, which are thousands of addresses.
 const TABLE: u64 = 1 << 20;
+
+/// Between two looks whether a sandbox has booted.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How long it may take to boot until a limit is changed.
+const BOOT: Duration = Duration::from_secs(5);
 
 pub(super) fn check(config: &SandboxConfig) -> Result<()> {
     for device in &config.devices {
@@ -67,7 +79,8 @@ pub(super) fn build(
     }
     lxc::check(&domain)?;
     let label = super::labelled(config, Kind::Container, &site, hypervisor)?;
-    let assembly = Assembly::of_service(config, facts, site.stage);
+    let mut assembly = Assembly::of_service(config, facts, site.stage);
+    assembly.mounts.extend(guest::own_databases(Path::new("/")));
     let idmap = ids(config, &assembly.filesystems, site.record)?;
     let confined = match idmap {
         Some(_) => Confined::OwnRoot,
@@ -81,10 +94,13 @@ pub(super) fn build(
     };
     let payload = Payload::Init {
         command: vec![SYSTEMD.to_owned(), format!("--unit={}", contents.target)],
-        environment: vec![
+        environment: [
             ("container".to_owned(), NAME.to_owned()),
             ("container_uuid".to_owned(), config.uuid.to_string()),
-        ],
+        ]
+        .into_iter()
+        .chain(guest::credentials_variable(&contents.credentials))
+        .collect(),
     };
     let guest = GuestConfig {
         debug: guest::is_debugged(),
@@ -95,10 +111,11 @@ pub(super) fn build(
         user_mounts: assembly.user_mounts,
         devices: (config.devices.iter()).map(node).collect::<Result<_>>()?,
         files: contents.files,
+        credentials: contents.credentials,
         static_units: Some(StaticUnits {
             keep: contents.keep_units,
         }),
-        max_pids: Some(config.resources.pids()),
+        max_pids: Some(Keeper::Containers.pids(&config.resources)),
         tmpfs_size: Some(config.resources.tmpfs_size()),
         network: super::nics(config, hypervisor)?,
         ..GuestConfig::new(
@@ -121,7 +138,13 @@ pub(super) fn build(
 fn ids(config: &SandboxConfig, filesystems: &[Filesystem], record: &Path) -> Result<Option<IdMap>> {
     let registry = registry(record);
     let claim = |wanted| registry.claim(record, config.uuid, wanted);
-    ids::decide(config.idmap, filesystems, &guest::find_init()?, claim)
+    ids::decide(
+        config.idmap,
+        filesystems,
+        &guest::find_init()?,
+        record,
+        claim,
+    )
 }
 
 /// Who may use a device on the host may do so inside.
@@ -179,7 +202,13 @@ pub(super) fn owners(config: &SandboxConfig, facts: &HostFacts, record: &Path) -
     let preview = |wanted| registry.preview(record, config.uuid, wanted);
     // The first is the staging root.
     let filesystems = assembly.filesystems.get(1..).unwrap_or_default();
-    let ids = ids::decide(config.idmap, filesystems, &guest::find_init()?, preview)?;
+    let ids = ids::decide(
+        config.idmap,
+        filesystems,
+        &guest::find_init()?,
+        record,
+        preview,
+    )?;
     Ok(match ids {
         Some(_) => Owners::Idmap,
         None => Owners::Passthrough,
@@ -212,8 +241,8 @@ pub(super) struct Container {
     name: SandboxName,
     /// The process that keeps it, the parent of its first.
     controller: u32,
-    /// What it was told at its start.
-    told: PathBuf,
+    /// Its staging root, with what it was told at its start and what it hands over.
+    stage: PathBuf,
     entrance: OnceCell<Entrance>,
 }
 
@@ -223,24 +252,44 @@ impl Container {
         Self {
             name: name.clone(),
             controller,
-            told: stage.join(guest::CONFIG),
+            stage: stage.to_owned(),
             entrance: OnceCell::new(),
         }
     }
 
-    /// Its first process. While it starts that is one which only makes the real one.
-    fn first(&self) -> Result<u32> {
-        enter::first_process(self.controller)
-            .ok_or_else(|| Error::refused("the sandbox has ended meanwhile"))
+    /// Its first process, as soon as it has booted, for which it has `limit`.
+    fn first_within(&self, limit: Duration) -> Result<First> {
+        let begin = Instant::now();
+        loop {
+            match first::find(self.controller, &self.stage)? {
+                Stage::Runs(first) => return Ok(first),
+                Stage::Ended => {
+                    return Err(Error::refused(format!(
+                        "the sandbox '{}' has ended meanwhile",
+                        self.name
+                    )));
+                }
+                Stage::Boots if begin.elapsed() >= limit => {
+                    return Err(Error::refused(format!(
+                        "the sandbox '{}' is still booting; try again in a moment",
+                        self.name
+                    )));
+                }
+                Stage::Boots => sleep(LOOK),
+            }
+        }
     }
 
-    fn way(&self) -> Result<(&Entrance, u32)> {
-        let first = self.first()?;
+    fn first(&self) -> Result<First> {
+        self.first_within(Duration::ZERO)
+    }
+
+    fn entrance(&self) -> Result<&Entrance> {
         if let Some(entrance) = self.entrance.get() {
-            return Ok((entrance, first));
+            return Ok(entrance);
         }
-        let entrance = Entrance::new(&guest::find_init()?, self.told.clone())?;
-        Ok((self.entrance.get_or_init(|| entrance), first))
+        let entrance = Entrance::new(&guest::find_init()?, self.stage.join(guest::CONFIG))?;
+        Ok(self.entrance.get_or_init(|| entrance))
     }
 }
 
@@ -250,7 +299,7 @@ impl Inside for Container {
     }
 
     fn answers(&self) -> bool {
-        self.way().is_ok()
+        self.first().is_ok()
     }
 
     fn share_controllers(&self) {
@@ -261,57 +310,71 @@ impl Inside for Container {
     }
 
     fn capture_within(&self, command: &[&str], limit: Duration) -> Result<Option<Captured>> {
-        let (entrance, first) = self.way()?;
-        entrance
-            .capture(first, command, limit)
+        let begin = Instant::now();
+        let first = self.first_within(limit)?;
+        let left = limit.saturating_sub(begin.elapsed());
+        (self.entrance()?.capture(&first, command, left))
             .map_err(Error::io("running", super::program(command)))
     }
 
     fn execute(&self, how: &Entry, command: &[String]) -> Result<u8> {
-        let (entrance, first) = self.way()?;
-        let error = entrance.exec(first, how, command);
+        let first = self.first_within(ANSWER)?;
+        let error = self.entrance()?.exec(&first, how, command);
         Err(Error::step("running guest-init")(error))
     }
 
-    fn addresses(&self) -> Vec<String> {
-        let Ok(first) = self.first() else {
+    fn addresses(&self) -> Vec<IpAddr> {
+        let Ok(First { process, .. }) = self.first() else {
             return vec![];
         };
-        addresses::of_tables(&table(first, "net/fib_trie"), &table(first, "net/if_inet6"))
+        let (ipv4, ipv6) = ("net/fib_trie", "net/if_inet6");
+        addresses::of_tables(&table(&process, ipv4), &table(&process, ipv6))
     }
 
-    fn network(&self) -> Result<Option<File>> {
-        let path = PathBuf::from(format!("/proc/{}/ns/net", self.first()?));
-        File::open(&path)
-            .map(Some)
-            .map_err(Error::io("opening", &path))
+    fn reach(&self) -> Result<Reach> {
+        let failed = || Error::step("entering the network of the sandbox");
+        let namespace = self.first()?.process.file("ns/net").map_err(failed())?;
+        let own = fs::metadata("/proc/self/ns/net").map_err(failed())?;
+        let its = namespace.metadata().map_err(failed())?;
+        if (its.dev(), its.ino()) == (own.dev(), own.ino()) {
+            return Err(Error::refused("the network of the sandbox is the host's"));
+        }
+        Ok(Reach::Network(namespace))
     }
 
     fn activity(&self) -> Result<Activity> {
         let first = self.first()?;
-        let (net_received, net_sent) = super::parse_net_dev(&table(first, "net/dev"));
+        let (net_received, net_sent) = super::parse_net_dev(&table(&first.process, "net/dev"));
         let since_boot = fs::read_to_string("/proc/uptime").unwrap_or_default();
         let since_boot = super::parse_uptime(&since_boot).unwrap_or_default();
-        let started = parse_start(&table(first, "stat")).unwrap_or(since_boot);
-        let processes = cgroup::counting_processes(first, &self.name)
+        let processes = cgroup::counting_processes(self.controller, &self.name)
             .and_then(|group| fs::read_to_string(group.join("pids.current")).ok())
             .and_then(|text| text.trim().parse().ok());
         Ok(Activity {
             net_received,
             net_sent,
             processes,
-            uptime: (since_boot - started).max(0.0),
+            uptime: (since_boot - first.identity.started as f64 / TICKS).max(0.0),
         })
     }
 
     /// The number of processes is no limit of libvirt's.
     fn limit_processes(&self, most: u64) -> std::result::Result<(), String> {
-        let group = enter::first_process(self.controller)
-            .and_then(|pid| cgroup::counting_processes(pid, &self.name))
+        // While it boots the group need not be there yet.
+        self.first_within(BOOT).map_err(|error| error.to_string())?;
+        let group = cgroup::counting_processes(self.controller, &self.name)
             .ok_or("no group of the sandbox counts processes")?;
         let file = group.join("pids.max");
         fs::write(&file, most.to_string())
             .map_err(|error| format!("writing '{}': {error}", file.display()))
+    }
+
+    fn adapt(&self, limit: &Limit) -> std::result::Result<(), String> {
+        let Limit::Memory(kib) = limit else {
+            return Ok(());
+        };
+        cgroup::limit_sockets(self.controller, kib.saturating_mul(1024))
+            .map_err(|error| format!("limiting the memory of sockets: {error}"))
     }
 
     /// Its kernel is the host's.
@@ -325,10 +388,8 @@ impl Inside for Container {
 }
 
 /// What the kernel says of a sandbox below `/proc/PID`; nothing where it has just ended.
-fn table(first: u32, name: &str) -> String {
-    File::open(format!("/proc/{first}/{name}"))
-        .map(whole_lines)
-        .unwrap_or_default()
+fn table(first: &ProcDir, name: &str) -> String {
+    first.file(name).map(whole_lines).unwrap_or_default()
 }
 
 /// Who is root inside makes the tables of its network as long as it likes: no more is read of one than [`TABLE`].
@@ -341,13 +402,6 @@ fn whole_lines(source: impl Read) -> String {
         text.truncate(end.map_or(0, |at| at + 1));
     }
     String::from_utf8_lossy(&text).into_owned()
-}
-
-/// When a process started, in seconds since the boot: field 22 of `/proc/PID/stat`, whose second has brackets around it.
-fn parse_start(text: &str) -> Option<f64> {
-    let (_, rest) = text.rsplit_once(')')?;
-    let ticks: f64 = rest.split_whitespace().nth(19)?.parse().ok()?;
-    Some(ticks / TICKS)
 }
 
 #[cfg(test)]
@@ -384,11 +438,5 @@ mod tests {
         };
         assert_eq!(quota(&two), Some(200_000));
         assert_eq!(limit(&two, "io-weight"), None);
-    }
-
-    #[test]
-    fn the_start_of_a_process_is_read() {
-        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 12345 99 1";
-        assert_eq!(parse_start(stat), Some(123.45));
     }
 }

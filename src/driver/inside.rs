@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::fs::File;
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use guest_init::tunnel::Carried;
@@ -17,7 +18,7 @@ use crate::sys::enter::Entry;
 pub(super) const ANSWER: Duration = Duration::from_secs(120);
 
 /// A running sandbox, to run commands in and to look at.
-pub trait Inside: Debug {
+pub trait Inside: Debug + Send {
     /// Whether it is still there. This asks the kernel: the daemon may be restarted meanwhile.
     fn is_alive(&self) -> bool;
 
@@ -56,21 +57,15 @@ pub trait Inside: Debug {
     /// Where the way in is barred.
     fn execute(&self, how: &Entry, command: &[String]) -> Result<u8>;
 
-    /// Its addresses, without the loopback's and link-local ones; IPv4 first.
-    fn addresses(&self) -> Vec<String>;
+    /// Its addresses as it says itself, without the loopback's and link-local ones; IPv4 first. A virtual machine says what it likes:
+    /// nothing of the host may connect to them.
+    fn addresses(&self) -> Vec<IpAddr>;
 
-    /// Its network namespace; `None` where it has none that the host's processes can enter, and is reached at its addresses.
+    /// How connections get into it. Nothing that it says has a part in that.
     ///
     /// # Errors
     /// Where it is just ending, or has just begun.
-    fn network(&self) -> Result<Option<File>> {
-        Ok(None)
-    }
-
-    /// What carries connections into it, where that is not the network; asked for only where nobody answers there.
-    fn carrier(&self) -> Option<Box<dyn Carrier>> {
-        None
-    }
+    fn reach(&self) -> Result<Reach>;
 
     /// What only its own kernel tables tell of what it uses.
     ///
@@ -113,6 +108,15 @@ pub trait Inside: Debug {
     /// # Errors
     /// Where it does not answer.
     fn wake(&self) -> Result<()>;
+}
+
+/// How connections get into a running sandbox.
+#[derive(Debug)]
+pub enum Reach {
+    /// They are made in its network namespace, where its own addresses lead to itself.
+    Network(File),
+    /// They are carried over a channel, and made inside.
+    Channel(Box<dyn Carrier>),
 }
 
 /// Carries connections into a running sandbox.

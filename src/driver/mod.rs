@@ -20,11 +20,13 @@ use serde::Serialize;
 
 use self::connection::{Connection, Driver};
 use self::inside::ANSWER;
-pub use self::inside::{Activity, Carrier, Inside};
-use crate::config::{KernelRequest, Resources, SandboxConfig};
+pub use self::inside::{Activity, Carrier, Inside, Reach};
+pub use self::machine::shares::DefinedShare;
+use crate::config::resources::{DEFAULT_CONTAINER_MEMORY, DEFAULT_MACHINE_MEMORY};
+use crate::config::{Bytes, KernelRequest, Resources, SandboxConfig};
 use crate::error::{Error, Result};
-use crate::guest;
-use crate::host::HostFacts;
+use crate::guest::{self, kernel};
+use crate::host::{self, HostFacts};
 use crate::hypervisor::{DomainState, Hypervisor, Limit};
 use crate::label::selinux::{self, Kind};
 use crate::label::{self, Given};
@@ -35,6 +37,8 @@ pub use crate::sys::enter::Entry;
 pub struct Contents {
     /// Files written below `/run` before systemd starts.
     pub files: Vec<guest_config::File>,
+    /// Its credentials.
+    pub credentials: Vec<guest_config::Credential>,
     /// Static boot-time units of `/usr` that stay.
     pub keep_units: Vec<String>,
     /// The unit that systemd boots into.
@@ -89,6 +93,8 @@ pub struct Site<'a> {
     pub templates: &'a Path,
     /// The block device of the image that holds the tree, while a sandbox with the host's kernel starts.
     pub device: Option<&'a Path>,
+    /// Whether the sandbox is about to start: then all is made that it needs for that, with its secrets.
+    pub starts: bool,
     /// The tree, where what is in it may have changed since it was labelled.
     pub changed: Option<&'a Path>,
 }
@@ -189,6 +195,17 @@ impl Keeper {
         })
     }
 
+    /// Forgets the secrets in what a sandbox, whose directory is `stage`, has read at its start.
+    ///
+    /// # Errors
+    /// Where its directory cannot be written.
+    pub fn empty_boot_files(self, stage: &Path) -> Result<()> {
+        match self {
+            Self::Containers => Ok(()),
+            Self::Machines => kernel::Boot::empty(&stage.join(kernel::COPIES)),
+        }
+    }
+
     /// Sets right what a sandbox that has ended has left in its tree. That fails without harm, and is said.
     pub fn settle(self, config: &SandboxConfig) {
         match self {
@@ -249,6 +266,25 @@ impl Keeper {
         }
     }
 
+    /// Most memory that a sandbox may use.
+    #[must_use]
+    pub fn memory(self, resources: &Resources) -> Bytes {
+        resources.memory.unwrap_or(match self {
+            Self::Containers => DEFAULT_CONTAINER_MEMORY,
+            Self::Machines => DEFAULT_MACHINE_MEMORY,
+        })
+    }
+
+    /// The directories of the host that the sandbox of a domain's document has, where the host decides about each what may be done in
+    /// it. In a container that is up to its mounts, which are locked.
+    #[must_use]
+    pub fn defined_shares(self, xml: &str) -> Vec<DefinedShare> {
+        match self {
+            Self::Containers => vec![],
+            Self::Machines => machine::shares::of_document(xml),
+        }
+    }
+
     /// The limit `key` as libvirt changes it while a sandbox runs; `None` where it does not.
     #[must_use]
     pub fn limit(self, resources: &Resources, key: &str) -> Option<Limit> {
@@ -260,6 +296,15 @@ impl Keeper {
             ("io-weight", _) => resources.io_weight.map(Limit::IoWeight),
             (_, Self::Containers) => container::limit(resources, key),
             (_, Self::Machines) => machine::limit(resources, key),
+        }
+    }
+
+    /// Highest number of processes and threads of a sandbox with these limits on this host.
+    #[must_use]
+    pub fn pids(self, resources: &Resources) -> u64 {
+        match self {
+            Self::Containers => resources.container_pids(host::pid_max()),
+            Self::Machines => resources.machine_pids(),
         }
     }
 }

@@ -1,8 +1,10 @@
 //! What a sandbox leaves behind in the cgroup hierarchies that libvirt does not keep: its first process made a group of its
 //! own there, which it cannot remove itself.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use guest_init::membership::{self, EMULATOR, Membership};
@@ -16,9 +18,12 @@ const MOVES: u32 = 100;
 /// How deep libvirt and systemd put a domain.
 const DEEPEST: usize = 6;
 
+/// Beginning of the name of a group that a sandbox's first process has made. Whatever is below it is the sandbox's to make and to name.
+const OWN: &str = "virt-sandbox-";
+
 /// Removes the empty groups of a sandbox. Groups with processes in them stay: the kernel refuses.
 pub fn remove(name: &SandboxName) {
-    let group = format!("virt-sandbox-{name}");
+    let group = format!("{OWN}{name}");
     for group in named(hierarchies(), |name| name == group) {
         remove_groups(&group);
     }
@@ -29,17 +34,36 @@ pub fn embedded(is_of: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     named(mounted(|_| true), is_of)
 }
 
-/// The groups in these hierarchies, no deeper than a domain's, whose name `is_wanted`.
+/// The groups in these hierarchies, no deeper than a domain's, whose name `is_wanted`. Groups that are somebody's to fill are passed by:
+/// those of sandboxes, and what is not the host root's.
 fn named(hierarchies: Vec<PathBuf>, is_wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
-    let entries = hierarchies
-        .into_iter()
-        .flat_map(|hierarchy| walkdir::WalkDir::new(hierarchy).max_depth(DEEPEST))
-        .flatten();
+    let (mut found, mut level) = (Vec::new(), hierarchies);
+    for _ in 0..DEEPEST {
+        let below = level.iter().flat_map(|group| groups_below(group));
+        let (wanted, others) = below.partition(|group| name(group).is_some_and(&is_wanted));
+        let others: Vec<PathBuf> = others;
+        found.extend::<Vec<PathBuf>>(wanted);
+        level = others.into_iter().filter(|group| is_hosts(group)).collect();
+    }
+    found
+}
+
+fn groups_below(group: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(group).into_iter().flatten().flatten();
     entries
-        .filter(|entry| entry.file_type().is_dir())
-        .filter(|entry| entry.file_name().to_str().is_some_and(&is_wanted))
-        .map(walkdir::DirEntry::into_path)
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
         .collect()
+}
+
+fn name(group: &Path) -> Option<&str> {
+    group.file_name().and_then(OsStr::to_str)
+}
+
+/// Whether nobody but the host makes groups in this one.
+fn is_hosts(group: &Path) -> bool {
+    !name(group).is_some_and(|name| name.starts_with(OWN))
+        && fs::symlink_metadata(group).is_ok_and(|metadata| metadata.uid() == 0)
 }
 
 /// The processes in a group, and in those below it.
@@ -57,44 +81,50 @@ pub fn members(group: &Path) -> Vec<i32> {
         .collect()
 }
 
-/// The groups that the first process of a sandbox has made, for as long as it lives.
+/// The groups that the first process of a sandbox has made, told by the process that keeps it: what runs inside can move itself to
+/// groups that it has made and named, and so says nothing of its own.
 #[must_use]
-pub fn of_process(pid: u32, name: &SandboxName) -> Vec<PathBuf> {
-    let group = format!("virt-sandbox-{name}");
-    groups(&pid.to_string())
-        .into_iter()
-        .filter(|path| path.ends_with(&group))
-        .collect()
+pub fn of_sandbox(controller: u32, name: &SandboxName) -> Vec<PathBuf> {
+    let groups = domain(controller).into_iter();
+    let groups = groups.map(|(_, group)| group.join(format!("{OWN}{name}")));
+    groups.filter(|group| group.is_dir()).collect()
 }
 
-/// The group that counts and bounds the processes of a sandbox, told by one of them: its own group, or in a unified hierarchy,
-/// where that is the sandbox's to change, one of libvirt's above it.
+/// The group that counts and bounds the processes of the sandbox that process `controller` keeps: its own, or in a unified
+/// hierarchy, where that is the sandbox's to change, one of libvirt's above it.
 #[must_use]
-pub fn counting_processes(pid: u32, name: &SandboxName) -> Option<PathBuf> {
-    let group = format!("virt-sandbox-{name}");
-    let memberships = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    let own: Vec<&Path> = memberships
-        .lines()
-        .filter_map(|line| line.splitn(3, ':').nth(2))
-        .filter_map(|path| {
-            Path::new(path)
-                .ancestors()
-                .find(|path| path.ends_with(&group))
-        })
-        .filter_map(|path| path.strip_prefix("/").ok())
-        .collect();
-    let groups = hierarchies().into_iter().flat_map(|hierarchy| {
-        let is_unified = hierarchy.join("cgroup.controllers").exists();
-        let counting = |path: &&'_ Path| match (is_unified, path.parent()) {
-            (false, _) => vec![hierarchy.join(path)],
-            (true, Some(group)) => domain_groups(&hierarchy.join(group)),
+pub fn counting_processes(controller: u32, name: &SandboxName) -> Option<PathBuf> {
+    let groups = domain(controller).into_iter();
+    let mut groups = groups.flat_map(|(membership, group)| {
+        match (membership.is_unified(), membership.domain_group()) {
+            (false, _) => vec![group.join(format!("{OWN}{name}"))],
+            (true, Some(_)) => domain_groups(&group),
+            // It is shared with others.
             (true, None) => vec![],
-        };
-        own.iter().flat_map(counting).collect::<Vec<_>>()
+        }
     });
-    groups
+    groups.find(|group| group.join("pids.max").exists())
+}
+
+/// The groups in which a sandbox's first process made its own, in the hierarchies where it does: the domain's where libvirt has made one,
+/// or else the one that the process which keeps it was started in.
+fn domain(controller: u32) -> Vec<(Membership, PathBuf)> {
+    let text = fs::read_to_string(format!("/proc/{controller}/cgroup")).unwrap_or_default();
+    let mounted = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let found = membership::parse(&text)
         .into_iter()
-        .find(|group| group.join("pids.max").exists())
+        .filter_map(|membership| {
+            let path = membership.domain_group().unwrap_or(&membership.path);
+            let domain = Membership {
+                path: path.to_owned(),
+                ..membership
+            };
+            let file = membership::procs_file(&domain, &mounted)?;
+            Some((domain, file.parent()?.to_owned()))
+        });
+    found
+        .filter(|(membership, _)| membership.is_unified() || membership.has("pids"))
+        .collect()
 }
 
 /// The groups of a domain in a unified hierarchy, the outermost first: libvirt's own, and the scope of systemd's it may be in. Those
@@ -112,21 +142,11 @@ fn domain_groups(group: &Path) -> Vec<PathBuf> {
 /// # Errors
 /// Where the kernel refuses.
 pub fn share_controllers(controller: u32) -> io::Result<()> {
-    let text = fs::read_to_string(format!("/proc/{controller}/cgroup"))?;
-    let mounted = fs::read_to_string("/proc/self/mountinfo")?;
-    let shared = membership::parse(&text).iter().find_map(|membership| {
-        let path = membership.domain_group()?.to_owned();
-        let group = Membership {
-            path,
-            ..membership.clone()
-        };
-        Some(
-            membership::procs_file(&group, &mounted)?
-                .parent()?
-                .to_owned(),
-        )
-    });
-    let Some(group) = shared else { return Ok(()) };
+    let is_own = |membership: &Membership| membership.domain_group().is_some();
+    let mut groups = domain(controller).into_iter();
+    let Some((_, group)) = groups.find(|(membership, _)| is_own(membership)) else {
+        return Ok(());
+    };
     if let [scope, _] = domain_groups(&group).as_slice() {
         // libvirt does not know of the controller that counts processes. A hierarchy may have none.
         let _ = fs::write(scope.join("cgroup.subtree_control"), "+pids");
@@ -154,6 +174,19 @@ pub fn share_controllers(controller: u32) -> io::Result<()> {
             }
             done => return done,
         }
+    }
+}
+
+/// Bounds what sockets of the sandbox hold that process `controller` keeps, where its limit of memory does not count that.
+///
+/// # Errors
+/// Where the kernel refuses.
+pub fn limit_sockets(controller: u32, memory: u64) -> io::Result<()> {
+    let groups = groups(&controller.to_string()).into_iter();
+    let mut files = groups.map(|group| group.join(membership::SOCKET_MEMORY));
+    match files.find(|file| file.exists()) {
+        Some(file) => fs::write(file, membership::socket_memory(memory).to_string()),
+        None => Ok(()),
     }
 }
 
@@ -219,4 +252,42 @@ fn remove_groups(group: &Path) {
         }
     }
     let _ = fs::remove_dir(group);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::chown;
+
+    use super::*;
+
+    #[test]
+    fn groups_are_looked_for_where_the_host_makes_them() {
+        let root = tempfile::tempdir().unwrap();
+        if root.path().metadata().unwrap().uid() != 0 {
+            println!("SKIP: groups of the host are root's");
+            return;
+        }
+        let make = |path: &str| fs::create_dir_all(root.path().join(path)).unwrap();
+        make("machine/lxc-1-a.libvirt-lxc/virt-sandbox-a/virt-sandbox-b");
+        make("libvirtd.service/virt-sandbox-b/virt-sandbox-b");
+        make("1/2/3/4/5/virt-sandbox-b");
+        make("1/2/3/4/5/6/virt-sandbox-b");
+        make("user/virt-sandbox-b");
+        chown(root.path().join("user"), Some(1000), None).unwrap();
+        let found = named(vec![root.path().to_owned()], |name| {
+            name == "virt-sandbox-b"
+        });
+        let mut found: Vec<&Path> = found
+            .iter()
+            .map(|path| path.strip_prefix(root.path()).unwrap())
+            .collect();
+        found.sort();
+        assert_eq!(
+            found,
+            [
+                Path::new("1/2/3/4/5/virt-sandbox-b"),
+                Path::new("libvirtd.service/virt-sandbox-b")
+            ]
+        );
+    }
 }

@@ -58,8 +58,10 @@ fn filter(seccomp: &Seccomp, confined: Confined, arch: &str) -> Result<Option<Pr
     };
     let arches = Arch::of_host(arch);
     if arches.is_empty() {
-        log::warn!("system calls are not filtered: nothing is known of those of '{arch}'");
-        return Ok(None);
+        return Err(Error::refused(format!(
+            "system calls cannot be filtered: nothing is known of those of '{arch}'; use --seccomp off (seccomp = \"off\" in \
+             sandbox.toml) to go without"
+        )));
     }
     let program = policy.compile(arches);
     let doing = || format!("making the filter of system calls '{}'", from.display());

@@ -3,8 +3,10 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
+use guest_init::IDS_UNSUPPORTED;
 use guest_init::config::IdMap;
 use uuid::Uuid;
 
@@ -12,6 +14,7 @@ use crate::config::Idmap;
 use crate::config::idmap::{IdRange, USUAL_COUNT};
 use crate::domain::Filesystem;
 use crate::error::{Error, Result};
+use crate::host::SYSTEM_DIRS;
 use crate::sys::lock::{Lock, Sharing};
 use crate::sys::siblings::siblings;
 use crate::sys::{atomic, command};
@@ -171,15 +174,17 @@ fn choose(pool: &[IdRange], uuid: Uuid, is_free: impl Fn(&IdRange) -> bool) -> O
         .copied()
 }
 
-/// The ids of a sandbox that wants `idmap` and is given `filesystems`; none where it is to have those of the host. With
-/// `auto` it has those, too, where the kernel or a filesystem has no way to map them, which is said.
+/// Chooses the ids of a sandbox that wants `idmap`, is given `filesystems` and has the directory `dir`; none where it is to have
+/// those of the host. With `auto` it has those, too, where the kernel or a filesystem has no way to map them, which is said;
+/// but never again once it has had ids of its own.
 ///
 /// # Errors
-/// Where a range is asked for that cannot be had.
+/// Where a range is asked for that cannot be had, or what hinders may pass.
 pub fn decide(
     idmap: Idmap,
     filesystems: &[Filesystem],
     init: &Path,
+    dir: &Path,
     claim: impl FnOnce(Option<IdRange>) -> Result<IdRange>,
 ) -> Result<Option<IdMap>> {
     let wanted = match idmap {
@@ -195,124 +200,85 @@ pub fn decide(
             "'{path}' is missing, which the sandbox has; put it back, or take it out of the sandbox's configuration"
         )));
     }
+    let had = noted(dir);
     let range = claim(wanted)?;
-    match (try_out(init, range, filesystems), wanted) {
-        (Ok(()), _) => Ok(Some(IdMap {
-            first: range.first(),
-            count: range.count(),
-        })),
-        (Err(reason), Some(_)) => Err(Error::refused(format!(
-            "the sandbox cannot have the ids {range}: {reason}; use --idmap no"
-        ))),
-        (Err(reason), None) => {
-            log::warn!(
-                "the sandbox has no ids of its own ({reason}): its root is the host's root, held back by capabilities \
-                 and system calls alone; --idmap no says that this is known"
-            );
-            Ok(None)
+    let reason = match try_out(init, range, filesystems)? {
+        Tried::Works => {
+            return Ok(Some(IdMap {
+                first: range.first(),
+                count: range.count(),
+            }));
         }
+        Tried::Unsupported(reason) => reason,
+    };
+    if let (Some(range), _) | (None, Some(range)) = (wanted, had) {
+        return Err(Error::refused(format!(
+            "the sandbox cannot have the ids {range}{}: {reason}; use --idmap no (idmap = \"no\" in sandbox.toml) if its root \
+             may be the host's",
+            if had.is_some() { " that it had" } else { "" }
+        )));
+    }
+    forget(dir)?;
+    log::warn!(
+        "the sandbox has no ids of its own ({reason}): its root is the host's root, held back by capabilities \
+         and system calls alone; --idmap no says that this is known"
+    );
+    Ok(None)
+}
+
+/// Removes the note of ids that could not be had.
+fn forget(dir: &Path) -> Result<()> {
+    let note = dir.join(NOTE);
+    match fs::remove_file(&note) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io("removing", &note)(error))
+        }
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 
+/// What came of an attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Tried {
+    /// The sandbox can have the ids.
+    Works,
+    /// The kernel or a filesystem has no way to do this.
+    Unsupported(String),
+}
+
 /// Makes a user namespace and maps what the sandbox needs to own, in a process that is gone afterwards.
-fn try_out(
-    init: &Path,
-    range: IdRange,
-    filesystems: &[Filesystem],
-) -> std::result::Result<(), String> {
+///
+/// # Errors
+/// Where it fails for what may pass: that says nothing of what the host can do.
+fn try_out(init: &Path, range: IdRange, filesystems: &[Filesystem]) -> Result<Tried> {
     let needed = filesystems.iter().filter(|filesystem| is_owned(filesystem));
     let (first, count) = (range.first().to_string(), range.count().to_string());
     let mut arguments: Vec<&OsStr> = vec!["try-ids".as_ref(), first.as_ref(), count.as_ref()];
     arguments.extend(needed.map(|filesystem| filesystem.source.as_os_str()));
-    let tried = command::capture_paths(init, arguments)
-        .map_err(|error| format!("running '{}': {error}", init.display()))?;
-    match tried.success {
-        true => Ok(()),
-        false => Err(tried.stderr.trim().to_owned()),
+    let doing = format!("giving the sandbox the ids {range}");
+    let (status, tried) = command::capture_paths(init, arguments)
+        .map_err(|error| Error::step(format!("{doing}: running '{}'", init.display()))(error))?;
+    match status.code() {
+        Some(0) => Ok(Tried::Works),
+        Some(code) if code == i32::from(IDS_UNSUPPORTED) => {
+            Ok(Tried::Unsupported(tried.stderr.trim().to_owned()))
+        }
+        Some(_) | None => Err(Error::refused(format!(
+            "{doing}: {}; try again, or use --idmap no if its root may be the host's",
+            tried.stderr.trim()
+        ))),
     }
 }
 
-/// What root inside writes to, or has programs in that become somebody else. The staging root is not even seen.
+/// What root inside writes to, or has programs in that become somebody else. The staging root is not even seen, and other
+/// filesystems of a root that may only be read show all as nobody's where they cannot be mapped.
 fn is_owned(filesystem: &Filesystem) -> bool {
     let target = filesystem.target.as_path();
-    let is_system = target == Path::new("/host") || target.parent() == Some(Path::new("/host"));
+    let is_system = target.strip_prefix("/host").is_ok_and(|inside| {
+        inside.as_os_str().is_empty() || SYSTEM_DIRS.iter().any(|name| inside == Path::new(name))
+    });
     target != Path::new("/") && (is_system || !filesystem.read_only)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn registry(root: &Path) -> Registry {
-        Registry {
-            directories: vec![root.join("services"), root.join("run")],
-            etc: root.join("etc"),
-            lock: root.join("lock"),
-        }
-    }
-
-    fn sandbox(root: &Path, dir: &str) -> PathBuf {
-        let dir = root.join(dir);
-        fs::create_dir_all(&dir).unwrap();
-        dir
-    }
-
-    #[test]
-    fn every_sandbox_has_ids_of_its_own_and_keeps_them() {
-        let root = tempfile::tempdir().unwrap();
-        let root = root.path();
-        let registry = registry(root);
-        let (one, two) = (sandbox(root, "services/one"), sandbox(root, "run/two"));
-        let uuid = Uuid::from_u128(7);
-        let first = registry.claim(&one, uuid, None).unwrap();
-        let second = registry.claim(&two, uuid, None).unwrap();
-        assert!(!first.overlaps(second));
-        assert_eq!(
-            registry.claim(&one, Uuid::from_u128(9), None).unwrap(),
-            first
-        );
-        let error = registry
-            .claim(&two, uuid, Some(first))
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("services/one"), "{error}");
-        fs::remove_dir_all(&one).unwrap();
-        assert_eq!(registry.claim(&two, uuid, Some(first)).unwrap(), first);
-    }
-
-    #[test]
-    fn ids_come_from_what_is_set_aside_for_them() {
-        let root = tempfile::tempdir().unwrap();
-        let root = root.path();
-        let registry = registry(root);
-        let etc = sandbox(root, "etc");
-        let text = "alice:331072:65536\nroot:200000:131072\nlibvirt-sandbox:9:5\nbad:line\n";
-        fs::write(etc.join("subuid"), text).unwrap();
-        fs::write(etc.join("subgid"), "root:200000:131072\nbob:200000:10\n").unwrap();
-        let claim = |name: &str| registry.claim(&sandbox(root, name), Uuid::nil(), None);
-        // In the first half are groups of somebody else's.
-        assert_eq!(claim("run/a").unwrap().to_string(), "265536:65536");
-        let error = claim("run/b").unwrap_err().to_string();
-        assert!(error.contains("etc/subuid"), "{error}");
-    }
-
-    #[test]
-    fn what_is_only_looked_at_need_not_be_owned() {
-        let filesystem = |target: &str, read_only| Filesystem {
-            source: "/x".into(),
-            target: target.into(),
-            read_only,
-        };
-        for (target, read_only, owned) in [
-            ("/", false, false),
-            ("/host", true, true),
-            ("/host/usr", true, true),
-            ("/host/usr/share/x", true, false),
-            ("/private", false, true),
-            ("/mnt/0", false, true),
-            ("/mnt/1", true, false),
-        ] {
-            assert_eq!(is_owned(&filesystem(target, read_only)), owned, "{target}");
-        }
-    }
-}
+mod tests;

@@ -5,13 +5,15 @@ pub mod confinement;
 pub mod ids;
 pub mod kernel;
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use guest_init::config::{self as guest, GuestConfig};
+use guest_init::first::RECORD;
 
-use crate::config::{Mac, Mount, Network, SandboxConfig};
+use crate::config::{Credential, Mac, Mount, Network, SandboxConfig};
 use crate::domain::Filesystem;
 use crate::error::{Error, Result};
 use crate::host::{HostFacts, SystemDir};
@@ -174,10 +176,71 @@ pub fn of_sandbox(mount: &Mount) -> Option<guest::Mount> {
     }
 }
 
+/// What the package managers of the host lock and change below `/usr` (`%_dbpath` of rpm): a lock is of the inode, and would hold up
+/// each other. A sandbox has these directories empty; of what is installed there its private tree knows nothing either.
+#[must_use]
+pub fn own_databases(root: &Path) -> Option<guest::Mount> {
+    let target = Path::new("/usr/lib/sysimage");
+    let is_there = below(root, target).is_dir();
+    is_there.then(|| guest::Mount::Tmpfs {
+        target: target.to_owned(),
+        mode: 0o755,
+        size: None,
+    })
+}
+
 /// `path` as it is below `root`.
 #[must_use]
 pub fn below(root: impl AsRef<Path>, path: &Path) -> PathBuf {
     root.as_ref().join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// Most bytes of all credentials of a sandbox, as of systemd for a unit (`CREDENTIALS_TOTAL_SIZE_MAX`).
+const MOST_SECRET: usize = 1 << 20;
+
+/// Reads the files of credentials.
+///
+/// # Errors
+/// Where one cannot be read, or there is too much in them.
+pub fn credentials(credentials: &[Credential]) -> Result<Vec<guest::Credential>> {
+    let mut left = MOST_SECRET;
+    let mut read: Vec<guest::Credential> = Vec::new();
+    for credential in credentials {
+        if read.iter().any(|known| known.id == credential.id) {
+            return Err(Error::refused(format!(
+                "there are two credentials '{}'",
+                credential.id
+            )));
+        }
+        let failed = |error: std::io::Error| {
+            Error::step(format!("reading the credential '{credential}'"))(error)
+        };
+        let mut content = Vec::new();
+        File::open(&credential.source)
+            .and_then(|file| file.take(left as u64 + 1).read_to_end(&mut content))
+            .map_err(failed)?;
+        left = left.checked_sub(content.len()).ok_or_else(|| {
+            Error::refused(format!(
+                "with the credential '{credential}' there are more than {MOST_SECRET} bytes in credentials; use a mount for so much"
+            ))
+        })?;
+        read.push(guest::Credential {
+            id: credential.id.clone(),
+            content: guest::Secret(content),
+        });
+    }
+    Ok(read)
+}
+
+/// The variable that leads a payload to its credentials, if it has any.
+#[must_use]
+pub fn credentials_variable(credentials: &[guest::Credential]) -> Option<(String, String)> {
+    (!credentials.is_empty()).then(|| {
+        (
+            guest_init::CREDENTIALS_VARIABLE.to_owned(),
+            guest_init::CREDENTIALS.to_owned(),
+        )
+    })
 }
 
 /// Whether guests are to show every step of their boot.
@@ -225,6 +288,11 @@ pub fn stage_init(dir: &Path, init: &Path) -> Result<()> {
     }
     let program = fs::read(init).map_err(Error::io("reading", init))?;
     atomic::replace(&dir.join(INIT), &program, 0o755)?;
+    // guest-init empties and fills it; where there is none it never will. That of a sandbox that runs stays.
+    let record = dir.join(RECORD);
+    if !record.exists() {
+        atomic::replace(&record, b"", 0o600)?;
+    }
     Ok(())
 }
 
@@ -263,6 +331,15 @@ pub fn find_init() -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn databases_of_packages_are_not_shared_where_they_are_below_usr() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(own_databases(root.path()), None);
+        fs::create_dir_all(root.path().join("usr/lib/sysimage/rpm")).unwrap();
+        let mount = own_databases(root.path()).unwrap();
+        assert_eq!(mount.target(), Path::new("/usr/lib/sysimage"));
+    }
 
     #[test]
     fn submounts_of_a_shared_directory_are_bound_one_by_one() {

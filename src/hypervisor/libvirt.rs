@@ -17,8 +17,8 @@ use virt::error::{Error as VirtError, ErrorNumber};
 use virt::network::Network;
 
 use crate::error::{Error, Result};
-use crate::hypervisor::words::{hint, parse_range};
-use crate::hypervisor::{DomainState, Hypervisor, Limit, Usage};
+use crate::hypervisor::words::{hint, parse_range, parse_subnets};
+use crate::hypervisor::{DomainState, Hypervisor, Limit, Subnet, Usage};
 
 /// A connection to a libvirt daemon. It is closed when this is dropped; long waits should not hold one.
 #[derive(Debug)]
@@ -93,6 +93,11 @@ impl Libvirt {
                 "libvirt has no network '{name}' ({others}); choose one with -N dhcp,source=NAME, or -N none"
             ))
         })
+    }
+
+    fn network_xml(&self, name: &str) -> Result<String> {
+        let xml = self.network(name)?.xml_desc(0);
+        xml.map_err(|error| failed(format_args!("looking at network '{name}'"), &error))
     }
 
     fn must_find(&self, name: &str) -> Result<Domain> {
@@ -290,11 +295,11 @@ impl Hypervisor for Libvirt {
     }
 
     fn leased_range(&self, name: &str) -> Result<Option<RangeInclusive<Ipv4Addr>>> {
-        let xml = self
-            .network(name)?
-            .xml_desc(0)
-            .map_err(|error| failed(format_args!("looking at network '{name}'"), &error))?;
-        Ok(parse_range(&xml))
+        Ok(parse_range(&self.network_xml(name)?))
+    }
+
+    fn subnets(&self, name: &str) -> Result<Vec<Subnet>> {
+        Ok(parse_subnets(&self.network_xml(name)?))
     }
 
     fn start_network(&self, name: &str) -> Result<()> {

@@ -4,7 +4,7 @@
 pub mod libvirt;
 mod words;
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::os::fd::BorrowedFd;
 
@@ -104,6 +104,12 @@ pub trait Hypervisor {
     /// Where there is no such network.
     fn leased_range(&self, name: &str) -> Result<Option<RangeInclusive<Ipv4Addr>>>;
 
+    /// The subnets that a virtual network gives addresses on; none where the host has no part in that.
+    ///
+    /// # Errors
+    /// Where there is no such network.
+    fn subnets(&self, name: &str) -> Result<Vec<Subnet>>;
+
     /// Starts a virtual network; one that is up is no error.
     ///
     /// # Errors
@@ -136,6 +142,33 @@ pub trait Hypervisor {
     fn likely_address(&self, name: &str, uuid: &uuid::Uuid) -> Result<Option<Ipv4Addr>> {
         let range = self.leased_range(name)?;
         Ok(range.and_then(|range| address_of(&range, uuid)))
+    }
+}
+
+/// A subnet of a virtual network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Subnet {
+    /// An address in it.
+    pub address: IpAddr,
+    /// How many bits of that all have in common.
+    pub prefix: u8,
+}
+
+impl Subnet {
+    /// Whether an address is one of it.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let (own, other, length) = match (self.address, address) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => {
+                (u128::from(own.to_bits()), u128::from(other.to_bits()), 32)
+            }
+            (IpAddr::V6(own), IpAddr::V6(other)) => (own.to_bits(), other.to_bits(), 128),
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return false,
+        };
+        let rest = u32::from(length - self.prefix.min(length));
+        (own ^ other)
+            .checked_shr(rest)
+            .is_none_or(|differing| differing == 0)
     }
 }
 
@@ -234,6 +267,28 @@ impl DomainState {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_subnet_is_told_by_its_prefix() {
+        for (own, prefix, other, is_in) in [
+            ("192.0.2.1", 24, "192.0.2.255", true),
+            ("192.0.2.1", 24, "192.0.3.1", false),
+            ("192.0.2.1", 32, "192.0.2.0", false),
+            ("192.0.2.1", 0, "10.0.0.1", true),
+            ("192.0.2.1", 24, "::ffff:192.0.2.2", false),
+            ("2001:db8::1", 64, "2001:db8::ffff:0:0:1", true),
+            ("2001:db8::1", 64, "2001:db8:0:1::1", false),
+            ("2001:db8::1", 0, "2001::1", true),
+        ] {
+            let address = own.parse().unwrap();
+            let subnet = Subnet { address, prefix };
+            assert_eq!(
+                subnet.contains(other.parse().unwrap()),
+                is_in,
+                "{own}/{prefix} {other}"
+            );
+        }
+    }
 
     #[test]
     fn an_address_lies_in_its_range() {

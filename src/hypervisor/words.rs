@@ -1,7 +1,9 @@
 //! What libvirt says, read: documents and reasons. Pure.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
+
+use super::Subnet;
 
 /// The first range of IPv4 addresses in the XML of a network.
 pub(super) fn parse_range(xml: &str) -> Option<RangeInclusive<Ipv4Addr>> {
@@ -13,6 +15,41 @@ pub(super) fn parse_range(xml: &str) -> Option<RangeInclusive<Ipv4Addr>> {
             let address = |name| range.attribute(name)?.parse::<Ipv4Addr>().ok();
             Some(address("start")?..=address("end")?)
         })
+}
+
+/// The subnets in the XML of a network. What names no prefix has that of its class, or half of an IPv6 address, as libvirt has it
+/// (`virSocketAddrGetIPPrefix`).
+pub(super) fn parse_subnets(xml: &str) -> Vec<Subnet> {
+    let Ok(document) = roxmltree::Document::parse(xml) else {
+        return vec![];
+    };
+    let of_network = document.root_element().children();
+    let subnet = |ip: roxmltree::Node<'_, '_>| {
+        let address: IpAddr = ip.attribute("address")?.parse().ok()?;
+        let prefix = ip
+            .attribute("prefix")
+            .and_then(|prefix| prefix.parse().ok());
+        let netmask = ip
+            .attribute("netmask")
+            .and_then(|mask| mask.parse::<Ipv4Addr>().ok());
+        let usual = match address {
+            IpAddr::V4(v4) => match v4.octets()[0] {
+                0..128 => 8,
+                128..192 => 16,
+                192.. => 24,
+            },
+            IpAddr::V6(_) => 64,
+        };
+        let masked = netmask.map(|mask| mask.to_bits().leading_ones() as u8);
+        Some(Subnet {
+            address,
+            prefix: prefix.or(masked).unwrap_or(usual),
+        })
+    };
+    of_network
+        .filter(|node| node.has_tag_name("ip"))
+        .filter_map(subnet)
+        .collect()
 }
 
 /// What to do about a failed start, where the reason is known.
@@ -32,4 +69,25 @@ pub(super) fn hint(reason: &str) -> Option<&'static str> {
     .into_iter()
     .find(|(signs, _)| signs.iter().any(|sign| reason.contains(sign)))
     .map(|(_, hint)| hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subnets_of_a_network_are_read() {
+        let xml = "<network><ip address='192.168.122.1' netmask='255.255.254.0'><dhcp><range start='192.168.122.2' end='192.168.122.9'/>\
+            <host ip='10.0.0.1'/></dhcp></ip><ip family='ipv6' address='2001:db8::1' prefix='56'/><ip address='10.1.2.3'/>\
+            <route address='203.0.113.0' prefix='24' gateway='192.168.122.2'/></network>";
+        let shown = parse_subnets(xml)
+            .into_iter()
+            .map(|subnet| format!("{}/{}", subnet.address, subnet.prefix))
+            .collect::<Vec<_>>();
+        assert_eq!(shown, ["192.168.122.1/23", "2001:db8::1/56", "10.1.2.3/8"]);
+        assert_eq!(
+            parse_subnets("<network><forward mode='bridge'/></network>"),
+            []
+        );
+    }
 }

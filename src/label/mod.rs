@@ -34,6 +34,24 @@ pub fn model(capabilities: &str) -> Option<SecModel> {
         .next()
 }
 
+/// The user and the group that libvirt's daemon runs QEMU as, from its capabilities; `None` where it says none.
+#[must_use]
+pub fn qemu_account(capabilities: &str) -> Option<(u32, u32)> {
+    let document = roxmltree::Document::parse(capabilities).ok()?;
+    let text = |node: roxmltree::Node<'_, '_>, name: &str| {
+        let child = node.children().find(|child| child.has_tag_name(name));
+        child.and_then(|child| child.text().map(|text| text.trim().to_owned()))
+    };
+    let model = document
+        .descendants()
+        .filter(|node| node.has_tag_name("secmodel"))
+        .find(|node| text(*node, "model").as_deref() == Some("dac"))?;
+    // Numbers with a plus sign before each: "+64055:+64055".
+    let label = text(model, "baselabel")?;
+    let (user, group) = label.split_once(':')?;
+    Some((user.parse().ok()?, group.parse().ok()?))
+}
+
 /// The label that a domain's document says, if it says one.
 #[must_use]
 pub fn of_domain(xml: &str) -> Option<String> {
@@ -225,6 +243,20 @@ mod tests {
 
     fn asked(text: &str) -> Security {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_account_of_qemu_is_read_from_the_capabilities() {
+        let models = |models: &str| format!("<capabilities><host>{models}</host></capabilities>");
+        let none = "<secmodel><model>none</model><doi>0</doi></secmodel>";
+        let dac = "<secmodel><model>dac</model><doi>0</doi><baselabel type='kvm'>+64055:+108</baselabel></secmodel>";
+        assert_eq!(
+            qemu_account(&models(&format!("{none}{dac}"))),
+            Some((64055, 108))
+        );
+        for text in [&models(none), "", "<secmodel><model>dac</model></secmodel>"] {
+            assert_eq!(qemu_account(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use guest_init::seccomp::usual::Confined;
 use nix::sys::signal::Signal;
 use uuid::Uuid;
 
+use crate::config::idmap::USUAL_COUNT;
 use crate::config::{Idmap, SandboxName};
 use crate::domain::lxc::{self, LxcDomain};
 use crate::domain::template::{self, Template};
@@ -19,13 +20,13 @@ use crate::domain::{BlockDevice, Domain, Filesystem, disk_name};
 use crate::error::{Error, Result};
 use crate::guest::ids::{self, Registry};
 use crate::guest::{self, cgroup, confinement};
-use crate::host::HostFacts;
+use crate::host::{self, HostFacts};
 use crate::hypervisor::Hypervisor;
 use crate::run::contract::{self, Platforms};
 use crate::run::disks::{self, Attached};
 use crate::run::layout::{Granularity, Layout, ROOT, Share};
 use crate::run::{Account, Plan, Purpose, Reach, Request};
-use crate::sys::enter::{first_process, init_process};
+use crate::sys::first::{self, Stage};
 use crate::sys::pidfd::Process;
 
 /// What the kernel and the host's services show of themselves below a root; a sandbox has its own.
@@ -41,7 +42,8 @@ pub fn plan(
     (state, purpose): (&Path, Purpose),
 ) -> Result<Plan> {
     let account = Account::find(&request.who)?;
-    let layout = Layout::new(request, state, Granularity::Files)?;
+    let mut layout = Layout::new(request, state, Granularity::Files)?;
+    layout.isolate();
     let stage = state.join("stage");
     let mut filesystems = vec![Filesystem {
         source: stage.clone(),
@@ -51,12 +53,13 @@ pub fn plan(
     for share in &layout.shares {
         filesystems.extend(mounts(share, facts));
     }
-    let devices = Devices::new(request, &layout, state, purpose)?;
+    let devices = Devices::new(request, &layout, purpose)?;
     let mut domain = domain.clone();
     domain.disks = devices.blocks().collect();
     lxc::check(&domain)?;
     let place = (state, purpose);
-    let idmap = ids(request, domain.uuid, &account, &filesystems, place)?;
+    let owned = owned(&filesystems, &layout.temporary, state);
+    let idmap = ids(request, domain.uuid, &account, &owned, place)?;
     let confined = match (account.identity.privileged, idmap) {
         (false, _) => Confined::Unprivileged,
         (true, Some(_)) => Confined::OwnRoot,
@@ -69,10 +72,9 @@ pub fn plan(
         container: "lxc-libvirt",
         staged: devices.staged(&layout),
         disks: devices.tagged(request),
-        masked: sockets(&layout.shares)?,
         // The first console is the log's.
         shell: request.shell.then(|| PathBuf::from("/dev/tty2")),
-        max_pids: Some(request.resources.pids()),
+        max_pids: Some(request.resources.container_pids(host::pid_max())),
         tmpfs_size: Some(request.resources.tmpfs_size()),
     };
     let temporary = layout.temporary.clone();
@@ -95,12 +97,13 @@ pub fn plan(
             stage,
         },
         emulation: None,
+        boot: None,
         files: None,
         devices: devices.attached,
     })
 }
 
-/// The ids of a container. A command without capabilities needs none of its own: it has the caller's and can get no others.
+/// Chooses the ids of a container.
 fn ids(
     request: &Request,
     uuid: Uuid,
@@ -108,21 +111,60 @@ fn ids(
     filesystems: &[Filesystem],
     (state, purpose): (&Path, Purpose),
 ) -> Result<Option<IdMap>> {
-    let idmap = match request.confinement.idmap {
-        Idmap::Auto if !account.identity.privileged => Idmap::No,
-        idmap @ (Idmap::Auto | Idmap::No | Idmap::Range(_)) => idmap,
-    };
+    let idmap = idmap_for(request.confinement.idmap, account)?;
     let services = Path::new(guest::SERVICES);
     let registry = Registry::of(&[services, Path::new(guest::RUNTIME)]);
     ids::decide(
         idmap,
         filesystems,
         &guest::find_init()?,
+        state,
         |wanted| match purpose {
             Purpose::Start => registry.claim(state, uuid, wanted),
             Purpose::Show => registry.preview(state, uuid, wanted),
         },
     )
+}
+
+/// Returns what ids are mapped for. Fresh directories are made later: their filesystem is that of the nearest directory.
+fn owned(filesystems: &[Filesystem], temporary: &[PathBuf], state: &Path) -> Vec<Filesystem> {
+    let is_there = |path: &&Path| path.exists();
+    let nearest = state.ancestors().find(is_there).unwrap_or(state);
+    let owned = filesystems.iter().cloned().map(|filesystem| {
+        match temporary.contains(&filesystem.source) {
+            true => Filesystem {
+                source: nearest.to_owned(),
+                ..filesystem
+            },
+            false => filesystem,
+        }
+    });
+    owned.collect()
+}
+
+/// Returns the map of ids for a command of `account`. With `auto` an ordinary user whose id is beyond a usual range keeps it: a
+/// command without capabilities is no more than that user, and could not read its own files else.
+///
+/// # Errors
+/// Where the account is not among the ids that are asked for.
+fn idmap_for(asked: Idmap, account: &Account) -> Result<Idmap> {
+    let (uid, gid) = (account.identity.uid, account.identity.gid);
+    let count = match asked {
+        Idmap::No => return Ok(Idmap::No),
+        Idmap::Auto => USUAL_COUNT,
+        Idmap::Range(range) => range.count(),
+    };
+    if uid.max(gid) < count {
+        return Ok(asked);
+    }
+    if asked == Idmap::Auto && uid != 0 && gid != 0 {
+        log::info!("'{}' ({uid}:{gid}) keeps the ids of the host", account.name);
+        return Ok(Idmap::No);
+    }
+    Err(Error::refused(format!(
+        "the user '{}' ({uid}:{gid}) is not among the {count} ids of the sandbox; use --idmap START:COUNT with more, or --idmap no",
+        account.name
+    )))
 }
 
 /// How long a container without a command may take to end.
@@ -138,17 +180,26 @@ const END: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// Where it cannot be done. The domain then ends with the connection, in libvirt's own time.
-pub fn end(hypervisor: &dyn Hypervisor, name: &SandboxName, link: Link) -> Result<bool> {
+pub fn end(
+    hypervisor: &dyn Hypervisor,
+    name: &SandboxName,
+    stage: &Path,
+    link: Link,
+) -> Result<bool> {
     let failed = || Error::step::<io::Error>("ending the container");
     let Some(controller) = hypervisor.state(name.as_str())?.id() else {
         return Ok(false);
     };
     let keeper = Process::open(controller).map_err(failed())?;
-    let (Some(init), Some(first)) = (init_process(controller), first_process(controller)) else {
+    let Stage::Runs(first) = first::find(controller, stage)? else {
         return Ok(false);
     };
-    let groups = cgroup::of_process(first, name);
-    let init = Process::open(init).map_err(failed())?;
+    let groups = cgroup::of_sandbox(controller, name);
+    let init = Process::open(first.init.pid()).map_err(failed())?;
+    // Its number may be another's by now.
+    if first.init.identity().is_err() {
+        return Ok(false);
+    }
     cgroup::adopt(controller).map_err(failed())?;
     drop(link);
     if !init.wait(END) {
@@ -167,18 +218,17 @@ struct Devices {
 }
 
 impl Devices {
-    fn new(request: &Request, layout: &Layout, state: &Path, purpose: Purpose) -> Result<Self> {
+    fn new(request: &Request, layout: &Layout, purpose: Purpose) -> Result<Self> {
         let mut attached = Vec::new();
-        let at = |index: usize| state.join(format!("raw{index}"));
         for image in &layout.images {
             attached.push(match purpose {
-                Purpose::Start => disks::attach_image(image, &at(attached.len()))?,
+                Purpose::Start => disks::attach_image(image)?,
                 Purpose::Show => Attached::pretended(&image.source, image.read_only),
             });
         }
         for disk in &request.disks {
             attached.push(match purpose {
-                Purpose::Start => disks::attach_disk(disk, &at(attached.len()))?,
+                Purpose::Start => disks::attach_disk(disk)?,
                 Purpose::Show => Attached::pretended(disk.source(), disk.is_read_only()),
             });
         }
@@ -245,56 +295,9 @@ fn mounts(share: &Share, facts: &HostFacts) -> Vec<Filesystem> {
         .collect()
 }
 
-/// Sockets of the host's programs that the sandbox would reach through its root: a read-only mount keeps nobody from
-/// connecting, and the namespace of a network has no say in it (unix(7)).
-fn sockets(shares: &[Share]) -> Result<Vec<PathBuf>> {
-    let table = Path::new("/proc/net/unix");
-    let text = std::fs::read_to_string(table).map_err(Error::io("reading", table))?;
-    let root = shares.iter().find(|share| share.staged == Path::new(ROOT));
-    Ok(root.map_or_else(Vec::new, |root| bound_below(&text, &root.source)))
-}
-
-/// The paths below `root` in the text of `/proc/net/unix`, as seen from there.
-fn bound_below(text: &str, root: &Path) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> = text
-        .lines()
-        .filter_map(|line| {
-            line.split_once(" /")
-                .map(|(_, path)| Path::new("/").join(path))
-        })
-        .filter_map(|path| {
-            let inside = path.strip_prefix(root).ok()?.to_owned();
-            let is_hidden = NOT_SHARED.iter().any(|top| inside.starts_with(top));
-            (!is_hidden).then(|| Path::new("/").join(inside))
-        })
-        .collect();
-    found.sort();
-    found.dedup();
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sockets_that_can_be_seen_are_found() {
-        let text = "Num       RefCount Protocol Flags    Type St Inode Path\n\
-                    0000000000000000: 00000002 00000000 00010000 0001 01 12 /tmp/tmux-0/default\n\
-                    0000000000000000: 00000003 00000000 00000000 0001 03 13 /tmp/tmux-0/default\n\
-                    0000000000000000: 00000002 00000000 00010000 0001 01 14 @/abstract\n\
-                    0000000000000000: 00000002 00000000 00010000 0001 01 15 /run/dbus/system_bus_socket\n\
-                    0000000000000000: 00000002 00000000 00010000 0001 01 16\n";
-        assert_eq!(
-            bound_below(text, Path::new("/")),
-            [Path::new("/tmp/tmux-0/default")]
-        );
-        assert_eq!(
-            bound_below(text, Path::new("/tmp")),
-            [Path::new("/tmux-0/default")]
-        );
-        assert!(bound_below(text, Path::new("/srv")).is_empty());
-    }
 
     #[test]
     fn mounts_of_the_kernel_are_not_shared() {
@@ -315,5 +318,28 @@ mod tests {
             .map(|filesystem| filesystem.target)
             .collect();
         assert_eq!(targets, [Path::new("/host"), Path::new("/host/usr")]);
+    }
+
+    #[test]
+    fn a_user_beyond_the_range_keeps_its_ids_and_root_never_does() {
+        let account = |uid, gid| {
+            let mut account = Account::find(&crate::run::Who::Privileged).unwrap();
+            (account.identity.uid, account.identity.gid) = (uid, gid);
+            account
+        };
+        let range: Idmap = "1000000:100000".parse().unwrap();
+        for (asked, uid, gid, chosen) in [
+            (Idmap::Auto, 0, 0, Some(Idmap::Auto)),
+            (Idmap::Auto, 65534, 65534, Some(Idmap::Auto)),
+            (Idmap::Auto, 65536, 65536, Some(Idmap::No)),
+            (Idmap::Auto, 0, 65536, None),
+            (Idmap::Auto, 65536, 0, None),
+            (Idmap::No, 0, 65536, Some(Idmap::No)),
+            (range, 65536, 0, Some(range)),
+            (range, 100_000, 0, None),
+        ] {
+            let found = idmap_for(asked, &account(uid, gid));
+            assert_eq!(found.ok(), chosen, "{asked:?} {uid}:{gid}");
+        }
     }
 }

@@ -23,8 +23,6 @@ pub struct Platforms {
     pub staged: Vec<Staged>,
     /// Block devices with their tags.
     pub disks: Vec<Disk>,
-    /// Sockets of the host that can be reached through the root.
-    pub masked: Vec<PathBuf>,
     /// The ids of the host that stand for those of the sandbox.
     pub idmap: Option<IdMap>,
     /// What the command gives up.
@@ -76,7 +74,6 @@ pub fn config(
         }],
         user_mounts: layout.user_mounts,
         includes: layout.includes,
-        masked: driver.masked,
         disks: driver.disks,
         max_pids: driver.max_pids,
         tmpfs_size: driver.tmpfs_size,

@@ -12,8 +12,9 @@ use crate::domain::{BlockDevice, BlockKind};
 use crate::error::{Error, Result};
 use crate::guest::kernel::Feature;
 use crate::run::layout::Image;
-use crate::sys::export::Export;
+use crate::sys::export::{self, Export};
 use crate::sys::loopdev::{Extent, LoopDevice};
+use crate::sys::reference;
 
 /// A block device of the host, for as long as this lives or something has it open.
 #[derive(Debug)]
@@ -93,57 +94,96 @@ fn choose(image: &Image, raw: &Path) -> Result<filesystem::Chosen> {
     )))
 }
 
-/// Makes a block device of the filesystem in `image`; `at` is where a raw view of it may be made.
+/// Refuses an image that names other files which are not to be opened, before anything looks at it that would open them.
 ///
 /// # Errors
-/// Where there is no such filesystem, or the host cannot make devices of such images.
-pub fn attach_image(image: &Image, at: &Path) -> Result<Attached> {
-    let export = export(&image.source, image.format, image.read_only, at)?;
-    let raw = export.as_ref().map_or(image.source.as_path(), Export::path);
-    let chosen = choose(image, raw)?;
+/// Names the image, the file and the option. Also where the image cannot be read.
+pub fn check_image(image: &Image) -> Result<()> {
+    check(&image.source, image.format, image.backing)
+}
+
+/// Refuses a disk with such an image, as [`check_image`].
+///
+/// # Errors
+/// As [`check_image`].
+pub fn check_disk(disk: &Disk) -> Result<()> {
+    check(disk.source(), disk.format(), disk.has_backing())
+}
+
+fn check(source: &Path, format: ImageFormat, backing: bool) -> Result<()> {
+    if backing || format == ImageFormat::Raw {
+        return Ok(());
+    }
+    let found = reference::open(source, true)
+        .and_then(|image| reference::find(&image, format.as_str()))
+        .map_err(Error::io("reading the image", source))?;
+    match found {
+        None => Ok(()),
+        Some(found) => Err(Error::refused(format!(
+            "the image '{}' names another file, {found}, which a sandbox does not get; if you trust the image with all \
+             your files, say backing=yes behind it",
+            source.display()
+        ))),
+    }
+}
+
+/// Makes a block device of the filesystem in `image`.
+///
+/// # Errors
+/// Where there is no such filesystem, the image names other files, or the host cannot make devices of such images.
+pub fn attach_image(image: &Image) -> Result<Attached> {
+    check_image(image)?;
+    let export = export(&image.source, image.format, image.read_only, image.backing)?;
+    let raw = raw_view(export.as_ref(), &image.source);
+    let chosen = choose(image, &raw)?;
     let extent = Extent {
         start: chosen.partition.map_or(0, |partition| partition.start),
         length: chosen.partition.map_or(0, |partition| partition.size),
     };
-    attached(
-        &image.source,
-        raw.to_owned(),
-        extent,
-        image.read_only,
-        export,
-    )
+    attached(&image.source, &raw, extent, image.read_only, export)
 }
 
 /// Makes a block device of a disk, unless it is one.
 ///
 /// # Errors
 /// As [`attach_image`].
-pub fn attach_disk(disk: &Disk, at: &Path) -> Result<Attached> {
-    let source = disk.source();
+pub fn attach_disk(disk: &Disk) -> Result<Attached> {
+    let (source, read_only) = (disk.source(), disk.is_read_only());
     match kind(disk)? {
         BlockKind::Block => Ok(Attached {
-            device: block(source, disk.is_read_only()),
+            device: block(source, read_only),
             _device: None,
             _export: None,
         }),
         BlockKind::File => {
-            let export = export(source, disk.format(), disk.is_read_only(), at)?;
-            let raw = export.as_ref().map_or(source, Export::path).to_owned();
-            attached(source, raw, Extent::default(), disk.is_read_only(), export)
+            check_disk(disk)?;
+            let export = export(source, disk.format(), read_only, disk.has_backing())?;
+            let raw = raw_view(export.as_ref(), source);
+            attached(source, &raw, Extent::default(), read_only, export)
         }
     }
+}
+
+fn raw_view(export: Option<&Export>, source: &Path) -> PathBuf {
+    export.map_or_else(|| source.to_owned(), Export::path)
 }
 
 fn export(
     source: &Path,
     format: ImageFormat,
     read_only: bool,
-    at: &Path,
+    backing: bool,
 ) -> Result<Option<Export>> {
     if format == ImageFormat::Raw {
         return Ok(None);
     }
-    let export = Export::new(source, format.as_str(), read_only, at).map_err(|error| {
+    let image = export::Image {
+        path: source,
+        format: format.as_str(),
+        read_only,
+        backing,
+    };
+    let export = Export::new(image).map_err(|error| {
         Error::step(format!(
             "opening the {} image '{}' (this takes qemu-storage-daemon, and FUSE in the kernel)",
             format.as_str(),
@@ -155,13 +195,16 @@ fn export(
 
 fn attached(
     source: &Path,
-    raw: PathBuf,
+    raw: &Path,
     extent: Extent,
     read_only: bool,
     export: Option<Export>,
 ) -> Result<Attached> {
-    let device = LoopDevice::attach(&raw, extent, read_only)
+    let device = LoopDevice::attach(raw, extent, read_only)
         .map_err(Error::io("attaching a loop device to", source))?;
+    if let Some(export) = &export {
+        export.lift_deadline();
+    }
     Ok(Attached {
         device: block(device.path(), read_only),
         _device: Some(device),
@@ -175,6 +218,7 @@ fn block(path: &Path, read_only: bool) -> BlockDevice {
         source: path.to_owned(),
         kind: BlockKind::Block,
         format: ImageFormat::Raw,
+        backing: false,
         read_only,
         serial: String::new(),
     }

@@ -13,12 +13,13 @@ use std::time::Duration;
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, geteuid};
 
 use crate::config::SandboxName;
 use crate::error::{Error, Result};
 use crate::guest::cgroup;
 use crate::sys::pidfd::Process;
+use crate::sys::private;
 
 /// The longest path of a Unix socket, in bytes (`unix(7)`).
 const LONGEST_SOCKET: usize = 107;
@@ -52,6 +53,11 @@ pub fn prepare(root: &Path, name: &SandboxName, cache: Option<&Path>) -> Result<
             root.display()
         )));
     }
+    // Sockets of QEMU's are below it. That of root's passes through as another user.
+    if !root.exists() {
+        let mode = if geteuid().is_root() { 0o711 } else { 0o700 };
+        private::directory(root, mode).map_err(Error::io("creating", root))?;
+    }
     let configuration = root.join("etc/qemu.conf");
     let etc = root.join("etc");
     fs::create_dir_all(&etc).map_err(Error::io("creating", &etc))?;
@@ -59,7 +65,9 @@ pub fn prepare(root: &Path, name: &SandboxName, cache: Option<&Path>) -> Result<
         fs::write(&configuration, CONFIGURATION).map_err(Error::io("writing", &configuration))?;
     }
     if let Some(cache) = cache {
-        fs::create_dir_all(cache).map_err(Error::io("creating", cache))?;
+        for directory in cache.parent().into_iter().chain([cache]) {
+            private::directory(directory, 0o700).map_err(Error::io("creating", directory))?;
+        }
         let link = root.join("cache");
         symlink(cache, &link).map_err(Error::io("linking", &link))?;
     }

@@ -53,6 +53,8 @@ pub struct Image {
     pub format: ImageFormat,
     /// The partition it is on, if it is said.
     pub partition: Option<u32>,
+    /// Whether files that the image names are opened, too.
+    pub backing: bool,
     /// Path in the staging root.
     pub staged: PathBuf,
     /// Whether the sandbox may only read it.
@@ -89,6 +91,15 @@ impl Layout {
         }
         layout.add_includes(request, granularity)?;
         Ok(layout)
+    }
+
+    /// Keeps a root that may only be read apart from the host, whose kernel is the sandbox's as well.
+    pub fn isolate(&mut self) {
+        if let Root::Tree { access, .. } = &mut self.root
+            && *access == Access::ReadOnly
+        {
+            *access = Access::Isolated;
+        }
     }
 
     fn choose_root(&mut self, request: &Request) -> Result<()> {
@@ -131,6 +142,7 @@ impl Layout {
                 source,
                 format,
                 partition,
+                backing,
                 read_only,
                 ..
             }) => {
@@ -139,6 +151,7 @@ impl Layout {
                     source: existing_file(source)?,
                     format: format.unwrap_or_else(|| ImageFormat::of(source)),
                     partition: *partition,
+                    backing: *backing,
                     staged: staged.clone(),
                     read_only: access != Access::Writable,
                 });
@@ -194,6 +207,7 @@ impl Layout {
                 source,
                 format,
                 partition,
+                backing,
                 read_only,
                 ..
             } => {
@@ -203,6 +217,7 @@ impl Layout {
                     source: existing_file(source)?,
                     format,
                     partition: *partition,
+                    backing: *backing,
                     staged: staged.clone(),
                     read_only,
                 });

@@ -7,7 +7,7 @@ use guest_init::config::{self as guest, Platform, Staged, Stdio};
 
 use crate::config::network::Source;
 use crate::config::{Network, SandboxName};
-use crate::domain::qemu::{self, Authority, Channel, Console, Machine, QemuDomain, Transport};
+use crate::domain::qemu::{self, Channel, Console, Machine, QemuDomain, Transport};
 use crate::domain::template::{self, Template};
 use crate::domain::{BlockDevice, BlockKind, Domain};
 use crate::driver::ability::{Abilities, for_guest, usable_emulation};
@@ -53,13 +53,12 @@ pub fn plan(
         shares.push(qemu::Share {
             tag,
             source: share.source.clone(),
-            // No virtiofsd that libvirt 9 starts refuses to write; the guest's kernel does.
-            read_only: share.read_only && matches!(transport, Transport::Plan9 { .. }),
             transport,
         });
     }
     for (index, image) in layout.images.iter().enumerate() {
         let serial = format!("image{index}");
+        disks::check_image(image)?;
         domain.disks.push(image_device(image, &serial));
         staged.push(Staged::Image {
             device: guest::BlockDevice::Serial(serial),
@@ -71,10 +70,13 @@ pub fn plan(
     let mut disks = Vec::new();
     for (index, disk) in request.disks.iter().enumerate() {
         let serial = format!("disk{index}");
+        let kind = disks::kind(disk)?;
+        disks::check_disk(disk)?;
         domain.disks.push(BlockDevice {
             source: disk.source().to_owned(),
-            kind: disks::kind(disk)?,
+            kind,
             format: disk.format(),
+            backing: disk.has_backing(),
             read_only: disk.is_read_only(),
             serial: serial.clone(),
         });
@@ -91,16 +93,16 @@ pub fn plan(
         &features,
         &crate::guest::find_init()?,
     )?;
-    if driver.authority() == Authority::Root {
-        selinux::share_with_machines(&places.cache);
-    }
-    let (channel, console) = (state.join("channel"), state.join("console"));
-    let serial = request.debug.then(|| state.join("serial"));
+    let copies = state.join(kernel::COPIES);
+    let copied = kernel::Boot::below(&copies);
+    let sockets = state.join("sockets");
+    let (channel, console) = (sockets.join("channel"), sockets.join("console"));
+    let serial = request.debug.then(|| sockets.join("serial"));
     let emulation = request.emulation.unwrap_or_else(usable_emulation);
     let machine = Machine {
         emulation,
-        kernel: boot.kernel.clone(),
-        initrd: boot.initrd.clone(),
+        kernel: copied.kernel,
+        initrd: copied.initrd,
         command_line: kernel::command_line(request.debug, None),
         channels: vec![Channel {
             name: guest_init::wire::PORT.to_owned(),
@@ -127,7 +129,6 @@ pub fn plan(
         staged,
         disks,
         // Sockets of the host are files without a meaning in another kernel.
-        masked: vec![],
         shell: request.shell.then(|| PathBuf::from("/dev/hvc1")),
         max_pids: None,
         tmpfs_size: None,
@@ -143,11 +144,34 @@ pub fn plan(
         reach: Reach::Sockets {
             channel,
             consoles: std::iter::once(console).chain(serial).collect(),
+            directory: sockets,
         },
+        boot: Some(BootFiles { boot, copies }),
         emulation: Some(emulation),
         files: None,
         devices: vec![],
     })
+}
+
+/// What a virtual machine boots from.
+#[derive(Debug)]
+pub(super) struct BootFiles {
+    /// The files in the cache.
+    boot: kernel::Boot,
+    /// The directory of the machine's own copies.
+    copies: PathBuf,
+}
+
+impl BootFiles {
+    /// Makes the copies, for `reader`, the user that QEMU runs as where that is not ours.
+    pub(super) fn copy(&self, reader: Option<(u32, u32)>) -> Result<()> {
+        self.boot.copy_to(&self.copies, reader, &[]).map(drop)
+    }
+
+    /// Labels the copies.
+    pub(super) fn label(&self) {
+        selinux::share_with_machines(&self.copies);
+    }
 }
 
 /// libvirt's networks are another driver's, of a daemon.
@@ -200,6 +224,7 @@ fn image_device(image: &Image, serial: &str) -> BlockDevice {
         source: image.source.clone(),
         kind: BlockKind::File,
         format: image.format,
+        backing: image.backing,
         read_only: image.read_only,
         serial: serial.to_owned(),
     }

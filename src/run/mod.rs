@@ -16,15 +16,14 @@ mod machine;
 mod outcome;
 mod reach;
 mod security;
+mod stage;
 mod state;
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use guest_init::config::{Addressing, GuestConfig, Identity};
+use guest_init::config::{Addressing, GuestConfig, Identity, Payload};
 use guest_init::wire::Frame;
 use uuid::Uuid;
 
@@ -33,11 +32,11 @@ pub use self::outcome::{OWN_FAILURE, Outcome, Stages};
 pub use self::state::{Places, State};
 use crate::config::network::Source;
 use crate::config::{
-    Confinement, Disk, Hostname, Include, KernelRequest, Mac, Mount, Network, Publish, Resources,
-    SandboxName, Security,
+    Confinement, Credential, Disk, Hostname, Include, KernelRequest, Mac, Mount, Network, Publish,
+    Resources, SandboxName, Security,
 };
 use crate::console::{Console, Conversation, Ending, Patience, Signals, Stdio};
-use crate::domain::qemu::Emulation;
+use crate::domain::qemu::{Authority, Emulation};
 use crate::domain::{Domain, OnReboot, SecModel};
 pub use crate::driver::connection::{Connection, Driver, Surroundings};
 use crate::error::{Error, Result};
@@ -46,7 +45,7 @@ use crate::host::HostFacts;
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::libvirt::Libvirt;
 use crate::label;
-use crate::label::selinux::{self, Context};
+use crate::label::selinux::Context;
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +60,8 @@ pub struct Request {
     pub who: Who,
     /// Added to its environment.
     pub environment: Vec<(OsString, OsString)>,
+    /// Files of the host that it reads at `$CREDENTIALS_DIRECTORY`.
+    pub credentials: Vec<Credential>,
     /// Where it starts: the caller's directory if absent.
     pub directory: Option<PathBuf>,
     /// Host name inside.
@@ -129,6 +130,8 @@ pub struct Plan {
     pub reach: Reach,
     /// What runs the instructions of a virtual machine.
     pub emulation: Option<Emulation>,
+    /// What a virtual machine boots from.
+    boot: Option<machine::BootFiles>,
     /// The label of its directory, with SELinux.
     files: Option<Context>,
     /// Block devices that are there for its sake.
@@ -160,6 +163,8 @@ pub enum Reach {
         channel: PathBuf,
         /// Those of the consoles.
         consoles: Vec<PathBuf>,
+        /// The directory of all.
+        directory: PathBuf,
     },
 }
 
@@ -187,7 +192,7 @@ fn plan(
     };
     domain.security = label.domain;
     let stdio = stdio.for_guest();
-    let plan = match connection.driver {
+    let mut plan = match connection.driver {
         Driver::Lxc => {
             let purpose = (state, purpose);
             container::plan(request, name, &domain, &facts, stdio, purpose)
@@ -197,10 +202,24 @@ fn plan(
             machine::plan(request, name, driver, domain, &facts, stdio, places)
         }
     }?;
+    if purpose == Purpose::Start {
+        give_credentials(&mut plan.guest, &request.credentials)?;
+    }
     Ok(Plan {
         files: label.files,
         ..plan
     })
+}
+
+/// Reads the credentials of the command, and tells it where they will be.
+fn give_credentials(config: &mut GuestConfig, wanted: &[Credential]) -> Result<()> {
+    config.credentials = guest::credentials(wanted)?;
+    let variable = guest::credentials_variable(&config.credentials);
+    if let (Payload::Command(command), Some((name, value))) = (&mut config.payload, variable) {
+        command.environment.retain(|(known, _)| *known != *name);
+        command.environment.push((name.into(), value.into()));
+    }
+    Ok(())
 }
 
 /// The plan of [`run`], which nothing is made for.
@@ -277,15 +296,17 @@ pub fn run(request: &Request, connection: &Connection, places: &Places) -> Resul
     let place = (state.path(), places);
     let identity = (&name, uuid);
     let hypervisor = connection.open(&name, state.path(), places)?;
-    let model = label::model(&hypervisor.capabilities()?);
+    let capabilities = hypervisor.capabilities()?;
+    let model = label::model(&capabilities);
     stages.reach("connect");
     let _profile = Profile(&uuid);
     let purpose = (Purpose::Start, model);
     let mut plan = plan(request, connection, identity, &stdio, place, purpose)?;
-    stage(&plan)?;
-    if let Some(files) = &plan.files {
-        selinux::label(state.path(), files)?;
-    }
+    let qemu = match connection.driver.authority() {
+        Authority::Root => label::qemu_account(&capabilities),
+        Authority::User => None,
+    };
+    stage::make(&plan, qemu, state.path())?;
     stages.reach("plan");
     prepare_networks(request, &mut plan, &hypervisor)?;
     if let Some(signal) = signals.interrupted() {
@@ -319,17 +340,20 @@ pub fn run(request: &Request, connection: &Connection, places: &Places) -> Resul
     stages.reach("end");
     let has_ended_well = matches!(ending, Ending::Exit(_));
     let is_container = connection.driver == Driver::Lxc;
-    let is_gone = if has_ended_well && is_container {
-        let ended = container::end(&hypervisor, &name, link);
-        stages.reach("farewell");
-        ended.unwrap_or_else(|error| {
-            log::debug!("{error}");
-            false
-        })
-    } else {
-        drop(link);
-        // A virtual machine ends with the connection.
-        has_ended_well && !is_embedded && !is_container
+    let is_gone = match &plan.reach {
+        Reach::HandedDown { stage, .. } if has_ended_well => {
+            let ended = container::end(&hypervisor, &name, stage, link);
+            stages.reach("farewell");
+            ended.unwrap_or_else(|error| {
+                log::debug!("{error}");
+                false
+            })
+        }
+        Reach::HandedDown { .. } | Reach::Sockets { .. } => {
+            drop(link);
+            // A virtual machine ends with the connection.
+            has_ended_well && !is_embedded && !is_container
+        }
     };
     // A disk or a name can be used again when this returns.
     if !is_gone || request.uses_images() || request.name.is_some() {
@@ -371,28 +395,6 @@ impl Drop for Guard<'_> {
             log::warn!("{error}");
         }
     }
-}
-
-/// Makes what the plan needs on the host.
-fn stage(plan: &Plan) -> Result<()> {
-    match &plan.reach {
-        Reach::HandedDown { stage, .. } => guest::stage_init(stage, &guest::find_init()?)?,
-        Reach::Sockets { .. } => {}
-    }
-    for path in &plan.temporary {
-        fs::create_dir_all(path).map_err(Error::io("creating", path))?;
-        let (uid, gid) = (plan.owner.uid, plan.owner.gid);
-        let user = nix::unistd::geteuid();
-        if user.is_root() || user.as_raw() == uid {
-            std::os::unix::fs::chown(path, Some(uid), Some(gid))
-                .map_err(Error::io("handing over", path))?;
-        } else {
-            // It cannot be given to somebody else, but nobody of the host comes here.
-            fs::set_permissions(path, fs::Permissions::from_mode(0o777))
-                .map_err(Error::io("opening", path))?;
-        }
-    }
-    Ok(())
 }
 
 /// Makes sure that the networks are up, and finds addresses that their servers give at once.

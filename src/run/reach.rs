@@ -10,12 +10,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use guest_init::link::Link;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, getsockopt, socketpair};
+use nix::unistd::geteuid;
 
 use crate::console::Stdio;
 use crate::error::{Error, Result};
 use crate::hypervisor::Hypervisor;
 use crate::run::{Plan, Reach};
+use crate::sys::printable::printable;
 
 /// A guest that was started.
 #[derive(Debug)]
@@ -65,7 +68,9 @@ pub fn start(plan: &Plan, hypervisor: &dyn Hypervisor, stdio: &Stdio) -> Result<
                 last_words: LastWords::File(log.clone()),
             })
         }
-        Reach::Sockets { channel, consoles } => {
+        Reach::Sockets {
+            channel, consoles, ..
+        } => {
             hypervisor.run(&plan.xml, &[])?;
             let (listener, listeners) = mpsc::channel();
             let said = Arc::new(Mutex::new(Vec::new()));
@@ -96,8 +101,20 @@ fn channel() -> Result<(OwnedFd, OwnedFd)> {
     .map_err(|errno| Error::step("making a channel")(errno))
 }
 
+/// Connects to a socket of QEMU's. That of an ordinary user runs as that user: somebody else who listens there is not told what is run.
 fn connect(socket: &Path) -> Result<UnixStream> {
-    UnixStream::connect(socket).map_err(Error::io("connecting to", socket))
+    let failed = Error::io("connecting to", socket);
+    let stream = UnixStream::connect(socket).map_err(&failed)?;
+    let peer = getsockopt(&stream, PeerCredentials).map_err(|errno| failed(errno.into()))?;
+    let own = geteuid();
+    if own.is_root() || peer.uid() == own.as_raw() {
+        return Ok(stream);
+    }
+    Err(Error::refused(format!(
+        "user {} listens at '{}', and not QEMU; make sure that nobody else can write to the directories above",
+        peer.uid(),
+        socket.display()
+    )))
 }
 
 /// Reads a console for as long as it is there: a guest whose console nobody reads stands still. `shown` prints it.
@@ -113,7 +130,9 @@ fn listen(
             let bytes = buffer.get(..count).unwrap_or_default();
             if shown {
                 // Nobody can do anything about a failure to print.
-                let _ = io::Write::write_all(&mut io::stderr(), bytes);
+                // A serial line ends its lines with both.
+                let text = printable(&String::from_utf8_lossy(bytes).replace('\r', ""));
+                let _ = io::Write::write_all(&mut io::stderr(), text.as_bytes());
             }
             let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
             said.extend_from_slice(bytes);

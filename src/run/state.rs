@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -19,6 +19,7 @@ use crate::guest::{self, cgroup, kernel};
 use crate::label;
 use crate::run::Connection;
 use crate::sys::lock::{Lock, Sharing};
+use crate::sys::{atomic, private};
 
 /// Where sandboxes of this user keep their state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,11 +108,10 @@ impl Places {
     /// Where a sandbox of that name runs, or the directory cannot be made.
     pub fn claim(&self, name: &SandboxName, uuid: Uuid, uri: &str) -> Result<State> {
         let path = self.runtime.join(name.as_str());
-        // Passed through by QEMU, which runs as another user.
-        make_base(&self.runtime).map_err(Error::io("creating", &self.runtime))?;
+        private::directory(&self.runtime, mode()).map_err(Error::io("creating", &self.runtime))?;
         let fresh = tempfile::Builder::new()
             .prefix(UNFINISHED)
-            .permissions(fs::Permissions::from_mode(0o711))
+            .permissions(fs::Permissions::from_mode(mode()))
             .tempdir_in(&self.runtime)
             .map_err(Error::io("creating", &self.runtime))?;
         let lock = Lock::acquire(&fresh.path().join(LOCK), Sharing::Exclusive, |_| {})
@@ -123,7 +123,7 @@ impl Places {
         };
         let text = serde_json::to_vec(&record).map_err(Error::step("noting the domain"))?;
         let note = fresh.path().join(RECORD);
-        fs::write(&note, text).map_err(Error::io("writing", &note))?;
+        atomic::replace(&note, &text, 0o600)?;
         // rename(2) replaces nothing but an empty directory, and none of ours is.
         match fs::rename(fresh.path(), &path) {
             Ok(()) => {}
@@ -149,17 +149,12 @@ impl Places {
     }
 }
 
-/// Others pass through, but do not look.
-fn make_base(path: &Path) -> io::Result<()> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    match fs::DirBuilder::new().mode(0o711).create(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        result => result,
+/// The permissions of directories of sandboxes. root's QEMU runs as another user, who has to pass through; an ordinary user's does not,
+/// and there nobody else gets at sockets, whatever umask libvirt and QEMU make them with.
+fn mode() -> u32 {
+    match nix::unistd::geteuid().is_root() {
+        true => 0o711,
+        false => 0o700,
     }
 }
 

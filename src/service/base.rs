@@ -56,10 +56,31 @@ impl Sandboxes {
     }
 }
 
+/// Who has named the units and packages that a sandbox is made of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Origin {
+    /// The admin of this host: what belongs to them belongs to the sandbox, secrets too.
+    #[default]
+    Admin,
+    /// An archive, whose maker may have chosen them for their secrets: an upgrade brings only what every user of the
+    /// host may read.
+    Archive,
+}
+
+impl Origin {
+    fn is_admin(&self) -> bool {
+        *self == Self::Admin
+    }
+}
+
 /// The record beside the manifest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Base {
+    /// Who has named what it is made of.
+    #[serde(default, skip_serializing_if = "Origin::is_admin")]
+    pub origin: Origin,
     /// The account files as they were written.
     pub accounts: Texts,
     /// Versions of the service's packages.
@@ -69,7 +90,7 @@ pub struct Base {
 }
 
 impl Base {
-    /// What a plan makes a sandbox from.
+    /// What a plan makes a sandbox from that the admin has named.
     ///
     /// # Errors
     /// Where the package database cannot be read.
@@ -88,6 +109,7 @@ impl Base {
             None => String::new(),
         };
         Ok(Self {
+            origin: Origin::Admin,
             accounts: Texts {
                 passwd: written("/etc/passwd"),
                 group: written("/etc/group"),

@@ -12,7 +12,7 @@ use crate::service::identity::{self, Renewal};
 use crate::service::place;
 use crate::service::sandboxes::Sandboxes;
 use crate::sys::copy::{Copier, Existing, Report};
-use crate::sys::root::Root;
+use crate::sys::root::{Found, Root, RootError};
 
 /// What a clone is to be.
 #[derive(Debug, Clone)]
@@ -43,7 +43,7 @@ impl Sandboxes {
         self.check_name(&request.name)?;
         let path = self.tree_of(&request.name, request.base.as_deref());
         place::check(&path)?;
-        let (_lock, source) = self.store.lock(&request.source)?;
+        let (_lock, source) = self.store.lock_with_tree(&request.source)?;
         let config = cloned(&source, request, path);
         self.warn_of_shared(&source, &config.name);
         self.warn_of_snapshots(&source);
@@ -122,45 +122,22 @@ fn copy_tree(
 ) -> Result<Report> {
     let (source, destination) = (Root::new(from)?, Root::new(to)?);
     let mut copier = Copier::new(&source, &destination, Existing::Refuse).until(interrupted);
-    for path in walk(&source) {
+    for found in walk(&source) {
         if interrupted() {
             return Err(Error::Interrupted);
         }
-        let path = path?;
-        if let Some(placed) = place(&path) {
-            copier.copy_object(&path, &placed)?;
+        let found = found?;
+        if let Some(placed) = place(&found.path) {
+            copier.copy_found(&found, &placed)?;
         }
     }
     Ok(copier.finish()?)
 }
 
-/// The paths of all that is in a tree but what is the host's, parents before what they hold. What vanishes meanwhile is no error.
-pub(super) fn walk(root: &Root) -> impl Iterator<Item = Result<PathBuf>> {
-    let mut rest = vec![PathBuf::from("/")];
-    let names = |path: &Path| -> Result<Vec<PathBuf>> {
-        let object = match root.object(path) {
-            Ok(object) => object,
-            Err(error) if error.is_not_found() => return Ok(vec![]),
-            Err(error) => return Err(error.into()),
-        };
-        if !object.metadata()?.is_dir() {
-            return Ok(vec![]);
-        }
-        let names = object.names()?;
-        let inside = names.iter().rev().map(|name| path.join(name));
-        Ok(inside
-            .filter(|inside| !place::is_reserved(inside))
-            .collect())
-    };
-    std::iter::from_fn(move || {
-        let path = rest.pop()?;
-        Some(names(&path).map(|names| {
-            rest.extend(names);
-            path
-        }))
-    })
+/// Walks through all that is in a tree but what is the host's.
+pub(super) fn walk(root: &Root) -> impl Iterator<Item = Result<Found, RootError>> {
     // The top itself belongs to its place.
-    .skip(1)
+    root.walk(Path::new("/"), place::is_reserved).skip(1)
 }
 
 #[cfg(test)]
@@ -194,7 +171,7 @@ mod tests {
         copy_tree(&from, &to, &place, &|| false).unwrap();
         let root = Root::new(&to).unwrap();
         let copied: Vec<String> = walk(&root)
-            .map(|path| path.unwrap().display().to_string())
+            .map(|found| found.unwrap().path.display().to_string())
             .collect();
         let expected = [
             "/etc",

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use crate::config::network::{DEFAULT_SOURCE, Source};
 use crate::config::service::VERSION;
 use crate::config::{
-    Confinement, Device, FileType, Hostname, KernelRequest, Mac, Mount, Network, Publish,
-    Resources, SandboxConfig, SandboxName, Security, State, TreeImage, Workload,
+    Confinement, Credential, Device, FileType, Hostname, KernelRequest, Mac, Mount, Network,
+    Publish, Resources, SandboxConfig, SandboxName, Security, State, TreeImage, Workload,
 };
 use crate::driver::Keeper;
 use crate::error::{Error, Result};
+use crate::guest;
 use crate::host;
 use crate::hypervisor::Hypervisor;
 use crate::service::activity;
@@ -39,6 +40,8 @@ pub struct Request {
     pub state: State,
     /// Its NICs.
     pub networks: Vec<Network>,
+    /// Its credentials.
+    pub credentials: Vec<Credential>,
     /// Its mounts.
     pub mounts: Vec<Mount>,
     /// Devices of the host that it has, beside those that its units ask for.
@@ -124,6 +127,7 @@ impl Sandboxes {
                 .chain(request.mounts.clone())
                 .collect(),
             devices,
+            credentials: request.credentials.clone(),
             workload,
             packages: request.packages.clone(),
             service_packages: service.packages.keys().map(ToString::to_string).collect(),
@@ -200,7 +204,8 @@ impl Sandboxes {
         let name = &request.name;
         self.check_name(name)?;
         place::check(&self.tree_of(name, request.base.as_deref()))?;
-        check_mounts(&request.mounts)
+        check_mounts(&request.mounts)?;
+        guest::credentials(&request.credentials).map(drop)
     }
 
     /// Removes a sandbox with all it has. With `force` one that runs is stopped first.
@@ -209,6 +214,9 @@ impl Sandboxes {
     /// Where there is no such sandbox, it runs, its tree is not its own any more, or libvirt does not answer.
     pub fn delete(&self, name: &SandboxName, force: bool) -> Result<()> {
         if force {
+            // What is refused stays as it is, and runs on.
+            let config = self.store.load_to_end(name)?;
+            place::check_removal(&config.path, config.uuid)?;
             self.stop(name)?;
         }
         let (lock, config) = self.store.lock_to_end(name)?;
@@ -218,6 +226,7 @@ impl Sandboxes {
                 "the sandbox '{name}' is running; stop it with 'virt-sandbox-service stop {name}', or use --force"
             )));
         }
+        place::check_removal(&config.path, config.uuid)?;
         let removal = Removal {
             name: name.clone(),
             connection: config.connection.clone(),

@@ -1,8 +1,8 @@
 //! The configuration of a sandbox, changed by hand.
 
-use std::fs;
 use std::path::Path;
 
+use crate::config::service::LONGEST;
 use crate::config::{SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
 use crate::hypervisor::Hypervisor;
@@ -12,7 +12,7 @@ use crate::service::making::check_words;
 use crate::service::place;
 use crate::service::preflight;
 use crate::service::sandboxes::Sandboxes;
-use crate::sys::atomic;
+use crate::sys::{atomic, tail};
 
 impl Sandboxes {
     /// The text of a sandbox's configuration, also where something is wrong with it.
@@ -22,7 +22,7 @@ impl Sandboxes {
     pub fn configuration(&self, name: &SandboxName) -> Result<String> {
         self.store.must_exist(name)?;
         let path = self.store.config(name);
-        fs::read_to_string(&path).map_err(Error::io("reading", &path))
+        tail::whole(&path, LONGEST).map_err(Error::io("reading", &path))
     }
 
     /// Replaces the text `before` of a sandbox's configuration by `text`, which stays as it is, comments and all. Whatever is

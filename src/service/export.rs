@@ -38,7 +38,7 @@ impl Sandboxes {
         to: &mut dyn Write,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<()> {
-        let (_lock, config) = self.store.lock(name)?;
+        let (_lock, config) = self.store.lock_with_tree(name)?;
         self.warn_of_snapshots(&config);
         let tree = StillTree::new(self, &config, "exporting", interrupted)?;
         let metadata = Metadata::of(&config, tree.path())?;
@@ -51,14 +51,14 @@ impl Sandboxes {
         writer.document(CONFIG, &read(self.store.config(name))?)?;
         writer.document(MANIFEST, &read(self.store.manifest(name))?)?;
         writer.document(BASE, &Base::load(&self.store.base(name))?.to_json()?)?;
-        for path in walk(&root) {
+        for found in walk(&root) {
             if interrupted() {
                 return Err(Error::Interrupted);
             }
-            let path = path?;
-            let inside = path.strip_prefix("/").unwrap_or(&path);
-            if let Some(left) = writer.object(&root, &path, &Path::new(TREE).join(inside))? {
-                log::debug!("not archived: '{}': {left:?}", path.display());
+            let found = found?;
+            let inside = found.path.strip_prefix("/").unwrap_or(&found.path);
+            if let Some(left) = writer.object(&root, &found, &Path::new(TREE).join(inside))? {
+                log::debug!("not archived: '{}': {left:?}", found.path.display());
             }
         }
         writer.document(END, b"")?;

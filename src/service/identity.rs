@@ -9,7 +9,7 @@ use crate::config::{Mac, Network, SandboxConfig};
 use crate::error::{Error, Result};
 use crate::service::manifest::{Entry, Manifest};
 use crate::service::services_d;
-use crate::sys::root::Root;
+use crate::sys::root::{Root, RootError};
 
 /// What stays with the sandbox it was made for: leases are those of its NICs, and a seed is for one machine.
 const PERSONAL: [&str; 2] = [
@@ -90,7 +90,7 @@ impl<'a> Renewal<'a> {
     }
 }
 
-/// Replaces what a file says, with its owner and mode as they are. One that is not there, or a link, stays as it is.
+/// Replaces what a file says, with its owner and mode as they are. One that is not there, a link, or behind one, stays as it is.
 fn rewrite(
     root: &Root,
     path: &str,
@@ -100,6 +100,7 @@ fn rewrite(
     let path = Path::new(path);
     let object = match root.object(path) {
         Ok(object) => object,
+        Err(RootError::Link { .. }) => return Ok(()),
         Err(error) if error.is_not_found() => return Ok(()),
         Err(error) => return Err(error.into()),
     };

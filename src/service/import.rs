@@ -1,6 +1,8 @@
 //! A sandbox from an archive, which may come from anywhere: what it says is checked, and its tree goes nowhere but below the new
 //! sandbox's own.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -8,14 +10,14 @@ use uuid::Uuid;
 
 use crate::config::network::{DEFAULT_SOURCE, Source};
 use crate::config::{
-    Capabilities, Hostname, Idmap, KernelRequest, Mac, Mount, Network, SandboxConfig, SandboxName,
-    Seccomp,
+    Capabilities, Hostname, Idmap, KernelRequest, Mac, Network, SandboxConfig, SandboxName,
+    Seccomp, Trust,
 };
 use crate::driver::Keeper;
 use crate::error::{Error, Result};
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::libvirt::Libvirt;
-use crate::service::base::{Base, Provenance};
+use crate::service::base::{Base, Origin, Provenance};
 use crate::service::export::{BASE, CONFIG, END, MANIFEST, METADATA, TREE};
 use crate::service::identity::{self, Renewal};
 use crate::service::image;
@@ -24,6 +26,7 @@ use crate::service::manifest::Manifest;
 use crate::service::metadata::Metadata;
 use crate::service::place;
 use crate::service::sandboxes::Sandboxes;
+use crate::service::ties;
 use crate::sys::archive::{ArchiveError, Extractor, Kind, Reader};
 use crate::sys::root::Root;
 
@@ -40,8 +43,8 @@ pub struct Request {
     pub base: Option<PathBuf>,
     /// NICs instead of the archive's.
     pub networks: Option<Vec<Network>>,
-    /// Whether it may have the directories and devices of this host that the archive asks for.
-    pub trust_mounts: bool,
+    /// What of this host it may have because its archive asks for it.
+    pub trust: BTreeSet<Trust>,
 }
 
 impl Sandboxes {
@@ -61,25 +64,20 @@ impl Sandboxes {
         let metadata = Metadata::parse(&document(&mut reader, METADATA, LONGEST)?)?;
         metadata.check()?;
         let archived = archived(&document(&mut reader, CONFIG, LONGEST)?)?;
-        if !request.trust_mounts {
-            refuse_mounts(&archived)?;
-        }
+        ties::refuse_untrusted(&asked(&archived, request), &request.trust)?;
         let text = document(&mut reader, MANIFEST, LONGEST_MANIFEST)?;
         let manifest: Manifest = String::from_utf8_lossy(&text)
             .parse()
             .map_err(Error::step("reading the archive"))?;
         let text = document(&mut reader, BASE, LONGEST_MANIFEST)?;
-        let base: Base =
-            serde_json::from_slice(&text).map_err(Error::step("reading the archive"))?;
+        let base = Base {
+            // What the archive says of this itself is nothing.
+            origin: origin(request),
+            ..serde_json::from_slice(&text).map_err(Error::step("reading the archive"))?
+        };
         let config = self.imported(&archived, request)?;
         self.check_name(&config.name)?;
         place::check(&config.path)?;
-        for publish in &config.publish {
-            log::warn!(
-                "the archive publishes '{publish}': this host answers there once '{}' runs",
-                config.name
-            );
-        }
         let renewal = Renewal::new(&archived, &config)?;
         self.make(&config, &mut |tree| {
             unpack(&mut reader, &renewal, tree, interrupted)?;
@@ -90,6 +88,14 @@ impl Sandboxes {
             renewal.write(tree, &mut provenance.manifest)?;
             Ok(provenance)
         })?;
+        if origin(request) == Origin::Archive {
+            log::info!(
+                "'{0}' runs '{1}' of this host; upgrades bring it only files that every user of the host may read, unless \
+                 'virt-sandbox-service upgrade --trust {0}' says otherwise",
+                config.name,
+                config.workload
+            );
+        }
         Ok(config)
     }
 
@@ -120,7 +126,10 @@ impl Sandboxes {
             config.networks.clone_from(networks);
         }
         let others = self.others()?;
+        // Journals and leases are known by it.
         let is_taken = others.iter().any(|other| other.uuid == config.uuid)
+            || config.uuid.is_nil()
+            || is_host(&config.uuid)
             || Libvirt::open(&self.connection)?.is_known(&config.uuid)?;
         if is_taken {
             config.uuid = Uuid::new_v4();
@@ -179,26 +188,27 @@ fn archived(text: &[u8]) -> Result<SandboxConfig> {
     Ok(config)
 }
 
-/// An archive says itself what of the host its sandbox sees: that is for the admin to allow.
-fn refuse_mounts(config: &SandboxConfig) -> Result<()> {
-    let asked: Vec<String> = config
-        .mounts
-        .iter()
-        .filter(|mount| matches!(mount, Mount::HostBind { .. }))
-        .map(|mount| format!("'{mount}'"))
-        .chain(
-            (config.devices.iter())
-                .filter(|device| !device.is_harmless())
-                .map(|device| format!("'{device}'")),
-        )
-        .collect();
-    if asked.is_empty() {
-        return Ok(());
+/// Returns what is asked for by the archive alone: NICs that the admin gives replace its own.
+fn asked(archived: &SandboxConfig, request: &Request) -> SandboxConfig {
+    let mut asked = archived.clone();
+    if request.networks.is_some() {
+        asked.networks.clear();
     }
-    Err(Error::refused(format!(
-        "the sandbox in the archive has directories or devices of the host: {}; import it with --trust-mounts if it may have those of this one",
-        asked.join(", ")
-    )))
+    asked
+}
+
+/// Returns who an upgrade takes to have named the units and packages of the sandbox.
+fn origin(request: &Request) -> Origin {
+    match Trust::Units.is_in(&request.trust) {
+        true => Origin::Admin,
+        false => Origin::Archive,
+    }
+}
+
+/// Returns whether an identity is the one of this host (`machine-id(5)`).
+fn is_host(uuid: &Uuid) -> bool {
+    let own = fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    own.trim().parse() == Ok(*uuid)
 }
 
 /// Unpacks the tree, up to the archive's last member.
@@ -270,15 +280,35 @@ mod tests {
             assert_ne!(good, bad);
             assert!(archived(bad.as_bytes()).is_err(), "{bad}");
         }
-        let config = SandboxConfig {
-            mounts: vec!["host-bind:/x=/etc".parse().unwrap()],
+    }
+
+    #[test]
+    fn nics_of_the_admin_need_no_trust() {
+        let archived = SandboxConfig {
+            networks: vec!["dhcp,direct=eth0".parse().unwrap()],
             ..SandboxConfig::example()
         };
-        let refused = refuse_mounts(&config).unwrap_err().to_string();
-        assert!(
-            refused.contains("/etc") && refused.contains("--trust-mounts"),
-            "{refused}"
-        );
+        let refused = |networks| {
+            let request = Request {
+                networks,
+                ..Request::default()
+            };
+            ties::refuse_untrusted(&asked(&archived, &request), &request.trust).is_err()
+        };
+        assert!(refused(None));
+        assert!(!refused(Some(vec!["dhcp,bridge=br0".parse().unwrap()])));
+        assert!(!refused(Some(vec![])));
+    }
+
+    #[test]
+    fn what_holds_a_sandbox_back_is_not_the_archives() {
+        let bad = SandboxConfig {
+            idmap: Idmap::No,
+            seccomp: "off".parse().unwrap(),
+            ..SandboxConfig::example()
+        };
+        let read = archived(bad.to_toml().unwrap().as_bytes()).unwrap();
+        assert_eq!(read, SandboxConfig::example());
     }
 
     #[test]

@@ -1,17 +1,16 @@
 //! The journal of a sandbox, read from the host.
 //!
 //! It lies in the sandbox's tree, where the sandbox can put links: it is opened without following any, and journalctl
-//! is given a view of the open directory in which none is followed either.
+//! is given a view of the open directory in which none is followed either. Nor need it be a journal: journalctl reads it
+//! where a mistake that it has is of no use to anybody ([`confined`]).
 
 pub mod turns;
 
-use std::convert::Infallible;
 use std::fs;
-use std::io::{self, ErrorKind};
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::symlink;
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::Child;
+use std::thread;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -21,66 +20,40 @@ use crate::error::{Error, Result};
 use crate::hypervisor::Hypervisor;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::Store;
-use crate::sys::command;
+use crate::sys::printable::printable_line;
+use crate::sys::{command, confined};
 
-/// How a journal is read: a program, its first arguments, and what has to be open for it.
-struct Reading {
-    program: String,
-    arguments: Vec<String>,
-    directory: Option<OwnedFd>,
+/// Most bytes that are passed on of what journalctl says of errors.
+const MOST_ERRORS: u64 = 1 << 16;
+
+/// Starts journalctl with `arguments`, with its output and its errors for us to read: confined on the host; or inside, where the tree
+/// cannot be reached from outside, because another kernel has mounted its image.
+fn start(sandboxes: &Sandboxes, config: &SandboxConfig, arguments: &[String]) -> Result<Child> {
+    let inside = inside(config.uuid);
+    let running = Error::step("running journalctl");
+    let mut words = vec!["journalctl".to_owned(), "--no-pager".to_owned()];
+    words.extend_from_slice(arguments);
+    let name = config.name.as_str();
+    if config.image.is_some()
+        && sandboxes.keeper(config)?.has_own_kernel()
+        && sandboxes.hypervisor(config)?.state(name)?.is_active()
+    {
+        words.push(format!("--directory={}", inside.display()));
+        let by = ["execute", name, "--"].map(str::to_owned);
+        let words = by.iter().chain(&words).map(String::as_str);
+        return command::spawn_piped(&own_program()?, words).map_err(running);
+    }
+    let (mount, directory) = sandboxes.plain_view(config, &inside)?;
+    let place = confined::Reading::place(&directory);
+    words.push(format!("--directory={}", place.display()));
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    confined::Reading::new(mount)
+        .start(Path::new(&own_program()?), &words)
+        .map_err(running)
 }
 
-impl Reading {
-    /// On the host; or inside, where the tree cannot be reached from outside, because another kernel has mounted its image.
-    fn new(sandboxes: &Sandboxes, config: &SandboxConfig) -> Result<Self> {
-        let inside = inside(config.uuid);
-        if config.image.is_some()
-            && sandboxes.keeper(config)?.has_own_kernel()
-            && sandboxes
-                .hypervisor(config)?
-                .state(config.name.as_str())?
-                .is_active()
-        {
-            let name = config.name.as_str();
-            let directory = format!("--directory={}", inside.display());
-            let words = [
-                "execute",
-                name,
-                "--",
-                "journalctl",
-                &directory,
-                "--no-pager",
-            ];
-            return Ok(Self {
-                program: own_program()?,
-                arguments: words.map(str::to_owned).to_vec(),
-                directory: None,
-            });
-        }
-        let view = sandboxes.plain_view(config, &inside)?;
-        // A duplicate is not closed when a program is started (dup(2)).
-        let view = nix::unistd::dup(&view).map_err(Error::step("opening the journal"))?;
-        let directory = format!("--directory=/proc/self/fd/{}", view.as_raw_fd());
-        Ok(Self {
-            program: "journalctl".into(),
-            arguments: vec![directory, "--no-pager".to_owned()],
-            directory: Some(view),
-        })
-    }
-
-    /// Runs it by `how`, with more arguments.
-    fn run<'a, T>(
-        &'a self,
-        more: &'a [String],
-        how: impl FnOnce(&'a str, Vec<&'a str>) -> io::Result<T>,
-    ) -> Result<T> {
-        let words = self.arguments.iter().chain(more).map(String::as_str);
-        how(&self.program, words.collect()).map_err(Error::step("running journalctl"))
-    }
-}
-
-/// Shows the journal on standard output until the process is ended: what was written since `begin`, counted from the
-/// beginning of 1970, and what will be.
+/// Shows the journal until the process is ended: what was written since `begin`, counted from the beginning of 1970, and what will
+/// be. Where it has a standard output, that is for us to pass on.
 ///
 /// # Errors
 /// Where there is no journal or no journalctl.
@@ -94,7 +67,7 @@ pub fn follow(sandboxes: &Sandboxes, config: &SandboxConfig, begin: Duration) ->
     }
     let more = [&more[..], &["--quiet"]].concat();
     let more: Vec<String> = more.into_iter().map(str::to_owned).collect();
-    Reading::new(sandboxes, config)?.run(&more, command::spawn)
+    read(sandboxes, config, &more)
 }
 
 fn own_program() -> Result<String> {
@@ -102,25 +75,26 @@ fn own_program() -> Result<String> {
     Ok(program.to_string_lossy().into_owned())
 }
 
-/// Becomes journalctl with `arguments`; returns only on failure.
-pub fn show(sandboxes: &Sandboxes, config: &SandboxConfig, arguments: &[String]) -> Error {
-    let become_it = |reading: Reading| {
-        reading.run(arguments, |program, words| {
-            Err::<Infallible, io::Error>(command::exec(program, words))
-        })
-    };
-    match Reading::new(sandboxes, config).and_then(become_it) {
-        Ok(never) => match never {},
-        Err(error) => error,
-    }
-}
-
-/// Runs journalctl with `arguments`, with its standard output for us to read.
+/// Runs journalctl with `arguments`, with its standard output for us to read. What it says of errors is said as ours.
 ///
 /// # Errors
 /// Where there is no journal or no journalctl.
 pub fn read(sandboxes: &Sandboxes, config: &SandboxConfig, arguments: &[String]) -> Result<Child> {
-    Reading::new(sandboxes, config)?.run(arguments, command::spawn_piped)
+    let mut child = start(sandboxes, config, arguments)?;
+    if let Some(stderr) = child.stderr.take() {
+        thread::spawn(move || {
+            let mut stderr = BufReader::new(stderr);
+            for line in (&mut stderr)
+                .take(MOST_ERRORS)
+                .lines()
+                .map_while(io::Result::ok)
+            {
+                log::warn!("journalctl: {}", printable_line(&line));
+            }
+            let _ = io::copy(&mut stderr, &mut io::sink());
+        });
+    }
+    Ok(child)
 }
 
 /// Where journald of a sandbox keeps what it writes, seen from inside.
@@ -129,39 +103,8 @@ fn inside(uuid: Uuid) -> PathBuf {
 }
 
 impl Store {
-    /// Has `journalctl -m` of the host find the journal of a sandbox, where the host keeps one.
-    pub(super) fn link_journal(&self, config: &SandboxConfig) {
-        // What is in an image the host does not see.
-        if !self.journals.is_dir() || config.image.is_some() {
-            return;
-        }
-        let link = self.journal_link(config.uuid);
-        let target = config.path.join(
-            inside(config.uuid)
-                .strip_prefix("/")
-                .unwrap_or(Path::new("")),
-        );
-        match fs::read_link(&link) {
-            Ok(there) if there == target => return,
-            // Of the name that the tree had before.
-            Ok(_) => drop(fs::remove_file(&link)),
-            // Perhaps a directory that a host of this identity has left: it is nobody's to remove.
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                log::debug!("'{}' is no link and stays", link.display());
-                return;
-            }
-            Err(_) => {}
-        }
-        if let Err(error) = symlink(&target, &link) {
-            log::warn!(
-                "linking the journal of '{}' to '{}': {error}",
-                config.name,
-                link.display()
-            );
-        }
-    }
-
-    /// Undoes [`link_journal`](Self::link_journal).
+    /// Removes the link that earlier versions have made for `journalctl -m` of the host. It leads through directories that the sandbox
+    /// can exchange for links, and `journalctl --vacuum-size=` removes files wherever it leads.
     pub(super) fn unlink_journal(&self, uuid: Uuid) {
         let link = self.journal_link(uuid);
         if link.is_symlink() {
@@ -179,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_hosts_journal_has_a_link_as_long_as_the_sandbox_is_there() {
+    fn a_link_among_the_hosts_journals_is_removed_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store {
             journals: dir.path().join("journal"),
@@ -187,26 +130,13 @@ mod tests {
         };
         let config = SandboxConfig::example();
         let link = store.journals.join(config.uuid.simple().to_string());
-        store.link_journal(&config);
-        assert!(!store.journals.exists(), "the host keeps no journal");
-
+        store.unlink_journal(config.uuid);
         fs::create_dir(&store.journals).unwrap();
-        for name in ["web1", "web2"] {
-            let path = Path::new("/var/lib/libvirt/filesystems").join(name);
-            let config = SandboxConfig {
-                path: path.clone(),
-                ..config.clone()
-            };
-            for _ in 0..2 {
-                store.link_journal(&config);
-                assert!(fs::read_link(&link).unwrap().starts_with(&path));
-            }
-        }
+        std::os::unix::fs::symlink("/nowhere", &link).unwrap();
         store.unlink_journal(config.uuid);
         assert!(link.symlink_metadata().is_err());
 
         fs::create_dir(&link).unwrap();
-        store.link_journal(&config);
         store.unlink_journal(config.uuid);
         assert!(link.is_dir());
     }

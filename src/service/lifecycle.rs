@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::config::{SandboxConfig, SandboxName};
 use crate::driver::Inside;
 use crate::error::{Error, Result};
-use crate::guest::cgroup;
+use crate::guest::{self, cgroup, kernel};
 use crate::hypervisor::{DomainState, Hypervisor};
 
 use crate::service::connections::Presence;
@@ -17,7 +17,7 @@ use crate::service::image::Device;
 use crate::service::ports::Ports;
 use crate::service::preflight;
 use crate::service::ready::{self, Readiness, UnitState, judge};
-use crate::service::sandboxes::Sandboxes;
+use crate::service::sandboxes::{Occasion, Sandboxes};
 use crate::sys::forward::End;
 use crate::sys::tail;
 
@@ -77,7 +77,7 @@ impl Sandboxes {
         timeout: Option<Duration>,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<Ports> {
-        let (_lock, config) = self.store.lock(name)?;
+        let (_lock, config) = self.store.lock_with_tree(name)?;
         let hypervisor = self.hypervisor(&config)?;
         if hypervisor.state(name.as_str())?.is_active() {
             return Err(Error::refused(format!(
@@ -181,8 +181,21 @@ impl Sandboxes {
         }
         cgroup::remove(name);
         self.forget_failure(name)?;
-        self.render_with(config, device.map(Device::path), None, hypervisor)?;
-        hypervisor.start(name.as_str())?;
+        let occasion = Occasion::Start {
+            device: device.map(Device::path),
+            credentials: guest::credentials(&config.credentials)?,
+        };
+        let started = self
+            .render_with(config, occasion, hypervisor)
+            .and_then(|()| hypervisor.start(name.as_str()));
+        let stage = self.store.stage(name);
+        match started {
+            Ok(()) => self.keeper(config)?.empty_boot_files(&stage)?,
+            Err(error) => {
+                kernel::Boot::remove(&stage.join(kernel::COPIES))?;
+                return Err(error);
+            }
+        }
         let inside = self.inside(config, hypervisor)?;
         if let Some(inside) = &inside {
             inside.share_controllers();
@@ -339,10 +352,16 @@ impl Sandboxes {
             sleep(LOOK / 2);
         }
         hypervisor.destroy(name)?;
+        let stage = self.store.stage(&config.name);
+        kernel::Boot::remove(&stage.join(kernel::COPIES))?;
         cgroup::remove(&config.name);
         self.release_ports(&config.name);
         self.await_release(config);
         self.keeper(config)?.settle(config);
+        if !config.credentials.is_empty() {
+            // What it boots from has them no more: they are read again at the next start.
+            self.render(config, &hypervisor)?;
+        }
         Ok(())
     }
 

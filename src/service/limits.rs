@@ -71,7 +71,7 @@ fn apply(
     let resources = &config.resources;
     let Some(limit) = keeper.limit(resources, key) else {
         return match key {
-            "pids" => inside.limit_processes(resources.pids()),
+            "pids" => inside.limit_processes(keeper.pids(resources)),
             _ => Err("it cannot be changed while the sandbox runs".to_owned()),
         };
     };

@@ -126,33 +126,12 @@ impl Manifest {
     pub fn scan(root: &Path, below: &[&Path]) -> Result<Manifest, ScanError> {
         let root = Root::new(root)?;
         let mut manifest = Manifest::default();
-        let absolute = |path: &&Path| Path::new("/").join(path);
-        let mut rest: Vec<_> = below.iter().map(absolute).collect();
-        while let Some(path) = rest.pop() {
-            let recorded = root
-                .object(&path)
-                .map_err(ScanError::from)
-                .and_then(|object| {
-                    let entry = Entry::read(&object, &path)?;
-                    let is_directory = matches!(
-                        &entry,
-                        Some(Entry {
-                            kind: Kind::Directory,
-                            ..
-                        })
-                    );
-                    let names = if is_directory {
-                        object.names()?
-                    } else {
-                        Vec::new()
-                    };
-                    Ok((entry, names))
-                });
-            match recorded {
-                Ok((entry, names)) => {
-                    rest.extend(names.iter().map(|name| path.join(name)));
-                    manifest.entries.extend(entry.map(|entry| (path, entry)));
-                }
+        for found in below.iter().flat_map(|top| root.walk(top, |_| false)) {
+            let found = found?;
+            match Entry::read(&found.object, &found.path) {
+                Ok(entry) => manifest
+                    .entries
+                    .extend(entry.map(|entry| (found.path, entry))),
                 Err(ScanError::Root(error)) if error.is_not_found() => {}
                 Err(error) => return Err(error),
             }

@@ -3,8 +3,10 @@
 //!
 //! Nothing here prints, and nothing here knows which hypervisor runs the sandbox.
 
+mod abreast;
 mod accounts;
 mod activity;
+mod addresses;
 mod base;
 mod boot;
 pub mod clone;
@@ -45,6 +47,7 @@ pub mod stats;
 pub mod store;
 mod summary;
 mod sysusers;
+mod ties;
 mod tmpfiles;
 pub mod tree;
 pub mod unit;

@@ -134,7 +134,15 @@ pub fn mark_of(path: &Path) -> PathBuf {
 /// Where it is not there, or is not that sandbox's.
 pub fn must_be_of(path: &Path, uuid: Uuid) -> Result<()> {
     let file = path.join(MARK);
-    let text = fs::read(&file).map_err(Error::io("reading", &file))?;
+    let text = match fs::read(&file) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return Err(Error::refused(format!(
+                "'{}' has no mark of this sandbox: look at 'path' in its sandbox.toml",
+                path.display()
+            )));
+        }
+        text => text.map_err(Error::io("reading", &file))?,
+    };
     match serde_json::from_slice::<Mark>(&text) {
         Ok(mark) if mark.uuid == uuid => Ok(()),
         Ok(_) | Err(_) => Err(Error::refused(format!(
@@ -168,27 +176,10 @@ pub fn adopt(path: &Path, uuid: Uuid) -> Result<()> {
 /// # Errors
 /// Where it is not that sandbox's, or something is mounted in it: nothing is removed then.
 pub fn remove(path: &Path, uuid: Uuid) -> Result<()> {
-    let mark = match fs::read(path.join(MARK)) {
-        Ok(text) => serde_json::from_slice::<Mark>(&text).ok(),
-        // It was not marked yet; then there is nothing in it either.
-        Err(error) if error.kind() == ErrorKind::NotFound && is_empty(path) => {
-            let _ = fs::remove_dir(path);
-            return Ok(());
-        }
-        Err(_) => None,
+    let Some(mark) = removable(path, uuid)? else {
+        let _ = fs::remove_dir(path);
+        return Ok(());
     };
-    let Some(mark) = mark.filter(|mark| mark.uuid == uuid) else {
-        return Err(Error::refused(format!(
-            "'{}' has no mark of this sandbox, so it is not removed; look at it and remove it by hand",
-            path.display()
-        )));
-    };
-    if let Some(mount_point) = mount_point_below(path)? {
-        return Err(Error::refused(format!(
-            "'{}' is mounted in the sandbox's tree; unmount it first",
-            mount_point.display()
-        )));
-    }
     // The mark goes last, so that a removal that is cut short can be finished.
     for entry in fs::read_dir(path)
         .map_err(Error::io("reading", path))?
@@ -217,6 +208,37 @@ pub fn remove(path: &Path, uuid: Uuid) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Checks that [`remove`] would not refuse the tree at `path`.
+///
+/// # Errors
+/// As [`remove`].
+pub fn check_removal(path: &Path, uuid: Uuid) -> Result<()> {
+    removable(path, uuid).map(drop)
+}
+
+/// The mark of a tree that may be removed; none where there is nothing.
+fn removable(path: &Path, uuid: Uuid) -> Result<Option<Mark>> {
+    let mark = match fs::read(path.join(MARK)) {
+        Ok(text) => serde_json::from_slice::<Mark>(&text).ok(),
+        // It was not marked yet; then there is nothing in it either.
+        Err(error) if error.kind() == ErrorKind::NotFound && is_empty(path) => return Ok(None),
+        Err(_) => None,
+    };
+    let Some(mark) = mark.filter(|mark| mark.uuid == uuid) else {
+        return Err(Error::refused(format!(
+            "'{}' has no mark of this sandbox, so it is not removed; look at 'path' and 'uuid' in its sandbox.toml, or remove it by hand",
+            path.display()
+        )));
+    };
+    if let Some(mount_point) = mount_point_below(path)? {
+        return Err(Error::refused(format!(
+            "'{}' is mounted in the sandbox's tree; unmount it first",
+            mount_point.display()
+        )));
+    }
+    Ok(Some(mark))
 }
 
 /// Whether the tree at `path` is that of sandbox `uuid`.

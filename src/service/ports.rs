@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 
 use crate::config::publish::Protocol;
 use crate::config::{Publish, SandboxConfig, SandboxName};
-use crate::driver::Inside;
+use crate::driver::{Inside, Reach};
 use crate::error::{Error, Result};
 use crate::service::sandboxes::Sandboxes;
 use crate::sys::command;
@@ -39,6 +39,8 @@ pub struct Ports {
     ports: Vec<Port>,
     /// How long nobody may come before the sandbox is stopped.
     idle: Option<Duration>,
+    /// Bytes of memory that the sandbox may use.
+    memory: u64,
 }
 
 impl Ports {
@@ -47,28 +49,30 @@ impl Ports {
     /// # Errors
     /// Where the kernel refuses.
     pub(super) fn serve(&self, inside: &dyn Inside, stop: &dyn Fn() -> bool) -> io::Result<End> {
-        let namespace = loop {
-            match inside.network() {
-                Ok(namespace) => break namespace,
+        let reach = loop {
+            match inside.reach() {
+                Ok(reach) => break reach,
                 Err(_) if !inside.is_alive() => return Ok(End::Gone),
                 Err(_) if stop() => return Ok(End::Asked),
                 Err(_) => sleep(Duration::from_millis(20)),
             }
         };
-        let way = inside
-            .carrier()
-            .map(|carrier| move |kind, port| carrier.carry(kind, port));
-        let place = Place {
-            namespace,
-            addresses: &|| {
-                let addresses = inside.addresses();
-                addresses
-                    .iter()
-                    .filter_map(|text| text.parse().ok())
-                    .collect()
+        let addresses = || inside.addresses();
+        let carry;
+        let reach = match reach {
+            Reach::Network(namespace) => forward::Reach::Network {
+                namespace,
+                addresses: &addresses,
             },
+            Reach::Channel(carrier) => {
+                carry = move |kind, port| carrier.carry(kind, port);
+                forward::Reach::Way(&carry)
+            }
+        };
+        let place = Place {
+            reach,
             is_there: &|| inside.is_alive(),
-            way: way.as_ref().map(|way| way as forward::Way<'_>),
+            memory: self.memory,
         };
         forward::serve(&self.ports, &place, self.idle, stop)
     }
@@ -111,6 +115,7 @@ impl Sandboxes {
         }
         Ok(Ports {
             ports,
+            memory: self.keeper(config)?.memory(&config.resources).get(),
             // Somebody has to listen on to start it again.
             idle: config
                 .idle_stop

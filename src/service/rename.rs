@@ -43,7 +43,7 @@ impl Sandboxes {
     pub fn rename(&self, old: &SandboxName, new: &SandboxName) -> Result<()> {
         self.store.load(old)?;
         self.check_name(new)?;
-        let (lock, config) = self.store.lock(old)?;
+        let (lock, config) = self.store.lock_with_tree(old)?;
         let hypervisor = self.hypervisor(&config)?;
         if hypervisor.state(old.as_str())?.is_active() {
             return Err(Error::refused(format!(
@@ -98,6 +98,14 @@ impl Sandboxes {
                         .map_err(Error::step(format!("reading '{}'", note.display())))
                 })
                 .and_then(|renaming| {
+                    if ![&renaming.old.name, &renaming.new.name].contains(&&name) {
+                        return Err(Error::refused(format!(
+                            "'{}' is about '{}' and '{}'; remove it",
+                            note.display(),
+                            renaming.old.name,
+                            renaming.new.name
+                        )));
+                    }
                     if renaming.old.name == name {
                         // Nothing was done yet.
                         return fs::remove_file(&note).map_err(Error::io("removing", &note));

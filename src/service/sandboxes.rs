@@ -2,15 +2,15 @@
 
 use std::path::Path;
 
-use guest_init::config::File;
+use guest_init::config::{Credential, File};
 use serde::Serialize;
 
-use crate::config::workload::COMMAND_UNIT;
 use crate::config::{SandboxConfig, SandboxName};
 use crate::domain::template::Template;
 use crate::driver::{Contents, Inside, Keeper, Owners, Shared, Site};
 use crate::error::{Error, Result};
 use crate::guest;
+use crate::guest::kernel;
 use crate::host::HostFacts;
 use crate::hypervisor::libvirt::Libvirt;
 use crate::hypervisor::{DomainState, Hypervisor};
@@ -29,6 +29,18 @@ pub struct Sandboxes {
     pub connection: String,
 }
 
+/// Why what is derived from a configuration is made.
+#[derive(Debug)]
+pub(super) enum Occasion<'a> {
+    /// The sandbox starts, with the block device that the image of its tree has while it runs, and its credentials.
+    Start {
+        device: Option<&'a Path>,
+        credentials: Vec<Credential>,
+    },
+    /// The configuration is new or has changed, and perhaps what is in the tree.
+    Change { tree: Option<&'a Path> },
+}
+
 impl Sandboxes {
     /// Those of this host, new ones on `connection`.
     #[must_use]
@@ -45,6 +57,7 @@ impl Sandboxes {
     /// Where libvirt does not answer, and only if there is something to take away.
     pub fn recover(&self) -> Result<()> {
         self.thaw()?;
+        self.empty_boot_files()?;
         self.finish_renames()?;
         self.resolve_snapshots()?;
         for (removal, lock) in self.store.interrupted()? {
@@ -115,32 +128,57 @@ impl Sandboxes {
             true => Some(self.tree(config)?),
             false => None,
         };
-        self.render_with(config, None, tree.as_ref().map(Tree::path), hypervisor)?;
+        let occasion = Occasion::Change {
+            tree: tree.as_ref().map(Tree::path),
+        };
+        self.render_with(config, occasion, hypervisor)?;
         tree.map_or(Ok(()), |tree| tree.settle())
     }
 
-    /// As [`render`](Self::render), with the block device that the image of the tree has while it runs; and the tree, where what
-    /// is in it may have changed.
+    /// As [`render`](Self::render), for an occasion.
     pub(super) fn render_with(
         &self,
         config: &SandboxConfig,
-        device: Option<&Path>,
-        changed: Option<&Path>,
+        occasion: Occasion<'_>,
         hypervisor: &dyn Hypervisor,
     ) -> Result<()> {
+        let (starts, device, changed, credentials) = match occasion {
+            Occasion::Start {
+                device,
+                credentials,
+            } => (true, device, None, credentials),
+            Occasion::Change { tree } => (false, None, tree, vec![]),
+        };
         let facts = HostFacts::probe(Path::new("/"))?;
         let site = Site {
             stage: &self.store.stage(&config.name),
             record: &self.store.dir(&config.name),
             templates: &self.store.templates,
             device,
+            starts,
             changed,
         };
         let keeper = self.keeper(config)?;
-        let contents = self.contents(config)?;
+        let contents = Contents {
+            credentials,
+            ..self.contents(config)?
+        };
         hypervisor.define(&keeper.build(config, contents, &facts, site, hypervisor)?)?;
-        self.store.link_journal(config);
+        self.store.unlink_journal(config.uuid);
         self.write_unit(config)?;
+        Ok(())
+    }
+
+    /// Empties what killed commands have left of what virtual machines boot from.
+    fn empty_boot_files(&self) -> Result<()> {
+        let files = |name: &SandboxName| self.store.stage(name).join(kernel::COPIES);
+        let has_content = |name: &SandboxName| kernel::Boot::has_content(&files(name));
+        for (name, lock) in self.store.abandoned_where(has_content)? {
+            if let Err(error) = kernel::Boot::empty(&files(&name)) {
+                log::warn!("{error}");
+            }
+            drop(lock);
+        }
         Ok(())
     }
 
@@ -170,8 +208,13 @@ impl Sandboxes {
         let mut files = vec![unit_file(BOOT_TARGET, target)];
         if let Some(command) = config.workload.command() {
             let overrides = &self.store.templates;
-            let text = command::unit::text(command, config.timeout, overrides)?;
-            files.push(unit_file(COMMAND_UNIT, text));
+            let (credentials, seconds) = (&config.credentials, config.timeout);
+            files.extend(command::unit::files(
+                command,
+                credentials,
+                seconds,
+                overrides,
+            )?);
             files.push(unit_file(
                 command::unit::END,
                 command::unit::end(overrides)?,
@@ -186,6 +229,7 @@ impl Sandboxes {
         let keep = KEPT_UNITS.iter().map(ToString::to_string);
         Ok(Contents {
             files,
+            credentials: vec![],
             keep_units: keep.chain(config.keep_units.iter().cloned()).collect(),
             target: BOOT_TARGET.to_owned(),
         })

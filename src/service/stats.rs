@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::config::SandboxName;
-use crate::driver::Activity;
+use crate::driver::{Activity, Inside};
 use crate::error::{Error, Result};
 use crate::hypervisor::{Hypervisor, Usage};
+use crate::service::abreast::ask_all;
 use crate::service::connections::Connections;
 use crate::service::sandboxes::Sandboxes;
 
@@ -54,6 +55,26 @@ struct Sample {
     activity: Activity,
     usage: Usage,
     at: Instant,
+}
+
+/// A look that lacks what only the sandbox tells.
+#[derive(Debug)]
+struct Look {
+    inside: Box<dyn Inside>,
+    usage: Usage,
+    at: Instant,
+}
+
+impl Look {
+    fn sample(self) -> Result<Sample> {
+        let Self { inside, usage, at } = self;
+        let activity = inside.activity()?;
+        Ok(Sample {
+            activity,
+            usage,
+            at,
+        })
+    }
 }
 
 /// How often it is asked whether to stop waiting.
@@ -107,8 +128,14 @@ impl<'a> Meter<'a> {
         let mut connections = Connections::default();
         let mut samples = BTreeMap::new();
         let mut silent = None;
-        for name in names {
-            match self.sandboxes.sample(name, &mut connections) {
+        let looks = names
+            .iter()
+            .map(|name| (name, self.sandboxes.look_at(name, &mut connections)));
+        let sampled = ask_all(looks.collect(), |(name, look)| {
+            (name, look.and_then(Look::sample))
+        });
+        for (name, sample) in sampled {
+            match sample {
                 Ok(sample) => drop(samples.insert(name.clone(), sample)),
                 Err(error) if is_strict => return Err(error),
                 Err(error @ Error::Libvirt { .. }) => silent = Some(error),
@@ -155,7 +182,8 @@ impl Sandboxes {
         meter.look()
     }
 
-    fn sample(&self, name: &SandboxName, connections: &mut Connections) -> Result<Sample> {
+    /// What the host knows of what a sandbox uses, and what is to be asked inside.
+    fn look_at(&self, name: &SandboxName, connections: &mut Connections) -> Result<Look> {
         let config = self.store.load(name)?;
         let hypervisor = connections.of(&config)?;
         let inside = self.inside(&config, hypervisor)?.ok_or_else(|| {
@@ -163,8 +191,8 @@ impl Sandboxes {
                 "the sandbox '{name}' does not run; start it with 'virt-sandbox-service start {name}'"
             ))
         })?;
-        Ok(Sample {
-            activity: inside.activity()?,
+        Ok(Look {
+            inside,
             usage: hypervisor.usage(name.as_str())?,
             at: Instant::now(),
         })

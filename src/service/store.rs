@@ -18,6 +18,8 @@ use crate::guest;
 use crate::sys::atomic;
 use crate::sys::lock::{Lock, Sharing};
 
+mod load;
+
 /// The places of one host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Store {
@@ -196,41 +198,6 @@ impl Store {
         )))
     }
 
-    /// The configuration of a sandbox.
-    ///
-    /// # Errors
-    /// Where there is no such sandbox (the message names those there are), or its file is not right.
-    pub fn load(&self, name: &SandboxName) -> Result<SandboxConfig> {
-        self.must_exist(name)?;
-        SandboxConfig::load(&self.config(name)).map_err(|error| {
-            let Error::Config { path, reason } = error else {
-                return error;
-            };
-            Error::Config {
-                path,
-                reason: format!("{reason}\nmend it with 'virt-sandbox-service edit {name}'"),
-            }
-        })
-    }
-
-    /// The configuration of a sandbox that is to end: where its file is of no use any more, the one that it was started with.
-    ///
-    /// # Errors
-    /// As [`load`](Self::load), where there is no such configuration either.
-    pub fn load_to_end(&self, name: &SandboxName) -> Result<SandboxConfig> {
-        self.load(name)
-            .or_else(|error| SandboxConfig::load(&self.started(name)).map_err(|_| error))
-    }
-
-    /// As [`lock`](Self::lock), with [`load_to_end`](Self::load_to_end).
-    ///
-    /// # Errors
-    /// As [`load_to_end`](Self::load_to_end).
-    pub(super) fn lock_to_end(&self, name: &SandboxName) -> Result<(Lock, SandboxConfig)> {
-        let lock = self.lock_if(name, || self.load_to_end(name).map(drop))?;
-        Ok((lock, self.load_to_end(name)?))
-    }
-
     /// Checks that a name is free.
     ///
     /// # Errors
@@ -333,9 +300,16 @@ impl Store {
 
     /// Sandboxes with the note `note` that nobody works on, each with its lock.
     pub(super) fn abandoned(&self, note: &str) -> Result<Vec<(SandboxName, Lock)>> {
+        self.abandoned_where(|name| self.dir(name).join(note).exists())
+    }
+
+    /// As [`abandoned`](Self::abandoned), with another mark than a note.
+    pub(super) fn abandoned_where(
+        &self,
+        has_note: impl Fn(&SandboxName) -> bool,
+    ) -> Result<Vec<(SandboxName, Lock)>> {
         let mut names = self.names()?;
-        let has_note = |name: &SandboxName| self.dir(name).join(note).exists();
-        names.retain(has_note);
+        names.retain(&has_note);
         let locked = names
             .into_iter()
             .filter_map(|name| Some((self.try_lock(&name)?, name)));
@@ -370,8 +344,13 @@ impl Store {
                 continue;
             };
             match fs::read(self.removal(&name)) {
-                Ok(text) => match serde_json::from_slice(&text) {
-                    Ok(removal) => found.push((removal, lock)),
+                Ok(text) => match serde_json::from_slice::<Removal>(&text) {
+                    Ok(removal) if removal.name == name => found.push((removal, lock)),
+                    Ok(removal) => log::warn!(
+                        "'{}' is about '{}'; remove it, and 'virt-sandbox-service delete {name}'",
+                        self.removal(&name).display(),
+                        removal.name
+                    ),
                     Err(error) => {
                         log::warn!("reading '{}': {error}", self.removal(&name).display())
                     }

@@ -5,10 +5,13 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::config::{Publish, SandboxName};
+use crate::driver::Inside;
 use crate::error::{Error, Result};
 use crate::host;
 use crate::hypervisor::{DomainState, Hypervisor};
 use crate::label;
+use crate::service::abreast::ask_all;
+use crate::service::addresses::Expected;
 use crate::service::connections::Connections;
 use crate::service::sandboxes::Sandboxes;
 
@@ -29,7 +32,7 @@ pub struct Summary {
     /// The command that runs in it, if it is not units of the host.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<Vec<String>>,
-    /// Its addresses, if it runs and has any.
+    /// Its addresses, if it runs and has any: those that it says itself, but for those it cannot have.
     pub addresses: Vec<String>,
     /// Its ports that the host answers on while it runs, and on demand also before.
     pub publish: Vec<Publish>,
@@ -45,6 +48,23 @@ pub struct Summary {
     /// The label that the host's security module knows it by, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
+}
+
+/// What a running sandbox is asked.
+#[derive(Debug)]
+struct Look {
+    inside: Box<dyn Inside>,
+    expected: Expected,
+}
+
+impl Summary {
+    /// Adds what only the sandbox tells.
+    fn seen(mut self, look: Option<Look>) -> Self {
+        if let Some(Look { inside, expected }) = look {
+            self.addresses = expected.shown(inside.addresses());
+        }
+        self
+    }
 }
 
 /// The label of a sandbox; none where nothing of the host labels any.
@@ -72,10 +92,16 @@ impl Sandboxes {
     /// # Errors
     /// Where there is no such sandbox or libvirt does not answer.
     pub fn summary(&self, name: &SandboxName) -> Result<Summary> {
-        self.summary_at(name, &mut Connections::default())
+        let (summary, look) = self.summary_at(name, &mut Connections::default())?;
+        Ok(summary.seen(look))
     }
 
-    fn summary_at(&self, name: &SandboxName, connections: &mut Connections) -> Result<Summary> {
+    /// What the host knows of a sandbox, and what to ask the sandbox itself.
+    fn summary_at(
+        &self,
+        name: &SandboxName,
+        connections: &mut Connections,
+    ) -> Result<(Summary, Option<Look>)> {
         let config = self.store.load(name)?;
         let state = connections.of(&config)?.state(name.as_str())?;
         let inside = match state {
@@ -86,8 +112,13 @@ impl Sandboxes {
             DomainState::Stopped => self.noted_failure(name),
             DomainState::Running { .. } | DomainState::Paused { .. } | DomainState::Missing => None,
         };
-        let label = label_of(connections.of(&config)?, name)?;
-        Ok(Summary {
+        let hypervisor = connections.of(&config)?;
+        let label = label_of(hypervisor, name)?;
+        let look = inside.map(|inside| Look {
+            inside,
+            expected: Expected::of(&config, hypervisor),
+        });
+        let summary = Summary {
             name: name.clone(),
             label,
             state: match failure {
@@ -102,13 +133,14 @@ impl Sandboxes {
                 .workload
                 .command()
                 .map(|command| command.argv.clone()),
-            addresses: inside.map_or_else(Vec::new, |inside| inside.addresses()),
+            addresses: vec![],
             image: config.image_file(),
             publish: config.publish,
             path: config.path,
             hostname: config.hostname,
             enabled: self.store.is_enabled(name),
-        })
+        };
+        Ok((summary, look))
     }
 
     /// What is known of every sandbox. One that cannot be looked at is said, and the others still listed: each may have a
@@ -137,6 +169,6 @@ impl Sandboxes {
         for (name, error) in silent {
             log::warn!("{name}: {}", error.told());
         }
-        Ok(summaries)
+        Ok(ask_all(summaries, |(summary, look)| summary.seen(look)))
     }
 }

@@ -1,6 +1,6 @@
 //! Programs of the host. This and [`enter`](super::enter) are the only places that start one.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -51,20 +51,20 @@ pub fn capture<'a>(
         .map(Captured::from)
 }
 
-/// As [`capture`], for a program and arguments that are paths.
+/// As [`capture`], for a program and arguments that are paths. Gives its exit status as well.
 ///
 /// # Errors
 /// Where it cannot be started.
 pub fn capture_paths<'a>(
     program: &Path,
     arguments: impl IntoIterator<Item = &'a OsStr>,
-) -> io::Result<Captured> {
+) -> io::Result<(ExitStatus, Captured)> {
     let output = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())
         .env("LC_ALL", "C")
         .output()?;
-    Ok(output.into())
+    Ok((output.status, output.into()))
 }
 
 /// As [`capture()`], with `input` as standard input.
@@ -148,7 +148,7 @@ pub fn leave(
         .spawn()
 }
 
-/// Starts `program` with our standard error, no standard input, and its standard output for us to read.
+/// Starts `program` without standard input, and with both its outputs for us to read.
 ///
 /// # Errors
 /// Where it cannot be started.
@@ -160,6 +160,7 @@ pub fn spawn_piped<'a>(
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
 }
 
@@ -181,8 +182,8 @@ pub fn is_installed(program: &str) -> bool {
     std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
 }
 
-/// Becomes `program`; returns only on failure.
-pub fn exec<'a>(program: &str, arguments: impl IntoIterator<Item = &'a str>) -> io::Error {
+/// Becomes the program at a path; returns only on failure.
+pub fn become_program(program: &Path, arguments: impl IntoIterator<Item = OsString>) -> io::Error {
     Command::new(program).args(arguments).exec()
 }
 

@@ -6,9 +6,9 @@
 //! set by others; inode flags; sockets and devices, which are reported instead. What to copy is
 //! decided elsewhere.
 //!
-//! Either side may be controlled by a sandbox. Sources resolve inside their root; no symlink
-//! is followed in the destination, and every object is changed through a descriptor or by its name in
-//! an opened directory. Until [`Copier::finish`], directories made here are open to their maker only.
+//! Either side may be controlled by a sandbox, or by an account of the host. Sources resolve as
+//! [`Root::object`] says; no symlink is followed in the destination, and every object is changed
+//! through a descriptor or by its name in an opened directory. Until [`Copier::finish`], directories made here are open to their maker only.
 
 pub(super) mod attributes;
 pub(super) mod data;
@@ -28,7 +28,7 @@ use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, linkat, mkfifoat, symlinkat, unlinkat};
 
 use super::atomic::temporary_name;
-use super::root::{Object, Parents, Root, RootError};
+use super::root::{Found, Object, Parents, Root, RootError};
 use crate::error::shown;
 use attributes::Attributes;
 
@@ -150,6 +150,11 @@ impl<'r> Copier<'r> {
             return Ok(self.skip(from, Omission::Vanished));
         };
         self.copy_opened(&object, &metadata, from, to)
+    }
+
+    /// As [`copy_object`](Self::copy_object), of what a walk through the source has found.
+    pub fn copy_found(&mut self, found: &Found, to: &Path) -> Result<Copied> {
+        self.copy_opened(&found.object, &found.metadata, &found.path, to)
     }
 
     /// Gives the copied directories their owner, mode, attributes and times, and reports.

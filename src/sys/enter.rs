@@ -19,6 +19,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::command::Captured;
 use super::deadline;
+use super::first::First;
 use crate::error::{Error, Result};
 
 /// How often sealing is tried again, and after how long.
@@ -72,25 +73,25 @@ impl Entrance {
         Ok(Self { program, config })
     }
 
-    /// Runs `command` in the sandbox of process `pid`, as its root, without standard input. One that takes longer than `limit` is
+    /// Runs `command` in the sandbox of the process `first`, as its root, without standard input. One that takes longer than `limit` is
     /// ended, and gives `None`.
     ///
     /// # Errors
     /// Where the entrance cannot be started.
     pub fn capture(
         &self,
-        pid: u32,
+        first: &First,
         command: &[&str],
         limit: Duration,
     ) -> io::Result<Option<Captured>> {
-        let mut entering = self.entering(pid);
+        let mut entering = self.entering(first);
         entering.arg("--").args(command);
         deadline::run(entering, limit)
     }
 
-    /// Becomes `command` in the sandbox of process `pid`, with our standard streams; returns only on failure.
-    pub fn exec(&self, pid: u32, how: &Entry, command: &[String]) -> io::Error {
-        let mut entering = self.entering(pid);
+    /// Becomes `command` in the sandbox of the process `first`, with our standard streams; returns only on failure.
+    pub fn exec(&self, first: &First, how: &Entry, command: &[String]) -> io::Error {
+        let mut entering = self.entering(first);
         if how.terminal {
             entering.arg("--terminal");
         }
@@ -100,17 +101,20 @@ impl Entrance {
         if let Some(directory) = &how.directory {
             entering.arg("--directory").arg(directory);
         }
-        for (key, value) in &how.environment {
-            entering.args(["--env", &format!("{key}={value}")]);
+        for (number, (key, value)) in how.environment.iter().enumerate() {
+            let variable = format!("{}{number}", guest_init::ENTER_VARIABLE);
+            entering.env(variable, format!("{key}={value}"));
+            entering.args(["--env", &number.to_string()]);
         }
         entering.arg("--").args(command).exec()
     }
 
-    fn entering(&self, pid: u32) -> Command {
+    fn entering(&self, first: &First) -> Command {
         // The path is resolved before execve(2) closes the descriptor.
         let mut command = Command::new(format!("/proc/self/fd/{}", self.program.as_raw_fd()));
-        command.args(["enter", "--pid", &pid.to_string(), "--config"]);
-        command.arg(&self.config);
+        command.args(["enter", "--pid", &first.process.pid().to_string()]);
+        command.args(["--identity", &first.identity.to_string()]);
+        command.arg("--config").arg(&self.config);
         command
     }
 }
@@ -126,95 +130,4 @@ pub struct Entry {
     pub directory: Option<PathBuf>,
     /// Added to its environment.
     pub environment: Vec<(String, String)>,
-}
-
-/// The first process of a sandbox that process `controller` keeps. One in a user namespace of its own is a child of the one
-/// that libvirt has started, and is the first in a namespace of processes below.
-#[must_use]
-pub fn first_process(controller: u32) -> Option<u32> {
-    let init = init_process(controller)?;
-    let depth = depth(init)?.0;
-    let is_first = |pid: &u32| depth_is(*pid, depth + 1);
-    match is_guest_init(init) {
-        true => children(init).into_iter().find(is_first).or(Some(init)),
-        false => Some(init),
-    }
-}
-
-/// The process that libvirt has started in a container: the child of the one that keeps it.
-#[must_use]
-pub fn init_process(controller: u32) -> Option<u32> {
-    children(controller).into_iter().next()
-}
-
-/// As `proc_tid_children(5)` has them, and where the kernel does not, by looking at every process.
-fn children(pid: u32) -> Vec<u32> {
-    let children = format!("/proc/{pid}/task/{pid}/children");
-    if let Ok(text) = fs::read_to_string(children) {
-        let numbers = text.split_whitespace();
-        return numbers.filter_map(|number| number.parse().ok()).collect();
-    }
-    let processes = fs::read_dir("/proc").into_iter().flatten();
-    processes
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
-        .filter(|other| parent(*other) == Some(pid))
-        .collect()
-}
-
-/// A service's init has become another program.
-fn is_guest_init(pid: u32) -> bool {
-    let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
-    is_named_guest_init(&program)
-}
-
-/// The copy it was started from may have been replaced since (`proc_pid_exe(5)`).
-fn is_named_guest_init(program: &Path) -> bool {
-    let text = program.to_string_lossy();
-    let text = text.strip_suffix(" (deleted)").unwrap_or(&text);
-    Path::new(text).ends_with("guest-init")
-}
-
-/// Whether a process is the first of a namespace of processes that is so deep.
-fn depth_is(pid: u32, wanted: usize) -> bool {
-    depth(pid) == Some((wanted, 1))
-}
-
-/// How deep a process is in namespaces of processes, and its number in the innermost (`NSpid`, `proc_pid_status(5)`).
-fn depth(pid: u32) -> Option<(usize, u32)> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("NSpid:"))?;
-    let numbers: Vec<u32> = line
-        .split_whitespace()
-        .filter_map(|number| number.parse().ok())
-        .collect();
-    Some((numbers.len(), *numbers.last()?))
-}
-
-fn parent(pid: u32) -> Option<u32> {
-    let status = fs::read_to_string(PathBuf::from(format!("/proc/{pid}/status"))).ok()?;
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix("PPid:"))?
-        .trim()
-        .parse()
-        .ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn guest_init_is_known_also_when_it_was_replaced() {
-        for (program, is_it) in [
-            ("/guest-init", true),
-            ("/guest-init (deleted)", true),
-            ("/usr/lib/systemd/systemd", false),
-            ("/x-guest-init", false),
-        ] {
-            assert_eq!(is_named_guest_init(Path::new(program)), is_it, "{program}");
-        }
-    }
 }

@@ -1,119 +1,156 @@
-//! Images that are not raw, seen as raw ones: QEMU's storage daemon shows them as files over FUSE.
-#![allow(unsafe_code)]
+//! Images that are not raw, seen as raw ones: QEMU's storage daemon shows them over FUSE.
+//!
+//! The daemon reads what a stranger may have made, so it has nothing else. The FUSE filesystem is one file, and
+//! is mounted here at no path, so that it is gone with this process.
 
+mod broker;
+mod confine;
+mod daemon;
+
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
+
+use crate::sys::mounted::Mounted;
+use crate::sys::pidfd::Process;
+use crate::sys::reference;
 
 /// A raw view of an image, for as long as this lives.
 #[derive(Debug)]
 pub struct Export {
-    path: PathBuf,
-    daemon: Child,
+    mounted: Mounted,
+    daemon: Process,
+    deadline: Deadline,
+    /// Answers the daemon until that has ended; gives what it said.
+    answering: Option<JoinHandle<io::Result<String>>>,
 }
 
-const DAEMON: &str = "qemu-storage-daemon";
-/// How long the daemon may take to show the image.
+/// An image to show.
+#[derive(Debug, Clone, Copy)]
+pub struct Image<'a> {
+    /// Its absolute path.
+    pub path: &'a Path,
+    /// QEMU's name of its format.
+    pub format: &'a str,
+    /// Whether it is only read.
+    pub read_only: bool,
+    /// Whether files of the host that it names are opened for it.
+    pub backing: bool,
+}
+
+/// When the daemon is killed, if it is to end at all.
+type Deadline = Arc<Mutex<Option<Instant>>>;
+
+/// How long the daemon may take to show the image, and for the first looks at it.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long it may take to write what it holds back.
+const FLUSH: Duration = Duration::from_secs(120);
 
 impl Export {
-    /// Shows the image at `path`, which is of QEMU's `format`, as the file `at`. That is made here, and must not be there.
+    /// Shows an image, for 20 s unless the [deadline is lifted](Self::lift_deadline).
     ///
     /// # Errors
-    /// Where the daemon is not installed, there is no FUSE, or the image cannot be opened.
-    pub fn new(path: &Path, format: &str, read_only: bool, at: &Path) -> io::Result<Self> {
-        let (Some(path_text), Some(at_text)) = (path.to_str(), at.to_str()) else {
-            return Err(io::Error::other("its path is not UTF-8, which JSON is"));
+    /// Where it names other files that are not to be opened, cannot be opened itself, the daemon is not installed, or there is no FUSE.
+    pub fn new(image: Image<'_>) -> io::Result<Self> {
+        let file = open(&image)?;
+        Self::show(image, file)
+    }
+
+    /// Shows an image that is open in `file`.
+    fn show(image: Image<'_>, file: File) -> io::Result<Self> {
+        let host = match image.backing {
+            true => Some(File::open("/")?),
+            false => None,
         };
-        std::fs::write(at, "")?;
-        let json = |value: serde_json::Value| value.to_string();
-        let file = json(serde_json::json!({
-            "driver": "file", "filename": path_text, "node-name": "file", "read-only": read_only, "locking": "on",
-        }));
-        let image = json(serde_json::json!({
-            "driver": format, "file": "file", "node-name": "image", "read-only": read_only,
-        }));
-        let export = json(serde_json::json!({
-            "type": "fuse", "id": "export", "node-name": "image", "mountpoint": at_text, "writable": !read_only,
-        }));
-        let mut command = Command::new(DAEMON);
-        command
-            .args([
-                "--blockdev",
-                &file,
-                "--blockdev",
-                &image,
-                "--export",
-                &export,
-            ])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        // SAFETY: both calls are system calls without a lock or an allocation, as a child of fork(2) may make.
-        unsafe {
-            command.pre_exec(|| {
-                // Signals that we hold back would be held back there, too.
-                sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
-                // It ends with us, however we end.
-                set_pdeathsig(Signal::SIGTERM)?;
-                Ok(())
-            });
-        }
-        let mut daemon = command.spawn()?;
-        let begin = Instant::now();
-        while !is_mounted(at) {
-            if let Some(status) = daemon.try_wait()? {
-                let mut reason = String::new();
-                if let Some(mut stderr) = daemon.stderr.take() {
-                    io::Read::read_to_string(&mut stderr, &mut reason)?;
-                }
-                return Err(io::Error::other(match reason.trim() {
-                    "" => format!("{DAEMON}: {status}"),
-                    reason => reason.lines().collect::<Vec<_>>().join("; "),
-                }));
-            }
-            if begin.elapsed() > PATIENCE {
-                let _ = daemon.kill();
-                let _ = daemon.wait();
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            sleep(Duration::from_millis(5));
-        }
-        Ok(Self {
-            path: at.to_owned(),
+        let device = OpenOptions::new().read(true).write(true).open("/dev/fuse");
+        let device =
+            device.map_err(|error| io::Error::new(error.kind(), format!("/dev/fuse: {error}")))?;
+        let mounted = Mounted::fuse_file(&device)?;
+        let arguments = daemon::Arguments::new(&image, device)?;
+        let given = broker::Given {
+            path: image.path.to_owned(),
+            image: file,
+            host,
+        };
+        let deadline = Deadline::new(Mutex::new(Some(Instant::now() + PATIENCE)));
+        let (sender, started) = mpsc::channel();
+        let until = Arc::clone(&deadline);
+        let answering = std::thread::Builder::new()
+            .name("image".to_owned())
+            .spawn(move || daemon::run(arguments, &given, &until, &sender))?;
+        let Ok(daemon) = started.recv() else {
+            return Err(failure(answering));
+        };
+        let view = mounted.path();
+        let export = Self {
+            mounted,
             daemon,
-        })
+            deadline,
+            answering: Some(answering),
+        };
+        // Waits for the daemon's first answer, or for its end.
+        export.first_look(&view)
     }
 
-    /// The raw view.
+    fn first_look(mut self, view: &Path) -> io::Result<Self> {
+        match File::open(view) {
+            Ok(_) => Ok(self),
+            Err(error) => Err(self.answering.take().map_or(error, failure)),
+        }
+    }
+
+    /// The raw view, for this process.
     #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn path(&self) -> PathBuf {
+        self.mounted.path()
     }
-}
 
-/// The view is a file system of its own.
-fn is_mounted(at: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let device = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.dev()).ok();
-    let parent = at.parent().and_then(device);
-    device(at).is_some_and(|device| Some(device) != parent)
+    /// Lets reading and writing take the time that they take. Until then a daemon that does not answer is killed.
+    pub fn lift_deadline(&self) {
+        self.end_at(None);
+    }
+
+    fn end_at(&self, deadline: Option<Instant>) {
+        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner) = deadline;
+    }
 }
 
 impl Drop for Export {
     fn drop(&mut self) {
-        // It writes what it holds back, and lets go of the mount.
-        let _ = kill(
-            Pid::from_raw(self.daemon.id().cast_signed()),
-            Signal::SIGTERM,
-        );
-        let _ = self.daemon.wait();
+        let Some(answering) = self.answering.take() else {
+            return;
+        };
+        // It writes what it holds back.
+        self.end_at(Some(Instant::now() + FLUSH));
+        let _ = self.daemon.signal(Signal::SIGTERM);
+        let _ = answering.join();
     }
 }
+
+/// Opens an image that names no other file, unless these are to be opened, too.
+fn open(image: &Image<'_>) -> io::Result<File> {
+    let file = reference::open(image.path, image.read_only)?;
+    match reference::find(&file, image.format)? {
+        Some(found) if !image.backing => Err(io::Error::other(format!(
+            "it names another file, {found}, which is not opened"
+        ))),
+        Some(_) | None => Ok(file),
+    }
+}
+
+/// Why there is no view.
+fn failure(answering: JoinHandle<io::Result<String>>) -> io::Error {
+    match answering.join() {
+        Ok(Ok(said)) => io::Error::other(said),
+        Ok(Err(error)) => error,
+        Err(_) => io::Error::other("the thread that serves the storage daemon has failed"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

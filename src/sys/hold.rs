@@ -1,8 +1,7 @@
 //! Images that are not raw as block devices which outlive the process that asked for them.
 //!
-//! A process of its own holds the device: it has the image shown raw, in a mount namespace that nobody else is in, and attaches a loop
-//! device to that. Once nobody has that open any more it is released, and all of it is gone. Were the process killed, the
-//! kernel would take the namespace with it, and QEMU's daemon ends with its parent.
+//! A process of its own holds the device: it has the image shown raw, and attaches a loop device to that. Once nobody has that open
+//! any more it is released, and all of it is gone. Were the process killed, QEMU's daemon would end with it, and the view with that.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -11,10 +10,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
-
-use crate::sys::export::Export;
+use crate::sys::export::{self, Export};
 use crate::sys::lock::{Lock, Sharing};
 use crate::sys::loopdev::{Extent, LoopDevice, is_attached};
 
@@ -41,10 +37,6 @@ impl Places<'_> {
 
     fn device(&self) -> PathBuf {
         self.directory.join("image.device")
-    }
-
-    fn raw(&self) -> PathBuf {
-        self.directory.join("image.raw")
     }
 
     /// Whether somebody holds the image.
@@ -181,16 +173,20 @@ pub fn hold(image: &Path, format: &str, places: Places<'_>) -> io::Result<()> {
     // Not to be ended with the terminal of whoever was first.
     nix::unistd::setsid()?;
     leave_group();
-    unshare(CloneFlags::CLONE_NEWNS)?;
-    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-    mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
-    let export = Export::new(image, format, false, &places.raw()).map_err(|error| {
+    let image = export::Image {
+        path: image,
+        format,
+        read_only: false,
+        backing: false,
+    };
+    let export = Export::new(image).map_err(|error| {
         io::Error::new(
             error.kind(),
             format!("{error} (this takes qemu-storage-daemon, and FUSE in the kernel)"),
         )
     })?;
-    let device = LoopDevice::attach(export.path(), Extent::default(), false)?;
+    let device = LoopDevice::attach(&export.path(), Extent::default(), false)?;
+    export.lift_deadline();
     let path = device.path().to_owned();
     fs::write(places.device(), path.as_os_str().as_encoded_bytes())?;
     let mut stdout = io::stdout();
@@ -204,7 +200,6 @@ pub fn hold(image: &Path, format: &str, places: Places<'_>) -> io::Result<()> {
     }
     drop(export);
     let _ = fs::remove_file(places.device());
-    let _ = fs::remove_file(places.raw());
     Ok(())
 }
 

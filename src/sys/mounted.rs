@@ -51,10 +51,35 @@ impl Mounted {
 
     fn with(device: &Path, kind: &CStr, attributes: u64) -> io::Result<Self> {
         let source = CString::new(device.as_os_str().as_bytes())?;
+        Self::configured(kind, &[(c"source", &source)], attributes)
+    }
+
+    /// Mounts one file that whoever has `device`, an open `/dev/fuse`, shows; only this user sees it.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn fuse_file(device: &File) -> io::Result<Self> {
+        let number = |number: u32| CString::new(number.to_string());
+        let fd = number(device.as_raw_fd().cast_unsigned())?;
+        let user = number(nix::unistd::geteuid().as_raw())?;
+        let group = number(nix::unistd::getegid().as_raw())?;
+        let options = [
+            (c"fd", fd.as_c_str()),
+            // A regular file (`S_IFREG`), in octal.
+            (c"rootmode", c"100000"),
+            (c"user_id", &user),
+            (c"group_id", &group),
+        ];
+        Self::configured(c"fuse", &options, 0)
+    }
+
+    fn configured(kind: &CStr, options: &[(&CStr, &CStr)], attributes: u64) -> io::Result<Self> {
         // SAFETY: the first argument is a text that ends with NUL.
         let context = unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), FSOPEN_CLOEXEC) };
         let context = descriptor(context)?;
-        let configured = configure(&context, FSCONFIG_SET_STRING, Some((c"source", &source)))
+        let configured = options
+            .iter()
+            .try_for_each(|pair| configure(&context, FSCONFIG_SET_STRING, Some(*pair)))
             .and_then(|()| configure(&context, FSCONFIG_CMD_CREATE, None));
         configured.map_err(|error| explained(&context, error))?;
         let attributes = attributes | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
@@ -70,6 +95,12 @@ impl Mounted {
         Ok(Self {
             top: descriptor(top).map_err(|error| explained(&context, error))?,
         })
+    }
+
+    /// Its top, on which it is attached nowhere.
+    #[must_use]
+    pub fn into_top(self) -> OwnedFd {
+        self.top
     }
 
     /// A path of its top, for this process.

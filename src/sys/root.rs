@@ -1,9 +1,10 @@
 //! Paths resolved under a root that somebody else may control.
 //!
 //! A sandbox owns the content of its tree and may put any symlink there while the host works in it.
-//! The kernel does the resolution (openat2(2), `RESOLVE_IN_ROOT`: `/` and `..` stop at the root), so
-//! there is no moment between a check and its use. Objects are then reached through a descriptor,
-//! never by their name a second time. This module does not copy and does not walk.
+//! The kernel does the resolution (openat2(2): `/` and `..` stop at the root), so there is no moment
+//! between a check and its use. Objects are then reached through a descriptor, never by their name a
+//! second time. No link is followed on the way to an object of a tree; of the host's own root, those
+//! that only root can have made ([`trusted`]). This module does not copy.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata};
@@ -20,6 +21,10 @@ use super::atomic::{self, Durability};
 use crate::error::shown;
 
 mod swap;
+mod trusted;
+mod walk;
+
+pub use walk::Found;
 
 /// Work under a root failed. Paths are those of the host, root included.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +41,23 @@ pub enum RootError {
     NotAFile { path: PathBuf },
     #[error("using '{}': it names no object of its own", shown(path))]
     NoName { path: PathBuf },
+    #[error(
+        "opening '{}': a symbolic link is on the way, and none is followed there",
+        shown(path)
+    )]
+    Link { path: PathBuf },
+    #[error(
+        "opening '{}': '{}' is a symbolic link that others than root can have made, so it is not followed; stop who writes there, or \
+         put a directory in its place",
+        shown(path),
+        shown(link)
+    )]
+    Untrusted { path: PathBuf, link: PathBuf },
+    #[error(
+        "opening '{}': it has other names, and others than root can have given it this one; set fs.protected_hardlinks=1, or remove it",
+        shown(path)
+    )]
+    ForeignName { path: PathBuf },
 }
 
 impl RootError {
@@ -46,7 +68,11 @@ impl RootError {
                 source.kind(),
                 io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
             ),
-            Self::NotAFile { .. } | Self::NoName { .. } => false,
+            Self::NotAFile { .. }
+            | Self::NoName { .. }
+            | Self::Link { .. }
+            | Self::Untrusted { .. }
+            | Self::ForeignName { .. } => false,
         }
     }
 }
@@ -62,23 +88,43 @@ pub(super) enum Parents {
     NoSymlinks,
 }
 
+/// Whose objects are below a root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    /// A sandbox's, whose root is number 0 on disk as well: no link tells who made it.
+    Sandbox,
+    /// The host's, where only root is number 0.
+    Host,
+}
+
 /// A directory taken as `/`. Paths given to its methods are those seen from inside, with or without
 /// the leading slash.
 #[derive(Debug)]
 pub struct Root {
     fd: OwnedFd,
     path: PathBuf,
+    owner: Owner,
 }
 
 impl Root {
-    /// Opens the directory `path` of the host as a root. Here, symlinks are followed as usual.
+    /// Opens the directory `path`, the top of a sandbox's tree, as a root. Here, symlinks are followed as usual.
     pub fn new(path: &Path) -> Result<Root> {
+        Self::open(path, Owner::Sandbox)
+    }
+
+    /// Opens the directory `path`, which has what `/` of the host has, as a root: links that root has made there lead on.
+    pub fn of_host(path: &Path) -> Result<Root> {
+        Self::open(path, Owner::Host)
+    }
+
+    fn open(path: &Path, owner: Owner) -> Result<Root> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let fd = nix::fcntl::open(path, flags, Mode::empty())
             .map_err(|errno| failure("opening", path.to_owned(), errno))?;
         Ok(Root {
             fd,
             path: path.to_owned(),
+            owner,
         })
     }
 
@@ -93,10 +139,12 @@ impl Root {
         Ok(self.object_of(file, path))
     }
 
-    /// The object at `path`; a symlink there is the object.
+    /// The object at `path`; a symlink there is the object. One on the way to it is followed only if it is the host's root's.
     pub fn object(&self, path: &Path) -> Result<Object> {
-        let file = self.open_path(path, OFlag::O_NOFOLLOW, Parents::InRoot)?;
-        Ok(self.object_of(file, path))
+        match self.owner {
+            Owner::Sandbox => self.plain_object(path),
+            Owner::Host => self.trusted_object(path),
+        }
     }
 
     /// Opens the regular file or directory at `path` for reading, where no symlink is on the way to it and
@@ -109,19 +157,6 @@ impl Root {
     /// The metadata of what `path` leads to; a symlink there is followed.
     pub fn metadata(&self, path: &Path) -> Result<Metadata> {
         self.resolve(path)?.metadata()
-    }
-
-    /// The absolute path, seen from inside and free of symlinks, of what `path` leads to.
-    pub fn canonical(&self, path: &Path) -> Result<PathBuf> {
-        let object = self.resolve(path)?;
-        let name = |fd: &dyn AsRawFd| {
-            fs::read_link(proc_path(fd)).map_err(|source| self.failure("resolving", path, source))
-        };
-        let (root, full) = (name(&self.fd)?, name(&object.file)?);
-        match full.strip_prefix(&root) {
-            Ok(inside) => Ok(Path::new("/").join(inside)),
-            Err(_) => Err(self.failure("resolving", path, Errno::ENOENT.into())),
-        }
     }
 
     /// Replaces the object at `path` by a file with this content and these permission bits, owned by
@@ -223,6 +258,11 @@ impl Root {
         loop {
             match openat2(&self.fd, inside, how) {
                 Err(Errno::EAGAIN) if attempts < 100 => attempts += 1,
+                Err(Errno::ELOOP) if matches!(parents, Parents::NoSymlinks) => {
+                    return Err(RootError::Link {
+                        path: self.host_path(path),
+                    });
+                }
                 result => {
                     return result.map_err(|errno| failure("opening", self.host_path(path), errno));
                 }

@@ -1,8 +1,11 @@
-//! The end of a file that somebody else writes: there may be any amount of it, and anything in it.
+//! Files that somebody else writes: there may be any amount of it, and anything in it.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+
+use nix::libc;
 
 /// The last `most` bytes of a file, as text, from the beginning of a line if there are more.
 ///
@@ -21,9 +24,47 @@ pub fn last(path: &Path, most: u64) -> io::Result<String> {
     })
 }
 
+/// A regular file of at most `most` bytes, as text. Anything else is an error at once, such as a fifo that nobody writes to.
+///
+/// # Errors
+/// Where it cannot be read, is longer, or no text.
+pub fn whole(path: &Path, most: u64) -> io::Result<String> {
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    let mut text = String::new();
+    // What is no text may be so because it is cut.
+    let read = file.take(most + 1).read_to_string(&mut text);
+    match read {
+        Ok(length) if length as u64 > most => {
+            Err(io::Error::other(format!("longer than {most} bytes")))
+        }
+        read => read.map(|_| text),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_short_regular_file_is_read_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::fs::write(path("text"), "1234").unwrap();
+        assert_eq!(whole(&path("text"), 4).unwrap(), "1234");
+        assert!(whole(&path("text"), 3).is_err());
+        nix::unistd::mkfifo(&path("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", path("zero")).unwrap();
+        for name in ["fifo", "zero", ".", "none"] {
+            assert!(whole(&path(name), 100).is_err(), "{name}");
+        }
+    }
 
     #[test]
     fn no_more_than_the_end_is_read_of_whatever_there_is() {

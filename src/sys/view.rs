@@ -5,10 +5,13 @@
 //! goes with the last descriptor of it.
 #![allow(unsafe_code)]
 
-use std::ffi::c_int;
-use std::fs::File;
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd};
+use std::ffi::{CString, c_int};
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use nix::libc;
 
@@ -44,26 +47,88 @@ pub fn plain(directory: impl AsFd) -> io::Result<File> {
         propagation: 0,
         userns_fd: 0,
     };
+    set_attributes(&view, &attributes)?;
+    Ok(view)
+}
+
+/// Shows what root owns on a mount that is attached nowhere as the user and the group `id` of the host. What others own is nobody's.
+///
+/// # Errors
+/// Where the kernel is older than 5.12, or its filesystem cannot have this.
+pub fn show_as(view: impl AsFd, id: u32) -> io::Result<()> {
+    // A user namespace is there as long as a process is in it, or a file of it open.
+    let mut holder = Command::new("unshare")
+        .args(["--user", "--", "sh", "-c", "echo; read end"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mapped = holder.stdout.take().map_or(Ok(()), |mut stdout| {
+        stdout.read_exact(&mut [0])?;
+        let process = Path::new("/proc").join(holder.id().to_string());
+        let map = format!("0 {id} 1\n");
+        fs::write(process.join("uid_map"), &map)?;
+        fs::write(process.join("gid_map"), &map)?;
+        let namespace = File::open(process.join("ns/user"))?;
+        let attributes = libc::mount_attr {
+            attr_set: libc::MOUNT_ATTR_IDMAP,
+            attr_clr: 0,
+            propagation: 0,
+            userns_fd: namespace.as_raw_fd().cast_unsigned().into(),
+        };
+        set_attributes(view, &attributes)
+    });
+    drop(holder.stdin.take());
+    holder.wait()?;
+    mapped
+}
+
+/// Puts a mount that is attached nowhere, and that the file number `view` leads to, at `place`.
+///
+/// # Errors
+/// Where it is attached already, or the caller may not mount.
+pub fn attach(view: RawFd, place: &Path) -> io::Result<()> {
+    let from = CString::new(format!("/proc/self/fd/{view}"))?;
+    let to = CString::new(place.as_os_str().as_bytes())?;
+    // SAFETY: move_mount(2) reads two paths that end with a zero.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            libc::AT_FDCWD,
+            from.as_ptr(),
+            libc::AT_FDCWD,
+            to.as_ptr(),
+            MOVE_MOUNT_F_SYMLINKS,
+        )
+    };
+    match done {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+// Of linux/mount.h.
+const MOVE_MOUNT_F_SYMLINKS: u32 = 1;
+
+fn set_attributes(view: impl AsFd, attributes: &libc::mount_attr) -> io::Result<()> {
     // SAFETY: mount_setattr(2) reads a path that ends with a zero, and a structure of the size that it is told.
     let done = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
-            view.as_raw_fd(),
+            view.as_fd().as_raw_fd(),
             c"".as_ptr(),
             libc::AT_EMPTY_PATH,
-            &raw const attributes,
+            &raw const *attributes,
             size_of::<libc::mount_attr>(),
         )
     };
-    if done < 0 {
-        return Err(io::Error::last_os_error());
+    match done {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
-    Ok(view)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::os::unix::fs::symlink;
 
     use super::*;

@@ -5,11 +5,23 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod archives;
+mod claims;
+mod copying;
+mod enter;
 mod greed;
+mod identities;
+mod images;
+mod journals;
+mod limits;
 mod machine;
 mod modes;
 mod network;
+mod oneshot;
+mod private_files;
 mod races;
+mod read_only;
+mod secrets;
 #[path = "../service/support.rs"]
 #[allow(dead_code)]
 mod support;

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use virt_sandbox::sys::first::{Stage, find};
+
 use crate::support::{HostFile, Test, address, get, inside, ok, output, run, says, subnet};
 
 const SLEEPER: &str = "[Service]\nExecStart=/bin/sleep infinity\n";
@@ -53,8 +55,11 @@ fn limits_are_the_kernels() {
     let controller = output("virsh", &["--quiet", "domid", "t-small"]);
     let controller = controller.trim();
     let controller: u32 = controller.parse().unwrap();
-    let pid = virt_sandbox::sys::enter::first_process(controller).unwrap();
-    let pid = &pid.to_string();
+    let stage = Path::new("/var/lib/libvirt-sandbox").join("t-small");
+    let Stage::Runs(first) = find(controller, &stage).unwrap() else {
+        panic!("it does not run");
+    };
+    let pid = &first.process.pid().to_string();
 
     let memory = kernel_says(pid, "memory", "memory.limit_in_bytes", "memory.max");
     assert!(memory.contains(&(256 << 20).to_string()), "{memory:?}");

@@ -187,9 +187,8 @@ fn a_journal_is_shown_and_nothing_else() {
     let unit = HostFile::unit("t-log.service", UNIT);
     ok(&["create", "-N", "none", "-u", "t-log.service", "t-log"]);
     let id = uuid("t-log");
-    let hosts = Path::new("/var/log/journal");
-    let link = hosts.join(&id);
-    assert_eq!(link.is_symlink(), hosts.is_dir());
+    let link = Path::new("/var/log/journal").join(&id);
+    assert!(link.symlink_metadata().is_err());
     for _ in 0..2 {
         ok(&["start", "t-log"]);
         ok(&["stop", "t-log"]);
@@ -217,13 +216,7 @@ fn a_journal_is_shown_and_nothing_else() {
         shown.contains("red") && !shown.contains('\x1b'),
         "{shown:?}"
     );
-    if hosts.is_dir() {
-        let mut journalctl = std::process::Command::new("journalctl");
-        journalctl.args(["--no-pager", "-q", "-D", link.to_str().unwrap()]);
-        assert_eq!(plain(&finish(journalctl, "").stdout), 2);
-    }
     ok(&["rename", "t-log", "t-log2"]);
-    assert_eq!(link.is_symlink(), hosts.is_dir());
 
     // Links where the journal was lead to another one.
     let other = tempfile::tempdir().unwrap();
@@ -247,7 +240,6 @@ fn a_journal_is_shown_and_nothing_else() {
     let done = run(&["logs", "t-log2"]);
     assert_eq!((done.code, plain(&done.stdout)), (1, 0), "{done:?}");
     ok(&["delete", "t-log2"]);
-    assert!(!link.is_symlink());
     drop(unit);
     test.end();
 }

@@ -1,12 +1,13 @@
 //! A command that a guest runs: as whom, where, and with which streams.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 /// A command that PID 1 starts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Command {
     /// The program with its arguments, looked up in the `PATH` of `environment`. Never empty.
@@ -19,6 +20,27 @@ pub struct Command {
     pub identity: Identity,
     /// What its standard streams are.
     pub stdio: Stdio,
+}
+
+/// Shows of the environment the names only: what is shown gets into logs.
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            argv,
+            environment,
+            directory,
+            identity,
+            stdio,
+        } = self;
+        let names: Vec<&OsString> = environment.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Command")
+            .field("argv", argv)
+            .field("environment", &names)
+            .field("directory", directory)
+            .field("identity", identity)
+            .field("stdio", stdio)
+            .finish()
+    }
 }
 
 /// The directory a command starts in.

@@ -1,6 +1,7 @@
 //! What the kernel shows of the host in `/proc` and `/sys`.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -9,23 +10,21 @@ use nix::mount::{MsFlags, mount};
 use super::mounts::bind;
 use crate::config::Confinement;
 
-/// Covers what shows the host, and seals what may only be read. What is not there needs no cover, and what cannot be covered
-/// is only said: the kernel's own rights protect it, too.
-pub fn mask(confinement: &Confinement) {
+/// Covers what shows the host, and seals what may only be read. What is not there needs no cover.
+///
+/// # Errors
+/// Where something that is there cannot be covered: a sandbox that shows more than it should does not start.
+pub fn mask(confinement: &Confinement) -> Result<()> {
     for path in &confinement.masked {
-        say(cover(path), path);
+        cover(path).with_context(|| format!("covering '{}'", path.display()))?;
     }
     for path in &confinement.read_only {
-        if path.exists() {
-            say(bind(path, path, true), path);
+        let doing = || format!("sealing '{}'", path.display());
+        if fs::exists(path).with_context(doing)? {
+            bind(path, path, true).with_context(doing)?;
         }
     }
-}
-
-fn say(done: Result<()>, path: &Path) {
-    if let Err(error) = done {
-        log::warn!("covering '{}': {error:#}", path.display());
-    }
+    Ok(())
 }
 
 fn cover(path: &Path) -> Result<()> {
@@ -38,6 +37,7 @@ fn cover(path: &Path) -> Result<()> {
         }
         Ok(metadata) if metadata.is_symlink() => Ok(()),
         Ok(_) => bind(Path::new("/dev/null"), path, false),
-        Err(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error).context("looking at it"),
     }
 }

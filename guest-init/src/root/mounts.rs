@@ -1,17 +1,16 @@
 //! Mounts of the sandbox.
 
 use std::fs;
-use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statvfs::{FsFlags, statvfs};
 
 use super::mapped;
 use super::overlay::{seal, table};
-use super::target::{Kind, Last, create, locate, make_parent, provide};
+use super::target::{Kind, Last, create, make_parent, provide};
 use super::{Place, below, make_dir};
 use crate::config::{Mount, Source};
 use crate::mountinfo;
@@ -150,32 +149,6 @@ pub fn own_file(place: &Place, target: &Path) -> Result<fs::File> {
     bind(&own, &target, false).with_context(doing)?;
     let file = fs::File::options().read(true).write(true).open(&target);
     file.with_context(doing)
-}
-
-/// Covers a file or socket with `/dev/null`, if it is there.
-///
-/// # Errors
-/// Also if it is a directory, which `/dev/null` cannot cover.
-pub fn mask(place: &Place, path: &Path) -> Result<()> {
-    let doing = || format!("masking '{}'", path.display());
-    let target = locate(&place.root, path, Last::Kept).with_context(doing)?;
-    match fs::symlink_metadata(&target) {
-        // What a link leads to is not what was meant.
-        Ok(metadata) if metadata.is_symlink() => Ok(()),
-        Ok(metadata) if metadata.is_dir() => bail!("masking '{}': a directory", path.display()),
-        Ok(_) => {
-            bind(&below(&place.root, Path::new("/dev/null")), &target, false).with_context(doing)
-        }
-        Err(error) if is_missing(&error) => Ok(()),
-        Err(error) => Err(error).with_context(doing),
-    }
-}
-
-fn is_missing(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-    )
 }
 
 /// Shares mounts between the sandbox and the namespaces that are made in it, which systemd leaves to who starts it in a

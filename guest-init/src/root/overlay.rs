@@ -72,9 +72,10 @@ impl Scratch {
         fs::set_permissions(&upper, mode).with_context(doing)?;
 
         // Paths through files that are held have nothing in them that would need to be escaped. The rest is off
-        // because the layers do not outlive the overlay, except that directories can be renamed.
+        // because the layers do not outlive the overlay, except that directories can be renamed, and that all of it is
+        // one device with lasting numbers of files (`xino`): `tar --one-file-system` would leave out all files.
         let options = format!(
-            "lowerdir={},upperdir={},workdir={},index=off,metacopy=off,redirect_dir=on",
+            "lowerdir={},upperdir={},workdir={},index=off,metacopy=off,redirect_dir=on,xino=on",
             held(&lower).display(),
             upper.display(),
             work.display()

@@ -1,21 +1,20 @@
 //! What the root begins as.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use log::{debug, warn};
-use nix::fcntl::{OFlag, open};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sys::stat::Mode;
+use nix::mount::{MsFlags, mount};
 
+use super::isolated::isolate;
 use super::mapped;
 use super::mounts::{bind, mount_points_below, tmpfs};
 use super::overlay::{Scratch, seal};
 use super::target::{Last, locate};
-use super::{Place, held, make_dir};
+use super::{Place, make_dir};
 use crate::config::{Access, Root};
 use crate::plan::KERNELS;
+use crate::unsupported::is_unsupported;
 
 /// Size of an empty root's own tmpfs in bytes. It holds mount points only; a writable root is needed
 /// by the hardening of systemd units, which make mount points of their own there.
@@ -36,26 +35,50 @@ pub fn new_root(place: &mut Place, root: &Root, targets: &[PathBuf]) -> Result<(
         Root::Empty => tmpfs(&place.root, 0o755, Some(ROOT_SIZE))?,
         Root::Tree { source, access } => {
             let source = place.staged(source)?;
-            let read_only = *access == Access::ReadOnly;
-            bind(&source, &place.root, read_only)?;
+            bind(&source, &place.root, *access == Access::ReadOnly)?;
             mapped::show(place, &place.root)?;
             match access {
                 Access::Writable => make_kernels(&place.root)?,
                 Access::Volatile => {
-                    make_volatile(&scratch, &place.root)?;
+                    isolate(&scratch, &place.root)?;
                     make_kernels(&place.root)?;
                 }
-                Access::ReadOnly if lacks(&place.root, targets)? => {
-                    scratch.cover(&place.root)?;
-                    make_kernels(&place.root)?;
-                    seal(&place.root)?;
-                }
-                Access::ReadOnly => {}
+                Access::Isolated => read_isolated(&scratch, &place.root, targets)?,
+                Access::ReadOnly => read(&scratch, &place.root, targets)?,
             }
         }
     }
     place.scratch = Some(scratch);
     Ok(())
+}
+
+/// Makes the mount points that a sealed tree lacks beside its root.
+fn read(scratch: &Scratch, root: &Path, targets: &[PathBuf]) -> Result<()> {
+    if lacks(root, targets)? {
+        scratch.cover(root)?;
+        make_kernels(root)?;
+        seal(root)?;
+    }
+    Ok(())
+}
+
+/// Keeps a tree apart from others who have it, and seals it.
+fn read_isolated(scratch: &Scratch, root: &Path, targets: &[PathBuf]) -> Result<()> {
+    match isolate(scratch, root) {
+        Ok(overlays) => {
+            make_kernels(root)?;
+            overlays.iter().try_for_each(|overlay| seal(overlay))
+        }
+        Err(error) if is_unsupported(&error) => {
+            warn!(
+                "{error:#}: sockets, pipes and locks of the host can be reached through the root; Linux 5.19 keeps them apart"
+            );
+            let points = mount_points_below(root)?;
+            points.iter().try_for_each(|point| seal(point))?;
+            read(scratch, root, targets)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// What is moved here later has to have a place then.
@@ -77,31 +100,4 @@ fn lacks(root: &Path, targets: &[PathBuf]) -> Result<bool> {
         }
     }
     Ok(false)
-}
-
-/// Lays an overlay over each filesystem of a tree.
-fn make_volatile(scratch: &Scratch, root: &Path) -> Result<()> {
-    for path in mount_points_below(root)? {
-        if path.is_dir() {
-            match scratch.cover(&path) {
-                Ok(()) => {}
-                // A vfat cannot be below an overlay, for one.
-                Err(error) if path != root => {
-                    warn!("{error:#}: it is read-only");
-                    seal(&path)?;
-                }
-                Err(error) => return Err(error),
-            }
-        } else if path.is_file() {
-            // A single file becomes one of the filesystem around it.
-            let doing = || format!("copying '{}'", path.display());
-            let file = open(&path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
-                .with_context(doing)?;
-            umount2(&path, MntFlags::MNT_DETACH).with_context(doing)?;
-            fs::copy(held(&file), &path).with_context(doing)?;
-        } else {
-            seal(&path)?;
-        }
-    }
-    Ok(())
 }

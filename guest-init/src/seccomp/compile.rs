@@ -1,6 +1,10 @@
 //! A policy as a program of classic BPF (the kernel's Documentation/userspace-api/seccomp_filter.rst).
 
-use super::{Action, Arch, Comparison, Condition, Policy, Program, Rule, SeccompError};
+use std::collections::BTreeMap;
+
+use super::{
+    Action, Arch, Comparison, Condition, Policy, Program, Rule, SeccompError, multiplexed,
+};
 
 // linux/bpf_common.h
 const LOAD: u16 = 0x20;
@@ -37,20 +41,34 @@ pub fn program(policy: &Policy, arches: &[Arch]) -> Result<Program, SeccompError
 /// All that an architecture needs; it begins with the number being loaded and ends with a result.
 fn section(policy: &Policy, arch: Arch) -> Result<Program, SeccompError> {
     let numbers = arch.numbers();
-    let highest = numbers.values().copied().max().unwrap_or(0);
-    let unknown = result(Action::Errno(ENOSYS));
     let mut section = vec![instruction(LOAD, 0, 0, NUMBER)];
-    // x32 is above that.
-    debug_assert!(highest < X32);
-    section.push(instruction(IF_GREATER, 0, 1, highest));
-    section.push(unknown);
-    for rule in &policy.rules {
+    section.extend(unknown(&numbers));
+    for rule in multiplexed::rules(policy).iter().chain(&policy.rules) {
         if let Some(number) = numbers.get(rule.syscall.as_str()) {
             section.extend(block(rule, *number)?);
         }
     }
     section.push(result(policy.otherwise));
     Ok(section)
+}
+
+/// Refuses every number that has no name: those above the highest, x32 among them, and those between two others.
+fn unknown(numbers: &BTreeMap<&'static str, u32>) -> Program {
+    let mut known: Vec<u32> = numbers.values().copied().collect();
+    known.sort_unstable();
+    let highest = known.last().copied().unwrap_or(0);
+    debug_assert!(highest < X32);
+    let refused = result(Action::Errno(ENOSYS));
+    let mut program = vec![instruction(IF_GREATER, 0, 1, highest), refused];
+    for pair in known.windows(2) {
+        let [below, above] = [pair[0], pair[1]];
+        if above > below + 1 {
+            program.push(instruction(IF_GREATER_EQUAL, 2, 0, above));
+            program.push(instruction(IF_GREATER, 0, 1, below));
+            program.push(refused);
+        }
+    }
+    program
 }
 
 /// One rule: falls through where it does not fit, with the number loaded.
@@ -148,6 +166,7 @@ fn result(action: Action) -> u64 {
     let value = match action {
         Action::Allow => 0x7fff_0000,
         Action::Log => 0x7ffc_0000,
+        Action::Notify => 0x7fc0_0000,
         Action::Errno(number) => 0x0005_0000 | u32::from(number),
         Action::Trap => 0x0003_0000,
         Action::KillThread => 0,

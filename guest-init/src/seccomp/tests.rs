@@ -1,5 +1,7 @@
 //! The kernel's machine, to run the programs on.
 
+mod tables;
+
 use super::usual::{self, Confined};
 use super::*;
 

@@ -8,6 +8,7 @@ use super::{Action, Comparison, Condition, Policy, Rule};
 
 const EPERM: Action = Action::Errno(1);
 const ENOSYS: Action = Action::Errno(38);
+const EPROTONOSUPPORT: Action = Action::Errno(93);
 const EAFNOSUPPORT: Action = Action::Errno(97);
 
 /// Of no use in any sandbox, and refused to those who may do it.
@@ -86,8 +87,14 @@ const NAMESPACES: u64 = 0x7e02_0080;
 /// console (`ioctl_tty(2)`, `ioctl_console(2)`).
 const TERMINALS: [u64; 3] = [0x5412, 0x541c, 0x541d];
 
-/// `AF_VSOCK`, which is in no namespace and reaches virtual machines and their host.
-const VSOCK: u64 = 40;
+/// Families of sockets that there are: `AF_UNIX`, `AF_INET`, `AF_INET6`, `AF_NETLINK` and `AF_PACKET` (linux/socket.h). `AF_VSOCK`
+/// is in no namespace and reaches virtual machines and their host. Asking for one of the others has the kernel load a module,
+/// and most of these are old, seldom used and rich in holes (`AF_ALG`, `AF_RDS`, `AF_TIPC`, `AF_KEY`), or are of hardware.
+const FAMILIES: [u64; 5] = [1, 2, 10, 16, 17];
+
+/// `AF_INET` and `AF_INET6` with `IPPROTO_SMC` are `AF_SMC` by another name.
+const INET: [u64; 2] = [2, 10];
+const SMC: u64 = 256;
 
 /// `AF_NETLINK` and `NETLINK_AUDIT`, of the host's audit.
 const AUDIT: (u64, u64) = (16, 9);
@@ -118,9 +125,14 @@ pub fn policy(confined: Confined) -> Policy {
     rules.extend(always(&MISSING, ENOSYS));
     let word = |argument, value| is(argument, 0xffff_ffff, value);
     rules.extend(TERMINALS.map(|request| refuse("ioctl", EPERM, vec![word(1, request)])));
-    rules.push(refuse("socket", EAFNOSUPPORT, vec![word(0, VSOCK)]));
+    let other = |family| not(word(0, family));
+    for name in ["socket", "socketpair"] {
+        rules.push(refuse(name, EAFNOSUPPORT, FAMILIES.map(other).to_vec()));
+    }
     let audit = vec![word(0, AUDIT.0), word(2, AUDIT.1)];
     rules.push(refuse("socket", EAFNOSUPPORT, audit));
+    let smc = |family| vec![word(0, family), word(2, SMC)];
+    rules.extend(INET.map(|family| refuse("socket", EPROTONOSUPPORT, smc(family))));
     match confined {
         Confined::OwnRoot => {}
         Confined::HostsRoot => {
@@ -131,10 +143,7 @@ pub fn policy(confined: Confined) -> Policy {
         }
         Confined::Unprivileged => {
             rules.extend(always(&FOR_PRIVILEGED, EPERM));
-            let some = Condition {
-                negated: true,
-                ..is(0, NAMESPACES, 0)
-            };
+            let some = not(is(0, NAMESPACES, 0));
             rules.push(refuse("unshare", EPERM, vec![some]));
             rules.push(refuse("clone", EPERM, vec![some]));
             // Its flags cannot be seen, and the C library then takes the other.
@@ -162,5 +171,12 @@ fn is(argument: u8, mask: u64, value: u64) -> Condition {
         comparison: Comparison::Equal,
         negated: false,
         value,
+    }
+}
+
+fn not(condition: Condition) -> Condition {
+    Condition {
+        negated: !condition.negated,
+        ..condition
     }
 }

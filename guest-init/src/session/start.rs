@@ -156,7 +156,7 @@ fn pipe(channel: Channel, command: &Command, running: &mut Running) -> Result<Ow
 /// Becomes the command. Returns only where it cannot, with the reason.
 fn become_it(command: &Command, theirs: &Theirs) -> Result<Exit> {
     match theirs {
-        Theirs::Terminal(pty) => pty.attach()?,
+        Theirs::Terminal(pty) => Pty::attach(pty.slave.as_fd())?,
         Theirs::Files([stdin, stdout, stderr]) => {
             setsid().context("starting a session")?;
             dup2_stdin(stdin).context("connecting the streams")?;

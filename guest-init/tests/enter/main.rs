@@ -1,14 +1,19 @@
-//! Commands entered by the real program. The sandbox entered is the one we are in, so that all but
-//! the separation is real: streams, terminals, signals and exit statuses. Needs root; is skipped
-//! without.
+//! Commands entered by the real program, in namespaces that are made for it: streams, terminals, signals, exit statuses, and
+//! what is not entered. Needs root; is skipped without.
 #![allow(clippy::unwrap_used)]
 
+mod refused;
+mod streams;
 mod terminal;
 
+use std::fs;
 use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
+
+use guest_init::first::ProcDir;
 
 /// Nothing here takes as long.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -25,10 +30,78 @@ fn enter_command(options: &[&str], words: &[&str]) -> Option<Command> {
         println!("SKIP: not root");
         return None;
     }
-    let mut command = Command::new(env!("CARGO_BIN_EXE_guest-init"));
-    command.args(["enter", "--pid", &std::process::id().to_string()]);
-    command.args(options).arg("--").args(words);
-    Some(command)
+    static PLACE: OnceLock<Place> = OnceLock::new();
+    let place = PLACE.get_or_init(|| Place::new(&ALL, NO_IDS));
+    Some(place.command(options, words))
+}
+
+/// Options of unshare(1) for what a sandbox without ids of its own has.
+const ALL: [&str; 6] = ["--mount", "--pid", "--net", "--ipc", "--uts", "--cgroup"];
+const NO_IDS: &str = "{\"idmap\":null}";
+
+/// A process in namespaces of its own, which ends with this one, and a guest config.
+#[derive(Debug)]
+pub struct Place {
+    first: ProcDir,
+    config: tempfile::NamedTempFile,
+    _holder: Holder,
+}
+
+/// unshare(1), which ends its child when it is ended.
+#[derive(Debug)]
+struct Holder(Child);
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Place {
+    /// Makes them as the options of unshare(1) say; all ids of a user namespace are the host's.
+    pub fn new(namespaces: &[&str], config: &str) -> Self {
+        let mut holder = Command::new("unshare");
+        holder.args(namespaces).args(["--fork", "--kill-child"]);
+        // It ends when nobody holds the other end of its input any more.
+        let script = if namespaces.contains(&"--user") || !namespaces.starts_with(&ALL[..2]) {
+            "echo up && exec cat"
+        } else {
+            "mount -t proc proc /proc && echo up && exec cat"
+        };
+        holder.args(["sh", "-c", script]);
+        holder.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut holder = holder.spawn().unwrap();
+        let mut up = [0; 3];
+        holder.stdout.as_mut().unwrap().read_exact(&mut up).unwrap();
+        let id = holder.id();
+        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+        let first = ProcDir::open(children.trim().parse().unwrap()).unwrap();
+        if namespaces.contains(&"--user") {
+            for map in ["uid_map", "gid_map"] {
+                fs::write(first.path(map), "0 0 65536\n").unwrap();
+            }
+        }
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(config.as_bytes()).unwrap();
+        Self {
+            first,
+            config: file,
+            _holder: Holder(holder),
+        }
+    }
+
+    /// `guest-init enter` with these options.
+    pub fn command(&self, options: &[&str], words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_guest-init"));
+        let identity = self.first.identity().unwrap().to_string();
+        command.args(["enter", "--pid", &self.first.pid().to_string()]);
+        command
+            .args(["--identity", &identity, "--config"])
+            .arg(self.config.path());
+        command.args(options).arg("--").args(words);
+        command
+    }
 }
 
 /// The exit status, within the limit.

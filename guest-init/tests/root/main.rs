@@ -3,12 +3,12 @@
 #![allow(clippy::unwrap_used)]
 
 mod image;
+mod isolated;
 mod stage;
 
 use std::fs;
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use guest_init::config::{Access, Include, Mount, Source};
@@ -201,30 +201,6 @@ fn mounts_are_stacked_as_they_are_given() {
         assert!(
             said.starts_with("mounting '/etc/name': ") && said.contains("exists"),
             "{said}"
-        );
-    });
-}
-
-#[test]
-fn what_is_masked_reads_empty() {
-    in_stage(|mut stage| {
-        host(&stage);
-        fs::write(stage.path("/host/etc/shadow"), "secret").unwrap();
-        symlink("shadow", stage.path("/host/etc/link")).unwrap();
-        let _listener = UnixListener::bind(stage.path("/host/srv/socket")).unwrap();
-        stage.root(Access::ReadOnly, &[]);
-        stage.enter();
-        for path in ["/etc/link", "/etc/missing/x", "/etc/passwd/x"] {
-            stage.mask(path).unwrap();
-        }
-        assert_eq!(fs::read_to_string("/etc/link").unwrap(), "secret");
-        stage.mask("/etc/shadow").unwrap();
-        stage.mask("/srv/socket").unwrap();
-        assert_eq!(fs::read_to_string("/etc/shadow").unwrap(), "");
-        assert_eq!(fs::read_to_string("/srv/socket").unwrap(), "");
-        assert_eq!(
-            stage.mask("/etc").unwrap_err().to_string(),
-            "masking '/etc': a directory"
         );
     });
 }

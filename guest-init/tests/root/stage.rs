@@ -94,10 +94,6 @@ impl Stage {
         root::add(self.place(), wanted)
     }
 
-    pub fn mask(&self, path: &str) -> anyhow::Result<()> {
-        root::mask(self.place(), Path::new(path))
-    }
-
     pub fn own_file(&self, path: &str) -> anyhow::Result<File> {
         root::own_file(self.place(), Path::new(path))
     }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::{Name, create, lifecycle};
 use crate::commands::output;
-use crate::config::SandboxName;
 use crate::config::network::NetworkChoice;
+use crate::config::{SandboxName, Trust};
 use crate::error::{Error, Result};
 use crate::service::Sandboxes;
 use crate::service::import::Request;
@@ -34,7 +34,10 @@ pub struct ExportArgs {
 #[command(
     after_help = "What the service is made of, its unit and its packages, comes from this host: other versions than the archive \
                   was made with are said, missing ones refused. What the archive brings runs as root inside, which \
-                  is not to be given to everybody: take archives from where you would take packages."
+                  is not to be given to everybody: take archives from where you would take packages.\n\n\
+                  An archive that asks for more of this host than its programs is refused, with a list of what it asks for and \
+                  the --trust that gives it. Its idmap, seccomp, capabilities, security label and kernel are never taken over. \
+                  Without --trust=units, an upgrade of the sandbox brings only files that every user of this host may read."
 )]
 pub struct ImportArgs {
     /// Directory that its tree is made in [default: /var/lib/libvirt/filesystems]
@@ -43,7 +46,18 @@ pub struct ImportArgs {
     /// NIC instead of those of the archive, as for 'create'; may be given more than once
     #[arg(short = 'N', long, value_name = "NIC")]
     network: Vec<NetworkChoice>,
-    /// Let it have the directories and devices of this host that the archive asks for
+    /// Let it have what the archive asks for of this host: all that is listed, or only these kinds of it
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHAT",
+        value_delimiter = ',',
+        num_args = 0..,
+        require_equals = true,
+        default_missing_value = "all"
+    )]
+    trust: Vec<Trust>,
+    /// Let it have the directories and devices of this host that the archive asks for: --trust=mounts,devices
     #[arg(long)]
     trust_mounts: bool,
     /// Start it, and wait until its units are active; if they do not come up, nothing is left
@@ -93,7 +107,14 @@ pub fn import(args: ImportArgs, sandboxes: &Sandboxes) -> Result<()> {
         networks: (!args.network.is_empty())
             .then(|| create::networks(&args.network))
             .transpose()?,
-        trust_mounts: args.trust_mounts,
+        trust: (args.trust.into_iter())
+            .chain(
+                args.trust_mounts
+                    .then_some([Trust::Mounts, Trust::Devices])
+                    .into_iter()
+                    .flatten(),
+            )
+            .collect(),
     };
     let interrupted = lifecycle::interruption()?;
     let opening = Error::io("reading", &args.file);

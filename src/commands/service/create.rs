@@ -12,8 +12,8 @@ use crate::config::service::DEFAULT_TIMEOUT;
 use crate::config::storage::{TreeFilesystem, TreeFormat};
 use crate::config::workload::{Ready, Restart};
 use crate::config::{
-    Bytes, Command, Confinement, Device, FileType, Hostname, KernelRequest, Mount, Network,
-    Publish, Resources, SandboxName, Security, State, TreeImage, Workload,
+    Bytes, Command, Confinement, Credential, Device, FileType, Hostname, KernelRequest, Mount,
+    Network, Publish, Resources, SandboxName, Security, State, TreeImage, Workload,
 };
 use crate::error::{Error, Result};
 use crate::host;
@@ -54,6 +54,10 @@ pub struct Args {
     /// ask for of /dev/net/tun and /dev/fuse they have
     #[arg(long, value_name = "DEVICE")]
     device: Vec<Device>,
+    /// File of the host that what runs reads at $CREDENTIALS_DIRECTORY/ID, by LoadCredential=ID in a unit; it is read at every
+    /// start, and kept nowhere. May be given more than once
+    #[arg(long, value_name = "ID:FILE")]
+    credential: Vec<Credential>,
     /// Security label: dynamic[,label=LABEL], static,label=LABEL or inherit [default: one of its own]
     #[arg(long, value_name = "SECURITY")]
     security: Option<Security>,
@@ -140,6 +144,10 @@ struct CommandArgs {
     /// Added to its environment; may be given more than once
     #[arg(short, long, value_name = "KEY=VALUE", conflicts_with = "unitfile", value_parser = super::execute::pair)]
     env: Vec<(String, String)>,
+    /// File with a NAME=VALUE on each line, added to its environment before those of --env; read now and kept in sandbox.toml.
+    /// May be given more than once
+    #[arg(long, value_name = "FILE", conflicts_with = "unitfile")]
+    env_file: Vec<PathBuf>,
     /// What becomes of it when it ends
     #[arg(long, value_enum, default_value_t, conflicts_with = "unitfile")]
     restart: Restart,
@@ -158,8 +166,9 @@ struct CommandArgs {
 const MOST_ID: i64 = i32::MAX as i64;
 
 impl CommandArgs {
-    fn with(self, argv: Vec<String>) -> Command {
-        Command {
+    fn with(self, argv: Vec<String>) -> Result<Command> {
+        let environment = crate::commands::environment(&self.env_file)?;
+        Ok(Command {
             argv,
             user: self.user,
             uid: self.uid,
@@ -168,8 +177,8 @@ impl CommandArgs {
             directory: self.workdir,
             restart: self.restart,
             ready: self.ready,
-            environment: self.env.into_iter().collect(),
-        }
+            environment: environment.into_iter().chain(self.env).collect(),
+        })
     }
 }
 
@@ -180,7 +189,7 @@ pub fn run(args: Args, sandboxes: &Sandboxes) -> Result<()> {
         workload: if args.command.is_empty() {
             Workload::Units(args.unitfile)
         } else {
-            Workload::Command(args.how.with(args.command))
+            Workload::Command(args.how.with(args.command)?)
         },
         packages: args.package,
         base: args.path.map(absolute).transpose()?,
@@ -188,6 +197,7 @@ pub fn run(args: Args, sandboxes: &Sandboxes) -> Result<()> {
         networks,
         mounts: mounts(args.mount)?,
         devices: args.device,
+        credentials: credentials(args.credential)?,
         kernel: args.kernel.absolute(&absolute(PathBuf::from("."))?),
         security: args.security,
         file_type: args.file_type,
@@ -251,6 +261,14 @@ fn mounts(mounts: Vec<Mount>) -> Result<Vec<Mount>> {
     Ok(mounts
         .into_iter()
         .map(|mount| mount.absolute(&cwd))
+        .collect())
+}
+
+fn credentials(credentials: Vec<Credential>) -> Result<Vec<Credential>> {
+    let cwd = absolute(PathBuf::from("."))?;
+    Ok(credentials
+        .into_iter()
+        .map(|credential| credential.absolute(&cwd))
         .collect())
 }
 

@@ -27,6 +27,9 @@ pub struct ExecuteArgs {
     /// Added to its environment
     #[arg(short, long, value_name = "KEY=VALUE", value_parser = pair)]
     env: Vec<(String, String)>,
+    /// File with a NAME=VALUE on each line, added to the environment before those of --env; may be given more than once
+    #[arg(long, value_name = "FILE")]
+    env_file: Vec<std::path::PathBuf>,
     #[command(flatten)]
     name: Name,
     /// Command with its arguments; looked up in the PATH of the sandbox
@@ -52,12 +55,16 @@ pub fn pair(text: &str) -> Result<(String, String), String> {
 }
 
 pub fn execute(args: ExecuteArgs, sandboxes: &Sandboxes) -> ExitCode {
+    let environment = match crate::commands::environment(&args.env_file) {
+        Ok(environment) => environment,
+        Err(error) => return failed(&error),
+    };
     let is_terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
     let how = Entry {
         terminal: args.tty || (is_terminal && !args.no_tty),
         user: args.user,
         directory: args.workdir,
-        environment: args.env,
+        environment: environment.into_iter().chain(args.env).collect(),
     };
     enter(&args.name, how, &args.command, sandboxes)
 }
@@ -91,9 +98,11 @@ fn enter(name: &Name, mut how: Entry, command: &[String], sandboxes: &Sandboxes)
     });
     match done {
         Ok(status) => ExitCode::from(status),
-        Err(error) => {
-            let _ = output::fail(PROGRAM, &error);
-            ExitCode::from(OWN_FAILURE)
-        }
+        Err(error) => failed(&error),
     }
+}
+
+fn failed(error: &Error) -> ExitCode {
+    let _ = output::fail(PROGRAM, error);
+    ExitCode::from(OWN_FAILURE)
 }

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::{Name, Names, PROGRAM};
+use super::{Name, Names, PROGRAM, logs};
 use crate::commands::output;
 use crate::config::SandboxName;
 use crate::error::{Error, Result};
@@ -17,7 +18,7 @@ use crate::host;
 use crate::service::{Failure, Sandboxes, journal};
 use crate::sys::forward::End;
 use crate::sys::hold::{self, Places};
-use crate::sys::{command, listen, notify};
+use crate::sys::{command, confined, listen, notify};
 
 /// Start sandboxes, and wait until their units are active
 #[derive(Debug, clap::Args)]
@@ -109,6 +110,23 @@ pub fn hold(args: &HoldArgs) -> Result<()> {
         directory: &args.directory,
     };
     hold::hold(&args.image, &args.format, places).map_err(Error::io("holding", &args.image))
+}
+
+/// Read what a sandbox has written, confined
+#[derive(Debug, clap::Args)]
+pub struct ReadArgs {
+    /// Number of the file that is the mount it is on
+    mount: i32,
+    /// Who reads
+    reader: u32,
+    /// The program that reads
+    #[arg(last = true, required = true)]
+    words: Vec<String>,
+}
+
+pub fn read_confined(args: &ReadArgs) -> Result<()> {
+    let error = confined::become_reader(args.mount, args.reader, &args.words);
+    Err(Error::step("confining what reads")(error))
 }
 
 /// Says whether one of the usual signals has asked to end.
@@ -297,7 +315,11 @@ fn keep(
     };
     notify::ready(&format!("the units of '{name}' are active"))?;
     // The sandbox's journal becomes the unit's. Where it cannot be followed the sandbox still runs.
-    let follower = journal::follow(sandboxes, &config, begin);
+    let follower = journal::follow(sandboxes, &config, begin).map(|mut journalctl| {
+        let said = journalctl.stdout.take();
+        let showing = said.map(|said| thread::spawn(move || logs::show(said)));
+        (journalctl, showing)
+    });
     let ended = sandboxes.wait(name, &ports, interrupted);
     // Where its ports are not served it is no use.
     let noted = match ended {
@@ -307,9 +329,10 @@ fn keep(
     // What the units say while they stop belongs to its journal as well.
     let halted = noted.and_then(|()| sandboxes.halt(name));
     match follower {
-        Ok(mut follower) => {
-            let _ = follower.kill();
-            let _ = follower.wait();
+        Ok((mut journalctl, showing)) => {
+            let _ = journalctl.kill();
+            let _ = journalctl.wait();
+            drop(showing.map(thread::JoinHandle::join));
         }
         Err(error) => log::warn!("following the journal: {error}"),
     }

@@ -1,9 +1,11 @@
 //! `logs`.
 
-use std::io::{self, BufRead, BufReader, ErrorKind, IsTerminal, Write};
+use std::io::{self, ErrorKind, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
+use std::process::ChildStdout;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::Name;
@@ -11,6 +13,7 @@ use crate::commands::output;
 use crate::error::{Error, Result};
 use crate::service::Sandboxes;
 use crate::service::journal::{self, turns};
+use crate::sys::printable::printable;
 
 /// Show the journal of a sandbox, also of one that is stopped
 #[derive(Debug, clap::Args)]
@@ -44,10 +47,6 @@ pub struct Args {
     name: Name,
 }
 
-/// What journalctl prints as it was written; in its other formats it does not print what a terminal would take for a
-/// command.
-const RAW: [&str; 2] = ["cat", "export"];
-
 pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
     let config = sandboxes.store.load(&args.name.name)?;
     // What a virtual machine still holds back is not in the files yet. One that hangs has a journal all the same.
@@ -55,20 +54,27 @@ pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
         log::warn!("the end of the journal may be missing: {error}");
     }
     let mut arguments = arguments(args);
-    let is_raw = args
-        .output
-        .as_deref()
-        .is_some_and(|format| RAW.contains(&format));
-    let is_raw = is_raw && io::stdout().is_terminal();
+    let printably = io::stdout().is_terminal();
     if args.follow && turns::are_needed(sandboxes, &config)? {
-        let show = |line: &[u8]| print_line(line, is_raw);
+        let show = |line: &[u8]| print_bytes(line, printably);
         return turns::follow(sandboxes, &config, &arguments, show, is_read);
     }
     arguments.extend(args.follow.then(|| "--follow".to_owned()));
-    if is_raw {
-        return show_printable(journal::read(sandboxes, &config, &arguments)?);
+    let mut journalctl = journal::read(sandboxes, &config, &arguments)?;
+    let shown = journalctl.stdout.take().map_or(Ok(()), show);
+    if !is_read(Duration::ZERO) {
+        let _ = journalctl.kill();
+        let _ = journalctl.wait();
+        return shown;
     }
-    Err(journal::show(sandboxes, &config, &arguments))
+    shown?;
+    let status = journalctl
+        .wait()
+        .map_err(Error::step("reading the journal"))?;
+    match status.success() {
+        true => Ok(()),
+        false => Err(Error::refused(format!("journalctl failed ({status})"))),
+    }
 }
 
 fn arguments(args: &Args) -> Vec<String> {
@@ -87,31 +93,55 @@ fn arguments(args: &Args) -> Vec<String> {
     arguments
 }
 
-/// Shows what a journalctl prints without what a terminal would take for a command.
-fn show_printable(mut journalctl: std::process::Child) -> Result<()> {
-    let reading = || Error::step("reading the journal");
-    if let Some(stdout) = journalctl.stdout.take() {
-        for line in BufReader::new(stdout).split(b'\n') {
-            let line = line.map_err(reading())?;
-            print_line(&line, true)?;
+/// Longest part of a line that is waited for, in bytes.
+const LONGEST: usize = 1 << 20;
+
+/// Shows what journalctl prints for as long as somebody reads it; on a terminal without what that would take for a command.
+pub fn show(mut from: ChildStdout) -> Result<()> {
+    let printably = io::stdout().is_terminal();
+    let mut buffer = vec![0; 1 << 16];
+    let mut part = Vec::new();
+    while is_more(&from) {
+        let read = from
+            .read(&mut buffer)
+            .map_err(Error::step("reading the journal"))?;
+        part.extend_from_slice(&buffer[..read]);
+        let end = match part.iter().rposition(|byte| *byte == b'\n') {
+            Some(end) => end + 1,
+            None if read == 0 || part.len() > LONGEST => part.len(),
+            None => continue,
+        };
+        print_bytes(&part[..end], printably)?;
+        part.drain(..end);
+        if read == 0 {
+            break;
         }
     }
-    let status = journalctl.wait().map_err(reading())?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(Error::refused(format!("journalctl failed ({status})")))
+    Ok(())
+}
+
+/// Waits until there is more to show; false where nobody reads our standard output any more.
+fn is_more(from: &ChildStdout) -> bool {
+    let stdout = io::stdout();
+    let mut polled = [
+        PollFd::new(from.as_fd(), PollFlags::POLLIN),
+        PollFd::new(stdout.as_fd(), PollFlags::empty()),
+    ];
+    loop {
+        match poll(&mut polled, PollTimeout::NONE) {
+            Err(Errno::EINTR) => {}
+            Ok(_) | Err(_) => return polled[1].any() != Some(true),
+        }
     }
 }
 
-/// Prints a line as it is, or without what a terminal would take for a command.
-fn print_line(line: &[u8], printably: bool) -> Result<()> {
+/// Prints as it is, or without what a terminal would take for a command.
+fn print_bytes(bytes: &[u8], printably: bool) -> Result<()> {
     if printably {
-        let text = String::from_utf8_lossy(line);
-        return output::print(&format!("{}\n", output::printable(&text)));
+        return output::print(&printable(&String::from_utf8_lossy(bytes)));
     }
     let mut stdout = io::stdout().lock();
-    let printed = stdout.write_all(&[line, b"\n"].concat());
+    let printed = stdout.write_all(bytes);
     match printed.and_then(|()| stdout.flush()) {
         // Then nobody waits for more.
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Error::step("printing")(error)),

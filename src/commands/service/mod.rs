@@ -27,6 +27,7 @@ use crate::driver::Keeper;
 use crate::error::{Error, Result};
 use crate::service::Sandboxes;
 use crate::service::image::HOLD;
+use crate::sys::confined;
 
 const PROGRAM: &str = "virt-sandbox-service";
 
@@ -82,6 +83,8 @@ enum Command {
     Forward(lifecycle::ForwardArgs),
     #[command(name = HOLD, hide = true)]
     HoldImage(lifecycle::HoldArgs),
+    #[command(name = confined::SUBCOMMAND, hide = true)]
+    ReadConfined(lifecycle::ReadArgs),
     Completions(completions::Args),
 }
 
@@ -127,6 +130,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
     if let Command::HoldImage(args) = &cli.command {
         return lifecycle::hold(args).map(|()| ExitCode::SUCCESS);
     }
+    if let Command::ReadConfined(args) = &cli.command {
+        return lifecycle::read_confined(args).map(|()| ExitCode::SUCCESS);
+    }
     let sandboxes = Sandboxes::new(&connection(cli.connect)?);
     sandboxes.recover()?;
     let done = match cli.command {
@@ -157,6 +163,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Execute(args) => return Ok(execute::execute(args, &sandboxes)),
         Command::Connect(args) => return Ok(execute::connect(&args, &sandboxes)),
         Command::HoldImage(args) => lifecycle::hold(&args),
+        Command::ReadConfined(args) => lifecycle::read_confined(&args),
         Command::Run(args) => return lifecycle::run(&args, &sandboxes),
         Command::Forward(args) => lifecycle::forward(&args, &sandboxes),
         Command::Completions(args) => completions::run(&args),

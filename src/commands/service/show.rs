@@ -8,6 +8,7 @@ use crate::config::{SandboxConfig, workload};
 use crate::driver::{Owners, Shared};
 use crate::error::Result;
 use crate::service::{Sandboxes, Summary};
+use crate::sys::printable::printable_message;
 
 /// List the sandboxes
 #[derive(Debug, clap::Args)]
@@ -36,9 +37,15 @@ pub struct InspectArgs {
     /// How to print: the configuration file, or JSON together with the state
     #[arg(long, value_enum, default_value_t)]
     format: Format,
+    /// Show the values of the variables of its command, too
+    #[arg(long)]
+    show_secrets: bool,
     #[command(flatten)]
     name: Name,
 }
+
+/// Addresses that are shown of a sandbox.
+const FEW: usize = 3;
 
 pub fn list(args: &ListArgs, sandboxes: &Sandboxes) -> Result<()> {
     let mut summaries = sandboxes.list()?;
@@ -63,12 +70,12 @@ pub fn list(args: &ListArgs, sandboxes: &Sandboxes) -> Result<()> {
                     summary.name.to_string(),
                     summary.state,
                     summary.driver,
-                    listed(summary.addresses, ","),
+                    few(&summary.addresses, ","),
                     runs,
                 ];
                 with_ports(row, ports)
             });
-            output::print(&output::table(
+            output::print(&output::listing(
                 &std::iter::once(heading).chain(rows).collect::<Vec<_>>(),
             ))
         }
@@ -87,10 +94,20 @@ fn listed(words: Vec<String>, separator: &str) -> String {
     words.join(separator)
 }
 
+/// The first of many words, and how many more there are: who is root inside can have thousands of addresses.
+fn few(words: &[String], separator: &str) -> String {
+    let shown = words.get(..FEW).unwrap_or(words);
+    let mut text = listed(shown.to_vec(), separator);
+    if words.len() > FEW {
+        text.push_str(&format!("{separator}+{}", words.len() - FEW));
+    }
+    text
+}
+
 /// The command, or the units.
 fn runs(summary: &Summary) -> String {
     match &summary.command {
-        Some(argv) => output::printable(&workload::shown(argv)),
+        Some(argv) => workload::shown(argv),
         None => summary.units.join(","),
     }
 }
@@ -106,7 +123,7 @@ pub fn status(args: &StatusArgs, sandboxes: &Sandboxes) -> Result<()> {
         vec!["state".into(), summary.state.clone()],
         vec!["driver".into(), summary.driver.clone()],
         vec!["hostname".into(), summary.hostname.clone()],
-        vec!["addresses".into(), summary.addresses.join(" ")],
+        vec!["addresses".into(), few(&summary.addresses, " ")],
         vec![
             "at boot".into(),
             if summary.enabled {
@@ -132,7 +149,7 @@ pub fn status(args: &StatusArgs, sandboxes: &Sandboxes) -> Result<()> {
     }
     let mut text = output::table(&rows);
     if let Some(failure) = &summary.failure {
-        text.push_str(&format!("\n{}\n", output::printable(failure)));
+        text.push_str(&format!("\n{}\n", printable_message(failure)));
     }
     if summary.state == "running" {
         let mut command = vec![
@@ -147,6 +164,10 @@ pub fn status(args: &StatusArgs, sandboxes: &Sandboxes) -> Result<()> {
         let shown = sandboxes.enter(name)?.capture(&command)?;
         text.push('\n');
         text.push_str(&output::printable(&shown.stdout));
+        if shown.stdout.is_empty() && !shown.success {
+            let said = output::printable(&shown.stderr);
+            text.push_str(&format!("its systemd does not answer yet: {said}\n"));
+        }
     }
     output::print(&text)
 }
@@ -162,9 +183,13 @@ pub fn inspect(args: &InspectArgs, sandboxes: &Sandboxes) -> Result<()> {
     }
     let name = &args.name.name;
     let config = sandboxes.store.load(name)?;
+    let shown = match args.show_secrets {
+        true => config.clone(),
+        false => config.without_secrets(),
+    };
     match args.format {
         Format::Table => {
-            let mut text = config.to_toml()?;
+            let mut text = shown.to_toml()?;
             // Nothing else here has to be asked of libvirt.
             if let Some(label) = sandboxes.summary(name).ok().and_then(|it| it.label) {
                 text.push_str(&format!("\n# Label: {label}\n"));
@@ -189,7 +214,7 @@ pub fn inspect(args: &InspectArgs, sandboxes: &Sandboxes) -> Result<()> {
             let shared = sandboxes.sharing(&config)?;
             output::print_json(&View {
                 summary,
-                config,
+                config: shown,
                 owners,
                 shared,
             })

@@ -20,6 +20,10 @@ pub struct Args {
     /// Restart what runs and has something new to see; what does not come up then is as it was before
     #[arg(long, conflicts_with = "dry_run")]
     restart: bool,
+    /// Take a sandbox that was imported as one made here: bring also what of its units and packages only some users of this
+    /// host may read, now and later
+    #[arg(long, conflicts_with = "all")]
+    trust: bool,
     /// Name of a sandbox; may be given more than once
     name: Vec<SandboxName>,
 }
@@ -33,11 +37,12 @@ pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
     let start = |name: &SandboxName| lifecycle::start_named(name, None, sandboxes, &interrupted);
     let how = How {
         restart: args.restart,
+        trust: args.trust,
         start: &start,
         interrupted: &interrupted,
     };
     let one = |name: &SandboxName| match args.dry_run {
-        true => preview(name, sandboxes),
+        true => preview(name, sandboxes, args.trust),
         false => upgrade(name, sandboxes, &how),
     };
     if let [name] = names.as_slice() {
@@ -91,8 +96,8 @@ fn upgrade(name: &SandboxName, sandboxes: &Sandboxes, how: &How<'_>) -> Result<(
     output::print(&output::printable(&text))
 }
 
-fn preview(name: &SandboxName, sandboxes: &Sandboxes) -> Result<()> {
-    let preview = sandboxes.preview_upgrade(name)?;
+fn preview(name: &SandboxName, sandboxes: &Sandboxes, trust: bool) -> Result<()> {
+    let preview = sandboxes.preview_upgrade(name, trust)?;
     let plan = &preview.plan;
     let mut text = format!("{name}: {}\n", report::summary(plan, false));
     for line in preview.converted.iter().chain(&report::lines(plan)) {

@@ -12,6 +12,8 @@ fn written_forms_are_inverse() {
         r"host-bind:/a\=b=/c\:d\,e\\f",
         "host-image:/data=/srv/data.qcow2",
         "host-image:/=root.img,format=qcow2,partition=2,ro",
+        "host-image:/=root.img,format=qcow2,partition=2,backing=yes,ro",
+        "host-image:/data=a.vmdk,backing=yes",
         "guest-bind:/tmp=/var/tmp",
         "ram:/tmp=100M",
     ] {
@@ -47,6 +49,11 @@ fn what_is_no_mount_is_named() {
         "host-image:/a=/b,partition=0",
         "host-image:/a=/b,partition=256",
         "host-image:/a=/b,partition=1,partition=2",
+        "host-image:/a=/b,backing=yes",
+        "host-image:/a=/b.qcow2,format=raw,backing=yes",
+        "host-image:/a=/b.qcow2,backing=no",
+        "host-image:/a=/b.qcow2,backing=yes,backing=yes",
+        "host-bind:/a=/b.qcow2,backing=yes",
         "guest-bind:/a=b",
         "guest-bind:/a=",
         "guest-bind:/=/b",
@@ -90,6 +97,7 @@ proptest::proptest! {
                 source,
                 format: Some(ImageFormat::Qcow2),
                 partition: Some(partition),
+                backing: partition % 2 == 0,
                 read_only: false,
             },
         ] {

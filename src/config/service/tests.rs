@@ -16,6 +16,7 @@ fn full() -> SandboxConfig {
         ],
         mounts: vec![r"host-bind:/a\,b=/srv,ro".parse().unwrap()],
         devices: vec!["/dev/net/tun".parse().unwrap()],
+        credentials: vec!["db-password:/etc/app/password".parse().unwrap()],
         publish: vec![
             "8080:80".parse().unwrap(),
             "[::1]:53:53/udp".parse().unwrap(),
@@ -159,5 +160,38 @@ fn what_is_wrong_in_a_file_is_named_with_its_place() {
             message.contains(expected) && message.contains("/etc/x.toml"),
             "{message}"
         );
+    }
+}
+
+#[test]
+fn values_of_variables_are_not_shown() {
+    let command = Command {
+        argv: vec!["/bin/x".to_owned()],
+        environment: [("PASSWORD".to_owned(), "hunter2".to_owned())].into(),
+        ..Command::default()
+    };
+    let config = SandboxConfig {
+        workload: Workload::Command(command),
+        ..full()
+    };
+    let shown = config.without_secrets().to_toml().unwrap();
+    assert!(
+        shown.contains("PASSWORD") && !shown.contains("hunter2"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn credentials_have_names_of_their_own_and_absolute_files() {
+    for (credentials, word) in [
+        (["a:/x", "a:/y"], "two credentials 'a'"),
+        (["a:/x", "b:y"], "not an absolute path"),
+    ] {
+        let config = SandboxConfig {
+            credentials: credentials.map(|it| it.parse().unwrap()).to_vec(),
+            ..full()
+        };
+        let reason = config.check().unwrap_err();
+        assert!(reason.contains(word), "{reason}");
     }
 }

@@ -161,13 +161,6 @@ fn check_disk(disk: &BlockDevice) -> Result<()> {
 fn check_share(share: &Share) -> Result<()> {
     let longest = match share.transport {
         Transport::Plan9 { .. } => LONGEST_PLAN9_TAG,
-        Transport::Virtiofs { .. } if share.read_only => {
-            return Err(Error::refused(format!(
-                "sharing '{}': libvirt 9 cannot share a directory read-only with virtiofs; use 9p, or share a read-only mount \
-                 of it",
-                share.source.display()
-            )));
-        }
         Transport::Virtiofs { .. } => LONGEST_VIRTIOFS_TAG,
     };
     if share.tag.is_empty() || share.tag.len() > longest {

@@ -26,13 +26,16 @@ pub(super) fn machine() -> Machine {
     }
 }
 
-pub(super) fn share(tag: &str, source: &str, read_only: bool, transport: Transport) -> Share {
+pub(super) fn share(tag: &str, source: &str, transport: Transport) -> Share {
     Share {
         tag: tag.to_owned(),
         source: source.into(),
-        read_only,
         transport,
     }
+}
+
+pub(super) fn plan9(squash: bool, read_only: bool) -> Transport {
+    Transport::Plan9 { squash, read_only }
 }
 
 fn render(domain: &Domain, machine: &Machine) -> String {
@@ -85,6 +88,7 @@ fn every_setting_is_in_the_domain() {
         disks: vec![
             BlockDevice {
                 format: ImageFormat::Qcow2,
+                backing: true,
                 ..block_device("/srv/a.qcow2", BlockKind::File)
             },
             BlockDevice {
@@ -105,8 +109,8 @@ fn every_setting_is_in_the_domain() {
     let machine = Machine {
         emulation: Emulation::Kvm,
         shares: vec![
-            share("root", "/", true, Transport::Plan9 { squash: false }),
-            share("mount0", "/home", false, Transport::Plan9 { squash: true }),
+            share("root", "/", plan9(false, true)),
+            share("mount0", "/home", plan9(true, false)),
         ],
         ..machine()
     };
@@ -149,21 +153,12 @@ fn files_come_through_virtiofs_and_ports_are_published() {
     let virtiofs = |binary: &str, chroot| Transport::Virtiofs {
         binary: binary.into(),
         chroot,
+        read_only: false,
     };
     let machine = Machine {
         shares: vec![
-            share(
-                "root",
-                "/",
-                false,
-                virtiofs("/usr/lib/qemu/virtiofsd", true),
-            ),
-            share(
-                "mount0",
-                "/home",
-                false,
-                virtiofs("/usr/libexec/virtiofsd", false),
-            ),
+            share("root", "/", virtiofs("/usr/lib/qemu/virtiofsd", true)),
+            share("mount0", "/home", virtiofs("/usr/libexec/virtiofsd", false)),
         ],
         ..machine()
     };
@@ -193,7 +188,7 @@ proptest::proptest! {
         let machine = Machine {
             kernel: path.clone().into(),
             command_line: format!("init={path}"),
-            shares: vec![share("root", &path, true, Transport::Plan9 { squash: true })],
+            shares: vec![share("root", &path, plan9(true, true))],
             ..machine()
         };
         let xml = render(&domain, &machine);

@@ -73,7 +73,7 @@ impl Assembly {
             // Each on its own: the top of the tree has the mark that says whose it is.
             if config.image.is_none() {
                 let source = below(&config.path, dir);
-                assembly.add(abilities.with_owners(&source)?, &source, &staged, false);
+                assembly.add(abilities.with_owners(&source)?, &source, &staged);
             }
             assembly.mounts.push(bind(staged, dir, false));
         }
@@ -128,6 +128,7 @@ impl Assembly {
             source: image.file(path),
             kind: BlockKind::File,
             format: image.format.format(),
+            backing: false,
             read_only: false,
             serial: TREE.to_owned(),
         });
@@ -152,24 +153,17 @@ impl Assembly {
         staged: &Path,
         read_only: bool,
     ) -> Result<()> {
-        // QEMU is not root, and can show over 9p only what all may read.
-        let transport = match read_only && !is_public(source) {
-            true => abilities.transport(source, false)?,
-            false => abilities.transport(source, read_only)?,
+        let transport = match is_public(source) {
+            true => abilities.transport(source, read_only)?,
+            false => abilities.private_transport(source, read_only)?,
         };
-        self.add(transport, source, staged, read_only);
+        self.add(transport, source, staged);
         Ok(())
     }
 
     /// Makes a directory of the host a device of the machine, by `transport`.
-    fn add(&mut self, transport: Transport, source: &Path, staged: &Path, read_only: bool) {
+    fn add(&mut self, transport: Transport, source: &Path, staged: &Path) {
         let is_plan9 = matches!(transport, Transport::Plan9 { .. });
-        if read_only && !is_plan9 {
-            log::warn!(
-                "that '{}' is read-only is up to the kernel of the virtual machine: the host does not see to it",
-                source.display()
-            );
-        }
         self.features.insert(match is_plan9 {
             true => Feature::Plan9,
             false => Feature::Virtiofs,
@@ -179,12 +173,11 @@ impl Assembly {
             transport: for_guest(&transport),
             tag: tag.clone(),
             path: staged.to_owned(),
-            read_only,
+            read_only: transport.is_read_only(),
         });
         self.shares.push(Share {
             tag,
             source: source.to_owned(),
-            read_only: read_only && is_plan9,
             transport,
         });
     }

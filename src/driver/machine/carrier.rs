@@ -13,7 +13,7 @@ use std::thread;
 use guest_init::ask::Ask;
 use guest_init::tunnel::{Carried, Tunnel, Turn};
 use guest_init::wire::Kind;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
 
 use super::inside::{Machine, PATIENCE};
 use crate::driver::Carrier;
@@ -84,6 +84,8 @@ impl Carrier for Tunnelling {
         };
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let (ours, theirs) = socketpair(AddressFamily::Unix, spoken, None, flags)?;
+        // What nobody has read yet is counted for who has written it (unix(7)). The kernel doubles it; a datagram has to fit in whole.
+        setsockopt(&theirs, sockopt::SndBuf, &(64 << 10))?;
         let is_reset = Arc::default();
         let job = Carried {
             kind,

@@ -1,6 +1,7 @@
 //! A virtual machine that runs, reached through a port of it.
 
 use std::cell::RefCell;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -11,7 +12,7 @@ use guest_init::config::{Stdio as GuestStdio, Stream};
 use super::carrier::Tunnelling;
 use super::way::{self, Way};
 use crate::console::{Console, Ending, Patience, Signals, Stdio};
-use crate::driver::{ANSWER, Activity, Carrier, Inside, addresses};
+use crate::driver::{ANSWER, Activity, Inside, Reach, addresses};
 use crate::error::{Error, Result};
 use crate::hypervisor::Limit;
 use crate::sys::command::Captured;
@@ -181,7 +182,7 @@ impl Inside for Machine {
         }
     }
 
-    fn addresses(&self) -> Vec<String> {
+    fn addresses(&self) -> Vec<IpAddr> {
         let tables = self.read(&["/proc/net/fib_trie", "/proc/net/if_inet6"]);
         match tables.as_deref() {
             Ok([v4, v6]) => addresses::of_tables(v4, v6),
@@ -193,8 +194,8 @@ impl Inside for Machine {
         }
     }
 
-    fn carrier(&self) -> Option<Box<dyn Carrier>> {
-        Some(Box::new(Tunnelling::new(&self.ways)))
+    fn reach(&self) -> Result<Reach> {
+        Ok(Reach::Channel(Box::new(Tunnelling::new(&self.ways))))
     }
 
     fn activity(&self) -> Result<Activity> {

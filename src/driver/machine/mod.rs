@@ -4,10 +4,10 @@ mod assembly;
 mod carrier;
 mod inside;
 mod limits;
+pub(super) mod shares;
 mod way;
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use guest_init::config::{File, GuestConfig, Payload, Platform, StaticUnits};
@@ -29,8 +29,9 @@ use crate::guest;
 use crate::guest::kernel::{self, Kernel};
 use crate::host::HostFacts;
 use crate::hypervisor::Hypervisor;
+use crate::label;
 use crate::label::selinux::{self, Kind};
-use crate::sys::atomic;
+use crate::sys::private;
 
 /// The file in the sandbox's directory that has what the guest says on its console.
 const LOG: &str = "guest.log";
@@ -59,7 +60,7 @@ pub(super) fn build(
     let kind = Kind::Machine {
         emulated: emulation == Emulation::Tcg,
     };
-    let label = super::labelled(config, kind, &site, hypervisor)?;
+    let given = super::labelled(config, kind, &site, hypervisor)?;
     let kernel = Kernel::find(Path::new("/"), &config.kernel)?;
     let abilities = Abilities::of_host(&kernel, Authority::Root)?;
     let mut assembly = Assembly::new(config, facts, &abilities)?;
@@ -74,12 +75,13 @@ pub(super) fn build(
         &assembly.features,
         &guest::find_init()?,
     )?;
-    selinux::share_with_machines(Path::new(kernel::CACHE));
     let mut files = contents.files;
     files.extend((emulation == Emulation::Tcg).then(patient_systemd));
     let payload = Payload::Init {
         command: vec![SYSTEMD.to_owned(), format!("--unit={}", contents.target)],
-        environment: vec![],
+        environment: guest::credentials_variable(&contents.credentials)
+            .into_iter()
+            .collect(),
     };
     // It is not confined: the kernel is its own.
     let guest = GuestConfig {
@@ -89,10 +91,11 @@ pub(super) fn build(
         user_mounts: assembly.user_mounts,
         ways: WAYS,
         files,
+        credentials: contents.credentials,
         static_units: Some(StaticUnits {
             keep: contents.keep_units,
         }),
-        max_pids: Some(config.resources.pids()),
+        max_pids: Some(config.resources.machine_pids()),
         network: super::nics(config, hypervisor)?,
         ..GuestConfig::new(
             config.name.as_str(),
@@ -101,15 +104,23 @@ pub(super) fn build(
             payload,
         )
     };
-    let initrd = stage(site.stage, &boot.initrd, &guest)?;
-    if let Some(files) = &label.files {
+    make_stage(site.stage)?;
+    if let Some(files) = &given.files {
         selinux::label(site.stage, files)?;
     }
-    domain.security = label.domain;
+    let copies = site.stage.join(kernel::COPIES);
+    let boot = match site.starts {
+        true => {
+            let reader = label::qemu_account(&hypervisor.capabilities()?);
+            copy_boot_files(&boot, &copies, reader, &guest)?
+        }
+        false => kernel::Boot::below(&copies),
+    };
+    domain.security = given.domain;
     let hardware = Hardware {
         emulation,
         kernel: boot.kernel,
-        initrd,
+        initrd: boot.initrd,
         command_line: kernel::command_line(false, None),
         channels: way::channels(&way::directory(site.stage)),
         console: qemu::Console::Log(site.stage.join(LOG)),
@@ -134,22 +145,26 @@ pub(super) fn settle(config: &SandboxConfig) {
     }
 }
 
-/// Writes what the machine boots from, with its config in it: so it finds that also when it reboots, and whoever starts the
-/// domain.
-fn stage(stage: &Path, initrd: &Path, guest: &GuestConfig) -> Result<PathBuf> {
+fn make_stage(stage: &Path) -> Result<()> {
+    // Passed through by QEMU, which runs as another user.
+    private::directory(stage, 0o711).map_err(Error::io("creating", stage))?;
+    // libvirt opens the sockets for it: who can connect to them is root inside.
     let ways = way::directory(stage);
-    fs::create_dir_all(&ways).map_err(Error::io("creating", &ways))?;
-    // Passed through by QEMU, which runs as another user. Its sockets are root's.
-    for (path, mode) in [(stage, 0o711), (&ways, 0o711)] {
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
-        fs::set_permissions(path, mode).map_err(Error::io("creating", path))?;
-    }
+    private::directory(&ways, 0o700).map_err(Error::io("creating", &ways))
+}
+
+/// Writes what the machine boots from, with its config in it: so it finds that also when it reboots. The config has secrets, so
+/// `reader`, who runs QEMU, reads it alone, and it is emptied once QEMU has it.
+fn copy_boot_files(
+    boot: &kernel::Boot,
+    to: &Path,
+    reader: Option<(u32, u32)>,
+    guest: &GuestConfig,
+) -> Result<kernel::Boot> {
     let text = serde_json::to_vec(guest).map_err(Error::step("writing the guest config"))?;
-    let mut bytes = fs::read(initrd).map_err(Error::io("reading", initrd))?;
-    bytes.extend(kernel::archive_of("guest.json", &text));
-    let path = stage.join("initrd");
-    atomic::replace(&path, &bytes, 0o644)?;
-    Ok(path)
+    let copies = boot.copy_to(to, reader, &kernel::archive_of("guest.json", &text))?;
+    selinux::share_with_machines(to);
+    Ok(copies)
 }
 
 fn emulation() -> Result<Emulation> {
@@ -172,30 +187,29 @@ pub(super) fn sharing(config: &SandboxConfig, facts: &HostFacts) -> Result<Vec<S
     let kernel = Kernel::find(Path::new("/"), &config.kernel)?;
     let abilities = Abilities::of_host(&kernel, Authority::Root)?;
     let assembly = Assembly::new(config, facts, &abilities)?;
-    let staged = assembly.staged.iter();
-    let is_read_only = staged.map(|staged| match staged {
-        guest_init::config::Staged::Share { read_only, .. }
-        | guest_init::config::Staged::Image { read_only, .. } => *read_only,
-    });
-    let shared = |(share, read_only): (qemu::Share, bool)| Shared {
+    let shared = |share: qemu::Share| Shared {
         source: share.source,
-        read_only,
-        how: match (share.transport, read_only) {
-            (Transport::Plan9 { .. }, true) => {
+        read_only: share.transport.is_read_only(),
+        how: match share.transport {
+            Transport::Plan9 {
+                read_only: true, ..
+            } => {
                 "9p, owners as on the host; read by QEMU as the user that libvirt runs it as, which refuses to write"
             }
-            (Transport::Plan9 { .. }, false) => {
+            Transport::Plan9 { .. } => {
                 "9p, owners as on the host; written by QEMU as the user that libvirt runs it as"
             }
-            (Transport::Virtiofs { .. }, true) => {
-                "virtiofs, owners as on the host; the machine's kernel refuses to write, and nothing of the host"
+            Transport::Virtiofs {
+                read_only: true, ..
+            } => {
+                "virtiofs, owners as on the host; read by a virtiofsd of root's, whose mounts are read-only"
             }
-            (Transport::Virtiofs { .. }, false) => {
+            Transport::Virtiofs { .. } => {
                 "virtiofs, owners as on the host; written by a virtiofsd of root's"
             }
         },
     };
-    let shares = assembly.shares.into_iter().zip(is_read_only).map(shared);
+    let shares = assembly.shares.into_iter().map(shared);
     let image = config.image_file().map(|source| Shared {
         source,
         read_only: false,

@@ -1,4 +1,6 @@
+use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Instant;
 
@@ -32,13 +34,23 @@ fn what_can_change_while_a_machine_runs_is_what_was_asked_for_or_what_is_usual()
 #[test]
 fn a_machine_boots_from_what_is_in_its_initramfs() {
     let dir = tempfile::tempdir().unwrap();
-    let initrd = dir.path().join("common");
-    fs::write(&initrd, "the common part.").unwrap();
-    let made = stage(&dir.path().join("t"), &initrd, &example()).unwrap();
-    let bytes = fs::read(made).unwrap();
+    let boot = kernel::Boot::below(dir.path());
+    fs::write(&boot.kernel, "the kernel").unwrap();
+    fs::write(&boot.initrd, "the common part.").unwrap();
+    let copies = dir.path().join("copies");
+    let made = copy_boot_files(&boot, &copies, None, &example()).unwrap();
+    for path in [&made.kernel, &made.initrd] {
+        let mode = fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o400, "{}", path.display());
+    }
+    assert_eq!(fs::read(&made.kernel).unwrap(), b"the kernel");
+    let bytes = fs::read(made.initrd).unwrap();
     let rest = bytes.strip_prefix(b"the common part.").unwrap();
     assert!(rest.starts_with(b"070701"));
     assert!(rest.windows(10).any(|name| name == b"guest.json"));
+    kernel::Boot::remove(&copies).unwrap();
+    kernel::Boot::remove(&copies).unwrap();
+    assert!(!copies.exists() && boot.kernel.exists());
 }
 
 fn example() -> GuestConfig {
@@ -154,7 +166,7 @@ fn a_guest_that_says_hello_alone_holds_up_nobody_who_glances_at_many() {
         }
     });
     let machine = Machine::at(dir.path().to_owned());
-    assert_eq!(machine.addresses(), Vec::<String>::new());
+    assert_eq!(machine.addresses(), Vec::<std::net::IpAddr>::new());
     drop(machine);
     assert!(guest.join().unwrap(), "it was waited for");
 }

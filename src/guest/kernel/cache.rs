@@ -1,19 +1,17 @@
 //! Files that are made from others and kept: a name that says what they were made from, and what is thrown away.
 
 use std::fs;
-use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use nix::errno::Errno;
 use nix::fcntl::AT_FDCWD;
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
-use crate::sys::atomic;
+use crate::sys::{atomic, private};
 
 /// Changes what is cached, when what we make of the same files changes.
 const FORMAT: &str = "1";
@@ -66,20 +64,30 @@ impl<'a> Entry<'a> {
         })
     }
 
-    /// The file, made by `make` if there is none; all may read it. What it replaces is removed.
+    /// The file, made by `make` if there is none that is this user's alone: every guest would boot from what somebody else has put
+    /// there. It is for this user to read. What it replaces is removed.
     ///
     /// # Errors
-    /// Those of `make`, and where the cache cannot be written; nothing is left then.
+    /// Those of `make`, and where the cache is somebody else's or cannot be written; nothing is left then.
     pub(super) fn get(&self, make: impl FnOnce() -> Result<Vec<u8>>) -> Result<PathBuf> {
         let path = self.directory.join(format!("{}-{}", self.slot, self.key));
-        if used(&path) {
-            return Ok(path);
+        if self.directory.exists() {
+            self.claim_directory()?;
+            if private::has_own_file(&path) {
+                note_use(&path);
+                return Ok(path);
+            }
         }
         let content = make()?;
-        create_directory(self.directory)?;
-        atomic::replace(&path, &content, 0o644)?;
+        self.claim_directory()?;
+        atomic::replace(&path, &content, 0o600)?;
         self.prune(SystemTime::now());
         Ok(path)
+    }
+
+    fn claim_directory(&self) -> Result<()> {
+        private::directory(self.directory, 0o700)
+            .map_err(Error::io("taking the cache", self.directory))
     }
 
     /// Removes what this entry replaces and what is forgotten. That it fails is no reason not to start.
@@ -110,33 +118,18 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// Whether there is a file at `path`; its time of modification becomes that of its last use.
-fn used(path: &Path) -> bool {
+/// Makes the time of modification of a file that of its last use. Where that cannot be it is made anew sooner.
+fn note_use(path: &Path) {
     let now = TimeSpec::UTIME_NOW;
-    match utimensat(AT_FDCWD, path, &now, &now, UtimensatFlags::NoFollowSymlink) {
-        Ok(()) => true,
-        Err(Errno::ENOENT) => false,
-        // Somebody else's cache.
-        Err(_) => path.is_file(),
-    }
-}
-
-/// Makes a directory all may enter, and those above it, whatever the umask.
-fn create_directory(path: &Path) -> Result<()> {
-    match fs::create_dir(path) {
-        Ok(()) => fs::set_permissions(path, fs::Permissions::from_mode(0o755))
-            .map_err(Error::io("creating", path)),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound && path.parent().is_some() => {
-            create_directory(path.parent().unwrap_or(path))?;
-            create_directory(path)
-        }
-        Err(error) => Err(Error::io("creating", path)(error)),
-    }
+    let _ = utimensat(AT_FDCWD, path, &now, &now, UtimensatFlags::NoFollowSymlink);
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+
+    use nix::unistd::geteuid;
+
     use super::*;
     use crate::guest::kernel::tests::write;
 
@@ -178,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_is_not_made_again_and_all_may_read_it() {
+    fn what_is_there_is_not_made_again_and_only_its_owner_reads_it() {
         let place = place();
         let path = place
             .entry("kernel-1")
@@ -194,9 +187,40 @@ mod tests {
         let used = fs::metadata(&path).unwrap().modified().unwrap();
         assert!(used.elapsed().unwrap_or_default() < IN_USE);
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode(&path), 0o644);
-        assert_eq!(mode(&place.cache), 0o755);
-        assert_eq!(mode(&place.dir.path().join("a")), 0o755);
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(mode(&place.cache), 0o700);
+    }
+
+    #[test]
+    fn what_somebody_else_can_change_is_made_anew() {
+        let place = place();
+        let get = |content: &'static [u8]| place.entry("kernel-1").get(|| Ok(content.to_vec()));
+        let path = get(b"made").unwrap();
+        let set_mode = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        fs::write(&path, "changed").unwrap();
+        set_mode(&path, 0o660);
+        get(b"anew").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"anew");
+        let elsewhere = place.dir.path().join("elsewhere");
+        write(&elsewhere, b"somebody's");
+        fs::remove_file(&path).unwrap();
+        symlink(&elsewhere, &path).unwrap();
+        get(b"no link").unwrap();
+        assert_eq!(fs::read(&elsewhere).unwrap(), b"somebody's");
+        assert!(fs::symlink_metadata(&path).unwrap().is_file());
+        if geteuid().is_root() {
+            // As libvirt gives it to QEMU.
+            chown(&path, Some(1), Some(1)).unwrap();
+            get(b"ours").unwrap();
+            assert_eq!(fs::read(&path).unwrap(), b"ours");
+            assert_eq!(fs::metadata(&path).unwrap().uid(), 0);
+        }
+        set_mode(&place.cache, 0o777);
+        let error = anyhow::Error::from(get(b"no").unwrap_err());
+        let message = format!("{error:#}");
+        assert!(message.contains("others can write to it"), "{message}");
     }
 
     #[test]

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 pub use command_line::command_line;
 
 use crate::error::{Error, Result};
+use crate::sys::{atomic, private};
 use cache::Entry;
 use initramfs::Archive;
 use modules::{Index, Module};
@@ -155,6 +156,9 @@ impl Feature {
 /// Where root keeps what guests boot from.
 pub const CACHE: &str = "/var/cache/virt-sandbox";
 
+/// Name of the directory with the copies of one guest, in that of its sandbox.
+pub const COPIES: &str = "boot-files";
+
 /// What a guest finds as `/NAME` where this is appended to its initramfs.
 #[must_use]
 pub fn archive_of(name: &str, content: &[u8]) -> Vec<u8> {
@@ -163,13 +167,87 @@ pub fn archive_of(name: &str, content: &[u8]) -> Vec<u8> {
     archive.finish()
 }
 
-/// What a guest boots from. All may read both files.
+/// What a guest boots from: in the cache, or its own copies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Boot {
     /// The kernel, as an ELF where that is possible.
     pub kernel: PathBuf,
     /// The initramfs.
     pub initrd: PathBuf,
+}
+
+impl Boot {
+    /// Where the copies are in `directory`.
+    #[must_use]
+    pub fn below(directory: &Path) -> Self {
+        Self {
+            kernel: directory.join("kernel"),
+            initrd: directory.join("initrd"),
+        }
+    }
+
+    /// Copies both files into `directory`, which is made anew, for one guest: libvirt gives what a guest boots from to the user that
+    /// QEMU runs as, who could change it for all guests then. `reader` is that user with its group, if it is not ours. `config` is
+    /// added to the initramfs.
+    ///
+    /// # Errors
+    /// Where the cache was changed by somebody else, or the copies cannot be written; nothing is left then.
+    pub fn copy_to(
+        &self,
+        directory: &Path,
+        reader: Option<(u32, u32)>,
+        config: &[u8],
+    ) -> Result<Self> {
+        Self::remove(directory)?;
+        let mode = if reader.is_some() { 0o711 } else { 0o700 };
+        private::directory(directory, mode).map_err(Error::io("creating", directory))?;
+        let copies = Self::below(directory);
+        let copied = private::copy(&self.kernel, &copies.kernel, reader, &[])
+            .map_err(Error::io("writing", &copies.kernel))
+            .and_then(|()| {
+                private::copy(&self.initrd, &copies.initrd, reader, config)
+                    .map_err(Error::io("writing", &copies.initrd))
+            });
+        match copied {
+            Ok(()) => Ok(copies),
+            Err(error) => {
+                Self::remove(directory)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether there is an initramfs with content in `directory`.
+    #[must_use]
+    pub fn has_content(directory: &Path) -> bool {
+        fs::metadata(Self::below(directory).initrd).is_ok_and(|metadata| metadata.len() > 0)
+    }
+
+    /// Puts empty files in the place of the copies in `directory`, which QEMU has read or still maps: libvirt fails to take files back
+    /// from QEMU's user that are not there.
+    ///
+    /// # Errors
+    /// Where the directory cannot be written.
+    pub fn empty(directory: &Path) -> Result<()> {
+        let copies = Self::below(directory);
+        for path in [&copies.kernel, &copies.initrd] {
+            atomic::replace(path, &[], 0o400)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the copies in `directory` with it; nothing where there are none.
+    ///
+    /// # Errors
+    /// Where they cannot be removed.
+    pub fn remove(directory: &Path) -> Result<()> {
+        match fs::remove_dir_all(directory) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::io("removing", directory)(error))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
 }
 
 /// Makes the files a guest boots from, or finds them in the directory `cache`.

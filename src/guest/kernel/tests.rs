@@ -127,7 +127,7 @@ fn a_guest_boots_from_the_unpacked_kernel_with_init_and_modules_in_order() {
     for path in [&boot.kernel, &boot.initrd] {
         assert_eq!(
             fs::metadata(path).unwrap().permissions().mode() & 0o777,
-            0o644
+            0o600
         );
     }
 }

@@ -1,11 +1,14 @@
 //! The unit of a command.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::config::Command;
+use guest_init::config::File;
+
 use crate::config::workload::{COMMAND_UNIT, Ready, Restart};
+use crate::config::{Command, Credential, environment};
 use crate::domain::template::Template;
 use crate::error::{Error, Result};
 use crate::service::lifecycle::POWER_OFF;
@@ -19,6 +22,51 @@ pub const DIRECTORY: &str = "/run/systemd/system";
 
 /// Seconds between the end of a command and that of its sandbox, in which whoever waits for it sees how it ended.
 const GRACE: u32 = 2;
+
+/// Where the variables of a command are, inside. systemd tells every user what a unit says, but not what is in this.
+const ENVIRONMENT: &str = "/run/virt-sandbox/command.env";
+
+/// Returns the unit of a command as a sandbox is given it, which has no secrets in it, and the files that have them.
+///
+/// # Errors
+/// Where the template is wrong.
+pub fn files(
+    command: &Command,
+    credentials: &[Credential],
+    seconds: u32,
+    overrides: &Path,
+) -> Result<Vec<File>> {
+    let told = Command {
+        environment: BTreeMap::new(),
+        ..command.clone()
+    };
+    let loaded = credentials
+        .iter()
+        .map(|Credential { id, .. }| format!("LoadCredential={id}:{id}\n"));
+    let unit = Path::new(DIRECTORY).join(COMMAND_UNIT);
+    let file = |path: PathBuf, mode, content| File {
+        path,
+        mode,
+        content,
+    };
+    Ok(vec![
+        file(unit.clone(), 0o644, text(&told, seconds, overrides)?),
+        // Not in the template, which an admin may have replaced.
+        file(
+            unit.with_extension("service.d").join("secrets.conf"),
+            0o644,
+            format!(
+                "[Service]\nEnvironmentFile={ENVIRONMENT}\n{}",
+                loaded.collect::<String>()
+            ),
+        ),
+        file(
+            ENVIRONMENT.into(),
+            0o600,
+            environment::file(command.environment.iter()),
+        ),
+    ])
+}
 
 /// The text of the unit of a command that may take so many seconds to be up.
 ///
@@ -40,7 +88,7 @@ pub fn text(command: &Command, seconds: u32, overrides: &Path) -> Result<String>
         seconds: u32,
     }
     let home = command.home.as_deref().and_then(Path::to_str);
-    let environment = command.environment.iter();
+    let variables = command.environment.iter();
     let view = View {
         description: command.to_string(),
         ends: (command.restart != Restart::Always).then_some(END),
@@ -55,7 +103,7 @@ pub fn text(command: &Command, seconds: u32, overrides: &Path) -> Result<String>
         environment: home
             .map(|home| format!("HOME={home}"))
             .into_iter()
-            .chain(environment.map(|(key, value)| format!("{key}={value}")))
+            .chain(variables.map(|(key, value)| format!("{key}={value}")))
             .collect(),
         command: &command.argv,
         probe: probe(command.ready),
@@ -128,6 +176,31 @@ mod tests {
             argv: argv.iter().map(|word| (*word).to_owned()).collect(),
             ..Command::default()
         }
+    }
+
+    #[test]
+    fn a_unit_has_no_secrets_in_it() {
+        let command = Command {
+            environment: [("A".to_owned(), "hunter2 \"$".to_owned())].into(),
+            ..command(&["/x"])
+        };
+        let credentials = ["db:/etc/db".parse().unwrap()];
+        let files = files(&command, &credentials, 90, Path::new("/nonexistent")).unwrap();
+        let [unit, added, variables] = files.as_slice() else {
+            panic!("{files:?}");
+        };
+        assert!(!unit.content.contains("hunter2"), "{unit:?}");
+        assert_eq!(
+            added.path,
+            Path::new("/run/systemd/system/virt-sandbox-command.service.d/secrets.conf")
+        );
+        assert_eq!(
+            added.content,
+            "[Service]\nEnvironmentFile=/run/virt-sandbox/command.env\nLoadCredential=db:db\n"
+        );
+        assert_eq!(variables.content, "A=\"hunter2 \\\"\\$\"\n");
+        assert_eq!(variables.mode, 0o600);
+        assert!(!format!("{files:?}").contains("hunter2"));
     }
 
     #[test]

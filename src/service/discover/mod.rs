@@ -33,6 +33,8 @@ pub struct Service {
     pub closure: Closure,
     /// Its packages, and why each is one.
     pub packages: BTreeMap<PackageName, String>,
+    /// Those that are the service's only because they share a directory with it, which is the value.
+    sharing: BTreeMap<PackageName, PathBuf>,
     /// The packages those depend on.
     pub dependencies: BTreeSet<PackageName>,
     /// Names of its accounts.
@@ -116,6 +118,7 @@ impl Service {
             units,
             closure,
             packages: BTreeMap::new(),
+            sharing: BTreeMap::new(),
             dependencies: BTreeSet::new(),
             users: BTreeSet::new(),
             groups: BTreeSet::new(),
@@ -145,6 +148,26 @@ impl Service {
         self.owners(path)
             .iter()
             .any(|owner| self.packages.contains_key(owner))
+    }
+
+    /// Whether what is secret at `path` is the service's: its packages ship it, or have a directory above it to themselves. Of one that
+    /// merely shares a directory with it, what is in that directory alone.
+    #[must_use]
+    pub fn may_see(&self, path: &Path) -> bool {
+        let is_own = |owner: &PackageName| {
+            let shared = self.sharing.get(owner);
+            self.packages.contains_key(owner)
+                && shared.is_none_or(|shared| path.starts_with(shared))
+        };
+        let are_own = |users: Vec<PackageName>| !users.is_empty() && users.iter().all(is_own);
+        self.owners(path).iter().any(is_own)
+            || path.ancestors().any(|dir| are_own(self.users_of(dir)))
+    }
+
+    /// Whether a package is the service's only because it shares a directory with it.
+    #[must_use]
+    pub fn is_sharing(&self, package: &PackageName) -> bool {
+        self.sharing.contains_key(package)
     }
 
     /// The packages that ship `path`.
@@ -270,6 +293,10 @@ impl Service {
         }
         let given: Vec<PackageName> = self.packages.keys().cloned().collect();
         for companion in configuration_packages(database.as_ref(), &given)? {
+            if let package::Reason::SharedDirectory { directory, .. } = &companion.reason {
+                let name = companion.package.clone();
+                self.sharing.insert(name, directory.clone());
+            }
             self.packages
                 .entry(companion.package)
                 .or_insert_with(|| companion.reason.to_string());

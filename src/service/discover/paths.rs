@@ -12,6 +12,7 @@ use crate::service::package::{Comments, PackageName, mentioned_paths};
 use crate::service::tmpfiles;
 use crate::service::unit::directory::DirectoryKind;
 use crate::service::unit::{UnitFacts, UnitName};
+use crate::sys::root::Root;
 
 /// Why a path belongs to the service. Prints as a phrase.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -262,10 +263,15 @@ impl Paths<'_> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Some(path.to_owned());
         };
-        let parent = fs::canonicalize(below(self.root, parent)).ok()?;
-        let root = fs::canonicalize(self.root).ok()?;
-        let inside = Path::new("/").join(parent.strip_prefix(root).ok()?);
-        Some(inside.join(name))
+        match Root::of_host(self.root).and_then(|root| root.canonical(parent)) {
+            Ok(inside) => Some(inside.join(name)),
+            Err(error) => {
+                if !error.is_not_found() {
+                    log::warn!("'{}' is left out: {error}", path.display());
+                }
+                None
+            }
+        }
     }
 
     fn add_unit(&mut self, facts: &UnitFacts) {

@@ -9,7 +9,7 @@ mod size;
 use std::ffi::CStr;
 use std::fs;
 use std::fs::{File, OpenOptions};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -26,6 +26,7 @@ use crate::sys::copy;
 use crate::sys::hold::{Held, Places};
 use crate::sys::loopdev::LoopDevice;
 use crate::sys::mounted::Mounted;
+use crate::sys::reference;
 use crate::sys::root::Root;
 use crate::sys::view;
 
@@ -194,24 +195,29 @@ impl Sandboxes {
         copy::content(&from, to, interrupted).map_err(copying())
     }
 
-    /// A directory of the tree, for a program of the host to read: no link in it or on the way to it is followed. It is there for as
-    /// long as its descriptor.
+    /// A mount for a program of the host to read a directory of the tree, and where on it that is: it is attached nowhere, and no link
+    /// on it is followed.
     ///
     /// # Errors
-    /// Where it is not there or cannot be reached.
-    pub(super) fn plain_view(&self, config: &SandboxConfig, inside: &Path) -> Result<File> {
+    /// Where the directory is not there or cannot be reached.
+    pub(super) fn plain_view(
+        &self,
+        config: &SandboxConfig,
+        inside: &Path,
+    ) -> Result<(OwnedFd, PathBuf)> {
         let Some(image) = config.image else {
             let directory = Root::new(&config.path)?.open_plain(inside)?;
             let doing = format!("opening '{}' without its links", inside.display());
-            return view::plain(directory).map_err(Error::step(doing));
+            let view = view::plain(directory).map_err(Error::step(doing))?;
+            return Ok((view.into(), PathBuf::from("/")));
         };
         let file = image.file(&config.path);
         let device = self.device_of(&config.name, image, &file)?;
         let mounted =
             Mounted::plain(device.path(), kind(image)).map_err(Error::io("mounting", &file))?;
-        let directory = Root::new(&mounted.path())?.open_plain(inside)?;
+        Root::new(&mounted.path())?.open_plain(inside)?;
         device.leave();
-        Ok(directory)
+        Ok((mounted.into_top(), inside.to_owned()))
     }
 
     /// The block device of the image of a sandbox that is about to start, if its tree is in one that the host's kernel mounts.
@@ -226,6 +232,7 @@ impl Sandboxes {
         if !self.keeper(config)?.has_own_kernel() {
             return Device::new(&file, image, &self.store.stage(&config.name)).map(Some);
         }
+        check_references(image, &file)?;
         match self.is_released(config, image, &file) {
             true => Ok(None),
             false => Err(Error::refused(format!(
@@ -295,6 +302,20 @@ impl Sandboxes {
             sleep(Duration::from_millis(20));
         }
         true
+    }
+}
+
+/// Refuses an image that names another file. None does when it is made.
+fn check_references(image: TreeImage, file: &Path) -> Result<()> {
+    let found = reference::open(file, true)
+        .and_then(|open| reference::find(&open, image.format.format().as_str()))
+        .map_err(Error::io("reading the image", file))?;
+    match found {
+        None => Ok(()),
+        Some(found) => Err(Error::refused(format!(
+            "the image '{}' names another file, {found}, as no image of a sandbox does; restore a snapshot of it, or a backup",
+            file.display()
+        ))),
     }
 }
 

@@ -6,20 +6,25 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs;
-use std::io::{BufRead, BufReader};
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
+use std::process::Child;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::Reading;
 use crate::config::SandboxConfig;
 use crate::error::{Error, Result};
 use crate::service::sandboxes::Sandboxes;
-use crate::sys::command;
+use crate::sys::command::Captured;
+use crate::sys::printable::printable;
+use crate::sys::root::Root;
 
 /// How long an entry may take to be shown.
 const TURN: Duration = Duration::from_millis(500);
+
+/// Most bytes of a line that are kept at a time.
+const LONGEST: u64 = 1 << 20;
 
 const CURSOR: &[u8] = b"-- cursor: ";
 
@@ -43,23 +48,30 @@ pub fn follow(
     mut show: impl FnMut(&[u8]) -> Result<()>,
     mut wait: impl FnMut(Duration) -> bool,
 ) -> Result<()> {
-    let reading = Reading::new(sandboxes, config)?;
-    let checked = reading.run(
+    let checked = super::start(
+        sandboxes,
+        config,
         &[arguments, &["--lines=0".to_owned()]].concat(),
-        command::capture,
     )?;
+    let checked = checked.wait_with_output();
+    let checked = Captured::from(checked.map_err(Error::step("running journalctl"))?);
     if !checked.success {
-        return Err(Error::refused(format!("journalctl: {}", checked.stderr)));
+        let reason = printable(&checked.stderr);
+        return Err(Error::refused(format!("journalctl: {reason}")));
     }
+    let directory = Root::new(&config.path)?.open_plain(&super::inside(config.uuid))?;
+    let show_all = |turn: &[String], show: &mut dyn FnMut(&[u8]) -> Result<()>| {
+        show_all(super::read(sandboxes, config, turn)?, show)
+    };
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let begin = format!("--since=@{}", now.unwrap_or_default().as_secs());
     let mut turn = first(arguments);
     let mut read = None;
     loop {
         // What is written while it is read makes another turn.
-        let state = Some(state(&reading)?);
+        let state = Some(state(&directory)?);
         if read != state {
-            let cursor = show_all(&reading, &turn, &mut show)?;
+            let cursor = show_all(&turn, &mut show)?;
             if let Some(cursor) = cursor {
                 turn = later(arguments, format!("--after-cursor={cursor}"));
             } else if read.is_none() {
@@ -100,10 +112,7 @@ fn is_beginning(word: &str) -> bool {
 }
 
 /// The files of the journal, with how long they are and when they were written last.
-fn state(reading: &Reading) -> Result<BTreeMap<OsString, (u64, SystemTime)>> {
-    let Some(directory) = &reading.directory else {
-        return Ok(BTreeMap::new());
-    };
+fn state(directory: &File) -> Result<BTreeMap<OsString, (u64, SystemTime)>> {
     let path = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
     let doing = || Error::io("reading", &path);
     let mut files = BTreeMap::new();
@@ -120,23 +129,27 @@ fn state(reading: &Reading) -> Result<BTreeMap<OsString, (u64, SystemTime)>> {
     Ok(files)
 }
 
+/// Returns the lines of what journalctl says, with their ends. A line that is longer than [`LONGEST`] is several: whoever writes
+/// it may never end it.
+fn lines(said: impl Read) -> impl Iterator<Item = io::Result<Vec<u8>>> {
+    let mut said = BufReader::new(said);
+    std::iter::from_fn(move || {
+        let mut line = Vec::new();
+        match said.by_ref().take(LONGEST).read_until(b'\n', &mut line) {
+            Ok(0) => None,
+            Ok(_) => Some(Ok(line)),
+            Err(error) => Some(Err(error)),
+        }
+    })
+}
+
 /// Hands over what there is now, and gives where it ended. Nothing to show is a failure for journalctl.
-fn show_all(
-    reading: &Reading,
-    arguments: &[String],
-    show: &mut impl FnMut(&[u8]) -> Result<()>,
-) -> Result<Option<String>> {
-    let mut child = reading.run(arguments, command::spawn_piped)?;
+fn show_all(mut child: Child, show: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<Option<String>> {
     let mut cursor = None;
-    for line in child
-        .stdout
-        .take()
-        .into_iter()
-        .flat_map(|said| BufReader::new(said).split(b'\n'))
-    {
+    for line in child.stdout.take().into_iter().flat_map(lines) {
         let line = line.map_err(Error::step("reading the journal"))?;
         match line.strip_prefix(CURSOR) {
-            Some(at) => cursor = Some(String::from_utf8_lossy(at).into_owned()),
+            Some(at) => cursor = Some(String::from_utf8_lossy(at.trim_ascii_end()).into_owned()),
             None => show(&line)?,
         }
     }
@@ -147,6 +160,16 @@ fn show_all(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_without_end_comes_in_parts() {
+        let text = b"one\n\ntwo".to_vec();
+        let read = |said: &[u8]| lines(said).map(io::Result::unwrap).collect::<Vec<_>>();
+        assert_eq!(read(&text), [&b"one\n"[..], b"\n", b"two"]);
+        let mut endless = lines(io::repeat(b'x'));
+        let part = endless.next().unwrap().unwrap();
+        assert_eq!(part.len() as u64, LONGEST);
+    }
 
     #[test]
     fn a_turn_begins_where_the_one_before_it_has_ended() {

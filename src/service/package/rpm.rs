@@ -25,6 +25,29 @@ const DATABASES: &[&str] = &["/usr/lib/sysimage/rpm", "/var/lib/rpm"];
 /// The file of each of rpm's database formats.
 const DATABASE_FILES: &[&str] = &["rpmdb.sqlite", "Packages.db", "Packages"];
 
+/// What packages of the base system are named or provide, on Fedora, RHEL, SUSE and their kin. With all they require they are what
+/// is `Essential` or of a priority from `important` on for dpkg.
+const BASE: &[&str] = &[
+    "aaa_base",
+    "basesystem",
+    "bash",
+    "coreutils",
+    "distribution-release",
+    "dnf",
+    "dnf5",
+    "filesystem",
+    "glibc",
+    "pam",
+    "rpm",
+    "setup",
+    "shadow",
+    "shadow-utils",
+    "system-release",
+    "systemd",
+    "util-linux",
+    "zypper",
+];
+
 /// What no package has a value for.
 const NONE: &str = "(none)";
 
@@ -93,6 +116,7 @@ pub struct Rpm {
     installed: BTreeMap<PackageName, Record>,
     provided: BTreeMap<String, BTreeSet<PackageName>>,
     files: OnceLock<Files>,
+    base: OnceLock<BTreeSet<PackageName>>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -132,6 +156,7 @@ impl Rpm {
             installed,
             provided,
             files: OnceLock::new(),
+            base: OnceLock::new(),
         })
     }
 
@@ -186,15 +211,33 @@ impl Rpm {
         Ok(dependencies)
     }
 
-    /// The base system is whoever ships /etc itself and the list of users in it.
-    fn is_base(&self, package: &PackageName) -> Result<bool> {
+    /// The base system: whoever ships /etc itself and the list of users in it, the packages of [`BASE`], and what these require.
+    fn base(&self) -> Result<&BTreeSet<PackageName>> {
+        if let Some(base) = self.base.get() {
+            return Ok(base);
+        }
         let owners = &self.all_files()?.owners;
-        let ships = |path: &str| {
-            owners
-                .get(Path::new(path))
-                .is_some_and(|owners| owners.contains(package))
-        };
-        Ok(ships("/etc") || ships("/etc/passwd"))
+        let shipping = ["/etc", "/etc/passwd"]
+            .iter()
+            .filter_map(|path| owners.get(Path::new(path)));
+        let providing = BASE.iter().filter_map(|name| self.provided.get(*name));
+        let mut base: BTreeSet<PackageName> =
+            shipping.chain(providing).flatten().cloned().collect();
+        base.extend(
+            BASE.iter()
+                .map(|name| PackageName::from(*name))
+                .filter(|name| self.installed.contains_key(name)),
+        );
+        let mut waiting: Vec<PackageName> = base.iter().cloned().collect();
+        while let Some(name) = waiting.pop() {
+            let (own, record) = self.record(&name)?;
+            for required in self.dependencies(own, record)? {
+                if base.insert(required.clone()) {
+                    waiting.push(required.clone());
+                }
+            }
+        }
+        Ok(self.base.get_or_init(|| base))
     }
 }
 
@@ -220,7 +263,7 @@ impl PackageDb for Rpm {
                 .into_iter()
                 .cloned()
                 .collect(),
-            base: self.is_base(name)?,
+            base: self.base()?.contains(name),
         })
     }
 

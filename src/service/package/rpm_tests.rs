@@ -111,6 +111,90 @@ fn companions_are_found_below_and_above() {
     );
 }
 
+/// A database of packages: name, source, what each requires, and the files it ships.
+#[derive(Debug)]
+struct Made(&'static [(&'static str, &'static str, &'static str, &'static str)]);
+
+impl RunRpm for Made {
+    fn run(&self, arguments: &[&str]) -> Result<String> {
+        let one = |&(name, source, requires, files): &(&str, &str, &str, &str)| {
+            let lines = |kind: &str, words: &str| -> String {
+                let words = words.split_whitespace();
+                words.map(|word| format!("{kind}\t{word}\n")).collect()
+            };
+            match arguments {
+                ["-qa", "--queryformat", PACKAGES] => {
+                    let requires = lines("requires", requires);
+                    let provides = lines("provides", name);
+                    format!(
+                        "package\t{name}\t1\tnoarch\t{source}-1-1.src.rpm\n{requires}{provides}"
+                    )
+                }
+                ["-qa", "--queryformat", FILES] => {
+                    format!("package\t{name}\n{}", lines("file", files))
+                }
+                _ => String::new(),
+            }
+        };
+        Ok(self.0.iter().map(one).collect())
+    }
+}
+
+#[test]
+fn the_base_system_is_what_it_needs_and_no_companion() {
+    let rpm = Rpm::open(Box::new(Made(&[
+        (
+            "openssh-server",
+            "openssh",
+            "openssh systemd pam /usr/sbin/useradd tcp-lib",
+            "/etc/ssh/sshd_config /usr/lib/systemd/system/sshd.service",
+        ),
+        ("openssh", "openssh", "glibc", "/etc/ssh /etc/ssh/moduli"),
+        (
+            "systemd",
+            "systemd",
+            "glibc util-linux-core (dbus if x) /usr/bin/bus",
+            "/etc/ssh/ssh_config.d/20-proxy.conf /etc/credstore /usr/bin/systemctl",
+        ),
+        ("bus-broker", "bus", "bus-common", "/usr/bin/bus"),
+        ("bus-common", "bus", "bus-broker", "/etc/bus/bus.conf"),
+        ("util-linux-core", "util-linux", "glibc", "/usr/bin/mount"),
+        (
+            "shadow-utils",
+            "shadow",
+            "glibc",
+            "/usr/sbin/useradd /etc/login.defs",
+        ),
+        ("pam", "pam", "glibc", "/etc/pam.d/other"),
+        ("glibc", "glibc", "", "/etc/ld.so.conf"),
+        ("filesystem", "filesystem", "", "/etc /var"),
+        ("tcp-lib", "tcp", "glibc", "/etc/ssh/tcp.conf"),
+    ])))
+    .unwrap();
+    let base: Vec<&str> = rpm.installed.keys().map(PackageName::as_str).collect();
+    let base: Vec<&str> = base
+        .into_iter()
+        .filter(|name| rpm.info(&(*name).into()).unwrap().base)
+        .collect();
+    assert_eq!(
+        base,
+        [
+            "bus-broker",
+            "bus-common",
+            "filesystem",
+            "glibc",
+            "pam",
+            "shadow-utils",
+            "systemd",
+            "util-linux-core"
+        ]
+    );
+    // As with dpkg, a directory that the base system uses says nothing.
+    let found = configuration_packages(&rpm, &["openssh-server".into()]).unwrap();
+    let found: Vec<_> = found.iter().map(|one| one.package.as_str()).collect();
+    assert_eq!(found, ["openssh"]);
+}
+
 #[test]
 fn scripts_are_asked_for_by_package() {
     let scripts = recorded().scripts(&"httpd-filesystem".into()).unwrap();

@@ -11,7 +11,7 @@ use guest_init::config::GuestConfig;
 use serde::Serialize;
 
 use crate::config::{Confinement, Idmap, Mount, SandboxConfig, SandboxName, Seccomp};
-use crate::driver::Keeper;
+use crate::driver::{DefinedShare, Keeper};
 use crate::error::Result;
 use crate::guest;
 use crate::host;
@@ -34,6 +34,8 @@ pub struct Facts {
     pub label: Option<String>,
     /// Directories and devices of the host that it may write to, beside its tree.
     pub writable: Vec<String>,
+    /// Directories of the host that a virtual machine has and the host lets it not write to, each with how it gets there.
+    pub read_only: Vec<String>,
     /// How many NICs it has, and how many of them nothing filters.
     pub nics: usize,
     /// NICs without a filter.
@@ -225,10 +227,14 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
         ),
     });
     let writable = u32::try_from(facts.writable.len()).unwrap_or(u32::MAX);
-    let state = match facts.writable.as_slice() {
+    let mut state = match facts.writable.as_slice() {
         [] => "only its own tree".to_owned(),
         paths => format!("its own tree, and {}", paths.join(" ")),
     };
+    if !facts.read_only.is_empty() {
+        let shown = facts.read_only.join(", ");
+        state.push_str(&format!("; the host refuses to write to {shown}"));
+    }
     let advice = "mount directories of the host read-only (',ro'), and give it no devices";
     checks.push(check(
         "files",
@@ -355,6 +361,7 @@ impl Facts {
                         .map(ToString::to_string),
                 )
                 .collect(),
+            read_only: vec![],
             nics: config.networks.len(),
             unfiltered: (config.networks.iter())
                 .filter(|network| network.filter.is_none())
@@ -362,7 +369,28 @@ impl Facts {
             cpu_limited: config.resources.cpus.is_some() || config.resources.cpu_quota.is_some(),
             // Always: what says nothing of it has a limit all the same.
             memory_limited: true,
-            pids: Some(config.resources.pids()),
+            pids: Some(
+                match machine {
+                    true => Keeper::Machines,
+                    false => Keeper::Containers,
+                }
+                .pids(&config.resources),
+            ),
+        }
+    }
+}
+
+impl Facts {
+    /// Adds the directories of the host that a domain has beside the `tree` of its sandbox.
+    fn add_shares(&mut self, shares: Vec<DefinedShare>, tree: &Path) {
+        for share in shares {
+            let source = share.source.display().to_string();
+            if share.read_only {
+                self.read_only
+                    .push(format!("{source} ({})", share.transport));
+            } else if !share.source.starts_with(tree) && !self.writable.contains(&source) {
+                self.writable.push(source);
+            }
         }
     }
 }
@@ -388,7 +416,11 @@ impl Sandboxes {
             }
             label => label,
         };
-        let checks = judge(&Facts::new(&config, machine, label, runs.as_ref()));
+        let mut facts = Facts::new(&config, machine, label, runs.as_ref());
+        if let Some(xml) = self.hypervisor(&config)?.definition(name.as_str())? {
+            facts.add_shares(self.keeper(&config)?.defined_shares(&xml), &config.path);
+        }
+        let checks = judge(&facts);
         let (exposure, level) = exposure(&checks);
         Ok(Report {
             name: name.clone(),

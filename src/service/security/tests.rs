@@ -1,7 +1,10 @@
 use super::*;
+use crate::config::resources::DEFAULT_PIDS;
 
 fn of(change: impl FnOnce(&mut SandboxConfig), machine: bool) -> (f64, &'static str) {
     let mut config = SandboxConfig::example();
+    // What is usual depends on the host.
+    config.resources.pids = Some(DEFAULT_PIDS);
     change(&mut config);
     exposure(&judge(&Facts::new(&config, machine, None, None)))
 }
@@ -64,6 +67,7 @@ fn a_container_of_podmans_can_be_compared() {
             .collect(),
         label: None,
         writable: vec![],
+        read_only: vec![],
         nics: 1,
         unfiltered: 1,
         cpu_limited: false,
@@ -75,12 +79,45 @@ fn a_container_of_podmans_can_be_compared() {
 
 #[test]
 fn the_report_of_a_usual_sandbox_is_known() {
+    let mut config = SandboxConfig::example();
+    config.resources.pids = Some(DEFAULT_PIDS);
     let facts = Facts::new(
-        &SandboxConfig::example(),
+        &config,
         false,
         Some("system_u:system_r:container_t:s0:c1,c2".to_owned()),
         None,
     );
     let text = serde_json::to_string_pretty(&judge(&facts)).unwrap();
     insta::assert_snapshot!(text);
+}
+
+#[test]
+fn a_share_that_a_machine_can_write_to_is_said_however_it_was_asked_for() {
+    let share = |source: &str, transport, read_only| DefinedShare {
+        source: source.into(),
+        transport,
+        read_only,
+    };
+    let config = SandboxConfig::example();
+    let files = |shares: Vec<DefinedShare>| {
+        let mut facts = Facts::new(&config, true, None, None);
+        facts.add_shares(shares, &config.path);
+        let mut checks = judge(&facts).into_iter();
+        let files = checks.find(|check| check.name == "files").unwrap();
+        (files.state, files.badness)
+    };
+    let tree = share(
+        &config.path.join("etc").to_string_lossy(),
+        "virtiofs",
+        false,
+    );
+    let (state, badness) = files(vec![tree.clone(), share("/usr", "virtiofs", true)]);
+    assert_eq!(badness, 0);
+    assert_eq!(
+        state,
+        "only its own tree; the host refuses to write to /usr (virtiofs)"
+    );
+    let (state, badness) = files(vec![tree, share("/usr", "virtiofs", false)]);
+    assert!(badness > 0);
+    assert_eq!(state, "its own tree, and /usr");
 }

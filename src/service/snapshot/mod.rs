@@ -21,6 +21,7 @@ use crate::hypervisor::Hypervisor;
 use crate::service::create::check_mounts;
 use crate::service::frozen::Still;
 use crate::service::identity::Renewal;
+use crate::service::place;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::remove_tree;
 use crate::sys::{atomic, calendar};
@@ -114,7 +115,7 @@ impl Sandboxes {
         snapshot: &SnapshotName,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<()> {
-        let (_lock, config) = self.store.lock(name)?;
+        let (_lock, config) = self.store.lock_with_tree(name)?;
         let image = image_of(&config)?;
         self.check_not_upgrading(name)?;
         let places = Places::of(&config);
@@ -184,7 +185,7 @@ impl Sandboxes {
         snapshot: &SnapshotName,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<()> {
-        let (_lock, config) = self.store.lock(name)?;
+        let (_lock, config) = self.store.lock_with_tree(name)?;
         let image = image_of(&config)?;
         self.check_not_upgrading(name)?;
         let places = Places::of(&config);
@@ -227,7 +228,7 @@ impl Sandboxes {
     /// # Errors
     /// Where there is none. Once it has begun, the next command finishes it.
     pub fn delete_snapshot(&self, name: &SandboxName, snapshot: &SnapshotName) -> Result<()> {
-        let (_lock, config) = self.store.lock(name)?;
+        let (_lock, config) = self.store.lock_with_tree(name)?;
         let places = Places::of(&config);
         let path = places.existing(name, snapshot)?;
         self.note_pending(name, &Pending::Discard)?;
@@ -253,6 +254,7 @@ impl Sandboxes {
                 .and_then(|pending| {
                     log::info!("resolving the interrupted snapshot command of '{name}'");
                     let config = self.store.load(&name)?;
+                    place::must_be_of(&config.path, config.uuid)?;
                     self.resolve(&name, &pending, &self.hypervisor(&config)?)
                 });
             if let Err(error) = resolved {

@@ -1,11 +1,9 @@
 //! Making the tree that was planned.
 
-use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::service::discover::below;
 use crate::service::tree::{Class, TreePlan};
 use crate::sys::copy::{Copier, Existing, Report};
 use crate::sys::root::Root;
@@ -21,7 +19,7 @@ pub fn apply(
     tree: &Path,
     interrupted: &dyn Fn() -> bool,
 ) -> Result<Report> {
-    let source = Root::new(root)?;
+    let source = Root::of_host(root)?;
     let destination = Root::new(tree)?;
     let mut copier = Copier::new(&source, &destination, Existing::Replace).until(interrupted);
     for (path, entry) in &plan.entries {
@@ -40,12 +38,9 @@ pub fn apply(
             }
             Class::Written { content, mode } => {
                 destination.write_atomic(path, content.as_bytes(), *mode)?;
-                if let Ok(metadata) = fs::metadata(below(root, path)) {
-                    destination.chown(path, metadata.uid(), metadata.gid())?;
-                    // chown(2) may clear bits, and the group of shadow(5) has to be able to read it.
-                    let made = destination.host_path(path);
-                    fs::set_permissions(&made, fs::Permissions::from_mode(*mode))
-                        .map_err(Error::io("writing", &made))?;
+                if let Ok(metadata) = source.metadata(path) {
+                    let made = destination.plain_object(path)?;
+                    made.set_attributes(*mode, metadata.uid(), metadata.gid())?;
                 }
             }
             Class::Linked(target) => destination.symlink(target, path)?,

@@ -199,7 +199,7 @@ impl Walk<'_> {
                 }
                 None => plan.set(inside, Class::LeftOut, "unit of the host"),
                 Some(unit) if self.is_ours(unit) => {
-                    self.all(plan, &inside, "belongs to a unit of the service")
+                    self.all(plan, &inside, "belongs to a unit of the service")?
                 }
                 Some(_) => self.links(plan, &inside)?,
             }
@@ -236,14 +236,11 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn all(&self, plan: &mut TreePlan, dir: &Path, reason: &str) {
-        for entry in walkdir::WalkDir::new(below(self.root, dir))
-            .into_iter()
-            .flatten()
-        {
-            let inside = entry.path().strip_prefix(self.root).unwrap_or(entry.path());
-            plan.set(Path::new("/").join(inside), Class::Copied, reason);
+    fn all(&self, plan: &mut TreePlan, dir: &Path, reason: &str) -> Result<()> {
+        for found in Root::of_host(self.root)?.walk(dir, |_| false) {
+            plan.set(found?.path, Class::Copied, reason);
         }
+        Ok(())
     }
 
     fn is_ours(&self, name: &str) -> bool {
@@ -268,17 +265,22 @@ impl Walk<'_> {
 
     fn is_own(&self, path: &Path, metadata: &Metadata) -> bool {
         self.ids.contains(&metadata.uid())
-            || self.service.ships(path)
-            || path.ancestors().any(|dir| self.service.has_to_itself(dir))
+            || self.service.may_see(path)
             || (!metadata.is_dir() && self.is_made_by_service(path))
     }
 
-    /// Whether more than a mention says that a file is the service's: a comment mentions, too.
+    /// Whether more than a mention says that a file is the service's: a comment mentions, too. A package that merely shares a directory
+    /// with it says nothing of what is elsewhere.
     fn is_made_by_service(&self, path: &Path) -> bool {
-        self.service
-            .paths
-            .get(path)
-            .is_some_and(|fact| !matches!(fact, Fact::Mentioned(_) | Fact::Commented(_)))
+        let Some(fact) = self.service.paths.get(path) else {
+            return false;
+        };
+        match fact {
+            Fact::Mentioned(_) | Fact::Commented(_) => false,
+            Fact::Package(package) | Fact::Script(package) => !self.service.is_sharing(package),
+            Fact::Tmpfiles(file) => self.service.may_see(file),
+            Fact::Unit(..) | Fact::Home(_) | Fact::OwnedBy(_) => true,
+        }
     }
 
     /// Lets in a secret file that the service's configuration names, and the way to it.
@@ -326,7 +328,10 @@ impl Walk<'_> {
 
     /// The path without links on the way to it: nothing can be made behind one in the tree.
     fn real_parents(&self, path: &Path) -> Option<PathBuf> {
-        let parent = Root::new(self.root).ok()?.canonical(path.parent()?).ok()?;
+        let parent = Root::of_host(self.root)
+            .ok()?
+            .canonical(path.parent()?)
+            .ok()?;
         Some(parent.join(path.file_name()?))
     }
 }

@@ -191,3 +191,58 @@ fn our_own_directory_is_never_part_of_a_tree() {
     };
     assert_eq!(copied(&before), copied(&after));
 }
+
+#[test]
+fn who_shares_a_directory_brings_no_secrets_from_elsewhere() {
+    let host = host();
+    host.package(
+        "base-tools",
+        "base-tools",
+        "web",
+        &[
+            "/etc",
+            "/etc/web",
+            "/etc/web/proxy.conf",
+            "/etc/web/proxy.key",
+            "/etc/credstore",
+            "/etc/tools.key",
+            "/usr/lib/tmpfiles.d/tools.conf",
+        ],
+        "#!/bin/sh\ntouch /etc/made.key\n",
+    )
+    .file(
+        "/usr/lib/tmpfiles.d/tools.conf",
+        0o644,
+        "f /etc/ruled.key 0600 root root -\n",
+    )
+    .file("/etc/web/proxy.conf", 0o644, "")
+    .file("/etc/web/proxy.key", 0o600, "password")
+    .file("/etc/credstore/db.password", 0o600, "password")
+    .file("/etc/tools.key", 0o600, "password")
+    .file("/etc/made.key", 0o600, "password")
+    .file("/etc/ruled.key", 0o600, "password");
+    let credstore = host.root().join("etc/credstore");
+    fs::set_permissions(credstore, fs::Permissions::from_mode(0o700)).unwrap();
+    let plan = plan(&host, State::Fresh);
+    let class = |path: &str| {
+        plan.entries
+            .get(Path::new(path))
+            .map(|entry| entry.class.clone())
+    };
+    for path in [
+        "/etc/credstore",
+        "/etc/tools.key",
+        "/etc/made.key",
+        "/etc/ruled.key",
+    ] {
+        assert_eq!(class(path), Some(Class::LeftOut), "{path}");
+    }
+    assert_eq!(class("/etc/credstore/db.password"), None);
+    for path in [
+        "/etc/web/proxy.conf",
+        "/etc/web/proxy.key",
+        "/etc/web/secret.conf",
+    ] {
+        assert_eq!(class(path), Some(Class::Copied), "{path}");
+    }
+}

@@ -1,6 +1,6 @@
 //! `/var`, `/srv`, `/home` and `/root`: the state of the service, and empty directories.
 
-use std::fs;
+use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -8,6 +8,7 @@ use crate::config::State;
 use crate::error::Result;
 use crate::service::discover::{Fact, Service, below, is_shared};
 use crate::service::tree::{Class, TreePlan};
+use crate::sys::root::{Found, Root};
 
 /// Directories that every system has, empty, as on the host; so are those directly in `/var`.
 const SKELETON: [&str; 8] = [
@@ -86,7 +87,7 @@ pub fn plan(plan: &mut TreePlan, root: &Path, service: &Service, state: State) -
             } else {
                 state
             };
-            own(plan, root, path, &fact.to_string(), state);
+            own(plan, root, path, &fact.to_string(), state)?;
         }
     }
     homes(plan, root, service);
@@ -100,7 +101,7 @@ pub fn is_transient(path: &Path) -> bool {
 }
 
 /// Takes over a path that is the service's, and all below.
-fn own(plan: &mut TreePlan, root: &Path, top: &Path, reason: &str, state: State) {
+fn own(plan: &mut TreePlan, root: &Path, top: &Path, reason: &str, state: State) -> Result<()> {
     let is_transient = is_transient(top);
     let left_out = if is_transient {
         "starts empty"
@@ -112,9 +113,13 @@ fn own(plan: &mut TreePlan, root: &Path, top: &Path, reason: &str, state: State)
     let elsewhere = elsewhere(root, top);
     let origin = elsewhere.as_deref().unwrap_or(top);
     let mut has_content = false;
-    let walk = walkdir::WalkDir::new(below(root, origin)).follow_root_links(false);
-    for entry in walk.into_iter().flatten() {
-        let source = Path::new("/").join(entry.path().strip_prefix(root).unwrap_or(entry.path()));
+    let host = Root::of_host(root)?;
+    for found in host.walk(origin, |_| false) {
+        let Found {
+            path: source,
+            metadata,
+            ..
+        } = found?;
         let path = match source.strip_prefix(origin) {
             Ok(inside) if !inside.as_os_str().is_empty() => top.join(inside),
             Ok(_) | Err(_) => top.to_owned(),
@@ -122,12 +127,12 @@ fn own(plan: &mut TreePlan, root: &Path, top: &Path, reason: &str, state: State)
         if NOBODYS.iter().any(|dir| source.starts_with(dir)) {
             continue;
         }
-        let is_dir = entry.file_type().is_dir();
+        let is_dir = metadata.is_dir();
         let class = match (copied, is_dir) {
             (true, _) if elsewhere.is_some() => Class::CopiedFrom(source),
             (true, _) => Class::Copied,
             (false, true) => Class::Empty,
-            (false, false) => empty_file(&path, top, &entry).unwrap_or(Class::LeftOut),
+            (false, false) => empty_file(&path, top, &metadata).unwrap_or(Class::LeftOut),
         };
         has_content |= copied && !is_dir;
         let reason = if class == Class::LeftOut {
@@ -147,23 +152,19 @@ fn own(plan: &mut TreePlan, root: &Path, top: &Path, reason: &str, state: State)
     if has_content {
         plan.state.push(origin.to_owned());
     }
+    Ok(())
 }
 
 /// A file that was named by itself, as it was on its first day: its account may not be able to make it. A
 /// cache is whole or not at all.
-fn empty_file(path: &Path, top: &Path, entry: &walkdir::DirEntry) -> Option<Class> {
-    let is_named = path == top && entry.file_type().is_file();
+fn empty_file(path: &Path, top: &Path, metadata: &Metadata) -> Option<Class> {
+    let is_named = path == top && metadata.is_file();
     let may_be_empty = ["/var/log", "/var/spool"]
         .iter()
         .any(|dir| path.starts_with(dir));
-    let mode = entry
-        .metadata()
-        .ok()
-        .filter(|_| is_named && may_be_empty)?
-        .mode();
-    Some(Class::Written {
+    (is_named && may_be_empty).then(|| Class::Written {
         content: String::new(),
-        mode: mode & 0o7777,
+        mode: metadata.mode() & 0o7777,
     })
 }
 
@@ -171,16 +172,16 @@ fn empty_file(path: &Path, top: &Path, entry: &walkdir::DirEntry) -> Option<Clas
 const NOBODYS: [&str; 3] = ["/var/lib/libvirt", "/var/lib/dpkg", "/var/lib/rpm"];
 
 /// Where a link leads that an admin has put in the place of a directory, as to a larger disk. A link to what the sandbox has, too,
-/// stays a link.
+/// stays a link, as does one that somebody else can have put there.
 fn elsewhere(root: &Path, top: &Path) -> Option<PathBuf> {
-    let on_host = below(root, top);
-    if !on_host.is_symlink() {
+    if !below(root, top).is_symlink() {
         return None;
     }
-    let target = fs::canonicalize(on_host)
-        .ok()
-        .filter(|target| target.is_dir())?;
-    let inside = Path::new("/").join(target.strip_prefix(fs::canonicalize(root).ok()?).ok()?);
+    let host = Root::of_host(root).ok()?;
+    let inside = host.canonical(top).ok()?;
+    if !host.metadata(&inside).ok()?.is_dir() {
+        return None;
+    }
     let is_shown = is_private(&inside) || inside.starts_with("/etc") || inside.starts_with("/usr");
     (!is_shown).then_some(inside)
 }

@@ -5,6 +5,7 @@
 //! | `merge` | `/etc`: what the host changed is taken over, what the sandbox changed stays |
 //! | `accounts` | the account files, merged by entry |
 //! | `plan` | what an upgrade would do |
+//! | `public` | what of it an imported sandbox gets |
 //! | `stage` | from a plan to steps |
 //! | `journal` | doing the steps, and undoing them |
 //! | `recovery` | what is done where an upgrade does not come to its end |
@@ -20,6 +21,7 @@ pub mod journal;
 pub mod legacy;
 pub mod merge;
 pub mod plan;
+mod public;
 mod recovery;
 pub mod report;
 pub mod stage;
@@ -47,6 +49,8 @@ use crate::sys::root::Root;
 pub struct How<'a> {
     /// Whether those are restarted that run and have something new to see.
     pub restart: bool,
+    /// Whether an imported one is taken from now on as one that the admin has made here.
+    pub trust: bool,
     /// Starts a sandbox and waits until it is ready.
     pub start: &'a dyn Fn(&SandboxName) -> Result<()>,
     /// Whether to stop, and undo what was done.
@@ -107,12 +111,12 @@ impl Sandboxes {
     ///
     /// # Errors
     /// As [`upgrade`](Self::upgrade).
-    pub fn preview_upgrade(&self, name: &SandboxName) -> Result<Preview> {
+    pub fn preview_upgrade(&self, name: &SandboxName, trust: bool) -> Result<Preview> {
         let origin = self.origin(name)?;
         let candidate = tempfile::tempdir().map_err(Error::step("making a temporary directory"))?;
         let tree = self.tree(&origin.config)?;
-        let plan =
-            self.plan_upgrade_of(&origin.config, tree.path(), candidate.path(), &|| false)?;
+        let how = (candidate.path(), trust);
+        let plan = self.plan_upgrade_of(&origin.config, tree.path(), how, &|| false)?;
         Ok(Preview {
             plan,
             tree,
@@ -185,15 +189,6 @@ impl Sandboxes {
             }
             None => {
                 let config = self.store.load(name)?;
-                if config.name != *name {
-                    return Err(Error::Config {
-                        path: self.store.config(name),
-                        reason: format!(
-                            "'name' is '{}', but the directory is that of '{name}'; a sandbox cannot be renamed",
-                            config.name
-                        ),
-                    });
-                }
                 place::must_be_of(&config.path, config.uuid)?;
                 Ok(Origin {
                     config,
@@ -283,7 +278,9 @@ impl Sandboxes {
         journal.save(&records)?;
         let work = Work::of(&old.path, tree.path());
         work.make()?;
-        let plan = self.plan_upgrade_of(old, tree.path(), &work.host(), how.interrupted)?;
+        let candidate = work.host();
+        let given = (candidate.as_path(), how.trust);
+        let plan = self.plan_upgrade_of(old, tree.path(), given, how.interrupted)?;
         let staged = stage(&plan, &work)?;
         let mut files = vec![
             self.store.config(name),

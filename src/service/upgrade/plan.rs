@@ -6,10 +6,11 @@ use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use crate::config::network::{DEFAULT_SOURCE, Source};
-use crate::config::{Mac, SandboxConfig, State, Workload};
+use crate::config::{Mac, Mount, SandboxConfig, State, Workload};
 use crate::error::{Error, Result};
+use crate::guest;
 use crate::service::accounts::Texts;
-use crate::service::base::Base;
+use crate::service::base::{Base, Origin};
 use crate::service::create::{found, keep_units, shown_from_host};
 use crate::service::discover::{Fact, Service};
 use crate::service::manifest::{Kind, Manifest};
@@ -18,6 +19,7 @@ use crate::service::sandboxes::Sandboxes;
 use crate::service::tree::{self, Class, TreePlan, var};
 use crate::service::upgrade::accounts::{self, Note};
 use crate::service::upgrade::merge::{self, Change};
+use crate::service::upgrade::public;
 use crate::sys::root::Root;
 
 /// Longest file of accounts, in bytes.
@@ -39,6 +41,8 @@ pub struct Plan {
     pub appearing: BTreeMap<PathBuf, tree::Entry>,
     /// Packages with another version than before, in words.
     pub packages: Vec<String>,
+    /// What the host has for it and it does not get, since an archive has named what it is made of.
+    pub withheld: Vec<String>,
     /// The account files that change, as they become.
     pub(super) accounts: BTreeMap<&'static str, String>,
     /// What the host has now.
@@ -53,16 +57,21 @@ pub struct Plan {
 
 impl Sandboxes {
     /// Plans the upgrade of a sandbox whose tree has the top `tree`; the host's version of it is made in the empty directory
-    /// `candidate`.
+    /// `candidate`. With `trust` it is taken as one that the admin has named from now on.
     pub(super) fn plan_upgrade_of(
         &self,
         old: &SandboxConfig,
         tree: &Path,
-        candidate: &Path,
+        (candidate, trust): (&Path, bool),
         interrupted: &dyn Fn() -> bool,
     ) -> Result<Plan> {
         let root = Path::new("/");
-        let (workload, service) = found(root, &old.workload, &old.packages, &old.hostname)?;
+        let before = Base::load(&self.store.base(&old.name))?;
+        let origin = if trust { Origin::Admin } else { before.origin };
+        let (workload, mut service) = found(root, &old.workload, &old.packages, &old.hostname)?;
+        if origin == Origin::Archive {
+            public::keep_public_facts(&mut service, root);
+        }
         let keeper = self.keeper(old)?;
         preflight::check(
             root,
@@ -71,24 +80,39 @@ impl Sandboxes {
             &old.capabilities,
             &old.devices,
         )?;
-        let config = renewed(old, workload, &service);
+        let mut config = renewed(old, workload, &service);
+        let new_mounts = new_mounts(&config, &service);
+        match origin {
+            Origin::Admin => config.mounts.extend(new_mounts.iter().cloned()),
+            Origin::Archive => {}
+        }
         config.check().map_err(|reason| Error::Config {
             path: self.store.config(&old.name),
             reason,
         })?;
         keeper.check(&config)?;
         let in_sandbox = Root::new(tree)?;
-        let before = Base::load(&self.store.base(&old.name))?;
         let mut planned = TreePlan::new(root, &config, &service, State::Fresh)?;
         take_shipped(&mut planned, &service);
+        let (skipped, unseen) = match origin {
+            Origin::Admin => (BTreeSet::new(), &[][..]),
+            Origin::Archive => (public::keep_public(&mut planned, root), &new_mounts[..]),
+        };
         let appearing = appearing(&planned, &before, &service, &in_sandbox)?;
-        let base = Base::of(&planned, &service)?;
+        let base = Base {
+            origin,
+            ..Base::of(&planned, &service)?
+        };
         retain(&mut planned, &appearing);
         tree::apply(&planned, root, candidate, interrupted)?;
 
         let etc = [Path::new("/etc")];
         let recorded = self.manifest_of(old)?;
         let host = Manifest::scan(candidate, &etc)?;
+        if origin == Origin::Archive {
+            let all = guest::PRIVATE_DIRS.map(Path::new);
+            public::check_copies(&planned, &Manifest::scan(candidate, &all)?)?;
+        }
         let sandbox = Manifest::scan(tree, &etc)?;
         let (accounts, notes) =
             merge_accounts(&before.accounts, &base.accounts, &sandbox, &in_sandbox)?;
@@ -100,6 +124,9 @@ impl Sandboxes {
                 }
             }
         }
+        for manifest in &mut three {
+            public::forget(manifest, &skipped);
+        }
         let [recorded, host_now, sandbox_now] = &three;
         Ok(Plan {
             changes: merge::merge(recorded, host_now, sandbox_now),
@@ -107,6 +134,10 @@ impl Sandboxes {
             config,
             notes,
             appearing,
+            withheld: public::tops(&skipped)
+                .map(|path| path.display().to_string())
+                .chain(unseen.iter().map(|mount| format!("mount {mount}")))
+                .collect(),
             accounts,
             host,
             sandbox,
@@ -153,15 +184,6 @@ fn renewed(old: &SandboxConfig, workload: Workload, service: &Service) -> Sandbo
         .cloned()
         .chain(keep_units(service, &config.workload));
     config.keep_units = kept.collect::<BTreeSet<_>>().into_iter().collect();
-    for mount in shown_from_host(service, &config.workload) {
-        if !config
-            .mounts
-            .iter()
-            .any(|had| had.target() == mount.target())
-        {
-            config.mounts.push(mount);
-        }
-    }
     for (index, network) in config.networks.iter_mut().enumerate() {
         network
             .source
@@ -171,6 +193,16 @@ fn renewed(old: &SandboxConfig, workload: Workload, service: &Service) -> Sandbo
             .get_or_insert_with(|| Mac::of_sandbox(&old.uuid, index));
     }
     config
+}
+
+/// Returns the mounts of what the units run elsewhere that a sandbox does not have yet.
+fn new_mounts(config: &SandboxConfig, service: &Service) -> Vec<Mount> {
+    let mut mounts = shown_from_host(service, &config.workload);
+    mounts.retain(|mount| {
+        let mut had = config.mounts.iter();
+        !had.any(|had| had.target() == mount.target())
+    });
+    mounts
 }
 
 /// A file that a package ships is no state of the service yet: it comes with its place.

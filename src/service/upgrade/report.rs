@@ -9,6 +9,7 @@ use similar::TextDiff;
 use crate::service::manifest::{Kind, Manifest};
 use crate::service::upgrade::merge::{Action, Change};
 use crate::service::upgrade::plan::Plan;
+use crate::service::upgrade::public;
 use crate::sys::root::Root;
 
 /// Largest file whose changes are shown, in bytes.
@@ -46,6 +47,8 @@ pub fn lines(plan: &Plan) -> Vec<String> {
     for (path, entry) in &plan.appearing {
         lines.push(line("added", &path.display().to_string(), &entry.reason));
     }
+    let withheld = plan.withheld.iter();
+    lines.extend(withheld.map(|what| line("withheld", what, public::REASON)));
     lines
 }
 
@@ -53,7 +56,9 @@ pub fn lines(plan: &Plan) -> Vec<String> {
 #[must_use]
 pub fn summary(plan: &Plan, has_new_config: bool) -> String {
     let mut counts: BTreeMap<usize, (usize, &str)> = BTreeMap::new();
-    let words = ["added", "updated", "removed", "conflict", "kept"];
+    let words = [
+        "added", "updated", "removed", "conflict", "kept", "withheld",
+    ];
     let mut count = |word: &'static str| {
         let place = words.iter().position(|known| *known == word).unwrap_or(0);
         counts.entry(place).or_insert((0, word)).0 += 1;
@@ -71,10 +76,13 @@ pub fn summary(plan: &Plan, has_new_config: bool) -> String {
     for _ in &plan.appearing {
         count("added");
     }
+    for _ in &plan.withheld {
+        count("withheld");
+    }
     let mut parts: Vec<String> = counts
         .values()
         .map(|(count, word)| match (*count, *word) {
-            (1, "conflict") | (_, "added" | "updated" | "removed" | "kept") => {
+            (1, "conflict") | (_, "added" | "updated" | "removed" | "kept" | "withheld") => {
                 format!("{count} {word}")
             }
             (count, word) => format!("{count} {word}s"),

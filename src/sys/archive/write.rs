@@ -15,7 +15,7 @@ use super::{ArchiveError, BLOCK, Left, Result, XATTR, padding, pax, sparse};
 use crate::sys::copy::Omission;
 use crate::sys::copy::attributes::Attributes;
 use crate::sys::copy::data::{extents, state};
-use crate::sys::root::{Object, Root};
+use crate::sys::root::{Found, Object, Root};
 
 /// Most bytes of a name in a header; a longer one has a record.
 const NAME: usize = 100;
@@ -63,27 +63,26 @@ impl<'w> Writer<'w> {
         self.fill(size)
     }
 
-    /// Adds the object at `path` in `root` (of a directory, nothing below it) as `name`.
+    /// Adds what a walk through `root` has found (of a directory, nothing below it) as `name`.
     ///
     /// # Errors
     /// Where it cannot be read, is written to meanwhile, or the archive cannot be written.
-    pub fn object(&mut self, root: &Root, path: &Path, name: &Path) -> Result<Left> {
-        let object = match root.object(path) {
-            Ok(object) => object,
-            Err(error) if error.is_not_found() => return Ok(Some(Omission::Vanished)),
-            Err(error) => return Err(error.into()),
-        };
+    pub fn object(&mut self, root: &Root, found: &Found, name: &Path) -> Result<Left> {
+        let Found {
+            path,
+            object,
+            metadata,
+        } = found;
         let failed = |source| ArchiveError::Archive {
             path: root.host_path(path),
             source,
         };
-        let metadata = object.metadata()?;
         let kind = metadata.file_type();
         let is_linked = !kind.is_dir() && metadata.nlink() > 1;
         let identity = (metadata.dev(), metadata.ino());
         let first = self.links.get(&identity).filter(|_| is_linked).cloned();
-        let attributes = Attributes::read(&object, &metadata).map_err(failed)?;
-        let mut header = header(&metadata);
+        let attributes = Attributes::read(object, metadata).map_err(failed)?;
+        let mut header = header(metadata);
         let mut records = records(&attributes);
         if let Some(first) = first {
             header.set_entry_type(EntryType::Link);
@@ -93,7 +92,7 @@ impl<'w> Writer<'w> {
         }
         if kind.is_file() {
             header.set_entry_type(EntryType::Regular);
-            self.file(&object, header, records, name, &failed)?
+            self.file(object, header, records, name, &failed)?
                 .map_err(|()| ArchiveError::Changed {
                     path: root.host_path(path),
                 })?;

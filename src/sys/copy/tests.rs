@@ -1,7 +1,9 @@
 use super::*;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::panic::AssertUnwindSafe;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
@@ -375,7 +377,7 @@ fn no_symlink_of_the_destination_is_followed() {
 }
 
 #[test]
-fn links_of_the_source_lead_no_further_than_its_root() {
+fn no_link_on_the_way_through_the_source_is_followed() {
     let f = fixture();
     fs::write(f.dir.path().join("secret"), "outside").unwrap();
     fs::create_dir(f.src("d")).unwrap();
@@ -383,13 +385,90 @@ fn links_of_the_source_lead_no_further_than_its_root() {
     symlink(f.dir.path(), f.src("up")).unwrap();
     symlink("/d", f.src("same")).unwrap();
     let mut copier = f.copier(Existing::Refuse);
-    let mut copy = |from: &str, to: &str| copier.copy_object(Path::new(from), Path::new(to));
-    assert_eq!(
-        copy("up/secret", "a").unwrap(),
-        Copied::Skipped(Omission::Vanished)
-    );
-    assert_eq!(copy("same/secret", "b").unwrap(), Copied::File { size: 6 });
+    for from in ["up/secret", "same/secret"] {
+        let error = copier.copy_object(Path::new(from), Path::new("a"));
+        let is_link = matches!(error, Err(CopyError::Root(RootError::Link { .. })));
+        assert!(is_link, "{from}: {error:?}");
+    }
     copier.finish().unwrap();
+}
+
+/// Exchanges a directory and a link as long as `copy` is at it, which is handed the number of the round.
+fn while_exchanged(directory: &Path, link: &Path, copy: impl Fn(u32)) {
+    let is_over = AtomicBool::new(false);
+    let here = nix::fcntl::AT_FDCWD;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                renameat2(here, directory, here, link, RenameFlags::RENAME_EXCHANGE).unwrap();
+            }
+        });
+        let copied = std::panic::catch_unwind(AssertUnwindSafe(|| (0..ROUNDS).for_each(copy)));
+        is_over.store(true, Ordering::Relaxed);
+        copied.unwrap();
+    });
+}
+
+const ROUNDS: u32 = 150;
+
+#[test]
+fn a_directory_that_becomes_a_link_meanwhile_leads_nowhere() {
+    let f = fixture();
+    let secret = f.dir.path().join("root");
+    fs::create_dir(&secret).unwrap();
+    fs::create_dir_all(f.src("var/state/d")).unwrap();
+    for index in 0..8 {
+        fs::write(secret.join(format!("f{index}")), "secret").unwrap();
+        fs::write(f.src(&format!("var/state/d/f{index}")), "own").unwrap();
+    }
+    symlink(&secret, f.src("var/state/link")).unwrap();
+    // So that an account of the host may do it.
+    fs::set_permissions(f.src("var/state"), fs::Permissions::from_mode(0o777)).unwrap();
+    let host = Root::of_host(&f.src("")).unwrap();
+    let whole = Root::of_host(Path::new("/")).unwrap();
+    let prefix = fs::canonicalize(f.src("")).unwrap();
+    let copied = AtomicU64::new(0);
+    let copy = |round: u32| {
+        let to = f.dst(&round.to_string());
+        fs::create_dir(&to).unwrap();
+        let destination = Root::new(&to).unwrap();
+        // As a plan is: from the names that were there.
+        for (root, state) in [
+            (&host, PathBuf::from("/var/state")),
+            (&whole, prefix.join("var/state")),
+            (&f.source, PathBuf::from("/var/state")),
+        ] {
+            let mut copier = Copier::new(root, &destination, Existing::Replace);
+            for name in ["", "d", "link"].map(|name| state.join(name)) {
+                let to = name.strip_prefix(&state).unwrap();
+                for index in 0..8 {
+                    let file = format!("f{index}");
+                    let _ = copier.copy_object(&name.join(&file), Path::new(&file));
+                }
+                let walk = root.walk(&name, |_| false).take(50);
+                for found in walk.flatten() {
+                    let below = found.path.strip_prefix(&name).unwrap();
+                    if !to.join(below).as_os_str().is_empty() {
+                        let _ = copier.copy_found(&found, &to.join(below));
+                    }
+                }
+            }
+            let _ = copier.finish();
+        }
+        for found in destination.walk(Path::new("/"), |_| false) {
+            let found = found.unwrap();
+            if found.metadata.is_file() {
+                let text = io::read_to_string(found.object.open().unwrap()).unwrap();
+                assert_eq!(text, "own", "round {round}: {:?}", found.path);
+                copied.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    };
+    while_exchanged(&f.src("var/state/d"), &f.src("var/state/link"), copy);
+    assert!(
+        copied.into_inner() > u64::from(ROUNDS),
+        "too little was copied"
+    );
 }
 
 #[test]

@@ -18,13 +18,14 @@ use nix::sys::socket::{
     setsockopt, sockopt,
 };
 
+use super::seats::LEAST;
 use super::{Port, TURN, Token, Way};
 use crate::sys::listen::Listener;
 
 /// How long who sends and is not answered any more is remembered.
 const QUIET: Duration = Duration::from_secs(90);
 
-/// Most that are remembered; each is a socket.
+/// Most that are remembered, however much memory there is; each is a socket.
 const MOST: usize = 4096;
 
 /// The longest datagram there is.
@@ -40,6 +41,7 @@ pub(super) struct Datagrams {
     /// By the port that was sent to, and who sent.
     known: HashMap<(usize, SocketAddr), u64>,
     buffer: Vec<u8>,
+    most: usize,
     last: Instant,
 }
 
@@ -95,8 +97,8 @@ enum Local {
 }
 
 impl Datagrams {
-    /// For `ports`, whose sockets tell from now on which address was sent to.
-    pub(super) fn new(ports: &[Port]) -> io::Result<Self> {
+    /// For `ports`, whose sockets tell from now on which address was sent to; at most `most` who send are remembered.
+    pub(super) fn new(ports: &[Port], most: usize) -> io::Result<Self> {
         for port in ports {
             match (&port.listener, port.listener.address()?) {
                 (Listener::Stream(_), _) => {}
@@ -112,6 +114,7 @@ impl Datagrams {
             sessions: HashMap::new(),
             known: HashMap::new(),
             buffer: vec![0; LONGEST],
+            most: most.min(MOST),
             last: Instant::now(),
         })
     }
@@ -229,7 +232,7 @@ impl Datagrams {
     }
 
     fn make_room(&mut self) {
-        if self.sessions.len() < MOST {
+        if self.sessions.len() < self.most {
             return;
         }
         let quietest = self.sessions.iter().min_by_key(|(_, session)| session.last);
@@ -257,9 +260,13 @@ fn is_nobody(errno: Errno) -> bool {
 fn reach(targets: &mut Targets, id: u64, (epoll, way): Through<'_>) -> Option<Server> {
     let event = || Token::Session(id).event(EpollFlags::EPOLLIN);
     while let Some(target) = targets.next() {
-        match datagrams(target)
-            .and_then(|socket| Ok(epoll.add(&socket, event()).map(|()| socket)?))
-        {
+        let prepared = datagrams(target).and_then(|socket| {
+            // One datagram always has room (socket(7), `SO_RCVBUF`).
+            setsockopt(&socket, sockopt::RcvBuf, &(LEAST / 2))?;
+            epoll.add(&socket, event())?;
+            Ok(socket)
+        });
+        match prepared {
             Ok(socket) => return Some(Server::Socket(socket)),
             Err(error) => targets.failed(&error),
         }

@@ -1,12 +1,15 @@
-//! Ports of this host that lead into another network namespace, whatever its addresses are, and also where it has none.
+//! Ports of this host that lead into another network namespace, whatever its addresses are and also where it has none; or over a way in
+//! that is not of the network.
 //!
 //! One thread does all of it. It enters the namespace for as long as it serves: a socket belongs to the namespace that it was made
-//! in, so those that listen stay where they are.
+//! in, so those that listen stay where they are, and no connection is ever made in ours. Over a way nothing is connected to at all
+//! from here: who chooses addresses is then at the other end of it.
 //!
 //! The other side sees one of its own addresses as the peer, and only where nobody listens there the loopback's: see
-//! [`guest_init::targets`]. Where there is a way in that is not of the network it is taken last, and does the same there.
+//! [`guest_init::targets`].
 
 mod datagram;
+mod seats;
 mod stream;
 
 use std::collections::HashMap;
@@ -19,14 +22,14 @@ use std::time::{Duration, Instant};
 
 use guest_init::targets::Targets;
 use guest_init::tunnel::Carried;
-use guest_init::wire::Kind;
+use guest_init::wire::{Kind, WINDOW};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::sys::listen::Listener;
 use datagram::Datagrams;
+use seats::Seats;
 use stream::{Pipes, Step, Stream};
 
 /// A port of this host, and where it leads.
@@ -44,14 +47,29 @@ pub struct Port {
     reason = "functions have nothing to show"
 )]
 pub struct Place<'a> {
-    /// Its network namespace; where there is none it is reached at its addresses, from where this thread is.
-    pub namespace: Option<File>,
-    /// Says what addresses it has, without the loopback's.
-    pub addresses: &'a dyn Fn() -> Vec<IpAddr>,
+    /// How it is reached.
+    pub reach: Reach<'a>,
     /// Whether it has not ended yet.
     pub is_there: &'a dyn Fn() -> bool,
-    /// A way in that is not of the network, where there is one.
-    pub way: Option<Way<'a>>,
+    /// Bytes of memory that it may use. Of that much depends how many connections are served at a time, and what waits in them.
+    pub memory: u64,
+}
+
+/// How the other side is reached.
+#[expect(
+    missing_debug_implementations,
+    reason = "functions have nothing to show"
+)]
+pub enum Reach<'a> {
+    /// In its network namespace, which is not ours.
+    Network {
+        /// The namespace.
+        namespace: File,
+        /// Says what addresses there are in it, without the loopback's.
+        addresses: &'a dyn Fn() -> Vec<IpAddr>,
+    },
+    /// By a way in that is not of the network.
+    Way(Way<'a>),
 }
 
 /// Gives a socket that leads to a port of the other side.
@@ -74,25 +92,27 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Between two looks at what has been quiet for long.
 const SWEEP: Duration = Duration::from_secs(1);
 
+/// Most addresses that are tried for one who comes: root inside can have thousands.
+const MOST_ADDRESSES: usize = 64;
+
 /// How many are accepted, or answered, before others have their turn.
 const TURN: usize = 64;
-
-/// Descriptors that a connection may take: two sockets and two pipes, and the end of a way.
-const FILES: u64 = 7;
 
 /// Serves `ports` until the other side has ended, `stop` says so, or, where `idle` is given, nobody was served for so long.
 ///
 /// # Errors
-/// Where the namespace cannot be entered.
+/// Where the namespace cannot be entered, or is ours.
 pub fn serve(
     ports: &[Port],
     place: &Place<'_>,
     idle: Option<Duration>,
     stop: &dyn Fn() -> bool,
 ) -> io::Result<End> {
-    let within = place.namespace.as_ref().map(Within::enter).transpose()?;
-    let has_loopback = within.as_ref().is_some_and(|within| !within.is_own);
-    let end = Serving::new(ports, place, has_loopback)?.run(idle, stop);
+    let within = match &place.reach {
+        Reach::Network { namespace, .. } => Some(Within::enter(namespace)?),
+        Reach::Way(_) => None,
+    };
+    let end = Serving::new(ports, place)?.run(idle, stop);
     drop(within);
     end
 }
@@ -100,16 +120,19 @@ pub fn serve(
 /// This thread in another network namespace, until it is dropped.
 struct Within {
     own: File,
-    /// It is no other one.
-    is_own: bool,
 }
 
 impl Within {
     fn enter(namespace: &File) -> io::Result<Self> {
         let own = File::open("/proc/thread-self/ns/net")?;
-        let is_own = own.metadata()?.ino() == namespace.metadata()?.ino();
+        if own.metadata()?.ino() == namespace.metadata()?.ino() {
+            // What is connected to there is the host's.
+            return Err(io::Error::other(
+                "it has the network of the host and none of its own",
+            ));
+        }
         setns(namespace, CloneFlags::CLONE_NEWNET)?;
-        Ok(Self { own, is_own })
+        Ok(Self { own })
     }
 }
 
@@ -121,21 +144,23 @@ impl Drop for Within {
     }
 }
 
-/// Addresses of the other side, asked for again once they are old.
+/// Addresses in the namespace, asked for again once they are old. Without a namespace there are none.
 struct Addresses<'a> {
-    ask: &'a dyn Fn() -> Vec<IpAddr>,
+    ask: Option<&'a dyn Fn() -> Vec<IpAddr>>,
     known: Vec<IpAddr>,
     asked: Option<Instant>,
-    has_loopback: bool,
 }
 
 impl Addresses<'_> {
     fn targets(&mut self, port: u16) -> Targets {
-        if self.asked.is_none_or(|asked| asked.elapsed() > SWEEP) {
-            self.known = (self.ask)();
+        if let Some(ask) = self.ask
+            && self.asked.is_none_or(|asked| asked.elapsed() > SWEEP)
+        {
+            self.known = ask();
+            self.known.truncate(MOST_ADDRESSES);
             self.asked = Some(Instant::now());
         }
-        Targets::new(self.known.clone(), port, self.has_loopback)
+        Targets::new(self.known.clone(), port, self.ask.is_some())
     }
 }
 
@@ -182,31 +207,37 @@ struct Serving<'a> {
     /// Connections that have more to move than one turn allows.
     again: Vec<u64>,
     next: u64,
-    /// Most connections at a time.
-    most: usize,
+    seats: Seats,
     is_listening: bool,
     last: Instant,
 }
 
 impl<'a> Serving<'a> {
-    fn new(ports: &'a [Port], place: &Place<'a>, has_loopback: bool) -> io::Result<Self> {
+    fn new(ports: &'a [Port], place: &Place<'a>) -> io::Result<Self> {
+        let (ask, way) = match place.reach {
+            Reach::Network { addresses, .. } => (Some(addresses), None),
+            Reach::Way(way) => (None, Some(way)),
+        };
+        let seats = Seats::of(place.memory, way.map_or(0, |_| WINDOW.into()));
+        for port in ports {
+            seats::bound_listener(&port.listener)?;
+        }
         let mut serving = Self {
             ports,
             is_there: place.is_there,
-            way: place.way,
+            way,
             addresses: Addresses {
-                ask: place.addresses,
+                ask,
                 known: vec![],
                 asked: None,
-                has_loopback,
             },
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
             streams: HashMap::new(),
-            datagrams: Datagrams::new(ports)?,
+            datagrams: Datagrams::new(ports, seats.most())?,
             pipes: Pipes::default(),
             again: vec![],
             next: 0,
-            most: most_streams(),
+            seats,
             is_listening: false,
             last: Instant::now(),
         };
@@ -252,7 +283,7 @@ impl<'a> Serving<'a> {
             if swept.elapsed() >= SWEEP {
                 swept = Instant::now();
                 self.datagrams.sweep();
-                self.listen(self.streams.len() < self.most)?;
+                self.listen(!self.seats.are_taken())?;
             }
             let quiet = self.last.max(self.datagrams.last()).elapsed();
             if idle.is_some_and(|idle| quiet >= idle) {
@@ -296,18 +327,24 @@ impl<'a> Serving<'a> {
             }
         };
         for _ in 0..TURN {
-            if self.streams.len() >= self.most {
+            if self.seats.are_taken() {
                 return self.listen(false);
             }
             match listener.accept() {
-                Ok((client, _)) => {
+                Ok((client, address)) => {
+                    let Some(seat) = self.seats.take(address.ip()) else {
+                        stream::reset(&client);
+                        continue;
+                    };
                     self.next += 1;
                     let (id, targets) = (self.next, self.addresses.targets(port.target));
-                    if let Some(stream) =
-                        Stream::begin(client, targets, id, (&self.epoll, self.way))
-                    {
-                        self.streams.insert(id, stream);
-                        self.last = Instant::now();
+                    let through = (&self.epoll, self.way);
+                    match Stream::begin(client, targets, id, through, seat) {
+                        Ok(stream) => {
+                            self.streams.insert(id, stream);
+                            self.last = Instant::now();
+                        }
+                        Err(seat) => self.seats.give(&seat),
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -327,21 +364,13 @@ impl<'a> Serving<'a> {
         match stream.advance(id, (&self.epoll, self.way), &mut self.pipes) {
             Step::Wait => {}
             Step::Again => self.again.push(id),
-            Step::Over => drop(self.streams.remove(&id)),
+            Step::Over => {
+                if let Some(stream) = self.streams.remove(&id) {
+                    self.seats.give(stream.seat());
+                }
+            }
         }
     }
-}
-
-/// As many connections as there can be descriptors for; as many as this process may have.
-fn most_streams() -> usize {
-    let files = match getrlimit(Resource::RLIMIT_NOFILE) {
-        Ok((_, hard)) if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() => hard,
-        Ok((soft, _)) => soft,
-        Err(_) => 1024,
-    };
-    usize::try_from(files.saturating_sub(64) / FILES)
-        .unwrap_or(usize::MAX)
-        .max(1)
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use nix::sys::epoll::{Epoll, EpollFlags};
 use nix::sys::socket::{Shutdown, setsockopt, shutdown, sockopt};
 use nix::unistd::pipe2;
 
+use super::seats::{Seat, bound};
 use super::{Token, Way};
 
 /// What tells of changes, and the way in that is tried last.
@@ -50,6 +51,7 @@ pub(super) struct Stream {
     targets: Option<Targets>,
     up: Flow,
     down: Flow,
+    seat: Seat,
 }
 
 /// The other half.
@@ -87,30 +89,38 @@ impl Server {
 }
 
 impl Stream {
-    /// Begins to pass on what was accepted; where nobody answers it is reset.
+    /// Begins to pass on what was accepted; where nobody answers it is reset, and its seat given back.
     pub(super) fn begin(
         client: TcpStream,
         mut targets: Targets,
         id: u64,
         through: Through<'_>,
-    ) -> Option<Self> {
+        seat: Seat,
+    ) -> Result<Self, Seat> {
         let prepared = client
             .set_nonblocking(true)
-            .and_then(|()| client.set_nodelay(true));
+            .and_then(|()| client.set_nodelay(true))
+            .and_then(|()| bound(client.as_fd(), seat.buffer()));
         let server = prepared
             .ok()
-            .and_then(|()| reach(&mut targets, id, through));
+            .and_then(|()| reach(&mut targets, id, through, seat.buffer()));
         let Some(server) = server.filter(|_| watch(client.as_fd(), id, through.0).is_ok()) else {
             reset(&client);
-            return None;
+            return Err(seat);
         };
-        Some(Self {
+        Ok(Self {
             client,
             server,
             targets: Some(targets),
             up: Flow::default(),
             down: Flow::default(),
+            seat,
         })
+    }
+
+    /// What it takes of the host's memory.
+    pub(super) fn seat(&self) -> &Seat {
+        &self.seat
     }
 
     /// Goes on as far as it can without waiting.
@@ -121,7 +131,7 @@ impl Stream {
                 Ok(true) => self.targets = None,
                 Err(error) => {
                     targets.failed(&error);
-                    let Some(server) = reach(targets, id, through) else {
+                    let Some(server) = reach(targets, id, through, self.seat.buffer()) else {
                         reset(&self.client);
                         return Step::Over;
                     };
@@ -261,15 +271,24 @@ impl Pipes {
 }
 
 /// Begins a connection to the first target that does not refuse at once, or takes the way that is no target.
-fn reach(targets: &mut Targets, id: u64, (epoll, way): Through<'_>) -> Option<Server> {
+fn reach(
+    targets: &mut Targets,
+    id: u64,
+    (epoll, way): Through<'_>,
+    buffer: usize,
+) -> Option<Server> {
+    let prepare = |server: BorrowedFd<'_>| {
+        bound(server, buffer)?;
+        watch(server, id, epoll)
+    };
     while let Some(target) = targets.next() {
-        match begin(target).and_then(|server| watch(server.as_fd(), id, epoll).map(|()| server)) {
+        match begin(target).and_then(|server| prepare(server.as_fd()).map(|()| server)) {
             Ok(server) => return Some(Server::Connection(server)),
             Err(error) => targets.failed(&error),
         }
     }
     let carried = way?(Kind::Stream, targets.port()).ok()?;
-    watch(carried.socket.as_fd(), id, epoll).ok()?;
+    prepare(carried.socket.as_fd()).ok()?;
     Some(Server::Carried(carried))
 }
 
@@ -282,7 +301,7 @@ fn watch(socket: BorrowedFd<'_>, id: u64, epoll: &Epoll) -> io::Result<()> {
 }
 
 /// Has the other end of a connection see an error, and not an end, once it is dropped.
-fn reset(socket: &TcpStream) {
+pub(super) fn reset(socket: &TcpStream) {
     let at_once = linger {
         l_onoff: 1,
         l_linger: 0,

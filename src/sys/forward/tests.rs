@@ -1,11 +1,15 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 
 use nix::sched::unshare;
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
+};
 
 use crate::sys::pidfd::Process;
 
@@ -13,6 +17,9 @@ use super::*;
 
 /// The address of the other side, which nothing else has.
 const OWN: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
+/// Memory of the other side.
+const MEMORY: u64 = 256 << 20;
 
 /// A network namespace with a loopback and an address.
 struct Other {
@@ -67,10 +74,12 @@ impl Other {
             let ports = [Port { listener, target }];
             let keeper = Process::open(pid).unwrap();
             let place = Place {
-                namespace: File::open(format!("/proc/{pid}/ns/net")).ok(),
-                addresses: &|| vec![OWN],
+                reach: Reach::Network {
+                    namespace: File::open(format!("/proc/{pid}/ns/net")).unwrap(),
+                    addresses: &|| vec![OWN],
+                },
                 is_there: &|| !keeper.wait(Duration::ZERO),
-                way: None,
+                memory: MEMORY,
             };
             let asked = || asked.load(Ordering::Relaxed);
             let before = thread_namespace();
@@ -221,26 +230,122 @@ fn datagrams_are_answered_to_who_sent_them() {
     }
 }
 
+/// What the kernel remembers for all of TCP's buffers in a namespace's kernel, in bytes.
+fn memory_of_tcp() -> u64 {
+    let text = std::fs::read_to_string("/proc/net/sockstat").unwrap();
+    let line = text.lines().find(|line| line.starts_with("TCP:")).unwrap();
+    let pages: u64 = line.split(' ').next_back().unwrap().parse().unwrap();
+    pages * 4096
+}
+
 #[test]
-fn what_has_no_namespace_of_its_own_is_not_asked_at_our_loopback() {
-    let ours = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = ours.local_addr().unwrap().port();
-    let own = File::open("/proc/thread-self/ns/net").ok();
-    for namespace in [None, own.filter(|_| nix::unistd::geteuid().is_root())] {
-        let listener = stream();
-        let address = listener.address().unwrap();
-        let asker = thread::spawn(move || ask(address, b"x"));
-        let place = Place {
-            namespace,
-            addresses: &Vec::new,
-            is_there: &|| !asker.is_finished(),
-            way: None,
-        };
-        let ports = [Port {
-            listener,
-            target: port,
-        }];
-        assert_eq!(serve(&ports, &place, None, &|| false).unwrap(), End::Gone);
-        assert!(asker.join().unwrap().is_err());
+fn whoever_reads_nothing_holds_no_more_memory_than_it_has_seats_for() {
+    // Connections are made, and never read.
+    let inside = || {
+        let listener = TcpListener::bind("0.0.0.0:0").unwrap();
+        // What its own sockets hold is the other side's.
+        setsockopt(&listener, sockopt::RcvBuf, &OWN_BUFFER).unwrap();
+        listener
+    };
+    let Some((other, listener)) = Other::new(inside) else {
+        return;
+    };
+    let port = listener.local_addr().unwrap().port();
+    let kept = thread::spawn(move || {
+        let mut kept = Vec::new();
+        while let Ok((client, _)) = listener.accept() {
+            kept.push(client);
+            if kept.len() == 1000 {
+                break;
+            }
+        }
+        kept
+    });
+    let before = memory_of_tcp();
+    let (address, stop, ended) = other.serve(stream(), port, None);
+    let chunk = vec![0; 1 << 20];
+    let mut clients = Vec::new();
+    for number in 0..400_u32 {
+        // Many hosts, so that it is the seats that bound them.
+        let from = Ipv4Addr::new(127, 0, 1 + (number / 200) as u8, 1 + (number % 200) as u8);
+        clients.extend(pushing(from.into(), address));
     }
+    let (mut pushed, mut last) = (0_u64, u64::MAX);
+    while pushed != last {
+        last = pushed;
+        for client in &mut clients {
+            while let Ok(count @ 1..) = client.write(&chunk) {
+                pushed += count as u64;
+            }
+        }
+        thread::sleep(Duration::from_millis(300));
+    }
+    let held = memory_of_tcp().saturating_sub(before);
+    println!(
+        "{} clients have pushed {} MiB; TCP holds {} MiB",
+        clients.len(),
+        pushed >> 20,
+        held >> 20
+    );
+    // The kernel doubles what is asked for.
+    let own = 2 * 2 * OWN_BUFFER as u64 * clients.len() as u64;
+    assert!(pushed <= MEMORY / 4 + own, "{} MiB got in", pushed >> 20);
+    assert!(held <= MEMORY / 4 + 2 * own, "{} MiB are held", held >> 20);
+    stop.store(true, Ordering::Relaxed);
+    assert_eq!(ended.recv().unwrap(), End::Asked);
+    drop((clients, other));
+    drop(kept);
+}
+
+/// Size of the buffers of those who have come, and of the other side.
+const OWN_BUFFER: usize = 16 << 10;
+
+/// A connection from an address, which never waits; none where nobody lets it in.
+fn pushing(from: IpAddr, to: SocketAddr) -> Option<TcpStream> {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
+    setsockopt(&socket, sockopt::SndBuf, &OWN_BUFFER).unwrap();
+    bind(
+        socket.as_raw_fd(),
+        &SockaddrStorage::from(SocketAddr::new(from, 0)),
+    )
+    .unwrap();
+    match connect(socket.as_raw_fd(), &SockaddrStorage::from(to)) {
+        Ok(()) | Err(Errno::EINPROGRESS) => Some(socket.into()),
+        Err(_) => None,
+    }
+}
+
+#[test]
+fn nothing_is_ever_connected_to_in_our_own_network() {
+    let ours = TcpListener::bind("127.0.0.1:0").unwrap();
+    ours.set_nonblocking(true).unwrap();
+    let target = ours.local_addr().unwrap().port();
+    let ports = |listener| [Port { listener, target }];
+
+    // What has our namespace says that it has our addresses, which is even true.
+    let place = Place {
+        reach: Reach::Network {
+            namespace: File::open("/proc/thread-self/ns/net").unwrap(),
+            addresses: &|| vec![Ipv4Addr::LOCALHOST.into()],
+        },
+        is_there: &|| true,
+        memory: MEMORY,
+    };
+    let error = serve(&ports(stream()), &place, None, &|| false).unwrap_err();
+    assert!(error.to_string().contains("network of the host"), "{error}");
+
+    // A way that leads nowhere is no reason to try another one.
+    let listener = stream();
+    let address = listener.address().unwrap();
+    let asker = thread::spawn(move || ask(address, b"x"));
+    let place = Place {
+        reach: Reach::Way(&|_, _| Err(io::ErrorKind::BrokenPipe.into())),
+        is_there: &|| !asker.is_finished(),
+        memory: MEMORY,
+    };
+    let served = serve(&ports(listener), &place, None, &|| false).unwrap();
+    assert_eq!(served, End::Gone);
+    assert!(asker.join().unwrap().is_err());
+    assert_eq!(ours.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
 }

@@ -135,7 +135,9 @@ fn links_are_made_and_owned() {
     assert!(root.symlink(Path::new("/secret"), path).is_err());
     assert_eq!(read(&root, path), "inside");
     let own = fs::metadata(dir.path()).unwrap();
-    root.chown(path, own.uid(), own.gid()).unwrap();
+    root.chown(Path::new("/etc/real/link"), own.uid(), own.gid())
+        .unwrap();
+    assert!(root.chown(path, own.uid(), own.gid()).is_err());
 }
 
 #[test]

@@ -48,14 +48,23 @@ impl Directory {
     }
 }
 
-/// Copies the program `built` and returns the path of the copy; returns `built` itself outside of
-/// `test-harness with-libvirtd`.
+/// Programs that the ones under test expect beside themselves.
+const COMPANIONS: [&str; 1] = ["virt-sandbox-virtiofsd"];
+
+/// Copies the program `built`, with what it expects beside itself, and returns the path of the copy; returns `built` itself
+/// outside of `test-harness with-libvirtd`.
 ///
 /// # Errors
 /// The program is not built, or there is no space for a copy.
 pub fn stage(built: &Path) -> Result<PathBuf> {
     match std::env::var_os(DIRECTORY_VARIABLE) {
-        Some(directory) => stage_in(Path::new(&directory), built),
+        Some(directory) => {
+            let beside = COMPANIONS.map(|name| built.with_file_name(name));
+            for companion in beside.iter().filter(|path| path.exists()) {
+                stage_in(Path::new(&directory), companion)?;
+            }
+            stage_in(Path::new(&directory), built)
+        }
         None => Ok(built.to_owned()),
     }
 }

@@ -37,11 +37,10 @@ was=$(address web1)
 check "restart" systemctl restart web1_sandbox
 is "it gets the same lease" "$was" address web1
 
-# Its journal is the host's to read, by the host's own tools.
+# Its journal is the host's to read, and no place of the host's journals leads into it.
 id=$(virt-sandbox-service execute web1 -- cat /etc/machine-id)
-check "the journal's directory is linked" test -d "/var/log/journal/$id/"
-says "journalctl -D" "Started apache2.service" journalctl --no-pager -D "/var/log/journal/$id/" -u apache2
-says "journalctl -m merges it" "Started apache2.service" journalctl --no-pager -m "_MACHINE_ID=$id" -u apache2
+says "logs" "Started apache2.service" virt-sandbox-service logs -u apache2 web1
+refuse "its journal is not linked" test -e "/var/log/journal/$id"
 refuse "the host's own journal has none of it" printed . journalctl --no-pager -q "_MACHINE_ID=$id"
 
 # Signals.
@@ -74,6 +73,5 @@ machine=$(machinectl list --no-legend | cut -d' ' -f1)
 check "machinectl ends it" machinectl terminate "$machine"
 check "it is started again" soon sh -c '[ "$(systemctl show -P NRestarts web1_sandbox)" -gt 0 ] && systemctl is-active web1_sandbox'
 check "delete" virt-sandbox-service delete --force web1
-refuse "its journal is not linked any more" test -e "/var/log/journal/$id"
 check "nothing is left" clean
 shown leftovers

@@ -115,10 +115,6 @@ const SERVICE: About<'_> = About {
             "/etc/logrotate.d/virt-sandbox-service",
             "Has the logs in running sandboxes rotated every day.",
         ),
-        (
-            "/var/log/journal/MACHINE-ID",
-            "A link to the journal of the sandbox, where the host keeps one.",
-        ),
     ],
     see_also: &[
         ("virt-sandbox", 1),

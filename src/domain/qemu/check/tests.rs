@@ -1,4 +1,4 @@
-use super::super::tests::{machine, share};
+use super::super::tests::{machine, plan9, share};
 use super::*;
 use crate::domain::BlockKind;
 use crate::domain::tests::{block_device, every_limit, networks, smallest};
@@ -84,16 +84,15 @@ fn what_does_not_fit_is_refused() {
         domain.disks[0].serial = serial.to_owned();
         assert_refused(&domain, &machine(), Authority::Root, "serial");
     }
-    let plan9 = || Transport::Plan9 { squash: false };
     let virtiofs = || Transport::Virtiofs {
         binary: "/usr/libexec/virtiofsd".into(),
         chroot: false,
+        read_only: false,
     };
     for (share, reason) in [
-        (share("", "/", true, plan9()), "1 to 31"),
-        (share(&"x".repeat(32), "/", true, plan9()), "1 to 31"),
-        (share(&"x".repeat(37), "/", false, virtiofs()), "1 to 36"),
-        (share("root", "/", true, virtiofs()), "read-only"),
+        (share("", "/", plan9(false, true)), "1 to 31"),
+        (share(&"x".repeat(32), "/", plan9(false, true)), "1 to 31"),
+        (share(&"x".repeat(37), "/", virtiofs()), "1 to 36"),
     ] {
         let machine = Machine {
             shares: vec![share],

@@ -152,6 +152,7 @@ impl Foreign {
             seccomp: Seccomp::Default,
             capabilities: Capabilities::default(),
             devices: vec![],
+            credentials: vec![],
             security: None,
             file_type: None,
             resources: Resources::default(),

@@ -106,6 +106,22 @@ pub fn attempts() -> Vec<Attempt> {
             let at = mounts("cgroup", Some("devices"))?;
             writes(&at.join("devices.allow").to_string_lossy(), "a")
         }),
+        ("make groups where it is limited", OwnIds, |_| {
+            let controllers = [
+                "cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids",
+            ];
+            let made = controllers.iter().find(|controller| {
+                mounts("cgroup", Some(controller)).is_ok_and(|at| {
+                    let group = at.join(format!("attack-{}", std::process::id()));
+                    let done = fs::create_dir(&group);
+                    let _ = fs::remove_dir(&group);
+                    let _ = umount2(&at, MntFlags::MNT_DETACH);
+                    done.is_ok()
+                })
+            });
+            made.map(ToString::to_string)
+                .ok_or_else(|| "nowhere".to_owned())
+        }),
         (
             "run a program of its choice at the end of a group",
             OwnIds,

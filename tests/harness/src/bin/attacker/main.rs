@@ -9,6 +9,7 @@
 #![allow(unsafe_code)]
 
 mod around;
+mod compat;
 mod files;
 mod greedy;
 mod kernel;
@@ -289,6 +290,7 @@ fn main() {
         false => vec![
             files::attempts(),
             kernel::attempts(),
+            compat::attempts(),
             around::attempts(),
             netlink::attempts(),
         ],

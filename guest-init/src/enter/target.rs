@@ -1,0 +1,340 @@
+//! The sandbox that is entered: who its first process is, and whether its namespaces are what they have to be.
+//!
+//! `unsafe` for the ioctls of namespaces (`ioctl_ns(2)`).
+#![allow(unsafe_code)]
+
+use std::fs::{self, File};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use caps::{CapSet, Capability, CapsHashSet};
+use nix::libc::uid_t;
+use nix::sched::{CloneFlags, setns};
+use nix::unistd::chdir;
+
+use crate::config::{Confinement, IdMap};
+use crate::first::{Identity, ProcDir};
+use crate::label::Label;
+use crate::membership;
+
+nix::ioctl_none!(
+    /// Opens the user namespace that owns a namespace (`NS_GET_USERNS`).
+    ns_get_userns,
+    0xb7,
+    1
+);
+nix::ioctl_none!(
+    /// Opens the parent of a user namespace (`NS_GET_PARENT`).
+    ns_get_parent,
+    0xb7,
+    2
+);
+nix::ioctl_read_bad!(
+    /// Reads the id of who made a user namespace (`NS_GET_OWNER_UID`).
+    ns_get_owner_uid,
+    nix::request_code_none!(0xb7, 4),
+    uid_t
+);
+
+/// A process of the sandbox, with all that is needed to become one like it.
+#[derive(Debug)]
+pub struct Target {
+    /// In the order they are entered.
+    namespaces: Vec<(CloneFlags, File)>,
+    cgroup_files: Vec<PathBuf>,
+    has_ids: bool,
+    bounding: u64,
+    label: Option<Label>,
+}
+
+/// Namespaces that belong to the user namespace. The one of mounts comes last, since it changes the root.
+const NAMESPACES: [(&str, CloneFlags); 6] = [
+    ("ipc", CloneFlags::CLONE_NEWIPC),
+    ("uts", CloneFlags::CLONE_NEWUTS),
+    ("net", CloneFlags::CLONE_NEWNET),
+    ("pid", CloneFlags::CLONE_NEWPID),
+    ("cgroup", CloneFlags::CLONE_NEWCGROUP),
+    ("mnt", CloneFlags::CLONE_NEWNS),
+];
+
+/// Tells a namespace from others that are there: device and inode (`namespaces(7)`).
+type Id = (u64, u64);
+
+/// A namespace of the target beside our own.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    name: &'static str,
+    theirs: Id,
+    ours: Id,
+    /// The user namespace it belongs to.
+    owner: Id,
+}
+
+/// The user namespace of the target beside our own.
+#[derive(Debug, Clone)]
+struct SeenUser {
+    theirs: Id,
+    ours: Id,
+    /// Its parent, and the host's id of who made it; only where it is not ours.
+    made: Option<(Id, u32)>,
+    /// What `uid_map` and `gid_map` say.
+    maps: [String; 2],
+}
+
+/// Refuses a target with anything of the host's, or that is not below the user namespace that the sandbox was given: what runs or
+/// is loaded by whoever joins it would act on the host.
+fn check(seen: &[Seen], user: &SeenUser, idmap: Option<IdMap>) -> Result<()> {
+    for namespace in seen {
+        if namespace.theirs == namespace.ours {
+            bail!("its {} namespace is the host's", namespace.name);
+        }
+    }
+    let Some(ids) = idmap else {
+        if user.theirs != user.ours {
+            bail!("it has a user namespace, which its configuration does not give it");
+        }
+        return Ok(());
+    };
+    let Some((parent, maker)) = user.made.filter(|_| user.theirs != user.ours) else {
+        bail!("its user namespace is the host's");
+    };
+    if parent != user.ours || maker != ids.first {
+        bail!("its user namespace is not the one that the sandbox was given");
+    }
+    let wanted = [0, ids.first, ids.count].map(|number| number.to_string());
+    for map in &user.maps {
+        if !map.split_whitespace().eq(wanted.iter().map(String::as_str)) {
+            bail!(
+                "its ids are not those of its configuration: '{}'",
+                map.trim()
+            );
+        }
+    }
+    for namespace in seen {
+        if namespace.owner != user.theirs {
+            bail!("its {} namespace is not its own", namespace.name);
+        }
+    }
+    Ok(())
+}
+
+impl Target {
+    /// Looks at the process `pid`, which has to be the one of this identity, in a sandbox with these ids.
+    ///
+    /// # Errors
+    /// Where it has ended, or has not the namespaces of such a sandbox.
+    pub fn open(pid: u32, identity: Identity, idmap: Option<IdMap>) -> Result<Self> {
+        let gone = || format!("process {pid} is not the sandbox's first any more");
+        // All that is read of it is read through this, and is thus of one process.
+        let process = ProcDir::open(pid).with_context(gone)?;
+        if process.identity().with_context(gone)? != identity {
+            bail!("{}", gone());
+        }
+        let user = process.file("ns/user")?;
+        let others: Vec<(&'static str, CloneFlags, File)> = NAMESPACES
+            .into_iter()
+            .map(|(name, flag)| Ok((name, flag, process.file(&format!("ns/{name}"))?)))
+            .collect::<Result<_>>()?;
+        let seen: Vec<Seen> = (others.iter())
+            .map(|(name, _, file)| see(name, file))
+            .collect::<Result<_>>()?;
+        let seen_user = SeenUser {
+            theirs: id(&user)?,
+            ours: own("user")?,
+            made: (id(&user)? != own("user")?)
+                .then(|| origin(&user))
+                .transpose()?,
+            maps: [process.read("uid_map")?, process.read("gid_map")?],
+        };
+        check(&seen, &seen_user, idmap)
+            .with_context(|| format!("process {pid} is in no sandbox that could be entered"))?;
+        let has_ids = idmap.is_some();
+        let first = has_ids.then_some((CloneFlags::CLONE_NEWUSER, user));
+        let others = others.into_iter().map(|(_, flag, file)| (flag, file));
+        let status = process.read("status")?;
+        let bounding = (status.lines().find_map(|line| line.strip_prefix("CapBnd:")))
+            .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+            .ok_or_else(|| anyhow!("reading '/proc/{pid}/status': no CapBnd"))?;
+        let mounted =
+            fs::read_to_string("/proc/self/mountinfo").context("reading '/proc/self/mountinfo'")?;
+        let cgroup_files = membership::parse(&process.read("cgroup")?)
+            .iter()
+            .filter_map(|membership| membership::procs_file(membership, &mounted))
+            .collect();
+        Ok(Self {
+            // A user namespace owns the rest; it is entered first.
+            namespaces: first.into_iter().chain(others).collect(),
+            cgroup_files,
+            has_ids,
+            bounding,
+            label: Label::of_process(&process)?,
+        })
+    }
+
+    /// Becomes a process of the sandbox, but for the namespace of processes, which only children are in. Nothing of the
+    /// sandbox's root is looked at before all is given up that the sandbox has not.
+    ///
+    /// # Errors
+    /// Where the kernel refuses. The process is fit for nothing then.
+    pub fn join(self, confinement: &Confinement) -> Result<()> {
+        // The /proc of the sandbox could be anything.
+        if let Some(label) = &self.label {
+            label.set_for_exec()?;
+        }
+        for path in &self.cgroup_files {
+            fs::write(path, "0")
+                .with_context(|| format!("joining the cgroup of '{}'", path.display()))?;
+        }
+        for (flag, file) in &self.namespaces {
+            setns(file, *flag).with_context(|| format!("entering the sandbox ({flag:?})"))?;
+        }
+        if self.has_ids {
+            // Nobody's until now.
+            crate::subordinate::become_root()?;
+        }
+        // A filter takes CAP_SYS_ADMIN, which may go with the rest.
+        crate::confine::confine(confinement)?;
+        for capability in caps::all() {
+            if self.bounding & capability.bitmask() == 0 {
+                caps::drop(None, CapSet::Inheritable, capability)?;
+                caps::drop(None, CapSet::Bounding, capability)
+                    .with_context(|| format!("giving up {capability}"))?;
+            }
+        }
+        // The bounding set counts at execve(2) only; until then a process of the sandbox could trace us.
+        let given_up: Vec<Capability> = (confinement.dropped.iter())
+            .filter_map(|name| name.parse().ok())
+            .collect();
+        let granted = |set| -> Result<CapsHashSet> {
+            let held = caps::read(None, set)?.into_iter();
+            Ok(held
+                .filter(|capability| self.bounding & capability.bitmask() != 0)
+                .filter(|capability| !given_up.contains(capability))
+                .collect())
+        };
+        for set in [CapSet::Effective, CapSet::Permitted] {
+            caps::set(None, set, &granted(set)?).context("giving up capabilities")?;
+        }
+        chdir("/").context("entering '/'")
+    }
+}
+
+fn id(file: &File) -> Result<Id> {
+    let metadata = file.metadata().context("looking at a namespace")?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+fn own(name: &str) -> Result<Id> {
+    let path = Path::new("/proc/self/ns").join(name);
+    let file = File::open(&path).with_context(|| format!("opening '{}'", path.display()))?;
+    id(&file)
+}
+
+fn see(name: &'static str, file: &File) -> Result<Seen> {
+    let doing = || format!("asking whose the {name} namespace is");
+    // SAFETY: the descriptor is open, and there is no argument.
+    let owner = unsafe { ns_get_userns(file.as_raw_fd()) }.with_context(doing)?;
+    Ok(Seen {
+        name,
+        theirs: id(file)?,
+        ours: own(name)?,
+        owner: id(&opened(owner))?,
+    })
+}
+
+/// The parent of a user namespace, and the host's id of who made it.
+fn origin(user: &File) -> Result<(Id, u32)> {
+    let doing = "asking whose the user namespace is";
+    // SAFETY: as above.
+    let parent = unsafe { ns_get_parent(user.as_raw_fd()) }.context(doing)?;
+    let mut maker = uid_t::MAX;
+    // SAFETY: the descriptor is open, and `maker` outlives the call.
+    unsafe { ns_get_owner_uid(user.as_raw_fd(), &raw mut maker) }.context(doing)?;
+    Ok((id(&opened(parent))?, maker))
+}
+
+fn opened(number: i32) -> File {
+    // SAFETY: the kernel has just opened it for us.
+    unsafe { OwnedFd::from_raw_fd(number) }.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOST: Id = (4, 1);
+    const USER: Id = (4, 2);
+    const IDS: IdMap = IdMap {
+        first: 1 << 20,
+        count: 1 << 16,
+    };
+
+    fn good() -> (Vec<Seen>, SeenUser) {
+        let seen = |(index, (name, _)): (usize, (&'static str, CloneFlags))| Seen {
+            name,
+            theirs: (4, 100 + index as u64),
+            ours: (4, 50 + index as u64),
+            owner: USER,
+        };
+        let map = "         0    1048576      65536\n".to_owned();
+        let user = SeenUser {
+            theirs: USER,
+            ours: HOST,
+            made: Some((HOST, IDS.first)),
+            maps: [map.clone(), map],
+        };
+        (NAMESPACES.into_iter().enumerate().map(seen).collect(), user)
+    }
+
+    #[test]
+    fn a_sandbox_as_it_was_made_is_entered() {
+        let (seen, user) = good();
+        check(&seen, &user, Some(IDS)).unwrap();
+        let hosts = SeenUser {
+            theirs: HOST,
+            made: None,
+            ..user
+        };
+        check(&seen, &hosts, None).unwrap();
+    }
+
+    #[test]
+    fn each_namespace_has_to_be_the_sandboxs() {
+        for index in 0..NAMESPACES.len() {
+            for idmap in [Some(IDS), None] {
+                let (mut seen, mut user) = good();
+                if idmap.is_none() {
+                    user.theirs = HOST;
+                }
+                seen[index].theirs = seen[index].ours;
+                let error = check(&seen, &user, idmap).unwrap_err().to_string();
+                assert!(error.contains(NAMESPACES[index].0), "{error}");
+            }
+            let (mut seen, user) = good();
+            seen[index].owner = HOST;
+            assert!(check(&seen, &user, Some(IDS)).is_err(), "{index}");
+        }
+    }
+
+    #[test]
+    fn the_user_namespace_has_to_be_the_configured_one() {
+        let with = |change: fn(&mut SeenUser)| {
+            let (seen, mut user) = good();
+            change(&mut user);
+            check(&seen, &user, Some(IDS)).is_err()
+        };
+        assert!(with(|user| user.theirs = HOST));
+        assert!(with(|user| user.made = None));
+        // One that was made inside, by root there.
+        assert!(with(|user| user.made = Some((USER, IDS.first))));
+        assert!(with(|user| user.made = Some((HOST, 0))));
+        assert!(with(|user| user.maps[0] = "0 0 4294967295\n".to_owned()));
+        assert!(with(|user| user.maps[1] = "0 1048576 1\n".to_owned()));
+        assert!(with(|user| user.maps[1].push_str("70000 0 1\n")));
+        assert!(with(|user| user.maps[0].clear()));
+        let (seen, user) = good();
+        assert!(check(&seen, &user, None).is_err());
+    }
+}

@@ -1,0 +1,57 @@
+//! Telling what a kernel or filesystem cannot do from what went wrong this time.
+//!
+//! Only the first is a reason to confine a sandbox less. What may pass (`ENOSPC`, `EMFILE`, `EAGAIN`, `EIO`…) is an error.
+
+use std::io;
+
+use nix::errno::Errno;
+
+/// Whether an error says that a feature is not there: the kernel or the filesystem lacks it, or whoever runs this kernel keeps it
+/// from us.
+#[must_use]
+pub fn is_unsupported(error: &anyhow::Error) -> bool {
+    let of_io = |error: &io::Error| error.raw_os_error().map(Errno::from_raw);
+    let errno = match error.downcast_ref::<Errno>() {
+        Some(errno) => Some(*errno),
+        None => error.downcast_ref::<io::Error>().and_then(of_io),
+    };
+    errno.is_some_and(|errno| {
+        matches!(
+            errno,
+            Errno::EINVAL | Errno::ENODEV | Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EPERM
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    #[test]
+    fn what_may_pass_is_not_unsupported() {
+        let wrapped = |errno: Errno| anyhow::Result::<()>::Err(errno.into());
+        let wrapped = |errno| wrapped(errno).context("one").context("two").unwrap_err();
+        for errno in [Errno::EINVAL, Errno::EPERM, Errno::ENOSYS, Errno::ENODEV] {
+            assert!(is_unsupported(&wrapped(errno)), "{errno}");
+        }
+        for errno in [
+            Errno::ENOSPC,
+            Errno::EMFILE,
+            Errno::ENFILE,
+            Errno::EAGAIN,
+            Errno::EIO,
+            Errno::ENOMEM,
+            Errno::EINTR,
+            Errno::EACCES,
+            Errno::ENOENT,
+            Errno::EDQUOT,
+        ] {
+            assert!(!is_unsupported(&wrapped(errno)), "{errno}");
+        }
+        let of_io = io::Error::from_raw_os_error(Errno::EPERM as i32);
+        assert!(is_unsupported(&anyhow::Error::from(of_io).context("one")));
+        assert!(!is_unsupported(&anyhow::anyhow!("EPERM")));
+    }
+}

@@ -1,0 +1,46 @@
+//! What a sandbox needs on the host before its domain starts.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::guest;
+use crate::label::selinux;
+use crate::run::{Plan, Reach};
+use crate::sys::private;
+
+/// Makes what `plan` needs, in the directory `state` where it is the sandbox's own. `qemu` is the user with the group that QEMU runs
+/// as, where that is not ours.
+pub(super) fn make(plan: &Plan, qemu: Option<(u32, u32)>, state: &Path) -> Result<()> {
+    match &plan.reach {
+        Reach::HandedDown { stage, .. } => guest::stage_init(stage, &guest::find_init()?)?,
+        // libvirt opens them for QEMU: who connects to the channel first says what is run.
+        Reach::Sockets { directory, .. } => {
+            private::directory(directory, 0o700).map_err(Error::io("creating", directory))?;
+        }
+    }
+    if let Some(boot) = &plan.boot {
+        boot.copy(qemu)?;
+    }
+    for path in &plan.temporary {
+        fs::create_dir_all(path).map_err(Error::io("creating", path))?;
+        let (uid, gid) = (plan.owner.uid, plan.owner.gid);
+        let user = nix::unistd::geteuid();
+        if user.is_root() || user.as_raw() == uid {
+            std::os::unix::fs::chown(path, Some(uid), Some(gid))
+                .map_err(Error::io("handing over", path))?;
+        } else {
+            // It cannot be given to somebody else, but nobody of the host comes here.
+            fs::set_permissions(path, fs::Permissions::from_mode(0o777))
+                .map_err(Error::io("opening", path))?;
+        }
+    }
+    if let Some(files) = &plan.files {
+        selinux::label(state, files)?;
+    }
+    if let Some(boot) = &plan.boot {
+        boot.label();
+    }
+    Ok(())
+}

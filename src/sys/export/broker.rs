@@ -1,0 +1,162 @@
+//! Opens files for the storage daemon, which cannot: it gets the image, and with that, if the user says so, what the image names.
+//!
+//! Each open(2) of the daemon comes to us (`seccomp_unotify(2)`). One of the image's path gets our descriptor of it; any other goes on as
+//! whom the daemon is, where it is. What the path is may change while we look at it: the kernel then opens with the daemon's
+//! rights what it reads itself, and we open what we have read.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io::IoSliceMut;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::libc;
+use nix::sys::uio::{RemoteIoVec, process_vm_readv};
+use nix::unistd::Pid;
+
+/// What the daemon gets.
+pub struct Given {
+    /// The path that the daemon knows the image by.
+    pub path: PathBuf,
+    /// The image.
+    pub image: File,
+    /// The root of the host, where the image may name its files.
+    pub host: Option<File>,
+}
+
+nix::ioctl_readwrite!(
+    /// Takes a question.
+    receive,
+    b'!',
+    0,
+    libc::seccomp_notif
+);
+nix::ioctl_readwrite!(
+    /// Answers one.
+    reply,
+    b'!',
+    1,
+    libc::seccomp_notif_resp
+);
+nix::ioctl_write_ptr!(
+    /// Opens a descriptor in the process that asks (Linux 5.9).
+    add_descriptor,
+    b'!',
+    3,
+    libc::seccomp_notif_addfd
+);
+
+/// What becomes of an open(2).
+enum Answer {
+    /// It is made, as whom the daemon is.
+    Goes,
+    /// It gives this number.
+    Gives(i64),
+    /// It fails.
+    Fails(Errno),
+}
+
+/// Answers the next question.
+pub fn answer(listener: &OwnedFd, given: &Given) {
+    // SAFETY: all zeros are a valid question without anything, as the kernel wants it.
+    let mut question: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is open, and the structure is the kernel's.
+    if unsafe { receive(listener.as_raw_fd(), &raw mut question) }.is_err() {
+        // Whoever asked is gone.
+        return;
+    }
+    let (val, error, flags) = match decide(listener, &question, given) {
+        Answer::Goes => (0, 0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32),
+        Answer::Gives(number) => (number, 0, 0),
+        Answer::Fails(errno) => (0, -(errno as i32), 0),
+    };
+    let mut response = libc::seccomp_notif_resp {
+        id: question.id,
+        val,
+        error,
+        flags,
+    };
+    // SAFETY: as above; who does not wait any more needs no answer.
+    let _ = unsafe { reply(listener.as_raw_fd(), &raw mut response) };
+}
+
+fn decide(listener: &OwnedFd, question: &libc::seccomp_notif, given: &Given) -> Answer {
+    let path = match read_path(question.pid, question.data.args[1]) {
+        Ok(path) => path,
+        Err(errno) => return Answer::Fails(errno),
+    };
+    if path.as_os_str() == given.path.as_os_str() {
+        return give(listener, question.id, &given.image);
+    }
+    let Some(host) = &given.host else {
+        return Answer::Goes;
+    };
+    // We see what it sees: libraries, for one.
+    if !path.is_absolute() || path.exists() {
+        return Answer::Goes;
+    }
+    let flags = OFlag::from_bits_truncate(question.data.args[2] as i32);
+    match open_on(host, &path, flags) {
+        Ok(file) => give(listener, question.id, &file),
+        Err(errno) => Answer::Fails(errno),
+    }
+}
+
+fn give(listener: &OwnedFd, id: u64, file: &File) -> Answer {
+    let descriptor = libc::seccomp_notif_addfd {
+        id,
+        flags: 0,
+        srcfd: file.as_raw_fd().cast_unsigned(),
+        newfd: 0,
+        newfd_flags: libc::O_CLOEXEC.cast_unsigned(),
+    };
+    // SAFETY: the descriptor is open, and the structure is the kernel's.
+    match unsafe { add_descriptor(listener.as_raw_fd(), &raw const descriptor) } {
+        Ok(number) => Answer::Gives(i64::from(number)),
+        Err(errno) => Answer::Fails(errno),
+    }
+}
+
+/// Opens a regular file of the host that an image names, with our rights.
+fn open_on(host: &File, path: &Path, flags: OFlag) -> Result<File, Errno> {
+    let inside = path.strip_prefix("/").unwrap_or(path);
+    // Nothing is made, and opening waits for nothing.
+    let kept = OFlag::O_ACCMODE | OFlag::O_DIRECT | OFlag::O_SYNC | OFlag::O_DSYNC;
+    let how = OpenHow::new()
+        .flags((flags & kept) | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let file = File::from(openat2(host, inside, how)?);
+    match file.metadata() {
+        Ok(metadata) if metadata.is_file() => Ok(file),
+        _ => Err(Errno::EACCES),
+    }
+}
+
+/// The text at `address` of a process.
+fn read_path(process: u32, address: u64) -> Result<PathBuf, Errno> {
+    const PAGE: usize = 4096;
+    let mut text = Vec::new();
+    let mut at = usize::try_from(address).map_err(|_| Errno::EFAULT)?;
+    while text.len() < libc::PATH_MAX as usize {
+        // The next page may not be there.
+        let mut piece = vec![0; PAGE - at % PAGE];
+        let length = piece.len();
+        let from = [RemoteIoVec {
+            base: at,
+            len: length,
+        }];
+        let process = Pid::from_raw(process.cast_signed());
+        let count = process_vm_readv(process, &mut [IoSliceMut::new(&mut piece)], &from)?;
+        let piece = piece.get(..count).unwrap_or_default();
+        if let Some(end) = piece.iter().position(|byte| *byte == 0) {
+            text.extend_from_slice(&piece[..end]);
+            return Ok(PathBuf::from(std::ffi::OsStr::from_bytes(&text)));
+        }
+        text.extend_from_slice(piece);
+        at = at.checked_add(length).ok_or(Errno::EFAULT)?;
+    }
+    Err(Errno::ENAMETOOLONG)
+}

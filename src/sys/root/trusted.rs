@@ -1,0 +1,185 @@
+//! Paths of the host, on which only links that root made are followed.
+//!
+//! An account may write to parts of the host, such as the state of a service, and put links there at any moment, which lead
+//! to what it may not read itself. So a link counts only in a directory that nobody but root can write to, and that is
+//! reached through such directories alone. Each is held open while the walk goes on, so that what was judged is what is
+//! walked through. This is what systemd calls a safe transition (`CHASE_SAFE`), with less that is safe.
+
+use std::ffi::OsString;
+use std::fs::{self, File, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat, readlinkat};
+use nix::sys::stat::Mode;
+use nix::unistd::{getegid, geteuid};
+
+use super::{Object, Parents, Result, Root, RootError, failure, relative};
+
+/// As many links as the kernel follows (`path_resolution(7)`).
+const MOST_LINKS: u32 = 40;
+
+/// Who may have given a file more names: 1 means only who may write to it (`proc_sys_fs(5)`).
+const PROTECTED_HARDLINKS: &str = "/proc/sys/fs/protected_hardlinks";
+
+/// A directory on the way.
+struct Passed {
+    name: OsString,
+    directory: File,
+    owner: u32,
+    /// Whether only root can have put there what is in it.
+    is_trusted: bool,
+}
+
+/// Where a path leads.
+struct Traced {
+    object: File,
+    /// Free of links.
+    path: PathBuf,
+    /// The owner of the directory that it is in, where others than root can write to that or to one above it.
+    foreign: Option<u32>,
+}
+
+impl Root {
+    /// The absolute path, seen from inside and free of symlinks, of what `path` leads to by links that only root can have made.
+    pub fn canonical(&self, path: &Path) -> Result<PathBuf> {
+        self.trace(path, true).map(|traced| traced.path)
+    }
+
+    /// The object at `path`; a symlink there is the object. Links on the way to it are followed if only root can have made them.
+    pub(super) fn trusted_object(&self, path: &Path) -> Result<Object> {
+        // Nearly no path has a link, and then there is nothing to judge.
+        let object = match self.open_path(path, OFlag::O_NOFOLLOW, Parents::NoSymlinks) {
+            Ok(file) => self.object_of(file, path),
+            Err(RootError::Link { .. }) => self.object_of(self.trace(path, false)?.object, path),
+            Err(error) => return Err(error),
+        };
+        let metadata = object.metadata()?;
+        if metadata.is_file() && metadata.nlink() > 1 && !are_names_protected() {
+            return self.rightly_named(path);
+        }
+        Ok(object)
+    }
+
+    /// The object at `path`, which has several names, if that is not one that somebody has given to another's file.
+    fn rightly_named(&self, path: &Path) -> Result<Object> {
+        let traced = self.trace(path, false)?;
+        let object = self.object_of(traced.object, path);
+        let owner = object.metadata()?.uid();
+        match traced.foreign {
+            Some(foreign) if foreign != owner => Err(RootError::ForeignName {
+                path: self.host_path(path),
+            }),
+            Some(_) | None => Ok(object),
+        }
+    }
+
+    fn trace(&self, path: &Path, follow_last: bool) -> Result<Traced> {
+        let fail = |errno: Errno| failure("opening", self.host_path(path), errno);
+        let top = self.open_path(Path::new("/"), OFlag::O_DIRECTORY, Parents::NoSymlinks)?;
+        let mut passed = vec![self.pass(None, OsString::new(), top)?];
+        let mut rest = parts(path);
+        let mut links = 0;
+        loop {
+            let Some(last) = passed.last() else {
+                return Err(fail(Errno::ENOENT));
+            };
+            let Some(name) = rest.pop() else {
+                let object = last.directory.try_clone();
+                return Ok(Traced {
+                    object: object
+                        .map_err(|error| failure("opening", self.host_path(path), error))?,
+                    path: inside(&passed, None),
+                    foreign: None,
+                });
+            };
+            if name == ".." {
+                passed.truncate(passed.len().saturating_sub(1).max(1));
+                continue;
+            }
+            let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            let found = openat(&last.directory, name.as_os_str(), flags, Mode::empty());
+            let found = File::from(found.map_err(fail)?);
+            let kind = self.metadata_of(&found, path)?.file_type();
+            if kind.is_symlink() && (follow_last || !rest.is_empty()) {
+                if !last.is_trusted {
+                    return Err(RootError::Untrusted {
+                        path: self.host_path(path),
+                        link: self.host_path(&inside(&passed, Some(name))),
+                    });
+                }
+                links += 1;
+                if links > MOST_LINKS {
+                    return Err(fail(Errno::ELOOP));
+                }
+                // readlink(2): an empty path means the O_PATH descriptor itself.
+                let target = PathBuf::from(readlinkat(&found, "").map_err(fail)?);
+                if target.is_absolute() {
+                    passed.truncate(1);
+                }
+                rest.extend(parts(&target));
+            } else if rest.is_empty() && !kind.is_dir() {
+                return Ok(Traced {
+                    object: found,
+                    foreign: (!last.is_trusted).then_some(last.owner),
+                    path: inside(&passed, Some(name)),
+                });
+            } else if kind.is_dir() {
+                let next = self.pass(Some(last), name, found)?;
+                passed.push(next);
+            } else {
+                return Err(fail(Errno::ENOTDIR));
+            }
+        }
+    }
+
+    fn pass(&self, above: Option<&Passed>, name: OsString, directory: File) -> Result<Passed> {
+        let metadata = self.metadata_of(&directory, Path::new(&name))?;
+        Ok(Passed {
+            is_trusted: above.is_none_or(|above| above.is_trusted) && is_of_root(&metadata),
+            owner: metadata.uid(),
+            name,
+            directory,
+        })
+    }
+
+    fn metadata_of(&self, file: &File, path: &Path) -> Result<Metadata> {
+        let metadata = file.metadata();
+        metadata.map_err(|source| failure("examining", self.host_path(path), source))
+    }
+}
+
+/// Whether nobody but root, or who runs this, can write to a directory. The bits of the group are also the mask of an ACL (acl(5)).
+fn is_of_root(directory: &Metadata) -> bool {
+    let (uid, gid) = (geteuid(), getegid());
+    let mode = Mode::from_bits_truncate(directory.mode());
+    let is_own_group = directory.gid() == 0 || (!uid.is_root() && directory.gid() == gid.as_raw());
+    (directory.uid() == 0 || directory.uid() == uid.as_raw())
+        && !mode.contains(Mode::S_IWOTH)
+        && (is_own_group || !mode.contains(Mode::S_IWGRP))
+}
+
+fn are_names_protected() -> bool {
+    fs::read_to_string(PROTECTED_HARDLINKS).is_ok_and(|text| text.trim() != "0")
+}
+
+/// The path that the directories make, and `name` in the last one.
+fn inside(passed: &[Passed], name: Option<OsString>) -> PathBuf {
+    let names = passed.iter().skip(1).map(|passed| passed.name.clone());
+    let mut path = PathBuf::from("/");
+    path.extend(names.chain(name));
+    path
+}
+
+/// The parts of a path, the first last.
+fn parts(path: &Path) -> Vec<OsString> {
+    let parts = relative(path).components().rev();
+    parts
+        .filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir))
+        .map(|part| part.as_os_str().to_owned())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,333 @@
+//! What a sandbox says: of its addresses, in its journal, in answers to commands of the host, and by taking what is sent to it.
+
+use std::net::{IpAddr, TcpListener};
+use std::process::{Child, Command};
+
+use test_harness::libvirtd;
+
+use crate::support::{HostFile, Test, eventually, finish, listed, ok, program, says, subnet};
+use crate::unit;
+
+/// What no terminal is to get: titles, screens cleared, colours of 8 bits, text turned round, lines that are none.
+const NOISE: &str = r"\033]0;owned\007\033[2J\302\23331m \342\200\256live\342\200\254 \342\201\246x\342\200\250y\342\200\213\r";
+
+/// Takes the place of a program inside: what it says is for the terminal of whoever asks, and pretends to be an error of ours.
+fn replace(name: &str, program: &str) {
+    let script = format!(
+        "printf '%s\\n' '#!/bin/sh' \"printf '{NOISE}\\nvirt-sandbox-service: error: forged\\n' | tee /dev/stderr\" 'exit 1' \
+         > /run/t-noise && chmod 755 /run/t-noise && mount --bind /run/t-noise \"$(command -v {program})\""
+    );
+    says(name, &script);
+}
+
+/// What a command line of the program under test shows at a terminal.
+fn at_terminal(arguments: &str) -> String {
+    let name = program().get_program().to_str().unwrap().to_owned();
+    let mut script = Command::new("script");
+    let line = format!("stty cols 120; timeout 60 {name} {arguments}");
+    script.args(["-qec", &line, "/dev/null"]);
+    finish(script, "").stdout
+}
+
+/// Whether a terminal would obey any of it, or show it as something else.
+fn is_obeyed(c: char) -> bool {
+    let is_hidden = |c| matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}');
+    (c.is_control() && !"\r\n\t".contains(c)) || is_hidden(c)
+}
+
+fn assert_harmless(arguments: &str) {
+    let shown = at_terminal(arguments);
+    println!("{arguments}: {} bytes", shown.len());
+    assert!(!shown.trim().is_empty(), "{arguments} shows nothing");
+    let bad: Vec<char> = shown.chars().filter(|c| is_obeyed(*c)).collect();
+    assert!(bad.is_empty(), "{arguments}: {bad:?} in {shown:?}");
+    // A carriage return alone goes back to the beginning of the line.
+    assert!(
+        !shown.replace("\r\n", "").contains('\r'),
+        "{arguments}: {shown:?}"
+    );
+    // Those show what is said inside as it is; a message of ours is one.
+    let is_quoting = arguments.starts_with("status") || arguments.starts_with("logs");
+    let is_error = |line: &str| line.starts_with("virt-sandbox-service: error: forged");
+    let forged = !is_quoting && shown.lines().any(is_error);
+    assert!(!forged, "{arguments}: {shown}");
+}
+
+#[test]
+fn nothing_of_a_container_is_obeyed_by_a_terminal() {
+    let Some(test) = Test::begin("nothing_of_a_container_is_obeyed_by_a_terminal") else {
+        return;
+    };
+    let unit = unit();
+    ok(&["create", "-N", "none", "-u", "t-esc.service", "t-esc"]);
+    ok(&["start", "t-esc"]);
+    let said = format!(
+        "printf '{NOISE}\\n' | systemd-cat -t '{}'; journalctl --sync",
+        "evil\u{202e}"
+    );
+    says("t-esc", &said);
+    // What journalctl complains of has the name that the sandbox has given it.
+    let broken =
+        r#"cd /var/log/journal/* && printf x > "$(printf 'a\033[2J\302\233\342\200\256').journal""#;
+    says("t-esc", broken);
+    for format in [
+        "short",
+        "cat",
+        "json",
+        "json-pretty",
+        "verbose",
+        "export",
+        "with-unit",
+        "short-iso",
+    ] {
+        assert_harmless(&format!("logs t-esc -n 20 -o {format}"));
+    }
+    assert_harmless("logs t-esc -r");
+    let follow = format!(
+        "timeout 5 {} logs t-esc -f -o cat",
+        program().get_program().to_str().unwrap()
+    );
+    let mut script = Command::new("script");
+    script.args(["-qec", &follow, "/dev/null"]);
+    let shown = finish(script, "").stdout;
+    assert!(
+        shown.contains("live") && !shown.chars().any(is_obeyed),
+        "{shown:?}"
+    );
+    // For a program all is as it was written.
+    assert!(ok(&["logs", "t-esc", "-o", "cat"]).contains("\u{1b}]0;owned\u{7}"));
+
+    for name in ["systemctl", "logrotate", "journalctl", "sync"] {
+        if says("t-esc", &format!("command -v {name} || true")).is_empty() {
+            continue;
+        }
+        replace("t-esc", name);
+    }
+    for arguments in [
+        "status t-esc",
+        "reload t-esc",
+        "rotate t-esc",
+        "list",
+        "inspect t-esc",
+        "inspect --format json t-esc",
+        "status --format json t-esc",
+        "top -b -n 1 t-esc",
+        "stats t-esc",
+        "security t-esc",
+    ] {
+        assert_harmless(arguments);
+    }
+    ok(&["delete", "--force", "t-esc"]);
+    drop(unit);
+    test.end();
+}
+
+#[test]
+fn a_container_has_no_addresses_but_its_own() {
+    let Some(test) = Test::begin("a_container_has_no_addresses_but_its_own") else {
+        return;
+    };
+    let unit = unit();
+    ok(&["create", "-u", "t-esc.service", "t-esc"]);
+    ok(&["start", "t-esc"]);
+    let host = format!("{}.1", subnet());
+    let beside = format!("{}.251", subnet());
+    let lies = format!(
+        "for a in $(seq 0 9); do for b in $(seq 1 250); do echo \"address add 10.77.$a.$b/32 dev lo\"; done; done | ip -batch -\n\
+         for b in $(seq 1 100); do ip address add {}.$b/32 dev lo 2>/dev/null; done\n\
+         ip -6 address add ::ffff:127.0.0.1/128 dev eth0; ip -6 address add ::ffff:{host}/128 dev eth0\n\
+         ip address add {beside}/32 dev eth0; true",
+        subnet()
+    );
+    says("t-esc", &lies);
+    let all = listed("t-esc").unwrap()["addresses"].clone();
+    let all: Vec<IpAddr> = all
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one.as_str().unwrap().parse().unwrap())
+        .collect();
+    println!("{all:?}");
+    assert!(all.len() <= 64, "{}", all.len());
+    let is_near = |address: &IpAddr| address.to_string().starts_with(&format!("{}.", subnet()));
+    assert!(
+        all.iter()
+            .all(|one| is_near(one) && one.to_string() != host),
+        "{all:?}"
+    );
+    for shown in [ok(&["list"]), at_terminal("list")] {
+        let widest = shown.lines().map(|line| line.chars().count()).max();
+        assert!(widest.unwrap() < 150, "{shown}");
+        assert!(shown.contains(",+"), "{shown}");
+    }
+    ok(&["delete", "--force", "t-esc"]);
+    drop(unit);
+    test.end();
+}
+
+/// Accepts what comes, and never reads.
+const DEAF: &str = "import socket, time\ns = socket.socket()\ns.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)\n\
+    s.bind(('0.0.0.0', 7100)); s.listen(1000); kept = []\nwhile True: kept.append(s.accept())\n";
+
+/// Pushes into 400 connections of 400 hosts until none takes any more; says how much that was.
+const PUSHES: &str = r"
+import socket, sys, time
+port = int(sys.argv[1]); clients = []
+for n in range(400):
+    s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
+    s.bind(('127.0.%d.%d' % (1 + n // 200, 1 + n % 200), 0)); s.setblocking(False)
+    try: s.connect(('127.0.0.1', port))
+    except BlockingIOError: pass
+    clients.append(s)
+pushed, last, quiet = 0, -1, 0
+while quiet < 3:
+    quiet = quiet + 1 if pushed == last else 0
+    last = pushed
+    for s in clients:
+        try:
+            while True: pushed += s.send(b'x' * 1048576)
+        except OSError: pass
+    time.sleep(0.5)
+print(pushed >> 20)
+";
+
+#[test]
+fn who_reads_nothing_holds_little_of_the_hosts_memory() {
+    let Some(test) = Test::begin("who_reads_nothing_holds_little_of_the_hosts_memory") else {
+        return;
+    };
+    let unit = HostFile::unit(
+        "t-deaf.service",
+        "[Service]\nExecStart=/usr/bin/python3 /srv/deaf\n",
+    );
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let publish = format!("127.0.0.1:{port}:7100");
+    let create = [
+        "create",
+        "-N",
+        "none",
+        "--memory",
+        "256M",
+        "-u",
+        "t-deaf.service",
+    ];
+    ok(&[&create[..], &["--publish", &publish, "t-esc"]].concat());
+    std::fs::write(crate::support::in_tree("t-esc", "srv/deaf"), DEAF).unwrap();
+    ok(&["start", "t-esc"]);
+    eventually("it listens", || {
+        says("t-esc", "ss -ltnH sport = :7100").contains(":7100")
+    });
+    let mut pushes = Command::new("python3");
+    pushes.args(["-c", PUSHES, &port.to_string()]);
+    let done = finish(pushes, "");
+    println!("400 connections have pushed {} MiB", done.stdout.trim());
+    let pushed: u64 = done.stdout.trim().parse().unwrap();
+    // A quarter of its memory, and what the sockets of those who push hold.
+    assert!((1..=64 + 25).contains(&pushed), "{done:?}");
+    // Others are still let in, and it can be stopped.
+    ok(&["delete", "--force", "t-esc"]);
+    drop(unit);
+    test.end();
+}
+
+/// Something of the host that only its own loopback leads to; it says so to whoever comes.
+fn loopback(port: u16) -> Child {
+    let script = format!(
+        "import socket, threading\nt = socket.socket(); t.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\n\
+         t.bind(('127.0.0.1', {port})); t.listen(9)\nu = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.bind(('127.0.0.1', {port}))\n\
+         def tcp():\n  while True: c, _ = t.accept(); c.sendall(b'HOST'); c.close()\n\
+         threading.Thread(target=tcp, daemon=True).start()\n\
+         while True: m, a = u.recvfrom(9); u.sendto(b'HOST', a)\n"
+    );
+    Command::new("python3")
+        .args(["-c", &script])
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+#[ignore = "slow: make test-slow"]
+fn nothing_that_a_machine_says_is_believed() {
+    let Some(test) = Test::begin("nothing_that_a_machine_says_is_believed") else {
+        return;
+    };
+    let unit = unit();
+    let uri = libvirtd::qemu_uri().unwrap();
+    let free = || {
+        TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port()
+    };
+    let (guest, tcp, udp) = (free(), free(), free());
+    let publish = [
+        format!("127.0.0.1:{tcp}:{guest}"),
+        format!("127.0.0.1:{udp}:{guest}/udp"),
+    ];
+    let create = [
+        "-c",
+        &uri,
+        "create",
+        "--imagesize",
+        "300M",
+        "-u",
+        "t-esc.service",
+    ];
+    let ports = ["--publish", &publish[0], "--publish", &publish[1], "t-esc"];
+    ok(&[&create[..], &ports].concat());
+    ok(&["start", "t-esc"]);
+    let mut prey = loopback(guest);
+    let host = format!("{}.1", subnet());
+    let lies = format!(
+        "ip -6 address add ::ffff:127.0.0.1/128 dev eth0; ip -6 address add ::ffff:{host}/128 dev eth0; \
+         ip address add {host}/32 dev lo; ip address add 127.0.0.2/8 dev eth0; true"
+    );
+    says("t-esc", &lies);
+    // What it names is connected to inside, where nobody listens.
+    let mut client = Command::new("python3");
+    let asks = format!(
+        "import socket\n\
+         def tcp():\n  s = socket.create_connection(('127.0.0.1', {tcp}), 20); s.settimeout(20); return s.recv(9)\n\
+         def udp():\n  s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(5); s.connect(('127.0.0.1', {udp})); s.send(b'x'); return s.recv(9)\n\
+         for ask in tcp, udp:\n  try: print(ask.__name__, ask())\n  except OSError as error: print(ask.__name__, error)\n"
+    );
+    client.args(["-c", &asks]);
+    let done = finish(client, "");
+    println!("{}", done.stdout);
+    let serves = format!(
+        "systemd-run --quiet python3 -c 'import socket\ns = socket.create_server((\"\", {guest}))\nwhile True: c, _ = s.accept(); c.sendall(b\"GUEST\"); c.close()'; \
+         until ss -ltnH sport = :{guest} | grep -q .; do sleep 0.2; done"
+    );
+    says("t-esc", &serves);
+    let mut client = Command::new("python3");
+    client.args(["-c", &asks]);
+    let served = finish(client, "");
+    assert!(served.stdout.contains("tcp b'GUEST'"), "{served:?}");
+    assert!(
+        done.stdout.contains("tcp") && done.stdout.contains("udp"),
+        "{done:?}"
+    );
+    assert!(!done.stdout.contains("HOST"), "{done:?}");
+    let addresses = listed("t-esc").unwrap()["addresses"].to_string();
+    println!("{addresses}");
+    assert!(!addresses.contains("ffff") && !addresses.contains(&format!("\"{host}\"")));
+    prey.kill().unwrap();
+    prey.wait().unwrap();
+
+    // Its own journalctl reads the journal that is in its image.
+    replace("t-esc", "journalctl");
+    for format in ["short", "json", "cat"] {
+        assert_harmless(&format!("logs t-esc -o {format}"));
+    }
+    replace("t-esc", "systemctl");
+    assert_harmless("status t-esc");
+    assert_harmless("reload t-esc");
+    ok(&["delete", "--force", "t-esc"]);
+    drop(unit);
+    test.end();
+}

@@ -1,0 +1,182 @@
+//! What `create` takes of the host while an account of the host changes it.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use crate::support::{HostFile, TREES, Test, finish, ok, run};
+use crate::{MARKER, attacker, grep};
+
+/// Who has state, and may not read what root has.
+const NOBODY: u32 = 65534;
+const STATE: &str = "/var/lib/t-esc-state";
+const PRIVATE: &str = "/root/t-esc-copying";
+const ELSEWHERE: &str = "/opt/t-esc-copying";
+
+/// How many files a directory has that is exchanged for a link to others of these names.
+const FILES: usize = 300;
+
+/// A service whose account owns its state, and what it may not read.
+struct Prey {
+    _unit: HostFile,
+    _files: [HostFile; 4],
+}
+
+impl Prey {
+    fn new(more: &str) -> Self {
+        let unit = format!(
+            "[Service]\nUser=nobody\nStateDirectory=t-esc-state\nExecStart=/bin/sleep infinity\n{more}"
+        );
+        let files = [
+            HostFile::new(&format!("{STATE}/d/f"), "own"),
+            HostFile::new(&format!("{PRIVATE}/f"), MARKER),
+            HostFile::new(&format!("{ELSEWHERE}/below/f"), MARKER),
+            HostFile::script("/var/lib/t-esc-attacker/attacker", ""),
+        ];
+        for private in [PRIVATE, ELSEWHERE] {
+            fs::set_permissions(private, fs::Permissions::from_mode(0o700)).unwrap();
+        }
+        for index in 0..FILES {
+            fs::write(format!("{STATE}/d/f{index}"), "own").unwrap();
+            fs::write(format!("{PRIVATE}/f{index}"), MARKER).unwrap();
+        }
+        symlink(PRIVATE, format!("{STATE}/link")).unwrap();
+        let owned = Command::new("chown")
+            .args(["-hR", &NOBODY.to_string(), STATE])
+            .status();
+        assert!(owned.unwrap().success());
+        fs::copy(attacker(), "/var/lib/t-esc-attacker/attacker").unwrap();
+        Self {
+            _unit: HostFile::unit("t-esc-copying.service", &unit),
+            _files: files,
+        }
+    }
+}
+
+/// Has the account exchange its directory and its link for ever.
+struct Restless(Child);
+
+impl Restless {
+    fn new() -> Self {
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid", &NOBODY.to_string(), "--clear-groups", "--"])
+            .args(["/var/lib/t-esc-attacker/attacker", "restless"])
+            .args(["d", "link"].map(|name| Path::new(STATE).join(name)))
+            .stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        assert_eq!(line.trim(), "exchanging");
+        Self(child)
+    }
+}
+
+impl Drop for Restless {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Makes the sandbox, which may fail, and finds nothing in it that is root's. Whether it was made.
+fn is_made() -> bool {
+    let words = ["create", "-N", "none", "--state", "copy"];
+    let unit = ["-u", "t-esc-copying.service", "t-esc"];
+    let made = run(&[&words[..], &unit].concat());
+    let tree = Path::new(TREES).join("t-esc");
+    if made.code != 0 {
+        assert!(made.stderr.contains("symbolic link"), "{made:?}");
+        assert!(!tree.exists(), "{made:?}");
+        return false;
+    }
+    let found = finish(grep(&[tree.to_str().unwrap()]), "").stdout;
+    assert_eq!(found, "", "root's files are in the sandbox");
+    true
+}
+
+fn race(rounds: u32) {
+    let prey = Prey::new("");
+    let restless = Restless::new();
+    let mut made = 0;
+    for _ in 0..rounds {
+        if is_made() {
+            made += 1;
+            ok(&["delete", "t-esc"]);
+        }
+    }
+    println!("{made} of {rounds} were made");
+    drop(restless);
+    // As soon as nobody changes it, it can be made.
+    assert!(is_made());
+    let copied = PathBuf::from(format!("{TREES}/t-esc{STATE}"));
+    assert!(copied.join("link").symlink_metadata().is_ok() && copied.join("d").exists());
+    ok(&["delete", "t-esc"]);
+    drop(prey);
+}
+
+#[test]
+fn an_account_that_exchanges_directories_and_links_has_nothing_copied() {
+    const NAME: &str = "an_account_that_exchanges_directories_and_links_has_nothing_copied";
+    let Some(test) = Test::begin(NAME) else {
+        return;
+    };
+    race(10);
+    test.end();
+}
+
+#[test]
+#[ignore = "slow: make test-slow"]
+fn an_account_that_exchanges_directories_and_links_has_nothing_copied_however_often() {
+    const NAME: &str =
+        "an_account_that_exchanges_directories_and_links_has_nothing_copied_however_often";
+    let Some(test) = Test::begin(NAME) else {
+        return;
+    };
+    race(200);
+    test.end();
+}
+
+#[test]
+fn links_that_an_account_has_put_in_its_state_lead_nowhere() {
+    let Some(test) = Test::begin("links_that_an_account_has_put_in_its_state_lead_nowhere") else {
+        return;
+    };
+    // Where its unit and its configuration send whoever follows: through a link, to a link, and both.
+    let prey = Prey::new(&format!(
+        "WorkingDirectory=-{STATE}/way/below\nReadWritePaths=-{STATE}/end -{STATE}/way -{STATE}/link/f0\n"
+    ));
+    for (link, target) in [("way", ELSEWHERE), ("end", ELSEWHERE)] {
+        let link = format!("{STATE}/{link}");
+        symlink(target, &link).unwrap();
+        std::os::unix::fs::lchown(&link, Some(NOBODY), None).unwrap();
+    }
+    assert!(is_made());
+    ok(&["delete", "t-esc"]);
+    drop(prey);
+    test.end();
+}
+
+#[test]
+fn a_link_of_roots_to_a_larger_disk_is_followed() {
+    let Some(test) = Test::begin("a_link_of_roots_to_a_larger_disk_is_followed") else {
+        return;
+    };
+    let unit = HostFile::unit(
+        "t-esc-copying.service",
+        "[Service]\nUser=nobody\nStateDirectory=t-esc-state\nExecStart=/bin/sleep infinity\n",
+    );
+    let state = HostFile::new(&format!("{ELSEWHERE}/state/file"), "own");
+    chown(format!("{ELSEWHERE}/state"), Some(NOBODY), None).unwrap();
+    let link = HostFile::link(STATE, &format!("{ELSEWHERE}/state"));
+    assert!(is_made());
+    let copied = fs::read_to_string(format!("{TREES}/t-esc{STATE}/file")).unwrap();
+    assert_eq!(copied, "own");
+    ok(&["delete", "t-esc"]);
+    drop((link, state, unit));
+    test.end();
+}
