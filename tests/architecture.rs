@@ -207,6 +207,36 @@ fn one_module_runs_commands() {
     report(&broken);
 }
 
+/// Words in backticks that look like the name of a test, in SECURITY.md.
+#[test]
+fn promises_name_tests_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let promises = fs::read_to_string(root.join("SECURITY.md")).unwrap();
+    let is_test = |word: &&str| {
+        word.matches('_').count() > 1
+            && !word.contains(|c: char| !c.is_ascii_lowercase() && c != '_' && !c.is_ascii_digit())
+    };
+    let named: Vec<&str> = promises
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(is_test)
+        .collect();
+    assert!(named.len() > 50, "{} tests are named", named.len());
+    let sources: String = ["src", "guest-init", "tests"]
+        .into_iter()
+        .flat_map(files)
+        .map(|path| fs::read_to_string(path).unwrap())
+        .collect();
+    let missing: Vec<String> = (named.iter())
+        .filter(|name| {
+            !sources.contains(&format!("fn {name}(")) && !sources.contains(&format!("fn {name}<"))
+        })
+        .map(|name| format!("SECURITY.md names the test '{name}', which does not exist"))
+        .collect();
+    report(&missing);
+}
+
 #[test]
 fn files_are_short_and_finished() {
     let mut broken = Vec::new();
