@@ -136,6 +136,7 @@ pub fn must_be_of(path: &Path, uuid: Uuid) -> Result<()> {
     let file = path.join(MARK);
     let text = match fs::read(&file) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
+            fs::symlink_metadata(path).map_err(Error::io("opening", path))?;
             return Err(Error::refused(format!(
                 "'{}' has no mark of this sandbox: look at 'path' in its sandbox.toml",
                 path.display()
