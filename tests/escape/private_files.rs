@@ -165,7 +165,7 @@ fn secrets_of_a_machine_are_for_nobody_else_and_gone_once_it_runs() {
     // A command that is in it when it reboots waits for an answer for ever.
     let has_rebooted = || {
         let mut asked = Command::new("timeout");
-        asked.arg("60").arg(service_program());
+        asked.args(["--signal=KILL", "60"]).arg(service_program());
         asked.args(["execute", "t-boot", "--", "test", "!", "-e", "/run/before"]);
         finish(asked, "").code == 0
     };
