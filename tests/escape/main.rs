@@ -17,6 +17,7 @@ mod limits;
 mod machine;
 mod modes;
 mod network;
+mod one_file;
 mod oneshot;
 mod private_files;
 mod races;

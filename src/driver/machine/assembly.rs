@@ -11,7 +11,7 @@ use crate::config::storage::TreeFilesystem;
 use crate::config::{Mount, SandboxConfig, TreeImage};
 use crate::domain::qemu::{Share, Transport};
 use crate::domain::{BlockDevice, BlockKind};
-use crate::driver::ability::{Abilities, for_guest};
+use crate::driver::ability::{Abilities, OfFile, for_guest};
 use crate::error::{Error, Result};
 use crate::guest::kernel::Feature;
 use crate::guest::{PRIVATE, PRIVATE_DIRS, below, bind, link, of_sandbox, temporary};
@@ -105,12 +105,23 @@ impl Assembly {
             } => {
                 let staged = Path::new(guest_init::STAGED_MOUNTS).join(index.to_string());
                 let metadata = fs::metadata(source).map_err(Error::io("looking at", source))?;
-                // Of a file the directory is shared that it is in.
-                let (shared, place) = match (source.parent(), source.file_name()) {
-                    (Some(parent), Some(name)) if !metadata.is_dir() => (parent, staged.join(name)),
-                    _ => (source.as_path(), staged.clone()),
+                let place = match source.file_name() {
+                    Some(name) if !metadata.is_dir() => {
+                        let OfFile::Itself(transport) = abilities.of_file(source, *read_only)?
+                        else {
+                            return Err(Error::refused(format!(
+                                "mounting '{}': a service has no copies of files",
+                                source.display()
+                            )));
+                        };
+                        self.add(transport, source, &staged);
+                        staged.join(name)
+                    }
+                    _ => {
+                        self.share(abilities, source, &staged, *read_only)?;
+                        staged
+                    }
                 };
-                self.share(abilities, shared, &staged, *read_only)?;
                 Some(bind(place, target.as_path(), *read_only))
             }
             Mount::HostBind { source: None, .. }
