@@ -11,6 +11,7 @@ use guest_init::{STAGED_INCLUDES, STAGED_MOUNTS};
 
 use crate::config::{ImageFormat, Include, Mount};
 use crate::error::{Error, Result};
+use crate::guest::nested;
 use crate::run::Request;
 
 /// Where the root is staged.
@@ -96,7 +97,8 @@ impl Layout {
             temporary: Vec::new(),
         };
         layout.choose_root(request)?;
-        let mounts = request.mounts.iter().filter(|mount| !mount.is_root());
+        let mounts = nested::resolve(&request.mounts, None)?;
+        let mounts = mounts.iter().filter(|mount| !mount.is_root());
         for (index, mount) in mounts.enumerate() {
             layout.add(index, mount, state, granularity)?;
         }

@@ -8,6 +8,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Instant, SystemTime};
 
+use test_harness::guest::{Flavour, Kernel};
 use test_harness::libvirtd;
 use test_harness::prey::{BESIDE, IN_USR, LEFT, LIAR, LIE, SHARED};
 
@@ -130,12 +131,8 @@ fn assert_nobody_gets_into(tree: &Path) {
     assert_eq!((mode & 0o7777, tree.metadata().unwrap().uid()), (0o700, 0));
 }
 
-#[test]
-#[ignore = "slow: make test-slow"]
-fn nobody_gets_out_of_a_machine() {
-    let Some(test) = Test::begin("nobody_gets_out_of_a_machine") else {
-        return;
-    };
+/// The attempts from a service in a machine with this kernel.
+fn attack_from(flavour: Flavour) {
     let (unit, mut prey, shared) = (unit(), Prey::new(), Shared::new());
     let (before, state, since) = (host_state(), Shared::state(), SystemTime::now());
     let uri = libvirtd::qemu_uri().unwrap();
@@ -143,12 +140,9 @@ fn nobody_gets_out_of_a_machine() {
     let create = ["create", "-N", "none", "-u", "t-esc.service"];
     // Somebody else's, whose tree is beside.
     ok(&[&create[..], &["t-esc2"]].concat());
-    ok(&[
-        &["-c", &uri],
-        &create[..],
-        &["--pids", "200", "-m", &bind, "t-esc"],
-    ]
-    .concat());
+    let release = Kernel::find(flavour).unwrap().version;
+    let machine = ["--kernver", &release, "--pids", "200", "-m", &bind, "t-esc"];
+    ok(&[&["-c", &uri], &create[..], &machine].concat());
     let trees = Path::new(TREES);
     for dir in ["t-esc2/srv", "t-esc2", "t-esc"] {
         fs::write(trees.join(dir).join(BESIDE), MARKER).unwrap();
@@ -191,6 +185,25 @@ fn nobody_gets_out_of_a_machine() {
         ok(&["delete", "--force", name]);
     }
     drop((unit, prey, shared));
+}
+
+#[test]
+#[ignore = "slow: make test-slow"]
+fn nobody_gets_out_of_a_machine_with_9p() {
+    let Some(test) = Test::begin("nobody_gets_out_of_a_machine_with_9p") else {
+        return;
+    };
+    attack_from(Flavour::Generic);
+    test.end();
+}
+
+#[test]
+#[ignore = "slow: make test-slow"]
+fn nobody_gets_out_of_a_machine_with_virtiofs_alone() {
+    let Some(test) = Test::begin("nobody_gets_out_of_a_machine_with_virtiofs_alone") else {
+        return;
+    };
+    attack_from(Flavour::Cloud);
     test.end();
 }
 

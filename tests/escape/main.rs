@@ -16,6 +16,7 @@ mod journals;
 mod limits;
 mod machine;
 mod modes;
+mod nested;
 mod network;
 mod one_file;
 mod oneshot;

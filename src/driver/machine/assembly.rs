@@ -14,7 +14,7 @@ use crate::domain::{BlockDevice, BlockKind};
 use crate::driver::ability::{Abilities, OfFile, for_guest};
 use crate::error::{Error, Result};
 use crate::guest::kernel::Feature;
-use crate::guest::{PRIVATE, PRIVATE_DIRS, below, bind, link, of_sandbox, temporary};
+use crate::guest::{PRIVATE, PRIVATE_DIRS, below, bind, link, nested, of_sandbox, temporary};
 use crate::host::{HostFacts, SystemDir};
 
 /// Serial of the disk that holds the tree.
@@ -78,7 +78,10 @@ impl Assembly {
             assembly.mounts.push(bind(staged, dir, false));
         }
         assembly.mounts.extend(temporary());
-        for (index, mount) in config.mounts.iter().enumerate() {
+        for (index, mount) in nested::resolve(&config.mounts, Some(&config.path))?
+            .iter()
+            .enumerate()
+        {
             assembly.add_user_mount(abilities, index, mount)?;
         }
         if !config.networks.is_empty() {
