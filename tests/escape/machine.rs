@@ -42,7 +42,7 @@ impl Shared {
         let in_usr = files.map(|name| HostFile::new(&format!("{IN_USR}/{name}"), "the host's"));
         let shared = files.map(|name| HostFile::new(&format!("{OUTER}/in/{name}"), "the host's"));
         let beside = HostFile::new(&format!("{OUTER}/{BESIDE}"), MARKER);
-        fs::create_dir(format!("{IN_USR}/empty")).unwrap();
+        fs::create_dir_all(format!("{IN_USR}/empty")).unwrap();
         Self {
             _files: in_usr.into_iter().chain(shared).chain([beside]).collect(),
         }
@@ -76,6 +76,14 @@ impl Shared {
         }
         found.sort();
         found
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        for path in [IN_USR, OUTER] {
+            let _ = fs::remove_dir_all(path);
+        }
     }
 }
 

@@ -25,14 +25,6 @@ impl Prey {
     }
 }
 
-impl Drop for Prey {
-    fn drop(&mut self) {
-        for path in [OUTER, BESIDE] {
-            let _ = fs::remove_dir_all(path);
-        }
-    }
-}
-
 fn mounts(option: &str) -> [String; 2] {
     [
         format!("host-bind:/mnt={OUTER}"),
