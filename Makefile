@@ -25,7 +25,7 @@ build:
 # Installs what `make build` built.
 install:
 	install -D -m 755 -t $(bin) target/release/virt-sandbox target/release/virt-sandbox-service \
-	  target/release/virt-sandbox-virtiofsd
+	  target/release/virt-sandbox-virtiofsd target/release/virt-sandbox-virtiofsd-file
 	install -D -m 755 -t $(libexec) target/guest-init/guest-init
 	install -D -m 644 -t $(share)/virt-sandbox/services.d services.d/*.toml
 	install -D -m 644 -t $(share)/virt-sandbox/selinux selinux/*.cil

@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use virt_sandbox::commands::virtiofsd::Access;
+
 fn main() -> ExitCode {
-    virt_sandbox::commands::virtiofsd::main()
+    virt_sandbox::commands::virtiofsd::main(Access::Read)
 }

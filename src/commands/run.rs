@@ -82,7 +82,8 @@ pub struct Cli {
     disk: Vec<Disk>,
 
     /// NIC: dhcp, source=NETWORK or bridge=BRIDGE or direct=DEVICE or user, mac=MAC, address=IP[/PREFIX],
-    /// route=NET[/PREFIX]%GATEWAY, filter=NAME; or none [default: none]
+    /// route=NET[/PREFIX]%GATEWAY, filter=NAME; or none. With `user` the hypervisor connects in the place of a virtual machine, which
+    /// so reaches what listens on the loopback of the host, too (at 10.0.2.2) [default: none]
     #[arg(short = 'N', long, value_name = "NIC", help_heading = "Network")]
     network: Vec<NetworkChoice>,
     /// Answer on a port of the host: [ADDRESS:]HOST:GUEST[/udp]

@@ -17,6 +17,9 @@ const VIRTIOFS_FOR_USERS: u32 = 10;
 /// The program of ours that becomes a virtiofsd with read-only mounts.
 pub const READER: &str = "virt-sandbox-virtiofsd";
 
+/// The one that becomes a virtiofsd that can write to a single file.
+const FILE_WRITER: &str = "virt-sandbox-virtiofsd-file";
+
 /// Where distributions have virtiofsd.
 const VIRTIOFSD: [&str; 4] = [
     "/usr/libexec/virtiofsd",
@@ -34,6 +37,8 @@ pub struct Abilities<'a> {
     writer: std::result::Result<PathBuf, String>,
     /// What it starts for directories that are only read.
     reader: std::result::Result<PathBuf, String>,
+    /// What it starts for single files that are written to.
+    file_writer: std::result::Result<PathBuf, String>,
     libvirt_version: u32,
 }
 
@@ -47,7 +52,8 @@ impl<'a> Abilities<'a> {
             kernel,
             authority,
             writer: find_virtiofsd(),
-            reader: find_reader(authority),
+            reader: find_own(READER, authority),
+            file_writer: find_own(FILE_WRITER, authority),
             libvirt_version: libvirt::library_version()?,
         })
     }
@@ -84,6 +90,45 @@ impl<'a> Abilities<'a> {
                 "sharing '{}' with a virtual machine: {one}, and {other}",
                 source.display()
             ))),
+        }
+    }
+
+    /// How a single file gets into the guest, without anything that is beside it. The file is a share of its own, which a virtiofsd of
+    /// root's shows in a directory with nothing else. 9p knows directories alone: what is only read can be a copy there.
+    ///
+    /// # Errors
+    /// Where there is no way; the message says why.
+    pub fn of_file(&self, source: &Path, read_only: bool) -> Result<OfFile> {
+        let refused = |reason: &str| {
+            Error::refused(format!(
+                "sharing '{}' with a virtual machine: {reason}; share a directory that is made for it",
+                source.display()
+            ))
+        };
+        let metadata = fs::metadata(source).map_err(Error::io("looking at", source))?;
+        if !metadata.is_file() {
+            return Err(refused(
+                "it is neither a directory nor a regular file, and belongs to the host's kernel",
+            ));
+        }
+        let program = match read_only {
+            true => &self.reader,
+            false => &self.file_writer,
+        };
+        match (self.authority, read_only) {
+            (Authority::Root, _) => match self.virtiofs_by(program, read_only)? {
+                Ok(transport) => Ok(OfFile::Itself(transport)),
+                Err(reason) => Err(refused(&format!(
+                    "a file by itself needs virtiofs, and {reason}"
+                ))),
+            },
+            (Authority::User, true) => match self.plan9(true)? {
+                Ok(transport) => Ok(OfFile::Copy(transport)),
+                Err(reason) => Err(refused(&reason)),
+            },
+            (Authority::User, false) => Err(refused(
+                "only root's virtual machines can write to a file without having its directory (',ro' gives a copy)",
+            )),
         }
     }
 
@@ -128,6 +173,18 @@ impl<'a> Abilities<'a> {
     }
 
     fn virtiofs(&self, read_only: bool) -> Result<std::result::Result<Transport, String>> {
+        let program = match read_only {
+            true => &self.reader,
+            false => &self.writer,
+        };
+        self.virtiofs_by(program, read_only)
+    }
+
+    fn virtiofs_by(
+        &self,
+        program: &std::result::Result<PathBuf, String>,
+        read_only: bool,
+    ) -> Result<std::result::Result<Transport, String>> {
         let release = &self.kernel.release;
         if !self.kernel.has("virtiofs")? {
             return Ok(Err(format!("the kernel {release} has no virtiofs")));
@@ -138,10 +195,6 @@ impl<'a> Abilities<'a> {
                 self.libvirt_version
             )));
         }
-        let program = match read_only {
-            true => &self.reader,
-            false => &self.writer,
-        };
         Ok(program.clone().map(|binary| Transport::Virtiofs {
             binary,
             // A root that is the kernel's first one cannot be left by pivot_root(2), which is the other way.
@@ -149,6 +202,15 @@ impl<'a> Abilities<'a> {
             read_only,
         }))
     }
+}
+
+/// How a single file gets into the guest.
+#[derive(Debug)]
+pub enum OfFile {
+    /// As itself.
+    Itself(Transport),
+    /// As a copy, in a directory that is shared.
+    Copy(Transport),
 }
 
 /// The virtiofsd of this host, or why there is none.
@@ -163,9 +225,9 @@ pub fn find_virtiofsd() -> std::result::Result<PathBuf, String> {
     })
 }
 
-/// The program that libvirt starts for a directory that the guest may only read, or why there is none: libvirt 9 tells no virtiofsd
-/// to refuse to write.
-fn find_reader(authority: Authority) -> std::result::Result<PathBuf, String> {
+/// The program of ours with `name` that libvirt starts as virtiofsd, in mounts that keep it from writing to anything else, or why there
+/// is none: libvirt 9 tells no virtiofsd to refuse to write.
+fn find_own(name: &str, authority: Authority) -> std::result::Result<PathBuf, String> {
     find_virtiofsd()?;
     if authority == Authority::User {
         return Err("only root's virtiofsd can be kept from writing to it".to_owned());
@@ -179,10 +241,10 @@ fn find_reader(authority: Authority) -> std::result::Result<PathBuf, String> {
     let own = command::own().map_err(|error| format!("finding this program: {error}"))?;
     let beside = own.ancestors().skip(1).take(2);
     let places = beside
-        .map(|directory| directory.join(READER))
-        .chain([Path::new("/usr/bin").join(READER)]);
+        .map(|directory| directory.join(name))
+        .chain([Path::new("/usr/bin").join(name)]);
     first_file(places).ok_or_else(|| {
-        format!("there is no {READER}, which keeps virtiofsd from writing to it; install virt-sandbox whole")
+        format!("there is no {name}, which keeps virtiofsd from writing to it; install virt-sandbox whole")
     })
 }
 

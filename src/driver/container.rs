@@ -79,7 +79,7 @@ pub(super) fn build(
     }
     lxc::check(&domain)?;
     let label = super::labelled(config, Kind::Container, &site, hypervisor)?;
-    let mut assembly = Assembly::of_service(config, facts, site.stage);
+    let mut assembly = Assembly::of_service(config, facts, site.stage)?;
     assembly.mounts.extend(guest::own_databases(Path::new("/")));
     let idmap = ids(config, &assembly.filesystems, site.record)?;
     let confined = match idmap {
@@ -179,9 +179,9 @@ fn staged() -> Staged {
 }
 
 /// The staging root is ours.
-pub(super) fn sharing(config: &SandboxConfig, facts: &HostFacts) -> Vec<Shared> {
+pub(super) fn sharing(config: &SandboxConfig, facts: &HostFacts) -> Result<Vec<Shared>> {
     let stage = Path::new("/");
-    let assembly = Assembly::of_service(config, facts, stage);
+    let assembly = Assembly::of_service(config, facts, stage)?;
     let shared = |filesystem: Filesystem| Shared {
         source: filesystem.source,
         read_only: filesystem.read_only,
@@ -193,11 +193,11 @@ pub(super) fn sharing(config: &SandboxConfig, facts: &HostFacts) -> Vec<Shared> 
         read_only: false,
         how: "loop device, owners in its filesystem; mounted in the sandbox alone",
     });
-    own.chain(image).collect()
+    Ok(own.chain(image).collect())
 }
 
 pub(super) fn owners(config: &SandboxConfig, facts: &HostFacts, record: &Path) -> Result<Owners> {
-    let assembly = Assembly::of_service(config, facts, Path::new("/"));
+    let assembly = Assembly::of_service(config, facts, Path::new("/"))?;
     let registry = registry(record);
     let preview = |wanted| registry.preview(record, config.uuid, wanted);
     // The first is the staging root.

@@ -261,7 +261,7 @@ impl Keeper {
     /// Where one cannot.
     pub fn sharing(self, config: &SandboxConfig, facts: &HostFacts) -> Result<Vec<Shared>> {
         match self {
-            Self::Containers => Ok(container::sharing(config, facts)),
+            Self::Containers => container::sharing(config, facts),
             Self::Machines => machine::sharing(config, facts),
         }
     }

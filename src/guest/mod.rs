@@ -4,6 +4,7 @@ pub mod cgroup;
 pub mod confinement;
 pub mod ids;
 pub mod kernel;
+pub mod nested;
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -50,8 +51,10 @@ pub struct Assembly {
 
 impl Assembly {
     /// The assembly of a service sandbox staged in `stage`.
-    #[must_use]
-    pub fn of_service(config: &SandboxConfig, facts: &HostFacts, stage: &Path) -> Self {
+    ///
+    /// # Errors
+    /// As [`nested::resolve`].
+    pub fn of_service(config: &SandboxConfig, facts: &HostFacts, stage: &Path) -> Result<Self> {
         let mut assembly = Self {
             filesystems: vec![Filesystem {
                 source: stage.to_owned(),
@@ -78,10 +81,13 @@ impl Assembly {
             assembly.mounts.push(bind(below(PRIVATE, dir), dir, false));
         }
         assembly.mounts.extend(temporary());
-        for (index, mount) in config.mounts.iter().enumerate() {
+        for (index, mount) in nested::resolve(&config.mounts, Some(&config.path))?
+            .iter()
+            .enumerate()
+        {
             assembly.add_user_mount(facts, index, mount);
         }
-        assembly
+        Ok(assembly)
     }
 
     fn add_user_mount(&mut self, facts: &HostFacts, index: usize, mount: &Mount) {

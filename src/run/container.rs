@@ -98,6 +98,7 @@ pub fn plan(
         },
         emulation: None,
         boot: None,
+        copies: vec![],
         files: None,
         devices: devices.attached,
     })
@@ -298,6 +299,7 @@ fn mounts(share: &Share, facts: &HostFacts) -> Vec<Filesystem> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run::layout::Kind;
 
     #[test]
     fn mounts_of_the_kernel_are_not_shared() {
@@ -312,6 +314,7 @@ mod tests {
             source: "/".into(),
             staged: ROOT.into(),
             read_only: true,
+            kind: Kind::Directory,
         };
         let targets: Vec<_> = mounts(&share, &facts)
             .into_iter()

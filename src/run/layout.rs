@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use guest_init::config::{self as guest, Access, Root, Source};
 use guest_init::{STAGED_INCLUDES, STAGED_MOUNTS};
 
-use crate::config::{ImageFormat, Mount};
+use crate::config::{ImageFormat, Include, Mount};
 use crate::error::{Error, Result};
+use crate::guest::nested;
 use crate::run::Request;
 
 /// Where the root is staged.
@@ -42,6 +43,17 @@ pub struct Share {
     pub staged: PathBuf,
     /// Whether the sandbox may only read it.
     pub read_only: bool,
+    /// What it is.
+    pub kind: Kind,
+}
+
+/// What is shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A directory with all in it.
+    Directory,
+    /// Anything else, by itself.
+    File,
 }
 
 /// A filesystem in an image, in the staging root.
@@ -61,12 +73,12 @@ pub struct Image {
     pub read_only: bool,
 }
 
-/// What can be shared by itself.
+/// What can be put into the staging root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Granularity {
     /// Files as well as directories.
     Files,
-    /// Directories only: of a file, the one it is in.
+    /// Directories only: a file is in one that has nothing else.
     Directories,
 }
 
@@ -85,11 +97,12 @@ impl Layout {
             temporary: Vec::new(),
         };
         layout.choose_root(request)?;
-        let mounts = request.mounts.iter().filter(|mount| !mount.is_root());
+        let mounts = nested::resolve(&request.mounts, None)?;
+        let mounts = mounts.iter().filter(|mount| !mount.is_root());
         for (index, mount) in mounts.enumerate() {
             layout.add(index, mount, state, granularity)?;
         }
-        layout.add_includes(request, granularity)?;
+        layout.add_includes(&request.includes, granularity)?;
         Ok(layout)
     }
 
@@ -128,6 +141,7 @@ impl Layout {
                 source: source.to_owned(),
                 staged: staged.clone(),
                 read_only: access != Access::Writable,
+                kind: Kind::Directory,
             });
             Ok(access)
         };
@@ -240,19 +254,18 @@ impl Layout {
         Ok(())
     }
 
-    fn add_includes(&mut self, request: &Request, granularity: Granularity) -> Result<()> {
-        for (index, include) in request.includes.iter().enumerate() {
+    fn add_includes(&mut self, includes: &[Include], granularity: Granularity) -> Result<()> {
+        for (index, include) in includes.iter().enumerate() {
             let path = &include.source;
             fs::symlink_metadata(path).map_err(Error::io("reading what to include,", path))?;
-            let source = match granularity {
-                Granularity::Files => {
+            let source = match (granularity, self.whole_host()) {
+                // Each share is a device of a machine.
+                (Granularity::Directories, Some(place)) => {
+                    place.join(path.strip_prefix("/").unwrap_or(path))
+                }
+                (Granularity::Files | Granularity::Directories, _) => {
                     let staged = Path::new(STAGED_INCLUDES).join(index.to_string());
                     self.share(path, staged, true, granularity)?
-                }
-                // One share for all: each is a device.
-                Granularity::Directories => {
-                    let place = self.whole_host();
-                    place.join(path.strip_prefix("/").unwrap_or(path))
                 }
             };
             self.includes.push(guest::Include {
@@ -263,13 +276,11 @@ impl Layout {
         Ok(())
     }
 
-    /// Where the host's root is staged.
-    fn whole_host(&mut self) -> PathBuf {
+    /// Where the host's root is staged, if it is shared.
+    fn whole_host(&self) -> Option<PathBuf> {
         let is_whole = |share: &&Share| share.source == Path::new("/") && share.read_only;
-        match self.shares.iter().find(is_whole) {
-            Some(share) => share.staged.clone(),
-            None => self.share_dir("/".into(), STAGED_INCLUDES.into(), true),
-        }
+        let share = self.shares.iter().find(is_whole)?;
+        Some(share.staged.clone())
     }
 
     /// Shares `source`; gives its place in the staging root.
@@ -280,17 +291,20 @@ impl Layout {
         read_only: bool,
         granularity: Granularity,
     ) -> Result<PathBuf> {
-        let is_dir = is_dir(source, "what is mounted")?;
-        match (granularity, source.parent(), source.file_name()) {
-            (Granularity::Directories, Some(parent), Some(name)) if !is_dir => {
-                let place = staged.join(name);
-                self.share_dir(parent.to_owned(), staged, read_only);
-                Ok(place)
-            }
-            (Granularity::Files | Granularity::Directories, ..) => {
-                Ok(self.share_dir(source.to_owned(), staged, read_only))
-            }
+        if is_dir(source, "what is mounted")? {
+            return Ok(self.share_dir(source.to_owned(), staged, read_only));
         }
+        let place = match (granularity, source.file_name()) {
+            (Granularity::Directories, Some(name)) => staged.join(name),
+            (Granularity::Files | Granularity::Directories, _) => staged.clone(),
+        };
+        self.shares.push(Share {
+            source: source.to_owned(),
+            staged,
+            read_only,
+            kind: Kind::File,
+        });
+        Ok(place)
     }
 
     fn share_dir(&mut self, source: PathBuf, staged: PathBuf, read_only: bool) -> PathBuf {
@@ -298,6 +312,7 @@ impl Layout {
             source,
             staged: staged.clone(),
             read_only,
+            kind: Kind::Directory,
         });
         staged
     }
@@ -317,5 +332,57 @@ fn existing_file(source: &Path) -> Result<PathBuf> {
             source.display()
         ))),
         false => Ok(source.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EMPTY: Layout = Layout {
+        shares: Vec::new(),
+        images: Vec::new(),
+        root: Root::Empty,
+        user_mounts: Vec::new(),
+        includes: Vec::new(),
+        temporary: Vec::new(),
+    };
+
+    fn included(mut layout: Layout, path: &Path) -> Layout {
+        let include: Include = format!("/opt/included={}", path.display()).parse().unwrap();
+        layout
+            .add_includes(&[include], Granularity::Directories)
+            .unwrap();
+        layout
+    }
+
+    #[test]
+    fn what_is_copied_into_a_machine_shares_nothing_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        for (source, kind, place) in [
+            (file.as_path(), Kind::File, "/include/0/file"),
+            (dir.path(), Kind::Directory, "/include/0"),
+        ] {
+            let layout = included(EMPTY, source);
+            let share = Share {
+                source: source.to_owned(),
+                staged: "/include/0".into(),
+                read_only: true,
+                kind,
+            };
+            assert_eq!(layout.shares, [share]);
+            assert_eq!(layout.includes[0].source, Path::new(place));
+        }
+        // What is shown anyway is not shared once more.
+        let mut whole = EMPTY;
+        whole.share_dir("/".into(), ROOT.into(), true);
+        let layout = included(whole.clone(), &file);
+        assert_eq!(layout.shares, whole.shares);
+        assert_eq!(
+            layout.includes[0].source,
+            Path::new(&format!("{ROOT}{}", file.display()))
+        );
     }
 }

@@ -10,15 +10,15 @@ use crate::config::{Network, SandboxName};
 use crate::domain::qemu::{self, Channel, Console, Machine, QemuDomain, Transport};
 use crate::domain::template::{self, Template};
 use crate::domain::{BlockDevice, BlockKind, Domain};
-use crate::driver::ability::{Abilities, for_guest, usable_emulation};
+use crate::driver::ability::{Abilities, OfFile, for_guest, usable_emulation};
 use crate::error::{Error, Result};
 use crate::guest::kernel::{self, Feature, Kernel};
 use crate::host::HostFacts;
 use crate::label::selinux;
 use crate::run::contract::{self, Platforms};
 use crate::run::disks;
-use crate::run::layout::{Granularity, Image, Layout};
-use crate::run::{Account, Driver, Places, Plan, Reach, Request};
+use crate::run::layout::{Granularity, Image, Kind, Layout};
+use crate::run::{Account, Copied, Driver, Places, Plan, Reach, Request};
 
 /// The plan of a virtual machine of `driver`.
 pub fn plan(
@@ -41,8 +41,23 @@ pub fn plan(
 
     let mut shares = Vec::new();
     let mut staged = Vec::new();
+    let mut files = Vec::new();
     for (index, share) in layout.shares.iter().enumerate() {
-        let transport = abilities.transport(&share.source, share.read_only)?;
+        let own = share.source.clone();
+        let (source, transport) = match share.kind {
+            Kind::Directory => (own, abilities.transport(&share.source, share.read_only)?),
+            Kind::File => match abilities.of_file(&share.source, share.read_only)? {
+                OfFile::Itself(transport) => (own, transport),
+                OfFile::Copy(transport) => {
+                    let directory = state.join("copied").join(index.to_string());
+                    files.push(Copied {
+                        source: own,
+                        directory: directory.clone(),
+                    });
+                    (directory, transport)
+                }
+            },
+        };
         let tag = format!("share{index}");
         staged.push(Staged::Share {
             transport: for_guest(&transport),
@@ -52,7 +67,7 @@ pub fn plan(
         });
         shares.push(qemu::Share {
             tag,
-            source: share.source.clone(),
+            source,
             transport,
         });
     }
@@ -146,6 +161,7 @@ pub fn plan(
             consoles: std::iter::once(console).chain(serial).collect(),
             directory: sockets,
         },
+        copies: files,
         boot: Some(BootFiles { boot, copies }),
         emulation: Some(emulation),
         files: None,

@@ -130,12 +130,23 @@ pub struct Plan {
     pub reach: Reach,
     /// What runs the instructions of a virtual machine.
     pub emulation: Option<Emulation>,
+    /// Copies of single files that it is given.
+    copies: Vec<Copied>,
     /// What a virtual machine boots from.
     boot: Option<machine::BootFiles>,
     /// The label of its directory, with SELinux.
     files: Option<Context>,
     /// Block devices that are there for its sake.
     devices: Vec<disks::Attached>,
+}
+
+/// A copy of a file of the host, made at the start.
+#[derive(Debug)]
+struct Copied {
+    /// The file.
+    source: PathBuf,
+    /// The directory of the copy, which has its name.
+    directory: PathBuf,
 }
 
 /// What a plan is for.

@@ -1,13 +1,16 @@
 //! What a sandbox needs on the host before its domain starts.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+
+use nix::libc;
 
 use crate::error::{Error, Result};
 use crate::guest;
 use crate::label::selinux;
-use crate::run::{Plan, Reach};
+use crate::run::{Copied, Plan, Reach};
 use crate::sys::private;
 
 /// Makes what `plan` needs, in the directory `state` where it is the sandbox's own. `qemu` is the user with the group that QEMU runs
@@ -22,6 +25,9 @@ pub(super) fn make(plan: &Plan, qemu: Option<(u32, u32)>, state: &Path) -> Resul
     }
     if let Some(boot) = &plan.boot {
         boot.copy(qemu)?;
+    }
+    for Copied { source, directory } in &plan.copies {
+        copy_file(source, directory).map_err(Error::io("copying for the sandbox", source))?;
     }
     for path in &plan.temporary {
         fs::create_dir_all(path).map_err(Error::io("creating", path))?;
@@ -43,4 +49,22 @@ pub(super) fn make(plan: &Plan, qemu: Option<(u32, u32)>, state: &Path) -> Resul
         boot.label();
     }
     Ok(())
+}
+
+/// Copies a file, with its permissions, into a directory that is made for it.
+fn copy_file(source: &Path, directory: &Path) -> io::Result<()> {
+    let name = source.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    // Somebody may have put a FIFO there since it was looked at.
+    let mut from = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(source)?;
+    let metadata = from.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("it is no regular file any more"));
+    }
+    private::directory(directory, 0o700)?;
+    let mut to = File::create_new(directory.join(name))?;
+    io::copy(&mut from, &mut to)?;
+    to.set_permissions(metadata.permissions())
 }

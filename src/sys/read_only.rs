@@ -1,15 +1,31 @@
-//! A mount namespace in which a process can write to no filesystem.
+//! A mount namespace in which a process can write to no filesystem, or to one file alone.
 //!
-//! `unsafe` for mount_setattr(2), for which `nix` has no function.
+//! `unsafe` for mount_setattr(2), open_tree(2) and move_mount(2), for which `nix` has no functions.
 #![allow(unsafe_code)]
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
+use std::fs::File;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+
+/// Where a file is by itself, in its namespace: a directory that every host has, with nothing that a virtiofsd needs.
+pub const ALONE: &str = "/tmp";
+
+/// What of a single file is allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// To read it.
+    Read,
+    /// To write it, too, where its mount can be written to.
+    Write,
+}
 
 /// Moves the calling thread into a mount namespace of its own where every mount is read-only and opens no device. Mounts that the
 /// host makes later do not appear there: they would be writable.
@@ -20,14 +36,86 @@ use nix::sched::{CloneFlags, unshare};
 /// Where the caller may not mount, or the kernel is older than 5.12.
 pub fn enter() -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;
+    Ok(protect(
+        libc::AT_FDCWD,
+        c"/",
+        libc::AT_RECURSIVE,
+        libc::MOUNT_ATTR_RDONLY,
+    )?)
+}
+
+/// As [`enter`], in a namespace where [`ALONE`] has nothing but `file`, under its name.
+///
+/// # Errors
+/// As [`enter`], and where `file` is a directory, or not there.
+pub fn enter_with(file: &Path, access: Access) -> io::Result<()> {
+    let name = file.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    // At no path, where what follows does not reach it: a mount that the host has made read-only stays so, and is told from others.
+    let own = clone_mount(file)?;
+    let flags = match access {
+        Access::Read => libc::MOUNT_ATTR_RDONLY,
+        Access::Write => 0,
+    };
+    protect(own.as_raw_fd(), c"", libc::AT_EMPTY_PATH, flags)?;
+    protect(
+        libc::AT_FDCWD,
+        c"/",
+        libc::AT_RECURSIVE,
+        libc::MOUNT_ATTR_RDONLY,
+    )?;
+    let options = Some("mode=755,size=64k,nr_inodes=16");
+    mount(
+        Some("file"),
+        ALONE,
+        Some("tmpfs"),
+        MsFlags::empty(),
+        options,
+    )?;
+    let place = Path::new(ALONE).join(name);
+    File::create_new(&place)?;
+    attach(&own, &place)?;
+    let alone = CString::new(ALONE)?;
+    Ok(protect(libc::AT_FDCWD, &alone, 0, libc::MOUNT_ATTR_RDONLY)?)
+}
+
+/// Opens no device of a mount any more, sees no changes of it by the host, and sets `flags`.
+fn protect(at: RawFd, path: &CStr, how: libc::c_int, flags: u64) -> nix::Result<()> {
     let attributes = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NODEV,
+        attr_set: flags | libc::MOUNT_ATTR_NODEV,
         attr_clr: 0,
         propagation: libc::MS_PRIVATE,
         userns_fd: 0,
     };
-    set_attributes(libc::AT_FDCWD, c"/", libc::AT_RECURSIVE, &attributes)?;
-    Ok(())
+    set_attributes(at, path, how, &attributes)
+}
+
+/// A mount of `file` that is nowhere yet.
+fn clone_mount(file: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(file.as_os_str().as_bytes())?;
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
+    // SAFETY: open_tree(2) reads a path that ends with a zero.
+    let opened =
+        unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) };
+    let opened = RawFd::try_from(Errno::result(opened)?).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made it, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(opened) })
+}
+
+fn attach(tree: &OwnedFd, place: &Path) -> io::Result<()> {
+    let path = CString::new(place.as_os_str().as_bytes())?;
+    // SAFETY: move_mount(2) reads two paths that end with a zero.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            libc::MOVE_MOUNT_F_EMPTY_PATH,
+        )
+    };
+    Ok(Errno::result(done).map(drop)?)
 }
 
 /// Returns whether the kernel has mount_setattr(2).
@@ -108,6 +196,57 @@ mod tests {
         );
         assert_eq!(device, Err(Some(libc::EACCES)));
         fs::write(&file, "the host's own").unwrap();
+    }
+
+    #[test]
+    fn a_file_is_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let [file, beside] = ["file", "beside"].map(|name| dir.path().join(name));
+        for (access, after) in [(Access::Read, "the host's"), (Access::Write, "changed")] {
+            fs::write(&file, "the host's").unwrap();
+            fs::write(&beside, "the host's").unwrap();
+            let there = Path::new(ALONE);
+            let tried = std::thread::scope(|scope| {
+                let tried = scope.spawn(|| {
+                    enter_with(&file, access)?;
+                    let names: Vec<_> = fs::read_dir(there)?
+                        .map(|entry| entry.unwrap().file_name())
+                        .collect();
+                    assert_eq!(names, ["file"]);
+                    let attempts = [
+                        fs::write(there.join("new"), ""),
+                        fs::rename(there.join("file"), there.join("other")),
+                        fs::remove_file(there.join("file")),
+                        fs::hard_link(there.join("file"), there.join("other")),
+                        fs::write("/proc/self/comm", "x"),
+                    ];
+                    let codes: Vec<_> = attempts
+                        .into_iter()
+                        .filter_map(|done| done.err()?.raw_os_error())
+                        .collect();
+                    assert!(
+                        codes
+                            .iter()
+                            .all(|code| [libc::EROFS, libc::EBUSY, libc::EXDEV].contains(code)),
+                        "{codes:?}"
+                    );
+                    assert_eq!(codes.len(), 5);
+                    let written = fs::write(there.join("file"), "changed");
+                    assert_eq!(written.is_ok(), access == Access::Write, "{written:?}");
+                    io::Result::Ok(())
+                });
+                tried.join().unwrap()
+            });
+            if let Err(error) = tried {
+                eprintln!("SKIP a_file_is_alone: {error}");
+                return;
+            }
+            assert_eq!(fs::read_to_string(&file).unwrap(), after);
+            assert_eq!(fs::read_to_string(&beside).unwrap(), "the host's");
+        }
+        let directory = dir.path().to_owned();
+        let tried = std::thread::spawn(move || enter_with(&directory, Access::Read));
+        assert!(tried.join().unwrap().is_err());
     }
 
     #[test]

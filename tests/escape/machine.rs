@@ -8,6 +8,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Instant, SystemTime};
 
+use test_harness::guest::{Flavour, Kernel};
 use test_harness::libvirtd;
 use test_harness::prey::{BESIDE, IN_USR, LEFT, LIAR, LIE, SHARED};
 
@@ -41,7 +42,7 @@ impl Shared {
         let in_usr = files.map(|name| HostFile::new(&format!("{IN_USR}/{name}"), "the host's"));
         let shared = files.map(|name| HostFile::new(&format!("{OUTER}/in/{name}"), "the host's"));
         let beside = HostFile::new(&format!("{OUTER}/{BESIDE}"), MARKER);
-        fs::create_dir(format!("{IN_USR}/empty")).unwrap();
+        fs::create_dir_all(format!("{IN_USR}/empty")).unwrap();
         Self {
             _files: in_usr.into_iter().chain(shared).chain([beside]).collect(),
         }
@@ -75,6 +76,14 @@ impl Shared {
         }
         found.sort();
         found
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        for path in [IN_USR, OUTER] {
+            let _ = fs::remove_dir_all(path);
+        }
     }
 }
 
@@ -130,12 +139,8 @@ fn assert_nobody_gets_into(tree: &Path) {
     assert_eq!((mode & 0o7777, tree.metadata().unwrap().uid()), (0o700, 0));
 }
 
-#[test]
-#[ignore = "slow: make test-slow"]
-fn nobody_gets_out_of_a_machine() {
-    let Some(test) = Test::begin("nobody_gets_out_of_a_machine") else {
-        return;
-    };
+/// The attempts from a service in a machine with this kernel.
+fn attack_from(flavour: Flavour) {
     let (unit, mut prey, shared) = (unit(), Prey::new(), Shared::new());
     let (before, state, since) = (host_state(), Shared::state(), SystemTime::now());
     let uri = libvirtd::qemu_uri().unwrap();
@@ -143,12 +148,9 @@ fn nobody_gets_out_of_a_machine() {
     let create = ["create", "-N", "none", "-u", "t-esc.service"];
     // Somebody else's, whose tree is beside.
     ok(&[&create[..], &["t-esc2"]].concat());
-    ok(&[
-        &["-c", &uri],
-        &create[..],
-        &["--pids", "200", "-m", &bind, "t-esc"],
-    ]
-    .concat());
+    let release = Kernel::find(flavour).unwrap().version;
+    let machine = ["--kernver", &release, "--pids", "200", "-m", &bind, "t-esc"];
+    ok(&[&["-c", &uri], &create[..], &machine].concat());
     let trees = Path::new(TREES);
     for dir in ["t-esc2/srv", "t-esc2", "t-esc"] {
         fs::write(trees.join(dir).join(BESIDE), MARKER).unwrap();
@@ -191,6 +193,25 @@ fn nobody_gets_out_of_a_machine() {
         ok(&["delete", "--force", name]);
     }
     drop((unit, prey, shared));
+}
+
+#[test]
+#[ignore = "slow: make test-slow"]
+fn nobody_gets_out_of_a_machine_with_9p() {
+    let Some(test) = Test::begin("nobody_gets_out_of_a_machine_with_9p") else {
+        return;
+    };
+    attack_from(Flavour::Generic);
+    test.end();
+}
+
+#[test]
+#[ignore = "slow: make test-slow"]
+fn nobody_gets_out_of_a_machine_with_virtiofs_alone() {
+    let Some(test) = Test::begin("nobody_gets_out_of_a_machine_with_virtiofs_alone") else {
+        return;
+    };
+    attack_from(Flavour::Cloud);
     test.end();
 }
 

@@ -13,14 +13,14 @@ use crate::support::{Test, eventually, open};
 cases! {
     every: ;
     containers: ;
-    machines: the_kernel_can_be_chosen, files_go_in_and_out, a_volatile_root_forgets, images_are_mounted, disks_have_tags,
+    machines: the_kernel_can_be_chosen, a_single_file_goes_in, files_go_in_and_out, a_volatile_root_forgets, images_are_mounted, disks_have_tags,
         a_directory_is_the_root, the_network_of_qemu, a_port_is_published, the_kernels_last_words,
         a_guest_that_hangs, a_killed_client_leaves_nothing, an_interrupted_start_leaves_nothing, debug_shows_all_once;
 }
 
 chosen! {
     system System: files_go_in_and_out, images_are_mounted, a_network_with_dhcp, the_kernels_last_words, the_kernel_can_be_chosen;
-    session Session: files_go_in_and_out, a_port_is_published, disks_have_tags, a_directory_is_the_root,
+    session Session: a_single_file_goes_in, files_go_in_and_out, a_port_is_published, disks_have_tags, a_directory_is_the_root,
         a_killed_client_leaves_nothing;
     embedded Embedded: two_at_once, a_directory_for_the_driver, a_killed_client_leaves_nothing, a_qemu_without_its_file_is_ended;
     user_embedded UserEmbedded: a_kernel_for_root_alone, files_go_in_and_out, a_guest_that_hangs;
@@ -55,6 +55,30 @@ fn a_kernel_for_root_alone(test: &Test) {
     let message = test.refusal(&["--kernpath", &kernel, "--", "true"]);
     let way_out = "Permission denied (os error 13); have root make it readable";
     assert!(message.contains(way_out), "{message}");
+}
+
+fn a_single_file_goes_in(test: &Test) {
+    let file = test.file("alone/app.conf", "of the host");
+    let script = "cat /opt/app.conf; (echo changed >/opt/app.conf) 2>/dev/null || echo refused";
+    let said = test.says(
+        &["-p", "-m", &format!("host-bind:/opt/app.conf={file},ro")],
+        script,
+    );
+    assert_eq!(said, "of the hostrefused");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "of the host");
+    let mount = format!("host-bind:/opt/app.conf={file}");
+    if test.driver.is_users() {
+        let message = test.refusal(&["-m", &mount, "--", "true"]);
+        assert!(
+            message.contains("without having its directory"),
+            "{message}"
+        );
+    } else {
+        assert_eq!(test.says(&["-p", "-m", &mount], script), "of the host");
+        assert_eq!(fs::read_to_string(&file).unwrap(), "changed\n");
+    }
+    let message = test.refusal(&["-m", "host-bind:/opt/x=/dev/null", "--", "true"]);
+    assert!(message.contains("nor a regular file"), "{message}");
 }
 
 fn files_go_in_and_out(test: &Test) {

@@ -11,10 +11,10 @@ use crate::config::storage::TreeFilesystem;
 use crate::config::{Mount, SandboxConfig, TreeImage};
 use crate::domain::qemu::{Share, Transport};
 use crate::domain::{BlockDevice, BlockKind};
-use crate::driver::ability::{Abilities, for_guest};
+use crate::driver::ability::{Abilities, OfFile, for_guest};
 use crate::error::{Error, Result};
 use crate::guest::kernel::Feature;
-use crate::guest::{PRIVATE, PRIVATE_DIRS, below, bind, link, of_sandbox, temporary};
+use crate::guest::{PRIVATE, PRIVATE_DIRS, below, bind, link, nested, of_sandbox, temporary};
 use crate::host::{HostFacts, SystemDir};
 
 /// Serial of the disk that holds the tree.
@@ -78,7 +78,10 @@ impl Assembly {
             assembly.mounts.push(bind(staged, dir, false));
         }
         assembly.mounts.extend(temporary());
-        for (index, mount) in config.mounts.iter().enumerate() {
+        for (index, mount) in nested::resolve(&config.mounts, Some(&config.path))?
+            .iter()
+            .enumerate()
+        {
             assembly.add_user_mount(abilities, index, mount)?;
         }
         if !config.networks.is_empty() {
@@ -105,12 +108,23 @@ impl Assembly {
             } => {
                 let staged = Path::new(guest_init::STAGED_MOUNTS).join(index.to_string());
                 let metadata = fs::metadata(source).map_err(Error::io("looking at", source))?;
-                // Of a file the directory is shared that it is in.
-                let (shared, place) = match (source.parent(), source.file_name()) {
-                    (Some(parent), Some(name)) if !metadata.is_dir() => (parent, staged.join(name)),
-                    _ => (source.as_path(), staged.clone()),
+                let place = match source.file_name() {
+                    Some(name) if !metadata.is_dir() => {
+                        let OfFile::Itself(transport) = abilities.of_file(source, *read_only)?
+                        else {
+                            return Err(Error::refused(format!(
+                                "mounting '{}': a service has no copies of files",
+                                source.display()
+                            )));
+                        };
+                        self.add(transport, source, &staged);
+                        staged.join(name)
+                    }
+                    _ => {
+                        self.share(abilities, source, &staged, *read_only)?;
+                        staged
+                    }
                 };
-                self.share(abilities, shared, &staged, *read_only)?;
                 Some(bind(place, target.as_path(), *read_only))
             }
             Mount::HostBind { source: None, .. }

@@ -10,6 +10,7 @@ use std::path::Path;
 use guest_init::config::GuestConfig;
 use serde::Serialize;
 
+use crate::config::network::Source;
 use crate::config::{Confinement, Idmap, Mount, SandboxConfig, SandboxName, Seccomp};
 use crate::driver::{DefinedShare, Keeper};
 use crate::error::Result;
@@ -40,6 +41,8 @@ pub struct Facts {
     pub nics: usize,
     /// NICs without a filter.
     pub unfiltered: usize,
+    /// Those by which the hypervisor connects in its place, also to the host's loopback.
+    pub by_hypervisor: usize,
     /// Whether CPU time is limited.
     pub cpu_limited: bool,
     /// Whether memory is.
@@ -244,6 +247,10 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
         Some(advice),
     ));
     let (badness, state) = match (facts.nics, facts.unfiltered) {
+        (nics, _) if facts.by_hypervisor > 0 => (
+            10,
+            format!("{nics}, in user mode, which reaches the host's loopback"),
+        ),
         (0, _) => (0, "none but the loopback".to_owned()),
         (nics, 0) => (2, format!("{nics} filtered")),
         (nics, open) => (5, format!("{nics}, {open} without a filter")),
@@ -365,6 +372,9 @@ impl Facts {
             nics: config.networks.len(),
             unfiltered: (config.networks.iter())
                 .filter(|network| network.filter.is_none())
+                .count(),
+            by_hypervisor: (config.networks.iter())
+                .filter(|network| network.source == Some(Source::User))
                 .count(),
             cpu_limited: config.resources.cpus.is_some() || config.resources.cpu_quota.is_some(),
             // Always: what says nothing of it has a limit all the same.

@@ -41,6 +41,15 @@ fn what_protects_counts() {
     assert!(all.is_sorted_by(|a, b| a.0 < b.0), "{all:?}");
 }
 
+#[test]
+fn a_network_in_user_mode_reaches_the_loopback_of_the_host() {
+    let network = |text: &str| {
+        let text = text.parse().unwrap();
+        of(|config| config.networks = vec![text], true).0
+    };
+    assert!(network("dhcp,user") > network("dhcp,source=default"));
+}
+
 /// As `podman inspect` and `/proc/PID/status` tell of a container that was given no options.
 #[test]
 fn a_container_of_podmans_can_be_compared() {
@@ -70,6 +79,7 @@ fn a_container_of_podmans_can_be_compared() {
         read_only: vec![],
         nics: 1,
         unfiltered: 1,
+        by_hypervisor: 0,
         cpu_limited: false,
         memory_limited: false,
         pids: Some(2048),

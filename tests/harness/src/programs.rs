@@ -49,7 +49,7 @@ impl Directory {
 }
 
 /// Programs that the ones under test expect beside themselves.
-const COMPANIONS: [&str; 1] = ["virt-sandbox-virtiofsd"];
+const COMPANIONS: [&str; 2] = ["virt-sandbox-virtiofsd", "virt-sandbox-virtiofsd-file"];
 
 /// Copies the program `built`, with what it expects beside itself, and returns the path of the copy; returns `built` itself
 /// outside of `test-harness with-libvirtd`.
