@@ -14,6 +14,7 @@ use nix::libc::uid_t;
 use nix::sched::{CloneFlags, setns};
 use nix::unistd::chdir;
 
+use super::bounds::Bounds;
 use crate::config::{Confinement, IdMap};
 use crate::first::{Identity, ProcDir};
 use crate::label::Label;
@@ -47,6 +48,7 @@ pub struct Target {
     has_ids: bool,
     bounding: u64,
     label: Option<Label>,
+    bounds: Bounds,
 }
 
 /// Namespaces that belong to the user namespace. The one of mounts comes last, since it changes the root.
@@ -170,19 +172,21 @@ impl Target {
             has_ids,
             bounding,
             label: Label::of_process(&process)?,
+            bounds: Bounds::of(&process)?,
         })
     }
 
     /// Becomes a process of the sandbox, but for the namespace of processes, which only children are in. Nothing of the
-    /// sandbox's root is looked at before all is given up that the sandbox has not.
+    /// sandbox's root is looked at before all is given up that the sandbox has not, but for limits of resources: those it gives.
     ///
     /// # Errors
     /// Where the kernel refuses. The process is fit for nothing then.
-    pub fn join(self, confinement: &Confinement) -> Result<()> {
+    pub fn join(self, confinement: &Confinement) -> Result<Bounds> {
         // The /proc of the sandbox could be anything.
         if let Some(label) = &self.label {
             label.set_for_exec()?;
         }
+        self.bounds.take_rank()?;
         for path in &self.cgroup_files {
             fs::write(path, "0")
                 .with_context(|| format!("joining the cgroup of '{}'", path.display()))?;
@@ -217,7 +221,8 @@ impl Target {
         for set in [CapSet::Effective, CapSet::Permitted] {
             caps::set(None, set, &granted(set)?).context("giving up capabilities")?;
         }
-        chdir("/").context("entering '/'")
+        chdir("/").context("entering '/'")?;
+        Ok(self.bounds)
     }
 }
 
