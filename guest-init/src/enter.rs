@@ -143,6 +143,7 @@ fn become_command(request: &Request, bounds: &Bounds) -> Result<Infallible> {
             .context("entering '/'")?,
     }
     account.become_it()?;
+    set_dumpable(false).context("hiding from the sandbox")?;
     // Nobody waits for it once the process above is gone. Its own children do not inherit this.
     crate::process::end_with_parent();
     Ok(crate::process::exec(&request.command, &environment)?)

@@ -70,6 +70,35 @@ fn nothing_of_the_callers_is_left_to_a_command() {
 }
 
 #[test]
+fn a_command_runs_in_the_groups_of_its_sandbox_or_not_at_all() {
+    let Some(test) = Test::begin("a_command_runs_in_the_groups_of_its_sandbox_or_not_at_all")
+    else {
+        return;
+    };
+    let unit = unit();
+    let create = ["create", "-N", "none", "-u", "t-esc.service", "--start"];
+    ok(&[&create[..], &[NAME]].concat());
+    let program = service_program();
+    let script = format!(
+        "for m in $(findmnt -rno TARGET -t cgroup,cgroup2 | sort -r); do umount -l \"$m\"; done; \
+         exec {} execute {NAME} -- cat /proc/self/cgroup",
+        program.display()
+    );
+    let mut alone = Command::new("unshare");
+    alone.args(["--mount", "--", "sh", "-c", &script]);
+    let done = finish(alone, "");
+    assert_eq!((done.code, done.stdout.as_str()), (125, ""), "{done:?}");
+    assert!(
+        done.stderr.contains("limits cannot be taken over"),
+        "{done:?}"
+    );
+    assert_eq!(says(NAME, "grep -c '/\\.\\.' /proc/self/cgroup || :"), "0");
+    ok(&["delete", "--force", NAME]);
+    drop(unit);
+    test.end();
+}
+
+#[test]
 fn a_command_that_has_not_begun_can_be_ended() {
     let Some(test) = Test::begin("a_command_that_has_not_begun_can_be_ended") else {
         return;

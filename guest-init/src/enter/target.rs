@@ -12,6 +12,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::libc::uid_t;
 use nix::sched::{CloneFlags, setns};
+use nix::sys::prctl::set_dumpable;
 use nix::unistd::chdir;
 
 use super::bounds::Bounds;
@@ -161,10 +162,16 @@ impl Target {
             .ok_or_else(|| anyhow!("reading '/proc/{pid}/status': no CapBnd"))?;
         let mounted =
             fs::read_to_string("/proc/self/mountinfo").context("reading '/proc/self/mountinfo'")?;
-        let cgroup_files = membership::parse(&process.read("cgroup")?)
-            .iter()
-            .filter_map(|membership| membership::procs_file(membership, &mounted))
-            .collect();
+        let groups = membership::parse(&process.read("cgroup")?);
+        let own = fs::read_to_string("/proc/self/cgroup").context("reading '/proc/self/cgroup'")?;
+        let cgroup_files = membership::ways(&groups, &membership::parse(&own), &mounted);
+        let cgroup_files = cgroup_files.map_err(|missed| {
+            anyhow!(
+                "the sandbox's limits cannot be taken over: its cgroup '{}:{}' is in no hierarchy that is mounted here; mount that",
+                missed.controllers,
+                missed.path.display()
+            )
+        })?;
         Ok(Self {
             // A user namespace owns the rest; it is entered first.
             namespaces: first.into_iter().chain(others).collect(),
@@ -222,6 +229,8 @@ impl Target {
             caps::set(None, set, &granted(set)?).context("giving up capabilities")?;
         }
         chdir("/").context("entering '/'")?;
+        // Whom the kernel's `fs.suid_dumpable` lets be looked at who has become another.
+        set_dumpable(false).context("hiding from the sandbox")?;
         Ok(self.bounds)
     }
 }
