@@ -38,8 +38,11 @@ pub fn boot() {
     let mut caller = Caller::of_container();
     crate::console_log::keep_in_stage();
     crate::console_log::init(false);
-    let handover = Handover::begin().map(Told::Host);
-    if let Err(error) = handover.and_then(|told| carry_out(&mut caller, told)) {
+    let handover = process::leave_keys().and_then(|()| Handover::begin());
+    if let Err(error) = handover
+        .map(Told::Host)
+        .and_then(|told| carry_out(&mut caller, told))
+    {
         log::error!("{error:#}");
         caller.fail(&error);
     }

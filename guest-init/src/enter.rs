@@ -6,6 +6,7 @@
 //! sandbox is looked at. The command's exit status becomes its own; death by signal N is 128+N, a command that
 //! is not found 127, one that cannot be run 126, and a failure of our own 125.
 
+mod bounds;
 mod target;
 
 use std::convert::Infallible;
@@ -17,11 +18,12 @@ use nix::errno::Errno;
 use nix::sys::prctl::set_dumpable;
 use nix::unistd::chdir;
 
+use self::bounds::Bounds;
 use self::target::Target;
 use crate::account::Account;
 use crate::confine::Confined;
 use crate::first::Identity;
-use crate::process::{ExecError, close_other_files};
+use crate::process::{ExecError, close_other_files, leave_keys};
 use crate::relay::Streams;
 use crate::{confine, relay};
 
@@ -111,8 +113,9 @@ fn run(request: Request) -> Result<u8> {
     let Confined { idmap, confinement } = confine::of_config(config)?;
     let target = Target::open(request.pid, identity, idmap)?;
     let streams = Streams::of_caller(request.terminal);
-    target.join(&confinement)?;
-    relay::run(streams, || match become_command(&request) {
+    leave_keys()?;
+    let bounds = target.join(&confinement)?;
+    relay::run(streams, || match become_command(&request, &bounds) {
         Ok(never) => match never {},
         Err(error) => match error.downcast_ref::<ExecError>() {
             Some(ExecError { program, source }) => {
@@ -125,8 +128,9 @@ fn run(request: Request) -> Result<u8> {
 }
 
 /// Becomes the command, in a process that is in the sandbox by now in every way.
-fn become_command(request: &Request) -> Result<Infallible> {
+fn become_command(request: &Request, bounds: &Bounds) -> Result<Infallible> {
     close_other_files()?;
+    bounds.take_limits()?;
     let account = Account::find(request.user.as_deref().unwrap_or("root"))?;
     let environment = account.environment("lxc-libvirt", &request.environment);
     match &request.directory {
@@ -139,6 +143,7 @@ fn become_command(request: &Request) -> Result<Infallible> {
             .context("entering '/'")?,
     }
     account.become_it()?;
+    set_dumpable(false).context("hiding from the sandbox")?;
     // Nobody waits for it once the process above is gone. Its own children do not inherit this.
     crate::process::end_with_parent();
     Ok(crate::process::exec(&request.command, &environment)?)

@@ -88,6 +88,29 @@ pub fn procs_file(membership: &Membership, mountinfo: &str) -> Option<PathBuf> {
     })
 }
 
+/// The files that take a process of the groups `own` to the groups `wanted`.
+///
+/// # Errors
+/// Names a group that bounds what is in it and whose hierarchy is not mounted: the process would be bounded by its own in its place.
+pub fn ways<'a>(
+    wanted: &'a [Membership],
+    own: &[Membership],
+    mountinfo: &str,
+) -> Result<Vec<PathBuf>, &'a Membership> {
+    let has_controllers =
+        |one: &Membership| !one.is_unified() && !one.controllers.starts_with("name=");
+    // The unified hierarchy has the controllers that no other has.
+    let is_unified_alone = !wanted.iter().any(has_controllers);
+    let bounds = |one: &Membership| has_controllers(one) || (one.is_unified() && is_unified_alone);
+    let others = wanted.iter().filter(|one| !own.contains(one));
+    others
+        .filter_map(|one| match procs_file(one, mountinfo) {
+            Some(file) => Some(Ok(file)),
+            None => bounds(one).then_some(Err(one)),
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,6 +136,31 @@ mod tests {
         assert_eq!(group("0::/system.slice/libvirtd.service"), None);
         assert_eq!(group(&format!("4:memory:{partition}")), None);
         assert_eq!(group("0::/"), None);
+    }
+
+    #[test]
+    fn a_group_that_bounds_is_never_left_out() {
+        let memory = "30 24 0:26 / /m rw,nosuid - cgroup cgroup rw,memory\n";
+        let unified = "31 24 0:27 / /u rw - cgroup2 cgroup2 rw\n";
+        let ways = |wanted: &str, mounted: &str| {
+            let (wanted, own) = (parse(wanted), parse("4:memory:/\n3:pids:/\n0::/user\n"));
+            super::ways(&wanted, &own, mounted).map_err(|one| one.controllers.clone())
+        };
+        let both = "4:memory:/web1\n0::/web1\n";
+        let found = ways(both, &format!("{memory}{unified}")).unwrap();
+        assert_eq!(
+            found,
+            [
+                Path::new("/m/web1/cgroup.procs"),
+                Path::new("/u/web1/cgroup.procs")
+            ]
+        );
+        assert_eq!(ways(both, unified), Err("memory".to_owned()));
+        assert_eq!(ways("0::/web1\n", memory), Err(String::new()));
+        // Without controllers, and where we are already.
+        assert_eq!(ways(both, memory).unwrap().len(), 1);
+        let others = "9:name=systemd:/web1\n3:pids:/\n0::/web1\n";
+        assert!(ways(others, "").unwrap().is_empty());
     }
 
     #[test]

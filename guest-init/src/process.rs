@@ -78,6 +78,19 @@ pub fn own_signals(file: &impl AsRawFd, process: Pid) -> Result<()> {
     Ok(())
 }
 
+/// Takes an empty session keyring in place of that of whoever started us (`session-keyring(7)`): who has it may read the keys in it,
+/// and that is in no namespace.
+pub fn leave_keys() -> Result<()> {
+    let (join, unnamed) = (nix::libc::KEYCTL_JOIN_SESSION_KEYRING, 0_usize);
+    // SAFETY: without a name nothing is read.
+    let joined = unsafe { nix::libc::syscall(nix::libc::SYS_keyctl, join, unnamed) };
+    match nix::errno::Errno::result(joined) {
+        // Where there are no keys, or a filter that we are below refuses them, nobody reaches any from here.
+        Ok(_) | Err(nix::errno::Errno::ENOSYS | nix::errno::Errno::EPERM) => Ok(()),
+        Err(error) => Err(error).context("leaving the caller's keys"),
+    }
+}
+
 /// Has this process killed when the one that started it ends: of a container whose keeper is gone libvirt knows no more.
 ///
 /// It lasts over exec(2), but not over a change of who one is (prctl(2)).

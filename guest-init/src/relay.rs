@@ -21,7 +21,7 @@ use nix::unistd::Pid;
 use self::flow::Flow;
 pub use self::streams::Streams;
 use self::streams::{Flows, Theirs};
-use crate::process::{default_action, spawn};
+use crate::process::{default_action, end_with_parent, spawn};
 use crate::terminal::{RawMode, set_window_size, window_size};
 
 /// Signals that are passed on to the command.
@@ -68,7 +68,11 @@ pub fn run(streams: Streams, child: impl FnOnce() -> (u8, String)) -> Result<u8>
         copy_window_size(std::io::stdin().as_fd(), master.as_fd());
     }
     let pid = spawn(|| {
-        fail((theirs.attach()).map_or_else(|error| (LOST, format!("{error:#}")), |()| child()))
+        // The sandbox's files can keep it for ever before it is the command.
+        end_with_parent();
+        let begun = theirs.attach();
+        let begun = begun.and_then(|()| mask.thread_unblock().context("unblocking signals"));
+        fail(begun.map_or_else(|error| (LOST, format!("{error:#}")), |()| child()))
     })?;
     drop::<Theirs>(theirs);
     let Flows {

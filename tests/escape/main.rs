@@ -12,6 +12,7 @@ mod enter;
 mod greed;
 mod identities;
 mod images;
+mod inherited;
 mod journals;
 mod limits;
 mod machine;

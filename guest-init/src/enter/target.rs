@@ -12,8 +12,10 @@ use anyhow::{Context, Result, anyhow, bail};
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::libc::uid_t;
 use nix::sched::{CloneFlags, setns};
+use nix::sys::prctl::set_dumpable;
 use nix::unistd::chdir;
 
+use super::bounds::Bounds;
 use crate::config::{Confinement, IdMap};
 use crate::first::{Identity, ProcDir};
 use crate::label::Label;
@@ -47,6 +49,7 @@ pub struct Target {
     has_ids: bool,
     bounding: u64,
     label: Option<Label>,
+    bounds: Bounds,
 }
 
 /// Namespaces that belong to the user namespace. The one of mounts comes last, since it changes the root.
@@ -159,10 +162,16 @@ impl Target {
             .ok_or_else(|| anyhow!("reading '/proc/{pid}/status': no CapBnd"))?;
         let mounted =
             fs::read_to_string("/proc/self/mountinfo").context("reading '/proc/self/mountinfo'")?;
-        let cgroup_files = membership::parse(&process.read("cgroup")?)
-            .iter()
-            .filter_map(|membership| membership::procs_file(membership, &mounted))
-            .collect();
+        let groups = membership::parse(&process.read("cgroup")?);
+        let own = fs::read_to_string("/proc/self/cgroup").context("reading '/proc/self/cgroup'")?;
+        let cgroup_files = membership::ways(&groups, &membership::parse(&own), &mounted);
+        let cgroup_files = cgroup_files.map_err(|missed| {
+            anyhow!(
+                "the sandbox's limits cannot be taken over: its cgroup '{}:{}' is in no hierarchy that is mounted here; mount that",
+                missed.controllers,
+                missed.path.display()
+            )
+        })?;
         Ok(Self {
             // A user namespace owns the rest; it is entered first.
             namespaces: first.into_iter().chain(others).collect(),
@@ -170,19 +179,21 @@ impl Target {
             has_ids,
             bounding,
             label: Label::of_process(&process)?,
+            bounds: Bounds::of(&process)?,
         })
     }
 
     /// Becomes a process of the sandbox, but for the namespace of processes, which only children are in. Nothing of the
-    /// sandbox's root is looked at before all is given up that the sandbox has not.
+    /// sandbox's root is looked at before all is given up that the sandbox has not, but for limits of resources: those it gives.
     ///
     /// # Errors
     /// Where the kernel refuses. The process is fit for nothing then.
-    pub fn join(self, confinement: &Confinement) -> Result<()> {
+    pub fn join(self, confinement: &Confinement) -> Result<Bounds> {
         // The /proc of the sandbox could be anything.
         if let Some(label) = &self.label {
             label.set_for_exec()?;
         }
+        self.bounds.take_rank()?;
         for path in &self.cgroup_files {
             fs::write(path, "0")
                 .with_context(|| format!("joining the cgroup of '{}'", path.display()))?;
@@ -217,7 +228,10 @@ impl Target {
         for set in [CapSet::Effective, CapSet::Permitted] {
             caps::set(None, set, &granted(set)?).context("giving up capabilities")?;
         }
-        chdir("/").context("entering '/'")
+        chdir("/").context("entering '/'")?;
+        // Whom the kernel's `fs.suid_dumpable` lets be looked at who has become another.
+        set_dumpable(false).context("hiding from the sandbox")?;
+        Ok(self.bounds)
     }
 }
 
