@@ -14,7 +14,9 @@ use uuid::Uuid;
 use crate::config::SandboxConfig;
 use crate::error::{Error, Result};
 use crate::host;
-use crate::sys::{atomic, rename};
+use crate::sys::{atomic, remove, rename};
+
+mod reach;
 
 /// Name of the mark.
 const MARK: &str = ".virt-sandbox.json";
@@ -50,8 +52,9 @@ struct Mark {
 /// Checks that a tree can be made at `path`.
 ///
 /// # Errors
-/// Where something else is there, or the place lies in another sandbox's tree.
+/// Where something else is there, the place lies in another sandbox's tree, or others could change it.
 pub fn check(path: &Path) -> Result<()> {
+    reach::check(path)?;
     for ancestor in path.ancestors() {
         if ancestor.join(MARK).exists() {
             return Err(Error::refused(format!(
@@ -107,6 +110,8 @@ pub fn make(path: &Path, uuid: Uuid) -> Result<()> {
     }
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
         .map_err(Error::io("creating", path))?;
+    // Somebody may have been faster.
+    reach::check(path)?;
     write(path, &Mark { uuid, made })
 }
 
@@ -191,7 +196,7 @@ pub fn remove(path: &Path, uuid: Uuid) -> Result<()> {
         let inside = entry.path();
         let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
         let removed = if is_dir {
-            fs::remove_dir_all(&inside)
+            remove::tree(&inside)
         } else {
             fs::remove_file(&inside)
         };

@@ -18,6 +18,7 @@ mod machine;
 mod modes;
 mod network;
 mod oneshot;
+mod places;
 mod private_files;
 mod races;
 mod read_only;
