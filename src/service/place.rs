@@ -18,6 +18,8 @@ use crate::sys::{atomic, remove, rename};
 
 mod reach;
 
+pub(super) use reach::has_directory;
+
 /// Name of the mark.
 const MARK: &str = ".virt-sandbox.json";
 
@@ -136,7 +138,7 @@ pub fn mark_of(path: &Path) -> PathBuf {
 /// Checks that the tree at `path` is that of sandbox `uuid`.
 ///
 /// # Errors
-/// Where it is not there, or is not that sandbox's.
+/// Where it is not there, is not that sandbox's, or has a link in the place of a directory that the sandbox is given.
 pub fn must_be_of(path: &Path, uuid: Uuid) -> Result<()> {
     let file = path.join(MARK);
     let text = match fs::read(&file) {
@@ -149,7 +151,7 @@ pub fn must_be_of(path: &Path, uuid: Uuid) -> Result<()> {
         text => text.map_err(Error::io("reading", &file))?,
     };
     match serde_json::from_slice::<Mark>(&text) {
-        Ok(mark) if mark.uuid == uuid => Ok(()),
+        Ok(mark) if mark.uuid == uuid => reach::check_tops(path),
         Ok(_) | Err(_) => Err(Error::refused(format!(
             "'{}' is not the mark of this sandbox: look at 'uuid' and 'path' in its sandbox.toml",
             file.display()

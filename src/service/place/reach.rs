@@ -1,4 +1,4 @@
-//! Who could change a place.
+//! Who could change a place, and where the directories of a tree lead.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -8,6 +8,8 @@ use nix::sys::stat::Mode;
 use nix::unistd::geteuid;
 
 use crate::error::{Error, Result};
+use crate::guest::PRIVATE_DIRS;
+use crate::service::discover::below;
 use crate::sys::root::Root;
 
 /// Checks that nobody but root, or who runs this, has what is at `path`, or could put something else there. The host's users would
@@ -50,6 +52,30 @@ pub fn check(path: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Checks that the directories of the tree at `path` that the sandbox is given are directories: libvirt would follow a link. A tree in an
+/// image has none here.
+///
+/// # Errors
+/// Names the first that is none.
+pub(super) fn check_tops(path: &Path) -> Result<()> {
+    for dir in PRIVATE_DIRS {
+        let dir = below(path, Path::new(dir));
+        if dir.symlink_metadata().is_ok_and(|found| !found.is_dir()) {
+            return Err(Error::refused(format!(
+                "'{}' is no directory, which a sandbox's tree has there; delete the sandbox, or put a directory in its place",
+                dir.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a tree has a directory at `path`.
+pub fn has_directory(tree: &Root, path: &Path) -> bool {
+    let found = tree.plain_object(path).and_then(|found| found.metadata());
+    found.is_ok_and(|found| found.is_dir())
 }
 
 #[cfg(test)]
