@@ -22,8 +22,8 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
 use nix::unistd::{chdir, chroot, fchdir, pivot_root};
 
-use crate::NEW_ROOT;
 use crate::config::{File, IdMap, Platform, Source};
+use crate::{NEW_ROOT, STAGED_MOUNTS};
 
 pub use devices::{allow as allow_device, give as give_devices};
 pub use include::include;
@@ -98,8 +98,29 @@ impl Place {
     fn resolve(&self, source: &Source) -> Result<PathBuf> {
         match source {
             Source::Sandbox(path) => target::locate(&self.root, path, target::Last::Followed),
-            Source::Stage(path) => self.staged(path),
+            Source::Stage(path) => {
+                self.refuse_links(path)?;
+                self.staged(path)
+            }
         }
+    }
+
+    /// Fails where a link is on the way to, or at, a place of the staging root: a tree that somebody else has made could lead out of
+    /// itself. Nobody changes the top of one meanwhile. Of a file that the user has mounted, the directory may have links.
+    fn refuse_links(&self, path: &Path) -> Result<()> {
+        if path.starts_with(STAGED_MOUNTS) {
+            return Ok(());
+        }
+        let inside = path.strip_prefix("/").unwrap_or(path);
+        for above in inside.ancestors().filter(|above| above.parent().is_some()) {
+            let is_link = fs::symlink_metadata(self.staged(above)?)
+                .with_context(|| format!("its source '/{}'", above.display()))?
+                .is_symlink();
+            if is_link {
+                bail!("its source '/{}' is a symbolic link", above.display());
+            }
+        }
+        Ok(())
     }
 
     fn ids(&self) -> Option<IdMap> {

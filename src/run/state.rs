@@ -19,7 +19,7 @@ use crate::guest::{self, cgroup, kernel};
 use crate::label;
 use crate::run::Connection;
 use crate::sys::lock::{Lock, Sharing};
-use crate::sys::{atomic, private};
+use crate::sys::{atomic, private, remove};
 
 /// Where sandboxes of this user keep their state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -181,7 +181,7 @@ impl Drop for State {
 }
 
 fn remove(path: &Path) {
-    match fs::remove_dir_all(path) {
+    match remove::tree(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             log::warn!("removing '{}': {error}", path.display());
         }

@@ -15,6 +15,7 @@ use crate::config::{
 };
 use crate::driver::Keeper;
 use crate::error::{Error, Result};
+use crate::guest::PRIVATE_DIRS;
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::libvirt::Libvirt;
 use crate::service::base::{Base, Origin, Provenance};
@@ -227,7 +228,7 @@ fn unpack(
         let member = reader.next_member()?.ok_or(ArchiveError::Truncated)?;
         if member.name == Path::new(END) {
             extractor.finish()?;
-            return Ok(());
+            return has_tops(&root);
         }
         let Some(path) = inside(&member.name)? else {
             // The top itself belongs to its place.
@@ -244,6 +245,19 @@ fn unpack(
         if let Some(placed) = renewal.place(&path) {
             extractor.unpack(reader, member, &placed, link.as_deref(), interrupted)?;
         }
+    }
+}
+
+/// Checks that what the sandbox is given of its tree are directories: a link would lead it out.
+fn has_tops(tree: &Root) -> Result<()> {
+    match PRIVATE_DIRS
+        .iter()
+        .find(|dir| !place::has_directory(tree, Path::new(dir)))
+    {
+        Some(dir) => Err(Error::refused(format!(
+            "the archive has no directory '{TREE}{dir}', which every sandbox's tree has"
+        ))),
+        None => Ok(()),
     }
 }
 

@@ -14,7 +14,11 @@ use uuid::Uuid;
 use crate::config::SandboxConfig;
 use crate::error::{Error, Result};
 use crate::host;
-use crate::sys::{atomic, rename};
+use crate::sys::{atomic, remove, rename};
+
+mod reach;
+
+pub(super) use reach::has_directory;
 
 /// Name of the mark.
 const MARK: &str = ".virt-sandbox.json";
@@ -50,8 +54,9 @@ struct Mark {
 /// Checks that a tree can be made at `path`.
 ///
 /// # Errors
-/// Where something else is there, or the place lies in another sandbox's tree.
+/// Where something else is there, the place lies in another sandbox's tree, or others could change it.
 pub fn check(path: &Path) -> Result<()> {
+    reach::check(path)?;
     for ancestor in path.ancestors() {
         if ancestor.join(MARK).exists() {
             return Err(Error::refused(format!(
@@ -107,6 +112,8 @@ pub fn make(path: &Path, uuid: Uuid) -> Result<()> {
     }
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
         .map_err(Error::io("creating", path))?;
+    // Somebody may have been faster.
+    reach::check(path)?;
     write(path, &Mark { uuid, made })
 }
 
@@ -131,7 +138,7 @@ pub fn mark_of(path: &Path) -> PathBuf {
 /// Checks that the tree at `path` is that of sandbox `uuid`.
 ///
 /// # Errors
-/// Where it is not there, or is not that sandbox's.
+/// Where it is not there, is not that sandbox's, or has a link in the place of a directory that the sandbox is given.
 pub fn must_be_of(path: &Path, uuid: Uuid) -> Result<()> {
     let file = path.join(MARK);
     let text = match fs::read(&file) {
@@ -145,7 +152,7 @@ pub fn must_be_of(path: &Path, uuid: Uuid) -> Result<()> {
         text => text.map_err(Error::io("reading", &file))?,
     };
     match serde_json::from_slice::<Mark>(&text) {
-        Ok(mark) if mark.uuid == uuid => Ok(()),
+        Ok(mark) if mark.uuid == uuid => reach::check_tops(path),
         Ok(_) | Err(_) => Err(Error::refused(format!(
             "'{}' is not the mark of this sandbox: look at 'uuid' and 'path' in its sandbox.toml",
             file.display()
@@ -192,7 +199,7 @@ pub fn remove(path: &Path, uuid: Uuid) -> Result<()> {
         let inside = entry.path();
         let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
         let removed = if is_dir {
-            fs::remove_dir_all(&inside)
+            remove::tree(&inside)
         } else {
             fs::remove_file(&inside)
         };

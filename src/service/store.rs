@@ -15,8 +15,8 @@ use crate::config::{SandboxConfig, SandboxName};
 use crate::domain::template;
 use crate::error::{Error, Result};
 use crate::guest;
-use crate::sys::atomic;
 use crate::sys::lock::{Lock, Sharing};
+use crate::sys::{atomic, remove};
 
 mod load;
 
@@ -404,7 +404,7 @@ const ATTEMPTS: u32 = 20;
 
 /// Removes a directory with all in it, and says what stays.
 pub fn remove_tree(path: &Path) {
-    match fs::remove_dir_all(path) {
+    match remove::tree(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             log::warn!("removing '{}': {error}", path.display());
         }

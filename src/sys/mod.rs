@@ -30,6 +30,7 @@ pub mod printable;
 pub mod private;
 pub mod read_only;
 pub mod reference;
+pub mod remove;
 pub mod rename;
 pub mod root;
 pub mod siblings;

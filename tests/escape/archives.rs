@@ -195,3 +195,67 @@ fn an_archive_gets_nothing_of_the_host_that_was_not_named() {
     drop(unit);
     test.end();
 }
+
+/// A link in the place of a directory that the sandbox is given would give it what the link leads to: the staging root of a
+/// container, any directory of the host to a machine.
+#[test]
+fn directories_of_an_archive_are_directories() {
+    let Some(test) = Test::begin("directories_of_an_archive_are_directories") else {
+        return;
+    };
+    let unit = HostFile::unit("t-esc-archive.service", UNIT);
+    let create = ["create", "-N", "none", "-u", "t-esc-archive.service"];
+    ok(&[&create[..], &["t-esc"]].concat());
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    ok(&["export", "t-esc", "-o", &path("good.tar")]);
+    ok(&["delete", "t-esc"]);
+    let script = r#"
+import sys, tarfile
+top, name, target = sys.argv[1:]
+with tarfile.open(top + '/good.tar') as old, tarfile.open(top + '/bad.tar', 'w') as new:
+    for member in old:
+        if member.name == name and target:
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.SYMTYPE, target
+            new.addfile(link)
+        elif member.name != name and not member.name.startswith(name + '/'):
+            new.addfile(member, old.extractfile(member) if member.isreg() else None)
+"#;
+    for (name, target) in [
+        ("tree/srv", ".."),
+        ("tree/srv", "/"),
+        ("tree/home", "."),
+        ("tree/var", "/etc"),
+        ("tree/home", ""),
+    ] {
+        let words = ["-c", script, dir.path().to_str().unwrap(), name, target];
+        output("python3", &words);
+        let done = run(&["import", &path("bad.tar")]);
+        assert!(
+            done.code != 0 && done.stderr.contains("no directory"),
+            "{name} {target}: {done:?}"
+        );
+        assert!(
+            !Path::new(&in_tree("t-esc", "")).exists(),
+            "{name} {target}"
+        );
+    }
+    // One that an earlier version has imported.
+    ok(&["import", &path("good.tar")]);
+    let srv = in_tree("t-esc", "srv");
+    fs::rename(&srv, in_tree("t-esc", "aside")).unwrap();
+    std::os::unix::fs::symlink("..", &srv).unwrap();
+    let started = run(&["start", "t-esc"]);
+    assert!(
+        started.code != 0 && started.stderr.contains("no directory"),
+        "{started:?}"
+    );
+    fs::remove_file(&srv).unwrap();
+    fs::rename(in_tree("t-esc", "aside"), &srv).unwrap();
+    ok(&["start", "t-esc"]);
+    ok(&["stop", "t-esc"]);
+    ok(&["delete", "t-esc"]);
+    drop(unit);
+    test.end();
+}

@@ -180,3 +180,81 @@ fn a_link_of_roots_to_a_larger_disk_is_followed() {
     drop((link, state, unit));
     test.end();
 }
+
+/// Configuration and links that the service's account has made name what it may not read, and what it may.
+#[test]
+fn configuration_of_an_account_names_nothing_that_it_cannot_read() {
+    const NAME: &str = "configuration_of_an_account_names_nothing_that_it_cannot_read";
+    const CONF: &str = "/etc/t-esc-conf";
+    const ROOTS: &str = "/etc/t-esc-roots";
+    let Some(test) = Test::begin(NAME) else {
+        return;
+    };
+    let names = ["named", "linked", "by-unit", "told-by-roots"];
+    let prey = Prey::new(&format!(
+        "ConfigurationDirectory=t-esc-conf\nEnvironmentFile=-{CONF}/app.conf\nEnvironmentFile=-{CONF}/to-file\n\
+         EnvironmentFile=-{CONF}/to-text\nExecStartPre=/bin/true {CONF}/to-unit\n"
+    ));
+    let mut files: Vec<HostFile> = names
+        .map(|name| HostFile::new(&format!("{ROOTS}/{name}"), MARKER))
+        .into();
+    fs::set_permissions(ROOTS, fs::Permissions::from_mode(0o700)).unwrap();
+    for path in ["/var/lib/t-esc-roots/file", "/srv/t-esc-roots/file"] {
+        files.push(HostFile::new(path, MARKER));
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    files.push(HostFile::new(
+        "/root/t-esc-told",
+        &format!("key={ROOTS}/told-by-roots\n"),
+    ));
+    for (path, mode) in [
+        ("/srv/t-esc-open/file", 0o644),
+        ("/etc/t-esc-keys/key", 0o640),
+    ] {
+        files.push(HostFile::new(path, "theirs"));
+        chown(path, Some(0), Some(NOBODY)).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    files.push(HostFile::new(
+        &format!("{CONF}/app.conf"),
+        &format!(
+            "key={ROOTS}/named\ndata=/var/lib/t-esc-roots\nsite=/srv/t-esc-roots\nfile=/srv/t-esc-roots/file\n\
+             own-key=/etc/t-esc-keys/key\nown-site=/srv/t-esc-open\n"
+        ),
+    ));
+    for (link, target) in [
+        ("to-file", format!("{ROOTS}/linked")),
+        ("to-unit", format!("{ROOTS}/by-unit")),
+        ("to-text", "/root/t-esc-told".to_owned()),
+    ] {
+        files.push(HostFile::link(&format!("{CONF}/{link}"), &target));
+    }
+    let owned = Command::new("chown").args(["-hR", "nobody", CONF]).status();
+    assert!(owned.unwrap().success());
+    assert!(is_made());
+    for path in ["/etc/t-esc-keys/key", "/srv/t-esc-open/file"] {
+        let copied = fs::read_to_string(format!("{TREES}/t-esc{path}"));
+        assert_eq!(copied.unwrap(), "theirs", "{path}");
+    }
+    ok(&["delete", "t-esc"]);
+    // What root has written there is believed, and where root has put a link.
+    let owned = Command::new("chown").args(["-hR", "root", CONF]).status();
+    assert!(owned.unwrap().success());
+    ok(&[
+        "create",
+        "-N",
+        "none",
+        "--state",
+        "copy",
+        "-u",
+        "t-esc-copying.service",
+        "t-esc",
+    ]);
+    for name in names {
+        let copied = fs::read_to_string(format!("{TREES}/t-esc{ROOTS}/{name}"));
+        assert_eq!(copied.unwrap(), MARKER, "{name}");
+    }
+    ok(&["delete", "t-esc"]);
+    drop((prey, files));
+    test.end();
+}

@@ -21,6 +21,7 @@ mod nested;
 mod network;
 mod one_file;
 mod oneshot;
+mod places;
 mod private_files;
 mod races;
 mod read_only;

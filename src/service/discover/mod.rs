@@ -1,17 +1,19 @@
 //! What belongs to a service: its units, its packages, its accounts, and the paths that any of these name.
 //!
-//! Which paths those are is told by `paths`.
+//! Which paths those are is told by `paths`, and which of them an account may name by `readers`.
 //!
 //! Only facts of the host are read: unit files, the package database, `tmpfiles.d` and `sysusers.d`, the service's own
 //! configuration. What is made of a path is decided by [`tree`](super::tree).
 
 mod paths;
+mod readers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 pub use self::paths::{Fact, below, is_shared};
+pub use self::readers::Readers;
 
 use crate::error::{Error, Result};
 use crate::service::accounts::{Accounts, Needed, Texts};

@@ -1,8 +1,9 @@
 //! The paths of the host that a service's units, packages, accounts and configuration name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -111,7 +112,7 @@ impl Service {
                 }
             }
         }
-        self.find_mentions(root, &mut paths);
+        self.find_mentions(root, &Root::of_host(root)?, &mut paths);
         for user in self
             .users
             .iter()
@@ -128,21 +129,31 @@ impl Service {
     }
 
     /// What the texts of the service's configuration name.
-    fn find_mentions(&mut self, root: &Path, paths: &mut Paths<'_>) {
+    fn find_mentions(&mut self, root: &Path, host: &Root, paths: &mut Paths<'_>) {
         let mut named = BTreeMap::new();
         let mut commented = BTreeMap::new();
-        for (file, text) in self.configuration(root, &paths.found) {
+        let readers = self.readers();
+        for file in self.configuration(root, &paths.found) {
             // A link names what it leads to.
             if below(root, &file).is_symlink() {
                 named.insert(file.clone(), file.clone());
             }
+            let Some((text, is_of_root)) = read_text(host, &file) else {
+                continue;
+            };
+            // Who can write configuration, but not as root, can name there what is not theirs to read.
+            let is_believed = |path: &Path| is_of_root || readers.may_read(host, path);
             let active = mentioned_paths(&text, Comments::Skip);
             for path in mentioned_paths(&text, Comments::Read) {
-                if !active.contains(&path) {
+                if !active.contains(&path) && is_believed(&path) {
                     commented.entry(path).or_insert_with(|| file.clone());
                 }
             }
             for path in active {
+                if !is_believed(&path) {
+                    warn_of_disbelief(root, &path, &file);
+                    continue;
+                }
                 if self.is_content(root, &path) || self.is_unclaimed(&path) {
                     paths.add(path.clone(), Fact::Mentioned(file.clone()));
                 }
@@ -179,39 +190,21 @@ impl Service {
         is_site || (is_file && self.owners(path).is_empty())
     }
 
-    /// The service's configuration files that can be read as text.
-    fn configuration(
-        &self,
-        root: &Path,
-        paths: &BTreeMap<PathBuf, Fact>,
-    ) -> Vec<(PathBuf, String)> {
-        let own: Vec<&Path> = paths
+    /// The service's configuration files.
+    fn configuration(&self, root: &Path, paths: &BTreeMap<PathBuf, Fact>) -> BTreeSet<PathBuf> {
+        let own = paths
             .keys()
-            .map(PathBuf::as_path)
             .filter(|path| path.starts_with("/etc"))
-            .filter(|path| self.has_to_itself(path) || !below(root, path).is_dir())
-            .collect();
-        let mut texts = BTreeMap::new();
-        for top in own {
+            .filter(|path| self.has_to_itself(path) || !below(root, path).is_dir());
+        own.flat_map(|top| {
             let files = walkdir::WalkDir::new(below(root, top))
                 .max_depth(8)
                 .into_iter()
                 .filter_map(|entry| entry.ok());
-            for file in files.filter(|file| file.path().is_file()) {
-                let inside =
-                    Path::new("/").join(file.path().strip_prefix(root).unwrap_or(file.path()));
-                let is_small = file
-                    .metadata()
-                    .is_ok_and(|metadata| metadata.len() <= LARGEST_TEXT);
-                if texts.contains_key(&inside) || !is_small {
-                    continue;
-                }
-                if let Ok(text) = fs::read_to_string(file.path()) {
-                    texts.insert(inside, text);
-                }
-            }
-        }
-        texts.into_iter().collect()
+            files.filter(|file| file.path().is_file())
+        })
+        .map(|file| Path::new("/").join(file.path().strip_prefix(root).unwrap_or(file.path())))
+        .collect()
     }
 
     /// What an account of the service owns on the second level of /var, whoever made it.
@@ -238,6 +231,32 @@ impl Service {
                 }
             }
         }
+    }
+}
+
+/// A short text of the host, and whether only root can have written it. Links of others are not followed.
+fn read_text(host: &Root, file: &Path) -> Option<(String, bool)> {
+    let path = host.canonical(file).ok()?;
+    let opened = host.open_plain(&path).ok()?;
+    let mut text = String::new();
+    let read = opened.take(LARGEST_TEXT + 1).read_to_string(&mut text);
+    let is_short = read.is_ok_and(|length| length as u64 <= LARGEST_TEXT);
+    is_short.then_some((text, host.is_of_root(&path).unwrap_or(false)))
+}
+
+fn warn_of_disbelief(root: &Path, path: &Path, file: &Path) {
+    let is_there = below(root, path).symlink_metadata().is_ok();
+    if is_there
+        && [Path::new("/etc"), Path::new("/var"), Path::new("/srv")]
+            .iter()
+            .any(|top| path.starts_with(top))
+    {
+        log::warn!(
+            "'{}' is named in '{}', which others than root can write to, and the service's accounts may not read it: it is not taken for \
+             the service's; if it is, give that file and its directory to root",
+            path.display(),
+            file.display()
+        );
     }
 }
 

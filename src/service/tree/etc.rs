@@ -1,13 +1,13 @@
 //! `/etc`: a copy of the host's, without its identity, its secrets, and what it starts by itself.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, Metadata};
+use std::fs::{self, Metadata};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::service::discover::{Fact, Service, below};
+use crate::service::discover::{Fact, Readers, Service, below};
 use crate::service::sandboxes::KEPT_UNITS;
 use crate::service::secrets::{self, SecretReason};
 use crate::service::tree::{Class, TreePlan};
@@ -77,6 +77,8 @@ const UNIT_DIRS: [&str; 2] = ["/etc/systemd/system", "/etc/systemd/user"];
 pub fn plan(plan: &mut TreePlan, root: &Path, service: &Service) -> Result<()> {
     let walk = Walk {
         root,
+        host: Root::of_host(root)?,
+        readers: service.readers(),
         service,
         units: unit_names(service),
         ids: own_ids(service),
@@ -91,6 +93,8 @@ pub fn plan(plan: &mut TreePlan, root: &Path, service: &Service) -> Result<()> {
 
 struct Walk<'a> {
     root: &'a Path,
+    host: Root,
+    readers: Readers,
     service: &'a Service,
     units: BTreeSet<String>,
     ids: BTreeSet<u32>,
@@ -237,7 +241,7 @@ impl Walk<'_> {
     }
 
     fn all(&self, plan: &mut TreePlan, dir: &Path, reason: &str) -> Result<()> {
-        for found in Root::of_host(self.root)?.walk(dir, |_| false) {
+        for found in self.host.walk(dir, |_| false) {
             plan.set(found?.path, Class::Copied, reason);
         }
         Ok(())
@@ -250,7 +254,7 @@ impl Walk<'_> {
     /// Why something must not come in, unless it is the service's own.
     fn secret(&self, path: &Path, metadata: &Metadata) -> Option<SecretReason> {
         let head = if metadata.is_file() {
-            head(&below(self.root, path))
+            self.head(path)
         } else {
             Vec::new()
         };
@@ -286,7 +290,8 @@ impl Walk<'_> {
     /// Lets in a secret file that the service's configuration names, and the way to it.
     fn admit(&self, plan: &mut TreePlan, path: &Path, by: &Path) {
         let mut path = path.to_owned();
-        // A link of the service's own names what it leads to.
+        let mut is_of_root = true;
+        // A link of the service's own names what it leads to; one that others can have made, what they may read.
         for _ in 0..8 {
             let Some(real) = self.real_parents(&path) else {
                 return;
@@ -303,13 +308,15 @@ impl Walk<'_> {
                 return;
             }
             if metadata.is_symlink() {
+                let parent = path.parent().unwrap_or(Path::new("/"));
+                is_of_root &= self.host.is_of_root(parent).unwrap_or(false);
                 let Ok(target) = fs::read_link(below(self.root, &path)) else {
                     return;
                 };
                 path = super::super::normal(&path.parent().unwrap_or(Path::new("/")).join(target));
                 continue;
             }
-            let head = head(&below(self.root, &path));
+            let head = self.head(&path);
             let is_host_key = metadata.is_file()
                 && secrets::classify(&path, metadata.mode(), &head)
                     == Some(SecretReason::SshHostKey);
@@ -317,7 +324,8 @@ impl Walk<'_> {
                 .entries
                 .get(&path)
                 .is_none_or(|entry| entry.class == Class::LeftOut);
-            if metadata.is_file() && is_out && !is_host_key {
+            let is_believed = || is_of_root || self.readers.may_read(&self.host, &path);
+            if metadata.is_file() && is_out && !is_host_key && is_believed() {
                 let reason = format!("named in '{}'", by.display());
                 plan.set_parents(self.root, &path, &reason);
                 plan.set(path, Class::Copied, reason);
@@ -328,11 +336,16 @@ impl Walk<'_> {
 
     /// The path without links on the way to it: nothing can be made behind one in the tree.
     fn real_parents(&self, path: &Path) -> Option<PathBuf> {
-        let parent = Root::of_host(self.root)
-            .ok()?
-            .canonical(path.parent()?)
-            .ok()?;
+        let parent = self.host.canonical(path.parent()?).ok()?;
         Some(parent.join(path.file_name()?))
+    }
+
+    fn head(&self, path: &Path) -> Vec<u8> {
+        let mut content = Vec::new();
+        // What cannot be read now is named when it is copied.
+        let file = self.host.object(path).and_then(|object| object.open());
+        let _ = file.map(|file| file.take(secrets::HEAD as u64).read_to_end(&mut content));
+        content
     }
 }
 
@@ -379,11 +392,4 @@ fn own_ids(service: &Service) -> BTreeSet<u32> {
         .map(|user| user.uid)
         .filter(|uid| *uid != 0)
         .collect()
-}
-
-fn head(path: &Path) -> Vec<u8> {
-    let mut content = Vec::new();
-    // What cannot be read now is named when it is copied.
-    let _ = File::open(path).map(|file| file.take(secrets::HEAD as u64).read_to_end(&mut content));
-    content
 }

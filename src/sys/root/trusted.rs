@@ -37,7 +37,7 @@ struct Traced {
     object: File,
     /// Free of links.
     path: PathBuf,
-    /// The owner of the directory that it is in, where others than root can write to that or to one above it.
+    /// The owner of the directory that it is in, or is, where others than root can write to that or to one above it.
     foreign: Option<u32>,
 }
 
@@ -45,6 +45,18 @@ impl Root {
     /// The absolute path, seen from inside and free of symlinks, of what `path` leads to by links that only root can have made.
     pub fn canonical(&self, path: &Path) -> Result<PathBuf> {
         self.trace(path, true).map(|traced| traced.path)
+    }
+
+    /// Whether only root can have written what `path` leads to, and put it there.
+    pub fn is_of_root(&self, path: &Path) -> Result<bool> {
+        match self.trace(path, true) {
+            Ok(traced) => {
+                let metadata = self.metadata_of(&traced.object, path)?;
+                Ok(traced.foreign.is_none() && is_of_root(&metadata))
+            }
+            Err(RootError::Untrusted { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// The object at `path`; a symlink there is the object. Links on the way to it are followed if only root can have made them.
@@ -91,7 +103,7 @@ impl Root {
                     object: object
                         .map_err(|error| failure("opening", self.host_path(path), error))?,
                     path: inside(&passed, None),
-                    foreign: None,
+                    foreign: (!last.is_trusted).then_some(last.owner),
                 });
             };
             if name == ".." {
@@ -150,12 +162,12 @@ impl Root {
     }
 }
 
-/// Whether nobody but root, or who runs this, can write to a directory. The bits of the group are also the mask of an ACL (acl(5)).
-fn is_of_root(directory: &Metadata) -> bool {
+/// Whether nobody but root, or who runs this, can write to a directory or file. The bits of the group are also the mask of an ACL (acl(5)).
+fn is_of_root(object: &Metadata) -> bool {
     let (uid, gid) = (geteuid(), getegid());
-    let mode = Mode::from_bits_truncate(directory.mode());
-    let is_own_group = directory.gid() == 0 || (!uid.is_root() && directory.gid() == gid.as_raw());
-    (directory.uid() == 0 || directory.uid() == uid.as_raw())
+    let mode = Mode::from_bits_truncate(object.mode());
+    let is_own_group = object.gid() == 0 || (!uid.is_root() && object.gid() == gid.as_raw());
+    (object.uid() == 0 || object.uid() == uid.as_raw())
         && !mode.contains(Mode::S_IWOTH)
         && (is_own_group || !mode.contains(Mode::S_IWGRP))
 }

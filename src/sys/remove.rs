@@ -1,0 +1,117 @@
+//! Removing a tree that somebody else has made, however deep it is.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, open, openat, renameat2};
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+/// How deep a directory is gone into. What is deeper is moved to the top first: a descriptor is held for each level.
+const DEEPEST: u32 = 64;
+
+/// Removes the directory at `path`, which has to be one, with all in it. No link is followed.
+///
+/// # Errors
+/// Where something cannot be removed.
+pub fn tree(path: &Path) -> io::Result<()> {
+    let top = File::from(open(path, directory(), Mode::empty())?);
+    let mut moved = 0;
+    loop {
+        let before = moved;
+        clear(&top, &top, 0, &mut moved)?;
+        if moved == before {
+            break;
+        }
+    }
+    drop(top);
+    unlinkat(AT_FDCWD, path, UnlinkatFlags::RemoveDir).map_err(io::Error::from)
+}
+
+fn directory() -> OFlag {
+    OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC
+}
+
+/// Empties `dir`, but for what is moved to `top`.
+fn clear(dir: &File, top: &File, depth: u32, moved: &mut u64) -> io::Result<()> {
+    let mut entries = Dir::openat(dir, ".", directory(), Mode::empty())?;
+    for entry in entries.iter() {
+        let entry = entry?;
+        let name = entry.file_name();
+        if [c".", c".."].contains(&name) {
+            continue;
+        }
+        // unlink(2): EISDIR of a directory, where POSIX has EPERM.
+        match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => continue,
+            Err(Errno::EISDIR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        if depth == DEEPEST {
+            move_to(top, dir, name, moved)?;
+            continue;
+        }
+        let inside = File::from(openat(dir, name, directory(), Mode::empty())?);
+        clear(&inside, top, depth + 1, moved)?;
+        unlinkat(dir, name, UnlinkatFlags::RemoveDir)?;
+    }
+    Ok(())
+}
+
+fn move_to(top: &File, dir: &File, name: &std::ffi::CStr, moved: &mut u64) -> io::Result<()> {
+    loop {
+        *moved += 1;
+        let there = format!(".removed-{moved}");
+        match renameat2(
+            dir.as_fd(),
+            name,
+            top.as_fd(),
+            there.as_str(),
+            RenameFlags::RENAME_NOREPLACE,
+        ) {
+            Err(Errno::EEXIST) => {}
+            result => return result.map_err(io::Error::from),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use nix::sys::stat::mkdirat;
+
+    use super::*;
+
+    #[test]
+    fn a_tree_of_any_depth_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = dir.path().join("kept");
+        fs::write(&kept, "").unwrap();
+        let top = dir.path().join("top");
+        fs::create_dir_all(top.join("a/b/c")).unwrap();
+        fs::create_dir_all(top.join(".removed-1")).unwrap();
+        fs::write(top.join("a/b/file"), "").unwrap();
+        symlink(dir.path(), top.join("a/link")).unwrap();
+        // More levels than there can be descriptors, and deeper than any path is long.
+        let mut deep = File::open(&top).unwrap();
+        for level in 0..5000 {
+            for name in ["x", "y"].iter().take(1 + usize::from(level % 100 == 0)) {
+                mkdirat(&deep, *name, Mode::S_IRWXU).unwrap();
+            }
+            deep = File::from(openat(&deep, "x", directory(), Mode::empty()).unwrap());
+        }
+        drop(deep);
+        tree(&top).unwrap();
+        assert!(!top.exists() && kept.exists());
+        assert!(tree(&top).is_err() && tree(&kept).is_err());
+        let link = dir.path().join("link");
+        symlink(dir.path(), &link).unwrap();
+        assert!(tree(&link).is_err() && kept.exists());
+    }
+}
