@@ -4,7 +4,7 @@
 //! The kernel does the resolution (openat2(2): `/` and `..` stop at the root), so there is no moment
 //! between a check and its use. Objects are then reached through a descriptor, never by their name a
 //! second time. No link is followed on the way to an object of a tree; of the host's own root, those
-//! that only root can have made ([`trusted`]). This module does not copy.
+//! that only root can have made (`trusted`). This module does not copy.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata};
