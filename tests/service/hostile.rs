@@ -25,7 +25,7 @@ def member(name, kind=tarfile.REGTYPE, link='', content=b'evil', **more):
     m = T(name); m.type = kind; m.linkname = link; m.mode = 0o755
     for k, v in more.items(): setattr(m, k, v)
     tree.append((m, content if kind == tarfile.REGTYPE else b''))
-for d in ['tree/etc', 'tree/var']:
+for d in ['tree/etc', 'tree/var', 'tree/home', 'tree/root', 'tree/srv']:
     member(d, tarfile.DIRTYPE)
 {change}
 bad = tarfile.open('bad.tar', 'w', format=tarfile.PAX_FORMAT)
