@@ -43,13 +43,20 @@ pub(super) fn failure(inside: &dyn Inside, config: &SandboxConfig, units: &[Unit
         for line in &unmet {
             text.push_str(&format!("\n  {}", line.trim_start_matches("└─").trim()));
         }
+        // Not by --unit: a process that ends at once is gone before journald has looked up its unit, and what it said of that
+        // unit counts for --unit only if PID 1 said it.
+        let of_unit = ["_SYSTEMD_UNIT", "UNIT", "COREDUMP_UNIT"];
+        let [by, about, dump] = of_unit.map(|field| format!("{field}={}", unit.id()));
         let journal = run(&[
             "journalctl",
             "--no-pager",
             "--output=cat",
             LINES,
-            "-u",
-            unit.id(),
+            &by,
+            "+",
+            &about,
+            "+",
+            &dump,
         ]);
         text.extend(journal.lines().map(quoted));
         if let Some(hint) = hint(&unit.result(), &journal, !unmet.is_empty()) {
