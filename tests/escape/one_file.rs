@@ -85,6 +85,7 @@ fn release(flavour: Flavour) -> String {
 }
 
 #[test]
+#[ignore = "slow: make test-slow"]
 fn root_of_a_command_has_a_file_and_not_its_directory() {
     let Some(test) = Test::begin("root_of_a_command_has_a_file_and_not_its_directory") else {
         return;

@@ -110,6 +110,7 @@ fn assert_empty(boot_files: &Path) {
 }
 
 #[test]
+#[ignore = "slow: make test-slow"]
 fn secrets_of_a_machine_are_for_nobody_else_and_gone_once_it_runs() {
     let Some(test) = Test::begin("secrets_of_a_machine_are_for_nobody_else_and_gone_once_it_runs")
     else {
