@@ -198,9 +198,9 @@ impl Hierarchy {
         Ok(())
     }
 
-    /// In a unified hierarchy the domain has a group of its own already, and below a scope of systemd's libvirt makes
-    /// another one, named after itself, which the host may have count them only later. Any group above is shared with others.
-    /// That none counts processes, since the kernel does not, is only said.
+    /// Limits the number of processes of the domain. In a unified hierarchy the domain has a group of its own already. Below a
+    /// scope of systemd's libvirt makes another one, named after itself, in which the host may count processes only later; the
+    /// scope is tried first, therefore. Any group above is shared with others. A kernel that counts in none of them gets a warning.
     fn limit_pids(&self, limit: u64) -> Result<()> {
         let scope = self
             .group

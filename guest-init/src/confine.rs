@@ -15,7 +15,7 @@ use crate::filter;
 pub struct Confined {
     /// The ids of its user namespace.
     pub idmap: Option<IdMap>,
-    /// What its payload may not do.
+    /// Restrictions on its payload: capabilities, system calls and paths of the kernel's.
     #[serde(default)]
     pub confinement: Confinement,
 }

@@ -34,7 +34,7 @@ const OWN_FAILURE: u8 = 125;
 struct Request {
     /// The first process of the sandbox.
     pid: u32,
-    /// What tells it from others that may have had the number, or will.
+    /// Identity that tells it from earlier and later processes of the same number.
     identity: Option<Identity>,
     terminal: bool,
     /// The guest config of the sandbox, a file of the host.

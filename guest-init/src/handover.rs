@@ -39,7 +39,7 @@ impl Handover {
             .context("handing the sandbox over to the host")
     }
 
-    /// As [`publish`](Self::publish), once the first process, which is another one, has said on `ready` that it has booted.
+    /// Publishes the record once the first process, which is another one, has said on `ready` that it has booted.
     pub fn publish_when(self, ready: OwnedFd, first: Identity) {
         // It ends without a word where it fails.
         if File::from(ready).read_exact(&mut [0]).is_ok()
@@ -50,7 +50,7 @@ impl Handover {
     }
 }
 
-/// Who is told that the sandbox has booted.
+/// Receiver of the report that the sandbox has booted.
 #[derive(Debug)]
 pub enum Told {
     /// Nobody: a machine has no process that the host could enter.

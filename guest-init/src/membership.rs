@@ -10,7 +10,7 @@ pub const EMULATOR: &str = "emulator";
 /// Documentation/admin-guide/cgroup-v1/memory.rst, 2.7); in version 2 it does.
 pub const SOCKET_MEMORY: &str = "memory.kmem.tcp.limit_in_bytes";
 
-/// What sockets may hold where a group may have so many bytes of memory: a part of it, on top.
+/// Returns how many bytes sockets may hold in a group with this memory limit: a quarter of it, in addition to the limit.
 #[must_use]
 pub const fn socket_memory(memory: u64) -> u64 {
     memory / 4

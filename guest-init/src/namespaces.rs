@@ -26,8 +26,8 @@ pub struct Namespaces {
     pub others: Vec<(CloneFlags, File)>,
 }
 
-/// Those that are made in the user namespace, once it has its ids: what a new network shows in `/proc/net` is its root's, whoever
-/// that is at that moment.
+/// Namespaces made inside the user namespace, once its ids are mapped: the files of a new network in `/proc/net` belong to
+/// whoever is root of the user namespace at that moment.
 const MADE: [CloneFlags; 3] = [
     CloneFlags::CLONE_NEWNET,
     CloneFlags::CLONE_NEWIPC,
@@ -73,7 +73,7 @@ impl Namespaces {
 /// Makes a user namespace that has no other namespaces.
 ///
 /// # Errors
-/// As [`Namespaces::new`].
+/// Where the kernel refuses, for example because of `user.max_user_namespaces`.
 pub fn make_user_namespace(ids: IdMap) -> Result<File> {
     make(ids, CloneFlags::empty(), |holder| {
         open_namespace(holder, "user")
@@ -147,7 +147,7 @@ fn done(report: OwnedFd) -> Result<()> {
     }
 }
 
-/// What the process does that makes the namespaces: it keeps them until they are open elsewhere.
+/// Makes the namespaces in the process that [`make`] starts, and keeps them until they are open elsewhere.
 fn hold(ids: IdMap, others: CloneFlags, [user_told, told]: [OwnedFd; 2], wait_for: OwnedFd) -> ! {
     let tell = |told: OwnedFd, outcome: nix::Result<()>| {
         let number = outcome.map_or_else(|error| error as i32, |()| 0);

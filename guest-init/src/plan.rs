@@ -71,7 +71,7 @@ pub enum Step {
     File(File),
     /// Write credentials.
     Credentials {
-        /// Those.
+        /// Credentials to write.
         credentials: Vec<Credential>,
         /// User and group whose they are.
         owner: (u32, u32),

@@ -29,7 +29,7 @@ pub enum Direction {
 
 /// Opens the pipe behind `stream` once more, for a sandbox to have it; `None` where the stream has to be relayed.
 ///
-/// What the sandbox gets is an open file of its own, so that its flags (fcntl(2), `F_SETFL`) are not the caller's. The pipe keeps its
+/// The sandbox gets an open file of its own, so that its flags (fcntl(2), `F_SETFL`) are not the caller's. The pipe keeps its
 /// owner: the sandbox's users may open it again, as `/dev/stdout`, in this direction only.
 #[must_use]
 pub fn hand_down(stream: BorrowedFd<'_>, direction: Direction) -> Option<OwnedFd> {

@@ -81,7 +81,7 @@ pub enum Side {
     Above {
         /// The first process of the sandbox.
         first: Pid,
-        /// What tells it from others.
+        /// Identity that tells it from other processes, also from a later one of the same number.
         who: Identity,
         /// A byte comes on it once that process has booted.
         ready: OwnedFd,

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use crate::support::{HostFile, Test, finish, in_tree, ok, output, run};
 
-/// What the secret files of the host have in them.
+/// Content of the host's secret files.
 const MARKER: &str = "t-archives-secret-of-the-host";
 
 const UNIT: &str = "[Service]\nEnvironmentFile=-/etc/t-archive/open.env\nEnvironmentFile=-/etc/t-archive/secret.env\n\

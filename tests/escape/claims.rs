@@ -1,4 +1,5 @@
-//! What a sandbox says: of its addresses, in its journal, in answers to commands of the host, and by taking what is sent to it.
+//! Claims of a sandbox that the host must not trust: its addresses, its journal, its answers to commands. Also connections that
+//! it accepts and never reads from.
 
 use std::net::{IpAddr, TcpListener};
 use std::process::{Child, Command};
@@ -8,7 +9,7 @@ use test_harness::libvirtd;
 use crate::support::{HostFile, Test, eventually, finish, listed, ok, program, says, subnet};
 use crate::unit;
 
-/// What no terminal is to get: titles, screens cleared, colours of 8 bits, text turned round, lines that are none.
+/// Output that must not reach a terminal: titles, cleared screens, 8-bit colours, reversed text, false line breaks.
 const NOISE: &str = r"\033]0;owned\007\033[2J\302\23331m \342\200\256live\342\200\254 \342\201\246x\342\200\250y\342\200\213\r";
 
 /// Takes the place of a program inside: what it says is for the terminal of whoever asks, and pretends to be an error of ours.
@@ -20,7 +21,7 @@ fn replace(name: &str, program: &str) {
     says(name, &script);
 }
 
-/// What a command line of the program under test shows at a terminal.
+/// Returns what a command line of the program under test shows at a terminal.
 fn at_terminal(arguments: &str) -> String {
     let name = program().get_program().to_str().unwrap().to_owned();
     let mut script = Command::new("script");

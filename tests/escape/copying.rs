@@ -1,4 +1,4 @@
-//! What `create` takes of the host while an account of the host changes it.
+//! Attacks on `create` by an account of the host that changes the files to be copied, before or during the copy.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use crate::support::{HostFile, TREES, Test, finish, ok, run};
 use crate::{MARKER, attacker, grep};
 
-/// Who has state, and may not read what root has.
+/// User id of the account that owns the state and may not read root's files.
 const NOBODY: u32 = 65534;
 const STATE: &str = "/var/lib/t-esc-state";
 const PRIVATE: &str = "/root/t-esc-copying";

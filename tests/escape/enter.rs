@@ -1,4 +1,4 @@
-//! What comes from the host into a container: commands, and what they bring along. Root inside has everything that is started there
+//! Commands that the host runs in a container, and what they bring along. Root inside makes every program that is started there
 //! load a library of its own, which records where it is.
 
 use std::collections::BTreeSet;

@@ -1,4 +1,4 @@
-//! What the host's commands do with a sandbox whose configuration names another one, or a directory that is not its own.
+//! Commands of the host on a sandbox whose configuration names another sandbox, or a directory that is not its own.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ fn config(name: &str) -> PathBuf {
     Path::new(CONFIGS).join(name).join("sandbox.toml")
 }
 
-/// What is there of a sandbox: its files, its domain.
+/// Lists a sandbox's configuration files and its domain, and the content of the file that belongs to others.
 fn state(name: &str) -> Vec<String> {
     let mut files: Vec<String> = fs::read_dir(Path::new(CONFIGS).join(name))
         .unwrap()

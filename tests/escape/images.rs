@@ -116,7 +116,7 @@ fn raw_images_and_parents_of_vhd_lead_nowhere_from_a_machine() {
     test.end();
 }
 
-/// What the user asks for works, also where a name is relative.
+/// Backing files are opened where the user allows it (`backing=yes`), also where the name of one is relative.
 #[test]
 fn files_are_opened_that_the_user_says_so_for() {
     let Some(test) = Test::begin("files_are_opened_that_the_user_says_so_for") else {
@@ -297,7 +297,7 @@ fn the_storage_daemon_ends_with_a_command_that_is_killed() {
     test.end();
 }
 
-/// Who breaks out of QEMU may write to the image of its machine, and no more: what it says then is not believed by the host.
+/// An attacker who breaks out of QEMU may write to the image of the machine, and no more: the host does not trust the image then.
 #[test]
 fn a_tree_image_that_names_files_is_not_opened() {
     let Some(test) = Test::begin("a_tree_image_that_names_files_is_not_opened") else {

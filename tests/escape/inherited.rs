@@ -1,5 +1,5 @@
-//! What a command that is run in a container has of whoever runs it, beside files: keys, priority, limits of resources. And that it can
-//! be ended before it has begun.
+//! Properties other than files that a command in a container must not take from its caller: keys, priority, resource limits. Also
+//! checks that a command can be ended before it has begun.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -1,4 +1,4 @@
-//! Who reads what a sandbox has written, and what it could do if that made it do as the sandbox likes.
+//! Processes that read a sandbox's journal, and the rights that they would have if the journal took one of them over.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -106,7 +106,7 @@ fn follow(words: &[&str]) -> Child {
     command.spawn().unwrap()
 }
 
-/// What is read of a sandbox, as it is, by somebody who has nothing.
+/// Reads the journal of a running sandbox, and checks that the reader has nothing of the host.
 fn read_confined(more: &[&str]) {
     let script = "while :; do echo tick; sleep 1; done";
     let command = ["t-esc", "--", "sh", "-c", script];

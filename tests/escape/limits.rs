@@ -22,7 +22,7 @@ fn groups(name: &str) -> Vec<PathBuf> {
     found.lines().map(PathBuf::from).collect()
 }
 
-/// What bounds the processes of a sandbox: its own group, or in a unified hierarchy one of libvirt's above.
+/// Returns each `pids.max` of a sandbox's groups and of the two above them: in a unified hierarchy one of libvirt's bounds it.
 fn most_processes(name: &str) -> Vec<String> {
     let groups = groups(name);
     let with_those_above = groups.iter().flat_map(|group| group.ancestors().take(3));

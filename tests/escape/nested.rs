@@ -43,7 +43,7 @@ fn replace_by(link: &str) -> String {
     format!("rm -rf /mnt/sub && ln -s {link} /mnt/sub")
 }
 
-/// What is tried with what is mounted there.
+/// Script that reads and changes what is mounted at `/opt`.
 const TRY: &str = "cat /opt/file; echo changed >/opt/file; touch /opt/new; ls /opt";
 
 fn assert_untouched() {

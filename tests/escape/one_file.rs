@@ -14,7 +14,7 @@ use crate::support::{Done, HostFile, Test, finish, inside, ok};
 /// The directory on the host.
 const OUTER: &str = "/var/lib/t-escape-one-file";
 
-/// What is mounted, and where.
+/// File of the host that is mounted at [`INSIDE`].
 const FILE: &str = "/var/lib/t-escape-one-file/app.conf";
 const INSIDE: &str = "/srv/inside.conf";
 
@@ -34,7 +34,7 @@ for share in $(seq 0 30); do for type in virtiofs 9p; do
 done; done 2>/dev/null
 "#;
 
-/// What is on the host.
+/// Files of the host: the shared one, and two beside it that stay hidden.
 struct Prey {
     _files: [HostFile; 3],
 }
@@ -52,7 +52,7 @@ impl Prey {
         Self { _files: files }
     }
 
-    /// What is in the directory now, but for the contents of the file that is shared.
+    /// Checks that the directory is as it was, but for the contents of the file that is shared.
     fn assert_untouched(&self) {
         let mut names: Vec<_> = fs::read_dir(OUTER)
             .unwrap()

@@ -1,4 +1,4 @@
-//! What others on the host can get at of a machine: what it boots from, with the secrets of its command, and its sockets.
+//! Access of other users of the host to a machine's files: its boot files, with the secrets of its command, and its sockets.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};

@@ -1,5 +1,5 @@
-//! What root of a machine can write of the directories that it may only read, on a kernel with 9p and on one without: its
-//! kernel is its own, so it mounts them once more, writable.
+//! Attempts of a machine's root to write to directories that it may only read, on a kernel with 9p and on one without. The
+//! machine's kernel is its own, so root mounts them once more, writable.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -19,13 +19,13 @@ const PRIVATE: &str = "/var/lib/t-escape-read-only";
 /// A filesystem of its own below that, in the daemon's namespace.
 const MOUNTED: &str = "/var/lib/t-escape-read-only/mounted";
 
-/// What is run inside, with the directories in which it is to try.
+/// Script that is run inside; its arguments are the directories in which it tries to write.
 const ATTEMPTS: &str = include_str!("write_attempts.py");
 
 /// How many there are in each directory.
 const OF_A_PLACE: usize = 21;
 
-/// What a transport may not have at all.
+/// Attempts that a transport may not support at all.
 const OPTIONAL: [&str; 2] = ["make a file without a name", "set an attribute"];
 
 /// Whether a line tells of an attempt that was refused since the filesystem is read-only: anything else would mean that nothing was

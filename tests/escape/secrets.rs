@@ -12,7 +12,7 @@ use crate::support::{Test, eventually, finish, in_tree, ok, output, program, run
 /// The value of a variable, and the content of a credential.
 const VARIABLE: &str = "t-secrets-variable \"$x\" \\ 'y'";
 const CREDENTIAL: &str = "t-secrets-credential";
-/// What both begin with.
+/// Prefix that both secrets share.
 const MARKER: &str = "t-secrets-";
 
 /// Files of root's with secrets.

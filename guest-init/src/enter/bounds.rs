@@ -1,5 +1,5 @@
-//! What a process has from whoever started it, and hands on: limits of resources, its rank among those that want the CPU, and whether the
-//! kernel spares it when memory is short. No cgroup bounds these, so a command is given no more of them than the sandbox's first process has.
+//! Resource limits, scheduling priority and OOM score adjustment, which a process inherits from its parent and hands on to its
+//! children. No cgroup bounds these, so a command is given no more of them than the sandbox's first process has.
 //!
 //! `unsafe` for system calls that have a number as their argument.
 #![allow(unsafe_code)]
@@ -13,7 +13,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::first::ProcDir;
 
-/// Those that `/proc/PID/limits` has, by their names there (`proc_pid_limits(5)`).
+/// Limits in `/proc/PID/limits`, by their names there (`proc_pid_limits(5)`).
 const LIMITS: [(&str, Resource); 16] = [
     ("Max cpu time", Resource::RLIMIT_CPU),
     ("Max file size", Resource::RLIMIT_FSIZE),
@@ -36,7 +36,7 @@ const LIMITS: [(&str, Resource); 16] = [
 /// Width of a name in `/proc/PID/limits`.
 const NAME: usize = 26;
 
-/// What the first process of a sandbox is bounded by.
+/// Hard limits and OOM score adjustment of a sandbox's first process, which bound the commands that enter the sandbox.
 #[derive(Debug)]
 pub struct Bounds {
     /// The most that each limit can be raised to.
@@ -46,7 +46,7 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// Those of a process.
+    /// Reads the bounds of a process from its directory in `/proc`.
     ///
     /// # Errors
     /// Where it has ended, or the kernel says what nobody understands.
@@ -92,7 +92,7 @@ impl Bounds {
     /// Lowers the limits of this process to those that can be had in the sandbox.
     ///
     /// # Errors
-    /// As [`take_rank`](Self::take_rank).
+    /// Where the kernel refuses, which it does to nobody who asks for less.
     pub fn take_limits(&self) -> Result<()> {
         for (resource, most) in &self.hard {
             let doing = || format!("limiting {resource:?} to {most}");

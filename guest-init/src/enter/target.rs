@@ -80,9 +80,9 @@ struct Seen {
 struct SeenUser {
     theirs: Id,
     ours: Id,
-    /// Its parent, and the host's id of who made it; only where it is not ours.
+    /// Parent of the target's user namespace, and the host's id of its maker; absent where that namespace is ours.
     made: Option<(Id, u32)>,
-    /// What `uid_map` and `gid_map` say.
+    /// Contents of `uid_map` and `gid_map`.
     maps: [String; 2],
 }
 

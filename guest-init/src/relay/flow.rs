@@ -1,6 +1,6 @@
 //! Bytes on their way from one file to another.
 //!
-//! It does not wait: what may be read or written is found out by its caller.
+//! A flow never waits: its caller finds out which files can be read or written.
 
 use std::fmt::{self, Display};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -13,7 +13,7 @@ use nix::unistd::{read, write};
 
 use crate::terminal::is_ours;
 
-/// What a terminal reads as the end of its input (`VEOF`).
+/// Character that a terminal reads as the end of its input (`VEOF`).
 const END_OF_INPUT: u8 = 4;
 /// Bytes that can be written without waiting to whatever poll(2) calls writable (`PIPE_BUF`).
 const PAGE: usize = 4096;
@@ -22,10 +22,10 @@ pub const ROOM: usize = 256 << 10;
 /// More than a terminal holds for its reader.
 const OF_TERMINAL: usize = 64 << 10;
 
-/// What becomes of the other side when no more bytes come for it.
+/// Action on the other side when no more bytes come for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AtEnd {
-    /// It is closed.
+    /// The other side is closed.
     Close,
     /// The key for the end of input is typed: it is a terminal.
     Type,
@@ -49,7 +49,7 @@ impl Display for Failure {
 /// One direction of a stream.
 #[derive(Debug)]
 pub struct Flow {
-    /// What messages call it.
+    /// Name of the stream in messages.
     name: &'static str,
     /// Gone once it has ended.
     from: Option<OwnedFd>,
@@ -122,7 +122,8 @@ impl Flow {
         self.from.as_ref().is_none_or(|from| is_ours(from.as_fd()))
     }
 
-    /// What to wait for, without reading where that is not to be. A reader that is gone is told of by poll(2) in any case.
+    /// Returns the files to poll, each with the events to wait for. The source is among them only with `may_read`, and while
+    /// nothing is left to write. poll(2) reports a reader that is gone even if no event is asked for.
     pub fn wants(&self, may_read: bool) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
         let reads = may_read && self.is_idle() && self.to.is_some();
         let from = self.from.as_ref().filter(|_| reads);

@@ -12,16 +12,16 @@ use super::flow::{AtEnd, Flow, ROOM};
 use crate::pty::Pty;
 use crate::streams::{Direction, hand_down};
 
-/// What becomes of the caller's streams. To be found out while its `/proc` is at hand.
+/// Standard streams of the caller, and how a command gets them. To be found out while the caller's `/proc` is at hand.
 #[derive(Debug)]
 pub enum Streams {
     /// The command gets a terminal of the sandbox.
     Terminal,
-    /// What the command gets of the caller; what is missing is relayed.
+    /// Pipes of the caller that are handed down to the command; a missing one is relayed.
     Pipes([Option<OwnedFd>; 3]),
 }
 
-/// What a command has as its standard streams.
+/// Standard streams of a command.
 #[derive(Debug)]
 pub enum Theirs {
     /// A terminal.
@@ -30,7 +30,7 @@ pub enum Theirs {
     Pipes([OwnedFd; 3]),
 }
 
-/// What is relayed.
+/// Relayed streams between the caller and a command.
 #[derive(Debug)]
 pub struct Flows {
     /// To the command.

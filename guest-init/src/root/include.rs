@@ -47,7 +47,7 @@ struct Named {
 }
 
 impl Named {
-    /// That of a path, to which links lead as usual.
+    /// Opens the directory of a path, following links as usual, and keeps the last component as the name.
     fn new(path: &Path) -> io::Result<Self> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(Errno::EISDIR.into());
@@ -59,7 +59,7 @@ impl Named {
         })
     }
 
-    /// What has the name; a link is not followed.
+    /// Opens the object that has the name; a link is not followed.
     fn open(&self, flags: OFlag) -> io::Result<File> {
         let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let private = Mode::S_IRUSR | Mode::S_IWUSR;

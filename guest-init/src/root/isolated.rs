@@ -90,13 +90,13 @@ pub fn isolate(scratch: &Scratch, root: &Path) -> Result<Vec<PathBuf>> {
     Ok(covered)
 }
 
-/// What becomes of a mount of the tree.
+/// Treatment of a mount in the tree.
 enum Outcome {
     /// An overlay is over it, or it is sealed.
     Covered,
     /// A file of the filesystem around it takes its place.
     Copied,
-    /// It is not seen.
+    /// The mount is detached, so nobody sees it.
     LeftOut,
 }
 

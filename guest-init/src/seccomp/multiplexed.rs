@@ -1,5 +1,5 @@
 //! System calls that stand for others: `socketcall(2)` and `ipc(2)` of 32-bit x86. Their first argument says which one is meant.
-//! What that one is called with lies in memory, which no filter can read.
+//! The arguments of that call lie in memory, which no filter can read.
 
 use super::{Action, Comparison, Condition, Policy, Rule};
 

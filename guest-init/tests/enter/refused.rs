@@ -1,4 +1,4 @@
-//! What is not entered, and what those who enter do not have.
+//! Processes that `enter` refuses as a target, and capabilities that a command in a sandbox does not get.
 
 use std::process::Command;
 

@@ -170,7 +170,7 @@ impl Evil {
         );
     }
 
-    /// What reads and writes the disk `d`.
+    /// Runs a sandbox that reads the disk `d` and tries to overwrite its beginning.
     pub fn attack(&self, option: &str, disk: &str) -> Done {
         let script = "head -c 40 /dev/disk/by-tag/d; echo OVERWRITTEN | dd of=/dev/disk/by-tag/d conv=notrunc,fsync";
         let disk = format!("file:d={disk}{option}");

@@ -48,7 +48,7 @@ fn probes() -> Vec<[u64; 6]> {
     probes
 }
 
-/// What a policy says of a call, read from its rules.
+/// Returns the action that a policy takes on a call, worked out from its rules.
 fn judge(policy: &Policy, name: &str, arguments: [u64; 6]) -> Action {
     let holds = |condition: &Condition| {
         let argument = arguments[usize::from(condition.argument)] & condition.mask;

@@ -66,7 +66,7 @@ fn low(_words: &[u32]) -> Result<u32, String> {
     Err("there is no such table".to_owned())
 }
 
-/// What a filter answers. Whatever else the kernel says, it has looked at the call.
+/// Returns an error if the result is a refusal of the filter. After any other result the kernel has looked at the call.
 fn judge(result: i64) -> Result<String, String> {
     let refusals = [
         Errno::EPERM,
@@ -127,7 +127,7 @@ fn any(calls: &[(&str, u32, [u32; 5])]) -> Result<String, String> {
     last
 }
 
-/// What is tried.
+/// Lists the attempts to get past the filter.
 pub fn attempts() -> Vec<Attempt> {
     vec![
         ("32 bits: talk to virtual machines by vsock", Kernel, |_| {
