@@ -46,11 +46,11 @@ fn prepare(access: Access, arguments: Vec<OsString>) -> Result<(PathBuf, Vec<OsS
     }
 }
 
-/// What comes before the shared directory: in an argument of its own, or in a list of options, in which each comma of a path is doubled.
+/// Option before the shared directory. In a list of options, `OPTION` comes before it, and each comma of the path is doubled.
 const DIRECTORY: &str = "--shared-dir";
 const OPTION: &[u8] = b"source=";
 
-/// What libvirt wants to be shared.
+/// Returns the path that libvirt asks virtiofsd to share.
 fn shared(arguments: &[OsString]) -> Option<PathBuf> {
     let mut before = OsStr::new("");
     for argument in arguments {

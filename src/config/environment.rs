@@ -77,7 +77,7 @@ fn unquote(value: &str) -> std::result::Result<String, &'static str> {
     Err(OPEN)
 }
 
-/// What a backslash in double quotes makes itself, here and to systemd (`SHELL_NEED_ESCAPE`).
+/// Characters that a backslash escapes in double quotes, here and to systemd (`SHELL_NEED_ESCAPE`).
 const QUOTED: &str = "\"\\`$";
 
 /// Writes variables as `EnvironmentFile=` of systemd reads them.

@@ -111,7 +111,7 @@ pub enum State {
     Fresh,
 }
 
-/// What is shown instead of the value of a variable.
+/// Placeholder shown instead of the value of a variable.
 const HIDDEN: &str = "(hidden)";
 
 /// Seconds the units may take to become active, unless said otherwise.

@@ -51,7 +51,7 @@ pub fn capture<'a>(
         .map(Captured::from)
 }
 
-/// As [`capture`], for a program and arguments that are paths. Gives its exit status as well.
+/// Does the same as [`capture`] for a program and arguments that are paths, and returns the exit status as well.
 ///
 /// # Errors
 /// Where it cannot be started.

@@ -21,7 +21,7 @@ use super::view;
 /// The subcommand of this program that [`become_reader`] is for.
 pub const SUBCOMMAND: &str = "read-confined";
 
-/// Who reads: the first id above those of containers (systemd's UIDS-GIDS), which nobody has.
+/// User and group id of the reader: the first id above those of containers (systemd's UIDS-GIDS), which nobody has.
 const READER: u32 = 1_879_048_192;
 
 /// Where what is read is, in the root of the program.
@@ -33,7 +33,7 @@ const SYSTEM: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx3
 /// Files of the host that say in which zone its time is, and where libraries are. Everybody may read them.
 const FILES: [&str; 2] = ["etc/localtime", "etc/ld.so.cache"];
 
-/// What is kept of the environment: languages, and how terminals are written to.
+/// Variables of the environment that the reader keeps: languages, and how terminals are written to.
 const KEPT: [&str; 8] = [
     "LANG",
     "LANGUAGE",
@@ -48,7 +48,7 @@ const KEPT: [&str; 8] = [
 /// Most memory, in bytes: journalctl(1) has half a GiB of files mapped at a time.
 const MEMORY: u64 = 4 << 30;
 
-/// What a program reads: a mount that is attached nowhere.
+/// Mount that a confined program reads; it is attached nowhere.
 #[derive(Debug)]
 pub struct Reading {
     mount: OwnedFd,
@@ -56,7 +56,7 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// What is on `mount`, as it is to be shown to the program. It can be started once.
+    /// Takes `mount`, and shows what root owns on it as the reader's own. The program can be started once.
     ///
     /// Where the kernel or the filesystem cannot show files as another's, the reader is root without any capability.
     #[must_use]

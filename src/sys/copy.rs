@@ -152,7 +152,7 @@ impl<'r> Copier<'r> {
         self.copy_opened(&object, &metadata, from, to)
     }
 
-    /// As [`copy_object`](Self::copy_object), of what a walk through the source has found.
+    /// Copies an object that a walk through the source has found, under the rules of [`copy_object`](Self::copy_object).
     pub fn copy_found(&mut self, found: &Found, to: &Path) -> Result<Copied> {
         self.copy_opened(&found.object, &found.metadata, &found.path, to)
     }

@@ -33,7 +33,7 @@ pub struct Export {
 /// An image to show.
 #[derive(Debug, Clone, Copy)]
 pub struct Image<'a> {
-    /// Its absolute path.
+    /// Absolute path of the image.
     pub path: &'a Path,
     /// QEMU's name of its format.
     pub format: &'a str,

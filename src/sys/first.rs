@@ -15,18 +15,18 @@ pub struct First {
     pub init: ProcDir,
     /// The first process of the sandbox.
     pub process: ProcDir,
-    /// What tells that from others.
+    /// Identity that tells `process` from others.
     pub identity: Identity,
 }
 
-/// What a container is at.
+/// Stage of a container's life.
 #[derive(Debug)]
 pub enum Stage {
-    /// It has booted.
+    /// The container has booted.
     Runs(First),
-    /// It has not handed over its first process yet.
+    /// The container has not handed over its first process yet.
     Boots,
-    /// It has ended.
+    /// The container has ended.
     Ended,
 }
 
@@ -79,7 +79,7 @@ fn child(parent: u32, identity: Identity) -> Option<ProcDir> {
     children.find(|process| process.identity().is_ok_and(|it| it == identity))
 }
 
-/// As `proc_tid_children(5)` has them of each thread, and where the kernel does not, by looking at every process.
+/// Returns the children of a process from `proc_tid_children(5)` of each thread, or else, by looking at every process.
 fn children(pid: u32) -> Vec<u32> {
     let threads = fs::read_dir(format!("/proc/{pid}/task"))
         .into_iter()

@@ -57,7 +57,7 @@ impl Mounted {
     /// Mounts one file that whoever has `device`, an open `/dev/fuse`, shows; only this user sees it.
     ///
     /// # Errors
-    /// As [`new`](Self::new).
+    /// Fails where [`new`](Self::new) does.
     pub fn fuse_file(device: &File) -> io::Result<Self> {
         let number = |number: u32| CString::new(number.to_string());
         let fd = number(device.as_raw_fd().cast_unsigned())?;
@@ -97,7 +97,7 @@ impl Mounted {
         })
     }
 
-    /// Its top, on which it is attached nowhere.
+    /// Returns the top of the mount, which is attached nowhere.
     #[must_use]
     pub fn into_top(self) -> OwnedFd {
         self.top

@@ -18,7 +18,7 @@ use nix::sched::{CloneFlags, unshare};
 /// Where a file is by itself, in its namespace: a directory that every host has, with nothing that a virtiofsd needs.
 pub const ALONE: &str = "/tmp";
 
-/// What of a single file is allowed.
+/// Access that is allowed to a single file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     /// To read it.
@@ -44,10 +44,10 @@ pub fn enter() -> io::Result<()> {
     )?)
 }
 
-/// As [`enter`], in a namespace where [`ALONE`] has nothing but `file`, under its name.
+/// Does the same as [`enter`], and leaves nothing at [`ALONE`] but `file`, under its name.
 ///
 /// # Errors
-/// As [`enter`], and where `file` is a directory, or not there.
+/// Fails where [`enter`] does, and where `file` is a directory, or not there.
 pub fn enter_with(file: &Path, access: Access) -> io::Result<()> {
     let name = file.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     unshare(CloneFlags::CLONE_NEWNS)?;

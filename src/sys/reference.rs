@@ -16,7 +16,7 @@ use nix::fcntl::OFlag;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reference {
     role: &'static str,
-    /// As the image has it; empty where it was not found.
+    /// Name that the image gives the file; empty where it was not found.
     name: String,
 }
 

@@ -88,7 +88,7 @@ pub(super) enum Parents {
     NoSymlinks,
 }
 
-/// Whose objects are below a root.
+/// Owner of the objects below a root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Owner {
     /// A sandbox's, whose root is number 0 on disk as well: no link tells who made it.

@@ -117,7 +117,7 @@ pub fn hold(args: &HoldArgs) -> Result<()> {
 pub struct ReadArgs {
     /// Number of the file that is the mount it is on
     mount: i32,
-    /// Who reads
+    /// User and group id of the reader
     reader: u32,
     /// The program that reads
     #[arg(last = true, required = true)]

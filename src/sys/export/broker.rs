@@ -17,7 +17,7 @@ use nix::libc;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 
-/// What the daemon gets.
+/// Files that the broker opens for the daemon.
 pub struct Given {
     /// The path that the daemon knows the image by.
     pub path: PathBuf,
@@ -49,13 +49,13 @@ nix::ioctl_write_ptr!(
     libc::seccomp_notif_addfd
 );
 
-/// What becomes of an open(2).
+/// Answer to a call of openat(2).
 enum Answer {
-    /// It is made, as whom the daemon is.
+    /// Lets the kernel make the call, with the daemon's own rights.
     Goes,
-    /// It gives this number.
+    /// Returns this descriptor of the daemon's.
     Gives(i64),
-    /// It fails.
+    /// Returns this error.
     Fails(Errno),
 }
 

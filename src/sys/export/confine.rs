@@ -1,8 +1,8 @@
-//! What the storage daemon has: its program with its libraries, `/dev/null`, the image, and nothing else.
+//! Confinement of the storage daemon: it has its program with its libraries, `/dev/null`, the image, and nothing else.
 //!
-//! It has a user of its own who owns nothing, no capabilities, and namespaces of mounts, processes, network, IPC and names in which it
-//! is alone. It cannot even open the image by its name: the filter of system calls asks us, and we give it a descriptor (see
-//! [`broker`](super::broker)).
+//! The daemon has a user of its own who owns nothing, no capabilities, and namespaces of mounts, processes, network, IPC and
+//! names in which it is alone. It cannot even open the image by its name: the filter of system calls asks us, and we give it a
+//! descriptor (see [`broker`](super::broker)).
 #![allow(unsafe_code)]
 
 use std::fs::{self, File};
@@ -47,7 +47,7 @@ const MOST_THREADS: u64 = 256;
 const EPERM: Action = Action::Errno(1);
 /// `CLONE_THREAD` of `clone(2)`.
 const THREAD: u64 = 0x0001_0000;
-/// What it has no use for, beside what the usual filter refuses.
+/// System calls that the daemon has no use for, beside those that the usual filter refuses.
 const REFUSED: [&str; 15] = [
     "socket",
     "socketpair",

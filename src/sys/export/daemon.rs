@@ -150,7 +150,7 @@ fn start(arguments: Arguments) -> io::Result<(Child, OwnedFd)> {
     }
 }
 
-/// What a daemon that has ended said, in a line.
+/// Returns the error output of a daemon that has ended, in one line, or its exit status if there is none.
 fn said(child: &mut Child) -> io::Result<String> {
     let status = child.wait()?;
     let mut text = Vec::new();

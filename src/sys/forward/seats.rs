@@ -1,9 +1,9 @@
 //! How much of the host's memory connections may take.
 //!
-//! What waits in sockets and pipes is the kernel's memory of the host, which no group of the sandbox's counts: with version 1 of cgroups
-//! the kernel does not count buffers of TCP by default, and in the group of the domain libvirt would end whoever is there with it. So
-//! there are as many connections as the sandbox has memory for, each with buffers of a fixed size: all together at most a quarter of that
-//! memory, and another sixteenth for datagrams.
+//! Data that waits in sockets and pipes takes kernel memory of the host, which no group of the sandbox's counts: with version 1
+//! of cgroups the kernel does not count buffers of TCP by default, and in the group of the domain libvirt would end whoever is
+//! there with it. So there are as many connections as the sandbox has memory for, each with buffers of a fixed size: all together
+//! at most a quarter of that memory, and another sixteenth for datagrams.
 
 use std::collections::HashMap;
 use std::io;
@@ -36,7 +36,7 @@ const WAITING: i32 = 128;
 /// Descriptors that a connection may take: two sockets and two pipes, and the end of a way.
 const FILES: u64 = 7;
 
-/// What connections may take.
+/// Number of connections there may be, and memory that their buffers may take.
 #[derive(Debug)]
 pub(super) struct Seats {
     most: usize,
@@ -47,7 +47,7 @@ pub(super) struct Seats {
     spare: u64,
 }
 
-/// What a connection has of it.
+/// Share of one connection in [`Seats`].
 #[derive(Debug)]
 pub(super) struct Seat {
     client: IpAddr,
@@ -113,7 +113,7 @@ impl Seats {
     }
 }
 
-/// Who has an address: a host with IPv6 has 2^64 of them.
+/// Returns the address that stands for a client, of IPv6 its /64 network: a host with IPv6 has 2^64 addresses.
 fn who(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
@@ -145,7 +145,7 @@ pub(super) fn bound_listener(listener: &Listener) -> io::Result<()> {
     Ok(())
 }
 
-/// As many connections as there can be descriptors for; as many as this process may have.
+/// Returns how many connections there can be descriptors for, and lets this process have as many as it may.
 fn files() -> usize {
     let files = match getrlimit(Resource::RLIMIT_NOFILE) {
         Ok((_, hard)) if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() => hard,

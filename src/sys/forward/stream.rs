@@ -118,7 +118,7 @@ impl Stream {
         })
     }
 
-    /// What it takes of the host's memory.
+    /// Returns the connection's share of the host's memory.
     pub(super) fn seat(&self) -> &Seat {
         &self.seat
     }

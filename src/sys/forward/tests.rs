@@ -230,7 +230,7 @@ fn datagrams_are_answered_to_who_sent_them() {
     }
 }
 
-/// What the kernel remembers for all of TCP's buffers in a namespace's kernel, in bytes.
+/// Returns the memory of all TCP buffers of the kernel, in bytes.
 fn memory_of_tcp() -> u64 {
     let text = std::fs::read_to_string("/proc/net/sockstat").unwrap();
     let line = text.lines().find(|line| line.starts_with("TCP:")).unwrap();

@@ -156,7 +156,7 @@ fn short_and_random_headers_are_read_to_no_harm() {
     }
 }
 
-/// What qemu-img makes is understood, with and without other files.
+/// Images that qemu-img makes are understood, with and without other files.
 #[test]
 fn images_of_qemu_are_read() {
     let dir = tempfile::tempdir().unwrap();

@@ -17,10 +17,10 @@ use nix::unistd::{getegid, geteuid};
 
 use super::{Object, Parents, Result, Root, RootError, failure, relative};
 
-/// As many links as the kernel follows (`path_resolution(7)`).
+/// Maximum number of links that are followed, the same as the kernel's (`path_resolution(7)`).
 const MOST_LINKS: u32 = 40;
 
-/// Who may have given a file more names: 1 means only who may write to it (`proc_sys_fs(5)`).
+/// Sysctl that says who may give a file more names: with 1, only who may write to it (`proc_sys_fs(5)`).
 const PROTECTED_HARDLINKS: &str = "/proc/sys/fs/protected_hardlinks";
 
 /// A directory on the way.

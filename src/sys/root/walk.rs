@@ -8,11 +8,11 @@ use super::{Object, Result, Root};
 /// An object that a walk has come to, opened once.
 #[derive(Debug)]
 pub struct Found {
-    /// Its path, seen from inside the root.
+    /// Path of the object, seen from inside the root.
     pub path: PathBuf,
     /// The object; a symlink is one itself.
     pub object: Object,
-    /// Its metadata.
+    /// Metadata of the object.
     pub metadata: Metadata,
 }
 
@@ -43,7 +43,7 @@ impl Root {
         })
     }
 
-    /// What is at a path, and the paths in it, the first last.
+    /// Returns the object at a path, and the paths in it, the first last.
     fn find(&self, path: PathBuf) -> Result<(Found, Vec<PathBuf>)> {
         let object = self.object(&path)?;
         let metadata = object.metadata()?;
