@@ -33,11 +33,11 @@ const VIRTIOFSD: [&str; 4] = [
 pub struct Abilities<'a> {
     kernel: &'a Kernel,
     authority: Authority,
-    /// What libvirt starts for directories that are written to; or why there is none.
+    /// Virtiofsd that libvirt starts for directories that are written to; or why there is none.
     writer: std::result::Result<PathBuf, String>,
-    /// What it starts for directories that are only read.
+    /// Program that libvirt starts as virtiofsd for directories that are only read; or why there is none.
     reader: std::result::Result<PathBuf, String>,
-    /// What it starts for single files that are written to.
+    /// Program that libvirt starts as virtiofsd for single files that are written to; or why there is none.
     file_writer: std::result::Result<PathBuf, String>,
     libvirt_version: u32,
 }
@@ -69,10 +69,11 @@ impl<'a> Abilities<'a> {
         self.choose(source, read_only, read_only)
     }
 
-    /// As [`transport`](Self::transport), for a directory that not everybody may read: QEMU is not root, and a virtiofsd is.
+    /// Returns how a directory that not everybody may read gets into the guest. Root's virtual machines prefer virtiofs for it,
+    /// also where it is only read: QEMU is not root, and a virtiofsd is.
     ///
     /// # Errors
-    /// As [`transport`](Self::transport).
+    /// Where there is no way; the message says why.
     pub fn private_transport(&self, source: &Path, read_only: bool) -> Result<Transport> {
         self.choose(source, read_only, false)
     }
@@ -207,9 +208,9 @@ impl<'a> Abilities<'a> {
 /// How a single file gets into the guest.
 #[derive(Debug)]
 pub enum OfFile {
-    /// As itself.
+    /// The file itself, as a share of its own.
     Itself(Transport),
-    /// As a copy, in a directory that is shared.
+    /// A copy of the file, in a directory that is shared.
     Copy(Transport),
 }
 

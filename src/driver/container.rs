@@ -241,7 +241,7 @@ pub(super) struct Container {
     name: SandboxName,
     /// The process that keeps it, the parent of its first.
     controller: u32,
-    /// Its staging root, with what it was told at its start and what it hands over.
+    /// Staging root of the container, with the guest config from its start and what it hands over.
     stage: PathBuf,
     entrance: OnceCell<Entrance>,
 }
@@ -257,7 +257,7 @@ impl Container {
         }
     }
 
-    /// Its first process, as soon as it has booted, for which it has `limit`.
+    /// Returns the container's first process once it has booted; waits for that no longer than `limit`.
     fn first_within(&self, limit: Duration) -> Result<First> {
         let begin = Instant::now();
         loop {

@@ -57,8 +57,8 @@ pub trait Inside: Debug + Send {
     /// Where the way in is barred.
     fn execute(&self, how: &Entry, command: &[String]) -> Result<u8>;
 
-    /// Its addresses as it says itself, without the loopback's and link-local ones; IPv4 first. A virtual machine says what it likes:
-    /// nothing of the host may connect to them.
+    /// Returns the addresses that the sandbox reports, without the loopback's and link-local ones; IPv4 first. A virtual machine
+    /// reports what it likes: nothing of the host may connect to them.
     fn addresses(&self) -> Vec<IpAddr>;
 
     /// How connections get into it. Nothing that it says has a part in that.

@@ -37,7 +37,7 @@ pub use crate::sys::enter::Entry;
 pub struct Contents {
     /// Files written below `/run` before systemd starts.
     pub files: Vec<guest_config::File>,
-    /// Its credentials.
+    /// Credentials that the service gets inside.
     pub credentials: Vec<guest_config::Credential>,
     /// Static boot-time units of `/usr` that stay.
     pub keep_units: Vec<String>,

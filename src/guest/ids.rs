@@ -237,7 +237,7 @@ fn forget(dir: &Path) -> Result<()> {
     }
 }
 
-/// What came of an attempt.
+/// Outcome of an attempt to give a sandbox its ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Tried {
     /// The sandbox can have the ids.
@@ -270,8 +270,8 @@ fn try_out(init: &Path, range: IdRange, filesystems: &[Filesystem]) -> Result<Tr
     }
 }
 
-/// What root inside writes to, or has programs in that become somebody else. The staging root is not even seen, and other
-/// filesystems of a root that may only be read show all as nobody's where they cannot be mapped.
+/// Returns whether the ids of a filesystem have to be mapped: root inside writes to it, or has programs in it that become somebody
+/// else. The staging root is not even seen, and any other read-only filesystem shows all as nobody's where it cannot be mapped.
 fn is_owned(filesystem: &Filesystem) -> bool {
     let target = filesystem.target.as_path();
     let is_system = target.strip_prefix("/host").is_ok_and(|inside| {

@@ -53,7 +53,7 @@ impl Assembly {
     /// The assembly of a service sandbox staged in `stage`.
     ///
     /// # Errors
-    /// As [`nested::resolve`].
+    /// Where [`nested::resolve`] fails: a mount comes before the one that it would be taken from.
     pub fn of_service(config: &SandboxConfig, facts: &HostFacts, stage: &Path) -> Result<Self> {
         let mut assembly = Self {
             filesystems: vec![Filesystem {
@@ -182,8 +182,9 @@ pub fn of_sandbox(mount: &Mount) -> Option<guest::Mount> {
     }
 }
 
-/// What the package managers of the host lock and change below `/usr` (`%_dbpath` of rpm): a lock is of the inode, and would hold up
-/// each other. A sandbox has these directories empty; of what is installed there its private tree knows nothing either.
+/// Returns an empty tmpfs for the directory below `/usr` where the host's package managers keep their locks and databases
+/// (`%_dbpath` of rpm), if the host has it. A lock is of the inode: host and sandbox would hold each other up. The sandbox's
+/// private tree knows nothing of the packages installed on the host either.
 #[must_use]
 pub fn own_databases(root: &Path) -> Option<guest::Mount> {
     let target = Path::new("/usr/lib/sysimage");

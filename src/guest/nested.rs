@@ -41,7 +41,7 @@ pub fn resolve(mounts: &[Mount], tree: Option<&Path>) -> Result<Vec<Mount>> {
     Ok(resolved)
 }
 
-/// What a mount lets the sandbox write to, and where.
+/// Returns the host path that a mount lets the sandbox write to, its path in the sandbox, and whether it is there from the start.
 fn of_mount(mount: &Mount) -> Option<(&Path, &Path, bool)> {
     match mount {
         Mount::HostBind {
@@ -56,7 +56,7 @@ fn of_mount(mount: &Mount) -> Option<(&Path, &Path, bool)> {
     }
 }
 
-/// What a path leads to, however it is written.
+/// Returns device and inode of what a path leads to: they are the same however the path is written.
 fn identity(path: &Path) -> Option<(u64, u64)> {
     let metadata = fs::metadata(path).ok()?;
     Some((metadata.dev(), metadata.ino()))

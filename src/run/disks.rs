@@ -105,7 +105,7 @@ pub fn check_image(image: &Image) -> Result<()> {
 /// Refuses a disk with such an image, as [`check_image`].
 ///
 /// # Errors
-/// As [`check_image`].
+/// Names the image, the file and the option. Also where the image cannot be read.
 pub fn check_disk(disk: &Disk) -> Result<()> {
     check(disk.source(), disk.format(), disk.has_backing())
 }

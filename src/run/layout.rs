@@ -43,11 +43,11 @@ pub struct Share {
     pub staged: PathBuf,
     /// Whether the sandbox may only read it.
     pub read_only: bool,
-    /// What it is.
+    /// Kind of what is shared.
     pub kind: Kind,
 }
 
-/// What is shared.
+/// Kind of a [`Share`]: a directory or a single file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A directory with all in it.
@@ -73,7 +73,7 @@ pub struct Image {
     pub read_only: bool,
 }
 
-/// What can be put into the staging root.
+/// Kinds of files that can be put into the staging root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Granularity {
     /// Files as well as directories.

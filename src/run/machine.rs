@@ -169,7 +169,7 @@ pub fn plan(
     })
 }
 
-/// What a virtual machine boots from.
+/// Kernel and initramfs that a virtual machine boots from: the files in the cache, and where its own copies go.
 #[derive(Debug)]
 pub(super) struct BootFiles {
     /// The files in the cache.

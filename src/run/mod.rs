@@ -132,7 +132,7 @@ pub struct Plan {
     pub emulation: Option<Emulation>,
     /// Copies of single files that it is given.
     copies: Vec<Copied>,
-    /// What a virtual machine boots from.
+    /// Kernel and initramfs that a virtual machine boots from; `None` for a container.
     boot: Option<machine::BootFiles>,
     /// The label of its directory, with SELinux.
     files: Option<Context>,

@@ -1,4 +1,4 @@
-//! What a sandbox needs on the host before its domain starts.
+//! Files and directories that a sandbox needs on the host before its domain starts.
 
 use std::fs::{self, File};
 use std::io;

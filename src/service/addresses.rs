@@ -15,11 +15,11 @@ const MOST: usize = 64;
 /// Where addresses of a sandbox may be.
 #[derive(Debug, Default)]
 pub(super) struct Expected {
-    /// Those it was configured with.
+    /// Static addresses from the sandbox's configuration.
     given: Vec<IpAddr>,
     /// The subnets of its networks; `None` where libvirt knows of none for one of them, as for a bridge.
     subnets: Option<Vec<Subnet>>,
-    /// Those of the host.
+    /// Addresses of the host's interfaces.
     hosts: Vec<IpAddr>,
 }
 
@@ -54,7 +54,7 @@ impl Expected {
         }
     }
 
-    /// What is shown of addresses that a sandbox says it has.
+    /// Returns the addresses to show, of those that a sandbox says it has.
     pub(super) fn shown(&self, said: Vec<IpAddr>) -> Vec<String> {
         let may_be = |address: &IpAddr| match &self.subnets {
             _ if self.hosts.contains(address) => false,

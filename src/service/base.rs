@@ -56,7 +56,7 @@ impl Sandboxes {
     }
 }
 
-/// Who has named the units and packages that a sandbox is made of.
+/// Origin of a sandbox's units and packages: who has named them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Origin {
@@ -78,7 +78,7 @@ impl Origin {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Base {
-    /// Who has named what it is made of.
+    /// Origin of the sandbox's units and packages: who has named them.
     #[serde(default, skip_serializing_if = "Origin::is_admin")]
     pub origin: Origin,
     /// The account files as they were written.
@@ -90,7 +90,7 @@ pub struct Base {
 }
 
 impl Base {
-    /// What a plan makes a sandbox from that the admin has named.
+    /// Returns the record of a sandbox that is made by `plan`, from units and packages that the admin has named.
     ///
     /// # Errors
     /// Where the package database cannot be read.

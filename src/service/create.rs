@@ -40,7 +40,7 @@ pub struct Request {
     pub state: State,
     /// Its NICs.
     pub networks: Vec<Network>,
-    /// Its credentials.
+    /// Credentials that the sandbox gets.
     pub credentials: Vec<Credential>,
     /// Its mounts.
     pub mounts: Vec<Mount>,

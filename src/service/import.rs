@@ -44,7 +44,7 @@ pub struct Request {
     pub base: Option<PathBuf>,
     /// NICs instead of the archive's.
     pub networks: Option<Vec<Network>>,
-    /// What of this host it may have because its archive asks for it.
+    /// Things of this host that the sandbox may have because its archive asks for them.
     pub trust: BTreeSet<Trust>,
 }
 

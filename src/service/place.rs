@@ -221,7 +221,7 @@ pub fn remove(path: &Path, uuid: Uuid) -> Result<()> {
 /// Checks that [`remove`] would not refuse the tree at `path`.
 ///
 /// # Errors
-/// As [`remove`].
+/// Where it is not that of sandbox `uuid`, or something is mounted in it.
 pub fn check_removal(path: &Path, uuid: Uuid) -> Result<()> {
     removable(path, uuid).map(drop)
 }

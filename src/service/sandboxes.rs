@@ -135,7 +135,7 @@ impl Sandboxes {
         tree.map_or(Ok(()), |tree| tree.settle())
     }
 
-    /// As [`render`](Self::render), for an occasion.
+    /// Makes everything that is derived from the configuration anew, at the sandbox's start or after a change.
     pub(super) fn render_with(
         &self,
         config: &SandboxConfig,

@@ -182,7 +182,7 @@ impl Sandboxes {
         meter.look()
     }
 
-    /// What the host knows of what a sandbox uses, and what is to be asked inside.
+    /// Returns what a sandbox uses as the host knows it, and the handle to ask for the rest inside.
     fn look_at(&self, name: &SandboxName, connections: &mut Connections) -> Result<Look> {
         let config = self.store.load(name)?;
         let hypervisor = connections.of(&config)?;

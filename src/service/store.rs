@@ -303,7 +303,7 @@ impl Store {
         self.abandoned_where(|name| self.dir(name).join(note).exists())
     }
 
-    /// As [`abandoned`](Self::abandoned), with another mark than a note.
+    /// Returns the sandboxes that `has_note` is true for and that nobody works on, each with its lock.
     pub(super) fn abandoned_where(
         &self,
         has_note: impl Fn(&SandboxName) -> bool,

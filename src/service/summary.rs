@@ -32,7 +32,7 @@ pub struct Summary {
     /// The command that runs in it, if it is not units of the host.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<Vec<String>>,
-    /// Its addresses, if it runs and has any: those that it says itself, but for those it cannot have.
+    /// Addresses of the sandbox, if it runs and has any: those that it reports, but for those it cannot have.
     pub addresses: Vec<String>,
     /// Its ports that the host answers on while it runs, and on demand also before.
     pub publish: Vec<Publish>,
@@ -50,7 +50,7 @@ pub struct Summary {
     pub label: Option<String>,
 }
 
-/// What a running sandbox is asked.
+/// Handle to ask a running sandbox for its addresses, and the addresses that it can have.
 #[derive(Debug)]
 struct Look {
     inside: Box<dyn Inside>,
@@ -96,7 +96,7 @@ impl Sandboxes {
         Ok(summary.seen(look))
     }
 
-    /// What the host knows of a sandbox, and what to ask the sandbox itself.
+    /// Returns the summary of a sandbox as the host knows it, and the handle to ask the sandbox itself, if it runs.
     fn summary_at(
         &self,
         name: &SandboxName,

@@ -68,7 +68,7 @@ impl<'a> Entry<'a> {
     /// there. It is for this user to read. What it replaces is removed.
     ///
     /// # Errors
-    /// Those of `make`, and where the cache is somebody else's or cannot be written; nothing is left then.
+    /// Where `make` fails, or the cache is somebody else's or cannot be written; nothing is left then.
     pub(super) fn get(&self, make: impl FnOnce() -> Result<Vec<u8>>) -> Result<PathBuf> {
         let path = self.directory.join(format!("{}-{}", self.slot, self.key));
         if self.directory.exists() {

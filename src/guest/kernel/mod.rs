@@ -167,7 +167,7 @@ pub fn archive_of(name: &str, content: &[u8]) -> Vec<u8> {
     archive.finish()
 }
 
-/// What a guest boots from: in the cache, or its own copies.
+/// Kernel and initramfs that a guest boots from: those in the cache, or the guest's own copies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Boot {
     /// The kernel, as an ELF where that is possible.

@@ -35,7 +35,7 @@ pub struct Service {
     pub closure: Closure,
     /// Its packages, and why each is one.
     pub packages: BTreeMap<PackageName, String>,
-    /// Those that are the service's only because they share a directory with it, which is the value.
+    /// Packages that are the service's only because they share a directory with it; the value is the directory.
     sharing: BTreeMap<PackageName, PathBuf>,
     /// The packages those depend on.
     pub dependencies: BTreeSet<PackageName>,

@@ -1,4 +1,4 @@
-//! What the accounts of a service may read on the host.
+//! Read access of a service's accounts to files of the host.
 //!
 //! An account that may write configuration may name anything there. What it may read itself is no secret to it, so that much
 //! is believed.
@@ -32,7 +32,7 @@ struct Ids {
 }
 
 impl Service {
-    /// Those who run it.
+    /// Returns the accounts that run the service, as far as they are not root, and one that owns nothing.
     #[must_use]
     pub fn readers(&self) -> Readers {
         Readers::new(&self.accounts, &self.users)
@@ -40,7 +40,7 @@ impl Service {
 }
 
 impl Readers {
-    /// Those of these names.
+    /// Finds the accounts with these names, as far as they are not root, and adds one that owns nothing.
     fn new<'n>(accounts: &Accounts, names: impl IntoIterator<Item = &'n String>) -> Self {
         let users = names.into_iter().filter_map(|name| accounts.user(name));
         let ids = users.filter(|user| user.uid != 0).map(|user| {

@@ -25,8 +25,8 @@ const DATABASES: &[&str] = &["/usr/lib/sysimage/rpm", "/var/lib/rpm"];
 /// The file of each of rpm's database formats.
 const DATABASE_FILES: &[&str] = &["rpmdb.sqlite", "Packages.db", "Packages"];
 
-/// What packages of the base system are named or provide, on Fedora, RHEL, SUSE and their kin. With all they require they are what
-/// is `Essential` or of a priority from `important` on for dpkg.
+/// Names of the base system's packages, or of what they provide, on Fedora, RHEL, SUSE and their kin. With all they require they
+/// are what is `Essential` or of a priority from `important` on for dpkg.
 const BASE: &[&str] = &[
     "aaa_base",
     "basesystem",

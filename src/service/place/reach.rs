@@ -1,4 +1,4 @@
-//! Who could change a place, and where the directories of a tree lead.
+//! Checks of who could change a sandbox's place, and where the directories of its tree lead.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

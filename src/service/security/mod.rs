@@ -41,7 +41,7 @@ pub struct Facts {
     pub nics: usize,
     /// NICs without a filter.
     pub unfiltered: usize,
-    /// Those by which the hypervisor connects in its place, also to the host's loopback.
+    /// NICs for which the hypervisor connects in the sandbox's place (user networking), also to the host's loopback.
     pub by_hypervisor: usize,
     /// Whether CPU time is limited.
     pub cpu_limited: bool,

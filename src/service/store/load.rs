@@ -29,16 +29,16 @@ impl Store {
     /// The configuration of a sandbox that is to end: where its file is of no use any more, the one that it was started with.
     ///
     /// # Errors
-    /// As [`load`](Self::load), where there is no such configuration either.
+    /// Where [`load`](Self::load) fails, and the configuration from the start cannot be read either.
     pub fn load_to_end(&self, name: &SandboxName) -> Result<SandboxConfig> {
         self.load(name)
             .or_else(|error| read(name, &self.started(name)).map_err(|_| error))
     }
 
-    /// As [`lock`](Self::lock), with [`load_to_end`](Self::load_to_end).
+    /// Takes the lock of a sandbox that is to end, and reads its configuration with [`load_to_end`](Self::load_to_end).
     ///
     /// # Errors
-    /// As [`load_to_end`](Self::load_to_end).
+    /// Where [`load_to_end`](Self::load_to_end) fails, also once the lock is free.
     pub(in crate::service) fn lock_to_end(
         &self,
         name: &SandboxName,
@@ -47,10 +47,11 @@ impl Store {
         Ok((lock, self.load_to_end(name)?))
     }
 
-    /// As [`lock`](Self::lock), for what is done with the tree: that has to be the sandbox's own.
+    /// Takes the lock of a sandbox for work on its tree, and reads its configuration. The tree has to be the sandbox's own.
     ///
     /// # Errors
-    /// As [`lock`](Self::lock), and where the tree has no mark of the sandbox.
+    /// Where [`lock`](Self::lock) fails, or the tree is not there, has no mark of the sandbox, or has a link in the place of a
+    /// directory that the sandbox is given.
     pub(in crate::service) fn lock_with_tree(
         &self,
         name: &SandboxName,

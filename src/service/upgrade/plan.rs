@@ -41,7 +41,7 @@ pub struct Plan {
     pub appearing: BTreeMap<PathBuf, tree::Entry>,
     /// Packages with another version than before, in words.
     pub packages: Vec<String>,
-    /// What the host has for it and it does not get, since an archive has named what it is made of.
+    /// Paths and mounts that the host has for the sandbox and it does not get, since an archive has named its units and packages.
     pub withheld: Vec<String>,
     /// The account files that change, as they become.
     pub(super) accounts: BTreeMap<&'static str, String>,

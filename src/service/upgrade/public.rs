@@ -1,5 +1,5 @@
-//! What an upgrade may bring to a sandbox whose archive has named its units and packages: files of the host that every user of
-//! the host may read.
+//! Limits of an upgrade for a sandbox whose archive has named its units and packages: it brings only files of the host that every
+//! user of the host may read.
 //!
 //! The archive's own records are no help: its maker has written them. So only the host's files are looked at.
 
