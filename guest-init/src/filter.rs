@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::libc;
 
-use crate::seccomp::Program;
+use crate::seccomp::{self, Program};
 
 /// Filters the system calls of this process and of all that come from it. It needs `CAP_SYS_ADMIN`, or `no_new_privs`.
 ///
@@ -15,15 +15,7 @@ use crate::seccomp::Program;
 /// Where the kernel has no filters, or does not take this one.
 pub fn install(program: &Program) -> Result<()> {
     let doing = "filtering system calls";
-    let mut instructions: Vec<libc::sock_filter> = program
-        .iter()
-        .map(|word| libc::sock_filter {
-            code: *word as u16,
-            jt: (word >> 16) as u8,
-            jf: (word >> 24) as u8,
-            k: (word >> 32) as u32,
-        })
-        .collect();
+    let mut instructions = seccomp::instructions(program);
     let Ok(len) = u16::try_from(instructions.len()) else {
         bail!("{doing}: {} instructions are too many", instructions.len());
     };

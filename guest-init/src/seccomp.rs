@@ -10,6 +10,21 @@ use std::collections::BTreeMap;
 /// The kernel's program: each instruction as `code`, `jt`, `jf` and `k`, from the lowest bits on (`struct sock_filter`).
 pub type Program = Vec<u64>;
 
+/// Returns the instructions of a program as the kernel takes them.
+#[cfg(feature = "link")]
+#[must_use]
+pub fn instructions(program: &Program) -> Vec<nix::libc::sock_filter> {
+    program
+        .iter()
+        .map(|word| nix::libc::sock_filter {
+            code: *word as u16,
+            jt: (word >> 16) as u8,
+            jf: (word >> 24) as u8,
+            k: (word >> 32) as u32,
+        })
+        .collect()
+}
+
 /// What becomes of a system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {

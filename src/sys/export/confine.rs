@@ -99,15 +99,7 @@ pub fn filter() -> io::Result<Vec<libc::sock_filter>> {
         )));
     };
     let program = policy.compile(&[*arch]).map_err(io::Error::other)?;
-    Ok(program
-        .iter()
-        .map(|word| libc::sock_filter {
-            code: *word as u16,
-            jt: (word >> 16) as u8,
-            jf: (word >> 24) as u8,
-            k: (word >> 32) as u32,
-        })
-        .collect())
+    Ok(guest_init::seccomp::instructions(&program))
 }
 
 /// Gives this thread, and what it starts, a root with `program` and its libraries alone, and namespaces in which nothing is. The
