@@ -15,6 +15,8 @@
 //! | [`driver`] | what is particular to each of libvirt's drivers |
 //! | [`console`] | the caller's streams, terminal and signals |
 //! | [`run`] | one command in a throw-away sandbox |
+//! | [`tree`] | the private tree of a sandbox: planned, then made |
+//! | [`facts`] | facts of the host about a service: units, packages, accounts |
 //! | [`service`] | the persistent sandbox of a service of the host |
 //! | [`sys`] | leaf wrappers of the operating system |
 
@@ -24,6 +26,7 @@ pub mod console;
 pub mod domain;
 pub mod driver;
 pub mod error;
+pub mod facts;
 pub mod guest;
 pub mod host;
 pub mod hypervisor;
@@ -31,5 +34,6 @@ pub mod label;
 pub mod run;
 pub mod service;
 pub mod sys;
+pub mod tree;
 
 pub use error::{Error, Result};

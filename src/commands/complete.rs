@@ -13,9 +13,9 @@ use clap_complete::engine::CompletionCandidate;
 use clap_complete::env::Shells;
 
 use crate::error::{Error, Result};
+use crate::facts::unit::UnitName;
 use crate::service::Sandboxes;
 use crate::service::store::Store;
-use crate::service::unit::UnitName;
 
 /// What a shell sets to ask.
 const VARIABLE: &str = "_VIRT_SANDBOX_COMPLETE";

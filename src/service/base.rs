@@ -10,13 +10,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::SandboxName;
 use crate::error::{Error, Result};
-use crate::service::accounts::Texts;
-use crate::service::discover::Service;
-use crate::service::manifest::Manifest;
+use crate::facts::accounts::Texts;
+use crate::facts::discover::Service;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::Store;
-use crate::service::tree::{Class, TreePlan, var};
 use crate::sys::atomic;
+use crate::tree::manifest::Manifest;
+use crate::tree::{Class, TreePlan, var};
 
 /// All that is recorded of what a sandbox was made from.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,10 +9,10 @@ use crate::config::{Hostname, Mount, SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
 use crate::service::frozen::StillTree;
 use crate::service::identity::{self, Renewal};
-use crate::service::place;
 use crate::service::sandboxes::Sandboxes;
 use crate::sys::copy::{Copier, Existing, Report};
 use crate::sys::root::{Found, Root, RootError};
+use crate::tree::place;
 
 /// What a clone is to be.
 #[derive(Debug, Clone)]

@@ -12,18 +12,23 @@ use crate::config::{
 };
 use crate::driver::Keeper;
 use crate::error::{Error, Result};
+use crate::facts::command;
+use crate::facts::discover;
+use crate::facts::discover::{Fact, Service};
+use crate::facts::in_use;
+use crate::facts::unit::special::Role;
 use crate::guest;
 use crate::host;
 use crate::hypervisor::Hypervisor;
-use crate::service::activity;
 use crate::service::base::{Base, Provenance};
-use crate::service::discover::{self, Fact, Service};
-use crate::service::manifest::Manifest;
+use crate::service::init_units;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::Removal;
-use crate::service::tree::{self, Class, TreePlan};
-use crate::service::unit::special::Role;
-use crate::service::{command, image, place, preflight};
+use crate::service::{image, preflight};
+use crate::tree;
+use crate::tree::manifest::Manifest;
+use crate::tree::place;
+use crate::tree::{Class, TreePlan};
 
 /// What a new sandbox is to be.
 #[derive(Debug, Clone)]
@@ -151,7 +156,7 @@ impl Sandboxes {
         keeper.check(&config)?;
         let mut tree = TreePlan::new(root, &config, &service, request.state)?;
         if request.state == State::Auto {
-            activity::refuse_live_state(&service, &tree.state)?;
+            in_use::refuse_live_state(&service, &tree.state)?;
         }
         if config.image.is_none() {
             config.image = image::needed_by(keeper, &config.kernel, Some((&tree, root)))?;
@@ -258,7 +263,7 @@ pub(super) fn found(
         Workload::Command(command) => {
             let mut accounts = discover::read_accounts(root);
             let found = command::find(command, &mut accounts)?;
-            let unit = command::unit::of(&found.command)?;
+            let unit = init_units::command::of(&found.command)?;
             let service = Service::of_unit(root, unit, &found.programs, accounts, packages)?;
             Ok((Workload::Command(found.command), service))
         }

@@ -9,10 +9,10 @@ use crate::hypervisor::Hypervisor;
 use crate::service::create::check_mounts;
 use crate::service::identity::Renewal;
 use crate::service::making::check_words;
-use crate::service::place;
 use crate::service::preflight;
 use crate::service::sandboxes::Sandboxes;
 use crate::sys::{atomic, tail};
+use crate::tree::place;
 
 impl Sandboxes {
     /// The text of a sandbox's configuration, also where something is wrong with it.

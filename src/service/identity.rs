@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use crate::config::{Mac, Network, SandboxConfig};
 use crate::error::{Error, Result};
-use crate::service::manifest::{Entry, Manifest};
-use crate::service::services_d;
+use crate::service::init_units::services_d;
 use crate::sys::root::{Root, RootError};
+use crate::tree::manifest::{Entry, Manifest};
 
 /// What stays with the sandbox it was made for: leases are those of its NICs, and a seed is for one machine.
 const PERSONAL: [&str; 2] = [

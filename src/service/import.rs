@@ -23,13 +23,13 @@ use crate::service::export::{BASE, CONFIG, END, MANIFEST, METADATA, TREE};
 use crate::service::identity::{self, Renewal};
 use crate::service::image;
 use crate::service::making::check_words;
-use crate::service::manifest::Manifest;
 use crate::service::metadata::Metadata;
-use crate::service::place;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::ties;
 use crate::sys::archive::{ArchiveError, Extractor, Kind, Reader};
 use crate::sys::root::Root;
+use crate::tree::manifest::Manifest;
+use crate::tree::place;
 
 /// Most bytes of what comes before the tree.
 const LONGEST: u64 = 1 << 20;

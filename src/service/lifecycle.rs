@@ -14,6 +14,7 @@ use crate::hypervisor::{DomainState, Hypervisor};
 use crate::service::connections::Presence;
 use crate::service::failure::failure;
 use crate::service::image::Device;
+use crate::service::init_units::POWER_OFF;
 use crate::service::ports::Ports;
 use crate::service::preflight;
 use crate::service::ready::{self, Readiness, UnitState, judge};
@@ -26,16 +27,6 @@ pub const STOP_SECONDS: u64 = 90;
 
 /// Bytes that are shown of what the init of a sandbox has said: root in a virtual machine writes there what it likes.
 const SAID: u64 = 64 << 10;
-
-/// Asks systemd itself, as `poweroff` does where there is no logind. That one asks logind first, which D-Bus would have to start
-/// for it: some seconds, and a minute where it cannot run.
-pub(super) const POWER_OFF: [&str; 5] = [
-    "systemctl",
-    "--no-block",
-    "--job-mode=replace-irreversibly",
-    "start",
-    "poweroff.target",
-];
 
 /// How long libvirt may take to start a sandbox anew that reboots.
 const REBOOT: Duration = Duration::from_secs(3);

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use crate::config::{Hostname, SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
+use crate::facts::unit::UnitName;
 use crate::hypervisor::{DomainState, Hypervisor};
 use crate::service::base::Provenance;
+use crate::service::image;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::Removal;
-use crate::service::unit::UnitName;
-use crate::service::{image, place};
+use crate::tree::place;
 
 /// Fills the tree at a path, and says what it was made from.
 pub(super) type Fill<'a> = dyn FnMut(&Path) -> Result<Provenance> + 'a;

@@ -7,10 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
+use crate::facts::package;
+use crate::facts::package::PackageName;
+use crate::facts::unit::load::dirs::Located;
+use crate::facts::unit::{UnitDirs, UnitName};
 use crate::host::OsRelease;
-use crate::service::package::{self, PackageName};
-use crate::service::unit::dirs::Located;
-use crate::service::unit::{UnitDirs, UnitName};
 
 /// Version of the archive's layout.
 const FORMAT: u32 = 1;

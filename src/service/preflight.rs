@@ -6,13 +6,13 @@ use std::path::Path;
 
 use crate::config::{Capabilities, Device, SandboxConfig};
 use crate::error::{Error, Result};
-use crate::service::discover::Service;
-use crate::service::unit::capability::CapabilitySet;
-use crate::service::unit::condition::{Check, Condition, Virtualization, World, unmet};
-use crate::service::unit::dirs::Located;
-use crate::service::unit::name::NameError;
-use crate::service::unit::special::Role;
-use crate::service::unit::{UnitDirs, UnitFacts, UnitName};
+use crate::facts::discover::Service;
+use crate::facts::unit::facts::capability::CapabilitySet;
+use crate::facts::unit::facts::condition::{Check, Condition, Virtualization, World, unmet};
+use crate::facts::unit::load::dirs::Located;
+use crate::facts::unit::name::NameError;
+use crate::facts::unit::special::Role;
+use crate::facts::unit::{UnitDirs, UnitFacts, UnitName};
 use crate::sys::root::Root;
 
 /// Devices that libvirt gives every container.

@@ -15,10 +15,10 @@ use crate::host;
 use crate::hypervisor::Hypervisor;
 use crate::label::selinux;
 use crate::service::identity::Renewal;
-use crate::service::place;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::remove_tree;
 use crate::sys::{atomic, rename};
+use crate::tree::place;
 
 /// Name of the note in the sandbox's directory.
 pub(super) const NOTE: &str = "renaming.json";

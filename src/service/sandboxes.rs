@@ -2,13 +2,12 @@
 
 use std::path::Path;
 
-use guest_init::config::{Credential, File};
-use serde::Serialize;
+use guest_init::config::Credential;
 
 use crate::config::{SandboxConfig, SandboxName};
-use crate::domain::template::Template;
 use crate::driver::{Contents, Inside, Keeper, Owners, Shared, Site};
 use crate::error::{Error, Result};
+use crate::facts::package;
 use crate::guest;
 use crate::guest::kernel;
 use crate::host::HostFacts;
@@ -16,9 +15,9 @@ use crate::hypervisor::libvirt::Libvirt;
 use crate::hypervisor::{DomainState, Hypervisor};
 use crate::label::{apparmor, selinux};
 use crate::service::image::Tree;
+use crate::service::init_units;
 use crate::service::store::{Removal, Store};
-use crate::service::unit::escape::escape_path;
-use crate::service::{command, package, place, services_d};
+use crate::tree::place;
 
 /// The sandboxes of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -161,7 +160,7 @@ impl Sandboxes {
         let keeper = self.keeper(config)?;
         let contents = Contents {
             credentials,
-            ..self.contents(config)?
+            ..init_units::contents(config, &self.store.templates)?
         };
         hypervisor.define(&keeper.build(config, contents, &facts, site, hypervisor)?)?;
         self.store.unlink_journal(config.uuid);
@@ -180,59 +179,6 @@ impl Sandboxes {
             drop(lock);
         }
         Ok(())
-    }
-
-    /// What the services want inside.
-    fn contents(&self, config: &SandboxConfig) -> Result<Contents> {
-        #[derive(Serialize)]
-        struct View<'a> {
-            name: &'a SandboxName,
-            units: Vec<&'a str>,
-        }
-        let init_units = services_d::init_units(config, &self.store)?;
-        let view = View {
-            name: &config.name,
-            units: config
-                .units()
-                .iter()
-                .map(String::as_str)
-                .chain(init_units.iter().map(|unit| unit.name.as_str()))
-                .collect(),
-        };
-        let target = Template::BootTarget.render(&view, Some(&self.store.templates))?;
-        let unit_file = |name: &str, content: String| File {
-            path: Path::new(command::unit::DIRECTORY).join(name),
-            mode: 0o644,
-            content,
-        };
-        let mut files = vec![unit_file(BOOT_TARGET, target)];
-        if let Some(command) = config.workload.command() {
-            let overrides = &self.store.templates;
-            let (credentials, seconds) = (&config.credentials, config.timeout);
-            files.extend(command::unit::files(
-                command,
-                credentials,
-                seconds,
-                overrides,
-            )?);
-            files.push(unit_file(
-                command::unit::END,
-                command::unit::end(overrides)?,
-            ));
-        }
-        files.extend(
-            init_units
-                .into_iter()
-                .map(|unit| unit_file(&unit.name, unit.content)),
-        );
-        files.extend(lasting(config).map(|(name, text)| unit_file(&name, text.to_owned())));
-        let keep = KEPT_UNITS.iter().map(ToString::to_string);
-        Ok(Contents {
-            files,
-            credentials: vec![],
-            keep_units: keep.chain(config.keep_units.iter().cloned()).collect(),
-            target: BOOT_TARGET.to_owned(),
-        })
     }
 
     /// The driver that keeps a sandbox.
@@ -329,40 +275,4 @@ impl Sandboxes {
         let facts = HostFacts::probe(Path::new("/"))?;
         self.keeper(config)?.sharing(config, &facts)
     }
-}
-
-/// Static boot-time units that every sandbox keeps: the journal, temporary files, the message bus, and leave to log in.
-/// `systemd-user-sessions` removes `/run/nologin`, without which logins by password are refused.
-pub(super) const KEPT_UNITS: [&str; 9] = [
-    "systemd-journald.service",
-    "systemd-journald.socket",
-    "systemd-journald-dev-log.socket",
-    "systemd-journal-flush.service",
-    "systemd-tmpfiles-setup.service",
-    "systemd-tmpfiles-clean.timer",
-    "systemd-user-sessions.service",
-    "dbus.socket",
-    "dbus.service",
-];
-
-/// The boot target inside.
-const BOOT_TARGET: &str = "virt-sandbox.target";
-
-/// Of the mounts below a sandbox's root: systemd inside cannot unmount them, and says so of each when it stops.
-const LASTING: &str = "[Unit]\nDefaultDependencies=no\n";
-
-/// As [`LASTING`]; `basic.target` looks for this unit before there are mounts, and then no drop-in of it is read any more.
-const TMP: (&str, &str) = (
-    "tmp.mount",
-    "[Unit]\nDefaultDependencies=no\n[Mount]\nWhat=tmpfs\nWhere=/tmp\nType=tmpfs\n",
-);
-
-/// Units and drop-ins for the mounts that are there before systemd, and after it.
-fn lasting(config: &SandboxConfig) -> impl Iterator<Item = (String, &'static str)> {
-    let own = guest::PRIVATE_DIRS.map(Path::new).into_iter();
-    let mounts = config.mounts.iter().map(|mount| mount.target().as_path());
-    let drop_in = |target| format!("{}.mount.d/virt-sandbox.conf", escape_path(target));
-    own.chain(mounts)
-        .map(move |target| (drop_in(target), LASTING))
-        .chain([(TMP.0.to_owned(), TMP.1)])
 }

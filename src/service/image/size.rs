@@ -8,8 +8,8 @@ use crate::config::storage::{TreeFilesystem, TreeFormat};
 use crate::config::{Bytes, KernelRequest, TreeImage};
 use crate::driver::Keeper;
 use crate::error::{Error, Result};
-use crate::service::discover::below;
-use crate::service::tree::{Class, TreePlan};
+use crate::facts::discover::below;
+use crate::tree::{Class, TreePlan};
 
 /// Room for what a filesystem needs itself, and for a first journal.
 const OWN_ROOM: u64 = 32 << 20;

@@ -21,10 +21,10 @@ use crate::hypervisor::Hypervisor;
 use crate::service::create::check_mounts;
 use crate::service::frozen::Still;
 use crate::service::identity::Renewal;
-use crate::service::place;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::remove_tree;
 use crate::sys::{atomic, calendar};
+use crate::tree::place;
 
 use places::{BASE, CONFIG, FACTS, IMAGE, MANIFEST, Places, claimed, create, prepare, sync};
 

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use crate::config::{SandboxConfig, SandboxName, SnapshotName};
 use crate::error::{Error, Result};
-use crate::service::place;
 use crate::service::snapshot::Snapshot;
 use crate::service::store::remove_tree;
 use crate::sys::{claim, copy};
+use crate::tree::place;
 
 /// Name of the place of work. No snapshot's begins so.
 const WORK: &str = ".work";

@@ -5,8 +5,8 @@ use std::path::Path;
 use super::Store;
 use crate::config::{SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
-use crate::service::place;
 use crate::sys::lock::Lock;
+use crate::tree::place;
 
 impl Store {
     /// The configuration of a sandbox.

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::service::accounts::Texts;
+use crate::facts::accounts::Texts;
 
 /// The files, and the fields of a line that count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

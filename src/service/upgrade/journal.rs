@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::TreeImage;
 use crate::error::{Error, Result};
-use crate::service::manifest::{Entry, Kind};
-use crate::service::place;
 use crate::service::store::remove_tree;
 use crate::sys::atomic;
 use crate::sys::root::{Root, RootError};
+use crate::tree::manifest::{Entry, Kind};
+use crate::tree::place;
 
 /// What an upgrade is about to do, written before its first step and removed after its last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

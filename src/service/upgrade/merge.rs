@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::mem::discriminant;
 use std::path::{Path, PathBuf};
 
-use crate::service::manifest::{Entry, Kind, Manifest};
+use crate::tree::manifest::{Entry, Kind, Manifest};
 
 /// What is put behind the name of a file that the sandbox has changed, for the host's version of it.
 pub const SUFFIX: &str = ".virt-sandbox-new";

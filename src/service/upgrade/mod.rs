@@ -35,7 +35,6 @@ use crate::error::{Error, Result};
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::libvirt::Libvirt;
 use crate::service::image::{self, Tree};
-use crate::service::place;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::upgrade::journal::{Journal, Work};
 use crate::service::upgrade::plan::Plan;
@@ -43,6 +42,7 @@ use crate::service::upgrade::stage::{Staged, stage};
 use crate::sys::atomic;
 use crate::sys::lock::{Lock, Sharing};
 use crate::sys::root::Root;
+use crate::tree::place;
 
 /// How sandboxes are upgraded.
 #[allow(missing_debug_implementations)]

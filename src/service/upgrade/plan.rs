@@ -8,19 +8,20 @@ use std::path::{Path, PathBuf};
 use crate::config::network::{DEFAULT_SOURCE, Source};
 use crate::config::{Mac, Mount, SandboxConfig, State, Workload};
 use crate::error::{Error, Result};
+use crate::facts::accounts::Texts;
+use crate::facts::discover::{Fact, Service};
 use crate::guest;
-use crate::service::accounts::Texts;
 use crate::service::base::{Base, Origin};
 use crate::service::create::{found, keep_units, shown_from_host};
-use crate::service::discover::{Fact, Service};
-use crate::service::manifest::{Kind, Manifest};
 use crate::service::preflight;
 use crate::service::sandboxes::Sandboxes;
-use crate::service::tree::{self, Class, TreePlan, var};
 use crate::service::upgrade::accounts::{self, Note};
 use crate::service::upgrade::merge::{self, Change};
 use crate::service::upgrade::public;
 use crate::sys::root::Root;
+use crate::tree;
+use crate::tree::manifest::{Kind, Manifest};
+use crate::tree::{Class, TreePlan, var};
 
 /// Longest file of accounts, in bytes.
 const LONGEST: u64 = 16 << 20;

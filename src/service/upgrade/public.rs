@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 use nix::sys::stat::Mode;
 
 use crate::error::{Error, Result};
-use crate::service::discover::{Fact, Service, below};
-use crate::service::manifest::{Kind, Manifest};
-use crate::service::secrets;
-use crate::service::tree::{Class, Entry, TreePlan};
+use crate::facts::discover::{Fact, Service, below};
+use crate::facts::secrets;
 use crate::service::upgrade::plan::ACCOUNTS;
+use crate::tree::manifest::{Kind, Manifest};
+use crate::tree::{Class, Entry, TreePlan};
 
 /// Why something of the host stays out, as a phrase.
 pub(super) const REASON: &str =

@@ -6,11 +6,11 @@ use std::path::Path;
 
 use similar::TextDiff;
 
-use crate::service::manifest::{Kind, Manifest};
 use crate::service::upgrade::merge::{Action, Change};
 use crate::service::upgrade::plan::Plan;
 use crate::service::upgrade::public;
 use crate::sys::root::Root;
+use crate::tree::manifest::{Kind, Manifest};
 
 /// Largest file whose changes are shown, in bytes.
 const LARGEST: u64 = 1 << 20;

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::Result;
-use crate::service::manifest::Entry;
 use crate::service::upgrade::journal::{Step, Work};
 use crate::service::upgrade::merge::Action;
 use crate::service::upgrade::plan::Plan;
 use crate::sys::copy::{Copied, Copier, Existing};
 use crate::sys::root::Root;
+use crate::tree::manifest::Entry;
 
 /// The steps of an upgrade in their order, each with what it expects at its path.
 #[derive(Debug, Default)]

@@ -3,7 +3,7 @@
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 use super::*;
-use crate::service::manifest::Manifest;
+use crate::tree::manifest::Manifest;
 
 /// A tree with a step of each kind, and how many there are.
 fn fixture() -> (tempfile::TempDir, Journal, Vec<Option<Entry>>) {

@@ -16,11 +16,11 @@ use std::path::{Path, PathBuf};
 
 use crate::config::{SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
+use crate::facts::unit::UnitName;
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::libvirt::Libvirt;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::Store;
-use crate::service::unit::UnitName;
 use crate::sys::root::Root;
 use convert::{Foreign, filters};
 

@@ -1,0 +1,375 @@
+//! An rpm database, asked through the `rpm` command.
+//!
+//! Owns two bulk queries (rpm(8), rpm-queryformat(7)) and the pure functions that read their output. The database's own
+//! formats (sqlite, ndb, bdb) are left to the command. Packages of one name in several versions or architectures count
+//! as one; rich dependencies ("(a if b)") are not followed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use crate::sys::command::capture;
+
+use super::{Package, PackageDb, PackageError, PackageName, Result, canonical};
+
+/// One line per package, then one for each thing it requires and provides.
+const PACKAGES: &str = "package\\t%{NAME}\\t%{EVR}\\t%{ARCH}\\t%{SOURCERPM}\\n[requires\\t%{REQUIRENAME}\\n][provides\\t%{PROVIDENAME}\\n]";
+
+/// One line per package, then one for each of its files.
+const FILES: &str = "package\\t%{NAME}\\n[file\\t%{FILENAMES}\\n]";
+
+/// Where rpm keeps its database: now, and before Fedora 36.
+const DATABASES: &[&str] = &["/usr/lib/sysimage/rpm", "/var/lib/rpm"];
+
+/// The file of each of rpm's database formats.
+const DATABASE_FILES: &[&str] = &["rpmdb.sqlite", "Packages.db", "Packages"];
+
+/// Names of the base system's packages, or of what they provide, on Fedora, RHEL, SUSE and their kin. With all they require they
+/// are what is `Essential` or of a priority from `important` on for dpkg.
+const BASE: &[&str] = &[
+    "aaa_base",
+    "basesystem",
+    "bash",
+    "coreutils",
+    "distribution-release",
+    "dnf",
+    "dnf5",
+    "filesystem",
+    "glibc",
+    "pam",
+    "rpm",
+    "setup",
+    "shadow",
+    "shadow-utils",
+    "system-release",
+    "systemd",
+    "util-linux",
+    "zypper",
+];
+
+/// What no package has a value for.
+const NONE: &str = "(none)";
+
+/// Runs `rpm`; what tests replace.
+pub trait RunRpm: fmt::Debug + Send + Sync {
+    /// The standard output of rpm with these arguments, an error where it does not exit with 0.
+    fn run(&self, arguments: &[&str]) -> Result<String>;
+}
+
+/// The `rpm` command on the database of one root. Its messages are untranslated; its standard input is empty.
+#[derive(Debug)]
+pub struct RpmCommand {
+    root: PathBuf,
+    database: &'static str,
+}
+
+impl RpmCommand {
+    /// The command for a root; `None` where the root has no rpm database or the command does not run.
+    pub fn find(root: &Path) -> Option<Self> {
+        let database = DATABASES.iter().find(|database| {
+            let directory = root.join(database.trim_start_matches('/'));
+            DATABASE_FILES
+                .iter()
+                .any(|file| directory.join(file).exists())
+        })?;
+        let runs = capture("rpm", ["--version"]).is_ok_and(|version| version.success);
+        runs.then(|| Self {
+            root: root.into(),
+            database,
+        })
+    }
+}
+
+impl RunRpm for RpmCommand {
+    fn run(&self, arguments: &[&str]) -> Result<String> {
+        let mut words = Vec::new();
+        // With --root rpm calls chroot(2), which needs privileges that "/" does not.
+        let root = self.root.to_string_lossy();
+        if self.root != Path::new("/") {
+            words.extend(["--root", &root]);
+        }
+        // The command's own default may be another one than the root's.
+        words.extend(["--dbpath", self.database]);
+        words.extend(arguments);
+        let command = format!("rpm {}", arguments.join(" "));
+        match capture("rpm", words) {
+            Ok(captured) if captured.success => Ok(captured.stdout),
+            Ok(captured) => Err(PackageError::Failed {
+                command,
+                message: captured
+                    .stderr
+                    .lines()
+                    .last()
+                    .unwrap_or_default()
+                    .to_owned(),
+            }),
+            Err(source) => Err(PackageError::Start { command, source }),
+        }
+    }
+}
+
+/// The installed packages of an rpm-based root.
+#[derive(Debug)]
+pub struct Rpm {
+    rpm: Box<dyn RunRpm>,
+    installed: BTreeMap<PackageName, Record>,
+    provided: BTreeMap<String, BTreeSet<PackageName>>,
+    files: OnceLock<Files>,
+    base: OnceLock<BTreeSet<PackageName>>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Record {
+    version: String,
+    architecture: String,
+    source: String,
+    requires: BTreeSet<String>,
+    provides: BTreeSet<String>,
+}
+
+/// What all packages ship. Read only when it is asked for, since it is by far the longest answer.
+#[derive(Debug, Default)]
+struct Files {
+    by_package: BTreeMap<PackageName, Vec<PathBuf>>,
+    owners: BTreeMap<PathBuf, BTreeSet<PackageName>>,
+    /// Directories of the first three levels, with the packages that ship something in them: unlike dpkg, rpm does not
+    /// list the parents of a file.
+    users: BTreeMap<PathBuf, BTreeSet<PackageName>>,
+}
+
+impl Rpm {
+    /// Reads the packages of a database.
+    pub fn open(rpm: Box<dyn RunRpm>) -> Result<Self> {
+        let installed = parse_packages(&rpm.run(&["-qa", "--queryformat", PACKAGES])?);
+        let mut provided: BTreeMap<String, BTreeSet<PackageName>> = BTreeMap::new();
+        for (name, record) in &installed {
+            for capability in &record.provides {
+                provided
+                    .entry(capability.clone())
+                    .or_default()
+                    .insert(name.clone());
+            }
+        }
+        Ok(Self {
+            rpm,
+            installed,
+            provided,
+            files: OnceLock::new(),
+            base: OnceLock::new(),
+        })
+    }
+
+    fn record(&self, package: &PackageName) -> Result<(&PackageName, &Record)> {
+        self.installed
+            .get_key_value(package)
+            .ok_or_else(|| PackageError::NotInstalled {
+                package: package.clone(),
+            })
+    }
+
+    fn all_files(&self) -> Result<&Files> {
+        if let Some(files) = self.files.get() {
+            return Ok(files);
+        }
+        let listed = parse_files(&self.rpm.run(&["-qa", "--queryformat", FILES])?);
+        Ok(self.files.get_or_init(|| Files::index(listed)))
+    }
+
+    fn files_of(&self, package: &PackageName) -> Result<&[PathBuf]> {
+        let (name, _) = self.record(package)?;
+        Ok(self
+            .all_files()?
+            .by_package
+            .get(name)
+            .map_or(&[], Vec::as_slice))
+    }
+
+    /// The installed packages that satisfy a requirement: a capability, or the path of a file.
+    fn satisfying(&self, requirement: &str) -> Result<impl Iterator<Item = &PackageName>> {
+        let owners = if requirement.starts_with('/') {
+            self.all_files()?
+                .owners
+                .get(&canonical(Path::new(requirement)))
+        } else {
+            None
+        };
+        Ok(self
+            .provided
+            .get(requirement)
+            .into_iter()
+            .chain(owners)
+            .flatten())
+    }
+
+    fn dependencies(&self, own: &PackageName, record: &Record) -> Result<BTreeSet<&PackageName>> {
+        let mut dependencies = BTreeSet::new();
+        for requirement in &record.requires {
+            dependencies.extend(self.satisfying(requirement)?);
+        }
+        dependencies.remove(own);
+        Ok(dependencies)
+    }
+
+    /// The base system: whoever ships /etc itself and the list of users in it, the packages of [`BASE`], and what these require.
+    fn base(&self) -> Result<&BTreeSet<PackageName>> {
+        if let Some(base) = self.base.get() {
+            return Ok(base);
+        }
+        let owners = &self.all_files()?.owners;
+        let shipping = ["/etc", "/etc/passwd"]
+            .iter()
+            .filter_map(|path| owners.get(Path::new(path)));
+        let providing = BASE.iter().filter_map(|name| self.provided.get(*name));
+        let mut base: BTreeSet<PackageName> =
+            shipping.chain(providing).flatten().cloned().collect();
+        base.extend(
+            BASE.iter()
+                .map(|name| PackageName::from(*name))
+                .filter(|name| self.installed.contains_key(name)),
+        );
+        let mut waiting: Vec<PackageName> = base.iter().cloned().collect();
+        while let Some(name) = waiting.pop() {
+            let (own, record) = self.record(&name)?;
+            for required in self.dependencies(own, record)? {
+                if base.insert(required.clone()) {
+                    waiting.push(required.clone());
+                }
+            }
+        }
+        Ok(self.base.get_or_init(|| base))
+    }
+}
+
+impl PackageDb for Rpm {
+    fn owners(&self, path: &Path) -> Result<Vec<PackageName>> {
+        let owners = self.all_files()?.owners.get(&canonical(path));
+        Ok(owners.into_iter().flatten().cloned().collect())
+    }
+
+    fn files(&self, package: &PackageName) -> Result<Vec<PathBuf>> {
+        Ok(self.files_of(package)?.to_vec())
+    }
+
+    fn info(&self, package: &PackageName) -> Result<Package> {
+        let (name, record) = self.record(package)?;
+        Ok(Package {
+            name: name.clone(),
+            version: record.version.clone(),
+            architecture: record.architecture.clone(),
+            source: record.source.clone(),
+            dependencies: self
+                .dependencies(name, record)?
+                .into_iter()
+                .cloned()
+                .collect(),
+            base: self.base()?.contains(name),
+        })
+    }
+
+    fn dependants(&self, package: &PackageName) -> Result<Vec<PackageName>> {
+        let (own, _) = self.record(package)?;
+        let mut dependants = Vec::new();
+        for (name, record) in &self.installed {
+            if self.dependencies(name, record)?.contains(own) {
+                dependants.push(name.clone());
+            }
+        }
+        Ok(dependants)
+    }
+
+    fn scripts(&self, package: &PackageName) -> Result<String> {
+        let (name, _) = self.record(package)?;
+        self.rpm.run(&["-q", "--scripts", name.as_str()])
+    }
+
+    fn users_of_directory(&self, directory: &Path) -> Result<Vec<PackageName>> {
+        let users = self.all_files()?.users.get(&canonical(directory));
+        Ok(users.into_iter().flatten().cloned().collect())
+    }
+}
+
+impl Files {
+    fn index(by_package: BTreeMap<PackageName, Vec<PathBuf>>) -> Self {
+        let mut files = Self {
+            by_package,
+            ..Self::default()
+        };
+        for (name, shipped) in &files.by_package {
+            for file in shipped {
+                let path = canonical(file);
+                for directory in path
+                    .ancestors()
+                    .filter(|directory| (2..=4).contains(&directory.components().count()))
+                {
+                    files
+                        .users
+                        .entry(directory.into())
+                        .or_default()
+                        .insert(name.clone());
+                }
+                files.owners.entry(path).or_default().insert(name.clone());
+            }
+        }
+        files
+    }
+}
+
+/// Reads the answer to [`PACKAGES`].
+fn parse_packages(answer: &str) -> BTreeMap<PackageName, Record> {
+    let mut packages: BTreeMap<PackageName, Record> = BTreeMap::new();
+    let mut current: Option<PackageName> = None;
+    for line in answer.lines() {
+        match line.split('\t').collect::<Vec<_>>()[..] {
+            // A key to check signatures with is kept as a package without architecture.
+            ["package", _, _, NONE, _] => current = None,
+            ["package", name, version, architecture, source_rpm] => {
+                let name = PackageName::from(name);
+                let record = packages.entry(name.clone()).or_default();
+                record.version = version.into();
+                record.architecture = architecture.into();
+                record.source = source_name(source_rpm).unwrap_or(name.as_str()).into();
+                current = Some(name);
+            }
+            [kind @ ("requires" | "provides"), capability] if capability != NONE => {
+                if let Some(record) = current.as_ref().and_then(|name| packages.get_mut(name)) {
+                    let capabilities = if kind == "requires" {
+                        &mut record.requires
+                    } else {
+                        &mut record.provides
+                    };
+                    capabilities.insert(capability.into());
+                }
+            }
+            _ => {}
+        }
+    }
+    packages
+}
+
+/// Reads the answer to [`FILES`].
+fn parse_files(answer: &str) -> BTreeMap<PackageName, Vec<PathBuf>> {
+    let mut packages: BTreeMap<PackageName, Vec<PathBuf>> = BTreeMap::new();
+    let mut current: Option<PackageName> = None;
+    for line in answer.lines() {
+        match line.splitn(2, '\t').collect::<Vec<_>>()[..] {
+            ["package", name] => current = Some(name.into()),
+            ["file", path] if path.starts_with('/') => {
+                if let Some(name) = &current {
+                    packages.entry(name.clone()).or_default().push(path.into());
+                }
+            }
+            _ => {}
+        }
+    }
+    packages
+}
+
+/// The name in "name-version-release.src.rpm", or ".nosrc.rpm".
+fn source_name(source_rpm: &str) -> Option<&str> {
+    let build = source_rpm.strip_suffix(".rpm")?;
+    build.rsplitn(3, '-').nth(2)
+}
+
+#[cfg(test)]
+mod tests;

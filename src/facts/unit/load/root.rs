@@ -1,0 +1,105 @@
+//! Symlinks followed as a process whose root is the given directory would see them.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::path::{Component, Path, PathBuf};
+
+/// The kernel's own limit, path_resolution(7).
+const MAX_LINKS: usize = 40;
+
+/// Follows every symlink of `path` within `root` and gives the path as seen from there.
+///
+/// # Errors
+/// What the kernel would say: not found, too many links, permission denied.
+pub(in crate::facts::unit) fn chase(root: &Path, path: &Path) -> io::Result<PathBuf> {
+    let mut left: VecDeque<OsString> = parts(path).collect();
+    let mut done = PathBuf::from("/");
+    let mut links = 0;
+    while let Some(part) = left.pop_front() {
+        if part == ".." {
+            done.pop();
+            continue;
+        }
+        let next = done.join(&part);
+        let real = within(root, &next);
+        if !fs::symlink_metadata(&real)?.is_symlink() {
+            done = next;
+            continue;
+        }
+        links += 1;
+        if links > MAX_LINKS {
+            return Err(io::Error::from_raw_os_error(nix::libc::ELOOP));
+        }
+        let target = fs::read_link(&real)?;
+        if target.is_absolute() {
+            done = PathBuf::from("/");
+        }
+        for part in parts(&target).collect::<Vec<_>>().into_iter().rev() {
+            left.push_front(part);
+        }
+    }
+    Ok(done)
+}
+
+/// Where a path seen from the root is on the host.
+pub(in crate::facts::unit) fn within(root: &Path, path: &Path) -> PathBuf {
+    root.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// Removes `.`, `..` and doubled slashes without looking at the file system.
+pub(in crate::facts::unit) fn simplify(path: &Path) -> PathBuf {
+    let mut out = PathBuf::from("/");
+    for part in parts(path) {
+        if part == ".." {
+            out.pop();
+        } else {
+            out.push(part);
+        }
+    }
+    out
+}
+
+fn parts(path: &Path) -> impl Iterator<Item = OsString> {
+    path.components().filter_map(|part| match part {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn links_stay_in_the_root() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        fs::create_dir_all(root.join("usr/lib/x")).unwrap();
+        fs::write(root.join("usr/lib/x/f"), "").unwrap();
+        symlink("usr/lib", root.join("lib")).unwrap();
+        symlink("/lib/x", root.join("abs")).unwrap();
+        symlink("../../../usr", root.join("up")).unwrap();
+        symlink("loop", root.join("loop")).unwrap();
+        for (path, real) in [
+            ("/lib/x/f", "/usr/lib/x/f"),
+            ("/abs/f", "/usr/lib/x/f"),
+            ("/up/lib/../lib/x", "/usr/lib/x"),
+        ] {
+            assert_eq!(chase(root, Path::new(path)).unwrap(), Path::new(real));
+        }
+        assert!(chase(root, Path::new("/loop")).is_err());
+        assert_eq!(
+            chase(root, Path::new("/none")).unwrap_err().kind(),
+            io::ErrorKind::NotFound
+        );
+        assert_eq!(
+            simplify(Path::new("/a/./b/../../../c//d")),
+            Path::new("/c/d")
+        );
+    }
+}

@@ -1,0 +1,29 @@
+//! The systemd units of a host, read from its files alone.
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | [`name`] | unit names, and the escaping used in them |
+//! | [`syntax`] | the text of a unit file as ordered settings; words of a value; `%i` and its kin |
+//! | [`load`] | one unit put together from all its files: the search path, drop-ins, init scripts |
+//! | [`facts`] | what a unit says it needs, with a module for each kind of fact |
+//! | [`special`] | which units are systemd's own |
+//! | [`closure`](mod@closure) | the units that belong together |
+//!
+//! No systemd is asked and nothing is written. What the sandbox makes of the facts is decided
+//! elsewhere, as is what a package manager knows about the same files.
+
+pub mod closure;
+pub mod facts;
+#[cfg(test)]
+mod fixture;
+pub mod load;
+pub mod name;
+pub mod special;
+pub mod syntax;
+
+pub use closure::{Closure, closure};
+pub use facts::UnitFacts;
+pub use load::dirs::UnitDirs;
+pub use load::{LoadError, Unit, UnitSource};
+pub use name::{UnitKind, UnitName};
+pub use syntax::specifier::Specifiers;

@@ -1,0 +1,190 @@
+//! The files that are written instead of copied: who the sandbox is, and who is in it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use guest_init::config::Addressing;
+
+use crate::config::SandboxConfig;
+use crate::facts::accounts::{Limits, Needed};
+use crate::facts::discover::{Service, below};
+use crate::tree::{Class, TreePlan};
+
+/// Plans the written files. It comes last: the accounts that are kept depend on what is copied.
+pub fn plan(plan: &mut TreePlan, root: &Path, config: &SandboxConfig, service: &Service) {
+    let read = |path: &str| fs::read_to_string(below(root, Path::new(path))).unwrap_or_default();
+    accounts(plan, root, service, &read("/etc/login.defs"));
+
+    let mut write = |path: &str, mode, content: String, reason: &str| {
+        plan.set(path, Class::Written { content, mode }, reason);
+    };
+    write(
+        "/etc/machine-id",
+        0o444,
+        format!("{}\n", config.uuid.simple()),
+        "identity of the sandbox",
+    );
+    write(
+        "/etc/hostname",
+        0o644,
+        format!("{}\n", config.hostname),
+        "identity of the sandbox",
+    );
+    write(
+        "/etc/hosts",
+        0o644,
+        hosts(&read("/etc/hosts"), &config.hostname),
+        "identity of the sandbox",
+    );
+    write(
+        "/etc/fstab",
+        0o644,
+        String::new(),
+        "its mounts are made before it starts",
+    );
+    write(
+        "/etc/resolv.conf",
+        0o644,
+        resolv_conf(&read("/etc/resolv.conf"), config),
+        "network of the sandbox",
+    );
+    for (link, target) in [
+        ("/etc/mtab", "../proc/self/mounts"),
+        ("/var/lib/dbus/machine-id", "/etc/machine-id"),
+    ] {
+        plan.set_parents(root, Path::new(link), "identity of the sandbox");
+        plan.set(
+            link,
+            Class::Linked(target.into()),
+            "identity of the sandbox",
+        );
+    }
+    // Where it is, journald keeps what it writes; the host reads it there.
+    let journal = format!("/var/log/journal/{}", config.uuid.simple());
+    let gid = service
+        .accounts
+        .group("systemd-journal")
+        .map_or(0, |group| group.gid);
+    for path in ["/var/log/journal", &journal] {
+        plan.set(
+            path,
+            Class::Made {
+                mode: 0o2755,
+                uid: 0,
+                gid,
+            },
+            "journal of the sandbox",
+        );
+    }
+    let leases = Class::Made {
+        mode: 0o755,
+        uid: 0,
+        gid: 0,
+    };
+    plan.set("/var/lib/virt-sandbox", leases, "leases of the sandbox");
+    skeleton(plan, root);
+}
+
+/// Root's start-up files, as for a new account (`useradd(8)`, `-k`).
+fn skeleton(plan: &mut TreePlan, root: &Path) {
+    for entry in fs::read_dir(below(root, Path::new("/etc/skel")))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        if let Ok(content) = fs::read_to_string(entry.path()) {
+            let path = Path::new("/root").join(entry.file_name());
+            plan.set_new(
+                path,
+                Class::Written {
+                    content,
+                    mode: 0o644,
+                },
+                "skeleton of a home",
+            );
+        }
+    }
+}
+
+fn accounts(plan: &mut TreePlan, root: &Path, service: &Service, login_defs: &str) {
+    let mut needed: Needed = service.needed_accounts();
+    let copied = plan
+        .entries
+        .iter()
+        .filter(|(_, entry)| matches!(entry.class, Class::Copied | Class::Empty));
+    let owners: BTreeSet<(u32, u32)> = copied
+        .filter(|(path, _)| !path.starts_with("/home"))
+        .filter_map(|(path, _)| below(root, path).symlink_metadata().ok())
+        .map(|metadata| (metadata.uid(), metadata.gid()))
+        .collect();
+    needed.uids.extend(owners.iter().map(|(uid, _)| *uid));
+    needed.gids.extend(owners.iter().map(|(_, gid)| *gid));
+    let texts = service
+        .accounts
+        .filter(Limits::from_login_defs(login_defs), &needed)
+        .render();
+    for (path, content, mode) in [
+        ("/etc/passwd", texts.passwd, 0o644),
+        ("/etc/group", texts.group, 0o644),
+        ("/etc/shadow", texts.shadow, 0o640),
+        ("/etc/gshadow", texts.gshadow, 0o640),
+    ] {
+        plan.set(
+            path,
+            Class::Written { content, mode },
+            "accounts of the system and of the service, without passwords",
+        );
+    }
+}
+
+/// `hosts(5)`: the loopback, the sandbox's own name, and what the host's admin has added.
+fn hosts(host: &str, hostname: &str) -> String {
+    let own = format!(
+        "127.0.0.1\tlocalhost\n127.0.1.1\t{hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
+    );
+    let added = host.lines().filter(|line| {
+        line.split_whitespace()
+            .next()
+            .and_then(|address| address.parse::<IpAddr>().ok())
+            .is_some_and(|address| !address.is_loopback() && !address.is_multicast())
+    });
+    added.fold(own, |text, line| format!("{text}{line}\n"))
+}
+
+/// `resolv.conf(5)` until DHCP says more. Without a network nothing is asked: the resolver's default is the
+/// loopback, which refuses at once where a server out of reach would cost seconds.
+fn resolv_conf(host: &str, config: &SandboxConfig) -> String {
+    let has_static = config
+        .networks
+        .iter()
+        .any(|network| matches!(network.addressing, Addressing::Static { .. }));
+    let reachable = host.lines().filter(|line| {
+        has_static
+            && line
+                .strip_prefix("nameserver")
+                .and_then(|address| address.trim().parse::<IpAddr>().ok())
+                .is_some_and(|address| !address.is_loopback())
+    });
+    reachable.fold(String::new(), |text, line| format!("{text}{line}\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_keeps_what_the_admin_added() {
+        let text = hosts(
+            "127.0.0.1 localhost\n127.0.1.1 big\n# comment\n192.0.2.9 db\n::1 localhost\nff02::1 x\n",
+            "web1",
+        );
+        assert!(
+            text.contains("127.0.1.1\tweb1\n") && text.ends_with("192.0.2.9 db\n"),
+            "{text}"
+        );
+        assert!(!text.contains("big"));
+    }
+}

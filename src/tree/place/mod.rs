@@ -1,0 +1,409 @@
+//! The place of a sandbox's tree on the host: taken with care, and given back with more.
+//!
+//! The tree's top holds a mark that names the sandbox. Only what is below the top is shown to the sandbox, so it can neither see
+//! nor change the mark; and nothing is ever removed that does not carry it.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::config::SandboxConfig;
+use crate::error::{Error, Result};
+use crate::host;
+use crate::sys::{atomic, remove, rename};
+
+mod reach;
+
+pub(crate) use reach::has_directory;
+
+/// Name of the mark.
+const MARK: &str = ".virt-sandbox.json";
+
+/// Name of the directory that an upgrade works in, beside the mark and as much out of the sandbox's reach.
+const WORK: &str = ".upgrade";
+
+/// Name of the directory that has the snapshots of an image.
+const SNAPSHOTS: &str = ".snapshots";
+
+/// Whether what is at a path in a tree is the host's own, and no part of the sandbox.
+pub(crate) fn is_reserved(path: &Path) -> bool {
+    let first = path
+        .components()
+        .find(|component| *component != Component::RootDir);
+    first.is_some_and(|first| {
+        [MARK, WORK, SNAPSHOTS]
+            .iter()
+            .any(|name| first.as_os_str() == *name)
+    })
+}
+
+/// What the mark says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Mark {
+    /// The sandbox it belongs to.
+    uuid: Uuid,
+    /// The outermost directory that was made for it; none if the tree's own was there before and stays.
+    made: Option<PathBuf>,
+}
+
+/// Checks that a tree can be made at `path`.
+///
+/// # Errors
+/// Where something else is there, the place lies in another sandbox's tree, or others could change it.
+pub fn check(path: &Path) -> Result<()> {
+    reach::check(path)?;
+    for ancestor in path.ancestors() {
+        if ancestor.join(MARK).exists() {
+            return Err(Error::refused(format!(
+                "'{}' lies in the tree of another sandbox; choose another place with --path",
+                path.display()
+            )));
+        }
+    }
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Error::io("looking at", path)(error)),
+        Ok(metadata) if metadata.is_dir() => {
+            let mut entries = fs::read_dir(path).map_err(Error::io("reading", path))?;
+            match entries.next() {
+                None => Ok(()),
+                Some(_) => Err(Error::refused(format!(
+                    "'{}' is not empty; move it away, or choose another place with --path",
+                    path.display()
+                ))),
+            }
+        }
+        Ok(_) => Err(Error::refused(format!(
+            "'{}' is there and no directory; move it away, or choose another place with --path",
+            path.display()
+        ))),
+    }
+}
+
+/// Makes the top of a tree at `path` and marks it. Nobody but root may enter: the sandbox's root could leave a setuid program in
+/// its tree, which must be out of reach for the host's users.
+///
+/// # Errors
+/// Where it cannot be made.
+pub fn make(path: &Path, uuid: Uuid) -> Result<()> {
+    check(path)?;
+    let made = path
+        .ancestors()
+        .take_while(|ancestor| !ancestor.exists())
+        .last();
+    let made = made.map(Path::to_owned);
+    if let Some(parent) = path.parent() {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(parent)
+            .map_err(Error::io("creating", parent))?;
+    }
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+            return Err(Error::io("creating", path)(error));
+        }
+        Ok(()) | Err(_) => {}
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+        .map_err(Error::io("creating", path))?;
+    // Somebody may have been faster.
+    reach::check(path)?;
+    write(path, &Mark { uuid, made })
+}
+
+/// Where an upgrade of the tree at `path` works.
+#[must_use]
+pub fn work_of(path: &Path) -> PathBuf {
+    path.join(WORK)
+}
+
+/// Where the snapshots of the image of the tree at `path` are.
+#[must_use]
+pub fn snapshots_of(path: &Path) -> PathBuf {
+    path.join(SNAPSHOTS)
+}
+
+/// The mark of the tree at `path`.
+#[must_use]
+pub fn mark_of(path: &Path) -> PathBuf {
+    path.join(MARK)
+}
+
+/// Checks that the tree at `path` is that of sandbox `uuid`.
+///
+/// # Errors
+/// Where it is not there, is not that sandbox's, or has a link in the place of a directory that the sandbox is given.
+pub fn must_be_of(path: &Path, uuid: Uuid) -> Result<()> {
+    let file = path.join(MARK);
+    let text = match fs::read(&file) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            fs::symlink_metadata(path).map_err(Error::io("opening", path))?;
+            return Err(Error::refused(format!(
+                "'{}' has no mark of this sandbox: look at 'path' in its sandbox.toml",
+                path.display()
+            )));
+        }
+        text => text.map_err(Error::io("reading", &file))?,
+    };
+    match serde_json::from_slice::<Mark>(&text) {
+        Ok(mark) if mark.uuid == uuid => reach::check_tops(path),
+        Ok(_) | Err(_) => Err(Error::refused(format!(
+            "'{}' is not the mark of this sandbox: look at 'uuid' and 'path' in its sandbox.toml",
+            file.display()
+        ))),
+    }
+}
+
+/// Marks a tree of another program as that of sandbox `uuid`, and closes it to all but root.
+///
+/// # Errors
+/// Where it is that of another sandbox, or cannot be written.
+pub fn adopt(path: &Path, uuid: Uuid) -> Result<()> {
+    if path.join(MARK).exists() {
+        return must_be_of(path, uuid);
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+        .map_err(Error::io("changing the mode of", path))?;
+    let mark = Mark {
+        uuid,
+        made: Some(path.to_owned()),
+    };
+    let text = serde_json::to_vec(&mark).map_err(Error::step("marking the tree"))?;
+    atomic::write(&path.join(MARK), &text, 0o600)?;
+    Ok(())
+}
+
+/// Removes the tree at `path` if it is that of sandbox `uuid`, and what was made for it above. One that is not there is no error.
+///
+/// # Errors
+/// Where it is not that sandbox's, or something is mounted in it: nothing is removed then.
+pub fn remove(path: &Path, uuid: Uuid) -> Result<()> {
+    let Some(mark) = removable(path, uuid)? else {
+        let _ = fs::remove_dir(path);
+        return Ok(());
+    };
+    // The mark goes last, so that a removal that is cut short can be finished.
+    for entry in fs::read_dir(path)
+        .map_err(Error::io("reading", path))?
+        .flatten()
+    {
+        if entry.file_name() == MARK {
+            continue;
+        }
+        let inside = entry.path();
+        let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let removed = if is_dir {
+            remove::tree(&inside)
+        } else {
+            fs::remove_file(&inside)
+        };
+        removed.map_err(Error::io("removing", &inside))?;
+    }
+    let file = path.join(MARK);
+    fs::remove_file(&file).map_err(Error::io("removing", &file))?;
+    for dir in path
+        .ancestors()
+        .take_while(|dir| mark.made.as_ref().is_some_and(|made| dir.starts_with(made)))
+    {
+        if fs::remove_dir(dir).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Checks that [`remove`] would not refuse the tree at `path`.
+///
+/// # Errors
+/// Where it is not that of sandbox `uuid`, or something is mounted in it.
+pub fn check_removal(path: &Path, uuid: Uuid) -> Result<()> {
+    removable(path, uuid).map(drop)
+}
+
+/// The mark of a tree that may be removed; none where there is nothing.
+fn removable(path: &Path, uuid: Uuid) -> Result<Option<Mark>> {
+    let mark = match fs::read(path.join(MARK)) {
+        Ok(text) => serde_json::from_slice::<Mark>(&text).ok(),
+        // It was not marked yet; then there is nothing in it either.
+        Err(error) if error.kind() == ErrorKind::NotFound && is_empty(path) => return Ok(None),
+        Err(_) => None,
+    };
+    let Some(mark) = mark.filter(|mark| mark.uuid == uuid) else {
+        return Err(Error::refused(format!(
+            "'{}' has no mark of this sandbox, so it is not removed; look at 'path' and 'uuid' in its sandbox.toml, or remove it by hand",
+            path.display()
+        )));
+    };
+    if let Some(mount_point) = mount_point_below(path)? {
+        return Err(Error::refused(format!(
+            "'{}' is mounted in the sandbox's tree; unmount it first",
+            mount_point.display()
+        )));
+    }
+    Ok(Some(mark))
+}
+
+/// Whether the tree at `path` is that of sandbox `uuid`.
+#[must_use]
+pub fn is_of(path: &Path, uuid: Uuid) -> bool {
+    let mark = fs::read(path.join(MARK)).ok();
+    mark.and_then(|text| serde_json::from_slice::<Mark>(&text).ok())
+        .is_some_and(|mark| mark.uuid == uuid)
+}
+
+/// Gives the tree of sandbox `uuid` at `from` the place `to` in the same directory. One that is there already is no error.
+///
+/// # Errors
+/// Where something else is at `to`, or the tree is not that sandbox's.
+pub fn rename(from: &Path, to: &Path, uuid: Uuid) -> Result<()> {
+    let renaming = Error::io("renaming", from);
+    match fs::symlink_metadata(from) {
+        Ok(_) if from != to => rename::exclusively(from, to).map_err(renaming)?,
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(renaming(error)),
+        Ok(_) | Err(_) => {}
+    }
+    let file = to.join(MARK);
+    let text = fs::read(&file).map_err(Error::io("reading", &file))?;
+    let reading = Error::step(format!("reading '{}'", file.display()));
+    let mut mark: Mark = serde_json::from_slice(&text).map_err(reading)?;
+    if mark.uuid != uuid {
+        return Err(Error::refused(format!(
+            "'{}' is the tree of another sandbox",
+            to.display()
+        )));
+    }
+    if mark.made.as_deref() == Some(from) {
+        mark.made = Some(to.to_owned());
+        write(to, &mark)?;
+    }
+    Ok(())
+}
+
+/// Checks that the image of a new tree can be made.
+///
+/// # Errors
+/// Where something is there.
+pub fn check_image(config: &SandboxConfig) -> Result<()> {
+    match config.image_file() {
+        Some(file) if file.symlink_metadata().is_ok() => Err(Error::refused(format!(
+            "'{}', where the image would go, is there already; move it away, or choose another place with --path",
+            file.display()
+        ))),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Removes the image of the tree at `path` if that is of sandbox `uuid`. One that is not there is no error.
+///
+/// # Errors
+/// Where it cannot be removed.
+pub fn remove_image(path: &Path, image: &Path, uuid: Uuid) -> Result<()> {
+    if !is_of(path, uuid) {
+        return Ok(());
+    }
+    match fs::remove_file(image) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(Error::io("removing", image)(error))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Gives an image another name. One that has it already is no error.
+///
+/// # Errors
+/// Where something else has the name.
+pub fn rename_image(from: &Path, to: &Path) -> Result<()> {
+    match fs::symlink_metadata(from) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Ok(_) if from == to => Ok(()),
+        Ok(_) | Err(_) => rename::exclusively(from, to).map_err(Error::io("renaming", from)),
+    }
+}
+
+fn write(tree: &Path, mark: &Mark) -> Result<()> {
+    let text = serde_json::to_vec(mark).map_err(Error::step("marking the tree"))?;
+    atomic::write(&tree.join(MARK), &text, 0o600)?;
+    Ok(())
+}
+
+/// Whether nothing is there but perhaps an empty directory.
+fn is_empty(path: &Path) -> bool {
+    match fs::read_dir(path) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == ErrorKind::NotFound,
+    }
+}
+
+fn mount_point_below(path: &Path) -> Result<Option<PathBuf>> {
+    let path = fs::canonicalize(path).map_err(Error::io("finding", path))?;
+    Ok(host::mount_points()?
+        .into_iter()
+        .find(|mount_point| mount_point.starts_with(&path) && *mount_point != path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UUID: Uuid = Uuid::from_u128(7);
+
+    #[test]
+    fn a_place_is_given_back_as_it_was() {
+        let root = tempfile::tempdir().unwrap();
+        let tree = root.path().join("a/b/web1");
+        make(&tree, UUID).unwrap();
+        assert_eq!(
+            fs::metadata(&tree).unwrap().permissions().mode() & 0o777,
+            0o700
+        );
+        fs::create_dir_all(tree.join("etc/x")).unwrap();
+        remove(&tree, UUID).unwrap();
+        assert!(fs::read_dir(root.path()).unwrap().next().is_none());
+
+        let kept = root.path().join("kept");
+        fs::create_dir(&kept).unwrap();
+        make(&kept, UUID).unwrap();
+        remove(&kept, UUID).unwrap();
+        assert!(kept.is_dir());
+    }
+
+    #[test]
+    fn a_place_that_was_renamed_is_given_back_too() {
+        let root = tempfile::tempdir().unwrap();
+        let (from, to) = (root.path().join("web1"), root.path().join("web2"));
+        make(&from, UUID).unwrap();
+        for _ in 0..2 {
+            super::rename(&from, &to, UUID).unwrap();
+        }
+        assert!(super::rename(&from, &to, Uuid::from_u128(8)).is_err());
+        remove(&to, UUID).unwrap();
+        assert!(fs::read_dir(root.path()).unwrap().next().is_none());
+    }
+
+    #[test]
+    fn what_is_not_ours_is_neither_taken_nor_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let tree = root.path().join("web1");
+        fs::create_dir(&tree).unwrap();
+        fs::write(tree.join("letter"), "dear").unwrap();
+        assert!(make(&tree, UUID).is_err());
+        assert!(remove(&tree, UUID).is_err());
+        assert!(tree.join("letter").exists());
+
+        let other = root.path().join("other");
+        make(&other, Uuid::from_u128(8)).unwrap();
+        assert!(remove(&other, UUID).is_err());
+        assert!(make(&other.join("var/web2"), UUID).is_err());
+
+        let link = root.path().join("link");
+        std::os::unix::fs::symlink(root.path(), &link).unwrap();
+        assert!(make(&link, UUID).is_err());
+    }
+}
