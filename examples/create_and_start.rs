@@ -2,7 +2,7 @@
 //!
 //! Run it as root: `cargo run --example create_and_start -- apache2.service demo`
 
-use virt_sandbox::config::service::DEFAULT_TIMEOUT;
+use virt_sandbox::config::sandbox::DEFAULT_TIMEOUT;
 use virt_sandbox::config::{Confinement, KernelRequest, Network, Resources, State, Workload};
 use virt_sandbox::service::{Request, Sandboxes};
 use virt_sandbox::{Error, Result};

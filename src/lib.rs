@@ -18,6 +18,7 @@
 //! | [`tree`] | the private tree of a sandbox: planned, then made |
 //! | [`facts`] | facts of the host about a service: units, packages, accounts |
 //! | [`service`] | the persistent sandbox of a service of the host |
+//! | [`ports`] | ports that the host answers on |
 //! | [`sys`] | leaf wrappers of the operating system |
 
 pub mod commands;
@@ -31,6 +32,7 @@ pub mod guest;
 pub mod host;
 pub mod hypervisor;
 pub mod label;
+pub mod ports;
 pub mod run;
 pub mod service;
 pub mod sys;

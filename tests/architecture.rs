@@ -7,14 +7,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules, top down; one may use those of the groups below its own.
-const LAYERS: [&[&str]; 9] = [
+const LAYERS: [&[&str]; 10] = [
     &["commands"],
     &["service", "run"],
     &["tree", "driver"],
     &["facts"],
     &["console", "guest", "hypervisor", "label"],
     &["domain"],
-    &["config", "host"],
+    &["host", "ports"],
+    &["config"],
     &["sys"],
     &["error"],
 ];

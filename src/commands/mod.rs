@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use nix::sys::stat::{Mode, umask};
 
-use crate::config::environment as variables;
+use crate::config::workload::environment as variables;
 use crate::error::{Error, Result};
 
 /// What the programs make is nobody else's to change, however little the caller's umask forbids. What it forbids beyond that

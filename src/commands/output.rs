@@ -7,8 +7,8 @@ use clap::ValueEnum;
 use log::{Level, LevelFilter};
 
 use crate::error::Error;
-pub use crate::sys::printable::printable;
-use crate::sys::printable::{printable_json, printable_line, printable_message};
+pub use crate::sys::text::printable::printable;
+use crate::sys::text::printable::{printable_json, printable_line, printable_message};
 
 /// Widest cell of a listing on a terminal.
 const CELL: usize = 48;

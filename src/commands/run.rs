@@ -23,7 +23,7 @@ use crate::hypervisor::libvirt;
 use crate::run::{
     self, Account, Connection, OWN_FAILURE, Outcome, Places, Request, Surroundings, Who,
 };
-use crate::sys::printable::{printable_line, printable_message};
+use crate::sys::text::printable::{printable_line, printable_message};
 
 pub(super) const PROGRAM: &str = "virt-sandbox";
 

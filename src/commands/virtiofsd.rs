@@ -9,9 +9,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::driver::ability::find_virtiofsd;
-use crate::sys::command;
-pub use crate::sys::read_only::Access;
-use crate::sys::read_only::{self, ALONE};
+pub use crate::sys::mount::read_only::Access;
+use crate::sys::mount::read_only::{self, ALONE};
+use crate::sys::process::command;
 
 /// Becomes virtiofsd; returns only where that fails, so that none runs that could do more than `access`.
 #[must_use]

@@ -9,7 +9,8 @@ use crate::domain::qemu::{Authority, Emulation, Transport};
 use crate::error::{Error, Result};
 use crate::guest::kernel::Kernel;
 use crate::hypervisor::libvirt;
-use crate::sys::{command, read_only};
+use crate::sys::mount::read_only;
+use crate::sys::process::command;
 
 /// First version of libvirt that starts a virtiofsd for an ordinary user.
 const VIRTIOFS_FOR_USERS: u32 = 10;

@@ -25,13 +25,14 @@ use crate::driver::{
 };
 use crate::error::{Error, Result};
 use crate::guest::ids::{self, Registry};
-use crate::guest::{self, Assembly, cgroup, confinement};
+use crate::guest::{self, Assembly, confinement};
 use crate::host::HostFacts;
+use crate::host::cgroup;
 use crate::hypervisor::{Hypervisor, Limit};
 use crate::label::selinux::{self, Kind};
-use crate::sys::command::Captured;
-use crate::sys::enter::{Entrance, Entry};
-use crate::sys::first::{self, First, Stage};
+use crate::sys::process::command::Captured;
+use crate::sys::process::enter::{Entrance, Entry};
+use crate::sys::process::first_process::{self, First, Stage};
 
 /// What systemd takes the container for (CONTAINER_INTERFACE of systemd).
 pub(super) const NAME: &str = "lxc-libvirt";
@@ -261,7 +262,7 @@ impl Container {
     fn first_within(&self, limit: Duration) -> Result<First> {
         let begin = Instant::now();
         loop {
-            match first::find(self.controller, &self.stage)? {
+            match first_process::find(self.controller, &self.stage)? {
                 Stage::Runs(first) => return Ok(first),
                 Stage::Ended => {
                     return Err(Error::refused(format!(

@@ -11,8 +11,8 @@ use guest_init::wire::Kind;
 
 use crate::error::{Error, Result};
 use crate::hypervisor::Limit;
-use crate::sys::command::Captured;
-use crate::sys::enter::Entry;
+use crate::sys::process::command::Captured;
+use crate::sys::process::enter::Entry;
 
 /// How long a sandbox may take to answer a question of the host's: longer than a unit takes to reload (`DefaultTimeoutStartSec=`).
 pub(super) const ANSWER: Duration = Duration::from_secs(120);

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::facts::discover::Service;
 use crate::facts::unit::name::UnitKind;
 use crate::host;
-use crate::sys::command;
+use crate::sys::process::command;
 
 /// Refuses to copy `state` while a unit of the service is active on the host, or, also where no systemd can be asked, while
 /// a process of the host has a file of it open for writing.

@@ -11,13 +11,14 @@ use guest_init::config::IdMap;
 use uuid::Uuid;
 
 use crate::config::Idmap;
-use crate::config::idmap::{IdRange, USUAL_COUNT};
+use crate::config::security::idmap::{IdRange, USUAL_COUNT};
 use crate::domain::Filesystem;
 use crate::error::{Error, Result};
 use crate::host::SYSTEM_DIRS;
-use crate::sys::lock::{Lock, Sharing};
-use crate::sys::siblings::siblings;
-use crate::sys::{atomic, command};
+use crate::sys::file::atomic;
+use crate::sys::file::lock::{Lock, Sharing};
+use crate::sys::file::siblings::siblings;
+use crate::sys::process::command;
 
 /// Names in `/etc/subuid` whose ranges are ours.
 const OWNERS: [&str; 2] = ["libvirt-sandbox", "root"];

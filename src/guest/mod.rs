@@ -1,6 +1,5 @@
 //! What is staged for the guest: the init, its config, and the list of what libvirt places beside them.
 
-pub mod cgroup;
 pub mod confinement;
 pub mod ids;
 pub mod kernel;
@@ -18,7 +17,8 @@ use crate::config::{Credential, Mac, Mount, Network, SandboxConfig};
 use crate::domain::Filesystem;
 use crate::error::{Error, Result};
 use crate::host::{HostFacts, SystemDir};
-use crate::sys::{atomic, command};
+use crate::sys::file::atomic;
+use crate::sys::process::command;
 
 /// The private directories of a sandbox, in its tree and in its root.
 pub const PRIVATE_DIRS: [&str; 5] = ["/etc", "/var", "/home", "/root", "/srv"];

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::config::SandboxName;
 use crate::domain::template::Template;
 use crate::error::{Error, Result};
-use crate::sys::command;
+use crate::sys::process::command;
 
 /// What the kernel says of a process that has no profile.
 pub(super) const UNCONFINED: &str = "unconfined";

@@ -12,22 +12,23 @@ use guest_init::seccomp::usual::Confined;
 use nix::sys::signal::Signal;
 use uuid::Uuid;
 
-use crate::config::idmap::USUAL_COUNT;
+use crate::config::security::idmap::USUAL_COUNT;
 use crate::config::{Idmap, SandboxName};
 use crate::domain::lxc::{self, LxcDomain};
 use crate::domain::template::{self, Template};
 use crate::domain::{BlockDevice, Domain, Filesystem, disk_name};
 use crate::error::{Error, Result};
 use crate::guest::ids::{self, Registry};
-use crate::guest::{self, cgroup, confinement};
+use crate::guest::{self, confinement};
+use crate::host::cgroup;
 use crate::host::{self, HostFacts};
 use crate::hypervisor::Hypervisor;
 use crate::run::contract::{self, Platforms};
 use crate::run::disks::{self, Attached};
 use crate::run::layout::{Granularity, Layout, ROOT, Share};
 use crate::run::{Account, Plan, Purpose, Reach, Request};
-use crate::sys::first::{self, Stage};
-use crate::sys::pidfd::Process;
+use crate::sys::process::first_process::{self, Stage};
+use crate::sys::process::pidfd::Process;
 
 /// What the kernel and the host's services show of themselves below a root; a sandbox has its own.
 const NOT_SHARED: [&str; 4] = ["proc", "sys", "dev", "run"];
@@ -192,7 +193,7 @@ pub fn end(
         return Ok(false);
     };
     let keeper = Process::open(controller).map_err(failed())?;
-    let Stage::Runs(first) = first::find(controller, stage)? else {
+    let Stage::Runs(first) = first_process::find(controller, stage)? else {
         return Ok(false);
     };
     let groups = cgroup::of_sandbox(controller, name);

@@ -12,9 +12,9 @@ use crate::domain::{BlockDevice, BlockKind};
 use crate::error::{Error, Result};
 use crate::guest::kernel::Feature;
 use crate::run::layout::Image;
-use crate::sys::export::{self, Export};
-use crate::sys::loopdev::{Extent, LoopDevice};
-use crate::sys::reference;
+use crate::sys::image::loopdev::{Extent, LoopDevice};
+use crate::sys::image::references;
+use crate::sys::image::storage_daemon::{self, Export};
 
 /// A block device of the host, for as long as this lives or something has it open.
 #[derive(Debug)]
@@ -114,8 +114,8 @@ fn check(source: &Path, format: ImageFormat, backing: bool) -> Result<()> {
     if backing || format == ImageFormat::Raw {
         return Ok(());
     }
-    let found = reference::open(source, true)
-        .and_then(|image| reference::find(&image, format.as_str()))
+    let found = references::open(source, true)
+        .and_then(|image| references::find(&image, format.as_str()))
         .map_err(Error::io("reading the image", source))?;
     match found {
         None => Ok(()),
@@ -177,7 +177,7 @@ fn export(
     if format == ImageFormat::Raw {
         return Ok(None);
     }
-    let image = export::Image {
+    let image = storage_daemon::Image {
         path: source,
         format: format.as_str(),
         read_only,

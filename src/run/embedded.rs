@@ -17,9 +17,9 @@ use nix::unistd::{Pid, geteuid};
 
 use crate::config::SandboxName;
 use crate::error::{Error, Result};
-use crate::guest::cgroup;
-use crate::sys::pidfd::Process;
-use crate::sys::private;
+use crate::host::cgroup;
+use crate::sys::file::private;
+use crate::sys::process::pidfd::Process;
 
 /// The longest path of a Unix socket, in bytes (`unix(7)`).
 const LONGEST_SOCKET: usize = 107;

@@ -369,7 +369,7 @@ pub fn run(request: &Request, connection: &Connection, places: &Places) -> Resul
     // A disk or a name can be used again when this returns.
     if !is_gone || request.uses_images() || request.name.is_some() {
         match hypervisor.destroy(name.as_str()) {
-            Ok(()) if is_container && !is_gone => guest::cgroup::remove(&name),
+            Ok(()) if is_container && !is_gone => crate::host::cgroup::remove(&name),
             Ok(()) => {}
             Err(error) => {
                 log::warn!("{error}");

@@ -18,7 +18,7 @@ use crate::console::Stdio;
 use crate::error::{Error, Result};
 use crate::hypervisor::Hypervisor;
 use crate::run::{Plan, Reach};
-use crate::sys::printable::printable;
+use crate::sys::text::printable::printable;
 
 /// A guest that was started.
 #[derive(Debug)]

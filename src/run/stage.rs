@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::guest;
 use crate::label::selinux;
 use crate::run::{Copied, Plan, Reach};
-use crate::sys::private;
+use crate::sys::file::private;
 
 /// Makes what `plan` needs, in the directory `state` where it is the sandbox's own. `qemu` is the user with the group that QEMU runs
 /// as, where that is not ours.

@@ -15,11 +15,12 @@ use uuid::Uuid;
 
 use crate::config::SandboxName;
 use crate::error::{Error, Result};
-use crate::guest::{self, cgroup, kernel};
+use crate::guest::{self, kernel};
+use crate::host::cgroup;
 use crate::label;
 use crate::run::Connection;
-use crate::sys::lock::{Lock, Sharing};
-use crate::sys::{atomic, private, remove};
+use crate::sys::file::lock::{Lock, Sharing};
+use crate::sys::file::{atomic, private, remove};
 
 /// Where sandboxes of this user keep their state.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use crate::facts::accounts::Texts;
 use crate::facts::discover::Service;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::Store;
-use crate::sys::atomic;
+use crate::sys::file::atomic;
 use crate::tree::manifest::Manifest;
 use crate::tree::{Class, TreePlan, var};
 

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::host;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::Store;
-use crate::sys::command;
+use crate::sys::process::command;
 
 /// The directories of links to what a unit wants, beside the units.
 const WANTS: [&str; 3] = [".wants", ".requires", ".upholds"];

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::config::network::{DEFAULT_SOURCE, Source};
-use crate::config::service::VERSION;
+use crate::config::sandbox::VERSION;
 use crate::config::{
     Confinement, Credential, Device, FileType, Hostname, KernelRequest, Mac, Mount, Network,
     Publish, Resources, SandboxConfig, SandboxName, Security, State, TreeImage, Workload,

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::config::service::LONGEST;
+use crate::config::sandbox::LONGEST;
 use crate::config::{SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
 use crate::hypervisor::Hypervisor;
@@ -11,7 +11,7 @@ use crate::service::identity::Renewal;
 use crate::service::making::check_words;
 use crate::service::preflight;
 use crate::service::sandboxes::Sandboxes;
-use crate::sys::{atomic, tail};
+use crate::sys::file::{atomic, bounded_read};
 use crate::tree::place;
 
 impl Sandboxes {
@@ -22,7 +22,7 @@ impl Sandboxes {
     pub fn configuration(&self, name: &SandboxName) -> Result<String> {
         self.store.must_exist(name)?;
         let path = self.store.config(name);
-        tail::whole(&path, LONGEST).map_err(Error::io("reading", &path))
+        bounded_read::whole(&path, LONGEST).map_err(Error::io("reading", &path))
     }
 
     /// Replaces the text `before` of a sandbox's configuration by `text`, which stays as it is, comments and all. Whatever is

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::service::failure;
 use crate::service::journal;
 use crate::service::sandboxes::Sandboxes;
-use crate::sys::atomic;
+use crate::sys::file::atomic;
 
 /// `SD_MESSAGE_UNIT_SUCCESS`: a unit has ended as it should.
 const SUCCESS: &str = "7ad2d189f7e94e70a38c781354912448";

@@ -10,7 +10,7 @@ use crate::hypervisor::{DomainState, Hypervisor};
 use crate::service::image::Tree;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::Store;
-use crate::sys::atomic;
+use crate::sys::file::atomic;
 
 /// Where it is noted that a sandbox is frozen, so that it runs on should a command not come to its end.
 fn note(store: &Store, name: &SandboxName) -> PathBuf {

@@ -12,7 +12,8 @@ use crate::error::{Error, Result};
 use crate::host;
 use crate::service::ports;
 use crate::service::sandboxes::Sandboxes;
-use crate::sys::{atomic, command as program};
+use crate::sys::file::atomic;
+use crate::sys::process::command as program;
 
 impl Sandboxes {
     /// Removes the host's unit of a sandbox.

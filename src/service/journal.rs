@@ -20,8 +20,8 @@ use crate::error::{Error, Result};
 use crate::hypervisor::Hypervisor;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::Store;
-use crate::sys::printable::printable_line;
-use crate::sys::{command, confined};
+use crate::sys::process::{command, confined};
+use crate::sys::text::printable::printable_line;
 
 /// Most bytes that are passed on of what journalctl says of errors.
 const MOST_ERRORS: u64 = 1 << 16;

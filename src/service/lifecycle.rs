@@ -8,9 +8,11 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::config::{SandboxConfig, SandboxName};
 use crate::driver::Inside;
 use crate::error::{Error, Result};
-use crate::guest::{self, cgroup, kernel};
+use crate::guest::{self, kernel};
+use crate::host::cgroup;
 use crate::hypervisor::{DomainState, Hypervisor};
 
+use crate::ports::forward::End;
 use crate::service::connections::Presence;
 use crate::service::failure::failure;
 use crate::service::image::Device;
@@ -19,8 +21,7 @@ use crate::service::ports::Ports;
 use crate::service::preflight;
 use crate::service::ready::{self, Readiness, UnitState, judge};
 use crate::service::sandboxes::{Occasion, Sandboxes};
-use crate::sys::forward::End;
-use crate::sys::tail;
+use crate::sys::file::bounded_read;
 
 /// Seconds the units inside may take to stop before the sandbox is ended by force.
 pub const STOP_SECONDS: u64 = 90;
@@ -197,7 +198,7 @@ impl Sandboxes {
 
     /// What the init of a sandbox has said last since its start.
     fn init_log(&self, name: &SandboxName) -> String {
-        tail::last(&self.store.init_log(name), SAID).unwrap_or_default()
+        bounded_read::last(&self.store.init_log(name), SAID).unwrap_or_default()
     }
 
     fn ended_early(&self, name: &SandboxName) -> Error {

@@ -7,7 +7,7 @@ use crate::driver::{Inside, Keeper};
 use crate::error::{Error, Result};
 use crate::hypervisor::Hypervisor;
 use crate::service::sandboxes::Sandboxes;
-use crate::sys::atomic;
+use crate::sys::file::atomic;
 
 impl Sandboxes {
     /// Changes limits of a sandbox. Gives those that a running one has only from its next start on, with the reason.

@@ -13,16 +13,16 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::config::publish::Protocol;
+use crate::config::network::publish::Protocol;
 use crate::config::{Publish, SandboxConfig, SandboxName};
 use crate::driver::{Inside, Reach};
 use crate::error::{Error, Result};
+use crate::ports::forward::{self, End, Place, Port};
+use crate::ports::listening::Listener;
 use crate::service::sandboxes::Sandboxes;
-use crate::sys::command;
-use crate::sys::forward::{self, End, Place, Port};
-use crate::sys::listen::Listener;
-use crate::sys::lock::{Lock, Sharing};
-use crate::sys::pidfd::Process;
+use crate::sys::file::lock::{Lock, Sharing};
+use crate::sys::process::command;
+use crate::sys::process::pidfd::Process;
 
 /// What the process that serves ports holds, in the sandbox's directory.
 const LOCK: &str = "ports";

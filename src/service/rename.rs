@@ -10,14 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Hostname, SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
-use crate::guest::cgroup;
 use crate::host;
+use crate::host::cgroup;
 use crate::hypervisor::Hypervisor;
 use crate::label::selinux;
 use crate::service::identity::Renewal;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::remove_tree;
-use crate::sys::{atomic, rename};
+use crate::sys::file::{atomic, rename};
 use crate::tree::place;
 
 /// Name of the note in the sandbox's directory.

@@ -8,7 +8,6 @@ use crate::config::{SandboxConfig, SandboxName};
 use crate::driver::{Contents, Inside, Keeper, Owners, Shared, Site};
 use crate::error::{Error, Result};
 use crate::facts::package;
-use crate::guest;
 use crate::guest::kernel;
 use crate::host::HostFacts;
 use crate::hypervisor::libvirt::Libvirt;
@@ -87,7 +86,7 @@ impl Sandboxes {
             self.remove_unit(name);
             apparmor::unload(&removal.uuid);
             self.store.unlink_journal(removal.uuid);
-            guest::cgroup::remove(name);
+            crate::host::cgroup::remove(name);
         }
         if let Some(tree) = &removal.tree {
             selinux::forget(tree);

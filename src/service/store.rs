@@ -15,8 +15,8 @@ use crate::config::{SandboxConfig, SandboxName};
 use crate::domain::template;
 use crate::error::{Error, Result};
 use crate::guest;
-use crate::sys::lock::{Lock, Sharing};
-use crate::sys::{atomic, remove};
+use crate::sys::file::lock::{Lock, Sharing};
+use crate::sys::file::{atomic, remove};
 
 mod load;
 

@@ -8,7 +8,7 @@ use guest_init::config::Addressing;
 
 use crate::config::network::{DEFAULT_SOURCE, Source};
 use crate::config::resources::{DEFAULT_CONTAINER_MEMORY, DEFAULT_PIDS};
-use crate::config::trust::Trust;
+use crate::config::security::trust::Trust;
 use crate::config::{Bytes, Mount, Network, Resources, SandboxConfig, TreeImage};
 use crate::error::{Error, Result};
 

@@ -4,43 +4,18 @@
 //! Nothing here knows what a sandbox is, and nothing here prints.
 
 pub mod archive;
-pub mod atomic;
-pub mod blank;
-pub mod calendar;
-pub mod claim;
-pub mod command;
-pub mod confined;
 pub mod copy;
-pub mod deadline;
-pub mod enter;
-pub mod export;
-pub mod first;
-pub mod forward;
-pub mod fresh;
-pub mod hold;
-pub mod label;
-pub mod listen;
-pub mod lock;
-pub mod loopdev;
-pub mod mounted;
-pub mod notify;
-pub mod patient;
-pub mod pidfd;
-pub mod printable;
-pub mod private;
-pub mod read_only;
-pub mod reference;
-pub mod remove;
-pub mod rename;
+pub mod file;
+pub mod image;
+pub mod mount;
+pub mod process;
 pub mod root;
-pub mod siblings;
-pub mod tail;
-pub mod view;
+pub mod text;
 
 crate::error::from_leaf!(
     archive::ArchiveError,
-    atomic::WriteError,
     copy::CopyError,
-    lock::LockError,
+    file::atomic::WriteError,
+    file::lock::LockError,
     root::RootError,
 );

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use virt_sandbox::sys::first::{Stage, find};
+use virt_sandbox::sys::process::first_process::{Stage, find};
 
 use crate::support::{HostFile, Test, address, get, inside, ok, output, run, says, subnet};
 

@@ -12,8 +12,8 @@ use crate::error::{Error, Result};
 use crate::service::Sandboxes;
 use crate::service::import::Request;
 use crate::sys::archive::{Compression, decompressed};
-use crate::sys::fresh::Fresh;
-use crate::sys::patient::Patient;
+use crate::sys::file::new_file::Fresh;
+use crate::sys::process::interruptible::Patient;
 
 /// Write a sandbox with all it has to one archive
 #[derive(Debug, clap::Args)]

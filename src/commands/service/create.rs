@@ -8,8 +8,8 @@ use super::lifecycle;
 use crate::commands::complete;
 use crate::commands::output;
 use crate::config::network::NetworkChoice;
-use crate::config::service::DEFAULT_TIMEOUT;
-use crate::config::storage::{TreeFilesystem, TreeFormat};
+use crate::config::sandbox::DEFAULT_TIMEOUT;
+use crate::config::storage::tree_image::{TreeFilesystem, TreeFormat};
 use crate::config::workload::{Ready, Restart};
 use crate::config::{
     Bytes, Command, Confinement, Credential, Device, FileType, Hostname, KernelRequest, Mount,

@@ -8,7 +8,7 @@ use super::{Name, PROGRAM, lifecycle};
 use crate::commands::output;
 use crate::error::{Error, Result};
 use crate::service::Sandboxes;
-use crate::sys::command;
+use crate::sys::process::command;
 
 /// Change the configuration of a sandbox in an editor
 #[derive(Debug, clap::Args)]

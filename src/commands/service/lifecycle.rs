@@ -15,10 +15,11 @@ use crate::commands::output;
 use crate::config::SandboxName;
 use crate::error::{Error, Result};
 use crate::host;
+use crate::ports::forward::End;
+use crate::ports::listening;
 use crate::service::{Failure, Sandboxes, journal};
-use crate::sys::forward::End;
-use crate::sys::hold::{self, Places};
-use crate::sys::{command, confined, listen, notify};
+use crate::sys::image::holder::{self, Places};
+use crate::sys::process::{command, confined, notify};
 
 /// Start sandboxes, and wait until their units are active
 #[derive(Debug, clap::Args)]
@@ -109,7 +110,7 @@ pub fn hold(args: &HoldArgs) -> Result<()> {
     let places = Places {
         directory: &args.directory,
     };
-    hold::hold(&args.image, &args.format, places).map_err(Error::io("holding", &args.image))
+    holder::hold(&args.image, &args.format, places).map_err(Error::io("holding", &args.image))
 }
 
 /// Read what a sandbox has written, confined
@@ -303,7 +304,7 @@ fn keep(
     sandboxes: &Sandboxes,
     interrupted: &dyn Fn() -> bool,
 ) -> Result<Option<Failure>> {
-    let sockets = listen::handed_down();
+    let sockets = listening::handed_down();
     let config = sandboxes.store.load(name)?;
     let begin = SystemTime::now()
         .duration_since(UNIX_EPOCH)

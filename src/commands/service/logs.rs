@@ -13,7 +13,7 @@ use crate::commands::output;
 use crate::error::{Error, Result};
 use crate::service::Sandboxes;
 use crate::service::journal::{self, turns};
-use crate::sys::printable::printable;
+use crate::sys::text::printable::printable;
 
 /// Show the journal of a sandbox, also of one that is stopped
 #[derive(Debug, clap::Args)]

@@ -27,7 +27,7 @@ use crate::driver::Keeper;
 use crate::error::{Error, Result};
 use crate::service::Sandboxes;
 use crate::service::image::HOLD;
-use crate::sys::confined;
+use crate::sys::process::confined;
 
 const PROGRAM: &str = "virt-sandbox-service";
 

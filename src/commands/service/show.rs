@@ -8,7 +8,7 @@ use crate::config::{SandboxConfig, workload};
 use crate::driver::{Owners, Shared};
 use crate::error::Result;
 use crate::service::{Sandboxes, Summary};
-use crate::sys::printable::printable_message;
+use crate::sys::text::printable::printable_message;
 
 /// List the sandboxes
 #[derive(Debug, clap::Args)]

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use guest_init::config as guest;
 
-use crate::config::storage::TreeFilesystem;
+use crate::config::storage::tree_image::TreeFilesystem;
 use crate::config::{Mount, SandboxConfig, TreeImage};
 use crate::domain::qemu::{Share, Transport};
 use crate::domain::{BlockDevice, BlockKind};

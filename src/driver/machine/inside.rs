@@ -15,9 +15,9 @@ use crate::console::{Console, Ending, Patience, Signals, Stdio};
 use crate::driver::{ANSWER, Activity, Inside, Reach, addresses};
 use crate::error::{Error, Result};
 use crate::hypervisor::Limit;
-use crate::sys::command::Captured;
-use crate::sys::enter::Entry;
-use crate::sys::pidfd::Process;
+use crate::sys::process::command::Captured;
+use crate::sys::process::enter::Entry;
+use crate::sys::process::pidfd::Process;
 
 /// How long an answer may take from a machine that is up: an emulated one on a busy host is slow.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);

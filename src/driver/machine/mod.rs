@@ -31,7 +31,7 @@ use crate::host::HostFacts;
 use crate::hypervisor::Hypervisor;
 use crate::label;
 use crate::label::selinux::{self, Kind};
-use crate::sys::private;
+use crate::sys::file::private;
 
 /// The file in the sandbox's directory that has what the guest says on its console.
 const LOG: &str = "guest.log";

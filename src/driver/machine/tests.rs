@@ -14,7 +14,7 @@ use crate::config::Resources;
 use crate::driver::inside::ANSWER;
 use crate::driver::{DEFAULT_SHARES, Inside, Keeper};
 use crate::hypervisor::Limit;
-use crate::sys::deadline::{LONGEST, MOST};
+use crate::sys::process::deadline::{LONGEST, MOST};
 
 #[test]
 fn what_can_change_while_a_machine_runs_is_what_was_asked_for_or_what_is_usual() {

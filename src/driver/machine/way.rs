@@ -18,10 +18,10 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 use crate::domain::qemu;
 use crate::error::{Error, Result};
-use crate::sys::command::Captured;
-use crate::sys::deadline::{LONGEST, MOST};
-use crate::sys::lock::{Lock, Sharing};
-use crate::sys::pidfd::Process;
+use crate::sys::file::lock::{Lock, Sharing};
+use crate::sys::process::command::Captured;
+use crate::sys::process::deadline::{LONGEST, MOST};
+use crate::sys::process::pidfd::Process;
 
 /// How many programs of the host can be in one machine at a time.
 pub const WAYS: u32 = 16;

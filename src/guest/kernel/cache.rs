@@ -11,7 +11,7 @@ use nix::sys::time::TimeSpec;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
-use crate::sys::{atomic, private};
+use crate::sys::file::{atomic, private};
 
 /// Changes what is cached, when what we make of the same files changes.
 const FORMAT: &str = "1";

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 pub use command_line::command_line;
 
 use crate::error::{Error, Result};
-use crate::sys::{atomic, private};
+use crate::sys::file::{atomic, private};
 use cache::Entry;
 use initramfs::Archive;
 use modules::{Index, Module};

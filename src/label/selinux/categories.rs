@@ -8,9 +8,9 @@ use std::str::FromStr;
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
-use crate::sys::atomic;
-use crate::sys::lock::{Lock, Sharing};
-use crate::sys::siblings::siblings;
+use crate::sys::file::atomic;
+use crate::sys::file::lock::{Lock, Sharing};
+use crate::sys::file::siblings::siblings;
 
 /// Categories of a policy, as every distribution builds it: `c0` to `c1023`.
 const COUNT: u32 = 1024;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use super::Context;
-use crate::sys::command;
+use crate::sys::process::command;
 
 /// Has the policy a rule for `top` and all in it.
 pub(super) fn ensure(policy: &Path, top: &Path, context: &Context) {

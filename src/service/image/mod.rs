@@ -1,7 +1,7 @@
 //! The tree of a sandbox that is in an image: making the image, and reaching what is in it.
 //!
 //! The image is one plain filesystem. A container mounts it inside; here it is mounted for this process alone and at no path
-//! (see [`mounted`](crate::sys::mounted)), on the same device, so that both at a time are one filesystem to the kernel. A
+//! (see [`mounted`](crate::sys::mount::detached)), on the same device, so that both at a time are one filesystem to the kernel. A
 //! sandbox can write to its filesystem what it likes: nothing but the kernel reads it, as when any disk of a stranger is mounted.
 
 mod size;
@@ -15,20 +15,20 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::config::storage::{TreeFilesystem, TreeFormat};
+use crate::config::storage::tree_image::{TreeFilesystem, TreeFormat};
 use crate::config::{SandboxConfig, SandboxName, TreeImage};
 use crate::error::{Error, Result};
 use crate::service::sandboxes::Sandboxes;
-use crate::sys::blank;
-use crate::sys::claim;
-use crate::sys::command;
 use crate::sys::copy;
-use crate::sys::hold::{Held, Places};
-use crate::sys::loopdev::LoopDevice;
-use crate::sys::mounted::Mounted;
-use crate::sys::reference;
+use crate::sys::image::holder::{Held, Places};
+use crate::sys::image::image_lock;
+use crate::sys::image::loopdev::LoopDevice;
+use crate::sys::image::mkfs;
+use crate::sys::image::references;
+use crate::sys::mount::bind;
+use crate::sys::mount::detached::Mounted;
+use crate::sys::process::command;
 use crate::sys::root::Root;
-use crate::sys::view;
 
 pub(super) use size::{check_size, explained, needed_by};
 
@@ -151,7 +151,7 @@ impl Sandboxes {
     /// The device of the image of the sandbox `name`.
     fn device_of(&self, name: &SandboxName, image: TreeImage, file: &Path) -> Result<Device> {
         Device::new(file, image, &self.store.stage(name)).map_err(|error| {
-            match claim::is_claimed(file) {
+            match image_lock::is_claimed(file) {
                 Ok(true) => Error::refused(format!(
                     "'{name}' runs and has its image '{}' to itself; stop it first with 'virt-sandbox-service stop {name}'",
                     file.display()
@@ -208,7 +208,7 @@ impl Sandboxes {
         let Some(image) = config.image else {
             let directory = Root::new(&config.path)?.open_plain(inside)?;
             let doing = format!("opening '{}' without its links", inside.display());
-            let view = view::plain(directory).map_err(Error::step(doing))?;
+            let view = bind::plain(directory).map_err(Error::step(doing))?;
             return Ok((view.into(), PathBuf::from("/")));
         };
         let file = image.file(&config.path);
@@ -259,11 +259,10 @@ impl Sandboxes {
             .open(&file);
         made.map_err(Error::io("creating", &file))?;
         let format = image.format.format().as_str();
-        blank::grow(&file, format, image.size.get()).map_err(making(&file))?;
+        mkfs::grow(&file, format, image.size.get()).map_err(making(&file))?;
         let device = Device::new(&file, image, &self.store.stage(&config.name))?;
         let uuid = config.uuid.to_string();
-        blank::filesystem(device.path(), image.filesystem.as_str(), &uuid)
-            .map_err(making(&file))?;
+        mkfs::filesystem(device.path(), image.filesystem.as_str(), &uuid).map_err(making(&file))?;
         drop(device);
         // fsck(8) makes it where it needs it.
         let _ = fs::remove_dir(self.tree(config)?.path().join("lost+found"));
@@ -293,7 +292,7 @@ impl Sandboxes {
                 TreeFormat::Raw => matches!(LoopDevice::of(file), Ok(Some(_))),
                 TreeFormat::Qcow2 => Places { directory: &stage }.is_held(),
             };
-            is_held || matches!(claim::is_claimed(file), Ok(true))
+            is_held || matches!(image_lock::is_claimed(file), Ok(true))
         };
         while is_used() {
             if begin.elapsed() > PATIENCE {
@@ -307,8 +306,8 @@ impl Sandboxes {
 
 /// Refuses an image that names another file. None does when it is made.
 fn check_references(image: TreeImage, file: &Path) -> Result<()> {
-    let found = reference::open(file, true)
-        .and_then(|open| reference::find(&open, image.format.format().as_str()))
+    let found = references::open(file, true)
+        .and_then(|open| references::find(&open, image.format.format().as_str()))
         .map_err(Error::io("reading the image", file))?;
     match found {
         None => Ok(()),

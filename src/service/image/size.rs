@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::config::storage::{TreeFilesystem, TreeFormat};
+use crate::config::storage::tree_image::{TreeFilesystem, TreeFormat};
 use crate::config::{Bytes, KernelRequest, TreeImage};
 use crate::driver::Keeper;
 use crate::error::{Error, Result};

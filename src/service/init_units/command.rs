@@ -7,8 +7,9 @@ use serde::Serialize;
 
 use guest_init::config::File;
 
+use crate::config::workload::environment;
 use crate::config::workload::{COMMAND_UNIT, Ready, Restart};
-use crate::config::{Command, Credential, environment};
+use crate::config::{Command, Credential};
 use crate::domain::template::Template;
 use crate::error::{Error, Result};
 use crate::facts::unit::{Unit, UnitName};

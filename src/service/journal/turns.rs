@@ -16,9 +16,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::config::SandboxConfig;
 use crate::error::{Error, Result};
 use crate::service::sandboxes::Sandboxes;
-use crate::sys::command::Captured;
-use crate::sys::printable::printable;
+use crate::sys::process::command::Captured;
 use crate::sys::root::Root;
+use crate::sys::text::printable::printable;
 
 /// How long an entry may take to be shown.
 const TURN: Duration = Duration::from_millis(500);

@@ -66,7 +66,7 @@ fn a_container_of_podmans_can_be_compared() {
         "SETUID",
         "SYS_CHROOT",
     ];
-    let dropped = crate::config::capability::NAMES.into_iter();
+    let dropped = crate::config::security::capability::NAMES.into_iter();
     let facts = Facts {
         machine: false,
         own_ids: false,

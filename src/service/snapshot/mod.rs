@@ -23,7 +23,8 @@ use crate::service::frozen::Still;
 use crate::service::identity::Renewal;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::remove_tree;
-use crate::sys::{atomic, calendar};
+use crate::sys::file::atomic;
+use crate::sys::text::timestamp;
 use crate::tree::place;
 
 use places::{BASE, CONFIG, FACTS, IMAGE, MANIFEST, Places, claimed, create, prepare, sync};
@@ -74,7 +75,7 @@ impl Snapshot {
     /// When it was made, in UTC.
     #[must_use]
     pub fn time(&self) -> String {
-        calendar::utc(self.facts.created)
+        timestamp::utc(self.facts.created)
     }
 
     /// A name for one that is made now.
@@ -82,7 +83,7 @@ impl Snapshot {
     /// # Errors
     /// None: a point in time in digits is a name.
     pub fn name_of_now() -> Result<SnapshotName> {
-        let digits = calendar::utc(now()).replace([':', ' '], "-");
+        let digits = timestamp::utc(now()).replace([':', ' '], "-");
         digits.parse().map_err(Error::step("naming a snapshot"))
     }
 }

@@ -9,7 +9,8 @@ use crate::config::{SandboxConfig, SandboxName, SnapshotName};
 use crate::error::{Error, Result};
 use crate::service::snapshot::Snapshot;
 use crate::service::store::remove_tree;
-use crate::sys::{claim, copy};
+use crate::sys::copy;
+use crate::sys::image::image_lock;
 use crate::tree::place;
 
 /// Name of the place of work. No snapshot's begins so.
@@ -124,7 +125,7 @@ pub(super) fn prepare(
 pub(super) fn claimed(file: &Path, name: &SandboxName) -> Result<File> {
     let open = OpenOptions::new().read(true).write(true).open(file);
     let open = open.map_err(Error::io("opening", file))?;
-    claim::claim(&open).map_err(|error| {
+    image_lock::claim(&open).map_err(|error| {
         Error::refused(format!(
             "'{}' is in use ({error}); end what reads it, such as 'logs --follow {name}'",
             file.display()

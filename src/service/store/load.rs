@@ -5,7 +5,7 @@ use std::path::Path;
 use super::Store;
 use crate::config::{SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
-use crate::sys::lock::Lock;
+use crate::sys::file::lock::Lock;
 use crate::tree::place;
 
 impl Store {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::TreeImage;
 use crate::error::{Error, Result};
 use crate::service::store::remove_tree;
-use crate::sys::atomic;
+use crate::sys::file::atomic;
 use crate::sys::root::{Root, RootError};
 use crate::tree::manifest::{Entry, Kind};
 use crate::tree::place;

@@ -39,8 +39,8 @@ use crate::service::sandboxes::Sandboxes;
 use crate::service::upgrade::journal::{Journal, Work};
 use crate::service::upgrade::plan::Plan;
 use crate::service::upgrade::stage::{Staged, stage};
-use crate::sys::atomic;
-use crate::sys::lock::{Lock, Sharing};
+use crate::sys::file::atomic;
+use crate::sys::file::lock::{Lock, Sharing};
 use crate::sys::root::Root;
 use crate::tree::place;
 
@@ -200,7 +200,7 @@ impl Sandboxes {
 
     fn lock_any(&self, name: &SandboxName) -> Result<Lock> {
         let path = self.store.lock_file(name);
-        let waiting = |held: &crate::sys::lock::Held| log::warn!("waiting: {held}");
+        let waiting = |held: &crate::sys::file::lock::Held| log::warn!("waiting: {held}");
         Ok(Lock::acquire(&path, Sharing::Exclusive, waiting)?)
     }
 

@@ -11,7 +11,7 @@ use crate::service::sandboxes::Sandboxes;
 use crate::service::store::remove_tree;
 use crate::service::upgrade::How;
 use crate::service::upgrade::journal::{Journal, Work};
-use crate::sys::lock::{Lock, Sharing};
+use crate::sys::file::lock::{Lock, Sharing};
 
 impl Sandboxes {
     /// Undoes an upgrade whose restart has failed, and starts the sandbox as it was before.

@@ -1,6 +1,6 @@
 //! A tree of files in one stream: a tar archive as POSIX has it (`pax(1)`), which `tar` reads as well.
 //!
-//! Kept is what the exact [copy](super::copy) keeps but for times of access: numeric owners, modes, times, extended attributes
+//! Kept is what the exact [copy](crate::sys::copy) keeps but for times of access: numeric owners, modes, times, extended attributes
 //! (as `SCHILY.xattr.`), hard links, and holes (GNU's sparse format 1.0). Headers are those of the crate `tar`; members are
 //! read here, because it parts extended attributes at every newline.
 //!
@@ -21,9 +21,9 @@ pub use read::{Kind, Member, Reader};
 pub use unpack::Extractor;
 pub use write::Writer;
 
-use super::copy::Omission;
-use super::root::RootError;
 use crate::error::shown;
+use crate::sys::copy::Omission;
+use crate::sys::root::RootError;
 
 /// Size of a block, to which everything in an archive is filled up.
 const BLOCK: u64 = 512;

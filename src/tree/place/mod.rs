@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::config::SandboxConfig;
 use crate::error::{Error, Result};
 use crate::host;
-use crate::sys::{atomic, remove, rename};
+use crate::sys::file::{atomic, remove, rename};
 
 mod reach;
 

@@ -9,7 +9,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use crate::sys::command::capture;
+use crate::sys::process::command::capture;
 
 use super::{Package, PackageDb, PackageError, PackageName, Result, canonical};
 

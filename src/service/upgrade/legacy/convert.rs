@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use super::keyfile::{Keyfile, KeyfileError, wrong};
-use crate::config::service::{DEFAULT_TIMEOUT, VERSION};
+use crate::config::sandbox::{DEFAULT_TIMEOUT, VERSION};
 pub use networks::filters;
 
 use crate::config::{

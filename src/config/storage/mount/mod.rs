@@ -1,0 +1,322 @@
+//! Mounts a sandbox may ask for.
+//!
+//! A mount is written `TYPE:TARGET=SOURCE[,OPTION…]` on the command line and in TOML alike; `FromStr` and
+//! `Display` are inverse. A backslash makes the character after it an ordinary one, for paths
+//! with `:`, `,`, `=` or `\`. What a mount *becomes* is decided by `domain` and by the guest.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use crate::config::storage::image::{BackingError, ImageFormat, ParseFormatError};
+use crate::config::values::escape::{absolute, escape, split, split_once, unescape};
+use crate::config::values::path::{GuestPath, ParsePathError, check_writable};
+use crate::config::{Bytes, as_text};
+
+/// A filesystem to place inside the sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mount {
+    /// `host-bind:TARGET=[SOURCE][,ro]`: a directory or file of the host, seen live by the sandbox.
+    HostBind {
+        /// Where it appears; `/` replaces the root.
+        target: GuestPath,
+        /// What appears; a fresh directory that goes away with the sandbox where there is none. Relative only until
+        /// [`absolute`](Self::absolute).
+        source: Option<PathBuf>,
+        /// Whether the sandbox may only read it.
+        read_only: bool,
+    },
+    /// `host-image:TARGET=SOURCE[,format=FORMAT][,partition=N][,backing=yes][,ro]`: the filesystem in a disk image of the host.
+    HostImage {
+        /// Where it appears; `/` replaces the root.
+        target: GuestPath,
+        /// The image. Relative only until [`absolute`](Self::absolute).
+        source: PathBuf,
+        /// Its format; what its name tells where it is not said.
+        format: Option<ImageFormat>,
+        /// The partition that holds the filesystem, 1 to 255; the whole image where there is none.
+        partition: Option<u32>,
+        /// Whether files that the image names are opened, too.
+        backing: bool,
+        /// Whether the sandbox may only read it.
+        read_only: bool,
+    },
+    /// `guest-bind:TARGET=SOURCE[,ro]`: what is at one place of the sandbox, at another.
+    GuestBind {
+        /// Where it appears.
+        target: GuestPath,
+        /// What appears.
+        source: GuestPath,
+        /// Whether it may only be read there.
+        read_only: bool,
+    },
+    /// `ram:TARGET=SIZE`: a fresh tmpfs.
+    Ram {
+        /// Where it appears.
+        target: GuestPath,
+        /// Most it can hold.
+        size: Bytes,
+    },
+}
+
+/// Why a text is no mount.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ParseMountError {
+    /// Not `TYPE:TARGET=SOURCE`.
+    #[error(
+        "'{0}' is not a mount: write TYPE:TARGET=SOURCE, with TYPE one of host-bind, host-image, guest-bind, ram"
+    )]
+    Syntax(String),
+    /// A type there is not.
+    #[error("'{0}' is not a type of mount: use host-bind, host-image, guest-bind or ram")]
+    Type(String),
+    /// An option there is not.
+    #[error("'{1}' is not an option of a {0} mount")]
+    Option(String, String),
+    /// An option more than once.
+    #[error("'{0}' is given twice")]
+    Twice(&'static str),
+    /// Target or source is no usable path.
+    #[error(transparent)]
+    Path(#[from] ParsePathError),
+    /// The target lies in `/dev`, `/proc` or `/sys`, or is `/` where the root cannot be replaced.
+    #[error("nothing can be mounted on '{0}'")]
+    Target(GuestPath),
+    /// `host-image` without an image.
+    #[error("the mount on '{0}' has no source")]
+    NoSource(GuestPath),
+    /// The number of a partition is none.
+    #[error("'{0}' is not the number of a partition (1 to {MOST_PARTITIONS})")]
+    Partition(String),
+    /// The format of an image is none.
+    #[error(transparent)]
+    Format(#[from] ParseFormatError),
+    /// `backing=yes` where it makes no difference.
+    #[error(transparent)]
+    Backing(#[from] BackingError),
+    /// The size of `ram` is none.
+    #[error(transparent)]
+    Size(#[from] crate::config::values::size::ParseBytesError),
+}
+
+/// Partitions of one disk that Linux has numbers for (`DISK_MAX_PARTS`).
+const MOST_PARTITIONS: u32 = 255;
+
+impl Mount {
+    /// What is at `path` on the host, read-only at the same place of the sandbox.
+    ///
+    /// # Errors
+    /// Where the path cannot be one of the sandbox.
+    pub fn read_only_view(path: &Path) -> Result<Self, ParseMountError> {
+        let target = target(&path.display().to_string())?;
+        match target.is_root() {
+            true => Err(ParseMountError::Target(target)),
+            false => Ok(Self::HostBind {
+                target,
+                source: Some(path.to_owned()),
+                read_only: true,
+            }),
+        }
+    }
+
+    /// Where the mount appears in the sandbox.
+    #[must_use]
+    pub fn target(&self) -> &GuestPath {
+        match self {
+            Self::HostBind { target, .. }
+            | Self::HostImage { target, .. }
+            | Self::GuestBind { target, .. }
+            | Self::Ram { target, .. } => target,
+        }
+    }
+
+    /// Whether it takes the place of the sandbox's root.
+    #[must_use]
+    pub fn is_root(&self) -> bool {
+        self.target().is_root()
+    }
+
+    /// What is needed of the host, if anything.
+    #[must_use]
+    pub fn host_source(&self) -> Option<&Path> {
+        match self {
+            Self::HostBind { source, .. } => source.as_deref(),
+            Self::HostImage { source, .. } => Some(source),
+            Self::GuestBind { .. } | Self::Ram { .. } => None,
+        }
+    }
+
+    /// The same with its source on the host as seen from `cwd`.
+    #[must_use]
+    pub fn absolute(mut self, cwd: &Path) -> Self {
+        match &mut self {
+            Self::HostBind {
+                source: Some(source),
+                ..
+            }
+            | Self::HostImage { source, .. } => *source = absolute(source, cwd),
+            Self::HostBind { source: None, .. } | Self::GuestBind { .. } | Self::Ram { .. } => {}
+        }
+        self
+    }
+}
+
+/// A place where something can be mounted: not what the kernel shows of itself.
+fn target(text: &str) -> Result<GuestPath, ParseMountError> {
+    let target: GuestPath = text.parse()?;
+    let is_kernels = ["/dev", "/proc", "/sys"]
+        .iter()
+        .any(|top| target.as_path().starts_with(top));
+    match is_kernels {
+        true => Err(ParseMountError::Target(target)),
+        false => Ok(target),
+    }
+}
+
+/// The options behind a source.
+#[derive(Default)]
+struct Options {
+    read_only: Option<()>,
+    format: Option<ImageFormat>,
+    partition: Option<u32>,
+    backing: Option<()>,
+}
+
+impl Options {
+    fn parse(kind: &str, fields: &[String]) -> Result<Self, ParseMountError> {
+        let mut options = Self::default();
+        for field in fields {
+            let (key, value) = field.split_once('=').unwrap_or((field, ""));
+            match (key, kind) {
+                ("ro", "host-bind" | "host-image" | "guest-bind") if field == "ro" => {
+                    once(&mut options.read_only, "ro", ())?;
+                }
+                ("format", "host-image") => once(&mut options.format, "format", value.parse()?)?,
+                ("partition", "host-image") => {
+                    once(&mut options.partition, "partition", partition(value)?)?;
+                }
+                ("backing", "host-image") if value == "yes" => {
+                    once(&mut options.backing, "backing", ())?;
+                }
+                _ => return Err(ParseMountError::Option(kind.to_owned(), field.clone())),
+            }
+        }
+        Ok(options)
+    }
+}
+
+fn once<T>(slot: &mut Option<T>, option: &'static str, value: T) -> Result<(), ParseMountError> {
+    match slot.replace(value) {
+        Some(_) => Err(ParseMountError::Twice(option)),
+        None => Ok(()),
+    }
+}
+
+fn partition(text: &str) -> Result<u32, ParseMountError> {
+    text.parse()
+        .ok()
+        .filter(|number| (1..=MOST_PARTITIONS).contains(number))
+        .ok_or_else(|| ParseMountError::Partition(text.to_owned()))
+}
+
+impl FromStr for Mount {
+    type Err = ParseMountError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        check_writable(text)?;
+        let syntax = || ParseMountError::Syntax(text.to_owned());
+        let (kind, rest) = text.split_once(':').ok_or_else(syntax)?;
+        if !["host-bind", "host-image", "guest-bind", "ram"].contains(&kind) {
+            return Err(ParseMountError::Type(kind.to_owned()));
+        }
+        let (target, rest) = split_once(rest, '=').ok_or_else(syntax)?;
+        let target = self::target(&unescape(&target))?;
+        let mut fields = split(&rest, ',');
+        let source = unescape(&fields.remove(0));
+        let options = Options::parse(kind, &fields)?;
+        let read_only = options.read_only.is_some();
+        match kind {
+            "host-bind" => Ok(Self::HostBind {
+                target,
+                source: (!source.is_empty()).then(|| source.into()),
+                read_only,
+            }),
+            "host-image" if source.is_empty() => Err(ParseMountError::NoSource(target)),
+            "host-image" => {
+                let (source, format) = (PathBuf::from(source), options.format);
+                if options.backing.is_some() {
+                    format
+                        .unwrap_or_else(|| ImageFormat::of(&source))
+                        .check_backing()?;
+                }
+                Ok(Self::HostImage {
+                    target,
+                    source,
+                    format,
+                    partition: options.partition,
+                    backing: options.backing.is_some(),
+                    read_only,
+                })
+            }
+            _ if target.is_root() => Err(ParseMountError::Target(target)),
+            "guest-bind" => Ok(Self::GuestBind {
+                target,
+                source: source.parse()?,
+                read_only,
+            }),
+            _ => Ok(Self::Ram {
+                target,
+                size: source.parse()?,
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Mount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let target = escape(self.target().as_path());
+        let read_only = match self {
+            Self::HostBind {
+                source, read_only, ..
+            } => {
+                let source = source.as_deref().map(escape).unwrap_or_default();
+                write!(f, "host-bind:{target}={source}")?;
+                *read_only
+            }
+            Self::HostImage {
+                source,
+                format,
+                partition,
+                backing,
+                read_only,
+                ..
+            } => {
+                write!(f, "host-image:{target}={}", escape(source))?;
+                if let Some(format) = format {
+                    write!(f, ",format={format}")?;
+                }
+                if let Some(partition) = partition {
+                    write!(f, ",partition={partition}")?;
+                }
+                f.write_str(if *backing { ",backing=yes" } else { "" })?;
+                *read_only
+            }
+            Self::GuestBind {
+                source, read_only, ..
+            } => {
+                write!(f, "guest-bind:{target}={}", escape(source.as_path()))?;
+                *read_only
+            }
+            Self::Ram { size, .. } => {
+                write!(f, "ram:{target}={size}")?;
+                false
+            }
+        };
+        f.write_str(if read_only { ",ro" } else { "" })
+    }
+}
+
+as_text!(Mount);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,155 @@
+//! Facts about the host, probed once at the edge and passed in.
+
+pub mod cgroup;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// What the rest of the library knows of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostFacts {
+    /// Architecture as libvirt names it: `x86_64`.
+    pub arch: String,
+    /// The system directories of the root, shared read-only with every sandbox.
+    pub system_dirs: Vec<SystemDir>,
+    /// Every mount point of the host.
+    pub mount_points: Vec<PathBuf>,
+}
+
+/// `/usr`, and `/bin`, `/lib`… which are links into it, or directories of their own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SystemDir {
+    /// A directory.
+    Directory(PathBuf),
+    /// A link and what it says.
+    Link(PathBuf, PathBuf),
+}
+
+/// Names of system directories in the root.
+pub const SYSTEM_DIRS: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
+
+impl HostFacts {
+    /// Looks at the host below `root`; `/` but for tests.
+    ///
+    /// # Errors
+    /// Where `/proc` or the root cannot be read.
+    pub fn probe(root: &Path) -> Result<Self> {
+        let mut system_dirs = Vec::new();
+        for name in SYSTEM_DIRS {
+            let path = root.join(name);
+            let inside = Path::new("/").join(name);
+            match fs::symlink_metadata(&path) {
+                Ok(metadata) if metadata.is_symlink() => {
+                    let points_to = fs::read_link(&path).map_err(Error::io("reading", &path))?;
+                    system_dirs.push(SystemDir::Link(inside, points_to));
+                }
+                Ok(metadata) if metadata.is_dir() => system_dirs.push(SystemDir::Directory(inside)),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        Ok(Self {
+            arch: std::env::consts::ARCH.to_owned(),
+            system_dirs,
+            mount_points: mount_points()?,
+        })
+    }
+
+    /// `path` and every mount point below it, outermost first, as a non-recursive bind needs them.
+    pub fn with_submounts<'a>(&'a self, path: &'a Path) -> impl Iterator<Item = &'a Path> {
+        let mut below: Vec<&Path> = self
+            .mount_points
+            .iter()
+            .map(PathBuf::as_path)
+            .filter(|mount_point| mount_point.starts_with(path) && *mount_point != path)
+            .collect();
+        below.sort_unstable();
+        below.dedup();
+        std::iter::once(path).chain(below)
+    }
+}
+
+/// Every mount point of the host.
+///
+/// # Errors
+/// Where `/proc` cannot be read.
+pub fn mount_points() -> Result<Vec<PathBuf>> {
+    let table = Path::new("/proc/self/mountinfo");
+    let text = fs::read_to_string(table).map_err(Error::io("reading", table))?;
+    Ok(guest_init::mountinfo::mount_points(&text).collect())
+}
+
+/// How many processes and threads the kernel has numbers for (`kernel.pid_max`, proc_sys_kernel(5)).
+#[must_use]
+pub fn pid_max() -> u64 {
+    let text = fs::read_to_string("/proc/sys/kernel/pid_max").unwrap_or_default();
+    // The kernel's own choice on a small machine.
+    text.trim().parse().unwrap_or(32768)
+}
+
+/// Whether a security module of the host labels what libvirt runs.
+#[must_use]
+pub fn has_security_module(root: &Path) -> bool {
+    let apparmor = fs::read_to_string(root.join("sys/module/apparmor/parameters/enabled"));
+    root.join("sys/fs/selinux/enforce").exists() || apparmor.is_ok_and(|text| text.trim() == "Y")
+}
+
+/// Whether systemd is the host's init, by the test of `sd_booted(3)`.
+#[must_use]
+pub fn runs_systemd() -> bool {
+    fs::symlink_metadata("/run/systemd/system").is_ok_and(|metadata| metadata.is_dir())
+}
+
+/// What `os-release(5)` says of the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct OsRelease {
+    /// The distribution: `debian`.
+    pub id: String,
+    /// Its release: `12`.
+    pub version_id: String,
+    /// Both for people.
+    pub pretty_name: String,
+}
+
+impl OsRelease {
+    /// What the host below `root` says; nothing where it says nothing.
+    #[must_use]
+    pub fn read(root: &Path) -> Self {
+        let texts = ["etc/os-release", "usr/lib/os-release"].map(|path| root.join(path));
+        let text = texts.iter().find_map(|path| fs::read_to_string(path).ok());
+        Self::parse(&text.unwrap_or_default())
+    }
+
+    fn parse(text: &str) -> Self {
+        let value = |key: &str| {
+            let found = text
+                .lines()
+                .find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+            let value = found.unwrap_or_default().trim();
+            value.trim_matches(['"', '\'']).to_owned()
+        };
+        Self {
+            id: value("ID"),
+            version_id: value("VERSION_ID"),
+            pretty_name: value("PRETTY_NAME"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn os_release_is_read() {
+        let text = "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nVERSION_ID=\"12\"\nID=debian\n";
+        let read = OsRelease::parse(text);
+        assert_eq!(
+            (read.id.as_str(), read.version_id.as_str()),
+            ("debian", "12")
+        );
+        assert_eq!(read.pretty_name, "Debian GNU/Linux 12 (bookworm)");
+    }
+}

@@ -1,0 +1,377 @@
+//! Ports of this host that lead into another network namespace, whatever its addresses are and also where it has none; or over a way in
+//! that is not of the network.
+//!
+//! One thread does all of it. It enters the namespace for as long as it serves: a socket belongs to the namespace that it was made
+//! in, so those that listen stay where they are, and no connection is ever made in ours. Over a way nothing is connected to at all
+//! from here: who chooses addresses is then at the other end of it.
+//!
+//! The other side sees one of its own addresses as the peer, and only where nobody listens there the loopback's: see
+//! [`guest_init::targets`].
+
+mod datagram;
+mod seats;
+mod stream;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
+
+use guest_init::targets::Targets;
+use guest_init::tunnel::Carried;
+use guest_init::wire::{Kind, WINDOW};
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, setns};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+use crate::ports::listening::Listener;
+use datagram::Datagrams;
+use seats::Seats;
+use stream::{Pipes, Step, Stream};
+
+/// A port of this host, and where it leads.
+#[derive(Debug)]
+pub struct Port {
+    /// Where it listens.
+    pub listener: Listener,
+    /// The port on the other side.
+    pub target: u16,
+}
+
+/// The other side.
+#[expect(
+    missing_debug_implementations,
+    reason = "functions have nothing to show"
+)]
+pub struct Place<'a> {
+    /// How it is reached.
+    pub reach: Reach<'a>,
+    /// Whether it has not ended yet.
+    pub is_there: &'a dyn Fn() -> bool,
+    /// Bytes of memory that it may use. Of that much depends how many connections are served at a time, and what waits in them.
+    pub memory: u64,
+}
+
+/// How the other side is reached.
+#[expect(
+    missing_debug_implementations,
+    reason = "functions have nothing to show"
+)]
+pub enum Reach<'a> {
+    /// In its network namespace, which is not ours.
+    Network {
+        /// The namespace.
+        namespace: File,
+        /// Says what addresses there are in it, without the loopback's.
+        addresses: &'a dyn Fn() -> Vec<IpAddr>,
+    },
+    /// By a way in that is not of the network.
+    Way(Way<'a>),
+}
+
+/// Gives a socket that leads to a port of the other side.
+pub type Way<'a> = &'a dyn Fn(Kind, u16) -> io::Result<Carried>;
+
+/// Why serving has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The other side has ended.
+    Gone,
+    /// Nobody was served for the time that was given.
+    Idle,
+    /// It was asked for.
+    Asked,
+}
+
+/// Between two looks at whether to end.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Between two looks at what has been quiet for long.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// Most addresses that are tried for one who comes: root inside can have thousands.
+const MOST_ADDRESSES: usize = 64;
+
+/// How many are accepted, or answered, before others have their turn.
+const TURN: usize = 64;
+
+/// Serves `ports` until the other side has ended, `stop` says so, or, where `idle` is given, nobody was served for so long.
+///
+/// # Errors
+/// Where the namespace cannot be entered, or is ours.
+pub fn serve(
+    ports: &[Port],
+    place: &Place<'_>,
+    idle: Option<Duration>,
+    stop: &dyn Fn() -> bool,
+) -> io::Result<End> {
+    let within = match &place.reach {
+        Reach::Network { namespace, .. } => Some(Within::enter(namespace)?),
+        Reach::Way(_) => None,
+    };
+    let end = Serving::new(ports, place)?.run(idle, stop);
+    drop(within);
+    end
+}
+
+/// This thread in another network namespace, until it is dropped.
+struct Within {
+    own: File,
+}
+
+impl Within {
+    fn enter(namespace: &File) -> io::Result<Self> {
+        let own = File::open("/proc/thread-self/ns/net")?;
+        if own.metadata()?.ino() == namespace.metadata()?.ino() {
+            // What is connected to there is the host's.
+            return Err(io::Error::other(
+                "it has the network of the host and none of its own",
+            ));
+        }
+        setns(namespace, CloneFlags::CLONE_NEWNET)?;
+        Ok(Self { own })
+    }
+}
+
+impl Drop for Within {
+    fn drop(&mut self) {
+        if let Err(error) = setns(&self.own, CloneFlags::CLONE_NEWNET) {
+            log::error!("returning to the host's network: {error}");
+        }
+    }
+}
+
+/// Addresses in the namespace, asked for again once they are old. Without a namespace there are none.
+struct Addresses<'a> {
+    ask: Option<&'a dyn Fn() -> Vec<IpAddr>>,
+    known: Vec<IpAddr>,
+    asked: Option<Instant>,
+}
+
+impl Addresses<'_> {
+    fn targets(&mut self, port: u16) -> Targets {
+        if let Some(ask) = self.ask
+            && self.asked.is_none_or(|asked| asked.elapsed() > SWEEP)
+        {
+            self.known = ask();
+            self.known.truncate(MOST_ADDRESSES);
+            self.asked = Some(Instant::now());
+        }
+        Targets::new(self.known.clone(), port, self.ask.is_some())
+    }
+}
+
+/// What epoll tells of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Token {
+    /// Somebody is at a port.
+    Port(usize),
+    /// A connection can go on.
+    Stream(u64),
+    /// There is an answer to datagrams.
+    Session(u64),
+}
+
+impl Token {
+    fn event(self, flags: EpollFlags) -> EpollEvent {
+        let (kind, number) = match self {
+            Self::Port(index) => (0, index as u64),
+            Self::Stream(id) => (1, id),
+            Self::Session(id) => (2, id),
+        };
+        EpollEvent::new(flags, number << 2 | kind)
+    }
+
+    fn of(event: &EpollEvent) -> Self {
+        let number = event.data() >> 2;
+        match event.data() & 3 {
+            0 => Self::Port(number as usize),
+            1 => Self::Stream(number),
+            _ => Self::Session(number),
+        }
+    }
+}
+
+struct Serving<'a> {
+    ports: &'a [Port],
+    is_there: &'a dyn Fn() -> bool,
+    way: Option<Way<'a>>,
+    addresses: Addresses<'a>,
+    epoll: Epoll,
+    streams: HashMap<u64, Stream>,
+    datagrams: Datagrams,
+    pipes: Pipes,
+    /// Connections that have more to move than one turn allows.
+    again: Vec<u64>,
+    next: u64,
+    seats: Seats,
+    is_listening: bool,
+    last: Instant,
+}
+
+impl<'a> Serving<'a> {
+    fn new(ports: &'a [Port], place: &Place<'a>) -> io::Result<Self> {
+        let (ask, way) = match place.reach {
+            Reach::Network { addresses, .. } => (Some(addresses), None),
+            Reach::Way(way) => (None, Some(way)),
+        };
+        let seats = Seats::of(place.memory, way.map_or(0, |_| WINDOW.into()));
+        for port in ports {
+            seats::bound_listener(&port.listener)?;
+        }
+        let mut serving = Self {
+            ports,
+            is_there: place.is_there,
+            way,
+            addresses: Addresses {
+                ask,
+                known: vec![],
+                asked: None,
+            },
+            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+            streams: HashMap::new(),
+            datagrams: Datagrams::new(ports, seats.most())?,
+            pipes: Pipes::default(),
+            again: vec![],
+            next: 0,
+            seats,
+            is_listening: false,
+            last: Instant::now(),
+        };
+        serving.listen(true)?;
+        Ok(serving)
+    }
+
+    fn run(mut self, idle: Option<Duration>, stop: &dyn Fn() -> bool) -> io::Result<End> {
+        let mut events = [EpollEvent::empty(); 256];
+        let mut looked = Instant::now();
+        let mut swept = looked;
+        while !stop() {
+            if looked.elapsed() >= LOOK {
+                looked = Instant::now();
+                if !(self.is_there)() {
+                    return Ok(End::Gone);
+                }
+            }
+            let patience = match self.again.as_slice() {
+                [] => EpollTimeout::try_from(LOOK).map_err(io::Error::other)?,
+                _ => EpollTimeout::ZERO,
+            };
+            let count = match self.epoll.wait(&mut events, patience) {
+                Err(Errno::EINTR) => continue,
+                waited => waited?,
+            };
+            for token in events.iter().take(count).map(Token::of) {
+                match token {
+                    Token::Port(index) => self.serve_port(index)?,
+                    Token::Stream(id) => self.advance(id),
+                    Token::Session(id) => {
+                        self.datagrams
+                            .answer(id, self.ports, (&self.epoll, self.way));
+                    }
+                }
+            }
+            for id in std::mem::take(&mut self.again) {
+                self.advance(id);
+            }
+            if !self.streams.is_empty() {
+                self.last = Instant::now();
+            }
+            if swept.elapsed() >= SWEEP {
+                swept = Instant::now();
+                self.datagrams.sweep();
+                self.listen(!self.seats.are_taken())?;
+            }
+            let quiet = self.last.max(self.datagrams.last()).elapsed();
+            if idle.is_some_and(|idle| quiet >= idle) {
+                return Ok(End::Idle);
+            }
+        }
+        Ok(End::Asked)
+    }
+
+    /// Looks at the ports, or does not: who comes then waits in the kernel's queue.
+    fn listen(&mut self, wanted: bool) -> io::Result<()> {
+        if wanted == self.is_listening {
+            return Ok(());
+        }
+        for (index, port) in self.ports.iter().enumerate() {
+            if wanted {
+                let event = Token::Port(index).event(EpollFlags::EPOLLIN);
+                self.epoll.add(port.listener.as_fd(), event)?;
+            } else {
+                self.epoll.delete(port.listener.as_fd())?;
+            }
+        }
+        self.is_listening = wanted;
+        Ok(())
+    }
+
+    fn serve_port(&mut self, index: usize) -> io::Result<()> {
+        let ports = self.ports;
+        let Some(port) = ports.get(index) else {
+            return Ok(());
+        };
+        let listener = match &port.listener {
+            Listener::Stream(listener) => listener,
+            Listener::Datagram(socket) => {
+                let addresses = &mut self.addresses;
+                let targets = &mut || addresses.targets(port.target);
+                let through = (&self.epoll, self.way);
+                self.datagrams
+                    .receive(index, socket, targets, through, &mut self.next);
+                return Ok(());
+            }
+        };
+        for _ in 0..TURN {
+            if self.seats.are_taken() {
+                return self.listen(false);
+            }
+            match listener.accept() {
+                Ok((client, address)) => {
+                    let Some(seat) = self.seats.take(address.ip()) else {
+                        stream::reset(&client);
+                        continue;
+                    };
+                    self.next += 1;
+                    let (id, targets) = (self.next, self.addresses.targets(port.target));
+                    let through = (&self.epoll, self.way);
+                    match Stream::begin(client, targets, id, through, seat) {
+                        Ok(stream) => {
+                            self.streams.insert(id, stream);
+                            self.last = Instant::now();
+                        }
+                        Err(seat) => self.seats.give(&seat),
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                // It went away before it was served.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                // No descriptors or no memory: others have to end first.
+                Err(_) => return self.listen(false),
+            }
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, id: u64) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        match stream.advance(id, (&self.epoll, self.way), &mut self.pipes) {
+            Step::Wait => {}
+            Step::Again => self.again.push(id),
+            Step::Over => {
+                if let Some(stream) = self.streams.remove(&id) {
+                    self.seats.give(stream.seat());
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

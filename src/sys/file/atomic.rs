@@ -1,0 +1,165 @@
+//! Files that are written whole or not at all.
+//!
+//! The new content is written to a temporary file *in the same directory*, because a rename is
+//! atomic only within one filesystem and because the label a security module gives to a new file
+//! depends on the directory it is made in. This module does not resolve paths under a root:
+//! [`crate::sys::root::Root::write_atomic`] does, and then comes here.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::fcntl::{OFlag, openat, renameat};
+use nix::sys::stat::{Mode, fchmod};
+use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
+
+/// Writing a file failed; what was there before is still there.
+#[derive(Debug, thiserror::Error)]
+#[error("writing '{path}'")]
+pub struct WriteError {
+    /// The file that was to be written.
+    pub path: PathBuf,
+    /// What the kernel said.
+    #[source]
+    pub source: io::Error,
+}
+
+/// Replaces `path` by a file with the given content and permission bits (the umask has no say).
+///
+/// A symlink at `path` is replaced, not followed. When this returns, the content is on disk.
+pub fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), WriteError> {
+    write_path(path, content, mode, Durability::AtOnce)
+}
+
+/// As [`write()`], but when this returns the content need not be on disk yet: for what can be made anew.
+pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), WriteError> {
+    write_path(path, content, mode, Durability::InTime)
+}
+
+/// When a file is on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::sys) enum Durability {
+    /// Before the call returns.
+    AtOnce,
+    /// When the kernel gets to it; a disk may take long to say that it has something.
+    InTime,
+}
+
+fn write_path(
+    path: &Path,
+    content: &[u8],
+    mode: u32,
+    durability: Durability,
+) -> Result<(), WriteError> {
+    let fail = |source| WriteError {
+        path: path.to_owned(),
+        source,
+    };
+    let name = path
+        .file_name()
+        .ok_or_else(|| fail(io::ErrorKind::InvalidInput.into()))?;
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) | None => Path::new("."),
+    };
+    let directory = File::open(parent).map_err(fail)?;
+    write_at(directory.as_fd(), name, content, mode, durability).map_err(fail)
+}
+
+/// [`write`], for a name in a directory that is already open.
+pub(in crate::sys) fn write_at(
+    directory: BorrowedFd<'_>,
+    name: &OsStr,
+    content: &[u8],
+    mode: u32,
+    durability: Durability,
+) -> io::Result<()> {
+    let temporary = temporary_name();
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+    let private = Mode::S_IRUSR | Mode::S_IWUSR;
+    let mut file = File::from(openat(directory, temporary.as_str(), flags, private)?);
+    let written = (|| {
+        file.write_all(content)?;
+        fchmod(&file, Mode::from_bits_truncate(mode))?;
+        if durability == Durability::AtOnce {
+            file.sync_all()?;
+        }
+        renameat(directory, temporary.as_str(), directory, name)?;
+        Ok(())
+    })();
+    if written.is_err() {
+        // The first error is the one to report.
+        let _ = unlinkat(directory, temporary.as_str(), UnlinkatFlags::NoRemoveDir);
+        return written;
+    }
+    match durability {
+        // Without this, the rename itself may be lost in a crash: fsync(2).
+        Durability::AtOnce => Ok(fsync(directory)?),
+        Durability::InTime => Ok(()),
+    }
+}
+
+/// A name nothing else uses: begins with a dot, so that the directories of snippets in `/etc` do not
+/// read it, and does not contain the final name, which may already be NAME_MAX long.
+pub(in crate::sys) fn temporary_name() -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!(".virt-sandbox.{}.{count}.tmp", std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    fn names(directory: &Path) -> Vec<String> {
+        let entries = fs::read_dir(directory).unwrap();
+        let mut names: Vec<_> = entries
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn replaces_content_and_mode_and_leaves_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        for (content, mode) in [("one", 0o600), ("two", 0o644), ("", 0o666)] {
+            write(&path, content.as_bytes(), mode).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), content);
+            assert_eq!(
+                fs::metadata(&path).unwrap().permissions().mode() & 0o7777,
+                mode
+            );
+        }
+        assert_eq!(names(dir.path()), ["a"]);
+    }
+
+    #[test]
+    fn replaces_a_symlink_and_spares_its_target() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("target"), "old").unwrap();
+        symlink("target", dir.path().join("link")).unwrap();
+        write(&dir.path().join("link"), b"new", 0o644).unwrap();
+        assert_eq!(
+            fs::read_to_string(dir.path().join("target")).unwrap(),
+            "old"
+        );
+        assert_eq!(fs::read_to_string(dir.path().join("link")).unwrap(), "new");
+    }
+
+    #[test]
+    fn a_failure_leaves_the_directory_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("taken")).unwrap();
+        let error = write(&dir.path().join("taken"), b"x", 0o644).unwrap_err();
+        assert!(error.to_string().contains("taken"), "{error}");
+        assert_eq!(names(dir.path()), ["taken"]);
+        assert!(write(&dir.path().join("no/such"), b"x", 0o644).is_err());
+    }
+}

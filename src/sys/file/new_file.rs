@@ -1,0 +1,124 @@
+//! A file that is there once it is whole, and in nobody's place.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
+use nix::unistd::linkat;
+use tempfile::NamedTempFile;
+
+use crate::sys::root::proc_path;
+
+/// A file that is being written. Dropped without [`keep`](Self::keep) it is gone, and where the filesystem can have files
+/// without a name also if the process is killed.
+#[derive(Debug)]
+pub struct Fresh {
+    file: Kind,
+    path: PathBuf,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Unnamed(File),
+    Named(NamedTempFile),
+}
+
+impl Fresh {
+    /// Begins a file that only its owner may read, to be at `path`.
+    ///
+    /// # Errors
+    /// Where something is there, or its directory cannot be written to.
+    pub fn new(path: &Path) -> io::Result<Self> {
+        if fs::symlink_metadata(path).is_ok() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let directory = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            Some(_) | None => Path::new("."),
+        };
+        let unnamed = OpenOptions::new()
+            .write(true)
+            .mode(0o600)
+            .custom_flags(OFlag::O_TMPFILE.bits())
+            .open(directory);
+        // Not every filesystem can (open(2), O_TMPFILE).
+        let file = match unnamed {
+            Ok(file) => Kind::Unnamed(file),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound
+                        | io::ErrorKind::NotADirectory
+                        | io::ErrorKind::PermissionDenied
+                ) =>
+            {
+                return Err(error);
+            }
+            Err(_) => Kind::Named(NamedTempFile::new_in(directory)?),
+        };
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+        })
+    }
+
+    /// The file, to write to.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        match &self.file {
+            Kind::Unnamed(file) => file,
+            Kind::Named(file) => file.as_file(),
+        }
+    }
+
+    /// The file is whole: it gets its name.
+    ///
+    /// # Errors
+    /// Where something is there by now, or it cannot be written to disk.
+    pub fn keep(self) -> io::Result<()> {
+        self.file().sync_all()?;
+        match self.file {
+            Kind::Unnamed(file) => {
+                let follow = AtFlags::AT_SYMLINK_FOLLOW;
+                Ok(linkat(
+                    AT_FDCWD,
+                    &proc_path(&file),
+                    AT_FDCWD,
+                    &self.path,
+                    follow,
+                )?)
+            }
+            Kind::Named(file) => match file.persist_noclobber(&self.path) {
+                Ok(_) => Ok(()),
+                Err(error) => Err(error.error),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn a_file_is_there_when_it_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let is_empty = || fs::read_dir(dir.path()).unwrap().next().is_none();
+        let begun = Fresh::new(&path).unwrap();
+        begun.file().write_all(b"half").unwrap();
+        drop(begun);
+        assert!(is_empty());
+        let begun = Fresh::new(&path).unwrap();
+        begun.file().write_all(b"whole").unwrap();
+        begun.keep().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"whole");
+        assert!(Fresh::new(&path).is_err());
+        // Not a word of the name it would have had meanwhile.
+        let error = Fresh::new(&dir.path().join("none/a")).unwrap_err();
+        assert!(!error.to_string().contains("tmp"), "{error}");
+    }
+}

@@ -1,0 +1,300 @@
+//! Block devices over files (`loop(4)`), which go away with their last user.
+#![allow(unsafe_code)]
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+use crate::sys::image::image_lock;
+
+/// A loop device. It is there for as long as this lives or something has it open, a mount for example.
+#[derive(Debug)]
+pub struct LoopDevice {
+    path: PathBuf,
+    /// Keeps it.
+    _device: File,
+}
+
+/// The part of a file that a device shows, in bytes; a length of 0 goes to the end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Extent {
+    /// Where it begins.
+    pub start: u64,
+    /// How long it is.
+    pub length: u64,
+}
+
+/// `struct loop_info64` of `linux/loop.h`.
+#[repr(C)]
+struct Info {
+    device: u64,
+    inode: u64,
+    rdevice: u64,
+    offset: u64,
+    size_limit: u64,
+    number: u32,
+    encrypt_type: u32,
+    encrypt_key_size: u32,
+    flags: u32,
+    file_name: [u8; 64],
+    crypt_name: [u8; 64],
+    encrypt_key: [u8; 32],
+    init: [u64; 2],
+}
+
+/// `struct loop_config` of `linux/loop.h`.
+#[repr(C)]
+struct Config {
+    fd: u32,
+    block_size: u32,
+    info: Info,
+    reserved: [u64; 8],
+}
+
+const LOOP_GET_STATUS64: u16 = 0x4c05;
+const LOOP_CTL_GET_FREE: u16 = 0x4c82;
+const LOOP_CONFIGURE: u16 = 0x4c0a;
+const LO_FLAGS_READ_ONLY: u32 = 1;
+const LO_FLAGS_AUTOCLEAR: u32 = 4;
+/// Others may take a free device first.
+const ATTEMPTS: u32 = 64;
+/// How long somebody else may take to make a device of a file.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+nix::ioctl_none_bad!(
+    /// Number of a free device.
+    get_free,
+    LOOP_CTL_GET_FREE
+);
+nix::ioctl_write_ptr_bad!(
+    /// Attaches a file (Linux 5.8).
+    configure,
+    LOOP_CONFIGURE,
+    Config
+);
+nix::ioctl_read_bad!(
+    /// What a device shows.
+    get_status,
+    LOOP_GET_STATUS64,
+    Info
+);
+
+impl LoopDevice {
+    /// Attaches `extent` of the file at `path`.
+    ///
+    /// # Errors
+    /// Where the file cannot be opened, or there are no loop devices.
+    pub fn attach(path: &Path, extent: Extent, read_only: bool) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(!read_only).open(path)?;
+        Self::over(&file, extent, read_only)
+    }
+
+    /// The device has `file` open for as long as it is there, and so all that goes with that, such as its locks.
+    fn over(file: &File, extent: Extent, read_only: bool) -> io::Result<Self> {
+        let control = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/loop-control")?;
+        for _ in 0..ATTEMPTS {
+            // SAFETY: the descriptor is open, and the call has no argument.
+            let number = unsafe { get_free(control.as_raw_fd()) }?;
+            let device_path = PathBuf::from(format!("/dev/loop{number}"));
+            let device = OpenOptions::new()
+                .read(true)
+                .write(!read_only)
+                .open(&device_path)?;
+            let config = config(file, extent, read_only);
+            // SAFETY: the descriptor is open, and `config` has the layout that the kernel reads.
+            match unsafe { configure(device.as_raw_fd(), &raw const config) } {
+                Ok(_) => {
+                    return Ok(Self {
+                        path: device_path,
+                        _device: device,
+                    });
+                }
+                Err(Errno::EBUSY) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Err(Errno::EBUSY.into())
+    }
+
+    /// The device that shows all of the file at `path` to read and write: the one that is there already, or a new one. Two
+    /// at a time would not know of each other's writes. The file is [claimed](claim) for as long as the device is there.
+    ///
+    /// # Errors
+    /// As [`attach`](Self::attach); [`ErrorKind::ResourceBusy`](io::ErrorKind::ResourceBusy) where a virtual machine has the file.
+    pub fn shared(path: &Path) -> io::Result<Self> {
+        let begin = Instant::now();
+        loop {
+            if let Some(device) = Self::of(path)? {
+                return Ok(device);
+            }
+            let file = OpenOptions::new().read(true).write(true).open(path)?;
+            match image_lock::claim(&file) {
+                Ok(()) => return Self::over(&file, Extent::default(), false),
+                // Perhaps somebody who is about to make the device, or has just let go of one.
+                Err(error) if begin.elapsed() > PATIENCE => return Err(error),
+                Err(_) => sleep(PATIENCE / 20),
+            }
+        }
+    }
+
+    /// The device that shows the file at `path`, if there is one.
+    ///
+    /// # Errors
+    /// Where the file cannot be looked at.
+    pub fn of(path: &Path) -> io::Result<Option<Self>> {
+        let file = fs::metadata(path)?;
+        let is_it = |device: &File| {
+            // SAFETY: all zeros are a valid `Info`, which has numbers alone.
+            let mut info: Info = unsafe { std::mem::zeroed() };
+            // SAFETY: the descriptor is open, and `info` has the layout that the kernel writes.
+            let status = unsafe { get_status(device.as_raw_fd(), &raw mut info) };
+            status.is_ok() && info.inode == file.ino() && decoded(info.device) == file.dev()
+        };
+        for entry in fs::read_dir("/sys/block")?.flatten() {
+            if !entry.path().join("loop/backing_file").exists() {
+                continue;
+            }
+            let node = Path::new("/dev").join(entry.file_name());
+            // One that goes away meanwhile is none.
+            let opened = OpenOptions::new().read(true).write(true).open(&node);
+            if let Ok(device) = opened
+                && is_it(&device)
+            {
+                return Ok(Some(Self {
+                    path: node,
+                    _device: device,
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A device that somebody else has made.
+    ///
+    /// # Errors
+    /// Where it cannot be opened, or shows nothing any more.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let device = OpenOptions::new().read(true).write(true).open(path)?;
+        if !is_attached(path) {
+            return Err(Errno::ENXIO.into());
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            _device: device,
+        })
+    }
+
+    /// Its node.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Whether the device at `node` shows something: somebody has it open, or it is mounted.
+#[must_use]
+pub fn is_attached(node: &Path) -> bool {
+    let name = node.file_name().unwrap_or_default();
+    let directory = Path::new("/sys/block").join(name);
+    directory.join("loop/backing_file").exists()
+}
+
+/// `huge_encode_dev()` of the kernel, as stat(2) has it.
+fn decoded(device: u64) -> u64 {
+    let (low, high) = (device & 0xffff_ffff, device >> 32);
+    let major = (low >> 8) & 0xfff;
+    let minor = (low & 0xff) | ((low >> 12) & 0xfff00) | (high << 20);
+    nix::sys::stat::makedev(major, minor)
+}
+
+fn config(file: &File, extent: Extent, read_only: bool) -> Config {
+    let read_only = if read_only { LO_FLAGS_READ_ONLY } else { 0 };
+    Config {
+        fd: file.as_raw_fd().cast_unsigned(),
+        // The kernel's choice.
+        block_size: 0,
+        info: Info {
+            device: 0,
+            inode: 0,
+            rdevice: 0,
+            offset: extent.start,
+            size_limit: extent.length,
+            number: 0,
+            encrypt_type: 0,
+            encrypt_key_size: 0,
+            flags: LO_FLAGS_AUTOCLEAR | read_only,
+            file_name: [0; 64],
+            crypt_name: [0; 64],
+            encrypt_key: [0; 32],
+            init: [0; 2],
+        },
+        reserved: [0; 8],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn the_structures_are_as_large_as_the_kernels() {
+        assert_eq!(size_of::<Info>(), 232);
+        assert_eq!(size_of::<Config>(), 304);
+    }
+
+    #[test]
+    fn a_file_has_one_device() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 20).unwrap();
+        let first = match LoopDevice::shared(file.path()) {
+            Ok(device) => device,
+            Err(error) => {
+                eprintln!("skipped: a_file_has_one_device: {error}");
+                return;
+            }
+        };
+        let second = LoopDevice::shared(file.path()).unwrap();
+        assert_eq!(first.path(), second.path());
+        let path = first.path().to_owned();
+        drop(first);
+        assert!(is_attached(&path) && LoopDevice::open(&path).is_ok());
+        assert!(image_lock::is_claimed(file.path()).unwrap());
+        drop(second);
+        assert!(!image_lock::is_claimed(file.path()).unwrap());
+        assert!(LoopDevice::of(file.path()).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_part_of_a_file_becomes_a_device() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        for byte in 0..8_u8 {
+            io::Write::write_all(&mut file, &[byte; 4096]).unwrap();
+        }
+        let extent = Extent {
+            start: 8192,
+            length: 4096,
+        };
+        let device = match LoopDevice::attach(file.path(), extent, true) {
+            Ok(device) => device,
+            Err(error) => {
+                eprintln!("skipped: a_part_of_a_file_becomes_a_device: {error}");
+                return;
+            }
+        };
+        let mut content = Vec::new();
+        let mut node = File::open(device.path()).unwrap();
+        node.read_to_end(&mut content).unwrap();
+        assert_eq!(content, [2; 4096]);
+    }
+}

@@ -1,0 +1,56 @@
+//! Empty images and empty filesystems.
+
+use std::fs::OpenOptions;
+use std::io::{self, ErrorKind};
+use std::path::Path;
+
+use crate::sys::process::command;
+
+/// Makes the empty file at `path` an image of QEMU's `format`, `size` bytes large and without content.
+///
+/// # Errors
+/// Where it cannot be written, or what it takes is not installed.
+pub fn grow(path: &Path, format: &str, size: u64) -> io::Result<()> {
+    if format == "raw" {
+        return OpenOptions::new().write(true).open(path)?.set_len(size);
+    }
+    run(
+        "qemu-img",
+        &["create", "-q", "-f", format, text(path)?, &size.to_string()],
+    )
+}
+
+/// Makes a filesystem on the block device at `device`, `ext4` or `xfs`, with this UUID.
+///
+/// # Errors
+/// Where it cannot be made, or what it takes is not installed.
+pub fn filesystem(device: &Path, kind: &str, uuid: &str) -> io::Result<()> {
+    let node = text(device)?;
+    match kind {
+        // Without room that only root may use: all in it is root's.
+        "ext4" => run("mkfs.ext4", &["-q", "-m", "0", "-U", uuid, node]),
+        "xfs" => run("mkfs.xfs", &["-q", "-m", &format!("uuid={uuid}"), node]),
+        _ => Err(io::Error::other(format!(
+            "'{kind}' is not a filesystem that is made here"
+        ))),
+    }
+}
+
+fn text(path: &Path) -> io::Result<&str> {
+    path.to_str()
+        .ok_or_else(|| io::Error::other(format!("'{}' is not UTF-8", path.display())))
+}
+
+fn run(program: &str, arguments: &[&str]) -> io::Result<()> {
+    let done = command::capture(program, arguments.iter().copied());
+    let done = done.map_err(|error| {
+        if error.kind() == ErrorKind::NotFound {
+            return io::Error::other(format!("it takes {program}, which is not installed"));
+        }
+        error
+    })?;
+    match done.success {
+        true => Ok(()),
+        false => Err(io::Error::other(format!("{program}: {}", done.stderr))),
+    }
+}

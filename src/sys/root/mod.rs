@@ -1,0 +1,357 @@
+//! Paths resolved under a root that somebody else may control.
+//!
+//! A sandbox owns the content of its tree and may put any symlink there while the host works in it.
+//! The kernel does the resolution (openat2(2): `/` and `..` stop at the root), so there is no moment
+//! between a check and its use. Objects are then reached through a descriptor, never by their name a
+//! second time. No link is followed on the way to an object of a tree; of the host's own root, those
+//! that only root can have made (`trusted`). This module does not copy.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2, readlinkat};
+use nix::sys::stat::{Mode, fchmod, mkdirat};
+use nix::unistd::{Gid, Uid, fchown, fchownat, symlinkat};
+
+use crate::error::shown;
+use crate::sys::file::atomic::{self, Durability};
+
+mod swap;
+mod trusted;
+mod walk;
+
+pub use walk::Found;
+
+/// Work under a root failed. Paths are those of the host, root included.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum RootError {
+    #[error("{action} '{}'", shown(path))]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("reading '{}': neither a regular file nor a directory", shown(path))]
+    NotAFile { path: PathBuf },
+    #[error("using '{}': it names no object of its own", shown(path))]
+    NoName { path: PathBuf },
+    #[error(
+        "opening '{}': a symbolic link is on the way, and none is followed there",
+        shown(path)
+    )]
+    Link { path: PathBuf },
+    #[error(
+        "opening '{}': '{}' is a symbolic link that others than root can have made, so it is not followed; stop who writes there, or \
+         put a directory in its place",
+        shown(path),
+        shown(link)
+    )]
+    Untrusted { path: PathBuf, link: PathBuf },
+    #[error(
+        "opening '{}': it has other names, and others than root can have given it this one; set fs.protected_hardlinks=1, or remove it",
+        shown(path)
+    )]
+    ForeignName { path: PathBuf },
+}
+
+impl RootError {
+    /// Whether the cause is that something on the path does not exist.
+    pub fn is_not_found(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => matches!(
+                source.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ),
+            Self::NotAFile { .. }
+            | Self::NoName { .. }
+            | Self::Link { .. }
+            | Self::Untrusted { .. }
+            | Self::ForeignName { .. } => false,
+        }
+    }
+}
+
+type Result<T, E = RootError> = std::result::Result<T, E>;
+
+/// How the directories on the way to an object are resolved.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Parents {
+    /// Symlinks are followed as a process inside the root would follow them.
+    InRoot,
+    /// Any symlink is an error (`ELOOP`).
+    NoSymlinks,
+}
+
+/// Owner of the objects below a root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    /// A sandbox's, whose root is number 0 on disk as well: no link tells who made it.
+    Sandbox,
+    /// The host's, where only root is number 0.
+    Host,
+}
+
+/// A directory taken as `/`. Paths given to its methods are those seen from inside, with or without
+/// the leading slash.
+#[derive(Debug)]
+pub struct Root {
+    fd: OwnedFd,
+    path: PathBuf,
+    owner: Owner,
+}
+
+impl Root {
+    /// Opens the directory `path`, the top of a sandbox's tree, as a root. Here, symlinks are followed as usual.
+    pub fn new(path: &Path) -> Result<Root> {
+        Self::open(path, Owner::Sandbox)
+    }
+
+    /// Opens the directory `path`, which has what `/` of the host has, as a root: links that root has made there lead on.
+    pub fn of_host(path: &Path) -> Result<Root> {
+        Self::open(path, Owner::Host)
+    }
+
+    fn open(path: &Path, owner: Owner) -> Result<Root> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let fd = nix::fcntl::open(path, flags, Mode::empty())
+            .map_err(|errno| failure("opening", path.to_owned(), errno))?;
+        Ok(Root {
+            fd,
+            path: path.to_owned(),
+            owner,
+        })
+    }
+
+    /// `path` as the host would write it: for messages, and for paths known to hold no symlinks.
+    pub fn host_path(&self, path: &Path) -> PathBuf {
+        self.path.join(relative(path))
+    }
+
+    /// The object at `path`; a symlink there is followed.
+    pub fn resolve(&self, path: &Path) -> Result<Object> {
+        let file = self.open_path(path, OFlag::empty(), Parents::InRoot)?;
+        Ok(self.object_of(file, path))
+    }
+
+    /// The object at `path`; a symlink there is the object. One on the way to it is followed only if it is the host's root's.
+    pub fn object(&self, path: &Path) -> Result<Object> {
+        match self.owner {
+            Owner::Sandbox => self.plain_object(path),
+            Owner::Host => self.trusted_object(path),
+        }
+    }
+
+    /// Opens the regular file or directory at `path` for reading, where no symlink is on the way to it and
+    /// it is none; see [`Object::open`].
+    pub fn open_plain(&self, path: &Path) -> Result<File> {
+        let file = self.open_path(path, OFlag::empty(), Parents::NoSymlinks)?;
+        self.object_of(file, path).open()
+    }
+
+    /// The metadata of what `path` leads to; a symlink there is followed.
+    pub fn metadata(&self, path: &Path) -> Result<Metadata> {
+        self.resolve(path)?.metadata()
+    }
+
+    /// Replaces the object at `path` by a file with this content and these permission bits, owned by
+    /// the caller. A symlink there is replaced, not followed. It is on disk as soon as what is copied is.
+    pub fn write_atomic(&self, path: &Path, content: &[u8], mode: u32) -> Result<()> {
+        let (parent, name) = self.parent(path, Parents::InRoot)?;
+        atomic::write_at(parent.as_fd(), name, content, mode, Durability::InTime)
+            .map_err(|source| self.failure("writing", path, source))
+    }
+
+    /// Makes the directory `path` and those it lies in. Those it makes get the mode and the owner;
+    /// those that are there stay as they are.
+    pub fn create_dir_all(&self, path: &Path, mode: u32, uid: u32, gid: u32) -> Result<()> {
+        let mut made = PathBuf::from("/");
+        for component in relative(path).components() {
+            match component {
+                Component::Normal(name) => made.push(name),
+                Component::CurDir => continue,
+                Component::ParentDir | Component::RootDir | Component::Prefix(_) => {
+                    return Err(RootError::NoName {
+                        path: self.host_path(path),
+                    });
+                }
+            }
+            self.create_dir(&made, mode, uid, gid)?;
+        }
+        Ok(())
+    }
+
+    fn create_dir(&self, path: &Path, mode: u32, uid: u32, gid: u32) -> Result<()> {
+        let fail = |errno| failure("creating directory", self.host_path(path), errno);
+        let (parent, name) = self.parent(path, Parents::InRoot)?;
+        match mkdirat(&parent, name, Mode::S_IRWXU) {
+            Ok(()) => {}
+            Err(Errno::EEXIST) if self.metadata(path)?.is_dir() => return Ok(()),
+            Err(errno) => return Err(fail(errno)),
+        }
+        let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let directory = nix::fcntl::openat(&parent, name, flags, Mode::empty()).map_err(fail)?;
+        // Owner first: chown(2) clears the setuid and setgid bits.
+        fchown(
+            &directory,
+            Some(Uid::from_raw(uid)),
+            Some(Gid::from_raw(gid)),
+        )
+        .map_err(fail)?;
+        fchmod(&directory, Mode::from_bits_truncate(mode)).map_err(fail)
+    }
+
+    /// Makes a symlink at `path`, where nothing may be yet.
+    pub fn symlink(&self, target: &Path, path: &Path) -> Result<()> {
+        let (parent, name) = self.parent(path, Parents::InRoot)?;
+        symlinkat(target, &parent, name)
+            .map_err(|errno| failure("creating symlink", self.host_path(path), errno))
+    }
+
+    /// Gives the object at `path` (the symlink itself, if it is one) to this owner.
+    pub fn chown(&self, path: &Path, uid: u32, gid: u32) -> Result<()> {
+        let object = self.object(path)?;
+        let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        fchownat(&object.file, "", uid, gid, AtFlags::AT_EMPTY_PATH)
+            .map_err(|errno| failure("changing the owner of", self.host_path(path), errno))
+    }
+
+    /// The directory that holds `path`, opened, and the name in it.
+    pub(super) fn parent<'p>(
+        &self,
+        path: &'p Path,
+        parents: Parents,
+    ) -> Result<(OwnedFd, &'p OsStr)> {
+        let inside = relative(path);
+        let (Some(parent), Some(name)) = (inside.parent(), inside.file_name()) else {
+            return Err(RootError::NoName {
+                path: self.host_path(path),
+            });
+        };
+        // Not O_PATH: fsync(2) of the directory needs a real descriptor.
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        Ok((self.open_with(parent, flags, parents)?, name))
+    }
+
+    fn open_path(&self, path: &Path, flags: OFlag, parents: Parents) -> Result<File> {
+        let flags = flags | OFlag::O_PATH | OFlag::O_CLOEXEC;
+        self.open_with(path, flags, parents).map(File::from)
+    }
+
+    fn open_with(&self, path: &Path, flags: OFlag, parents: Parents) -> Result<OwnedFd> {
+        let inside = match relative(path) {
+            empty if empty.as_os_str().is_empty() => Path::new("."),
+            inside => inside,
+        };
+        let resolve = match parents {
+            Parents::InRoot => ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS,
+            Parents::NoSymlinks => ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS,
+        };
+        let how = OpenHow::new().flags(flags).resolve(resolve);
+        // openat2(2): EAGAIN when a rename elsewhere made `..` unsafe to judge; "try again".
+        let mut attempts = 0;
+        loop {
+            match openat2(&self.fd, inside, how) {
+                Err(Errno::EAGAIN) if attempts < 100 => attempts += 1,
+                Err(Errno::ELOOP) if matches!(parents, Parents::NoSymlinks) => {
+                    return Err(RootError::Link {
+                        path: self.host_path(path),
+                    });
+                }
+                result => {
+                    return result.map_err(|errno| failure("opening", self.host_path(path), errno));
+                }
+            }
+        }
+    }
+
+    fn object_of(&self, file: File, path: &Path) -> Object {
+        Object {
+            file,
+            path: self.host_path(path),
+        }
+    }
+
+    fn failure(&self, action: &'static str, path: &Path, source: io::Error) -> RootError {
+        failure(action, self.host_path(path), source)
+    }
+}
+
+/// One filesystem object, held by an `O_PATH` descriptor: whatever happens to its name, this stays
+/// the same object.
+#[derive(Debug)]
+pub struct Object {
+    file: File,
+    path: PathBuf,
+}
+
+impl Object {
+    /// The metadata of the object itself.
+    pub fn metadata(&self) -> Result<Metadata> {
+        let metadata = self.file.metadata();
+        metadata.map_err(|source| failure("examining", self.path.clone(), source))
+    }
+
+    /// Opens a regular file or directory for reading. Devices and fifos, whose opening has effects, are
+    /// refused.
+    pub fn open(&self) -> Result<File> {
+        let kind = self.metadata()?.file_type();
+        if !kind.is_file() && !kind.is_dir() {
+            return Err(RootError::NotAFile {
+                path: self.path.clone(),
+            });
+        }
+        File::open(self.proc_path()).map_err(|source| failure("opening", self.path.clone(), source))
+    }
+
+    /// The target of a symlink.
+    pub fn read_link(&self) -> Result<PathBuf> {
+        // readlink(2): an empty path means the O_PATH descriptor itself.
+        let target = readlinkat(&self.file, "").map(PathBuf::from);
+        target.map_err(|errno| failure("reading symlink", self.path.clone(), errno))
+    }
+
+    /// The names in a directory, sorted.
+    pub fn names(&self) -> Result<Vec<OsString>> {
+        let fail = |source| failure("listing", self.path.clone(), source);
+        let mut names = fs::read_dir(self.proc_path())
+            .and_then(|entries| {
+                entries
+                    .map(|e| Ok(e?.file_name()))
+                    .collect::<io::Result<Vec<_>>>()
+            })
+            .map_err(fail)?;
+        names.sort();
+        Ok(names)
+    }
+
+    /// A path by which calls that follow symlinks reach exactly this object, even if it is a symlink
+    /// itself: the links of `/proc/self/fd` are not text but lead to the object (proc(5)).
+    pub(super) fn proc_path(&self) -> PathBuf {
+        proc_path(&self.file)
+    }
+}
+
+pub(super) fn proc_path(fd: &dyn AsRawFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
+
+fn relative(path: &Path) -> &Path {
+    path.strip_prefix("/").unwrap_or(path)
+}
+
+fn failure(action: &'static str, path: PathBuf, source: impl Into<io::Error>) -> RootError {
+    RootError::Io {
+        action,
+        path,
+        source: source.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
