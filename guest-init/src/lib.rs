@@ -4,53 +4,58 @@
 //! reads it once and *assembles* the sandbox from it. Both sides compile the same types, so the
 //! contract cannot drift.
 //!
+//! What both sides compile:
+//!
 //! | module | what it owns |
 //! |---|---|
-//! | [`ask`] | what the host asks of a virtual machine that lives by itself |
-//! | [`config`] | the guest config: what the host tells the guest |
-//! | [`wire`] | what host and guest say to each other while a command runs |
-//! | [`net`] | addresses and routes as they are written by people |
-//! | [`membership`] | the cgroups of a process |
-//! | [`mountinfo`] | the kernel's table of mounts |
+//! | [`config`] | the guest config: all that the host tells the guest |
+//! | [`channel`] | the channel between host and guest: frames, requests to the agent, the channel on a file descriptor |
+//! | `tunnel` | connections carried over a channel |
 //! | [`seccomp`] | system calls that a sandbox may not make |
-//! | [`filesystem`] | which filesystem is on a device, and which partitions |
-//! | [`first`] | the first process of a container, handed over to the host |
+//! | [`sys`] | facts of the kernel: mounts, cgroups, filesystems, the first process of a container |
+//! | `stdio` | standard streams and terminals |
 //!
-//! With feature `link`, which both sides use: `link`, the channel on a file descriptor, `tunnel`,
-//! connections carried over it, `targets`, where they lead to, `terminal`, the caller's, and `streams`, which of
-//! the caller's standard streams a sandbox may have itself.
-//!
-//! With feature `init`, what PID 1 does:
+//! What PID 1 does, with feature `init`:
 //!
 //! | module | what it owns |
 //! |---|---|
-//! | `plan` | what PID 1 will do, as data |
-//! | `boot` | PID 1 |
-//! | `machine` | what a virtual machine needs before and after |
-//! | `block`, `root`, `cgroup`, `credentials`, `static_units`, `shell` | the steps of the boot |
-//! | `network`, `keeper` | bringing up the NICs; keeping their leases |
-//! | `netlink`, `dhcp`, `resolv` | links, addresses and routes of the kernel; a DHCPv4 client; resolv.conf |
-//! | `namespaces`, `subordinate` | the namespaces of a sandbox, and going down into them |
-//! | `handover` | telling the host which process is the first |
-//! | `try_ids`, `unsupported` | whether a sandbox can have ids of its own; what is lacking, and what may pass |
-//! | `confine`, `filter` | what the payload may not do |
-//! | `mount_api` | mounts as files |
-//! | `caller` | whoever started the sandbox and waits for word of it |
+//! | `boot` | PID 1: the plan of the boot, its steps, and the host that waits for it |
+//! | `machine` | what a virtual machine needs before and after; its devices; the agent |
+//! | `root` | the root filesystem, and changing over to it |
+//! | `namespaces` | the namespaces of a sandbox, and going down into them |
+//! | `network` | the NICs and their leases; a DHCPv4 client; rtnetlink; resolv.conf |
+//! | `process` | starting processes: accounts, labels, confinement |
 //! | `session` | a command that PID 1 starts and watches |
-//! | `agent` | the process that answers the host while systemd is PID 1 of a machine |
-//! | `account` | accounts of the sandbox |
-//! | `enter`, `label`, `relay` | a command in a running sandbox |
-//! | `process`, `pty` | starting processes, terminals |
+//! | `enter` | a command in a running sandbox |
+//! | `console_log` | the log of all of these |
 
-pub mod ask;
+pub mod channel;
 pub mod config;
-pub mod filesystem;
-pub mod first;
-pub mod membership;
-pub mod mountinfo;
-pub mod net;
 pub mod seccomp;
-pub mod wire;
+#[cfg(feature = "link")]
+pub mod stdio;
+pub mod sys;
+#[cfg(feature = "link")]
+pub mod tunnel;
+
+#[cfg(feature = "init")]
+pub mod boot;
+#[cfg(feature = "init")]
+mod console_log;
+#[cfg(feature = "init")]
+pub mod enter;
+#[cfg(feature = "init")]
+pub mod machine;
+#[cfg(feature = "init")]
+pub mod namespaces;
+#[cfg(feature = "init")]
+pub mod network;
+#[cfg(feature = "init")]
+mod process;
+#[cfg(feature = "init")]
+pub mod root;
+#[cfg(feature = "init")]
+mod session;
 
 /// Where the new root is assembled, in the staging root.
 pub const NEW_ROOT: &str = "/newroot";
@@ -74,81 +79,3 @@ pub const ENTER_VARIABLE: &str = "VIRT_SANDBOX_ENTER_";
 /// Exit status of `guest-init try-ids` where the kernel or a filesystem has no way to give a sandbox ids of its own. Any other
 /// failure may pass.
 pub const IDS_UNSUPPORTED: u8 = 77;
-
-#[cfg(feature = "link")]
-pub mod link;
-#[cfg(feature = "link")]
-pub mod streams;
-#[cfg(feature = "link")]
-pub mod targets;
-#[cfg(feature = "link")]
-pub mod terminal;
-#[cfg(feature = "link")]
-pub mod tunnel;
-
-#[cfg(feature = "init")]
-mod account;
-#[cfg(feature = "init")]
-mod agent;
-#[cfg(feature = "init")]
-pub mod block;
-#[cfg(feature = "init")]
-pub mod boot;
-#[cfg(feature = "init")]
-mod boot_id;
-#[cfg(feature = "init")]
-mod caller;
-#[cfg(feature = "init")]
-mod cgroup;
-#[cfg(feature = "init")]
-mod confine;
-#[cfg(feature = "init")]
-mod console_log;
-#[cfg(feature = "init")]
-mod credentials;
-#[cfg(feature = "init")]
-pub mod dhcp;
-#[cfg(feature = "init")]
-pub mod enter;
-#[cfg(feature = "init")]
-mod filter;
-#[cfg(feature = "init")]
-mod handover;
-#[cfg(feature = "init")]
-mod keeper;
-#[cfg(feature = "init")]
-mod label;
-#[cfg(feature = "init")]
-mod machine;
-#[cfg(feature = "init")]
-mod mount_api;
-#[cfg(feature = "init")]
-mod namespaces;
-#[cfg(feature = "init")]
-pub mod netlink;
-#[cfg(feature = "init")]
-pub mod network;
-#[cfg(feature = "init")]
-pub mod plan;
-#[cfg(feature = "init")]
-mod process;
-#[cfg(feature = "init")]
-mod pty;
-#[cfg(feature = "init")]
-mod relay;
-#[cfg(feature = "init")]
-pub mod resolv;
-#[cfg(feature = "init")]
-pub mod root;
-#[cfg(feature = "init")]
-mod session;
-#[cfg(feature = "init")]
-mod shell;
-#[cfg(feature = "init")]
-mod static_units;
-#[cfg(feature = "init")]
-mod subordinate;
-#[cfg(feature = "init")]
-pub mod try_ids;
-#[cfg(feature = "init")]
-mod unsupported;

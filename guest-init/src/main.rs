@@ -10,7 +10,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Some("enter") => guest_init::enter::main(&arguments[1..]),
-        Some("try-ids") => guest_init::try_ids::main(&arguments[1..]),
+        Some("try-ids") => guest_init::namespaces::try_ids::main(&arguments[1..]),
         _ if std::process::id() == 1 => {
             guest_init::boot::boot();
             ExitCode::FAILURE

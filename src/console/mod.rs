@@ -6,9 +6,9 @@ mod streams;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use guest_init::link::{Link, Sink, Source};
-use guest_init::terminal::{RawMode, is_ours};
-use guest_init::wire::{Channel, Exit, Frame, Milestone, SignalFrame, WireError};
+use guest_init::channel::link::{Link, Sink, Source};
+use guest_init::channel::wire::{Channel, Exit, Frame, Milestone, SignalFrame, WireError};
+use guest_init::stdio::terminal::{RawMode, is_ours};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, raise};
@@ -285,7 +285,7 @@ impl<'a> Console<'a> {
             }
             Frame::Log(line) => log::warn!("guest: {}", String::from_utf8_lossy(&line)),
             Frame::Milestone(milestone) => {
-                if milestone.name == guest_init::wire::STARTED {
+                if milestone.name == guest_init::channel::wire::STARTED {
                     self.started = true;
                     self.since = Instant::now();
                 }

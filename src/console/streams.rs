@@ -3,10 +3,10 @@
 use std::io::{IsTerminal, stderr, stdin, stdout};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use guest_init::channel::link::{AtEnd, PAGE, Sink, Source};
+use guest_init::channel::wire::Channel;
 use guest_init::config::{self as guest, WindowSize};
-use guest_init::link::{AtEnd, PAGE, Sink, Source};
-use guest_init::streams::{Direction, hand_down};
-use guest_init::wire::Channel;
+use guest_init::stdio::streams::{Direction, hand_down};
 use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::{dup2_stdin, dup2_stdout};
 
@@ -160,6 +160,6 @@ fn size(terminal: BorrowedFd<'_>) -> Option<WindowSize> {
     if !terminal.is_terminal() {
         return None;
     }
-    let (rows, columns) = guest_init::terminal::window_size(terminal).ok()?;
+    let (rows, columns) = guest_init::stdio::terminal::window_size(terminal).ok()?;
     Some(WindowSize { rows, columns })
 }

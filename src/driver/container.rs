@@ -11,8 +11,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use guest_init::config::{GuestConfig, IdMap, Payload, Platform, Staged, StaticUnits};
-use guest_init::first::ProcDir;
 use guest_init::seccomp::usual::Confined;
+use guest_init::sys::first_process::ProcDir;
 
 use crate::config::resources::DEFAULT_CONTAINER_MEMORY;
 use crate::config::{Confinement, Device, Resources, SandboxConfig, SandboxName};

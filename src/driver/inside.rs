@@ -6,8 +6,8 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use guest_init::channel::wire::Kind;
 use guest_init::tunnel::Carried;
-use guest_init::wire::Kind;
 
 use crate::error::{Error, Result};
 use crate::hypervisor::Limit;

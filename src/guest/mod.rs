@@ -11,7 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use guest_init::config::{self as guest, GuestConfig};
-use guest_init::first::RECORD;
+use guest_init::sys::first_process::RECORD;
 
 use crate::config::{Credential, Mac, Mount, Network, SandboxConfig};
 use crate::domain::Filesystem;

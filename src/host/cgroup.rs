@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use guest_init::membership::{self, EMULATOR, Membership};
+use guest_init::sys::cgroup::{self, EMULATOR, Membership};
 use nix::errno::Errno;
 
 use crate::config::SandboxName;
@@ -111,17 +111,15 @@ pub fn counting_processes(controller: u32, name: &SandboxName) -> Option<PathBuf
 fn domain(controller: u32) -> Vec<(Membership, PathBuf)> {
     let text = fs::read_to_string(format!("/proc/{controller}/cgroup")).unwrap_or_default();
     let mounted = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let found = membership::parse(&text)
-        .into_iter()
-        .filter_map(|membership| {
-            let path = membership.domain_group().unwrap_or(&membership.path);
-            let domain = Membership {
-                path: path.to_owned(),
-                ..membership
-            };
-            let file = membership::procs_file(&domain, &mounted)?;
-            Some((domain, file.parent()?.to_owned()))
-        });
+    let found = cgroup::parse(&text).into_iter().filter_map(|membership| {
+        let path = membership.domain_group().unwrap_or(&membership.path);
+        let domain = Membership {
+            path: path.to_owned(),
+            ..membership
+        };
+        let file = cgroup::procs_file(&domain, &mounted)?;
+        Some((domain, file.parent()?.to_owned()))
+    });
     found
         .filter(|(membership, _)| membership.is_unified() || membership.has("pids"))
         .collect()
@@ -183,9 +181,9 @@ pub fn share_controllers(controller: u32) -> io::Result<()> {
 /// Where the kernel refuses.
 pub fn limit_sockets(controller: u32, memory: u64) -> io::Result<()> {
     let groups = groups(&controller.to_string()).into_iter();
-    let mut files = groups.map(|group| group.join(membership::SOCKET_MEMORY));
+    let mut files = groups.map(|group| group.join(cgroup::SOCKET_MEMORY));
     match files.find(|file| file.exists()) {
-        Some(file) => fs::write(file, membership::socket_memory(memory).to_string()),
+        Some(file) => fs::write(file, cgroup::socket_memory(memory).to_string()),
         None => Ok(()),
     }
 }
@@ -208,9 +206,9 @@ pub fn adopt(pid: u32) -> io::Result<()> {
 fn groups(process: &str) -> Vec<PathBuf> {
     let memberships = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap_or_default();
     let mounted = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    membership::parse(&memberships)
+    cgroup::parse(&memberships)
         .iter()
-        .filter_map(|membership| membership::procs_file(membership, &mounted))
+        .filter_map(|membership| cgroup::procs_file(membership, &mounted))
         .filter_map(|file| Some(file.parent()?.to_owned()))
         .collect()
 }

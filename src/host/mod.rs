@@ -77,7 +77,7 @@ impl HostFacts {
 pub fn mount_points() -> Result<Vec<PathBuf>> {
     let table = Path::new("/proc/self/mountinfo");
     let text = fs::read_to_string(table).map_err(Error::io("reading", table))?;
-    Ok(guest_init::mountinfo::mount_points(&text).collect())
+    Ok(guest_init::sys::mountinfo::mount_points(&text).collect())
 }
 
 /// How many processes and threads the kernel has numbers for (`kernel.pid_max`, proc_sys_kernel(5)).

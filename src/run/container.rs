@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use guest_init::config::{IdMap, Platform, Staged, Stdio};
 
-use guest_init::link::Link;
+use guest_init::channel::link::Link;
 use guest_init::seccomp::usual::Confined;
 use nix::sys::signal::Signal;
 use uuid::Uuid;

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use guest_init::filesystem::{self, FsType};
+use guest_init::sys::filesystem::{self, FsType};
 
 use crate::config::{Disk, ImageFormat};
 use crate::domain::{BlockDevice, BlockKind};

@@ -120,7 +120,7 @@ pub fn plan(
         initrd: copied.initrd,
         command_line: kernel::command_line(request.debug, None),
         channels: vec![Channel {
-            name: guest_init::wire::PORT.to_owned(),
+            name: guest_init::channel::wire::PORT.to_owned(),
             socket: channel.clone(),
         }],
         console: Console::Socket(console.clone()),

@@ -23,8 +23,8 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use guest_init::channel::wire::Frame;
 use guest_init::config::{Addressing, GuestConfig, Identity, Payload};
-use guest_init::wire::Frame;
 use uuid::Uuid;
 
 pub use self::identity::{Account, Who};

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use guest_init::wire::Exit;
+use guest_init::channel::wire::Exit;
 use nix::sys::signal::Signal;
 
 use crate::console::Ending;

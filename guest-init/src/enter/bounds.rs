@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::first::ProcDir;
+use crate::sys::first_process::ProcDir;
 
 /// Limits in `/proc/PID/limits`, by their names there (`proc_pid_limits(5)`).
 const LIMITS: [(&str, Resource); 16] = [

@@ -17,9 +17,9 @@ use nix::unistd::chdir;
 
 use super::bounds::Bounds;
 use crate::config::{Confinement, IdMap};
-use crate::first::{Identity, ProcDir};
-use crate::label::Label;
-use crate::membership;
+use crate::process::label::Label;
+use crate::sys::cgroup;
+use crate::sys::first_process::{Identity, ProcDir};
 
 nix::ioctl_none!(
     /// Opens the user namespace that owns a namespace (`NS_GET_USERNS`).
@@ -162,9 +162,9 @@ impl Target {
             .ok_or_else(|| anyhow!("reading '/proc/{pid}/status': no CapBnd"))?;
         let mounted =
             fs::read_to_string("/proc/self/mountinfo").context("reading '/proc/self/mountinfo'")?;
-        let groups = membership::parse(&process.read("cgroup")?);
+        let groups = cgroup::parse(&process.read("cgroup")?);
         let own = fs::read_to_string("/proc/self/cgroup").context("reading '/proc/self/cgroup'")?;
-        let cgroup_files = membership::ways(&groups, &membership::parse(&own), &mounted);
+        let cgroup_files = cgroup::ways(&groups, &cgroup::parse(&own), &mounted);
         let cgroup_files = cgroup_files.map_err(|missed| {
             anyhow!(
                 "the sandbox's limits cannot be taken over: its cgroup '{}:{}' is in no hierarchy that is mounted here; mount that",
@@ -203,10 +203,10 @@ impl Target {
         }
         if self.has_ids {
             // Nobody's until now.
-            crate::subordinate::become_root()?;
+            crate::namespaces::userns::become_root()?;
         }
         // A filter takes CAP_SYS_ADMIN, which may go with the rest.
-        crate::confine::confine(confinement)?;
+        crate::process::confine::confine(confinement)?;
         for capability in caps::all() {
             if self.bounding & capability.bitmask() == 0 {
                 caps::drop(None, CapSet::Inheritable, capability)?;

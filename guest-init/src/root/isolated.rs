@@ -16,7 +16,7 @@ use nix::sys::stat::Mode;
 use super::held;
 use super::mounts::mount_points_below;
 use super::overlay::{Scratch, seal, table};
-use crate::unsupported::is_unsupported;
+use crate::sys::unsupported::is_unsupported;
 
 /// Filesystems that show the kernel or the host's programs themselves, wherever they are mounted: a sandbox has its own.
 const OF_THE_KERNEL: [&str; 20] = [

@@ -11,7 +11,7 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 
 use super::Place;
 use super::mounts::mount_points_below;
-use crate::mount_api::Detached;
+use crate::sys::mount_api::Detached;
 
 /// Replaces what is mounted at `target` and below by mounts that show owners as the sandbox's. A filesystem that cannot do so
 /// shows them as nobody's.

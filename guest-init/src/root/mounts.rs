@@ -13,7 +13,7 @@ use super::overlay::{seal, table};
 use super::target::{Kind, Last, create, make_parent, provide};
 use super::{Place, below, make_dir};
 use crate::config::{Mount, Source};
-use crate::mountinfo;
+use crate::sys::mountinfo;
 
 /// Adds one mount to the root.
 ///

@@ -13,7 +13,7 @@ use nix::sys::stat::Mode;
 
 use super::mounts::{restrictions_of, tmpfs};
 use super::{held, open_directory};
-use crate::mountinfo::{self, Mount};
+use crate::sys::mountinfo::{self, Mount};
 
 /// What the table of mounts shows as the source of our overlays.
 const NAME: &str = "virt-sandbox";

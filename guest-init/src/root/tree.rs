@@ -12,9 +12,9 @@ use super::mounts::{bind, mount_points_below, tmpfs};
 use super::overlay::{Scratch, seal};
 use super::target::{Last, locate};
 use super::{Place, make_dir};
+use crate::boot::plan::KERNELS;
 use crate::config::{Access, Root};
-use crate::plan::KERNELS;
-use crate::unsupported::is_unsupported;
+use crate::sys::unsupported::is_unsupported;
 
 /// Size of an empty root's own tmpfs in bytes. It holds mount points only; a writable root is needed
 /// by the hardening of systemd units, which make mount points of their own there.

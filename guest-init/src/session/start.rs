@@ -15,12 +15,12 @@ use nix::unistd::{
     setsid, setuid,
 };
 
+use crate::channel::link::{AtEnd, Sink, Source};
+use crate::channel::wire::{Channel, Exit};
 use crate::config::{Command, Directory, Identity, Stdio, Stream, WindowSize};
-use crate::link::{AtEnd, Sink, Source};
 use crate::process::{self, ExecError};
-use crate::pty::Pty;
-use crate::terminal::set_window_size;
-use crate::wire::{Channel, Exit};
+use crate::stdio::pty::Pty;
+use crate::stdio::terminal::set_window_size;
 
 /// What came of starting a command.
 pub enum Started {

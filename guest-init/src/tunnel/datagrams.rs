@@ -6,8 +6,8 @@ use nix::errno::Errno;
 use nix::sys::socket::{recv, send};
 
 use super::end::{Done, FLAGS, ON, RESET, Step};
-use crate::targets::{Targets, datagrams};
-use crate::wire::Passage;
+use crate::channel::wire::Passage;
+use crate::tunnel::targets::{Targets, datagrams};
 
 /// The longest there is.
 const LONGEST: usize = 1 << 16;

@@ -8,8 +8,8 @@ use nix::sys::socket::MsgFlags;
 use super::Carried;
 use super::datagrams::Datagrams;
 use super::stream::Stream;
-use crate::targets::Targets;
-use crate::wire::{Kind, Passage};
+use crate::channel::wire::{Kind, Passage};
+use crate::tunnel::targets::Targets;
 
 /// Of every send and receive.
 pub(super) const FLAGS: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_NOSIGNAL);

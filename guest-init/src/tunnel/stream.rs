@@ -11,8 +11,8 @@ use nix::poll::PollFlags;
 use nix::sys::socket::{Shutdown, recv, send, setsockopt, shutdown, sockopt};
 
 use super::end::{Done, FLAGS, ON, RESET, Step};
-use crate::targets::{Targets, begin, connected};
-use crate::wire::{CHUNK, Passage, WINDOW};
+use crate::channel::wire::{CHUNK, Passage, WINDOW};
+use crate::tunnel::targets::{Targets, begin, connected};
 
 #[derive(Debug)]
 pub(super) struct Stream {

@@ -10,7 +10,7 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, 
 
 use super::stream::Stream;
 use super::*;
-use crate::wire::WINDOW;
+use crate::channel::wire::WINDOW;
 
 /// Two sides that are connected; gives what has the host open connections.
 fn sides() -> (Sender<Carried>, UnixStream) {

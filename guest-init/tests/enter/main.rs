@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use guest_init::first::ProcDir;
+use guest_init::sys::first_process::ProcDir;
 
 /// Nothing here takes as long.
 const LIMIT: Duration = Duration::from_secs(20);

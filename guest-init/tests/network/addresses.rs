@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use guest_init::config::{Addressing, Nic};
-use guest_init::netlink::{Hop, Netlink};
+use guest_init::network::netlink::{Hop, Netlink};
 use guest_init::network::{self, NetworkError};
 
 use crate::wire::{dynamic, in_sandbox, ip, link};

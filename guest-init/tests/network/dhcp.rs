@@ -7,8 +7,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use guest_init::dhcp::{self, GivenRoute, Known, Lease, LeaseEvent};
 use guest_init::network;
+use guest_init::network::dhcp::{self, GivenRoute, Known, Lease, LeaseEvent};
 use nix::sched::{CloneFlags, setns};
 use tempfile::TempDir;
 

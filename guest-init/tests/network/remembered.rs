@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use guest_init::config::Nic;
-use guest_init::dhcp::{GivenRoute, Known, Lease, LeaseEvent, lease::Terms};
+use guest_init::network::dhcp::{GivenRoute, Known, Lease, LeaseEvent, lease::Terms};
 use guest_init::network::{self, Kept};
 use nix::time::{ClockId, clock_gettime};
 

@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 use std::thread;
 
 use guest_init::config::{Addressing, Nic};
-use guest_init::dhcp::Interface;
-use guest_init::netlink::{Link, Netlink};
+use guest_init::network::dhcp::Interface;
+use guest_init::network::netlink::{Link, Netlink};
 use nix::sched::{CloneFlags, setns, unshare};
 
 /// Why these tests cannot run here.

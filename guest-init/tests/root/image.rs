@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use guest_init::block;
 use guest_init::config::{BlockDevice, Staged};
+use guest_init::machine::block;
 
 use crate::stage::in_stage;
 

@@ -14,7 +14,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use guest_init::config::Addressing;
-use guest_init::net::{Address, ParseNetError, Route};
+use guest_init::config::address::{Address, ParseNetError, Route};
 
 use crate::config::as_text;
 use crate::config::network::mac::{Mac, ParseMacError};

@@ -14,7 +14,7 @@ pub(super) fn machine() -> Machine {
         initrd: "/run/sandbox/initrd".into(),
         command_line: "console=hvc0 quiet panic=-1".to_owned(),
         channels: vec![Channel {
-            name: guest_init::wire::PORT.to_owned(),
+            name: guest_init::channel::wire::PORT.to_owned(),
             socket: "/run/sandbox/channel".into(),
         }],
         console: Console::Socket("/run/sandbox/console".into()),

@@ -10,9 +10,9 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread;
 
-use guest_init::ask::Ask;
+use guest_init::channel::agent_request::Ask;
+use guest_init::channel::wire::Kind;
 use guest_init::tunnel::{Carried, Tunnel, Turn};
-use guest_init::wire::Kind;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
 
 use super::inside::{Machine, PATIENCE};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use guest_init::ask::{Ask, Execute};
+use guest_init::channel::agent_request::{Ask, Execute};
 use guest_init::config::{Stdio as GuestStdio, Stream};
 
 use super::carrier::Tunnelling;
@@ -253,8 +253,8 @@ impl Inside for Machine {
 }
 
 /// A failure of the guest's own is one of ours; a command that cannot be run has said why where there is a standard error.
-fn exit_status(exit: &guest_init::wire::Exit) -> Result<u8> {
-    use guest_init::wire::Exit;
+fn exit_status(exit: &guest_init::channel::wire::Exit) -> Result<u8> {
+    use guest_init::channel::wire::Exit;
     match exit {
         Exit::Failed { reason } => Err(Error::refused(reason.clone())),
         Exit::NotRun { reason, .. } => {

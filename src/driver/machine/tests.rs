@@ -4,8 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Instant;
 
-use guest_init::ask::Ask;
-use guest_init::wire::{Channel, Exit, Frame, Hello};
+use guest_init::channel::agent_request::Ask;
+use guest_init::channel::wire::{Channel, Exit, Frame, Hello};
 
 use super::inside::FILES;
 use super::way::Way;
@@ -78,7 +78,7 @@ fn guest(listener: UnixListener) {
         panic!("it does not attach");
     };
     let mut bytes = b"\x04\x10\x00 the rest of what another one was told".to_vec();
-    let version = guest_init::ask::VERSION;
+    let version = guest_init::channel::agent_request::VERSION;
     for number in [number ^ 1, number] {
         Frame::Hello(Hello { version, number }).write(&mut bytes);
     }
@@ -139,10 +139,10 @@ fn a_guest_that_never_says_hello_holds_nobody_up() {
 /// The guest's side of a way that somebody has attached to.
 fn attached(listener: &UnixListener) -> UnixStream {
     let (mut stream, _) = listener.accept().unwrap();
-    let mut said = [0; guest_init::wire::HEADER + 8];
+    let mut said = [0; guest_init::channel::wire::HEADER + 8];
     stream.read_exact(&mut said).unwrap();
     let number = u64::from_le_bytes(*said.last_chunk().unwrap());
-    let version = guest_init::ask::VERSION;
+    let version = guest_init::channel::agent_request::VERSION;
     let mut bytes = Vec::new();
     Frame::Hello(Hello { version, number }).write(&mut bytes);
     stream.write_all(&bytes).unwrap();

@@ -1,7 +1,7 @@
 //! The ways into a virtual machine: sockets, each for one program of the host at a time.
 //!
 //! Whoever takes one holds the lock beside it. What a predecessor that was killed has left on it, in either direction, is told
-//! apart by a number that only we have said (see [`ask`](guest_init::ask)).
+//! apart by a number that only we have said (see [`ask`](guest_init::channel::agent_request)).
 
 use std::io;
 use std::os::fd::AsFd;
@@ -9,9 +9,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use guest_init::ask::{Ask, PORTS, VERSION};
-use guest_init::link::Link;
-use guest_init::wire::{Channel, Exit, Frame, WINDOW};
+use guest_init::channel::agent_request::{Ask, PORTS, VERSION};
+use guest_init::channel::link::Link;
+use guest_init::channel::wire::{Channel, Exit, Frame, WINDOW};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};

@@ -7,8 +7,8 @@ use std::net::{Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use guest_init::targets::{Targets, datagrams};
-use guest_init::wire::Kind;
+use guest_init::channel::wire::Kind;
+use guest_init::tunnel::targets::{Targets, datagrams};
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::libc::{in_pktinfo, in6_pktinfo};

@@ -6,7 +6,7 @@
 //! from here: who chooses addresses is then at the other end of it.
 //!
 //! The other side sees one of its own addresses as the peer, and only where nobody listens there the loopback's: see
-//! [`guest_init::targets`].
+//! [`guest_init::tunnel::targets`].
 
 mod datagram;
 mod seats;
@@ -20,9 +20,9 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
-use guest_init::targets::Targets;
+use guest_init::channel::wire::{Kind, WINDOW};
 use guest_init::tunnel::Carried;
-use guest_init::wire::{Kind, WINDOW};
+use guest_init::tunnel::targets::Targets;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};

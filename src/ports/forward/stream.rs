@@ -6,9 +6,9 @@ use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
-use guest_init::targets::{Targets, begin, connected};
+use guest_init::channel::wire::Kind;
 use guest_init::tunnel::Carried;
-use guest_init::wire::Kind;
+use guest_init::tunnel::targets::{Targets, begin, connected};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, SpliceFFlags, splice};
 use nix::libc::linger;

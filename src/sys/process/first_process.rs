@@ -1,10 +1,10 @@
-//! The first process of a running container, as guest-init has handed it over ([`guest_init::first`]).
+//! The first process of a running container, as guest-init has handed it over ([`guest_init::sys::first_process`]).
 
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use guest_init::first::{Identity, ProcDir, RECORD, Record};
+use guest_init::sys::first_process::{Identity, ProcDir, RECORD, Record};
 
 use crate::error::{Error, Result};
 

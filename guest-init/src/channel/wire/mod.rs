@@ -1,0 +1,346 @@
+//! What host and guest say to each other while a command runs.
+//!
+//! They share one byte stream, the channel: a socket in a container, a virtio-serial port in a virtual machine.
+//! On it are frames: a kind (1 byte), the length of the payload (4 bytes, little-endian), the payload. The host
+//! speaks first, with the [config](crate::config::GuestConfig).
+//!
+//! Bytes of the command's streams may be sent only as far as the other side has room ([`WINDOW`], and
+//! [`Frame::Room`] when some was used up). Whoever reads the channel can therefore always take what comes, and a
+//! stream that nobody reads does not hold up another stream, a signal or the end.
+
+mod tunnel_frame;
+
+use serde::{Deserialize, Serialize};
+
+pub use tunnel_frame::{Kind, Passage};
+
+/// Bytes of one stream that may be on their way before the other side says that it has more room.
+pub const WINDOW: u32 = 256 << 10;
+
+/// The largest payload of a frame, in bytes: a config with very many arguments and mounts.
+pub const LARGEST: usize = 16 << 20;
+
+/// Bytes of a stream that are put into one frame at most.
+pub const CHUNK: usize = 32 << 10;
+
+/// Bytes before a payload.
+pub const HEADER: usize = 5;
+
+/// Name of the virtio-serial port that is the channel.
+pub const PORT: &str = "org.virt-sandbox.channel.0";
+
+/// Name of the [`Milestone`] after which the command runs.
+pub const STARTED: &str = "started";
+
+/// File descriptor of the channel in a container: the first that libvirt hands down. Streams that are inherited follow in
+/// the order of their numbers.
+pub const CHANNEL_FD: i32 = 3;
+
+/// One message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Frame {
+    /// To the guest, first: a [`GuestConfig`](crate::config::GuestConfig) as JSON.
+    Config(Vec<u8>),
+    /// To the host: a moment of the boot was reached.
+    Milestone(Milestone),
+    /// To the host: a line of the guest's log.
+    Log(Vec<u8>),
+    /// Bytes of a stream.
+    Data(Channel, Vec<u8>),
+    /// The stream has ended: no more bytes come, or, said by who receives it, none are wanted.
+    End(Channel),
+    /// Whoever received bytes of this stream can take so many more.
+    Room(Channel, u32),
+    /// To the guest: pass on a signal.
+    Signal(SignalFrame),
+    /// To the guest: the window of the terminal has another size, in rows and columns.
+    Resize(u16, u16),
+    /// To the host, last: how it ended.
+    Exit(Exit),
+    /// To a machine that lives by itself, first: whoever was there before is gone. The number is one nobody has said before.
+    Attach(u64),
+    /// To the host: the answer to that.
+    Hello(Hello),
+    /// About a connection, by its number.
+    Passage(u32, Passage),
+}
+
+/// The answer to [`Frame::Attach`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hello {
+    /// [`VERSION`](crate::channel::agent_request::VERSION) of the guest.
+    pub version: u32,
+    /// What was said to attach.
+    pub number: u64,
+}
+
+/// By which a [`Hello`] is found among what was meant for somebody else.
+const MAGIC: [u8; 16] = *b"virt-sandbox way";
+
+/// A stream of the command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Channel {
+    /// Standard input.
+    Stdin,
+    /// Standard output, and all that a terminal says.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// A moment of the boot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Milestone {
+    /// What was reached: `booted`, `root`, `network`, `started`.
+    pub name: String,
+    /// Milliseconds since the guest's kernel began.
+    pub millis: u64,
+}
+
+impl Milestone {
+    /// The moment now.
+    #[must_use]
+    pub fn now(name: &str) -> Self {
+        // Seconds with two digits behind the point (proc_uptime(5)).
+        let uptime = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
+        let seconds = uptime.split(' ').next().unwrap_or("").replace('.', "");
+        Self {
+            name: name.to_owned(),
+            millis: seconds.parse::<u64>().unwrap_or(0) * 10,
+        }
+    }
+}
+
+/// A signal to pass on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SignalFrame {
+    /// Its number (`signal(7)`); the same in host and guest, which are of one architecture.
+    pub number: u8,
+    /// To the whole foreground group, as for a key typed at a terminal, instead of the command alone.
+    pub group: bool,
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "type")]
+pub enum Exit {
+    /// By itself, with this status.
+    Status {
+        /// 0 to 255.
+        code: u8,
+    },
+    /// By a signal.
+    Signal {
+        /// Its number.
+        number: u8,
+    },
+    /// It did not start: there is no such program, or it cannot be run.
+    NotRun {
+        /// Whether there is none.
+        missing: bool,
+        /// Why, on one line.
+        reason: String,
+    },
+    /// The guest could not do what the host asked.
+    Failed {
+        /// Why, on one line.
+        reason: String,
+    },
+}
+
+/// Why bytes are no frame.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// A kind there is not.
+    #[error("a message of unknown kind {0}")]
+    Kind(u8),
+    /// A payload longer than [`LARGEST`].
+    #[error("a message of {0} bytes")]
+    Length(usize),
+    /// Bytes of a stream that nobody has said there is room for.
+    #[error("{0} bytes of a stream at once, for which there is no room")]
+    Room(usize),
+    /// A payload that is not what its kind has.
+    #[error("a message of kind {0} that makes no sense")]
+    Payload(u8),
+}
+
+const CONFIG: u8 = 1;
+const MILESTONE: u8 = 2;
+const LOG: u8 = 3;
+const DATA: u8 = 4;
+const END: u8 = 5;
+const ROOM: u8 = 6;
+const SIGNAL: u8 = 7;
+const RESIZE: u8 = 8;
+const EXIT: u8 = 9;
+const ATTACH: u8 = 10;
+const HELLO: u8 = 11;
+const PASSAGE: u8 = 12;
+
+impl Channel {
+    const ALL: [Self; 3] = [Self::Stdin, Self::Stdout, Self::Stderr];
+
+    fn number(self) -> u8 {
+        match self {
+            Self::Stdin => 0,
+            Self::Stdout => 1,
+            Self::Stderr => 2,
+        }
+    }
+
+    fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
+}
+
+impl Exit {
+    /// The status a shell would give it: 128+N for signal N, 127 and 126 for a command that is missing or
+    /// cannot be run, and 125 for a failure that is not the command's (`podman-run(1)`, `env(1)`).
+    #[must_use]
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::Status { code } => *code,
+            Self::Signal { number } => 128_u8.saturating_add(*number),
+            Self::NotRun { missing: true, .. } => 127,
+            Self::NotRun { missing: false, .. } => 126,
+            Self::Failed { .. } => 125,
+        }
+    }
+}
+
+impl Frame {
+    /// Appends the bytes of the frame to `buffer`.
+    pub fn write(&self, buffer: &mut Vec<u8>) {
+        let begin = buffer.len();
+        buffer.extend([self.kind(), 0, 0, 0, 0]);
+        match self {
+            Self::Config(text) | Self::Log(text) => buffer.extend_from_slice(text),
+            Self::Data(channel, bytes) => {
+                buffer.push(channel.number());
+                buffer.extend_from_slice(bytes);
+            }
+            Self::End(channel) => buffer.push(channel.number()),
+            Self::Room(channel, count) => {
+                buffer.push(channel.number());
+                buffer.extend(count.to_le_bytes());
+            }
+            Self::Signal(signal) => buffer.extend([signal.number, u8::from(signal.group)]),
+            Self::Resize(rows, columns) => {
+                buffer.extend(rows.to_le_bytes());
+                buffer.extend(columns.to_le_bytes());
+            }
+            Self::Milestone(milestone) => json(milestone, buffer),
+            Self::Exit(exit) => json(exit, buffer),
+            Self::Attach(number) => buffer.extend(number.to_le_bytes()),
+            Self::Hello(hello) => {
+                buffer.extend(MAGIC);
+                buffer.extend(hello.version.to_le_bytes());
+                buffer.extend(hello.number.to_le_bytes());
+            }
+            Self::Passage(id, passage) => passage.write(*id, buffer),
+        }
+        let length = u32::try_from(buffer.len() - begin - HEADER).unwrap_or(u32::MAX);
+        buffer[begin + 1..begin + HEADER].copy_from_slice(&length.to_le_bytes());
+    }
+
+    fn kind(&self) -> u8 {
+        match self {
+            Self::Config(_) => CONFIG,
+            Self::Milestone(_) => MILESTONE,
+            Self::Log(_) => LOG,
+            Self::Data(..) => DATA,
+            Self::End(_) => END,
+            Self::Room(..) => ROOM,
+            Self::Signal(_) => SIGNAL,
+            Self::Resize(..) => RESIZE,
+            Self::Exit(_) => EXIT,
+            Self::Attach(_) => ATTACH,
+            Self::Hello(_) => HELLO,
+            Self::Passage(..) => PASSAGE,
+        }
+    }
+
+    /// Takes the first frame out of `buffer`; `None` while it is not all there.
+    ///
+    /// # Errors
+    /// Where the bytes are no frame. Nothing that follows can be read then.
+    pub fn take(buffer: &mut Vec<u8>) -> Result<Option<Self>, WireError> {
+        let Some(header) = buffer.get(..HEADER) else {
+            return Ok(None);
+        };
+        let kind = header[0];
+        let length = u32::from_le_bytes([header[1], header[2], header[3], header[4]]) as usize;
+        if length > LARGEST {
+            return Err(WireError::Length(length));
+        }
+        if buffer.len() < HEADER + length {
+            return Ok(None);
+        }
+        let rest = buffer.split_off(HEADER + length);
+        let payload = std::mem::replace(buffer, rest).split_off(HEADER);
+        Self::read(kind, payload).map(Some).ok_or(match kind {
+            CONFIG..=PASSAGE => WireError::Payload(kind),
+            _ => WireError::Kind(kind),
+        })
+    }
+
+    /// Takes the [`Hello`] with `number` out of `buffer`, and drops all that comes before; `None` while it is not there.
+    pub fn take_hello(buffer: &mut Vec<u8>, number: u64) -> Option<Hello> {
+        let mut wanted = vec![];
+        Self::Hello(Hello { version: 0, number }).write(&mut wanted);
+        let (head, tail) = (HEADER + MAGIC.len(), number.to_le_bytes());
+        let at = buffer
+            .windows(wanted.len())
+            .position(|found| found.starts_with(&wanted[..head]) && found.ends_with(&tail));
+        let Some(at) = at else {
+            // What is here may be the beginning of it.
+            buffer.drain(..buffer.len().saturating_sub(wanted.len() - 1));
+            return None;
+        };
+        buffer.drain(..at);
+        match Self::take(buffer) {
+            Ok(Some(Self::Hello(hello))) => Some(hello),
+            Ok(_) | Err(_) => None,
+        }
+    }
+
+    fn read(kind: u8, payload: Vec<u8>) -> Option<Self> {
+        let channel = || Channel::from_number(*payload.first()?);
+        Some(match (kind, payload.as_slice()) {
+            (CONFIG, _) => Self::Config(payload),
+            (LOG, _) => Self::Log(payload),
+            (MILESTONE, text) => Self::Milestone(serde_json::from_slice(text).ok()?),
+            (EXIT, text) => Self::Exit(serde_json::from_slice(text).ok()?),
+            (ATTACH, number) => Self::Attach(u64::from_le_bytes(number.try_into().ok()?)),
+            (HELLO, text) => {
+                let rest = text.strip_prefix(&MAGIC)?;
+                Self::Hello(Hello {
+                    version: u32::from_le_bytes(rest.get(..4)?.try_into().ok()?),
+                    number: u64::from_le_bytes(rest.get(4..)?.try_into().ok()?),
+                })
+            }
+            (PASSAGE, text) => Passage::read(text)?,
+            (DATA, [_, bytes @ ..]) => Self::Data(channel()?, bytes.to_vec()),
+            (END, [_]) => Self::End(channel()?),
+            (ROOM, &[_, a, b, c, d]) => Self::Room(channel()?, u32::from_le_bytes([a, b, c, d])),
+            (SIGNAL, &[number, group]) => Self::Signal(SignalFrame {
+                number,
+                group: group != 0,
+            }),
+            (RESIZE, &[a, b, c, d]) => {
+                Self::Resize(u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]))
+            }
+            _ => return None,
+        })
+    }
+}
+
+/// These types have nothing that JSON cannot carry.
+fn json(value: &impl Serialize, buffer: &mut Vec<u8>) {
+    buffer.extend(serde_json::to_vec(value).unwrap_or_default());
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,338 @@
+//! A command that PID 1 starts and watches, with its streams, signals and end on the channel.
+//!
+//! When the command has ended, every other process of the sandbox is ended too, so that what is left in its pipes
+//! comes to an end and nothing is lost. The last frame says how it ended.
+
+mod start;
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use self::start::Started;
+use crate::channel::link::{Link, Sink, Source};
+use crate::channel::wire::{Channel, Exit, Frame, Milestone, STARTED, SignalFrame};
+use crate::config::Command;
+use crate::stdio::terminal::set_window_size;
+
+/// Milliseconds the host may take to close the channel after the last frame.
+const FAREWELL: u16 = 5000;
+
+/// Runs `command` to its end, with `link` to the host, and says how it ended. `inherited` are the caller's streams, in the
+/// order of their numbers.
+pub fn run(command: &Command, inherited: Vec<OwnedFd>, link: &mut Link) -> Exit {
+    match watch(command, inherited, link) {
+        Ok(End::Exit(exit)) => exit,
+        // A caller that is gone will not ask.
+        Ok(End::Deserted { .. }) => Exit::Signal {
+            number: Signal::SIGKILL as u8,
+        },
+        Err(error) => Exit::Failed {
+            reason: format!("{error:#}"),
+        },
+    }
+}
+
+/// The end of a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// The command has ended.
+    Exit(Exit),
+    /// The caller is gone.
+    Deserted {
+        /// What the next one has said to attach, if there is one already.
+        successor: Option<u64>,
+    },
+}
+
+/// Sends the last frame and waits until the host has closed the channel: until then it may not have read it.
+pub fn tell(link: &mut Link, exit: &Exit) {
+    link.send(&Frame::Exit(exit.clone()));
+    let mut is_open = true;
+    while is_open {
+        let mut polled = [PollFd::new(link.as_fd(), link.wants())];
+        match poll(&mut polled, FAREWELL) {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(Errno::EINTR) => continue,
+            Err(_) => return,
+        }
+        let hung_up = polled[0]
+            .revents()
+            .is_some_and(|events| events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR));
+        is_open = link.flush().is_ok() && link.fill().unwrap_or(false) && !hung_up;
+    }
+}
+
+/// The state of a session.
+struct Session<'a> {
+    link: &'a mut Link,
+    pid: Pid,
+    stdin: Option<Sink>,
+    outputs: Vec<(Channel, Source)>,
+    /// A terminal's end, to resize it.
+    terminal: Option<OwnedFd>,
+    exit: Option<Exit>,
+    host_is_there: bool,
+    successor: Option<u64>,
+}
+
+/// As [`run`], and says also whether the caller is still there.
+pub fn watch(command: &Command, inherited: Vec<OwnedFd>, link: &mut Link) -> Result<End> {
+    let mut mask = SigSet::empty();
+    mask.add(Signal::SIGCHLD);
+    mask.thread_block().context("blocking signals")?;
+    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .context("listening for signals")?;
+
+    let started = match start::start(command, inherited)? {
+        Started::Runs(running) => running,
+        Started::Not(exit) => return Ok(End::Exit(exit)),
+    };
+    link.send(&Frame::Milestone(Milestone::now(STARTED)));
+    let mut session = Session {
+        link,
+        pid: started.pid,
+        stdin: started.stdin,
+        outputs: started.outputs,
+        terminal: started.terminal,
+        exit: None,
+        host_is_there: true,
+        successor: None,
+    };
+    // What came with the config, which nothing announces any more.
+    session.hear()?;
+    while !session.is_over() {
+        session.turn(&signals)?;
+    }
+    Ok(match session.exit.take() {
+        Some(exit) if session.host_is_there => End::Exit(exit),
+        Some(_) => End::Deserted {
+            successor: session.successor,
+        },
+        None => {
+            session.end_command();
+            End::Deserted {
+                successor: session.successor,
+            }
+        }
+    })
+}
+
+/// How long a command may take to end once its caller is gone, in milliseconds.
+const GRACE: u16 = 2000;
+
+impl Session<'_> {
+    fn is_over(&self) -> bool {
+        let is_drained = self.outputs.iter().all(|(_, source)| !source.is_open());
+        !self.host_is_there || (self.exit.is_some() && is_drained && self.link.is_flushed())
+    }
+
+    /// Waits until something can be done, and does it.
+    fn turn(&mut self, signals: &SignalFd) -> Result<()> {
+        let mut polled = vec![
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.link.as_fd(), self.link.wants()),
+        ];
+        let stdin = self.stdin.as_ref().and_then(Sink::wants);
+        polled.extend(stdin.map(|fd| PollFd::new(fd, PollFlags::POLLOUT)));
+        let outputs = self.outputs.iter();
+        let outputs = outputs.filter_map(|(_, source)| source.wants(self.link));
+        polled.extend(outputs.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        let timeout = match self.is_left_open() {
+            true => PollTimeout::ZERO,
+            false => PollTimeout::NONE,
+        };
+        match poll(&mut polled, timeout) {
+            Ok(0) => {
+                for (channel, source) in &mut self.outputs {
+                    source.close();
+                    self.link.send(&Frame::End(*channel));
+                }
+                return Ok(());
+            }
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error).context("waiting for the command"),
+        }
+        let ready: Vec<i32> = polled
+            .iter()
+            .filter(|fd| fd.revents().is_some_and(|events| !events.is_empty()))
+            .map(|fd| fd.as_fd().as_raw_fd())
+            .collect();
+        let is_ready =
+            |fd: Option<BorrowedFd<'_>>| fd.is_some_and(|fd| ready.contains(&fd.as_raw_fd()));
+
+        if is_ready(Some(signals.as_fd())) {
+            while let Ok(Some(_)) = signals.read_signal() {}
+            self.reap();
+        }
+        if is_ready(self.stdin.as_ref().and_then(Sink::wants))
+            && let Some(stdin) = &mut self.stdin
+        {
+            complain(stdin.drain(self.link));
+        }
+        for (_, source) in &mut self.outputs {
+            if is_ready(source.wants(self.link)) {
+                complain(source.pump(self.link));
+            }
+        }
+        if is_ready(Some(self.link.as_fd())) {
+            self.host_is_there = self.link.fill().unwrap_or(false);
+            self.hear()?;
+        }
+        if self.link.flush().is_err() {
+            self.host_is_there = false;
+        }
+        Ok(())
+    }
+
+    /// Whether the command has ended, all that it has said is on its way, and a process that it left behind in a sandbox that
+    /// lives on still holds a stream of it open.
+    fn is_left_open(&self) -> bool {
+        let mut open = self.outputs.iter().filter(|(_, source)| source.is_open());
+        std::process::id() != 1
+            && self.exit.is_some()
+            && self.link.is_flushed()
+            && open.clone().next().is_some()
+            && open.all(|(_, source)| source.wants(self.link).is_some())
+    }
+
+    /// Ends a command that nobody waits for any more, with all of its session that has not left it.
+    fn end_command(&mut self) {
+        if std::process::id() == 1 {
+            return;
+        }
+        let group = Pid::from_raw(-self.pid.as_raw());
+        self.stdin = None;
+        self.outputs.clear();
+        self.terminal = None;
+        for signal in [Signal::SIGHUP, Signal::SIGTERM, Signal::SIGCONT] {
+            let _ = kill(group, signal);
+        }
+        for _ in 0..GRACE / 20 {
+            self.reap();
+            if self.exit.is_some() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        let _ = kill(group, Signal::SIGKILL);
+        let _ = waitpid(self.pid, None);
+    }
+
+    fn hear(&mut self) -> Result<()> {
+        while let Some(frame) = self.link.next_frame().context("reading the channel")? {
+            self.obey(frame);
+        }
+        Ok(())
+    }
+
+    /// Takes notice of every process that ended; orphans of the sandbox are children of PID 1.
+    fn reap(&mut self) {
+        while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            let exit = match status {
+                WaitStatus::Exited(pid, code) if pid == self.pid => Exit::Status {
+                    code: u8::try_from(code).unwrap_or(u8::MAX),
+                },
+                WaitStatus::Signaled(pid, signal, _) if pid == self.pid => Exit::Signal {
+                    number: signal as u8,
+                },
+                WaitStatus::StillAlive => return,
+                WaitStatus::Exited(..)
+                | WaitStatus::Signaled(..)
+                | WaitStatus::Stopped(..)
+                | WaitStatus::Continued(_)
+                | WaitStatus::PtraceEvent(..)
+                | WaitStatus::PtraceSyscall(_) => continue,
+            };
+            if self.exit.is_none() {
+                self.exit = Some(exit);
+                // Whoever still holds a pipe of the command would keep it open. As PID 1 this reaches all others (kill(2)).
+                if std::process::id() == 1 {
+                    let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+                }
+            }
+        }
+    }
+
+    fn obey(&mut self, frame: Frame) {
+        match frame {
+            Frame::Data(Channel::Stdin, bytes) => {
+                if let Some(stdin) = &mut self.stdin
+                    && let Err(error) = stdin.accept(&bytes)
+                {
+                    log::warn!("standard input: {error}");
+                }
+            }
+            Frame::End(Channel::Stdin) => {
+                if let Some(stdin) = &mut self.stdin {
+                    stdin.end();
+                }
+            }
+            Frame::End(channel) => {
+                if let Some(source) = self.output(channel) {
+                    source.close();
+                }
+            }
+            Frame::Room(channel, count) => {
+                if let Some(source) = self.output(channel) {
+                    source.more_room(count);
+                }
+            }
+            Frame::Attach(number) => {
+                self.host_is_there = false;
+                self.successor = Some(number);
+            }
+            Frame::Signal(signal) => self.signal(signal),
+            Frame::Resize(rows, columns) => {
+                if let Some(terminal) = &self.terminal {
+                    complain(set_window_size(terminal.as_fd(), rows, columns));
+                }
+            }
+            // Nothing of the host's.
+            Frame::Config(_)
+            | Frame::Milestone(_)
+            | Frame::Log(_)
+            | Frame::Data(..)
+            | Frame::Hello(_)
+            | Frame::Passage(..)
+            | Frame::Exit(_) => {}
+        }
+    }
+
+    fn output(&mut self, channel: Channel) -> Option<&mut Source> {
+        let mut outputs = self.outputs.iter_mut();
+        outputs
+            .find(|(of, _)| *of == channel)
+            .map(|(_, source)| source)
+    }
+
+    fn signal(&self, signal: SignalFrame) {
+        // The pid may be that of another process once the command was reaped.
+        if self.exit.is_some() {
+            return;
+        }
+        let Ok(number) = Signal::try_from(i32::from(signal.number)) else {
+            return;
+        };
+        let whom = if signal.group {
+            Pid::from_raw(-self.pid.as_raw())
+        } else {
+            self.pid
+        };
+        let _ = kill(whom, number);
+    }
+}
+
+/// A stream that fails has ended, and the other side was told.
+fn complain<E: std::fmt::Display>(result: Result<(), E>) {
+    if let Err(error) = result {
+        log::warn!("{error}");
+    }
+}

@@ -1,0 +1,6 @@
+//! Standard streams and terminals.
+
+#[cfg(feature = "init")]
+pub(crate) mod pty;
+pub mod streams;
+pub mod terminal;
