@@ -50,6 +50,7 @@ check:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
 	$(CARGO) test --locked --workspace --lib --bins
 	$(CARGO) test --locked --test architecture
+	$(CARGO) test --locked --test docs
 
 setup:
 	$(setup) base
@@ -68,6 +69,7 @@ test: setup
 # Cases of services and attempts to get out that are like those of `make test` and take long.
 test-slow: programs
 	$(parts) $(harness) with-libvirtd -- $(CARGO) test --locked --test escape -- --test-threads=1 --ignored --nocapture
+	$(parts) $(harness) with-libvirtd -- $(CARGO) test --locked --test docs -- --test-threads=1 --ignored
 	$(parts) $(harness) with-libvirtd -- $(CARGO) test --locked --test service -- --test-threads=1 --ignored --skip drivers:: --skip machines:: --skip kills::
 
 # Every case of virt-sandbox in virtual machines; `make test` runs some.
