@@ -1,9 +1,9 @@
-//! Files that are written whole or not at all.
+//! Files that are written completely or not at all.
 //!
-//! The new content is written to a temporary file *in the same directory*, because a rename is
-//! atomic only within one filesystem and because the label a security module gives to a new file
-//! depends on the directory it is made in. This module does not resolve paths under a root:
-//! [`crate::sys::root::Root::write_atomic`] does, and then comes here.
+//! The new content is written to a temporary file *in the same directory*, because a rename is atomic only
+//! within one filesystem and because the label that a security module gives to a new file depends on its
+//! directory. This module does not resolve paths under a root: [`crate::sys::root::Root::write_atomic`] does,
+//! and then calls it.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -16,35 +16,35 @@ use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
 
-/// Writing a file failed; what was there before is still there.
+/// Error of writing a file; its previous content is unchanged.
 #[derive(Debug, thiserror::Error)]
 #[error("writing '{path}'")]
 pub struct WriteError {
-    /// The file that was to be written.
+    /// File that was to be written.
     pub path: PathBuf,
-    /// What the kernel said.
+    /// Cause, from the kernel.
     #[source]
     pub source: io::Error,
 }
 
-/// Replaces `path` by a file with the given content and permission bits (the umask has no say).
+/// Replaces `path` by a file with the given content and permission bits, independent of the umask.
 ///
-/// A symlink at `path` is replaced, not followed. When this returns, the content is on disk.
+/// A symlink at `path` is replaced, not followed. The content is on disk when this returns.
 pub fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), WriteError> {
     write_path(path, content, mode, Durability::AtOnce)
 }
 
-/// As [`write()`], but when this returns the content need not be on disk yet: for what can be made anew.
+/// Replaces `path` like [`write()`], without waiting for the disk: for content that can be regenerated.
 pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), WriteError> {
     write_path(path, content, mode, Durability::InTime)
 }
 
-/// When a file is on disk.
+/// Point in time at which a file is on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::sys) enum Durability {
     /// Before the call returns.
     AtOnce,
-    /// When the kernel gets to it; a disk may take long to say that it has something.
+    /// When the kernel writes it back: a sync can take long.
     InTime,
 }
 
@@ -69,7 +69,7 @@ fn write_path(
     write_at(directory.as_fd(), name, content, mode, durability).map_err(fail)
 }
 
-/// [`write`], for a name in a directory that is already open.
+/// Replaces the file `name` in an open directory, see [`write`].
 pub(in crate::sys) fn write_at(
     directory: BorrowedFd<'_>,
     name: &OsStr,
@@ -102,8 +102,8 @@ pub(in crate::sys) fn write_at(
     }
 }
 
-/// A name nothing else uses: begins with a dot, so that the directories of snippets in `/etc` do not
-/// read it, and does not contain the final name, which may already be NAME_MAX long.
+/// Returns a unique temporary name. It begins with a dot, so that the directories of snippets in `/etc`
+/// ignore it, and does not contain the final name, which may already be NAME_MAX long.
 pub(in crate::sys) fn temporary_name() -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);

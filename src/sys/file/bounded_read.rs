@@ -1,4 +1,4 @@
-//! Files that somebody else writes: there may be any amount of it, and anything in it.
+//! Bounded reads of files that others write: they may have any size and any content.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -7,10 +7,7 @@ use std::path::Path;
 
 use nix::libc;
 
-/// The last `most` bytes of a file, as text, from the beginning of a line if there are more.
-///
-/// # Errors
-/// Where it cannot be read.
+/// Reads the last `most` bytes of a file as text, from the beginning of a line if the file is longer.
 pub fn last(path: &Path, most: u64) -> io::Result<String> {
     let mut file = File::open(path)?;
     let skipped = file.metadata()?.len().saturating_sub(most);
@@ -24,10 +21,10 @@ pub fn last(path: &Path, most: u64) -> io::Result<String> {
     })
 }
 
-/// A regular file of at most `most` bytes, as text. Anything else is an error at once, such as a fifo that nobody writes to.
+/// Reads a regular file of at most `most` bytes as text.
 ///
 /// # Errors
-/// Where it cannot be read, is longer, or no text.
+/// If the file is longer, not UTF-8, or not a regular file. A fifo is refused without waiting for a writer.
 pub fn whole(path: &Path, most: u64) -> io::Result<String> {
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     let file = OpenOptions::new()
@@ -38,7 +35,7 @@ pub fn whole(path: &Path, most: u64) -> io::Result<String> {
         return Err(io::Error::other("not a regular file"));
     }
     let mut text = String::new();
-    // What is no text may be so because it is cut.
+    // Invalid UTF-8 may come from the cut, so the length is checked first.
     let read = file.take(most + 1).read_to_string(&mut text);
     match read {
         Ok(length) if length as u64 > most => {
@@ -81,7 +78,7 @@ mod tests {
             std::fs::write(&path, content).unwrap();
             assert_eq!(last(&path, 10).unwrap(), expected);
         }
-        // As long as it likes.
+        // A sparse file of any size.
         let file = File::options().append(true).open(&path).unwrap();
         file.set_len(1 << 40).unwrap();
         assert_eq!(last(&path, 10).unwrap().len(), 10);

@@ -1,4 +1,4 @@
-//! The label that SELinux knows a file by: an extended attribute.
+//! SELinux labels of files, which are extended attributes.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::sys::root::{Object, Root};
 
-/// The attribute; its value ends with a zero.
+/// Name of the attribute; its value ends with a NUL.
 const ATTRIBUTE: &str = "security.selinux";
 
-/// The label of what is at `path`, if it has one; a link there is followed.
+/// Returns the label of the file at `path`, if it has one. A symlink is followed.
 #[must_use]
 pub fn get(path: &Path) -> Option<String> {
     let value = xattr::get_deref(path, ATTRIBUTE).ok()??;
@@ -17,11 +17,8 @@ pub fn get(path: &Path) -> Option<String> {
     Some(text.trim_end_matches('\0').to_owned())
 }
 
-/// Labels the directory `top` with all in it, and itself last. No link in it is followed, whatever somebody makes of it meanwhile;
-/// what vanishes is no error. What is mounted in it is another's and stays as it is.
-///
-/// # Errors
-/// Where something cannot be read or labelled.
+/// Labels the directory `top` with all in it, and itself last. No symlink in it is followed, even if the tree
+/// changes meanwhile; files that vanish are no error. Filesystems mounted below `top` are skipped.
 pub fn set_below(top: &Path, label: &str) -> Result<()> {
     let root = Root::new(top)?;
     let device = device(&root.object(Path::new("/"))?)?;
@@ -51,7 +48,7 @@ fn device(object: &Object) -> Result<u64> {
     Ok(std::os::unix::fs::MetadataExt::dev(&object.metadata()?))
 }
 
-/// Labels an object unless it has the label: that would be a write to the disk.
+/// Labels an object if it has another label: setting the same one would still write to the disk.
 fn set(object: &Object, label: &str) -> std::io::Result<()> {
     let path = object.proc_path();
     let mut value = label.as_bytes().to_vec();

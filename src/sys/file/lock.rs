@@ -1,7 +1,7 @@
-//! One command at a time: an advisory lock on a file.
+//! Advisory locks on files.
 //!
-//! The lock is flock(2), so the kernel releases it when its holder dies. Who removes the file
-//! makes others lock one that no third can find: they look with [`Lock::is_at`].
+//! The lock is flock(2), so the kernel releases it when its holder dies. A process that removes a lock file
+//! leaves waiters with a lock that nobody else can find: they check with [`Lock::is_at`].
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -11,27 +11,27 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 
-/// Whether others may hold the lock at the same time.
+/// Mode of a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sharing {
-    /// With other readers.
+    /// Others may hold the lock in the same mode.
     Shared,
-    /// With nobody.
+    /// Nobody else may hold the lock.
     Exclusive,
 }
 
-/// A lock, held until it is dropped.
+/// Lock that is held until it is dropped.
 #[derive(Debug)]
 pub struct Lock {
     file: Flock<File>,
 }
 
-/// What [`Lock::acquire`] is waiting for. Prints as a sentence for the user.
+/// Lock that [`Lock::acquire`] is waiting for. Prints as a sentence for the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
     /// The lock file.
     pub path: PathBuf,
-    /// The process that last took it exclusively, if it said so.
+    /// Process that last took it exclusively, if it wrote its number.
     pub holder: Option<u32>,
 }
 
@@ -46,19 +46,20 @@ impl std::fmt::Display for Held {
     }
 }
 
-/// Taking a lock failed.
+/// Error of taking a lock.
 #[derive(Debug, thiserror::Error)]
 #[error("locking '{path}'")]
 pub struct LockError {
     /// The lock file.
     pub path: PathBuf,
-    /// What the kernel said.
+    /// Cause, from the kernel.
     #[source]
     pub source: io::Error,
 }
 
 impl Lock {
-    /// Whether the lock's file is still the one at `path`: it may have been removed, and made anew, before the lock was free.
+    /// Returns whether the locked file is still the one at `path`: it may have been removed and created
+    /// anew while this process waited.
     #[must_use]
     pub fn is_at(&self, path: &Path) -> bool {
         let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
@@ -68,8 +69,8 @@ impl Lock {
         }
     }
 
-    /// Takes the lock at `path`, making the file (mode 0600) if there is none. If it is held, calls
-    /// `waiting` once and then waits for as long as it takes.
+    /// Takes the lock at `path`, and creates the file (mode 0600) if there is none. If the lock is held,
+    /// calls `waiting` once and then blocks.
     pub fn acquire(
         path: &Path,
         sharing: Sharing,
@@ -91,7 +92,7 @@ impl Lock {
         Self::held(file, path, sharing)
     }
 
-    /// Takes the lock if that is possible at once; otherwise says who holds it.
+    /// Takes the lock if it is free; otherwise returns its holder.
     pub fn try_acquire(path: &Path, sharing: Sharing) -> Result<Result<Lock, Held>, LockError> {
         Ok(Self::attempt(path, sharing)?.map_err(|(_, held)| held))
     }
@@ -110,7 +111,7 @@ impl Lock {
             Ok(locked) => Self::held(locked, path, sharing).map(Ok),
             Err((mut file, Errno::EWOULDBLOCK)) => {
                 let mut text = String::new();
-                // The number is a courtesy: nothing depends on reading it.
+                // The number is informative only: nothing depends on reading it.
                 let _ = (&mut file).take(20).read_to_string(&mut text);
                 let held = Held {
                     path: path.to_owned(),

@@ -1,4 +1,4 @@
-//! A file that is there once it is whole, and in nobody's place.
+//! New files that appear under their name once they are complete, and never replace another file.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -11,8 +11,8 @@ use tempfile::NamedTempFile;
 
 use crate::sys::root::proc_path;
 
-/// A file that is being written. Dropped without [`keep`](Self::keep) it is gone, and where the filesystem can have files
-/// without a name also if the process is killed.
+/// New file that is still being written. Dropping it without [`commit`](Self::commit) removes it. On
+/// filesystems with `O_TMPFILE` it also disappears if the process is killed.
 #[derive(Debug)]
 pub struct Fresh {
     file: Kind,
@@ -26,10 +26,10 @@ enum Kind {
 }
 
 impl Fresh {
-    /// Begins a file that only its owner may read, to be at `path`.
+    /// Begins a file, readable by its owner only, that will appear at `path`.
     ///
     /// # Errors
-    /// Where something is there, or its directory cannot be written to.
+    /// If something exists at `path`, or its directory cannot be written to.
     pub fn new(path: &Path) -> io::Result<Self> {
         if fs::symlink_metadata(path).is_ok() {
             return Err(io::ErrorKind::AlreadyExists.into());
@@ -43,7 +43,7 @@ impl Fresh {
             .mode(0o600)
             .custom_flags(OFlag::O_TMPFILE.bits())
             .open(directory);
-        // Not every filesystem can (open(2), O_TMPFILE).
+        // Not every filesystem supports this (open(2), O_TMPFILE).
         let file = match unnamed {
             Ok(file) => Kind::Unnamed(file),
             Err(error)
@@ -64,7 +64,7 @@ impl Fresh {
         })
     }
 
-    /// The file, to write to.
+    /// Returns the file to write to.
     #[must_use]
     pub fn file(&self) -> &File {
         match &self.file {
@@ -73,10 +73,10 @@ impl Fresh {
         }
     }
 
-    /// The file is whole: it gets its name.
+    /// Gives the complete file its name.
     ///
     /// # Errors
-    /// Where something is there by now, or it cannot be written to disk.
+    /// If something exists under that name by now, or the file cannot be written to disk.
     pub fn keep(self) -> io::Result<()> {
         self.file().sync_all()?;
         match self.file {
@@ -117,7 +117,7 @@ mod tests {
         begun.keep().unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"whole");
         assert!(Fresh::new(&path).is_err());
-        // Not a word of the name it would have had meanwhile.
+        // The message does not mention the temporary name.
         let error = Fresh::new(&dir.path().join("none/a")).unwrap_err();
         assert!(!error.to_string().contains("tmp"), "{error}");
     }

@@ -1,4 +1,5 @@
-//! Directories and files of one user's: made so that nobody else gets at them, and taken over only where that is so.
+//! Directories and files of one user, created without access for others, and reused only if nobody else could
+//! change them.
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Write};
@@ -8,14 +9,15 @@ use std::path::Path;
 use nix::libc;
 use nix::unistd::geteuid;
 
-/// Makes a directory with permissions of `mode`, and the missing ones above it, or takes one that is there. Permissions that it has
-/// beyond `mode` are taken away.
+/// Creates a directory with permissions `mode`, and its missing parents, or reuses an existing one.
+/// Permissions beyond `mode` are removed.
 ///
 /// # Errors
-/// Where it cannot be made, belongs to somebody else, or others can write to it: what is in it may be anybody's then.
+/// If the directory cannot be created, belongs to another user, or others can write to it: its content may
+/// then be anybody's.
 pub fn directory(path: &Path, mode: u32) -> io::Result<()> {
     if let Some(parent) = path.parent() {
-        // Above root's directories are those of all, above a user's is their own home.
+        // Parents of root's directories are shared; those of a user are in the user's home.
         let above = if geteuid().is_root() { 0o755 } else { 0o700 };
         DirBuilder::new()
             .recursive(true)
@@ -23,7 +25,7 @@ pub fn directory(path: &Path, mode: u32) -> io::Result<()> {
             .create(parent)?;
     }
     match DirBuilder::new().mode(mode).create(path) {
-        // The umask has taken away what it forbids.
+        // The umask may have removed bits.
         Ok(()) => return fs::set_permissions(path, fs::Permissions::from_mode(mode)),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
         Err(error) => return Err(error),
@@ -45,22 +47,22 @@ pub fn directory(path: &Path, mode: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether something is this user's, and nobody else's to change.
+/// Returns whether the calling user owns a file and nobody else can change it.
 fn is_own(metadata: &Metadata) -> bool {
     metadata.uid() == geteuid().as_raw() && metadata.mode() & 0o022 == 0
 }
 
-/// Whether there is a regular file at `path` that is this user's, and nobody else's to change.
+/// Returns whether `path` is a regular file that the calling user owns and nobody else can change.
 #[must_use]
 pub fn has_own_file(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file() && is_own(&metadata))
 }
 
-/// Writes a new file that `reader`, a user and a group, or else this user may read and nobody else: the content of this user's file
-/// `source`, and then `appended`. The filesystem shares the blocks of both files where it can.
+/// Writes a new file with the content of the user's file `source` and then `appended`. Only `reader` (user,
+/// group) may read it, or the calling user if absent. The files share blocks where the filesystem can.
 ///
 /// # Errors
-/// Where `source` is somebody else's, or `target` exists or cannot be written.
+/// If `source` belongs to another user, or `target` exists or cannot be written.
 pub fn copy(
     source: &Path,
     target: &Path,
@@ -115,7 +117,7 @@ mod tests {
         let path = dir.path().join("above/own");
         directory(&path, 0o700).unwrap();
         assert_eq!(mode(&path), 0o700);
-        // As an older version has made it.
+        // Mode that earlier versions used.
         set_mode(&path, 0o711);
         directory(&path, 0o700).unwrap();
         assert_eq!(mode(&path), 0o700);

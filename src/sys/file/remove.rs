@@ -1,4 +1,4 @@
-//! Removing a tree that somebody else has made, however deep it is.
+//! Removal of an untrusted tree of any depth.
 
 use std::fs::File;
 use std::io;
@@ -11,13 +11,14 @@ use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, open, openat, renameat2};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-/// How deep a directory is gone into. What is deeper is moved to the top first: a descriptor is held for each level.
+/// Depth of the recursion. Deeper directories are moved to the top first, because each level holds a
+/// descriptor.
 const DEEPEST: u32 = 64;
 
-/// Removes the directory at `path`, which has to be one, with all in it. No link is followed.
+/// Removes the directory at `path` with all in it. No symlink is followed.
 ///
 /// # Errors
-/// Where something cannot be removed.
+/// If `path` is not a directory, or something in it cannot be removed.
 pub fn tree(path: &Path) -> io::Result<()> {
     let top = File::from(open(path, directory(), Mode::empty())?);
     let mut moved = 0;
@@ -36,7 +37,7 @@ fn directory() -> OFlag {
     OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC
 }
 
-/// Empties `dir`, but for what is moved to `top`.
+/// Empties `dir`, except for directories that are moved to `top`.
 fn clear(dir: &File, top: &File, depth: u32, moved: &mut u64) -> io::Result<()> {
     let mut entries = Dir::openat(dir, ".", directory(), Mode::empty())?;
     for entry in entries.iter() {
@@ -45,7 +46,7 @@ fn clear(dir: &File, top: &File, depth: u32, moved: &mut u64) -> io::Result<()> 
         if [c".", c".."].contains(&name) {
             continue;
         }
-        // unlink(2): EISDIR of a directory, where POSIX has EPERM.
+        // unlink(2): Linux returns EISDIR for a directory, POSIX has EPERM.
         match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => continue,
             Err(Errno::EISDIR) => {}
@@ -98,7 +99,7 @@ mod tests {
         fs::create_dir_all(top.join(".removed-1")).unwrap();
         fs::write(top.join("a/b/file"), "").unwrap();
         symlink(dir.path(), top.join("a/link")).unwrap();
-        // More levels than there can be descriptors, and deeper than any path is long.
+        // More levels than there can be descriptors, and longer than any path.
         let mut deep = File::open(&top).unwrap();
         for level in 0..5000 {
             for name in ["x", "y"].iter().take(1 + usize::from(level % 100 == 0)) {

@@ -1,14 +1,11 @@
-//! New names that take nobody's place.
+//! Renaming that never replaces anything.
 
 use std::io;
 use std::path::Path;
 
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
-/// Renames `from` to `to`, where nothing may be yet; whoever else wants the name has it or not, and nothing between.
-///
-/// # Errors
-/// Where something is there, or the system refuses.
+/// Renames `from` to `to` atomically, and fails if `to` exists (`RENAME_NOREPLACE` of renameat2(2)).
 pub fn exclusively(from: &Path, to: &Path) -> io::Result<()> {
     Ok(renameat2(
         AT_FDCWD,

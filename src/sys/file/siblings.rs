@@ -1,9 +1,9 @@
-//! What stands beside a directory.
+//! Entries of several directories.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What is in the `directories`, without `but`. A directory that cannot be read has nothing.
+/// Returns the paths in all `directories` except `but`. An unreadable directory counts as empty.
 pub fn siblings<'a>(
     directories: &[PathBuf],
     but: &'a Path,

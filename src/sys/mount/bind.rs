@@ -1,8 +1,8 @@
-//! A directory that somebody else controls, given to a program of the host to read.
+//! Detached bind mount of an untrusted directory, for a program of the host to read.
 //!
-//! The program opens what is in it by name, and somebody can put links there at any moment. So it gets a mount of its own
-//! on which no link is followed (`MOUNT_ATTR_NOSYMFOLLOW` of mount_setattr(2), Linux 5.14), and that is attached nowhere: it
-//! goes with the last descriptor of it.
+//! The program opens files by name, and others can put symlinks there at any moment. So it gets a mount of
+//! its own on which no symlink is followed (`MOUNT_ATTR_NOSYMFOLLOW` of mount_setattr(2), Linux 5.14). The
+//! mount is attached nowhere and ends with its last descriptor.
 #![allow(unsafe_code)]
 
 use std::ffi::{CString, c_int};
@@ -15,16 +15,16 @@ use std::process::{Command, Stdio};
 
 use nix::libc;
 
-/// A view of an open directory in which nothing can be written, no link is followed, and no device opened. What is mounted
-/// below is not part of it.
+/// Clones the mount of an open directory, read-only, without symlinks, devices and submounts.
 ///
 /// # Errors
-/// Where the kernel is older than 5.14, or the caller may not mount.
+/// If the kernel is older than 5.14, or the caller may not mount.
 pub fn plain(directory: impl AsFd) -> io::Result<File> {
     let flags = libc::OPEN_TREE_CLONE
         | libc::O_CLOEXEC.cast_unsigned()
         | libc::AT_EMPTY_PATH.cast_unsigned();
-    // SAFETY: open_tree(2) reads a path that ends with a zero, and gives a descriptor that nobody else has.
+    // SAFETY: open_tree(2) reads a path that ends with NUL, and returns a descriptor that nobody else
+    // owns.
     let view = unsafe {
         let number = libc::syscall(
             libc::SYS_open_tree,
@@ -51,12 +51,13 @@ pub fn plain(directory: impl AsFd) -> io::Result<File> {
     Ok(view)
 }
 
-/// Shows what root owns on a mount that is attached nowhere as the user and the group `id` of the host. What others own is nobody's.
+/// Maps root's files on a detached mount to the user and group `id` of the host. Files of other owners belong
+/// to nobody.
 ///
 /// # Errors
-/// Where the kernel is older than 5.12, or its filesystem cannot have this.
+/// If the kernel is older than 5.12, or the filesystem does not support idmapped mounts.
 pub fn show_as(view: impl AsFd, id: u32) -> io::Result<()> {
-    // A user namespace is there as long as a process is in it, or a file of it open.
+    // A user namespace exists as long as a process is in it, or a file of it is open.
     let mut holder = Command::new("unshare")
         .args(["--user", "--", "sh", "-c", "echo; read end"])
         .stdin(Stdio::piped())
@@ -82,14 +83,14 @@ pub fn show_as(view: impl AsFd, id: u32) -> io::Result<()> {
     mapped
 }
 
-/// Puts a mount that is attached nowhere, and that the file number `view` leads to, at `place`.
+/// Attaches the detached mount behind the descriptor `view` at `place`.
 ///
 /// # Errors
-/// Where it is attached already, or the caller may not mount.
+/// If it is already attached, or the caller may not mount.
 pub fn attach(view: RawFd, place: &Path) -> io::Result<()> {
     let from = CString::new(format!("/proc/self/fd/{view}"))?;
     let to = CString::new(place.as_os_str().as_bytes())?;
-    // SAFETY: move_mount(2) reads two paths that end with a zero.
+    // SAFETY: move_mount(2) reads two paths that end with NUL.
     let done = unsafe {
         libc::syscall(
             libc::SYS_move_mount,
@@ -106,11 +107,11 @@ pub fn attach(view: RawFd, place: &Path) -> io::Result<()> {
     }
 }
 
-// Of linux/mount.h.
+// From linux/mount.h.
 const MOVE_MOUNT_F_SYMLINKS: u32 = 1;
 
 fn set_attributes(view: impl AsFd, attributes: &libc::mount_attr) -> io::Result<()> {
-    // SAFETY: mount_setattr(2) reads a path that ends with a zero, and a structure of the size that it is told.
+    // SAFETY: mount_setattr(2) reads a path that ends with NUL, and a structure of the given size.
     let done = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,

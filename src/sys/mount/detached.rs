@@ -1,7 +1,7 @@
-//! Filesystems that are mounted for this process alone, and at no path.
+//! Mounts of filesystems that are attached to no path.
 //!
-//! Such a mount (fsmount(2), Linux 5.2) is a descriptor: it is in no namespace's tree, and is gone with the last process that has
-//! something of it open, however that ends.
+//! A detached mount (fsmount(2), Linux 5.2) is a descriptor: it is in no mount namespace, and ends with the
+//! last process that has a file of it open, however that process ends.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString};
@@ -14,13 +14,13 @@ use std::ptr;
 
 use nix::libc;
 
-/// A filesystem, mounted for as long as this lives.
+/// Mounted filesystem that is unmounted on drop.
 #[derive(Debug)]
 pub struct Mounted {
     top: OwnedFd,
 }
 
-// Of linux/mount.h.
+// From linux/mount.h.
 const FSOPEN_CLOEXEC: u32 = 1;
 const FSMOUNT_CLOEXEC: u32 = 1;
 const FSCONFIG_SET_STRING: u32 = 1;
@@ -32,19 +32,17 @@ const MOUNT_ATTR_NOEXEC: u64 = 0x8;
 const MOUNT_ATTR_NOSYMFOLLOW: u64 = 0x0020_0000;
 
 impl Mounted {
-    /// Mounts the filesystem `kind` of the block device at `device`. What it holds is not trusted: no program of it runs, no
-    /// device of it is one.
+    /// Mounts the filesystem `kind` of the block device `device`. Its content is untrusted: programs are
+    /// not executed, and device nodes and setuid bits are ignored.
     ///
     /// # Errors
-    /// What the kernel says, with its reason where it gives one.
+    /// The kernel's error, with its explanation if it gives one.
     pub fn new(device: &Path, kind: &CStr) -> io::Result<Self> {
         Self::with(device, kind, 0)
     }
 
-    /// As [`new`](Self::new), but nothing is written through it and no link of it followed (Linux 5.14): for a program of the host.
-    ///
-    /// # Errors
-    /// As [`new`](Self::new).
+    /// Mounts the filesystem read-only and without following symlinks (Linux 5.14), for a program of the
+    /// host to read.
     pub fn plain(device: &Path, kind: &CStr) -> io::Result<Self> {
         Self::with(device, kind, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSYMFOLLOW)
     }
@@ -54,10 +52,8 @@ impl Mounted {
         Self::configured(kind, &[(c"source", &source)], attributes)
     }
 
-    /// Mounts one file that whoever has `device`, an open `/dev/fuse`, shows; only this user sees it.
-    ///
-    /// # Errors
-    /// Fails where [`new`](Self::new) does.
+    /// Mounts the single file that the FUSE server behind `device`, an open `/dev/fuse`, serves. Only the
+    /// calling user sees it.
     pub fn fuse_file(device: &File) -> io::Result<Self> {
         let number = |number: u32| CString::new(number.to_string());
         let fd = number(device.as_raw_fd().cast_unsigned())?;
@@ -97,24 +93,24 @@ impl Mounted {
         })
     }
 
-    /// Returns the top of the mount, which is attached nowhere.
+    /// Returns the top directory of the detached mount.
     #[must_use]
     pub fn into_top(self) -> OwnedFd {
         self.top
     }
 
-    /// A path of its top, for this process.
+    /// Returns a path to the top directory, valid in this process.
     #[must_use]
     pub fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.top.as_raw_fd()))
     }
 
-    /// Has all that was written reach the device.
+    /// Writes everything back to the device (syncfs(2)).
     ///
     /// # Errors
-    /// Where there is no room for it, or the device fails.
+    /// If there is no room, or the device fails.
     pub fn sync(&self) -> io::Result<()> {
-        // The descriptor of a mount is one of O_PATH, which is not enough.
+        // The descriptor of a mount is O_PATH, which syncfs(2) refuses.
         let top = File::open(self.path())?;
         Ok(nix::unistd::syncfs(&top)?)
     }
@@ -124,7 +120,8 @@ fn configure(context: &OwnedFd, command: u32, pair: Option<(&CStr, &CStr)>) -> i
     let (key, value) = pair.map_or((ptr::null(), ptr::null()), |(key, value)| {
         (key.as_ptr(), value.as_ptr())
     });
-    // SAFETY: the descriptor is open, and both pointers are null or lead to a text that ends with NUL and outlives the call.
+    // SAFETY: the descriptor is open, and both pointers are null or lead to a text that ends with NUL and
+    // outlives the call.
     let done = unsafe {
         libc::syscall(
             libc::SYS_fsconfig,
@@ -146,11 +143,12 @@ fn descriptor(result: libc::c_long) -> io::Result<OwnedFd> {
     if number < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: a system call has just made it, and nobody else has it.
+    // SAFETY: a system call has just created the descriptor, and nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// The kernel leaves its reasons in the context, each a message that begins with its gravity.
+/// Adds the kernel's explanation to an error. The context holds it as messages that begin with their
+/// severity.
 fn explained(context: &OwnedFd, error: io::Error) -> io::Error {
     let mut reasons = Vec::new();
     let mut buffer = [0; 1024];

@@ -1,4 +1,4 @@
-//! A mount namespace in which a process can write to no filesystem, or to one file alone.
+//! Mount namespace in which a process can write to no filesystem, or to a single file only.
 //!
 //! `unsafe` for mount_setattr(2), open_tree(2) and move_mount(2), for which `nix` has no functions.
 #![allow(unsafe_code)]
@@ -15,25 +15,27 @@ use nix::libc;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
-/// Where a file is by itself, in its namespace: a directory that every host has, with nothing that a virtiofsd needs.
+/// Directory that holds the single file of [`enter_with`]: every host has it, and virtiofsd needs nothing in
+/// it.
 pub const ALONE: &str = "/tmp";
 
-/// Access that is allowed to a single file.
+/// Access to a single file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// To read it.
+    /// Read only.
     Read,
-    /// To write it, too, where its mount can be written to.
+    /// Read and write, if its mount is writable.
     Write,
 }
 
-/// Moves the calling thread into a mount namespace of its own where every mount is read-only and opens no device. Mounts that the
-/// host makes later do not appear there: they would be writable.
+/// Moves the calling thread into a mount namespace of its own where every mount is read-only and opens no
+/// device. Later mounts of the host do not propagate: they would be writable.
 ///
-/// The kernel changes all mounts or none, and lives with the last process in the namespace: nothing has to be unmounted.
+/// The kernel changes all mounts or none. The namespace ends with its last process: nothing has to be
+/// unmounted.
 ///
 /// # Errors
-/// Where the caller may not mount, or the kernel is older than 5.12.
+/// If the caller may not mount, or the kernel is older than 5.12.
 pub fn enter() -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     Ok(protect(
@@ -44,14 +46,15 @@ pub fn enter() -> io::Result<()> {
     )?)
 }
 
-/// Does the same as [`enter`], and leaves nothing at [`ALONE`] but `file`, under its name.
+/// Does the same as [`enter`], and replaces [`ALONE`] by a directory with nothing but `file`, under its name.
 ///
 /// # Errors
-/// Fails where [`enter`] does, and where `file` is a directory, or not there.
+/// See [`enter`]; also if `file` is a directory or missing.
 pub fn enter_with(file: &Path, access: Access) -> io::Result<()> {
     let name = file.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     unshare(CloneFlags::CLONE_NEWNS)?;
-    // At no path, where what follows does not reach it: a mount that the host has made read-only stays so, and is told from others.
+    // Cloned while detached, so that the changes below do not reach it: a mount that the host made
+    // read-only stays so.
     let own = clone_mount(file)?;
     let flags = match access {
         Access::Read => libc::MOUNT_ATTR_RDONLY,
@@ -79,7 +82,7 @@ pub fn enter_with(file: &Path, access: Access) -> io::Result<()> {
     Ok(protect(libc::AT_FDCWD, &alone, 0, libc::MOUNT_ATTR_RDONLY)?)
 }
 
-/// Opens no device of a mount any more, sees no changes of it by the host, and sets `flags`.
+/// Forbids devices on a mount, stops propagation from the host, and sets `flags`.
 fn protect(at: RawFd, path: &CStr, how: libc::c_int, flags: u64) -> nix::Result<()> {
     let attributes = libc::mount_attr {
         attr_set: flags | libc::MOUNT_ATTR_NODEV,
@@ -90,21 +93,21 @@ fn protect(at: RawFd, path: &CStr, how: libc::c_int, flags: u64) -> nix::Result<
     set_attributes(at, path, how, &attributes)
 }
 
-/// A mount of `file` that is nowhere yet.
+/// Clones the mount of `file` without attaching it.
 fn clone_mount(file: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(file.as_os_str().as_bytes())?;
     let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
-    // SAFETY: open_tree(2) reads a path that ends with a zero.
+    // SAFETY: open_tree(2) reads a path that ends with NUL.
     let opened =
         unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) };
     let opened = RawFd::try_from(Errno::result(opened)?).map_err(io::Error::other)?;
-    // SAFETY: the kernel has just made it, and nobody else has it.
+    // SAFETY: the kernel has just created the descriptor, and nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(opened) })
 }
 
 fn attach(tree: &OwnedFd, place: &Path) -> io::Result<()> {
     let path = CString::new(place.as_os_str().as_bytes())?;
-    // SAFETY: move_mount(2) reads two paths that end with a zero.
+    // SAFETY: move_mount(2) reads two paths that end with NUL.
     let done = unsafe {
         libc::syscall(
             libc::SYS_move_mount,
@@ -127,7 +130,7 @@ pub fn is_supported() -> bool {
         propagation: 0,
         userns_fd: 0,
     };
-    // No descriptor has this number, so that nothing is changed.
+    // No descriptor has this number, so nothing is changed.
     set_attributes(-1, c"", libc::AT_EMPTY_PATH, &attributes) != Err(Errno::ENOSYS)
 }
 
@@ -137,7 +140,7 @@ fn set_attributes(
     flags: libc::c_int,
     attributes: &libc::mount_attr,
 ) -> nix::Result<()> {
-    // SAFETY: mount_setattr(2) reads a path that ends with a zero, and a structure of the size that it is told.
+    // SAFETY: mount_setattr(2) reads a path that ends with NUL, and a structure of the given size.
     let done = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
@@ -158,7 +161,7 @@ mod tests {
 
     use super::*;
 
-    /// A thread has mounts of its own as a process has, so the other tests see nothing of this one.
+    /// A thread can have its own mount namespace, so other tests are not affected.
     #[test]
     fn nothing_can_be_written_in_a_read_only_namespace() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Programs of the host. This and [`enter`](super::enter) are the only places that start one.
+//! Programs of the host. Only this module and [`enter`](super::enter) start them.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -9,14 +9,14 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
-/// What a program that ended has left.
+/// Result of a program that has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Captured {
-    /// Whether it ended with status 0.
+    /// Whether its exit status was 0.
     pub success: bool,
-    /// Its standard output.
+    /// Standard output.
     pub stdout: String,
-    /// Its standard error, or its exit status where it failed without a word.
+    /// Standard error, or the exit status if the program failed silently.
     pub stderr: String,
 }
 
@@ -35,10 +35,7 @@ impl From<Output> for Captured {
     }
 }
 
-/// Runs `program` to its end. It has no standard input and speaks the language of programs.
-///
-/// # Errors
-/// Where it cannot be started.
+/// Runs `program` to its end, without standard input, in the C locale.
 pub fn capture<'a>(
     program: &str,
     arguments: impl IntoIterator<Item = &'a str>,
@@ -51,10 +48,7 @@ pub fn capture<'a>(
         .map(Captured::from)
 }
 
-/// Does the same as [`capture`] for a program and arguments that are paths, and returns the exit status as well.
-///
-/// # Errors
-/// Where it cannot be started.
+/// Runs `program` like [`capture`], with paths as arguments, and also returns the exit status.
 pub fn capture_paths<'a>(
     program: &Path,
     arguments: impl IntoIterator<Item = &'a OsStr>,
@@ -67,10 +61,8 @@ pub fn capture_paths<'a>(
     Ok((output.status, output.into()))
 }
 
-/// As [`capture()`], with `input` as standard input.
-///
-/// # Errors
-/// Where it cannot be started. One that does not read all of its input is no error: its status tells.
+/// Runs `program` like [`capture()`], with `input` as standard input. A program that does not read all of its
+/// input is no error: the exit status decides.
 pub fn feed<'a>(
     program: &str,
     arguments: impl IntoIterator<Item = &'a str>,
@@ -89,10 +81,11 @@ pub fn feed<'a>(
     child.wait_with_output().map(Captured::from)
 }
 
-/// The program that runs, to be started once more: where another was put in its place, that one.
+/// Returns the path of the running program, to start it again. If it was replaced by an upgrade, that is the
+/// new file.
 ///
 /// # Errors
-/// Where it was removed.
+/// If the program was removed.
 pub fn own() -> io::Result<PathBuf> {
     in_place(std::env::current_exe()?)
 }
@@ -101,7 +94,7 @@ fn in_place(path: PathBuf) -> io::Result<PathBuf> {
     if path.exists() {
         return Ok(path);
     }
-    // What the kernel says of a file whose name is another's now, or nobody's (proc_pid_exe(5)).
+    // Suffix that the kernel adds if the file was renamed or removed (proc_pid_exe(5)).
     let name = path.as_os_str().as_bytes().strip_suffix(b" (deleted)");
     let replaced = name.map(|name| PathBuf::from(OsStr::from_bytes(name)));
     replaced.filter(|path| path.exists()).ok_or_else(|| {
@@ -110,12 +103,10 @@ fn in_place(path: PathBuf) -> io::Result<PathBuf> {
     })
 }
 
-/// Starts `program` with our standard output and error, and no standard input. It ends when we do, however that is.
-///
-/// # Errors
-/// Where it cannot be started.
+/// Starts `program` without standard input. It ends when this process ends, even by a kill.
 pub fn spawn<'a>(program: &str, arguments: impl IntoIterator<Item = &'a str>) -> io::Result<Child> {
-    // Of util-linux, as mount(8) is; by itself only a child that is not yet the program could ask for it (prctl(2)).
+    // setpriv is part of util-linux, like mount(8). prctl(2) itself would have to be called in the child
+    // before exec.
     Command::new("setpriv")
         .args(["--pdeathsig", "TERM", "--", program])
         .args(arguments)
@@ -123,18 +114,15 @@ pub fn spawn<'a>(program: &str, arguments: impl IntoIterator<Item = &'a str>) ->
         .spawn()
 }
 
-/// Starts `program`, which outlives us, without standard input, and with `output` for what it says. `files` stay open for it;
-/// their numbers follow `arguments`.
-///
-/// # Errors
-/// Where it cannot be started.
+/// Starts `program` so that it outlives this process: without standard input, with `output` for both its
+/// outputs. `files` stay open in it; their numbers are appended to `arguments`.
 pub fn leave(
     program: &Path,
     arguments: &[&str],
     files: &[BorrowedFd<'_>],
     output: File,
 ) -> io::Result<Child> {
-    // Duplicates are not closed when a program is started (dup(2)).
+    // Duplicates have no close-on-exec flag (dup(2)).
     let left: Vec<OwnedFd> = files
         .iter()
         .map(nix::unistd::dup)
@@ -148,10 +136,7 @@ pub fn leave(
         .spawn()
 }
 
-/// Starts `program` without standard input, and with both its outputs for us to read.
-///
-/// # Errors
-/// Where it cannot be started.
+/// Starts `program` without standard input and with pipes for both its outputs.
 pub fn spawn_piped<'a>(
     program: &str,
     arguments: impl IntoIterator<Item = &'a str>,
@@ -164,10 +149,7 @@ pub fn spawn_piped<'a>(
         .spawn()
 }
 
-/// Runs `program` to its end with our standard streams.
-///
-/// # Errors
-/// Where it cannot be started.
+/// Runs `program` to its end with the standard streams of this process.
 pub fn interact<'a>(
     program: &str,
     arguments: impl IntoIterator<Item = &'a str>,
@@ -175,14 +157,14 @@ pub fn interact<'a>(
     Command::new(program).args(arguments).status()
 }
 
-/// Whether `program` is somewhere in `$PATH`.
+/// Returns whether `program` is in `$PATH`.
 #[must_use]
 pub fn is_installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
 }
 
-/// Becomes the program at a path; returns only on failure.
+/// Replaces this process by the program at a path (execve(2)); returns only on failure.
 pub fn become_program(program: &Path, arguments: impl IntoIterator<Item = OsString>) -> io::Error {
     Command::new(program).args(arguments).exec()
 }

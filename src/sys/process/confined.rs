@@ -1,8 +1,8 @@
-//! A program of the host that reads what somebody else has written, in formats that it may have mistakes in.
+//! Confined readers: programs of the host that parse untrusted data.
 //!
-//! Of the host it has the programs and libraries, and what it is to read: it is in namespaces of its own, in a root of its own that is
-//! read-only, as a user who owns nothing, without capabilities, and can get none. Its streams are pipes of ours. unshare(1) and
-//! setpriv(1) of util-linux do what is theirs; between them this program makes the root.
+//! The program gets a read-only root with the host's programs, libraries and the data, namespaces of its own,
+//! a user that owns nothing, and no way to gain capabilities. Its streams are pipes to this process.
+//! unshare(1) and setpriv(1) of util-linux do their part; between them this program builds the root.
 
 use std::fs;
 use std::io;
@@ -18,22 +18,23 @@ use nix::unistd::{chdir, close, pivot_root, setsid};
 
 use crate::sys::mount::bind;
 
-/// The subcommand of this program that [`become_reader`] is for.
+/// Subcommand that calls [`become_reader`].
 pub const SUBCOMMAND: &str = "read-confined";
 
-/// User and group id of the reader: the first id above those of containers (systemd's UIDS-GIDS), which nobody has.
+/// User and group id of the reader: the first id above those for containers (systemd's UIDS-GIDS), which
+/// nobody has.
 const READER: u32 = 1_879_048_192;
 
-/// Where what is read is, in the root of the program.
+/// Mount point of the data in the program's root.
 const PLACE: &str = "/view";
 
-/// Directories of programs and libraries, each of which may be a link.
+/// Directories of programs and libraries; each may be a symlink.
 const SYSTEM: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 
-/// Files of the host that say in which zone its time is, and where libraries are. Everybody may read them.
+/// World-readable files of the host for the time zone and the library cache.
 const FILES: [&str; 2] = ["etc/localtime", "etc/ld.so.cache"];
 
-/// Variables of the environment that the reader keeps: languages, and how terminals are written to.
+/// Environment variables that the reader keeps: locale and terminal.
 const KEPT: [&str; 8] = [
     "LANG",
     "LANGUAGE",
@@ -45,10 +46,10 @@ const KEPT: [&str; 8] = [
     "SYSTEMD_LOG_LEVEL",
 ];
 
-/// Most memory, in bytes: journalctl(1) has half a GiB of files mapped at a time.
+/// Memory limit in bytes: journalctl(1) maps half a GiB of files at a time.
 const MEMORY: u64 = 4 << 30;
 
-/// Mount that a confined program reads; it is attached nowhere.
+/// Detached mount for a confined program to read.
 #[derive(Debug)]
 pub struct Reading {
     mount: OwnedFd,
@@ -56,9 +57,9 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// Takes `mount`, and shows what root owns on it as the reader's own. The program can be started once.
+    /// Maps root's files on `mount` to the reader. A program can be started once.
     ///
-    /// Where the kernel or the filesystem cannot show files as another's, the reader is root without any capability.
+    /// If the kernel or the filesystem cannot map them, the reader is root without any capability.
     #[must_use]
     pub fn new(mount: OwnedFd) -> Self {
         let shown = bind::show_as(&mount, READER);
@@ -71,18 +72,16 @@ impl Reading {
         }
     }
 
-    /// Where the program has a directory of the mount.
+    /// Returns the path in the program's root of a directory on the mount.
     #[must_use]
     pub fn place(directory: &Path) -> PathBuf {
         Path::new(PLACE).join(directory.strip_prefix("/").unwrap_or(directory))
     }
 
-    /// Starts `words`, by `own`, which is this program. Both its output and its errors are for us to read; it ends when we do.
-    ///
-    /// # Errors
-    /// Where it cannot be started.
+    /// Starts the command `words` through `own`, the path of this program. Both outputs are pipes, and
+    /// the command ends with this process.
     pub fn start(&self, own: &Path, words: &[&str]) -> io::Result<Child> {
-        // A duplicate is not closed when a program is started (dup(2)).
+        // A duplicate has no close-on-exec flag (dup(2)).
         let mount = nix::unistd::dup(&self.mount)?;
         Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--"])
@@ -98,8 +97,8 @@ impl Reading {
     }
 }
 
-/// Becomes the program `words`, which reads what the file number `mount` leads to; returns only on failure. The process has to be the
-/// first one of a namespace of processes.
+/// Replaces this process by the command `words`, confined to the mount behind the descriptor `mount`; returns
+/// only on failure. The process has to be the first one of a PID namespace.
 #[must_use]
 pub fn become_reader(mount: RawFd, reader: u32, words: &[String]) -> io::Error {
     match confine(mount) {
@@ -109,7 +108,7 @@ pub fn become_reader(mount: RawFd, reader: u32, words: &[String]) -> io::Error {
     let id = reader.to_string();
     let ids = ["--reuid", &id, "--regid", &id, "--clear-groups"];
     let capabilities = ["--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"];
-    // Else a program of number 0 has what was given up (capabilities(7)).
+    // Otherwise user 0 would regain capabilities on exec (capabilities(7)).
     let roots = [
         "--securebits",
         "+noroot,+noroot_locked,+no_setuid_fixup,+no_setuid_fixup_locked",
@@ -131,7 +130,7 @@ pub fn become_reader(mount: RawFd, reader: u32, words: &[String]) -> io::Error {
 
 /// Leaves the host's namespaces and root.
 fn confine(view: RawFd) -> io::Result<()> {
-    // No terminal is its own any more.
+    // Detaches from the terminal.
     setsid()?;
     unshare(
         CloneFlags::CLONE_NEWNS
@@ -142,7 +141,7 @@ fn confine(view: RawFd) -> io::Result<()> {
     )?;
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
-    // Anywhere: it is this process's alone.
+    // Any directory will do: the mount namespace is private.
     let root = Path::new("/tmp");
     let harmless = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     mount(
@@ -157,7 +156,7 @@ fn confine(view: RawFd) -> io::Result<()> {
     }
     fs::create_dir(root.join("etc"))?;
     for name in FILES {
-        // What is not there is not needed.
+        // Missing files are not needed.
         let _ = fs::copy(Path::new("/").join(name), root.join(name));
     }
     for name in ["proc", &PLACE[1..]] {
@@ -174,7 +173,7 @@ fn confine(view: RawFd) -> io::Result<()> {
             options,
         )
     };
-    // Linux 5.8 can leave out all but processes.
+    // Linux 5.8 can restrict proc to processes.
     proc(Some("subset=pid")).or_else(|_| proc(None))?;
     chdir(root)?;
     pivot_root(".", ".")?;
@@ -193,7 +192,7 @@ fn confine(view: RawFd) -> io::Result<()> {
     close_all()
 }
 
-/// Shows a directory of the host read-only, or has the same link.
+/// Binds a directory of the host read-only, or copies the symlink.
 fn show(from: &Path, to: &Path) -> io::Result<()> {
     let Ok(metadata) = from.symlink_metadata() else {
         return Ok(());
@@ -209,14 +208,14 @@ fn show(from: &Path, to: &Path) -> io::Result<()> {
     Ok(mount(none, to, none, read_only | harmless, none)?)
 }
 
-/// Closes all files but the three streams.
+/// Closes all descriptors except the three streams.
 fn close_all() -> io::Result<()> {
     let numbers: Vec<RawFd> = fs::read_dir("/proc/self/fd")?
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .collect();
     for number in numbers.into_iter().filter(|number| *number > 2) {
-        // One of them was that of the directory itself.
+        // One of the numbers was the descriptor of the directory itself.
         let _ = close(number);
     }
     Ok(())

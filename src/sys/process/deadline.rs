@@ -1,5 +1,5 @@
-//! A command that somebody else has a say in, and that must not hold us up: it may run for ever, write without end, or leave
-//! processes behind that keep its output open.
+//! Untrusted commands with a time limit: they may run for ever, write without end, or leave processes behind
+//! that keep their output open.
 
 use std::io::{self, Read};
 use std::process::{Child, Command, Output, Stdio};
@@ -13,23 +13,20 @@ use nix::unistd::Pid;
 use super::command::Captured;
 use super::pidfd::Process;
 
-/// Most bytes of a command's standard output that are kept.
+/// Bytes of standard output that are kept.
 pub const MOST: usize = 16 << 20;
 
-/// Most bytes of its standard error that are kept.
+/// Bytes of standard error that are kept.
 pub const LONGEST: usize = 1 << 18;
 
-/// Between two looks whether it has ended.
+/// Interval between two looks at a command that was told to end.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// How long it may take to end once it is told to, and its output to come once it has ended.
+/// Time for a command to end after a signal, and for its output to arrive after its end.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Runs `command` without standard input, and keeps the beginning of what it says. `None` where it did not end in time: then it
-/// is ended.
-///
-/// # Errors
-/// Where it cannot be started.
+/// Runs `command` without standard input, and keeps the beginning of its output. Returns `None` if it was
+/// killed because it took longer than `limit`.
 pub fn run(mut command: Command, limit: Duration) -> io::Result<Option<Captured>> {
     let mut child = command
         .stdin(Stdio::null())
@@ -39,7 +36,7 @@ pub fn run(mut command: Command, limit: Duration) -> io::Result<Option<Captured>
     let stdout = child.stdout.take().map(|stdout| beginning(stdout, MOST));
     let stderr = child.stderr.take().map(|stderr| beginning(stderr, LONGEST));
     let (process, begin) = (Process::open(child.id())?, Instant::now());
-    // A signal of ours may end the waiting early.
+    // A signal to this process may end the wait early.
     while !process.wait(limit.saturating_sub(begin.elapsed())) {
         if begin.elapsed() >= limit {
             end(&mut child);
@@ -58,9 +55,9 @@ pub fn run(mut command: Command, limit: Duration) -> io::Result<Option<Captured>
     })))
 }
 
-/// The first `most` bytes of a stream, as soon as they are there or it has ended. The rest is read and forgotten.
+/// Reads the first `most` bytes of a stream in a thread and discards the rest.
 ///
-/// Not waited for: what is left behind by a command may keep the stream open for ever.
+/// The thread is not joined: a process that the command left behind may keep the stream open for ever.
 fn beginning(mut stream: impl Read + Send + 'static, most: usize) -> Receiver<Vec<u8>> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
@@ -74,7 +71,8 @@ fn beginning(mut stream: impl Read + Send + 'static, most: usize) -> Receiver<Ve
     receiver
 }
 
-/// Ends a process, by force if it has to be. One that the kernel does not end, as it is frozen, is left alone.
+/// Ends a process, by SIGKILL if necessary. A process that the kernel cannot end, because it is frozen, is
+/// left alone.
 fn end(child: &mut Child) {
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
         let _ = kill(Pid::from_raw(child.id().cast_signed()), signal);
@@ -104,12 +102,12 @@ mod tests {
         let done = shell("echo out; echo err >&2; exit 3", long).unwrap();
         let said = (done.success, done.stdout.as_str(), done.stderr.as_str());
         assert_eq!(said, (false, "out\n", "err"));
-        // Output without end, and more of it than a pipe takes.
+        // Endless output, more than a pipe holds.
         let done = shell("head -c 3000000 /dev/zero >&2", long).unwrap();
         assert_eq!((done.success, done.stderr.len()), (true, 1 << 18));
         let done = shell("head -c 30000000 /dev/zero", long).unwrap();
         assert_eq!((done.success, done.stdout.len()), (true, 16 << 20));
-        // A process that is left behind and has the output open.
+        // A process that is left behind with the output open.
         let begin = Instant::now();
         assert!(shell("echo err >&2; sleep 30 & exit 0", long).is_some());
         assert!(begin.elapsed() < Duration::from_secs(25));

@@ -1,7 +1,7 @@
-//! The way into a running container: guest-init's `enter`, run from a sealed copy in memory.
+//! Entering a running container with guest-init's `enter`, run from a sealed copy in memory.
 //!
-//! A process that is about to join a sandbox can be seen, and its program opened for writing, by the
-//! sandbox's root through `/proc/PID/exe` (CVE-2019-5736); so what runs is never the installed file.
+//! A process that is about to join a sandbox can be seen by the sandbox's root, which can open its program
+//! for writing through `/proc/PID/exe` (CVE-2019-5736). So the installed file is never executed.
 
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -22,11 +22,11 @@ use super::deadline;
 use super::first_process::First;
 use crate::error::{Error, Result};
 
-/// How often sealing is tried again, and after how long.
+/// Number of attempts to seal the copy, and the pause between them.
 const SEALING: (u32, Duration) = (100, Duration::from_millis(20));
 
-/// The kernel refuses to seal a file of which it holds a page at the moment, as it does to compact memory (`F_SEAL_WRITE` of
-/// fcntl(2)).
+/// Seals the copy, with retries: the kernel refuses while it holds a page of the file, for example to compact
+/// memory (`F_SEAL_WRITE` of fcntl(2)).
 fn seal(file: &File, seals: SealFlag) -> nix::Result<()> {
     let (times, pause) = SEALING;
     for _ in 0..times {
@@ -38,7 +38,7 @@ fn seal(file: &File, seals: SealFlag) -> nix::Result<()> {
     Err(Errno::EBUSY)
 }
 
-/// A copy of guest-init that nobody can change.
+/// Sealed copy of guest-init in memory.
 #[derive(Debug)]
 pub struct Entrance {
     program: File,
@@ -46,10 +46,7 @@ pub struct Entrance {
 }
 
 impl Entrance {
-    /// Copies the guest-init at `path`. What is run is confined as the guest config at `config` says.
-    ///
-    /// # Errors
-    /// Where it cannot be read or there is no memory for it.
+    /// Copies the guest-init at `path`. Commands are confined as the guest config at `config` says.
     pub fn new(path: &Path, config: PathBuf) -> Result<Self> {
         let content = fs::read(path).map_err(Error::io("reading", path))?;
         let failed = |source: std::io::Error| Error::Io {
@@ -73,11 +70,8 @@ impl Entrance {
         Ok(Self { program, config })
     }
 
-    /// Runs `command` in the sandbox of the process `first`, as its root, without standard input. One that takes longer than `limit` is
-    /// ended, and gives `None`.
-    ///
-    /// # Errors
-    /// Where the entrance cannot be started.
+    /// Runs `command` as root in the sandbox of the process `first`, without standard input. Returns
+    /// `None` if it was killed because it took longer than `limit`.
     pub fn capture(
         &self,
         first: &First,
@@ -89,7 +83,7 @@ impl Entrance {
         deadline::run(entering, limit)
     }
 
-    /// Becomes `command` in the sandbox of the process `first`, with our standard streams; returns only on failure.
+    /// Replaces this process by `command` in the sandbox of the process `first`; returns only on failure.
     pub fn exec(&self, first: &First, how: &Entry, command: &[String]) -> io::Error {
         let mut entering = self.entering(first);
         if how.terminal {
@@ -119,15 +113,15 @@ impl Entrance {
     }
 }
 
-/// How a command is run inside.
+/// Options of a command that runs inside a sandbox.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Entry {
-    /// Give it a terminal of the sandbox, connected to ours.
+    /// Whether to allocate a terminal in the sandbox and connect it to the caller's.
     pub terminal: bool,
-    /// The user it runs as; root if absent.
+    /// User to run as; root if absent.
     pub user: Option<String>,
-    /// The directory it starts in; the user's home if absent.
+    /// Working directory; the user's home if absent.
     pub directory: Option<PathBuf>,
-    /// Added to its environment.
+    /// Additional environment variables.
     pub environment: Vec<(String, String)>,
 }

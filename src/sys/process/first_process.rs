@@ -1,4 +1,4 @@
-//! The first process of a running container, as guest-init has handed it over ([`guest_init::sys::first_process`]).
+//! First process of a running container, as recorded by guest-init ([`guest_init::sys::first_process`]).
 
 use std::fs;
 use std::io::ErrorKind;
@@ -8,14 +8,14 @@ use guest_init::sys::first_process::{Identity, ProcDir, RECORD, Record};
 
 use crate::error::{Error, Result};
 
-/// The first processes of a container that runs.
+/// First processes of a running container.
 #[derive(Debug)]
 pub struct First {
-    /// The process that libvirt has started.
+    /// Process that libvirt started.
     pub init: ProcDir,
-    /// The first process of the sandbox.
+    /// First process of the sandbox.
     pub process: ProcDir,
-    /// Identity that tells `process` from others.
+    /// Identity that distinguishes `process` from later processes of the same number.
     pub identity: Identity,
 }
 
@@ -30,10 +30,11 @@ pub enum Stage {
     Ended,
 }
 
-/// Looks for the first process of the container that process `controller` keeps, with the staging root `stage`.
+/// Finds the first process of the container with the libvirt controller `controller` and the staging root
+/// `stage`.
 ///
 /// # Errors
-/// Where guest-init of that container hands nothing over.
+/// If the container's guest-init does not write a record.
 pub fn find(controller: u32, stage: &Path) -> Result<Stage> {
     let path = stage.join(RECORD);
     let text = match fs::read_to_string(&path) {
@@ -45,7 +46,7 @@ pub fn find(controller: u32, stage: &Path) -> Result<Stage> {
         }
         Err(error) => return Err(Error::io("reading", &path)(error)),
     };
-    // Of a boot that goes on, or of the one before.
+    // A record may be incomplete, or left by the previous boot.
     let record: Option<Record> = serde_json::from_str(&text).ok();
     let init = record.and_then(|record| child(controller, record.init));
     let Some((record, init)) = record.zip(init) else {
@@ -71,7 +72,7 @@ pub fn find(controller: u32, stage: &Path) -> Result<Stage> {
     })
 }
 
-/// The child of process `parent` that has this identity.
+/// Returns the child of `parent` that has this identity.
 fn child(parent: u32, identity: Identity) -> Option<ProcDir> {
     let mut children = children(parent)
         .into_iter()
@@ -114,7 +115,7 @@ mod tests {
         ProcDir::open(pid).unwrap().identity().unwrap()
     }
 
-    /// Writes a record, and says what is found of a container that this process keeps.
+    /// Writes a record, and looks for the first process of a container whose controller is this process.
     fn found(stage: &Path, record: Option<Record>) -> Stage {
         let text = record.map_or_else(String::new, |it| serde_json::to_string(&it).unwrap());
         fs::write(stage.join(RECORD), text).unwrap();
@@ -134,7 +135,7 @@ mod tests {
         let stage = stage.path();
         assert!(find(std::process::id(), stage).is_err(), "another version");
         let mut shell = Command::new("sh");
-        // In another clock tick, as it is in the same namespace.
+        // Started in another clock tick, since it is in the same namespace.
         shell.args(["-c", "sleep 0.2; sleep 100 & wait"]);
         let mut init = shell.spawn().unwrap();
         assert!(matches!(found(stage, None), Stage::Boots));
@@ -153,7 +154,7 @@ mod tests {
         let below = found(stage, record(own, identity(first)));
         assert_eq!(pid(below), Some(first));
         assert_eq!(pid(found(stage, record(own, own))), Some(init.id()));
-        // A record of an earlier boot.
+        // Record of an earlier boot.
         let other = Identity {
             started: own.started + 1,
             ..own

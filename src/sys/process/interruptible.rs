@@ -1,17 +1,17 @@
-//! Reading from and writing to what may keep one waiting, such as a pipe, without missing that one is to stop.
+//! Blocking streams, such as pipes, whose reads and writes can be interrupted.
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// How much a pipe takes without waiting once it takes something: `PIPE_BUF` (pipe(7)).
+/// Bytes that a writable pipe accepts without blocking: `PIPE_BUF` (pipe(7)).
 const AT_ONCE: usize = 4096;
 
-/// How often it is asked whether to stop, in milliseconds.
+/// Interval between two interruption checks, in milliseconds.
 const PAUSE: u8 = 100;
 
-/// A stream that is waited for until `interrupted` says so.
+/// Stream whose reads and writes fail once `interrupted` returns true.
 pub struct Patient<'i, F> {
     file: F,
     interrupted: &'i dyn Fn() -> bool,
@@ -26,7 +26,7 @@ impl<F: std::fmt::Debug> std::fmt::Debug for Patient<'_, F> {
 }
 
 impl<'i, F: AsFd> Patient<'i, F> {
-    /// Waits for `file`.
+    /// Wraps `file`.
     pub fn new(file: F, interrupted: &'i dyn Fn() -> bool) -> Self {
         Self { file, interrupted }
     }

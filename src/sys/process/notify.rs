@@ -1,4 +1,4 @@
-//! Telling the service manager how we are: `sd_notify(3)`.
+//! Notifications to the service manager: `sd_notify(3)`.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt;
@@ -7,18 +7,12 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// Says that we are ready, with a status for people. Nobody listening is no error.
-///
-/// # Errors
-/// Where the manager cannot be reached.
+/// Reports readiness and a status text. Without a service manager this does nothing.
 pub fn ready(status: &str) -> Result<()> {
     send(&format!("READY=1\nSTATUS={}", status.replace('\n', " ")))
 }
 
-/// Says that we are on our way out.
-///
-/// # Errors
-/// Where the manager cannot be reached.
+/// Reports that the service is stopping.
 pub fn stopping() -> Result<()> {
     send("STOPPING=1")
 }
@@ -29,7 +23,7 @@ fn send(state: &str) -> Result<()> {
     };
     let path = Path::new(&socket);
     let send = || -> io::Result<()> {
-        // `@` stands for the zero byte of an abstract address.
+        // `@` stands for the leading NUL of an abstract address.
         let address = match socket.to_str().and_then(|name| name.strip_prefix('@')) {
             Some(name) => SocketAddr::from_abstract_name(name)?,
             None => SocketAddr::from_pathname(path)?,

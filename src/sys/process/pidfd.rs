@@ -1,4 +1,4 @@
-//! Processes that cannot be mistaken for another one of the same number (`pidfd_open(2)`).
+//! Processes held by `pidfd_open(2)`, which cannot be confused with a later process of the same number.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -9,33 +9,30 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
-/// A process.
+/// Handle on a process.
 #[derive(Debug)]
 pub struct Process {
     file: OwnedFd,
 }
 
 impl Process {
-    /// The process that has this number now.
-    ///
-    /// # Errors
-    /// Where there is none.
+    /// Opens the process that has the number `pid` now.
     pub fn open(pid: u32) -> io::Result<Self> {
         // SAFETY: the call takes two numbers.
         let file = unsafe { nix::libc::syscall(nix::libc::SYS_pidfd_open, pid, 0) };
         let file = i32::try_from(Errno::result(file)?).map_err(io::Error::other)?;
-        // SAFETY: the kernel has just opened it for us.
+        // SAFETY: the kernel has just opened the descriptor for this process.
         let file = unsafe { OwnedFd::from_raw_fd(file) };
         Ok(Self { file })
     }
 
-    /// Sends it a signal.
+    /// Sends a signal to the process.
     ///
     /// # Errors
-    /// Where it has ended, or is not ours to signal.
+    /// If the process has ended, or the caller may not signal it.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
         let none = std::ptr::null::<nix::libc::siginfo_t>();
-        // SAFETY: the descriptor is open, and the kernel takes null for a signal as of kill(2).
+        // SAFETY: the descriptor is open, and null stands for the signal information of kill(2).
         let sent = unsafe {
             nix::libc::syscall(
                 nix::libc::SYS_pidfd_send_signal,
@@ -49,7 +46,7 @@ impl Process {
         Ok(())
     }
 
-    /// Waits until it has ended; `false` if that takes longer than `patience`.
+    /// Waits for the end of the process; returns `false` after `patience`.
     #[must_use]
     pub fn wait(&self, patience: Duration) -> bool {
         let mut polled = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];

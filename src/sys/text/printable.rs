@@ -1,9 +1,10 @@
-//! Text of strangers, made safe for a terminal.
+//! Untrusted text, made safe for a terminal.
 //!
-//! Control characters move the cursor, set titles or type answers (ECMA-48, both the 7-bit and the 8-bit forms). Bidirectional
-//! overrides, separators and what has no width make a line look like another one (Unicode TR 36, CVE-2021-42574).
+//! Control characters move the cursor, set titles or type answers (ECMA-48, both the 7-bit and the 8-bit
+//! forms). Bidirectional overrides, separators and characters without width make a line look like another one
+//! (Unicode TR 36, CVE-2021-42574).
 
-/// Text without what a terminal obeys or hides; line ends and tabs stay.
+/// Removes characters that a terminal obeys or hides. Line ends and tabs stay.
 #[must_use]
 pub fn printable(text: &str) -> String {
     let shown = |c| {
@@ -16,14 +17,14 @@ pub fn printable(text: &str) -> String {
     text.chars().map(shown).collect()
 }
 
-/// The same as one line: for a cell of a table.
+/// Makes text safe as one line, for a cell of a table.
 #[must_use]
 pub fn printable_line(text: &str) -> String {
     let shown = |c| if is_safe(c) { c } else { '?' };
     text.chars().map(shown).collect()
 }
 
-/// A message whose further lines begin with a space, so that none passes for a message of its own.
+/// Makes a message safe: further lines are indented, so that none can pass for a message of its own.
 #[must_use]
 pub fn printable_message(text: &str) -> String {
     let mut shown = String::new();
@@ -39,7 +40,7 @@ pub fn printable_message(text: &str) -> String {
     shown
 }
 
-/// JSON in which such characters are escaped. All of JSON outside of strings is ASCII, so this changes no value.
+/// Escapes unsafe characters in JSON. All JSON syntax is ASCII, so no value changes.
 #[must_use]
 pub fn printable_json(json: &str) -> String {
     let mut shown = String::with_capacity(json.len());
@@ -55,7 +56,7 @@ pub fn printable_json(json: &str) -> String {
     shown
 }
 
-/// Whether a character takes its place on the screen and does nothing else.
+/// Returns whether a character takes one place on the screen and does nothing else.
 fn is_safe(c: char) -> bool {
     !c.is_control()
         && !matches!(c,

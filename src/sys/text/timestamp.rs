@@ -1,9 +1,9 @@
-//! Points in time as people write them.
+//! Points in time as text.
 
-/// Seconds of a day.
+/// Seconds per day.
 const DAY: u64 = 24 * 60 * 60;
 
-/// A point in time in UTC, as `2026-01-31 12:00:00`, of so many seconds since the beginning of 1970.
+/// Formats seconds since 1970 as UTC: `2026-01-31 12:00:00`.
 #[must_use]
 pub fn utc(seconds: u64) -> String {
     let (mut days, rest) = (seconds / DAY, seconds % DAY);
@@ -37,7 +37,7 @@ fn days_of(year: u64) -> u64 {
 mod tests {
     use super::*;
 
-    /// As `date -u -d @SECONDS` says.
+    /// Expected values are from `date -u -d @SECONDS`.
     #[test]
     fn days_are_those_of_the_calendar() {
         for (seconds, text) in [
