@@ -1,4 +1,4 @@
-//! What an archive may be compressed with.
+//! Compression of archives.
 
 use std::io::{self, BufRead, Write};
 use std::path::Path;
@@ -10,19 +10,19 @@ use zstd::stream::write::Encoder as ZstdEncoder;
 
 use super::ArchiveError;
 
-/// How an archive is compressed.
+/// Compression format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
-    /// Not at all.
+    /// No compression.
     None,
-    /// As `gzip` does.
+    /// Format of `gzip`.
     Gzip,
-    /// As `zstd` does.
+    /// Format of `zstd`.
     Zstd,
 }
 
 impl Compression {
-    /// What the name of a file says.
+    /// Returns the compression that the name of a file implies.
     #[must_use]
     pub fn of_name(path: &Path) -> Self {
         match path.extension().and_then(|extension| extension.to_str()) {
@@ -32,10 +32,7 @@ impl Compression {
         }
     }
 
-    /// Has `write` write to a stream that is compressed so, and finishes it.
-    ///
-    /// # Errors
-    /// As `write`, and where the end cannot be written.
+    /// Calls `write` with a compressing stream, and finishes the stream.
     pub fn write<W: Write, E: From<ArchiveError>>(
         self,
         to: W,
@@ -63,10 +60,7 @@ impl Compression {
     }
 }
 
-/// Reads on behind the compression that the first bytes tell: gzip, zstd or none.
-///
-/// # Errors
-/// Where they cannot be read.
+/// Decompresses a stream; its first bytes tell the format: gzip, zstd or none.
 pub fn decompressed<'r>(mut from: impl BufRead + 'r) -> io::Result<Box<dyn io::Read + 'r>> {
     let begin = from.fill_buf()?;
     if begin.starts_with(&[0x1f, 0x8b]) {

@@ -1,10 +1,12 @@
-//! A tree of files in one stream: a tar archive as POSIX has it (`pax(1)`), which `tar` reads as well.
+//! Tree of files in one stream: a POSIX tar archive (`pax(1)`), which `tar` also reads.
 //!
-//! Kept is what the exact [copy](crate::sys::copy) keeps but for times of access: numeric owners, modes, times, extended attributes
-//! (as `SCHILY.xattr.`), hard links, and holes (GNU's sparse format 1.0). Headers are those of the crate `tar`; members are
-//! read here, because it parts extended attributes at every newline.
+//! The archive keeps what the exact [copy](crate::sys::copy) keeps, except access times: numeric owners,
+//! modes, times, extended attributes (as `SCHILY.xattr.`), hard links, and holes (GNU's sparse format 1.0).
+//! Headers come from the crate `tar`; members are parsed here, because the crate splits extended attributes
+//! at every newline.
 //!
-//! An archive may come from anywhere: what is read goes strictly below its root, through no link, over nothing that is there.
+//! An archive is untrusted: members are unpacked strictly below a root, through no symlink, over nothing that
+//! exists.
 
 mod compression;
 mod pax;
@@ -25,13 +27,13 @@ use crate::error::shown;
 use crate::sys::copy::Omission;
 use crate::sys::root::RootError;
 
-/// Size of a block, to which everything in an archive is filled up.
+/// Size of a block; everything in an archive is padded to it.
 const BLOCK: u64 = 512;
 
 /// Prefix of extended attributes in a PAX header.
 const XATTR: &str = "SCHILY.xattr.";
 
-/// Reading or writing an archive failed.
+/// Error of reading or writing an archive.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum ArchiveError {
@@ -70,12 +72,12 @@ pub enum ArchiveError {
 
 type Result<T, E = ArchiveError> = std::result::Result<T, E>;
 
-/// How far a number of bytes is from the end of its last block.
+/// Returns the number of bytes from `size` to the end of its last block.
 fn padding(size: u64) -> u64 {
     size.next_multiple_of(BLOCK) - size
 }
 
-/// What an archive does not hold of an object, if it does not hold it.
+/// Part of an object that an archive does not hold, if any.
 pub type Left = Option<Omission>;
 
 #[cfg(test)]

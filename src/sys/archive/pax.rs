@@ -1,9 +1,9 @@
-//! The records of a PAX header: `LENGTH KEY=VALUE\n`, where the length counts itself. Values may be any bytes.
+//! Records of a PAX header: `LENGTH KEY=VALUE\n`, where the length counts itself. Values may be any bytes.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-/// Adds a record to the text of a header.
+/// Appends a record to a header.
 pub(super) fn push(records: &mut Vec<u8>, key: &OsStr, value: &[u8]) {
     let rest = key.len() + value.len() + 3;
     let mut length = rest + 1;
@@ -17,7 +17,7 @@ pub(super) fn push(records: &mut Vec<u8>, key: &OsStr, value: &[u8]) {
     records.push(b'\n');
 }
 
-/// The records of a header's text; `None` if it is not right.
+/// Parses the records of a header; `None` if they are invalid.
 pub(super) fn parse(mut text: &[u8]) -> Option<Vec<(&OsStr, &[u8])>> {
     let mut records = Vec::new();
     while !text.is_empty() {
@@ -31,29 +31,29 @@ pub(super) fn parse(mut text: &[u8]) -> Option<Vec<(&OsStr, &[u8])>> {
     Some(records)
 }
 
-/// What is said of a member, by key.
+/// Records of a member, by key.
 #[derive(Debug)]
 pub(super) struct List<'a>(Vec<(&'a OsStr, &'a [u8])>);
 
 impl<'a> List<'a> {
-    /// The records of a header's text; `None` if it is not right.
+    /// Parses the records of a header; `None` if they are invalid.
     pub(super) fn parse(text: &'a [u8]) -> Option<Self> {
         parse(text).map(Self)
     }
 
-    /// The value of a key; of several the last one counts.
+    /// Returns the value of a key; the last of several counts.
     pub(super) fn get(&self, key: &str) -> Option<&'a [u8]> {
         let mut found = self.0.iter().rev().filter(|(name, _)| *name == key);
         found.next().map(|(_, value)| *value)
     }
 
-    /// As [`get`](Self::get), as a number; the outer `None` if it is none.
+    /// Returns the value of a key as a number; the outer `None` means it is not a number.
     pub(super) fn number(&self, key: &str) -> Option<Option<u64>> {
         self.get(key)
             .map_or(Some(None), |value| number(value).map(Some))
     }
 
-    /// What comes after `prefix` in a key, and the value.
+    /// Returns the keys with a prefix, without it, and their values.
     pub(super) fn below(&self, prefix: &str) -> impl Iterator<Item = (&'a OsStr, &'a [u8])> {
         self.0.iter().filter_map(move |(key, value)| {
             let rest = key.as_bytes().strip_prefix(prefix.as_bytes())?;
@@ -62,28 +62,28 @@ impl<'a> List<'a> {
     }
 }
 
-/// A number of digits alone.
+/// Parses a number of digits only.
 pub(super) fn number(text: &[u8]) -> Option<u64> {
     let is_plain = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
     let text = std::str::from_utf8(text).ok().filter(|_| is_plain)?;
     text.parse().ok()
 }
 
-/// A time as `SECONDS[.FRACTION]`, in seconds and nanoseconds.
+/// Parses a time, `SECONDS[.FRACTION]`, as seconds and nanoseconds.
 pub(super) fn time(text: &[u8]) -> Option<(i64, i64)> {
     let text = std::str::from_utf8(text).ok()?;
     let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
     let whole: i64 = seconds.parse().ok()?;
     let digits = format!("{fraction:0<9}");
     let nanoseconds = i64::try_from(number(&digits.as_bytes()[..9])?).ok()?;
-    // What is before 1970 counts backwards, fraction and all.
+    // Times before 1970 are negative, including the fraction.
     match seconds.starts_with('-') && nanoseconds > 0 {
         true => Some((whole.checked_sub(1)?, 1_000_000_000 - nanoseconds)),
         false => Some((whole, nanoseconds)),
     }
 }
 
-/// The text of a time.
+/// Formats a time.
 pub(super) fn time_text(seconds: i64, nanoseconds: i64) -> String {
     match seconds < 0 && nanoseconds > 0 {
         true => format!("-{}.{:09}", -(seconds + 1), 1_000_000_000 - nanoseconds),

@@ -1,4 +1,4 @@
-//! Reading an archive, member by member.
+//! Reads an archive member by member.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind, Read};
@@ -14,10 +14,11 @@ use super::pax::List;
 use super::{ArchiveError, Result, XATTR, padding, pax};
 use crate::sys::copy::attributes::Attributes;
 
-/// Longest header of records, and longest name.
+/// Maximum length of a header of records, and of a name.
 const LONGEST: u64 = 1 << 20;
 
-/// Extended attributes that are taken from an archive: those that mean something to the kernel itself or to its writer.
+/// Extended attributes that are accepted from an archive: those with a meaning to the kernel or to their
+/// writer.
 const TAKEN: [&str; 4] = [
     "user.",
     "security.capability",
@@ -25,10 +26,10 @@ const TAKEN: [&str; 4] = [
     "system.posix_acl_default",
 ];
 
-/// An archive that is being read, member by member.
+/// Archive that is being read.
 pub struct Reader<'r> {
     pub(super) from: Box<dyn Read + 'r>,
-    /// Bytes of the last member that were not read yet, and what it is filled up with.
+    /// Unread bytes of the last member, including its padding.
     pub(super) left: u64,
     padding: u64,
 }
@@ -41,35 +42,35 @@ impl std::fmt::Debug for Reader<'_> {
     }
 }
 
-/// What an archive says of one object.
+/// Description of one object in an archive.
 #[derive(Debug)]
 pub struct Member {
-    /// Its name: relative, and without `..`.
+    /// Relative name without `..`.
     pub name: PathBuf,
-    /// What it is.
+    /// Kind of the object.
     pub kind: Kind,
     pub(super) attributes: Attributes,
 }
 
-/// The kinds of objects that are unpacked.
+/// Kinds of objects that are unpacked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
-    /// A regular file.
+    /// Regular file.
     File {
-        /// Its size if it has holes.
+        /// Size of a file with holes.
         sparse: Option<u64>,
     },
-    /// A directory.
+    /// Directory.
     Directory,
-    /// A symlink, and what it says.
+    /// Symlink with its target.
     Symlink(PathBuf),
-    /// A further name of a member that came before.
+    /// Hard link to an earlier member.
     Link(PathBuf),
-    /// A fifo.
+    /// Fifo.
     Fifo,
 }
 
-/// What comes before a member and is about it.
+/// Headers that precede a member and describe it.
 #[derive(Debug, Default)]
 struct Before {
     path: Option<OsString>,
@@ -78,7 +79,7 @@ struct Before {
 }
 
 impl<'r> Reader<'r> {
-    /// Reads from `from`.
+    /// Reads an archive from a stream.
     pub fn new(from: impl Read + 'r) -> Self {
         Self {
             from: Box::new(from),
@@ -87,11 +88,11 @@ impl<'r> Reader<'r> {
         }
     }
 
-    /// The next member; what was not read of the last one is passed over. None at the end.
+    /// Returns the next member and skips unread content of the last one; `None` at the end.
     ///
     /// # Errors
-    /// Where the archive cannot be read, is damaged, or has a member that is never unpacked: a device, or a name that leads
-    /// out.
+    /// If the archive cannot be read, is damaged, or has a member that is never unpacked: a device, or a
+    /// name that leads out.
     pub fn next_member(&mut self) -> Result<Option<Member>> {
         let mut records = Before::default();
         loop {
@@ -101,23 +102,23 @@ impl<'r> Reader<'r> {
             };
             let size = header.entry_size();
             self.expect(size.map_err(|_| ArchiveError::Damaged("a size"))?)?;
-            // What the crate may learn of later is no kind of ours.
+            // The crate may add kinds; they are refused.
             #[allow(clippy::wildcard_enum_match_arm)]
             match header.entry_type() {
                 EntryType::XHeader => records.text = self.content(LONGEST)?,
                 EntryType::GNULongName => records.path = Some(self.long_name()?),
                 EntryType::GNULongLink => records.link = Some(self.long_name()?),
-                // Says something of all members, but nothing that matters here.
+                // Applies to all members, but has nothing of interest here.
                 EntryType::XGlobalHeader => {}
                 kind => return self.member(&header, kind, &records).map(Some),
             }
         }
     }
 
-    /// The content of the member that was read last.
+    /// Returns the content of the member that was read last.
     ///
     /// # Errors
-    /// Where it is longer than `most`, or the archive cannot be read.
+    /// If it is longer than `most`, or the archive cannot be read.
     pub fn content(&mut self, most: u64) -> Result<Vec<u8>> {
         if self.left > most {
             return Err(ArchiveError::Damaged("something short is long"));
@@ -162,7 +163,7 @@ impl<'r> Reader<'r> {
         Ok(())
     }
 
-    /// The next header; none where a block of zeros, or nothing at all, says that there is no more.
+    /// Returns the next header; `None` at a block of zeros or the end of the stream.
     fn header(&mut self) -> Result<Option<Header>> {
         let mut header = Header::new_old();
         let block = header.as_mut_bytes();
@@ -178,7 +179,7 @@ impl<'r> Reader<'r> {
             .chain(&block[156..])
             .map(|byte| u32::from(*byte))
             .sum();
-        // The sum itself counts as spaces.
+        // The checksum field itself counts as spaces.
         if header.cksum().ok() != Some(sum + 8 * u32::from(b' ')) {
             return Err(ArchiveError::Damaged("a checksum"));
         }
@@ -211,7 +212,7 @@ impl<'r> Reader<'r> {
             self.expect(size)?;
         }
         let link = || link.clone().map(PathBuf::from).ok_or(damaged("a link"));
-        // As above.
+        // See above.
         #[allow(clippy::wildcard_enum_match_arm)]
         let kind = match kind {
             EntryType::Regular | EntryType::Continuous => Kind::File {
@@ -236,7 +237,7 @@ impl<'r> Reader<'r> {
                 Some(id) => id,
                 None => own.map_err(|_| damaged("an owner"))?,
             };
-            // The greatest one means "no change" to chown(2).
+            // The greatest id means "no change" to chown(2).
             u32::try_from(id)
                 .ok()
                 .filter(|id| *id != u32::MAX)
@@ -267,7 +268,7 @@ impl<'r> Reader<'r> {
     }
 }
 
-/// The size of a file with holes.
+/// Returns the size of a file with holes.
 fn sparse_size(
     list: &List<'_>,
     refused: &dyn Fn(&'static str) -> ArchiveError,
@@ -298,7 +299,7 @@ fn extended(list: &List<'_>) -> Vec<(OsString, Vec<u8>)> {
         .collect()
 }
 
-/// A name as names alone; none if it is absolute, empty, or has `..` in it.
+/// Normalizes a name; `None` if it is absolute, empty, or has `..` in it.
 fn relative(path: &Path) -> Option<PathBuf> {
     let mut names = PathBuf::new();
     for component in path.components() {

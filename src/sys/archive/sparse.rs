@@ -1,19 +1,19 @@
-//! GNU's sparse format 1.0: a file with holes is archived as a map and the data alone.
+//! GNU's sparse format 1.0: a file with holes is archived as a map followed by its data.
 //!
-//! The map is text in front of the data, one number a line: how many extents there are, then offset and length of each. It is
-//! filled up to a block.
+//! The map is text, one number a line: the number of extents, then offset and length of each. It is padded to
+//! a block.
 
 use std::io::{self, Read};
 use std::ops::Range;
 
 use super::{BLOCK, pax};
 
-/// Most extents of a file that is read.
+/// Maximum number of extents that are accepted.
 const MOST: u64 = 1 << 20;
 
-/// The map of a file of `size` bytes with data at `extents`, filled up.
+/// Returns the padded map of a file of `size` bytes with data at `extents`.
 pub(super) fn map(extents: &[Range<u64>], size: u64) -> Vec<u8> {
-    // The last one tells the size where it ends with a hole.
+    // An empty extent at the end encodes the size of a file that ends with a hole.
     let end = Some(size..size).filter(|_| extents.last().is_none_or(|last| last.end < size));
     let all: Vec<&Range<u64>> = extents.iter().chain(&end).collect();
     let mut text = format!("{}\n", all.len());
@@ -29,7 +29,7 @@ pub(super) fn map(extents: &[Range<u64>], size: u64) -> Vec<u8> {
     text
 }
 
-/// Reads the map of a file of `size` bytes; gives how long it was, too. `None` if it is not right.
+/// Reads the map of a file of `size` bytes, and returns it with its length. `None` if it is invalid.
 pub(super) fn read_map(
     from: &mut impl Read,
     size: u64,

@@ -109,7 +109,7 @@ fn an_archive_that_is_cut_off_is_noticed() {
     assert!(matches!(error, ArchiveError::Damaged(_)), "{error}");
 }
 
-/// A member as only a hostile or careless program writes it.
+/// Builds a member that only a hostile or careless program would write.
 fn crafted(kind: EntryType, name: &str, link: &str, content: &[u8]) -> Vec<u8> {
     let mut header = Header::new_ustar();
     header.set_entry_type(kind);

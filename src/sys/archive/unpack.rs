@@ -1,4 +1,4 @@
-//! Unpacking members of an archive below a root.
+//! Unpacks members of an archive below a root.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -16,10 +16,10 @@ use super::{ArchiveError, Kind, Member, Reader, Result, sparse};
 use crate::sys::copy::attributes::Attributes;
 use crate::sys::root::{Parents, Root};
 
-/// How much of a file is unpacked between two looks at whether to go on.
+/// Bytes that are unpacked between two interruption checks.
 const CHUNK: usize = 1 << 18;
 
-/// Unpacks members below a root. Nothing that is there is replaced, and no link on the way to a place is followed.
+/// Unpacks members below a root. Existing objects are never replaced, and no symlink is followed.
 #[derive(Debug)]
 #[must_use = "directories get their owner, mode and times in `finish`"]
 pub struct Extractor<'x> {
@@ -28,7 +28,7 @@ pub struct Extractor<'x> {
 }
 
 impl<'x> Extractor<'x> {
-    /// Unpacks below `root`.
+    /// Creates an extractor for `root`.
     pub fn new(root: &'x Root) -> Self {
         Self {
             root,
@@ -36,11 +36,12 @@ impl<'x> Extractor<'x> {
         }
     }
 
-    /// Unpacks the member that was read last to `to`; a [`Kind::Link`] becomes another name of `link`, which is a path in the
-    /// root, too. `interrupted` is asked now and then.
+    /// Unpacks the member that was read last to `to`. A [`Kind::Link`] becomes a hard link to `link`, a
+    /// path in the root. Stops if `interrupted` returns true.
     ///
     /// # Errors
-    /// Where something is there, a link is on the way, the disk is full, or the archive cannot be read.
+    /// If something exists at `to`, a symlink is on the way, the disk is full, or the archive cannot be
+    /// read.
     pub fn unpack(
         &mut self,
         reader: &mut Reader<'_>,
@@ -85,7 +86,7 @@ impl<'x> Extractor<'x> {
             }
             Kind::Fifo => {
                 mkfifoat(&parent, name, private).map_err(|errno| failed(errno.into()))?;
-                // fifo(7): opening to read does not wait when it is non-blocking.
+                // fifo(7): a non-blocking open for reading does not wait.
                 let flags =
                     OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
                 let fifo = openat(&parent, name, flags, Mode::empty())
@@ -97,12 +98,9 @@ impl<'x> Extractor<'x> {
         Ok(())
     }
 
-    /// Gives the directories their owner, mode, attributes and times.
-    ///
-    /// # Errors
-    /// Where that fails.
+    /// Sets owner, mode, attributes and times of the directories.
     pub fn finish(mut self) -> Result<()> {
-        // Children first: what is done to a child changes the times of its directory.
+        // Children first: changing a child changes the times of its directory.
         for (path, attributes) in std::mem::take(&mut self.directories).into_iter().rev() {
             let (parent, name) = self.root.parent(&path, Parents::NoSymlinks)?;
             let lost = open_directory(&parent, name)

@@ -1,4 +1,4 @@
-//! Writing an archive.
+//! Writes an archive.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -17,19 +17,19 @@ use crate::sys::copy::attributes::Attributes;
 use crate::sys::copy::data::{extents, state};
 use crate::sys::root::{Found, Object, Root};
 
-/// Most bytes of a name in a header; a longer one has a record.
+/// Bytes of a name that fit into a header; a longer one needs a record.
 const NAME: usize = 100;
-/// Least numbers that a header cannot hold in octal digits.
+/// Smallest number that does not fit into the octal digits of a header.
 const LARGE: u64 = 1 << 33;
 const LARGE_ID: u64 = 1 << 21;
-/// How much of a file is copied between two looks at whether to go on.
+/// Bytes that are copied between two interruption checks.
 const CHUNK: u64 = 1 << 22;
 
-/// An archive that is being written.
+/// Archive that is being written.
 pub struct Writer<'w> {
     to: &'w mut dyn Write,
     interrupted: &'w dyn Fn() -> bool,
-    /// What a file with several names was called first.
+    /// First name of a file with several names.
     links: HashMap<(u64, u64), PathBuf>,
 }
 
@@ -42,7 +42,7 @@ impl std::fmt::Debug for Writer<'_> {
 }
 
 impl<'w> Writer<'w> {
-    /// Writes to `to`, until `interrupted` says so.
+    /// Writes an archive to a stream; fails if `interrupted` returns true.
     pub fn new(to: &'w mut dyn Write, interrupted: &'w dyn Fn() -> bool) -> Self {
         Self {
             to,
@@ -51,10 +51,7 @@ impl<'w> Writer<'w> {
         }
     }
 
-    /// Adds a file that is in no tree.
-    ///
-    /// # Errors
-    /// Where the archive cannot be written.
+    /// Adds a file that is not from a tree.
     pub fn document(&mut self, name: &str, content: &[u8]) -> Result<()> {
         let header = plain(EntryType::Regular);
         let size = content.len() as u64;
@@ -63,10 +60,11 @@ impl<'w> Writer<'w> {
         self.fill(size)
     }
 
-    /// Adds what a walk through `root` has found (of a directory, nothing below it) as `name`.
+    /// Adds an object that a walk through `root` has found (of a directory, none of its entries) under
+    /// `name`.
     ///
     /// # Errors
-    /// Where it cannot be read, is written to meanwhile, or the archive cannot be written.
+    /// If the object cannot be read, is written to meanwhile, or the archive cannot be written.
     pub fn object(&mut self, root: &Root, found: &Found, name: &Path) -> Result<Left> {
         let Found {
             path,
@@ -119,10 +117,7 @@ impl<'w> Writer<'w> {
         Ok(None)
     }
 
-    /// Ends the archive.
-    ///
-    /// # Errors
-    /// Where it cannot be written.
+    /// Writes the end of the archive.
     pub fn finish(self) -> Result<()> {
         self.to
             .write_all(&[0; 2 * BLOCK as usize])
@@ -130,7 +125,7 @@ impl<'w> Writer<'w> {
             .map_err(ArchiveError::Write)
     }
 
-    /// Adds a file; the inner error is that it was written to.
+    /// Adds a file; the inner error says that it was written to meanwhile.
     fn file(
         &mut self,
         object: &Object,
@@ -172,7 +167,7 @@ impl<'w> Writer<'w> {
         })
     }
 
-    /// Adds a part of a file; `false` if there is not so much of it any more.
+    /// Adds a range of a file; `false` if the file became shorter.
     fn extent(
         &mut self,
         mut file: &File,
@@ -195,7 +190,7 @@ impl<'w> Writer<'w> {
         Ok(true)
     }
 
-    /// Writes what comes before the content of a member.
+    /// Writes the headers of a member.
     fn head(&mut self, header: Header, name: &Path, size: u64, records: &[u8]) -> Result<()> {
         let mut records = records.to_vec();
         let bytes = name.as_os_str().as_bytes();
@@ -236,7 +231,7 @@ impl<'w> Writer<'w> {
     }
 }
 
-/// A header of what is in no tree.
+/// Returns a header for a file that is not from a tree.
 fn plain(kind: EntryType) -> Header {
     let mut header = Header::new_ustar();
     header.set_entry_type(kind);
@@ -256,7 +251,7 @@ fn header(metadata: &Metadata) -> Header {
     header
 }
 
-/// What a header has no place for.
+/// Returns the records for attributes that do not fit into a header.
 fn records(attributes: &Attributes) -> Vec<u8> {
     let mut records = Vec::new();
     for (key, id) in [

@@ -15,14 +15,14 @@ use nix::unistd::{Gid, Uid, fchown, fchownat};
 
 use crate::sys::root::{Object, proc_path};
 
-/// Attributes that must not be carried to another file: the label is a matter of the new place, and
-/// EVM's checksum covers the inode number.
+/// Extended attributes that are not copied: the label depends on the new place, and EVM's checksum covers the
+/// inode number.
 const LEFT_OUT: [&str; 2] = ["security.selinux", "security.evm"];
 
 /// ACLs that a new file may have inherited from its directory (acl(5)).
 const INHERITED: [&str; 2] = ["system.posix_acl_access", "system.posix_acl_default"];
 
-/// All attributes of an object, but its label.
+/// Attributes of an object, except its label.
 #[derive(Debug)]
 pub(in crate::sys) struct Attributes {
     pub(in crate::sys) uid: Uid,
@@ -34,7 +34,7 @@ pub(in crate::sys) struct Attributes {
 }
 
 impl Attributes {
-    /// Reads what is not in `metadata`, and takes the rest from there.
+    /// Reads the extended attributes, and takes the rest from `metadata`.
     pub(in crate::sys) fn read(object: &Object, metadata: &Metadata) -> io::Result<Attributes> {
         let path = object.proc_path();
         let mut extended = Vec::new();
@@ -42,7 +42,7 @@ impl Attributes {
             if LEFT_OUT.iter().any(|left_out| name == *left_out) {
                 continue;
             }
-            // None: it was removed after it was listed.
+            // `None` if it was removed after it was listed.
             if let Some(value) = xattr::get_deref(&path, &name)? {
                 extended.push((name, value));
             }
@@ -57,12 +57,12 @@ impl Attributes {
         })
     }
 
-    /// Gives the attributes to anything but a symlink. Returns the names of those that its filesystem
+    /// Applies the attributes to anything but a symlink. Returns the names of those that the filesystem
     /// does not support.
     pub(in crate::sys) fn apply(&self, file: &File) -> io::Result<Vec<OsString>> {
-        // chown(2) clears setuid, setgid and file capabilities, so it comes first. chmod(2) comes after
-        // the extended attributes, since `user.` ones can only be set on what is writable; on a file
-        // with an ACL it sets the mask, which is what the group bits of the source showed.
+        // chown(2) clears setuid, setgid and file capabilities, so it comes first. chmod(2) comes
+        // after the extended attributes, because `user.` ones need a writable file; on a file with an
+        // ACL it sets the mask, which the group bits of the source showed.
         fchown(file, Some(self.uid), Some(self.gid))?;
         let lost = self.apply_extended(&proc_path(file))?;
         fchmod(file, self.mode)?;
@@ -70,7 +70,7 @@ impl Attributes {
         Ok(lost)
     }
 
-    /// [`Attributes::apply`], for the symlink `name` in `directory`. A symlink has no mode.
+    /// Applies the attributes to the symlink `name` in `directory`. A symlink has no mode.
     pub(in crate::sys) fn apply_to_symlink(
         &self,
         directory: &OwnedFd,

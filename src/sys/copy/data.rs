@@ -1,4 +1,4 @@
-//! The content of a regular file, with its holes.
+//! Content of a regular file, with its holes.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -8,38 +8,41 @@ use std::os::unix::fs::MetadataExt;
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 
-/// How often a file is read before it counts as one that does not stop changing.
+/// Attempts to read a file that changes.
 const ATTEMPTS: u32 = 3;
 
-/// How much is copied between two looks at whether to stop. Blocks are shared in whole multiples of theirs.
+/// Bytes that are copied between two interruption checks. Block sharing needs whole multiples of the block
+/// size.
 const CHUNK: u64 = 64 << 20;
 
-/// Why [`copy`] gave up; the caller knows the path.
+/// Error of [`copy`]: the file did not stop changing. The caller knows its path.
 #[derive(Debug, thiserror::Error)]
 #[error("the file keeps changing")]
 struct Unsteady;
 
-/// Whether an error of [`copy`] means that the file was written to meanwhile.
+/// Returns whether [`copy`] failed because the file was written to meanwhile.
 pub(super) fn was_changed(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<Unsteady>())
 }
 
-/// Why [`copy`] was given up.
+/// Error of [`copy`]: the caller interrupted it.
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted")]
 struct Stopped;
 
-/// Whether an error of [`copy`] means that it was to stop.
+/// Returns whether [`copy`] was interrupted.
 pub(super) fn was_stopped(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<Stopped>())
 }
 
-/// Copies the content of `from`, and returns metadata that belongs to exactly this content. `stop` is asked now and then.
+/// Copies the content of `from`, and returns the metadata that belongs to exactly this content. Stops if
+/// `stop` returns true.
 pub(super) fn copy(from: &File, to: &File, stop: &dyn Fn() -> bool) -> io::Result<Metadata> {
     copy_watched(from, to, stop, |_| {})
 }
 
-/// [`copy`], calling `after` when an attempt has read everything: tests write to the file then.
+/// Does the work of [`copy`]; calls `after` when an attempt has read everything, so that tests can write to
+/// the file then.
 fn copy_watched(
     from: &File,
     to: &File,
@@ -57,8 +60,8 @@ fn copy_watched(
     Err(io::Error::other(Unsteady))
 }
 
-/// What changes with every write. The times of the status are part of it since a writer can set the
-/// time of modification back.
+/// Returns values that change with every write: size, mtime and ctime. A writer can set the mtime back, but
+/// not the ctime.
 pub(in crate::sys) fn state(metadata: &Metadata) -> (u64, i64, i64, i64, i64) {
     (
         metadata.len(),
@@ -70,7 +73,7 @@ pub(in crate::sys) fn state(metadata: &Metadata) -> (u64, i64, i64, i64, i64) {
 }
 
 fn copy_extents(from: &File, to: &File, size: u64, stop: &dyn Fn() -> bool) -> io::Result<()> {
-    // Emptied first, so that a second attempt starts from one hole too.
+    // Truncates first, so that a second attempt also starts from one hole.
     to.set_len(0)?;
     to.set_len(size)?;
     for extent in extents(from, size)? {
@@ -85,7 +88,7 @@ fn copy_extents(from: &File, to: &File, size: u64, stop: &dyn Fn() -> bool) -> i
             let some = left.min(CHUNK);
             // Between two files this is copy_file_range(2), which shares blocks where it can.
             if io::copy(&mut Read::take(from, some), &mut to)? < some {
-                // It has become shorter: the caller compares the sizes.
+                // The file became shorter; the caller compares the sizes.
                 return Ok(());
             }
             left -= some;
@@ -94,7 +97,7 @@ fn copy_extents(from: &File, to: &File, size: u64, stop: &dyn Fn() -> bool) -> i
     Ok(())
 }
 
-/// Where in the first `size` bytes of a file there is data and no hole.
+/// Returns the ranges with data, without holes, in the first `size` bytes of a file.
 pub(in crate::sys) fn extents(file: &File, size: u64) -> io::Result<Vec<Range<u64>>> {
     let size = i64::try_from(size).map_err(io::Error::other)?;
     let mut extents = Vec::new();

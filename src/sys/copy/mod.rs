@@ -1,14 +1,14 @@
-//! The exact copy of filesystem objects from one root into another.
+//! Exact copy of filesystem objects from one root into another.
 //!
-//! Kept: content with its holes, owner, mode with setuid and sticky bits, times, extended attributes
-//! (thus POSIX ACLs and file capabilities), hard links among what one [`Copier`] copies. Symlinks are
-//! copied as symlinks. Not kept: the label (`security.selinux`), which belongs to the new place and is
-//! set by others; inode flags; sockets and devices, which are reported instead. What to copy is
-//! decided elsewhere.
+//! Kept: content with its holes, owner, mode with setuid and sticky bits, times, extended attributes (thus
+//! POSIX ACLs and file capabilities), and hard links among the objects of one [`Copier`]. Symlinks are copied
+//! as symlinks. Not kept: the label (`security.selinux`), which depends on the new place; inode flags;
+//! sockets and devices, which are reported instead. The caller decides what to copy.
 //!
-//! Either side may be controlled by a sandbox, or by an account of the host. Sources resolve as
-//! [`Root::object`] says; no symlink is followed in the destination, and every object is changed
-//! through a descriptor or by its name in an opened directory. Until [`Copier::finish`], directories made here are open to their maker only.
+//! Either side may be controlled by a sandbox, or by an account of the host. Sources are resolved by
+//! [`Root::object`]; in the destination no symlink is followed, and every object is changed through a
+//! descriptor or by its name in an open directory. Until [`Copier::finish`], only the owner can access new
+//! directories.
 
 pub(super) mod attributes;
 pub(super) mod data;
@@ -34,16 +34,16 @@ use attributes::Attributes;
 
 pub use report::{Copied, Omission, Report, Skipped};
 
-/// Copies the content of one open file to another, with its holes, and shares its blocks where the filesystem can. What is there
-/// at the end is what `from` was at one moment. `stop` is asked now and then.
+/// Copies the content of one open file to another, with its holes, sharing blocks where the filesystem can.
+/// The copy is the state of `from` at one moment.
 ///
 /// # Errors
-/// Where it does not stop changing, there is no room, or `stop` says so.
+/// If the file does not stop changing, there is no room, or `stop` returns true.
 pub fn content(from: &File, to: &File, stop: &dyn Fn() -> bool) -> io::Result<()> {
     data::copy(from, to, stop).map(drop)
 }
 
-/// A copy failed. Paths are those of the host.
+/// Error of a copy. Paths are those of the host.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum CopyError {
@@ -77,20 +77,20 @@ pub enum CopyError {
 
 type Result<T, E = CopyError> = std::result::Result<T, E>;
 
-/// What happens when something other than a directory is at the destination. Directories are merged.
+/// Treatment of an existing object at the destination. Directories are always merged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Existing {
-    /// It is an error.
+    /// Fail.
     Refuse,
-    /// It is replaced atomically.
+    /// Replace it atomically.
     Replace,
 }
 
-/// Device and inode: the identity of a file.
+/// Identity of a file: device and inode.
 type Identity = (u64, u64);
 
-/// Copies objects one by one, and remembers what ties them together: hard links, and the
-/// directories that get their final attributes at the end.
+/// Copies objects one by one, and keeps the state between them: hard links, and directories that get their
+/// final attributes at the end.
 #[derive(Debug)]
 #[must_use = "directories get their owner, mode and times in `finish`"]
 pub struct Copier<'r> {
@@ -98,14 +98,14 @@ pub struct Copier<'r> {
     destination: &'r Root,
     existing: Existing,
     stop: Stop<'r>,
-    /// Where a file with several names was copied to first.
+    /// First destination of a file with several names.
     links: HashMap<Identity, PathBuf>,
     directories: Vec<Directory>,
     made: HashSet<Identity>,
     report: Report,
 }
 
-/// Whether to stop.
+/// Callback that interrupts a copy.
 struct Stop<'r>(&'r dyn Fn() -> bool);
 
 impl std::fmt::Debug for Stop<'_> {
@@ -123,7 +123,7 @@ struct Directory {
 }
 
 impl<'r> Copier<'r> {
-    /// A copier from one root to another, which may be the same.
+    /// Creates a copier from one root to another, which may be the same.
     pub fn new(source: &'r Root, destination: &'r Root, existing: Existing) -> Self {
         Copier {
             source,
@@ -137,14 +137,15 @@ impl<'r> Copier<'r> {
         }
     }
 
-    /// Has `stop` asked now and then, also in the middle of a large file.
+    /// Makes the copier call `stop` regularly, also in the middle of a large file, and fail if it returns
+    /// true.
     pub fn until(mut self, stop: &'r dyn Fn() -> bool) -> Self {
         self.stop = Stop(stop);
         self
     }
 
-    /// Copies the one object at `from` (of a directory, nothing below it) to `to`. The directory that
-    /// `to` lies in must be there, and no symlink on the way.
+    /// Copies the one object at `from` (of a directory, none of its entries) to `to`. The parent
+    /// directory of `to` has to exist, without a symlink on the way.
     pub fn copy_object(&mut self, from: &Path, to: &Path) -> Result<Copied> {
         let Some((object, metadata)) = self.look(from)? else {
             return Ok(self.skip(from, Omission::Vanished));
@@ -152,14 +153,15 @@ impl<'r> Copier<'r> {
         self.copy_opened(&object, &metadata, from, to)
     }
 
-    /// Copies an object that a walk through the source has found, under the rules of [`copy_object`](Self::copy_object).
+    /// Copies an object that a walk through the source has found; otherwise like
+    /// [`copy_object`](Self::copy_object).
     pub fn copy_found(&mut self, found: &Found, to: &Path) -> Result<Copied> {
         self.copy_opened(&found.object, &found.metadata, &found.path, to)
     }
 
-    /// Gives the copied directories their owner, mode, attributes and times, and reports.
+    /// Sets owner, mode, attributes and times of the copied directories, and returns the report.
     pub fn finish(mut self) -> Result<Report> {
-        // Children first: what is done to a child changes the times of its directory.
+        // Children first: changing a child changes the times of its directory.
         for directory in std::mem::take(&mut self.directories).into_iter().rev() {
             let Directory {
                 from,
@@ -277,7 +279,7 @@ impl<'r> Copier<'r> {
     ) -> Result<()> {
         let lost = self.place(from, to, |directory, temporary| {
             mkfifoat(directory, temporary, Mode::S_IRUSR | Mode::S_IWUSR)?;
-            // fifo(7): opening to read does not wait when it is non-blocking.
+            // fifo(7): a non-blocking open for reading does not wait.
             let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
             let fifo = File::from(openat(directory, temporary, flags, Mode::empty())?);
             Attributes::read(object, metadata)?.apply(&fifo)
@@ -323,7 +325,7 @@ impl<'r> Copier<'r> {
     }
 
     /// Lets `make` create an object under a temporary name beside `to` and then renames it, so that an
-    /// interrupted copy never stands under its final name.
+    /// interrupted copy never has the final name.
     fn place<T>(
         &self,
         from: &Path,
@@ -340,7 +342,8 @@ impl<'r> Copier<'r> {
             renameat2(&directory, temporary.as_os_str(), &directory, name, flags)?;
             Ok(made)
         });
-        // rename(2) of one name of a file over another does nothing, so it may still be there.
+        // rename(2) does nothing if both names are hard links of one file, so the temporary name may
+        // still exist.
         let _ = unlinkat(
             &directory,
             temporary.as_os_str(),

@@ -1,49 +1,49 @@
-//! What a copier says about what it did.
+//! Report of a copy.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// What became of one object.
+/// Result for one object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Copied {
-    /// A regular file, of this size in bytes.
+    /// Regular file.
     File {
-        /// The size, holes included.
+        /// Size in bytes, holes included.
         size: u64,
     },
-    /// A further name of a file that was copied before.
+    /// Hard link to a file that was copied before.
     HardLink,
-    /// A symlink.
+    /// Symlink.
     Symlink,
-    /// A directory, without what is in it.
+    /// Directory, without its entries.
     Directory,
-    /// A fifo, made anew.
+    /// Fifo, created anew.
     Fifo,
-    /// Nothing.
+    /// Nothing was copied.
     Skipped(Omission),
 }
 
-/// Something that was not copied. Prints as a phrase: "'/run/x' is a socket".
+/// Object that was not copied. Prints as a phrase: "'/run/x' is a socket".
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Skipped {
-    /// The path inside the source root.
+    /// Path inside the source root.
     pub path: PathBuf,
-    /// What is missing.
+    /// Missing part.
     pub what: Omission,
 }
 
-/// Why, or which part of, an object was not copied.
+/// Reason why an object, or a part of it, was not copied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Omission {
-    /// A socket: only the process that bound it gives it a meaning.
+    /// A socket: it has a meaning only for the process that bound it.
     Socket,
     /// A block device.
     BlockDevice,
     /// A character device.
     CharDevice,
-    /// It was gone when its turn came.
+    /// The object vanished before it was copied.
     Vanished,
-    /// An extended attribute that the destination's filesystem does not support; the rest is there.
+    /// An extended attribute that the destination's filesystem does not support; the rest was copied.
     Attribute(OsString),
 }
 
@@ -62,13 +62,13 @@ impl std::fmt::Display for Skipped {
     }
 }
 
-/// What a [`Copier`](super::Copier) did.
+/// Summary of a [`Copier`](super::Copier).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
-    /// How many objects were made; directories that were there count too.
+    /// Number of objects, including directories that already existed.
     pub objects: u64,
-    /// The sizes of the files copied, in bytes, holes included, each file once.
+    /// Total size of the copied files in bytes, holes included, each file once.
     pub bytes: u64,
-    /// What was not copied, in the order it was met.
+    /// Objects that were not copied, in order.
     pub skipped: Vec<Skipped>,
 }

@@ -11,7 +11,7 @@ use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::Uid;
 
-/// A source and a destination.
+/// Source and destination roots.
 struct Fixture {
     dir: tempfile::TempDir,
     source: Root,
@@ -57,7 +57,7 @@ impl Fixture {
     }
 }
 
-/// Copies `from` and what is below it.
+/// Copies `from` and everything below it.
 fn copy_tree(copier: &mut Copier<'_>, from: &Path, to: &Path) -> Result<()> {
     if copier.copy_object(from, to)? == Copied::Directory {
         for name in copier.source.object(from)?.names()? {
@@ -99,7 +99,7 @@ fn set_times(path: &Path, seconds: i64) {
     .unwrap();
 }
 
-/// Everything that must be equal on both sides.
+/// Returns everything that must be equal on both sides.
 fn facts(path: &Path) -> impl PartialEq + std::fmt::Debug + use<> {
     let m = fs::symlink_metadata(path).unwrap();
     let times = (m.atime(), m.atime_nsec(), m.mtime(), m.mtime_nsec());
@@ -160,7 +160,7 @@ fn every_kind_keeps_its_attributes() {
         fs::read_link(f.dst("d/link")).unwrap(),
         Path::new("/nowhere")
     );
-    // Lets the temporary directory be removed by those who are not root.
+    // Lets unprivileged users remove the temporary directory.
     for dir in [f.src("d"), f.dst("d")] {
         fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
     }
@@ -254,7 +254,7 @@ fn hard_links_are_tied_again() {
     assert_eq!((inode("a"), inode("a")), (inode("d/b"), inode("z")));
     assert_ne!(inode("a"), fs::metadata(f.src("a")).unwrap().ino());
 
-    // Copied over what is there already, names that are one file stay one file, and nothing is left.
+    // Copied again over an existing copy, hard links stay hard links, and nothing is left over.
     let mut copier = f.copier(Existing::Replace);
     for name in ["a", "z", "z"] {
         copier
@@ -359,7 +359,7 @@ fn no_symlink_of_the_destination_is_followed() {
         fs::remove_file(f.dst("etc")).unwrap();
     }
 
-    // A directory that turns into a link while the copy is under way, before its end too.
+    // A directory that turns into a symlink during the copy, and before its end.
     let mut copier = f.copier(Existing::Replace);
     for name in ["etc", "etc/app"] {
         copier
@@ -393,7 +393,7 @@ fn no_link_on_the_way_through_the_source_is_followed() {
     copier.finish().unwrap();
 }
 
-/// Exchanges a directory and a link as long as `copy` is at it, which is handed the number of the round.
+/// Exchanges a directory and a symlink while `copy` runs, and passes it the number of the round.
 fn while_exchanged(directory: &Path, link: &Path, copy: impl Fn(u32)) {
     let is_over = AtomicBool::new(false);
     let here = nix::fcntl::AT_FDCWD;
@@ -422,7 +422,7 @@ fn a_directory_that_becomes_a_link_meanwhile_leads_nowhere() {
         fs::write(f.src(&format!("var/state/d/f{index}")), "own").unwrap();
     }
     symlink(&secret, f.src("var/state/link")).unwrap();
-    // So that an account of the host may do it.
+    // Any account of the host may write to it.
     fs::set_permissions(f.src("var/state"), fs::Permissions::from_mode(0o777)).unwrap();
     let host = Root::of_host(&f.src("")).unwrap();
     let whole = Root::of_host(Path::new("/")).unwrap();
@@ -432,7 +432,7 @@ fn a_directory_that_becomes_a_link_meanwhile_leads_nowhere() {
         let to = f.dst(&round.to_string());
         fs::create_dir(&to).unwrap();
         let destination = Root::new(&to).unwrap();
-        // As a plan is: from the names that were there.
+        // Like a plan, which lists names before the copy.
         for (root, state) in [
             (&host, PathBuf::from("/var/state")),
             (&whole, prefix.join("var/state")),
@@ -482,7 +482,7 @@ fn a_tree_is_not_copied_into_itself() {
     }
 }
 
-/// Mounts a filesystem over the destination, seen by this thread only.
+/// Mounts a filesystem over the destination, visible to this thread only.
 fn mounted(kind: &str, options: &str) -> Option<Fixture> {
     let f = fixture();
     let none = None::<&str>;
@@ -502,7 +502,7 @@ fn mounted(kind: &str, options: &str) -> Option<Fixture> {
         return None;
     }
     let destination = Root::new(&f.dst("")).unwrap();
-    // The descriptor keeps it; detached, it does not hinder the removal of the temporary directory.
+    // The descriptor keeps it; detached, it does not block the removal of the temporary directory.
     umount2(&f.dst(""), MntFlags::MNT_DETACH).unwrap();
     Some(Fixture { destination, ..f })
 }

@@ -1,7 +1,8 @@
-//! Images that are not raw as block devices which outlive the process that asked for them.
+//! Block devices over images that are not raw, which outlive the process that asked for them.
 //!
-//! A process of its own holds the device: it has the image shown raw, and attaches a loop device to that. Once nobody has that open
-//! any more it is released, and all of it is gone. Were the process killed, QEMU's daemon would end with it, and the view with that.
+//! A holder process shows the image raw and attaches a loop device to that view. It ends, with the device,
+//! once nobody has the device open. If the holder is killed, QEMU's storage daemon ends with it, and the view
+//! with that.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -17,17 +18,17 @@ use crate::sys::image::storage_daemon::{self, Export};
 /// Files of one held image.
 #[derive(Debug, Clone, Copy)]
 pub struct Places<'a> {
-    /// A directory for the files that the holder keeps.
+    /// Directory of the holder's files.
     pub directory: &'a Path,
 }
 
-/// How long another holder of the image may take to end.
+/// Time that another holder of the image may take to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Between two looks.
+/// Interval between two looks.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Status of a holder that has found another.
+/// Exit status of a holder that found another one.
 const HELD: i32 = 75;
 
 impl Places<'_> {
@@ -39,7 +40,7 @@ impl Places<'_> {
         self.directory.join("image.device")
     }
 
-    /// Whether somebody holds the image.
+    /// Returns whether a holder has the image.
     #[must_use]
     pub fn is_held(&self) -> bool {
         matches!(
@@ -49,7 +50,7 @@ impl Places<'_> {
     }
 }
 
-/// A device of a held image.
+/// Block device of a held image.
 #[derive(Debug)]
 pub struct Held {
     device: LoopDevice,
@@ -59,16 +60,17 @@ pub struct Held {
 #[derive(Debug)]
 struct Holder {
     child: Child,
-    /// Closed when we have the device no more.
+    /// Closing the pipe tells the holder that this process is done.
     _leash: ChildStdin,
 }
 
 impl Held {
-    /// The device of the image at `image`, of QEMU's `format`: the one that is there already, or a new one. `program` with the
-    /// arguments `how` and the image, the format and the directory becomes its holder, by calling [`hold`].
+    /// Returns the device of the image at `image`, of QEMU's `format`: an existing one, or a new one. A
+    /// new holder is `program` with the arguments `how`, the image, the format and the directory; it
+    /// calls [`hold`].
     ///
     /// # Errors
-    /// Where the image cannot be opened, or somebody does not let go of it.
+    /// If the image cannot be opened, or another holder does not let go of it.
     pub fn new(
         program: &Path,
         how: &str,
@@ -92,13 +94,14 @@ impl Held {
         Err(io::ErrorKind::TimedOut.into())
     }
 
-    /// Its node.
+    /// Returns the path of the device node.
     #[must_use]
     pub fn path(&self) -> &Path {
         self.device.path()
     }
 
-    /// Lets go of the device, and waits until all is written unless somebody else has it open.
+    /// Releases the device, and waits until everything is written, unless another process has the device
+    /// open.
     pub fn release(self) {
         let Self { device, holder } = self;
         let path = device.path().to_owned();
@@ -107,7 +110,7 @@ impl Held {
             return;
         };
         drop(_leash);
-        // What is mounted elsewhere keeps it.
+        // A mount elsewhere keeps the device.
         sleep(Duration::from_millis(5));
         let begin = Instant::now();
         while begin.elapsed() < PATIENCE {
@@ -160,17 +163,17 @@ fn start(
     }))
 }
 
-/// Holds an image until nobody has its device open any more: what a process does that [`Held::new`] starts.
+/// Holds an image until nobody has its device open; called by the process that [`Held::new`] starts.
 ///
 /// # Errors
-/// Where the image cannot be opened.
+/// If the image cannot be opened.
 pub fn hold(image: &Path, format: &str, places: Places<'_>) -> io::Result<()> {
     let Ok(_lock) = Lock::try_acquire(&places.lock(), Sharing::Exclusive)
         .map_err(|error| io::Error::other(error.to_string()))?
     else {
         std::process::exit(HELD);
     };
-    // Not to be ended with the terminal of whoever was first.
+    // Must not end with the terminal of the first user.
     nix::unistd::setsid()?;
     leave_group();
     let image = storage_daemon::Image {
@@ -192,7 +195,7 @@ pub fn hold(image: &Path, format: &str, places: Places<'_>) -> io::Result<()> {
     let mut stdout = io::stdout();
     writeln!(stdout, "{}", path.display())?;
     stdout.flush()?;
-    // Whoever asked has the device by now, or is gone.
+    // Returns at the end of the leash: the user has the device open by now, or has ended.
     let _ = io::stdin().read(&mut [0; 1]);
     drop(device);
     while is_attached(&path) {
@@ -203,12 +206,12 @@ pub fn hold(image: &Path, format: &str, places: Places<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// Goes to the top of the hierarchy that systemd tells its units' processes by: with a unit that asked for the image all that is
-/// left of it may be killed, while the sandbox runs on.
+/// Moves to the root of the hierarchy by which systemd tracks the processes of units: otherwise stopping the
+/// unit that asked for the image could kill the holder while the sandbox runs on.
 fn leave_group() {
     for top in ["", "systemd", "unified"] {
         let file = Path::new("/sys/fs/cgroup").join(top).join("cgroup.procs");
-        // Where that is not ours to do nobody tells us by it.
+        // Without permission to move, systemd does not track this process either.
         let _ = fs::OpenOptions::new()
             .write(true)
             .open(file)

@@ -1,8 +1,10 @@
-//! Who may write to an image: the locks that QEMU puts on its images, so that the host and a virtual machine never write to one at a time.
+//! Locks of images, compatible with QEMU's, so that the host and a virtual machine never write to an image at
+//! the same time.
 //!
-//! They are open file description locks (fcntl(2)) on single bytes of the file, one for what is done to it and one for what others must
-//! not do. They go with the last that has the open file: a process, or a loop device over it. Both sides only ever take them shared,
-//! and then look whether somebody could not have them exclusively (QEMU's `block/file-posix.c`).
+//! They are open file description locks (fcntl(2)) on single bytes of the file: one byte for each permission
+//! that is used, and one for each that is denied to others. They last as long as the open file description,
+//! held by a process or by a loop device. Both sides only take shared locks, and then test whether another
+//! description prevents an exclusive one (QEMU's `block/file-posix.c`).
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -11,20 +13,21 @@ use std::path::Path;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
-/// Where the bytes begin that say what is done.
+/// First byte of the permissions in use (`RAW_LOCK_PERM_BASE`).
 const DONE: libc::off_t = 100;
 
-/// Where the bytes begin that say what others must not do.
+/// First byte of the permissions denied to others (`RAW_LOCK_SHARED_BASE`).
 const DENIED: libc::off_t = 200;
 
 /// Numbers of QEMU's permissions to write and to resize.
 const WRITE: libc::off_t = 1;
 const RESIZE: libc::off_t = 3;
 
-/// Claims an open file, to read and write, for as long as its description is open.
+/// Locks an open file for reading and writing, for as long as its description is open.
 ///
 /// # Errors
-/// [`ErrorKind::ResourceBusy`](io::ErrorKind::ResourceBusy) where somebody else writes to it or lets nobody write; close it then.
+/// [`ErrorKind::ResourceBusy`](io::ErrorKind::ResourceBusy) if another description writes or forbids writing;
+/// close the file then.
 pub fn claim(file: &File) -> io::Result<()> {
     for permission in [WRITE, RESIZE] {
         for base in [DONE, DENIED] {
@@ -38,15 +41,12 @@ pub fn claim(file: &File) -> io::Result<()> {
     }
 }
 
-/// Whether somebody has claimed the file at `path`, or QEMU writes to it.
-///
-/// # Errors
-/// Where it cannot be opened.
+/// Returns whether the file at `path` is locked, by QEMU or by the host.
 pub fn is_claimed(path: &Path) -> io::Result<bool> {
     is_others(&OpenOptions::new().read(true).write(true).open(path)?)
 }
 
-/// Whether another description of the same file has one of the locks.
+/// Returns whether another description of the file has one of the locks.
 fn is_others(file: &File) -> io::Result<bool> {
     for permission in [WRITE, RESIZE] {
         for base in [DONE, DENIED] {
@@ -67,7 +67,7 @@ fn byte(at: libc::off_t, kind: libc::c_int) -> libc::flock {
         l_whence: libc::SEEK_SET as libc::c_short,
         l_start: at,
         l_len: 1,
-        // Has to be (fcntl(2)).
+        // Must be 0 (fcntl(2)).
         l_pid: 0,
     }
 }

@@ -1,4 +1,4 @@
-//! Block devices over files (`loop(4)`), which go away with their last user.
+//! Block devices over files (`loop(4)`), which end with their last user.
 #![allow(unsafe_code)]
 
 use std::fs::{self, File, OpenOptions};
@@ -13,20 +13,20 @@ use nix::errno::Errno;
 
 use crate::sys::image::image_lock;
 
-/// A loop device. It is there for as long as this lives or something has it open, a mount for example.
+/// Loop device. It exists as long as this value, or as something has it open, for example a mount.
 #[derive(Debug)]
 pub struct LoopDevice {
     path: PathBuf,
-    /// Keeps it.
+    /// Keeps the device.
     _device: File,
 }
 
-/// The part of a file that a device shows, in bytes; a length of 0 goes to the end.
+/// Part of a file that a device shows, in bytes. A length of 0 extends to the end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Extent {
-    /// Where it begins.
+    /// Offset of the first byte.
     pub start: u64,
-    /// How long it is.
+    /// Number of bytes.
     pub length: u64,
 }
 
@@ -62,13 +62,13 @@ const LOOP_CTL_GET_FREE: u16 = 0x4c82;
 const LOOP_CONFIGURE: u16 = 0x4c0a;
 const LO_FLAGS_READ_ONLY: u32 = 1;
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
-/// Others may take a free device first.
+/// Attempts to get a free device: other processes may take it first.
 const ATTEMPTS: u32 = 64;
-/// How long somebody else may take to make a device of a file.
+/// Time that another process may take to set up a device for the same file.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 nix::ioctl_none_bad!(
-    /// Number of a free device.
+    /// Returns the number of a free device.
     get_free,
     LOOP_CTL_GET_FREE
 );
@@ -79,7 +79,7 @@ nix::ioctl_write_ptr_bad!(
     Config
 );
 nix::ioctl_read_bad!(
-    /// What a device shows.
+    /// Reads which file a device shows.
     get_status,
     LOOP_GET_STATUS64,
     Info
@@ -89,13 +89,13 @@ impl LoopDevice {
     /// Attaches `extent` of the file at `path`.
     ///
     /// # Errors
-    /// Where the file cannot be opened, or there are no loop devices.
+    /// If the file cannot be opened, or the host has no loop devices.
     pub fn attach(path: &Path, extent: Extent, read_only: bool) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(!read_only).open(path)?;
         Self::over(&file, extent, read_only)
     }
 
-    /// The device has `file` open for as long as it is there, and so all that goes with that, such as its locks.
+    /// Attaches an open file. The device keeps the open file description, and so the locks on it.
     fn over(file: &File, extent: Extent, read_only: bool) -> io::Result<Self> {
         let control = OpenOptions::new()
             .read(true)
@@ -125,11 +125,12 @@ impl LoopDevice {
         Err(Errno::EBUSY.into())
     }
 
-    /// The device that shows all of the file at `path` to read and write: the one that is there already, or a new one. Two
-    /// at a time would not know of each other's writes. The file is [claimed](claim) for as long as the device is there.
+    /// Returns a writable device for the whole file at `path`: an existing one, or a new one. Two devices
+    /// of one file would not see each other's writes. The file is [locked](image_lock) as long as the
+    /// device exists.
     ///
     /// # Errors
-    /// As [`attach`](Self::attach); [`ErrorKind::ResourceBusy`](io::ErrorKind::ResourceBusy) where a virtual machine has the file.
+    /// [`ErrorKind::ResourceBusy`](io::ErrorKind::ResourceBusy) if a virtual machine has the file.
     pub fn shared(path: &Path) -> io::Result<Self> {
         let begin = Instant::now();
         loop {
@@ -139,21 +140,18 @@ impl LoopDevice {
             let file = OpenOptions::new().read(true).write(true).open(path)?;
             match image_lock::claim(&file) {
                 Ok(()) => return Self::over(&file, Extent::default(), false),
-                // Perhaps somebody who is about to make the device, or has just let go of one.
+                // Another process may be creating the device, or has just released one.
                 Err(error) if begin.elapsed() > PATIENCE => return Err(error),
                 Err(_) => sleep(PATIENCE / 20),
             }
         }
     }
 
-    /// The device that shows the file at `path`, if there is one.
-    ///
-    /// # Errors
-    /// Where the file cannot be looked at.
+    /// Returns the device that shows the file at `path`, if there is one.
     pub fn of(path: &Path) -> io::Result<Option<Self>> {
         let file = fs::metadata(path)?;
         let is_it = |device: &File| {
-            // SAFETY: all zeros are a valid `Info`, which has numbers alone.
+            // SAFETY: all zeros are a valid `Info`, which has only numbers.
             let mut info: Info = unsafe { std::mem::zeroed() };
             // SAFETY: the descriptor is open, and `info` has the layout that the kernel writes.
             let status = unsafe { get_status(device.as_raw_fd(), &raw mut info) };
@@ -164,7 +162,7 @@ impl LoopDevice {
                 continue;
             }
             let node = Path::new("/dev").join(entry.file_name());
-            // One that goes away meanwhile is none.
+            // A device that disappears meanwhile does not count.
             let opened = OpenOptions::new().read(true).write(true).open(&node);
             if let Ok(device) = opened
                 && is_it(&device)
@@ -178,10 +176,10 @@ impl LoopDevice {
         Ok(None)
     }
 
-    /// A device that somebody else has made.
+    /// Opens a device that another process created.
     ///
     /// # Errors
-    /// Where it cannot be opened, or shows nothing any more.
+    /// If it cannot be opened, or shows no file any more.
     pub fn open(path: &Path) -> io::Result<Self> {
         let device = OpenOptions::new().read(true).write(true).open(path)?;
         if !is_attached(path) {
@@ -193,14 +191,14 @@ impl LoopDevice {
         })
     }
 
-    /// Its node.
+    /// Returns the path of the device node.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 }
 
-/// Whether the device at `node` shows something: somebody has it open, or it is mounted.
+/// Returns whether the device at `node` shows a file: somebody has it open, or it is mounted.
 #[must_use]
 pub fn is_attached(node: &Path) -> bool {
     let name = node.file_name().unwrap_or_default();
@@ -208,7 +206,7 @@ pub fn is_attached(node: &Path) -> bool {
     directory.join("loop/backing_file").exists()
 }
 
-/// `huge_encode_dev()` of the kernel, as stat(2) has it.
+/// Decodes a device number of the kernel's `huge_encode_dev()` to that of stat(2).
 fn decoded(device: u64) -> u64 {
     let (low, high) = (device & 0xffff_ffff, device >> 32);
     let major = (low >> 8) & 0xfff;
@@ -220,7 +218,7 @@ fn config(file: &File, extent: Extent, read_only: bool) -> Config {
     let read_only = if read_only { LO_FLAGS_READ_ONLY } else { 0 };
     Config {
         fd: file.as_raw_fd().cast_unsigned(),
-        // The kernel's choice.
+        // 0 lets the kernel choose.
         block_size: 0,
         info: Info {
             device: 0,

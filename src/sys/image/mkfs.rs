@@ -1,4 +1,4 @@
-//! Empty images and empty filesystems.
+//! Creation of images and filesystems.
 
 use std::fs::OpenOptions;
 use std::io::{self, ErrorKind};
@@ -6,10 +6,10 @@ use std::path::Path;
 
 use crate::sys::process::command;
 
-/// Makes the empty file at `path` an image of QEMU's `format`, `size` bytes large and without content.
+/// Turns the empty file at `path` into an empty image of QEMU's `format` with `size` bytes.
 ///
 /// # Errors
-/// Where it cannot be written, or what it takes is not installed.
+/// If it cannot be written, or the tool is not installed.
 pub fn grow(path: &Path, format: &str, size: u64) -> io::Result<()> {
     if format == "raw" {
         return OpenOptions::new().write(true).open(path)?.set_len(size);
@@ -20,14 +20,14 @@ pub fn grow(path: &Path, format: &str, size: u64) -> io::Result<()> {
     )
 }
 
-/// Makes a filesystem on the block device at `device`, `ext4` or `xfs`, with this UUID.
+/// Makes a filesystem, `ext4` or `xfs`, with this UUID on a block device.
 ///
 /// # Errors
-/// Where it cannot be made, or what it takes is not installed.
+/// If it cannot be made, or the tool is not installed.
 pub fn filesystem(device: &Path, kind: &str, uuid: &str) -> io::Result<()> {
     let node = text(device)?;
     match kind {
-        // Without room that only root may use: all in it is root's.
+        // No blocks reserved for root: all files in it are root's.
         "ext4" => run("mkfs.ext4", &["-q", "-m", "0", "-U", uuid, node]),
         "xfs" => run("mkfs.xfs", &["-q", "-m", &format!("uuid={uuid}"), node]),
         _ => Err(io::Error::other(format!(

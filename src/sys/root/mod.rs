@@ -1,10 +1,10 @@
-//! Paths resolved under a root that somebody else may control.
+//! Paths resolved under a root that others may control.
 //!
-//! A sandbox owns the content of its tree and may put any symlink there while the host works in it.
-//! The kernel does the resolution (openat2(2): `/` and `..` stop at the root), so there is no moment
-//! between a check and its use. Objects are then reached through a descriptor, never by their name a
-//! second time. No link is followed on the way to an object of a tree; of the host's own root, those
-//! that only root can have made (`trusted`). This module does not copy.
+//! A sandbox owns the content of its tree and may create any symlink there while the host works in it. The
+//! kernel resolves paths (openat2(2): `/` and `..` stop at the root), so there is no race between check and
+//! use. Objects are then accessed through a descriptor, never by name a second time. On the way to an object
+//! of a tree no symlink is followed; in the host's own root, only symlinks that only root can have made
+//! (`trusted`). This module does not copy.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata};
@@ -26,7 +26,7 @@ mod walk;
 
 pub use walk::Found;
 
-/// Work under a root failed. Paths are those of the host, root included.
+/// Error of an operation under a root. Paths are those of the host, root included.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum RootError {
@@ -61,7 +61,7 @@ pub enum RootError {
 }
 
 impl RootError {
-    /// Whether the cause is that something on the path does not exist.
+    /// Returns whether a component of the path does not exist.
     pub fn is_not_found(&self) -> bool {
         match self {
             Self::Io { source, .. } => matches!(
@@ -79,7 +79,7 @@ impl RootError {
 
 type Result<T, E = RootError> = std::result::Result<T, E>;
 
-/// How the directories on the way to an object are resolved.
+/// Treatment of symlinks in the parent directories of an object.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Parents {
     /// Symlinks are followed as a process inside the root would follow them.
@@ -91,14 +91,14 @@ pub(super) enum Parents {
 /// Owner of the objects below a root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Owner {
-    /// A sandbox's, whose root is number 0 on disk as well: no link tells who made it.
+    /// A sandbox, whose root user is also number 0 on disk: the owner of a symlink says nothing.
     Sandbox,
-    /// The host's, where only root is number 0.
+    /// The host, where only root is number 0.
     Host,
 }
 
-/// A directory taken as `/`. Paths given to its methods are those seen from inside, with or without
-/// the leading slash.
+/// Directory that is treated as `/`. Its methods take paths as seen from inside, with or without the leading
+/// slash.
 #[derive(Debug)]
 pub struct Root {
     fd: OwnedFd,
@@ -107,12 +107,14 @@ pub struct Root {
 }
 
 impl Root {
-    /// Opens the directory `path`, the top of a sandbox's tree, as a root. Here, symlinks are followed as usual.
+    /// Opens the directory `path`, the top of a sandbox's tree. Symlinks in `path` itself are followed as
+    /// usual.
     pub fn new(path: &Path) -> Result<Root> {
         Self::open(path, Owner::Sandbox)
     }
 
-    /// Opens the directory `path`, which has what `/` of the host has, as a root: links that root has made there lead on.
+    /// Opens the directory `path`, which stands for `/` of the host: symlinks that only root can have
+    /// made are followed.
     pub fn of_host(path: &Path) -> Result<Root> {
         Self::open(path, Owner::Host)
     }
@@ -128,18 +130,19 @@ impl Root {
         })
     }
 
-    /// `path` as the host would write it: for messages, and for paths known to hold no symlinks.
+    /// Returns `path` as seen on the host: for messages, and for paths without symlinks.
     pub fn host_path(&self, path: &Path) -> PathBuf {
         self.path.join(relative(path))
     }
 
-    /// The object at `path`; a symlink there is followed.
+    /// Returns the object at `path`, following symlinks inside the root.
     pub fn resolve(&self, path: &Path) -> Result<Object> {
         let file = self.open_path(path, OFlag::empty(), Parents::InRoot)?;
         Ok(self.object_of(file, path))
     }
 
-    /// The object at `path`; a symlink there is the object. One on the way to it is followed only if it is the host's root's.
+    /// Returns the object at `path`. A symlink at the end is the object. One on the way is followed only
+    /// in the host's root, if it is root's.
     pub fn object(&self, path: &Path) -> Result<Object> {
         match self.owner {
             Owner::Sandbox => self.plain_object(path),
@@ -147,28 +150,28 @@ impl Root {
         }
     }
 
-    /// Opens the regular file or directory at `path` for reading, where no symlink is on the way to it and
-    /// it is none; see [`Object::open`].
+    /// Opens the regular file or directory at `path` for reading, without following any symlink; see
+    /// [`Object::open`].
     pub fn open_plain(&self, path: &Path) -> Result<File> {
         let file = self.open_path(path, OFlag::empty(), Parents::NoSymlinks)?;
         self.object_of(file, path).open()
     }
 
-    /// The metadata of what `path` leads to; a symlink there is followed.
+    /// Returns the metadata of the object that `path` leads to, following symlinks.
     pub fn metadata(&self, path: &Path) -> Result<Metadata> {
         self.resolve(path)?.metadata()
     }
 
-    /// Replaces the object at `path` by a file with this content and these permission bits, owned by
-    /// the caller. A symlink there is replaced, not followed. It is on disk as soon as what is copied is.
+    /// Replaces the object at `path` by a file with this content and these permission bits, owned by the
+    /// caller. A symlink is replaced, not followed. The content is not synced to disk.
     pub fn write_atomic(&self, path: &Path, content: &[u8], mode: u32) -> Result<()> {
         let (parent, name) = self.parent(path, Parents::InRoot)?;
         atomic::write_at(parent.as_fd(), name, content, mode, Durability::InTime)
             .map_err(|source| self.failure("writing", path, source))
     }
 
-    /// Makes the directory `path` and those it lies in. Those it makes get the mode and the owner;
-    /// those that are there stay as they are.
+    /// Creates the directory `path` and its missing parents with this mode and owner. Existing ones do
+    /// not change.
     pub fn create_dir_all(&self, path: &Path, mode: u32, uid: u32, gid: u32) -> Result<()> {
         let mut made = PathBuf::from("/");
         for component in relative(path).components() {
@@ -206,14 +209,14 @@ impl Root {
         fchmod(&directory, Mode::from_bits_truncate(mode)).map_err(fail)
     }
 
-    /// Makes a symlink at `path`, where nothing may be yet.
+    /// Creates a symlink at `path`; fails if something is there.
     pub fn symlink(&self, target: &Path, path: &Path) -> Result<()> {
         let (parent, name) = self.parent(path, Parents::InRoot)?;
         symlinkat(target, &parent, name)
             .map_err(|errno| failure("creating symlink", self.host_path(path), errno))
     }
 
-    /// Gives the object at `path` (the symlink itself, if it is one) to this owner.
+    /// Changes the owner of the object at `path`; of a symlink, the owner of the link itself.
     pub fn chown(&self, path: &Path, uid: u32, gid: u32) -> Result<()> {
         let object = self.object(path)?;
         let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
@@ -221,7 +224,7 @@ impl Root {
             .map_err(|errno| failure("changing the owner of", self.host_path(path), errno))
     }
 
-    /// The directory that holds `path`, opened, and the name in it.
+    /// Opens the parent directory of `path`, and returns it with the last component.
     pub(super) fn parent<'p>(
         &self,
         path: &'p Path,
@@ -253,7 +256,7 @@ impl Root {
             Parents::NoSymlinks => ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS,
         };
         let how = OpenHow::new().flags(flags).resolve(resolve);
-        // openat2(2): EAGAIN when a rename elsewhere made `..` unsafe to judge; "try again".
+        // openat2(2) returns EAGAIN if a rename elsewhere made `..` unsafe to resolve: "try again".
         let mut attempts = 0;
         loop {
             match openat2(&self.fd, inside, how) {
@@ -282,8 +285,7 @@ impl Root {
     }
 }
 
-/// One filesystem object, held by an `O_PATH` descriptor: whatever happens to its name, this stays
-/// the same object.
+/// Filesystem object held by an `O_PATH` descriptor. It stays the same object whatever happens to its name.
 #[derive(Debug)]
 pub struct Object {
     file: File,
@@ -291,14 +293,14 @@ pub struct Object {
 }
 
 impl Object {
-    /// The metadata of the object itself.
+    /// Returns the metadata of the object itself.
     pub fn metadata(&self) -> Result<Metadata> {
         let metadata = self.file.metadata();
         metadata.map_err(|source| failure("examining", self.path.clone(), source))
     }
 
-    /// Opens a regular file or directory for reading. Devices and fifos, whose opening has effects, are
-    /// refused.
+    /// Opens a regular file or directory for reading. Devices and fifos are refused, because opening them
+    /// has effects.
     pub fn open(&self) -> Result<File> {
         let kind = self.metadata()?.file_type();
         if !kind.is_file() && !kind.is_dir() {
@@ -309,14 +311,14 @@ impl Object {
         File::open(self.proc_path()).map_err(|source| failure("opening", self.path.clone(), source))
     }
 
-    /// The target of a symlink.
+    /// Returns the target of a symlink.
     pub fn read_link(&self) -> Result<PathBuf> {
         // readlink(2): an empty path means the O_PATH descriptor itself.
         let target = readlinkat(&self.file, "").map(PathBuf::from);
         target.map_err(|errno| failure("reading symlink", self.path.clone(), errno))
     }
 
-    /// The names in a directory, sorted.
+    /// Returns the names in a directory, sorted.
     pub fn names(&self) -> Result<Vec<OsString>> {
         let fail = |source| failure("listing", self.path.clone(), source);
         let mut names = fs::read_dir(self.proc_path())
@@ -330,8 +332,8 @@ impl Object {
         Ok(names)
     }
 
-    /// A path by which calls that follow symlinks reach exactly this object, even if it is a symlink
-    /// itself: the links of `/proc/self/fd` are not text but lead to the object (proc(5)).
+    /// Returns a path by which calls that follow symlinks reach exactly this object, even if it is a
+    /// symlink itself: the links of `/proc/self/fd` are not text but lead to the object (proc(5)).
     pub(super) fn proc_path(&self) -> PathBuf {
         proc_path(&self.file)
     }

@@ -1,4 +1,4 @@
-//! Moving objects between two roots of one filesystem, so that at no moment anything is lost or half there.
+//! Atomic moves and exchanges of objects between two roots on one filesystem.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -10,13 +10,13 @@ use nix::unistd::{Gid, Uid, fchownat, syncfs};
 use super::{Object, Parents, Result, Root, failure};
 
 impl Root {
-    /// The object at `path`, where no symlink is on the way to it; a symlink at its end is the object.
+    /// Returns the object at `path` without following any symlink; a symlink at the end is the object.
     pub fn plain_object(&self, path: &Path) -> Result<Object> {
         let file = self.open_path(path, OFlag::O_NOFOLLOW, Parents::NoSymlinks)?;
         Ok(self.object_of(file, path))
     }
 
-    /// Whether something is at `path`, where no symlink is on the way to it.
+    /// Returns whether an object exists at `path`, without following any symlink.
     pub fn has(&self, path: &Path) -> Result<bool> {
         match self.plain_object(path) {
             Ok(_) => Ok(true),
@@ -25,12 +25,13 @@ impl Root {
         }
     }
 
-    /// Moves the object at `from` to `to` in `other`, where nothing may be yet. No symlink is followed.
+    /// Moves the object at `from` to `to` in `other`; fails if something is there. No symlink is
+    /// followed.
     pub fn move_to(&self, from: &Path, other: &Root, to: &Path) -> Result<()> {
         self.rename(from, other, to, RenameFlags::RENAME_NOREPLACE)
     }
 
-    /// Exchanges the objects at `path` and at `with` in `other`: each place always has one of them. No symlink is followed.
+    /// Exchanges the objects at `path` and at `with` in `other` atomically. No symlink is followed.
     pub fn exchange(&self, path: &Path, other: &Root, with: &Path) -> Result<()> {
         self.rename(path, other, with, RenameFlags::RENAME_EXCHANGE)
     }
@@ -42,7 +43,7 @@ impl Root {
             .map_err(|errno| failure("moving", self.host_path(from), errno))
     }
 
-    /// Waits until all that was written to the filesystem of the root is on disk.
+    /// Writes everything of the root's filesystem to disk (syncfs(2)).
     pub fn sync(&self) -> Result<()> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         self.open_with(Path::new("/"), flags, Parents::NoSymlinks)
@@ -53,7 +54,7 @@ impl Root {
 }
 
 impl Object {
-    /// Gives it this mode and owner; of a symlink the owner alone.
+    /// Sets mode and owner of the object; of a symlink, only the owner.
     pub fn set_attributes(&self, mode: u32, uid: u32, gid: u32) -> Result<()> {
         let fail = |errno| failure("changing the mode of", self.path.clone(), errno);
         let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
@@ -67,7 +68,7 @@ impl Object {
         fchmodat(&self.file, &self.proc_path(), mode, follow).map_err(fail)
     }
 
-    /// The number of the object on its filesystem.
+    /// Returns the inode number of the object.
     pub fn inode(&self) -> Result<u64> {
         Ok(self.metadata()?.ino())
     }

@@ -1,7 +1,7 @@
 use super::*;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
-/// A root with a secret beside it that no path from inside may reach.
+/// Builds a root with a secret beside it that no path from inside may reach.
 fn fixture() -> (tempfile::TempDir, Root) {
     let dir = tempfile::tempdir().unwrap();
     let tree = dir.path().join("tree");

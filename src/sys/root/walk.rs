@@ -1,24 +1,25 @@
-//! The one walk through a tree that others may write to: copies, archives, manifests and plans are made along it.
+//! Walk through a tree that others may write to: the base of copies, archives, manifests and plans.
 
 use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 
 use super::{Object, Result, Root};
 
-/// An object that a walk has come to, opened once.
+/// Object that a walk has opened.
 #[derive(Debug)]
 pub struct Found {
     /// Path of the object, seen from inside the root.
     pub path: PathBuf,
-    /// The object; a symlink is one itself.
+    /// Object; a symlink is not followed.
     pub object: Object,
     /// Metadata of the object.
     pub metadata: Metadata,
 }
 
 impl Root {
-    /// Walks through all that is at and below `top`, parents before what they hold, sorted by name. No link is followed, and what
-    /// vanishes meanwhile is no error. Nothing at or below a path of which `is_out` is true is looked at.
+    /// Walks through `top` and everything below it: parents before their entries, sorted by name. No
+    /// symlink is followed, and objects that vanish meanwhile are skipped. Paths for which `is_out` is
+    /// true are excluded with everything below them.
     pub fn walk<'r>(
         &'r self,
         top: &Path,
@@ -43,7 +44,7 @@ impl Root {
         })
     }
 
-    /// Returns the object at a path, and the paths in it, the first last.
+    /// Returns the object at a path, and the paths of its entries in reverse order.
     fn find(&self, path: PathBuf) -> Result<(Found, Vec<PathBuf>)> {
         let object = self.object(&path)?;
         let metadata = object.metadata()?;

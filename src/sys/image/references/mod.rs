@@ -1,8 +1,8 @@
 //! Files that a disk image names beside itself.
 //!
-//! QEMU opens what an image names, as whoever runs it, so an image of a stranger could read and write any file of the host. This reads
-//! a few bounded pieces of the header, and never opens anything: a name is only shown. Where the header is not understood,
-//! the image counts as one that names others.
+//! QEMU opens what an image names with its own rights, so an untrusted image could read and write any file of
+//! the host. This module reads a few bounded pieces of the header and never opens anything: a name is only
+//! shown. An image whose header is not understood counts as one that names files.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -12,11 +12,11 @@ use std::path::Path;
 
 use nix::fcntl::OFlag;
 
-/// A file that an image names.
+/// File that an image names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reference {
     role: &'static str,
-    /// Name that the image gives the file; empty where it was not found.
+    /// Name as the image has it; empty if it was not found.
     name: String,
 }
 
@@ -29,24 +29,26 @@ impl fmt::Display for Reference {
     }
 }
 
-/// Longest name that QEMU takes (`PATH_MAX` of its `bdrv_open()`; 1023 bytes in qcow2).
+/// Longest name that QEMU accepts (`PATH_MAX` of its `bdrv_open()`; 1023 bytes in qcow2).
 const LONGEST_NAME: usize = 4096;
 
-/// Where the extensions of a qcow2 header have to end: in the first cluster, of 64 KiB usually. More is not searched for a name.
+/// Bytes in which the extensions of a qcow2 header have to end: the first cluster, usually 64 KiB. No name is
+/// searched beyond.
 const EXTENSIONS: usize = 1 << 16;
 
-/// Where QEMU looks for the descriptor in a binary VMDK, and how much of it it reads (`vmdk_parent_open()` of its block/vmdk.c).
+/// Offset and length of the descriptor that QEMU reads in a binary VMDK (`vmdk_parent_open()` of its
+/// block/vmdk.c).
 const DESCRIPTOR: (u64, usize) = (0x200, 20 * 512);
 
-/// Opens the image at `path`, which has to be a regular file.
+/// Opens the image at `path`.
 ///
 /// # Errors
-/// Where it is another kind of file, or cannot be opened.
+/// If it is not a regular file, or cannot be opened.
 pub fn open(path: &Path, read_only: bool) -> io::Result<File> {
     let file = OpenOptions::new()
         .read(true)
         .write(!read_only)
-        // Whatever else it is, opening it does not wait.
+        // Opening a fifo or device must not block.
         .custom_flags(OFlag::O_NONBLOCK.bits())
         .open(path)?;
     match file.metadata()?.is_file() {
@@ -55,15 +57,15 @@ pub fn open(path: &Path, read_only: bool) -> io::Result<File> {
     }
 }
 
-/// Finds the first file that the image in `image`, of QEMU's `format`, names.
+/// Finds the first file that an image of QEMU's `format` names.
 ///
 /// # Errors
-/// Where it cannot be read, or the format is not one that is known here.
+/// If the image cannot be read, or the format is unknown.
 pub fn find(image: &File, format: &str) -> io::Result<Option<Reference>> {
     find_in(&|offset, length| read(image, offset, length), format)
 }
 
-/// Up to `length` bytes from `offset` on; fewer at the end.
+/// Reads up to `length` bytes from an offset; fewer at the end.
 type Read<'a> = dyn Fn(u64, usize) -> io::Result<Vec<u8>> + 'a;
 
 fn read(image: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
@@ -86,7 +88,8 @@ fn find_in(read: &Read<'_>, format: &str) -> io::Result<Option<Reference>> {
         "qcow" | "qcow2" => qcow(read),
         "qed" => qed(read),
         "vmdk" => vmdk(read),
-        // QEMU's drivers of these open nothing but the image. A VHD may name a parent, which QEMU does not look for.
+        // QEMU's drivers for these open nothing but the image. A VHD may name a parent, which QEMU
+        // ignores.
         "raw" | "vdi" | "vpc" | "bochs" | "cloop" | "dmg" | "parallels" => Ok(None),
         _ => Err(io::Error::other(format!(
             "what images of the format '{format}' name is not known"
@@ -94,7 +97,7 @@ fn find_in(read: &Read<'_>, format: &str) -> io::Result<Option<Reference>> {
     }
 }
 
-/// qcow and qcow2 have the same beginning (QEMU's docs/interop/qcow2.txt, block/qcow.c).
+/// Parses qcow and qcow2, which begin alike (QEMU's docs/interop/qcow2.txt, block/qcow.c).
 fn qcow(read: &Read<'_>) -> io::Result<Option<Reference>> {
     const DATA_FILE: u64 = 1 << 2;
     const DATA_FILE_NAME: u32 = 0x4441_5441;
@@ -106,7 +109,7 @@ fn qcow(read: &Read<'_>) -> io::Result<Option<Reference>> {
         let length = big32(&header, 16).unwrap_or(0);
         return named("its backing file", read, offset, length).map(Some);
     }
-    // Version 2 has no features there, but extensions.
+    // Version 2 has extensions at the offset of the features.
     let has_features = big32(&header, 4).is_some_and(|version| version >= 3);
     let features = big64(&header, 72).unwrap_or(0);
     if !has_features || features & DATA_FILE == 0 {
@@ -127,7 +130,7 @@ fn qcow(read: &Read<'_>) -> io::Result<Option<Reference>> {
     Ok(Some(Reference { role, name }))
 }
 
-/// QEMU's docs/interop/qed_spec.txt.
+/// Parses QED (QEMU's docs/interop/qed_spec.txt).
 fn qed(read: &Read<'_>) -> io::Result<Option<Reference>> {
     const BACKING_FILE: u64 = 1;
     let header = read(0, 64)?;
@@ -140,11 +143,11 @@ fn qed(read: &Read<'_>) -> io::Result<Option<Reference>> {
     named("its backing file", read, u64::from(offset), length).map(Some)
 }
 
-/// One file, or a descriptor: a text with the names of the files that the disk consists of.
+/// Parses VMDK: one file, or a descriptor, which is a text with the names of the files of the disk.
 fn vmdk(read: &Read<'_>) -> io::Result<Option<Reference>> {
     let header = read(0, 512)?;
     let is_sparse = header.starts_with(b"KDMV");
-    // Without a capacity it is a descriptor, too, with a binary header in front.
+    // Without a capacity it is a descriptor as well, behind a binary header.
     let is_described = is_sparse
         && little64(&header, 12).unwrap_or(0) == 0
         && little64(&header, 28).unwrap_or(0) != 0;
@@ -166,7 +169,7 @@ fn vmdk(read: &Read<'_>) -> io::Result<Option<Reference>> {
     Ok(Some(Reference { role, name }))
 }
 
-/// The first name in a line as `RW 2048 FLAT "name" 0`.
+/// Returns the first name in a line like `RW 2048 FLAT "name" 0`.
 fn extent(descriptor: &[u8]) -> String {
     let lines = descriptor.split(|byte| *byte == b'\n');
     let mut extents = lines.filter(|line| line.starts_with(b"RW "));

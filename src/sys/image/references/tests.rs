@@ -15,7 +15,7 @@ fn found(image: &[u8], format: &str) -> Option<String> {
         .map(|reference| reference.to_string())
 }
 
-/// A header with `fields` at their places.
+/// Builds a header with `fields` at their offsets.
 fn header(length: usize, fields: &[(usize, &[u8])]) -> Vec<u8> {
     let mut header = vec![0; length];
     for (at, bytes) in fields {
@@ -66,7 +66,7 @@ fn qcow2_names_a_data_file() {
         found(&image, "qcow2").unwrap(),
         "its data file '/v/\\u{1b}[m'"
     );
-    // Its name may be missing, its place be nonsense, or its length go round.
+    // The name may be missing, its offset nonsense, or its length overflow.
     for at in [0_u32, 104, 0xffff_fff0] {
         let image = header(1024, &[head, feature, (100, &at.to_be_bytes())]);
         assert_eq!(found(&image, "qcow2").unwrap(), "its data file");
@@ -109,7 +109,7 @@ fn vmdk_names_extents_and_parents() {
         found(&header(1024, described), "vmdk").unwrap(),
         "the file of an extent '/tmp/victim'"
     );
-    // What is not known is refused.
+    // Unknown extents are refused.
     assert_eq!(found(b"anything", "vmdk").unwrap(), "the file of an extent");
     assert_eq!(found(b"", "vmdk").unwrap(), "the file of an extent");
     let own: &[(usize, &[u8])] = &[(0, b"KDMV"), (12, &[8]), (28, &[1]), (512, text)];
@@ -123,7 +123,7 @@ fn vmdk_names_extents_and_parents() {
 
 #[test]
 fn other_formats_name_nothing() {
-    // A raw image may say anything.
+    // A raw image may begin with any bytes.
     let image = header(1024, &[(0, b"QFI\xfb\0\0\0\x03"), (8, &[1; 8])]);
     for format in ["raw", "vdi", "vpc", "bochs", "cloop", "dmg", "parallels"] {
         assert_eq!(found(&image, format), None, "{format}");
@@ -156,7 +156,7 @@ fn short_and_random_headers_are_read_to_no_harm() {
     }
 }
 
-/// Images that qemu-img makes are understood, with and without other files.
+/// Images made by qemu-img are understood, with and without other files.
 #[test]
 fn images_of_qemu_are_read() {
     let dir = tempfile::tempdir().unwrap();

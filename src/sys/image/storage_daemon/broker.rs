@@ -1,8 +1,10 @@
-//! Opens files for the storage daemon, which cannot: it gets the image, and with that, if the user says so, what the image names.
+//! Opens files on behalf of the confined storage daemon: the image, and the files that it names if the user
+//! allows it.
 //!
-//! Each open(2) of the daemon comes to us (`seccomp_unotify(2)`). One of the image's path gets our descriptor of it; any other goes on as
-//! whom the daemon is, where it is. What the path is may change while we look at it: the kernel then opens with the daemon's
-//! rights what it reads itself, and we open what we have read.
+//! Each open(2) of the daemon arrives here (`seccomp_unotify(2)`). The image's path is answered with our
+//! descriptor; any other call continues with the daemon's own rights and root. The path in its memory may
+//! change while we read it: then the kernel opens with the daemon's rights what it reads itself, and we open
+//! what we have read.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -19,30 +21,30 @@ use nix::unistd::Pid;
 
 /// Files that the broker opens for the daemon.
 pub struct Given {
-    /// The path that the daemon knows the image by.
+    /// Path by which the daemon knows the image.
     pub path: PathBuf,
     /// The image.
     pub image: File,
-    /// The root of the host, where the image may name its files.
+    /// Root of the host, if the image may name files.
     pub host: Option<File>,
 }
 
 nix::ioctl_readwrite!(
-    /// Takes a question.
+    /// Receives a request.
     receive,
     b'!',
     0,
     libc::seccomp_notif
 );
 nix::ioctl_readwrite!(
-    /// Answers one.
+    /// Answers a request.
     reply,
     b'!',
     1,
     libc::seccomp_notif_resp
 );
 nix::ioctl_write_ptr!(
-    /// Opens a descriptor in the process that asks (Linux 5.9).
+    /// Installs a descriptor in the requesting process (Linux 5.9).
     add_descriptor,
     b'!',
     3,
@@ -53,19 +55,19 @@ nix::ioctl_write_ptr!(
 enum Answer {
     /// Lets the kernel make the call, with the daemon's own rights.
     Goes,
-    /// Returns this descriptor of the daemon's.
+    /// Returns this descriptor of the daemon.
     Gives(i64),
     /// Returns this error.
     Fails(Errno),
 }
 
-/// Answers the next question.
+/// Answers the next request.
 pub fn answer(listener: &OwnedFd, given: &Given) {
-    // SAFETY: all zeros are a valid question without anything, as the kernel wants it.
+    // SAFETY: all zeros are a valid empty request, as the kernel requires.
     let mut question: libc::seccomp_notif = unsafe { std::mem::zeroed() };
     // SAFETY: the descriptor is open, and the structure is the kernel's.
     if unsafe { receive(listener.as_raw_fd(), &raw mut question) }.is_err() {
-        // Whoever asked is gone.
+        // The requesting thread has ended.
         return;
     }
     let (val, error, flags) = match decide(listener, &question, given) {
@@ -79,7 +81,7 @@ pub fn answer(listener: &OwnedFd, given: &Given) {
         error,
         flags,
     };
-    // SAFETY: as above; who does not wait any more needs no answer.
+    // SAFETY: as above. A thread that has ended needs no answer.
     let _ = unsafe { reply(listener.as_raw_fd(), &raw mut response) };
 }
 
@@ -94,7 +96,7 @@ fn decide(listener: &OwnedFd, question: &libc::seccomp_notif, given: &Given) -> 
     let Some(host) = &given.host else {
         return Answer::Goes;
     };
-    // We see what it sees: libraries, for one.
+    // This thread has the same root as the daemon: the path is a library, for example.
     if !path.is_absolute() || path.exists() {
         return Answer::Goes;
     }
@@ -123,7 +125,7 @@ fn give(listener: &OwnedFd, id: u64, file: &File) -> Answer {
 /// Opens a regular file of the host that an image names, with our rights.
 fn open_on(host: &File, path: &Path, flags: OFlag) -> Result<File, Errno> {
     let inside = path.strip_prefix("/").unwrap_or(path);
-    // Nothing is made, and opening waits for nothing.
+    // Drops flags that create files; opening must not block.
     let kept = OFlag::O_ACCMODE | OFlag::O_DIRECT | OFlag::O_SYNC | OFlag::O_DSYNC;
     let how = OpenHow::new()
         .flags((flags & kept) | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)
@@ -135,13 +137,13 @@ fn open_on(host: &File, path: &Path, flags: OFlag) -> Result<File, Errno> {
     }
 }
 
-/// The text at `address` of a process.
+/// Reads the text at `address` of a process.
 fn read_path(process: u32, address: u64) -> Result<PathBuf, Errno> {
     const PAGE: usize = 4096;
     let mut text = Vec::new();
     let mut at = usize::try_from(address).map_err(|_| Errno::EFAULT)?;
     while text.len() < libc::PATH_MAX as usize {
-        // The next page may not be there.
+        // The next page may not be mapped.
         let mut piece = vec![0; PAGE - at % PAGE];
         let length = piece.len();
         let from = [RemoteIoVec {

@@ -1,8 +1,9 @@
-//! Confinement of the storage daemon: it has its program with its libraries, `/dev/null`, the image, and nothing else.
+//! Confinement of the storage daemon: it can reach its program and libraries, `/dev/null` and the image, and
+//! nothing else.
 //!
-//! The daemon has a user of its own who owns nothing, no capabilities, and namespaces of mounts, processes, network, IPC and
-//! names in which it is alone. It cannot even open the image by its name: the filter of system calls asks us, and we give it a
-//! descriptor (see [`broker`](super::broker)).
+//! The daemon has a user of its own that owns nothing, no capabilities, and private namespaces for mounts,
+//! processes, network, IPC and host names. It cannot even open the image by name: its seccomp filter asks
+//! this process, which passes a descriptor (see [`broker`](super::broker)).
 #![allow(unsafe_code)]
 
 use std::fs::{self, File};
@@ -26,28 +27,28 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{pivot_root, setsid};
 
-/// The program, where the daemon has it.
+/// Path of the program in the daemon's root.
 pub const PROGRAM: &str = "/qemu-storage-daemon";
-/// Where the private root is made; nothing that is put into it comes from there.
+/// Mount point of the private root; nothing of the directory itself becomes part of it.
 const ROOT: &str = "/run";
-/// Where libraries are.
+/// Directories of libraries.
 const LIBRARIES: [&str; 4] = ["usr/lib", "usr/lib64", "lib", "lib64"];
 
-/// The daemons of a process have an id of this host that nobody else has, above what systemd and this program give to containers
-/// (systemd's docs/UIDS-GIDS.md).
+/// First id of the daemons of this host. Nobody else has it: it is above the ids that systemd and this
+/// program give to containers (systemd's docs/UIDS-GIDS.md).
 const FIRST_ID: u32 = 0x7000_0000;
-/// `nobody`, where a user namespace around us has no such ids.
+/// `nobody`, for a user namespace without such ids.
 const NOBODY: u32 = 65534;
 
-/// The most that it can have in memory: tables of an image may say that they are as large as they like.
+/// Memory limit: the tables of an image may claim any size.
 const MOST_MEMORY: u64 = 1 << 30;
-/// The most threads: QEMU takes 64 for I/O.
+/// Thread limit: QEMU uses 64 for I/O.
 const MOST_THREADS: u64 = 256;
 
 const EPERM: Action = Action::Errno(1);
 /// `CLONE_THREAD` of `clone(2)`.
 const THREAD: u64 = 0x0001_0000;
-/// System calls that the daemon has no use for, beside those that the usual filter refuses.
+/// System calls that the daemon does not need, in addition to those that the default filter refuses.
 const REFUSED: [&str; 15] = [
     "socket",
     "socketpair",
@@ -66,10 +67,10 @@ const REFUSED: [&str; 15] = [
     "memfd_create",
 ];
 
-/// The filter, with which files that it opens are asked for.
+/// Returns the filter, which forwards the opening of files to the listener.
 ///
 /// # Errors
-/// Where there is none for this architecture.
+/// If there is none for this architecture.
 pub fn filter() -> io::Result<Vec<libc::sock_filter>> {
     let rule = |name: &str, action, conditions| Rule {
         syscall: name.to_owned(),
@@ -91,7 +92,7 @@ pub fn filter() -> io::Result<Vec<libc::sock_filter>> {
     rules.extend(REFUSED.iter().map(|name| rule(name, EPERM, vec![])));
     rules.append(&mut policy.rules);
     policy.rules = rules;
-    // Programs of 32 bits are not needed.
+    // 32-bit programs are not needed.
     let Some(arch) = Arch::of_host(std::env::consts::ARCH).first() else {
         return Err(io::Error::other(format!(
             "images that are not raw need a filter of system calls, and there is none for {}",
@@ -102,11 +103,11 @@ pub fn filter() -> io::Result<Vec<libc::sock_filter>> {
     Ok(guest_init::seccomp::instructions(&program))
 }
 
-/// Gives this thread, and what it starts, a root with `program` and its libraries alone, and namespaces in which nothing is. The
-/// file that stands for the descriptor `fuse` is there, too.
+/// Moves this thread, and what it starts, to empty namespaces and a root with only `program`, its libraries,
+/// and the file behind the descriptor `fuse`.
 ///
 /// # Errors
-/// Where that needs privileges that this process does not have.
+/// If the process lacks the privileges.
 pub fn leave_host(program: &Path, fuse: RawFd) -> io::Result<()> {
     unshare(
         CloneFlags::CLONE_NEWNS
@@ -115,7 +116,7 @@ pub fn leave_host(program: &Path, fuse: RawFd) -> io::Result<()> {
             | CloneFlags::CLONE_NEWIPC
             | CloneFlags::CLONE_NEWUTS,
     )?;
-    // Of this thread alone from here on, as its root is.
+    // The thread has a filesystem context of its own from here on.
     umask(Mode::from_bits_truncate(0o022));
     let (none, root) = (None::<&str>, Path::new(ROOT));
     let program = program.canonicalize()?;
@@ -159,7 +160,7 @@ pub fn leave_host(program: &Path, fuse: RawFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Shows `from` at `to`, to be read.
+/// Binds `from` at `to`, read-only.
 fn bind(from: &Path, to: &Path, flags: MsFlags) -> io::Result<()> {
     let none = None::<&str>;
     let step = |errno: Errno| {
@@ -174,11 +175,11 @@ fn bind(from: &Path, to: &Path, flags: MsFlags) -> io::Result<()> {
     mount(none, to, none, read_only, none).map_err(step)
 }
 
-/// Has what `command` starts keep its descriptor `fuse`, give up all that it could do with others, and install `filter`. The listener of
-/// that comes to the socket that is given back; see [`received`].
+/// Makes `command` keep its descriptor `fuse`, drop all privileges and install `filter` before exec. The
+/// listener is sent to the returned socket; see [`received`].
 ///
 /// # Errors
-/// Where there is no socket.
+/// If there is no socket.
 pub fn confine(
     command: &mut Command,
     filter: Vec<libc::sock_filter>,
@@ -189,7 +190,7 @@ pub fn confine(
     let id = FIRST_ID + std::process::id();
     let closure = move || {
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
-        // The terminal of whoever started us is not its.
+        // Detaches from the caller's terminal.
         setsid()?;
         close_all_but(fuse)?;
         match become_nobody(id) {
@@ -199,19 +200,21 @@ pub fn confine(
         setrlimit(Resource::RLIMIT_DATA, MOST_MEMORY, MOST_MEMORY)?;
         setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
         set_no_new_privs()?;
-        // It ends with the thread that started it, and flushes. Another user would not be told, so this comes after that.
+        // The daemon ends, and flushes, with the thread that started it. The change of user clears
+        // the setting, so this comes after it.
         set_pdeathsig(Signal::SIGTERM)?;
         let listener = install(&filter)?;
         send(&theirs, listener)
     };
-    // SAFETY: all in it are system calls without a lock or an allocation, as a child of fork(2) may make.
+    // SAFETY: the closure makes only system calls without a lock or an allocation, as a child of fork(2)
+    // may.
     unsafe {
         command.pre_exec(closure);
     }
     Ok(ours)
 }
 
-/// Closes what is open with the next exec, but the standard streams and `kept`.
+/// Sets close-on-exec on all descriptors except the standard streams and `kept`.
 fn close_all_but(kept: RawFd) -> io::Result<()> {
     // SAFETY: the calls take numbers.
     unsafe {
@@ -229,19 +232,20 @@ struct CapabilityHeader {
     pid: i32,
 }
 
-/// Takes the id, with no groups and no capabilities.
+/// Changes to the user `id`, without groups and capabilities.
 fn become_nobody(id: u32) -> io::Result<()> {
     const VERSION_3: u32 = 0x2008_0522;
     let header = CapabilityHeader {
         version: VERSION_3,
         pid: 0,
     };
-    // Effective, permitted and inheritable, in two halves.
+    // Effective, permitted and inheritable sets, in two halves.
     let none = [[0_u32; 3]; 2];
-    // SAFETY: the calls take numbers and null, but capset(2), which reads structures of the sizes that go with its version.
+    // SAFETY: the calls take numbers and null, except capset(2), which reads structures of the sizes of
+    // its version.
     unsafe {
         for capability in 0..64 as libc::c_ulong {
-            // One that there is not is an error.
+            // The kernel returns an error for a capability that does not exist.
             libc::prctl(libc::PR_CAPBSET_DROP, capability);
         }
         Errno::result(libc::setgroups(0, ptr::null()))?;
@@ -253,10 +257,10 @@ fn become_nobody(id: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Installs the filter; gives the descriptor of its listener.
+/// Installs the filter, and returns the descriptor of its listener.
 fn install(filter: &[libc::sock_filter]) -> io::Result<RawFd> {
     let program = libc::sock_fprog {
-        // Not longer than the kernel's limit, since it was compiled.
+        // Fits: the compiler keeps to the kernel's limit.
         len: filter.len() as u16,
         filter: filter.as_ptr().cast_mut(),
     };
@@ -272,14 +276,14 @@ fn install(filter: &[libc::sock_filter]) -> io::Result<RawFd> {
     i32::try_from(Errno::result(listener)?).map_err(|_| Errno::EBADF.into())
 }
 
-/// Room for the header of a control message and a descriptor.
+/// Buffer for the header of a control message and a descriptor.
 #[repr(C, align(8))]
 struct Control([u8; CONTROL]);
 
-// SAFETY: it only computes.
+// SAFETY: the macro only computes.
 const CONTROL: usize = unsafe { libc::CMSG_SPACE(size_of::<RawFd>() as u32) } as usize;
 
-/// Sends a descriptor, without an allocation.
+/// Sends a descriptor without an allocation.
 fn send(socket: &OwnedFd, descriptor: RawFd) -> io::Result<()> {
     message(|message| {
         // SAFETY: the message has room for one header and a descriptor behind it, all zeros.
@@ -295,13 +299,13 @@ fn send(socket: &OwnedFd, descriptor: RawFd) -> io::Result<()> {
     })
 }
 
-/// The listener that a process has sent which is confined by now.
+/// Receives the listener of the confined process.
 ///
 /// # Errors
-/// Where it has not.
+/// If the process did not send it.
 pub fn received(socket: &OwnedFd) -> io::Result<OwnedFd> {
     message(|message| {
-        // SAFETY: the message has room for one header and a descriptor; what is there was written by the kernel.
+        // SAFETY: the message has room for one header and a descriptor, written by the kernel.
         unsafe {
             let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
             Errno::result(libc::recvmsg(socket.as_raw_fd(), message, flags))?;
@@ -322,7 +326,7 @@ fn message<T>(act: impl FnOnce(&mut libc::msghdr) -> io::Result<T>) -> io::Resul
         iov_base: (&raw mut byte).cast(),
         iov_len: 1,
     };
-    // SAFETY: all zeros are a valid message without anything.
+    // SAFETY: all zeros are a valid empty message.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = &raw mut data;
     message.msg_iovlen = 1;

@@ -1,4 +1,4 @@
-//! QEMU's storage daemon: starting it, and staying with it until it ends.
+//! Starts QEMU's storage daemon and supervises it until its end.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -16,26 +16,26 @@ use super::{Deadline, Image, confine};
 use crate::sys::process::pidfd::Process;
 
 const DAEMON: &str = "qemu-storage-daemon";
-/// Where it is installed.
+/// Directories where distributions install the daemon.
 const PLACES: [&str; 3] = ["/usr/bin", "/usr/local/bin", "/usr/libexec"];
-/// Between two looks at the deadline, in milliseconds.
+/// Interval between two looks at the deadline, in milliseconds.
 const LOOK: u16 = 500;
-/// The most that is read of what it says.
+/// Bytes of its error output that are read.
 const MOST_SAID: u64 = 16 << 10;
 
-/// The daemon's command.
+/// Command line of the daemon.
 pub struct Arguments {
     pub(super) program: PathBuf,
     pub(super) arguments: Vec<String>,
-    /// `/dev/fuse` of a filesystem that is mounted.
+    /// `/dev/fuse` of a mounted filesystem.
     pub(super) device: File,
 }
 
 impl Arguments {
-    /// How to show `image` to whoever has mounted the filesystem of `device`.
+    /// Returns the command line that shows `image` on the FUSE filesystem of `device`.
     ///
     /// # Errors
-    /// Where the daemon is not installed, or the path cannot be written in JSON.
+    /// If the daemon is not installed, or the path is not valid in JSON.
     pub fn new(image: &Image<'_>, device: File) -> io::Result<Self> {
         let Some(path) = image.path.to_str() else {
             return Err(io::Error::other("its path is not UTF-8, which JSON is"));
@@ -53,13 +53,14 @@ impl Arguments {
         let mut format = serde_json::json!({
             "driver": image.format, "file": "file", "node-name": "image", "read-only": image.read_only,
         });
-        // The others have no such option.
+        // Other formats have no such option.
         if !image.backing && ["qcow", "qcow2", "qed", "vmdk"].contains(&image.format) {
             format["backing"] = serde_json::Value::Null;
         }
         let export = serde_json::json!({
             "type": "fuse", "id": "export", "node-name": "image", "writable": !image.read_only,
-            // Of a filesystem that is mounted already libfuse takes the descriptor (fuse_session_mount() since 3.3).
+            // libfuse accepts the descriptor of a filesystem that is already mounted
+            // (fuse_session_mount() since 3.3).
             "mountpoint": format!("/dev/fd/{}", device.as_raw_fd()),
         });
         let options = [
@@ -78,11 +79,12 @@ impl Arguments {
     }
 }
 
-/// Runs the daemon, and answers what it asks for until it ends or the deadline is over; gives what it said. This thread gives up
-/// its view of the host for that, and is the one with which the daemon ends (`PR_SET_PDEATHSIG`).
+/// Runs the daemon, and answers its requests for files until it ends or the deadline passes. Returns its
+/// error output. The calling thread gives up its view of the host, and the daemon ends with this thread
+/// (`PR_SET_PDEATHSIG`).
 ///
 /// # Errors
-/// Where it cannot be confined or started, or does not end in time.
+/// If the daemon cannot be confined or started, or does not end in time.
 pub fn run(
     arguments: Arguments,
     given: &Given,
@@ -103,7 +105,7 @@ pub fn run(
         if events.contains(PollFlags::POLLIN) {
             broker::answer(&listener, given);
         }
-        // Without a thread left that could ask (Linux 5.9), or a process.
+        // Nobody is left to ask: no thread (Linux 5.9), or no process.
         if events.contains(PollFlags::POLLHUP) || process.wait(std::time::Duration::ZERO) {
             return said(&mut child);
         }
@@ -136,7 +138,7 @@ fn start(arguments: Arguments) -> io::Result<(Child, OwnedFd)> {
         .stderr(Stdio::piped());
     let listening = confine::confine(&mut command, filter, number)?;
     let child = command.spawn().map_err(confining)?;
-    // With this the last that the host has of the other end is gone, so that its end is seen.
+    // Drops the last copy of the other end on the host, so that the end of the daemon is seen.
     drop(device);
     drop(command);
     match confine::received(&listening) {

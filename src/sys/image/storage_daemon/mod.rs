@@ -1,7 +1,7 @@
-//! Images that are not raw, seen as raw ones: QEMU's storage daemon shows them over FUSE.
+//! Raw views of images in other formats, shown over FUSE by QEMU's storage daemon.
 //!
-//! The daemon reads what a stranger may have made, so it has nothing else. The FUSE filesystem is one file, and
-//! is mounted here at no path, so that it is gone with this process.
+//! The daemon parses untrusted data, so it is confined. The FUSE filesystem is a single file on a detached
+//! mount, so it ends with this process.
 
 mod broker;
 mod confine;
@@ -20,48 +20,49 @@ use crate::sys::image::references;
 use crate::sys::mount::detached::Mounted;
 use crate::sys::process::pidfd::Process;
 
-/// A raw view of an image, for as long as this lives.
+/// Raw view of an image, removed on drop.
 #[derive(Debug)]
 pub struct Export {
     mounted: Mounted,
     daemon: Process,
     deadline: Deadline,
-    /// Answers the daemon until that has ended; gives what it said.
+    /// Thread that answers the daemon until its end, and returns its error output.
     answering: Option<JoinHandle<io::Result<String>>>,
 }
 
-/// An image to show.
+/// Image to show.
 #[derive(Debug, Clone, Copy)]
 pub struct Image<'a> {
     /// Absolute path of the image.
     pub path: &'a Path,
-    /// QEMU's name of its format.
+    /// Name of the format in QEMU.
     pub format: &'a str,
     /// Whether it is only read.
     pub read_only: bool,
-    /// Whether files of the host that it names are opened for it.
+    /// Whether files of the host that the image names are opened.
     pub backing: bool,
 }
 
-/// When the daemon is killed, if it is to end at all.
+/// Time at which the daemon is killed, if any.
 type Deadline = Arc<Mutex<Option<Instant>>>;
 
-/// How long the daemon may take to show the image, and for the first looks at it.
+/// Time for the daemon to show the image and answer the first reads.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How long it may take to write what it holds back.
+/// Time for the daemon to write its caches.
 const FLUSH: Duration = Duration::from_secs(120);
 
 impl Export {
     /// Shows an image, for 20 s unless the [deadline is lifted](Self::lift_deadline).
     ///
     /// # Errors
-    /// Where it names other files that are not to be opened, cannot be opened itself, the daemon is not installed, or there is no FUSE.
+    /// If the image names files without permission, cannot be opened, the daemon is not installed, or
+    /// there is no FUSE.
     pub fn new(image: Image<'_>) -> io::Result<Self> {
         let file = open(&image)?;
         Self::show(image, file)
     }
 
-    /// Shows an image that is open in `file`.
+    /// Shows an image that is already open as `file`.
     fn show(image: Image<'_>, file: File) -> io::Result<Self> {
         let host = match image.backing {
             true => Some(File::open("/")?),
@@ -104,13 +105,13 @@ impl Export {
         }
     }
 
-    /// The raw view, for this process.
+    /// Returns the path of the raw view, valid in this process.
     #[must_use]
     pub fn path(&self) -> PathBuf {
         self.mounted.path()
     }
 
-    /// Lets reading and writing take the time that they take. Until then a daemon that does not answer is killed.
+    /// Removes the time limit. Until then a daemon that does not answer is killed.
     pub fn lift_deadline(&self) {
         self.end_at(None);
     }
@@ -125,14 +126,14 @@ impl Drop for Export {
         let Some(answering) = self.answering.take() else {
             return;
         };
-        // It writes what it holds back.
+        // The daemon writes its caches.
         self.end_at(Some(Instant::now() + FLUSH));
         let _ = self.daemon.signal(Signal::SIGTERM);
         let _ = answering.join();
     }
 }
 
-/// Opens an image that names no other file, unless these are to be opened, too.
+/// Opens an image that names no other file, unless these may be opened as well.
 fn open(image: &Image<'_>) -> io::Result<File> {
     let file = references::open(image.path, image.read_only)?;
     match references::find(&file, image.format)? {
@@ -143,7 +144,7 @@ fn open(image: &Image<'_>) -> io::Result<File> {
     }
 }
 
-/// Why there is no view.
+/// Returns why there is no view.
 fn failure(answering: JoinHandle<io::Result<String>>) -> io::Error {
     match answering.join() {
         Ok(Ok(said)) => io::Error::other(said),

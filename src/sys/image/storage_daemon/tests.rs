@@ -1,4 +1,4 @@
-//! Also what the daemon can do where an image names other files and nobody has looked: next to nothing.
+//! Tests of the raw view, and of what an exploited daemon can reach: next to nothing.
 
 use std::fs;
 use std::process::Command;
@@ -7,7 +7,7 @@ use super::*;
 
 const MARKER: &str = "export-marker";
 
-/// A directory with an image of `format`, made with `options`, and a file `victim`.
+/// Makes a directory with an image of `format`, created with `options`, and a file `victim`.
 fn make(format: &str, options: &[&str]) -> Option<(tempfile::TempDir, PathBuf)> {
     let dir = tempfile::tempdir().unwrap();
     let mut content = MARKER.as_bytes().to_vec();
@@ -33,7 +33,7 @@ fn image<'a>(path: &'a Path, format: &'a str) -> Image<'a> {
     }
 }
 
-/// The view of an image; `None` where such a thing cannot be here.
+/// Returns the view of an image; `None` if the host does not support it.
 fn shown(test: &str, image: Image<'_>) -> Option<Export> {
     let is_root = nix::unistd::geteuid().is_root();
     if !is_root || !Path::new("/dev/fuse").exists() {
@@ -107,7 +107,7 @@ fn what_an_image_names_is_out_of_the_daemons_reach() {
     for extent in [
         format!("RW 2048 FLAT \"{}\" 0", victim.display()),
         "RW 2048 FLAT \"victim\" 0".to_owned(),
-        // Even what is in its root is not its to write.
+        // Even files in its root are not writable.
         "RW 8 FLAT \"/qemu-storage-daemon\" 0".to_owned(),
     ] {
         fs::write(&path, text(&extent)).unwrap();
@@ -125,7 +125,7 @@ fn what_an_image_names_is_out_of_the_daemons_reach() {
     assert!(view.starts_with(MARKER.as_bytes()));
 }
 
-/// Runs `program` as the daemon of the image at `path`; gives what it said.
+/// Runs `program` as the daemon of the image at `path`, and returns its error output.
 fn run_confined(
     program: &str,
     arguments: &[&str],
@@ -148,7 +148,7 @@ fn run_confined(
     thread.join().unwrap()
 }
 
-/// Tries what a daemon could that an image has taken over, and says what worked.
+/// Tries what an exploited daemon could do, and prints what worked.
 const ATTACKER: &str = r#"
 import ctypes, os, socket, sys
 image, victim = sys.argv[1:3]

@@ -1,9 +1,10 @@
-//! Paths of the host, on which only links that root made are followed.
+//! Paths of the host on which only symlinks made by root are followed.
 //!
-//! An account may write to parts of the host, such as the state of a service, and put links there at any moment, which lead
-//! to what it may not read itself. So a link counts only in a directory that nobody but root can write to, and that is
-//! reached through such directories alone. Each is held open while the walk goes on, so that what was judged is what is
-//! walked through. This is what systemd calls a safe transition (`CHASE_SAFE`), with less that is safe.
+//! An account may write to parts of the host, such as the state of a service, and create symlinks there that
+//! lead to files it may not read. So a symlink is followed only in a directory that nobody but root can write
+//! to, and that is reached through such directories alone. Each directory is held open during the walk, so
+//! the walk goes through exactly what was checked. systemd calls this a safe transition (`CHASE_SAFE`); the
+//! rules here are stricter.
 
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata};
@@ -17,37 +18,40 @@ use nix::unistd::{getegid, geteuid};
 
 use super::{Object, Parents, Result, Root, RootError, failure, relative};
 
-/// Maximum number of links that are followed, the same as the kernel's (`path_resolution(7)`).
+/// Maximum number of symlinks on a path, the same as the kernel's (`path_resolution(7)`).
 const MOST_LINKS: u32 = 40;
 
-/// Sysctl that says who may give a file more names: with 1, only who may write to it (`proc_sys_fs(5)`).
+/// Sysctl that restricts hard links: with 1, only users with write access to a file may link it
+/// (`proc_sys_fs(5)`).
 const PROTECTED_HARDLINKS: &str = "/proc/sys/fs/protected_hardlinks";
 
-/// A directory on the way.
+/// Directory on the way to an object.
 struct Passed {
     name: OsString,
     directory: File,
     owner: u32,
-    /// Whether only root can have put there what is in it.
+    /// Whether only root can have created its entries.
     is_trusted: bool,
 }
 
-/// Where a path leads.
+/// Result of resolving a path.
 struct Traced {
     object: File,
-    /// Free of links.
+    /// Path without symlinks.
     path: PathBuf,
-    /// The owner of the directory that it is in, or is, where others than root can write to that or to one above it.
+    /// Owner of the object's directory, or of the object if it is a directory, if others than root can
+    /// write to it or to one above it.
     foreign: Option<u32>,
 }
 
 impl Root {
-    /// The absolute path, seen from inside and free of symlinks, of what `path` leads to by links that only root can have made.
+    /// Returns the absolute path of what `path` leads to, seen from inside, after following only symlinks
+    /// that only root can have made.
     pub fn canonical(&self, path: &Path) -> Result<PathBuf> {
         self.trace(path, true).map(|traced| traced.path)
     }
 
-    /// Whether only root can have written what `path` leads to, and put it there.
+    /// Returns whether only root can have written the object that `path` leads to, and put it there.
     pub fn is_of_root(&self, path: &Path) -> Result<bool> {
         match self.trace(path, true) {
             Ok(traced) => {
@@ -59,9 +63,10 @@ impl Root {
         }
     }
 
-    /// The object at `path`; a symlink there is the object. Links on the way to it are followed if only root can have made them.
+    /// Returns the object at `path`; a symlink at the end is the object. Symlinks on the way are followed
+    /// if only root can have made them.
     pub(super) fn trusted_object(&self, path: &Path) -> Result<Object> {
-        // Nearly no path has a link, and then there is nothing to judge.
+        // Nearly no path has a symlink, and then there is nothing to check.
         let object = match self.open_path(path, OFlag::O_NOFOLLOW, Parents::NoSymlinks) {
             Ok(file) => self.object_of(file, path),
             Err(RootError::Link { .. }) => self.object_of(self.trace(path, false)?.object, path),
@@ -74,7 +79,8 @@ impl Root {
         Ok(object)
     }
 
-    /// The object at `path`, which has several names, if that is not one that somebody has given to another's file.
+    /// Returns the object at `path`, which has several hard links, unless somebody may have linked
+    /// another user's file there.
     fn rightly_named(&self, path: &Path) -> Result<Object> {
         let traced = self.trace(path, false)?;
         let object = self.object_of(traced.object, path);
@@ -162,7 +168,8 @@ impl Root {
     }
 }
 
-/// Whether nobody but root, or who runs this, can write to a directory or file. The bits of the group are also the mask of an ACL (acl(5)).
+/// Returns whether nobody but root and the caller can write to a file or directory. The group bits are also
+/// the mask of an ACL (acl(5)).
 fn is_of_root(object: &Metadata) -> bool {
     let (uid, gid) = (geteuid(), getegid());
     let mode = Mode::from_bits_truncate(object.mode());
@@ -176,7 +183,7 @@ fn are_names_protected() -> bool {
     fs::read_to_string(PROTECTED_HARDLINKS).is_ok_and(|text| text.trim() != "0")
 }
 
-/// The path that the directories make, and `name` in the last one.
+/// Joins the names of the directories, and `name` in the last one.
 fn inside(passed: &[Passed], name: Option<OsString>) -> PathBuf {
     let names = passed.iter().skip(1).map(|passed| passed.name.clone());
     let mut path = PathBuf::from("/");
@@ -184,7 +191,7 @@ fn inside(passed: &[Passed], name: Option<OsString>) -> PathBuf {
     path
 }
 
-/// The parts of a path, the first last.
+/// Returns the components of a path in reverse order.
 fn parts(path: &Path) -> Vec<OsString> {
     let parts = relative(path).components().rev();
     parts

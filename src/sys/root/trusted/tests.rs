@@ -3,7 +3,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 
 use super::*;
 
-/// A host on which `state` is a directory that others write to, with a secret beside it.
+/// Builds a host on which others may write to the directory `state`, with a secret beside it.
 fn host() -> (tempfile::TempDir, Root) {
     let dir = tempfile::tempdir().unwrap();
     let top = dir.path();
@@ -56,7 +56,7 @@ fn links_that_others_can_have_made_are_not_followed() {
     fs::create_dir_all(state.join("of-root/inside")).unwrap();
     fs::set_permissions(state.join("of-root"), fs::Permissions::from_mode(0o755)).unwrap();
     symlink("/root", state.join("link")).unwrap();
-    // Root's, but somebody else decides what is around it.
+    // The link is root's, but somebody else controls the directories around it.
     symlink("../../link", state.join("of-root/inside/link")).unwrap();
     symlink("state/link", dir.path().join("var/lib/through")).unwrap();
     for link in ["state/link", "state/of-root/inside/link", "through"] {
