@@ -1,5 +1,5 @@
-//! What a sandbox leaves behind in the cgroup hierarchies that libvirt does not keep: its first process made a group of its
-//! own there, which it cannot remove itself.
+//! Cgroups of sandboxes, including those that libvirt does not manage: the first process of a sandbox creates
+//! a group of its own, which it cannot remove itself.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -12,16 +12,16 @@ use nix::errno::Errno;
 
 use crate::config::SandboxName;
 
-/// How often processes are looked for that have come into a group while others were moved out of it.
+/// Maximum number of rounds that move processes out of a group while new ones appear.
 const MOVES: u32 = 100;
 
-/// How deep libvirt and systemd put a domain.
+/// Maximum depth of a domain's group below libvirt and systemd.
 const DEEPEST: usize = 6;
 
-/// Beginning of the name of a group that a sandbox's first process has made. Whatever is below it is the sandbox's to make and to name.
+/// Prefix of the group that a sandbox's first process creates. The sandbox controls everything below it.
 const OWN: &str = "virt-sandbox-";
 
-/// Removes the empty groups of a sandbox. Groups with processes in them stay: the kernel refuses.
+/// Removes the empty groups of a sandbox. The kernel refuses to remove groups with processes.
 pub fn remove(name: &SandboxName) {
     let group = format!("{OWN}{name}");
     for group in named(hierarchies(), |name| name == group) {
@@ -29,13 +29,13 @@ pub fn remove(name: &SandboxName) {
     }
 }
 
-/// The groups of virtual machines whose libvirt is in a client; `is_of` knows their names.
+/// Returns the groups of virtual machines with an embedded libvirt; `is_of` recognizes their names.
 pub fn embedded(is_of: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     named(mounted(|_| true), is_of)
 }
 
-/// The groups in these hierarchies, no deeper than a domain's, whose name `is_wanted`. Groups that are somebody's to fill are passed by:
-/// those of sandboxes, and what is not the host root's.
+/// Returns the groups in the hierarchies, no deeper than a domain's, whose name `is_wanted`. Groups that
+/// others control are skipped: those of sandboxes, and those that do not belong to root.
 fn named(hierarchies: Vec<PathBuf>, is_wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     let (mut found, mut level) = (Vec::new(), hierarchies);
     for _ in 0..DEEPEST {
@@ -60,13 +60,13 @@ fn name(group: &Path) -> Option<&str> {
     group.file_name().and_then(OsStr::to_str)
 }
 
-/// Whether nobody but the host makes groups in this one.
+/// Returns whether only the host creates groups in this one.
 fn is_hosts(group: &Path) -> bool {
     !name(group).is_some_and(|name| name.starts_with(OWN))
         && fs::symlink_metadata(group).is_ok_and(|metadata| metadata.uid() == 0)
 }
 
-/// The processes in a group, and in those below it.
+/// Returns the processes in a group and below it.
 #[must_use]
 pub fn members(group: &Path) -> Vec<i32> {
     let below = walkdir::WalkDir::new(group).into_iter().flatten();
@@ -81,8 +81,9 @@ pub fn members(group: &Path) -> Vec<i32> {
         .collect()
 }
 
-/// The groups that the first process of a sandbox has made, told by the process that keeps it: what runs inside can move itself to
-/// groups that it has made and named, and so says nothing of its own.
+/// Returns the groups that the first process of a sandbox has created, found through its libvirt controller:
+/// processes inside can move to groups that they have created and named, so their own membership says
+/// nothing.
 #[must_use]
 pub fn of_sandbox(controller: u32, name: &SandboxName) -> Vec<PathBuf> {
     let groups = domain(controller).into_iter();
@@ -90,8 +91,9 @@ pub fn of_sandbox(controller: u32, name: &SandboxName) -> Vec<PathBuf> {
     groups.filter(|group| group.is_dir()).collect()
 }
 
-/// The group that counts and bounds the processes of the sandbox that process `controller` keeps: its own, or in a unified
-/// hierarchy, where that is the sandbox's to change, one of libvirt's above it.
+/// Returns the group that counts and limits the processes of the sandbox with the controller process
+/// `controller`: its own, or in a unified hierarchy, where the sandbox could change that, one of libvirt's
+/// above it.
 #[must_use]
 pub fn counting_processes(controller: u32, name: &SandboxName) -> Option<PathBuf> {
     let groups = domain(controller).into_iter();
@@ -99,15 +101,15 @@ pub fn counting_processes(controller: u32, name: &SandboxName) -> Option<PathBuf
         match (membership.is_unified(), membership.domain_group()) {
             (false, _) => vec![group.join(format!("{OWN}{name}"))],
             (true, Some(_)) => domain_groups(&group),
-            // It is shared with others.
+            // The group is shared with others.
             (true, None) => vec![],
         }
     });
     groups.find(|group| group.join("pids.max").exists())
 }
 
-/// The groups in which a sandbox's first process made its own, in the hierarchies where it does: the domain's where libvirt has made one,
-/// or else the one that the process which keeps it was started in.
+/// Returns the parent groups of the sandbox's own groups, by hierarchy: the domain's group if libvirt created
+/// one, otherwise the group in which the controller was started.
 fn domain(controller: u32) -> Vec<(Membership, PathBuf)> {
     let text = fs::read_to_string(format!("/proc/{controller}/cgroup")).unwrap_or_default();
     let mounted = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
@@ -125,20 +127,17 @@ fn domain(controller: u32) -> Vec<(Membership, PathBuf)> {
         .collect()
 }
 
-/// The groups of a domain in a unified hierarchy, the outermost first: libvirt's own, and the scope of systemd's it may be in. Those
-/// above are shared with others.
+/// Returns the groups of a domain in a unified hierarchy, the outermost first: libvirt's own, and the systemd
+/// scope around it. Groups above them are shared with others.
 fn domain_groups(group: &Path) -> Vec<PathBuf> {
     let scope = group.parent().filter(|_| group.ends_with("libvirt"));
     let groups = [scope, Some(group)].into_iter().flatten();
     groups.map(Path::to_owned).collect()
 }
 
-/// Lets a sandbox bound what runs in it: the processes that keep it, of which `controller` is one, leave the group of the domain
-/// for one below, and then that group gives its controllers to the others below (`cgroups(7)`, "no internal processes"). Where the
-/// domain has no group of its own in a unified hierarchy there is nothing to do.
-///
-/// # Errors
-/// Where the kernel refuses.
+/// Enables the domain's controllers for the groups below it, so that a sandbox can limit its processes. First
+/// the processes of the domain's group, including `controller`, move to a child group (`cgroups(7)`, "no
+/// internal processes"). Does nothing if the domain has no group of its own in a unified hierarchy.
 pub fn share_controllers(controller: u32) -> io::Result<()> {
     let is_own = |membership: &Membership| membership.domain_group().is_some();
     let mut groups = domain(controller).into_iter();
@@ -146,7 +145,7 @@ pub fn share_controllers(controller: u32) -> io::Result<()> {
         return Ok(());
     };
     if let [scope, _] = domain_groups(&group).as_slice() {
-        // libvirt does not know of the controller that counts processes. A hierarchy may have none.
+        // libvirt ignores the pids controller. A hierarchy may lack it.
         let _ = fs::write(scope.join("cgroup.subtree_control"), "+pids");
     }
     let controllers = fs::read_to_string(group.join("cgroup.controllers"))?;
@@ -162,11 +161,11 @@ pub fn share_controllers(controller: u32) -> io::Result<()> {
     let mut tries = 0;
     loop {
         for pid in fs::read_to_string(group.join("cgroup.procs"))?.lines() {
-            // It may have ended, or gone on by itself.
+            // The process may have ended, or moved by itself.
             let _ = fs::write(emulator.join("cgroup.procs"), pid);
         }
         match fs::write(group.join("cgroup.subtree_control"), &wanted) {
-            // A process has come meanwhile.
+            // A new process appeared meanwhile.
             Err(error) if error.raw_os_error() == Some(Errno::EBUSY as i32) && tries < MOVES => {
                 tries += 1
             }
@@ -175,10 +174,8 @@ pub fn share_controllers(controller: u32) -> io::Result<()> {
     }
 }
 
-/// Bounds what sockets of the sandbox hold that process `controller` keeps, where its limit of memory does not count that.
-///
-/// # Errors
-/// Where the kernel refuses.
+/// Limits the socket buffers of the sandbox with the controller process `controller`, if its memory limit
+/// does not count them.
 pub fn limit_sockets(controller: u32, memory: u64) -> io::Result<()> {
     let groups = groups(&controller.to_string()).into_iter();
     let mut files = groups.map(|group| group.join(cgroup::SOCKET_MEMORY));
@@ -188,10 +185,7 @@ pub fn limit_sockets(controller: u32, memory: u64) -> io::Result<()> {
     }
 }
 
-/// Takes a process into the groups that we are in.
-///
-/// # Errors
-/// Where the kernel refuses.
+/// Moves a process to the groups of the calling process.
 pub fn adopt(pid: u32) -> io::Result<()> {
     let theirs = groups(&pid.to_string());
     for ours in groups("self") {
@@ -202,7 +196,7 @@ pub fn adopt(pid: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// The groups of a process, in every hierarchy that is mounted.
+/// Returns the groups of a process in every mounted hierarchy.
 fn groups(process: &str) -> Vec<PathBuf> {
     let memberships = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap_or_default();
     let mounted = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
@@ -213,20 +207,20 @@ fn groups(process: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Removes groups that are empty by now; `false` if one is not.
+/// Removes groups that are empty by now; `false` if one is left.
 #[must_use]
 pub fn remove_all(groups: &[PathBuf]) -> bool {
     groups.iter().for_each(|group| remove_groups(group));
     !groups.iter().any(|group| group.exists())
 }
 
-/// Mount points of the hierarchies a sandbox makes groups in.
+/// Returns the mount points of the hierarchies in which sandboxes create groups.
 fn hierarchies() -> Vec<PathBuf> {
     let has_pids = |filesystem: &str| filesystem.split([' ', ',']).any(|word| word == "pids");
     mounted(|filesystem| filesystem.starts_with("cgroup2 ") || has_pids(filesystem))
 }
 
-/// Mount points of the hierarchies whose type and options are `wanted`.
+/// Returns the mount points of the hierarchies whose type and options are `wanted`.
 fn mounted(wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     mounts
@@ -242,7 +236,7 @@ fn mounted(wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
         .collect()
 }
 
-/// A group can be removed once it has none below (`cgroups(7)`).
+/// Removes a group and those below it, innermost first (`cgroups(7)`).
 fn remove_groups(group: &Path) {
     for entry in fs::read_dir(group).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {

@@ -7,34 +7,31 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-/// What the rest of the library knows of the host.
+/// Facts about the host, probed once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostFacts {
-    /// Architecture as libvirt names it: `x86_64`.
+    /// Architecture in libvirt's words: `x86_64`.
     pub arch: String,
-    /// The system directories of the root, shared read-only with every sandbox.
+    /// System directories in the root, shared read-only with every sandbox.
     pub system_dirs: Vec<SystemDir>,
-    /// Every mount point of the host.
+    /// All mount points of the host.
     pub mount_points: Vec<PathBuf>,
 }
 
-/// `/usr`, and `/bin`, `/lib`… which are links into it, or directories of their own.
+/// System directory: `/usr`, and `/bin`, `/lib`… which are symlinks into it, or directories of their own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SystemDir {
     /// A directory.
     Directory(PathBuf),
-    /// A link and what it says.
+    /// A symlink and its target.
     Link(PathBuf, PathBuf),
 }
 
-/// Names of system directories in the root.
+/// Names of the system directories in the root.
 pub const SYSTEM_DIRS: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 
 impl HostFacts {
-    /// Looks at the host below `root`; `/` but for tests.
-    ///
-    /// # Errors
-    /// Where `/proc` or the root cannot be read.
+    /// Probes the host below `root`; tests pass a fixture.
     pub fn probe(root: &Path) -> Result<Self> {
         let mut system_dirs = Vec::new();
         for name in SYSTEM_DIRS {
@@ -56,7 +53,8 @@ impl HostFacts {
         })
     }
 
-    /// `path` and every mount point below it, outermost first, as a non-recursive bind needs them.
+    /// Returns `path` and every mount point below it, outermost first, as a non-recursive bind needs
+    /// them.
     pub fn with_submounts<'a>(&'a self, path: &'a Path) -> impl Iterator<Item = &'a Path> {
         let mut below: Vec<&Path> = self
             .mount_points
@@ -70,51 +68,48 @@ impl HostFacts {
     }
 }
 
-/// Every mount point of the host.
-///
-/// # Errors
-/// Where `/proc` cannot be read.
+/// Returns all mount points of the host.
 pub fn mount_points() -> Result<Vec<PathBuf>> {
     let table = Path::new("/proc/self/mountinfo");
     let text = fs::read_to_string(table).map_err(Error::io("reading", table))?;
     Ok(guest_init::sys::mountinfo::mount_points(&text).collect())
 }
 
-/// How many processes and threads the kernel has numbers for (`kernel.pid_max`, proc_sys_kernel(5)).
+/// Returns the kernel's limit of processes and threads (`kernel.pid_max`, proc_sys_kernel(5)).
 #[must_use]
 pub fn pid_max() -> u64 {
     let text = fs::read_to_string("/proc/sys/kernel/pid_max").unwrap_or_default();
-    // The kernel's own choice on a small machine.
+    // Default on a small machine.
     text.trim().parse().unwrap_or(32768)
 }
 
-/// Whether a security module of the host labels what libvirt runs.
+/// Returns whether a security module of the host labels what libvirt runs.
 #[must_use]
 pub fn has_security_module(root: &Path) -> bool {
     let apparmor = fs::read_to_string(root.join("sys/module/apparmor/parameters/enabled"));
     root.join("sys/fs/selinux/enforce").exists() || apparmor.is_ok_and(|text| text.trim() == "Y")
 }
 
-/// Whether systemd is the host's init, by the test of `sd_booted(3)`.
+/// Returns whether systemd is the host's init, by the test of `sd_booted(3)`.
 #[must_use]
 pub fn runs_systemd() -> bool {
     fs::symlink_metadata("/run/systemd/system").is_ok_and(|metadata| metadata.is_dir())
 }
 
-/// What `os-release(5)` says of the host.
+/// Identification of the host's distribution, from `os-release(5)`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 pub struct OsRelease {
-    /// The distribution: `debian`.
+    /// Distribution: `debian`.
     pub id: String,
-    /// Its release: `12`.
+    /// Release: `12`.
     pub version_id: String,
-    /// Both for people.
+    /// Name and release for people.
     pub pretty_name: String,
 }
 
 impl OsRelease {
-    /// What the host below `root` says; nothing where it says nothing.
+    /// Reads the file of the host below `root`; empty if there is none.
     #[must_use]
     pub fn read(root: &Path) -> Self {
         let texts = ["etc/os-release", "usr/lib/os-release"].map(|path| root.join(path));

@@ -1,4 +1,4 @@
-//! Sockets that wait for others: made here, or handed down by who started us (`sd_listen_fds(3)`).
+//! Listening sockets: created here, or inherited from the service manager (`sd_listen_fds(3)`).
 #![allow(unsafe_code)]
 
 use std::io;
@@ -12,42 +12,39 @@ use nix::sys::socket::{
     setsockopt, socket, sockopt,
 };
 
-/// The first descriptor that is handed down.
+/// First inherited descriptor (`SD_LISTEN_FDS_START`).
 const FIRST: RawFd = 3;
 
-/// A socket that waits for others.
+/// Listening socket.
 #[derive(Debug)]
 pub enum Listener {
-    /// For connections.
+    /// TCP socket.
     Stream(TcpListener),
-    /// For datagrams.
+    /// UDP socket.
     Datagram(UdpSocket),
 }
 
 impl Listener {
-    /// Listens for connections at a port of `address`, or of every address.
+    /// Listens for TCP connections at a port of `address`, or of every address.
     ///
     /// # Errors
-    /// Where the port is taken or the address is none of this host.
+    /// If the port is taken, or the host does not have the address.
     pub fn stream(address: Option<IpAddr>, port: u16) -> io::Result<Self> {
         let socket = bound(SockType::Stream, address, port)?;
         listen(&socket, Backlog::MAXCONN)?;
         Ok(Self::Stream(socket.into()))
     }
 
-    /// Waits for datagrams at a port of `address`, or of every address.
+    /// Receives UDP datagrams at a port of `address`, or of every address.
     ///
     /// # Errors
-    /// As [`stream`](Self::stream).
+    /// See [`stream`](Self::stream).
     pub fn datagram(address: Option<IpAddr>, port: u16) -> io::Result<Self> {
         let socket = bound(SockType::Datagram, address, port)?;
         Ok(Self::Datagram(socket.into()))
     }
 
-    /// Where it listens.
-    ///
-    /// # Errors
-    /// Where it is bound to no port.
+    /// Returns the local address.
     pub fn address(&self) -> io::Result<SocketAddr> {
         match self {
             Self::Stream(socket) => socket.local_addr(),
@@ -55,15 +52,16 @@ impl Listener {
         }
     }
 
-    /// The socket that this process was given as `descriptor`, for it alone.
+    /// Takes over the inherited socket `descriptor`.
     ///
     /// # Errors
-    /// Where it is none of TCP that listens, and none of UDP.
+    /// If it is neither a listening TCP socket nor a UDP socket.
     pub fn given(descriptor: RawFd) -> io::Result<Self> {
         // SAFETY: only compared and read here; a number that is not open is an error of fcntl(2).
         let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };
         fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
-        // SAFETY: it is open, who started us left it to us, and nothing else in this process knows its number.
+        // SAFETY: the descriptor is open and was inherited, and nothing else in this process knows
+        // its number.
         let socket = unsafe { OwnedFd::from_raw_fd(descriptor) };
         fcntl(&socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         let kind = getsockopt(&socket, sockopt::SockType)?;
@@ -88,7 +86,7 @@ impl AsFd for Listener {
     }
 }
 
-/// The descriptors that the service manager has handed down to this process.
+/// Returns the descriptors that the service manager passed to this process.
 #[must_use]
 pub fn handed_down() -> Vec<RawFd> {
     let number = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
@@ -102,7 +100,7 @@ pub fn handed_down() -> Vec<RawFd> {
 fn bound(kind: SockType, address: Option<IpAddr>, port: u16) -> io::Result<OwnedFd> {
     let Some(address) = address else {
         return match at(kind, Ipv6Addr::UNSPECIFIED.into(), port, false) {
-            // A kernel without IPv6.
+            // The kernel has no IPv6.
             Err(error)
                 if matches!(
                     Errno::from_raw(error.raw_os_error().unwrap_or(0)),
@@ -128,7 +126,7 @@ fn at(kind: SockType, address: IpAddr, port: u16, only: bool) -> io::Result<Owne
         setsockopt(&socket, sockopt::Ipv6V6Only, &only)?;
     }
     if kind == SockType::Stream {
-        // Connections of before that have not been forgotten yet are in nobody's way.
+        // Old connections in TIME_WAIT must not block the port.
         setsockopt(&socket, sockopt::ReuseAddr, &true)?;
     }
     let address = SockaddrStorage::from(SocketAddr::new(address, port));

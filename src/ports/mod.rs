@@ -1,4 +1,4 @@
-//! Ports that the host answers on: the sockets that listen, and the bytes from there into a sandbox.
+//! Ports of the host that lead into a sandbox: listening sockets, and forwarding.
 
 pub mod forward;
 pub mod listening;

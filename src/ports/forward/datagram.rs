@@ -1,5 +1,5 @@
-//! Datagrams that are passed on. Who sends any gets a socket of its own on the other side, for as long as something is sent or
-//! answered.
+//! Forwarding of datagrams. Each sender gets a socket of its own on the other side, for as long as datagrams
+//! are sent or answered.
 
 use std::collections::HashMap;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -22,23 +22,23 @@ use super::seats::LEAST;
 use super::{Port, TURN, Token, Way};
 use crate::ports::listening::Listener;
 
-/// How long who sends and is not answered any more is remembered.
+/// Time after which a sender without answers is forgotten.
 const QUIET: Duration = Duration::from_secs(90);
 
-/// Most that are remembered, however much memory there is; each is a socket.
+/// Maximum number of senders that are remembered, with any amount of memory; each needs a socket.
 const MOST: usize = 4096;
 
-/// The longest datagram there is.
+/// Size of the longest datagram.
 const LONGEST: usize = 1 << 16;
 
-/// What tells of changes, and the way in that is tried last.
+/// Epoll instance, and the connector that is tried last.
 type Through<'a> = (&'a Epoll, Option<Way<'a>>);
 
-/// All who have sent something lately.
+/// Recent senders.
 #[derive(Debug)]
 pub(super) struct Datagrams {
     sessions: HashMap<u64, Session>,
-    /// By the port that was sent to, and who sent.
+    /// Session ids by the port and the sender's address.
     known: HashMap<(usize, SocketAddr), u64>,
     buffer: Vec<u8>,
     most: usize,
@@ -49,20 +49,20 @@ pub(super) struct Datagrams {
 struct Session {
     port: usize,
     client: SocketAddr,
-    /// The address of this host that was sent to, and so has to answer.
+    /// Address of this host that the sender used; the answer has to come from it.
     local: Option<Local>,
     server: Server,
     targets: Targets,
-    /// What was sent first, until there is an answer: it may have to be sent elsewhere.
+    /// First datagram, until there is an answer: it may have to be sent to another target.
     first: Option<Vec<u8>>,
     last: Instant,
 }
 
-/// A socket to the other side; neither waits.
+/// Non-blocking socket to the other side.
 #[derive(Debug)]
 enum Server {
     Socket(UdpSocket),
-    /// Each message is a datagram, and the end is that of the other side.
+    /// Each message is a datagram; the other end belongs to the other side.
     Carried(OwnedFd),
 }
 
@@ -97,7 +97,8 @@ enum Local {
 }
 
 impl Datagrams {
-    /// For `ports`, whose sockets tell from now on which address was sent to; at most `most` who send are remembered.
+    /// Creates the table for `ports`, whose sockets report the destination address from now on, with at
+    /// most `most` senders.
     pub(super) fn new(ports: &[Port], most: usize) -> io::Result<Self> {
         for port in ports {
             match (&port.listener, port.listener.address()?) {
@@ -119,12 +120,12 @@ impl Datagrams {
         })
     }
 
-    /// When something was passed on last.
+    /// Returns the time of the last forwarded datagram.
     pub(super) fn last(&self) -> Instant {
         self.last
     }
 
-    /// Passes on what has come to a port.
+    /// Forwards the datagrams that wait at a port.
     pub(super) fn receive(
         &mut self,
         port: usize,
@@ -165,7 +166,8 @@ impl Datagrams {
             if let Some(session) = self.sessions.get_mut(&id) {
                 session.last = self.last;
                 session.local = local;
-                // One that finds nobody is told of by epoll; one that does not fit is lost, as datagrams are.
+                // epoll reports a missing receiver; a datagram that does not fit is lost, as
+                // datagrams are.
                 let sent = session.server.send(&self.buffer[..length]);
                 if sent.is_err_and(is_nobody) {
                     self.elsewhere(id, through);
@@ -174,7 +176,7 @@ impl Datagrams {
         }
     }
 
-    /// Passes answers back.
+    /// Forwards answers to their sender.
     pub(super) fn answer(&mut self, id: u64, ports: &[Port], through: Through<'_>) {
         for _ in 0..TURN {
             let Some(session) = self.sessions.get_mut(&id) else {
@@ -201,7 +203,8 @@ impl Datagrams {
         }
     }
 
-    /// Nobody has listened where a session sent to: sends what was first to the next target, or forgets it.
+    /// Sends the first datagram of a session to its next target, because nobody listens at the last one,
+    /// or forgets the session.
     fn elsewhere(&mut self, id: u64, through: Through<'_>) {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
@@ -220,7 +223,7 @@ impl Datagrams {
         }
     }
 
-    /// Forgets who has been quiet for long.
+    /// Forgets sessions that were quiet for long.
     pub(super) fn sweep(&mut self) {
         let quiet: Vec<u64> = self
             .sessions
@@ -248,7 +251,7 @@ impl Datagrams {
     }
 }
 
-/// Whether nobody is there who would have what was sent.
+/// Returns whether the error means that nobody listens there.
 fn is_nobody(errno: Errno) -> bool {
     matches!(
         errno,
@@ -256,12 +259,12 @@ fn is_nobody(errno: Errno) -> bool {
     )
 }
 
-/// A socket to the next target, or by the way that is no target.
+/// Opens a socket to the next target, or through the connector.
 fn reach(targets: &mut Targets, id: u64, (epoll, way): Through<'_>) -> Option<Server> {
     let event = || Token::Session(id).event(EpollFlags::EPOLLIN);
     while let Some(target) = targets.next() {
         let prepared = datagrams(target).and_then(|socket| {
-            // One datagram always has room (socket(7), `SO_RCVBUF`).
+            // One datagram always fits (socket(7), `SO_RCVBUF`).
             setsockopt(&socket, sockopt::RcvBuf, &(LEAST / 2))?;
             epoll.add(&socket, event())?;
             Ok(socket)
@@ -276,7 +279,7 @@ fn reach(targets: &mut Targets, id: u64, (epoll, way): Through<'_>) -> Option<Se
     Some(Server::Carried(carried.socket))
 }
 
-/// A datagram that has come: its length, who sent it, and where to.
+/// Receives a datagram; returns its length, its sender and its destination.
 fn receive(
     socket: &UdpSocket,
     buffer: &mut [u8],
@@ -292,7 +295,7 @@ fn receive(
     let mut local = None;
     for part in message.cmsgs()? {
         if let ControlMessageOwned::Ipv4PacketInfo(mut info) = part {
-            // The address that answers is said, the way it takes is for the routing table to say.
+            // The source address is given; the interface is up to the routing table.
             info.ipi_ifindex = 0;
             local = Some(Local::V4(info));
         } else if let ControlMessageOwned::Ipv6PacketInfo(mut info) = part {

@@ -1,12 +1,13 @@
-//! Ports of this host that lead into another network namespace, whatever its addresses are and also where it has none; or over a way in
-//! that is not of the network.
+//! Forwarding from ports of this host into another network namespace, whatever addresses it has, or through a
+//! connector that does not use the network.
 //!
-//! One thread does all of it. It enters the namespace for as long as it serves: a socket belongs to the namespace that it was made
-//! in, so those that listen stay where they are, and no connection is ever made in ours. Over a way nothing is connected to at all
-//! from here: who chooses addresses is then at the other end of it.
+//! One thread does all of it. It enters the namespace while it serves: a socket belongs to the namespace in
+//! which it was created, so the listening sockets stay on the host, and no connection is ever made in the
+//! host's namespace. With a connector this side connects to no address at all: otherwise the other side could
+//! choose it.
 //!
-//! The other side sees one of its own addresses as the peer, and only where nobody listens there the loopback's: see
-//! [`guest_init::tunnel::targets`].
+//! The other side sees one of its own addresses as the peer; the loopback address is used only if nobody
+//! listens elsewhere: see [`guest_init::tunnel::targets`].
 
 mod datagram;
 mod seats;
@@ -32,12 +33,12 @@ use datagram::Datagrams;
 use seats::Seats;
 use stream::{Pipes, Step, Stream};
 
-/// A port of this host, and where it leads.
+/// Port of this host with its destination.
 #[derive(Debug)]
 pub struct Port {
-    /// Where it listens.
+    /// Listening socket.
     pub listener: Listener,
-    /// The port on the other side.
+    /// Port on the other side.
     pub target: u16,
 }
 
@@ -47,15 +48,16 @@ pub struct Port {
     reason = "functions have nothing to show"
 )]
 pub struct Place<'a> {
-    /// How it is reached.
+    /// Way to reach it.
     pub reach: Reach<'a>,
-    /// Whether it has not ended yet.
+    /// Returns whether the other side is still running.
     pub is_there: &'a dyn Fn() -> bool,
-    /// Bytes of memory that it may use. Of that much depends how many connections are served at a time, and what waits in them.
+    /// Memory of the other side in bytes. It determines the number of simultaneous connections and the
+    /// size of their buffers.
     pub memory: u64,
 }
 
-/// How the other side is reached.
+/// Way to reach the other side.
 #[expect(
     missing_debug_implementations,
     reason = "functions have nothing to show"
@@ -63,45 +65,45 @@ pub struct Place<'a> {
 pub enum Reach<'a> {
     /// In its network namespace, which is not ours.
     Network {
-        /// The namespace.
+        /// Network namespace of the other side.
         namespace: File,
-        /// Says what addresses there are in it, without the loopback's.
+        /// Returns the addresses in the namespace, except the loopback ones.
         addresses: &'a dyn Fn() -> Vec<IpAddr>,
     },
-    /// By a way in that is not of the network.
+    /// Through a connector, without the network.
     Way(Way<'a>),
 }
 
-/// Gives a socket that leads to a port of the other side.
+/// Opens a socket that leads to a port of the other side.
 pub type Way<'a> = &'a dyn Fn(Kind, u16) -> io::Result<Carried>;
 
-/// Why serving has ended.
+/// Reason why serving has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     /// The other side has ended.
     Gone,
-    /// Nobody was served for the time that was given.
+    /// No connection was open for the idle time.
     Idle,
-    /// It was asked for.
+    /// The caller stopped it.
     Asked,
 }
 
-/// Between two looks at whether to end.
+/// Interval between two looks at whether to end.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Between two looks at what has been quiet for long.
+/// Interval between two sweeps of idle sessions.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// Most addresses that are tried for one who comes: root inside can have thousands.
+/// Maximum number of addresses that are tried for a connection: root inside can configure thousands.
 const MOST_ADDRESSES: usize = 64;
 
-/// How many are accepted, or answered, before others have their turn.
+/// Connections or datagrams that one socket handles before the others get their turn.
 const TURN: usize = 64;
 
-/// Serves `ports` until the other side has ended, `stop` says so, or, where `idle` is given, nobody was served for so long.
+/// Serves `ports` until the other side ends, `stop` returns true, or no connection was open for `idle`.
 ///
 /// # Errors
-/// Where the namespace cannot be entered, or is ours.
+/// If the namespace cannot be entered, or is the host's.
 pub fn serve(
     ports: &[Port],
     place: &Place<'_>,
@@ -117,7 +119,7 @@ pub fn serve(
     end
 }
 
-/// This thread in another network namespace, until it is dropped.
+/// Thread in another network namespace; returns to its own on drop.
 struct Within {
     own: File,
 }
@@ -126,7 +128,7 @@ impl Within {
     fn enter(namespace: &File) -> io::Result<Self> {
         let own = File::open("/proc/thread-self/ns/net")?;
         if own.metadata()?.ino() == namespace.metadata()?.ino() {
-            // What is connected to there is the host's.
+            // Connections there would be connections on the host.
             return Err(io::Error::other(
                 "it has the network of the host and none of its own",
             ));
@@ -144,7 +146,7 @@ impl Drop for Within {
     }
 }
 
-/// Addresses in the namespace, asked for again once they are old. Without a namespace there are none.
+/// Cached addresses in the namespace; none without a namespace.
 struct Addresses<'a> {
     ask: Option<&'a dyn Fn() -> Vec<IpAddr>>,
     known: Vec<IpAddr>,
@@ -164,14 +166,14 @@ impl Addresses<'_> {
     }
 }
 
-/// What epoll tells of.
+/// Source of an epoll event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Token {
-    /// Somebody is at a port.
+    /// Listening socket of a port.
     Port(usize),
-    /// A connection can go on.
+    /// Connection that can make progress.
     Stream(u64),
-    /// There is an answer to datagrams.
+    /// Session with an answer.
     Session(u64),
 }
 
@@ -204,7 +206,7 @@ struct Serving<'a> {
     streams: HashMap<u64, Stream>,
     datagrams: Datagrams,
     pipes: Pipes,
-    /// Connections that have more to move than one turn allows.
+    /// Connections with more data than one turn allows.
     again: Vec<u64>,
     next: u64,
     seats: Seats,
@@ -293,7 +295,7 @@ impl<'a> Serving<'a> {
         Ok(End::Asked)
     }
 
-    /// Looks at the ports, or does not: who comes then waits in the kernel's queue.
+    /// Adds or removes the listening sockets; meanwhile new connections wait in the kernel's queue.
     fn listen(&mut self, wanted: bool) -> io::Result<()> {
         if wanted == self.is_listening {
             return Ok(());
@@ -348,9 +350,9 @@ impl<'a> Serving<'a> {
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                // It went away before it was served.
+                // The client went away before it was accepted.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                // No descriptors or no memory: others have to end first.
+                // No descriptors or no memory: other connections have to end first.
                 Err(_) => return self.listen(false),
             }
         }

@@ -1,9 +1,10 @@
-//! How much of the host's memory connections may take.
+//! Limits on the host memory that connections may take.
 //!
-//! Data that waits in sockets and pipes takes kernel memory of the host, which no group of the sandbox's counts: with version 1
-//! of cgroups the kernel does not count buffers of TCP by default, and in the group of the domain libvirt would end whoever is
-//! there with it. So there are as many connections as the sandbox has memory for, each with buffers of a fixed size: all together
-//! at most a quarter of that memory, and another sixteenth for datagrams.
+//! Data in sockets and pipes takes kernel memory of the host, which is not charged to the sandbox: cgroups
+//! version 1 does not count TCP buffers by default, and the forwarder cannot join the domain's group, since
+//! libvirt kills the processes of that group with the domain. So the number of connections depends on the
+//! sandbox's memory, and each has buffers of a fixed size: all together take at most a quarter of that
+//! memory, and datagrams another sixteenth.
 
 use std::collections::HashMap;
 use std::io;
@@ -15,25 +16,27 @@ use nix::sys::socket::{Backlog, listen, setsockopt, sockopt};
 
 use crate::ports::listening::Listener;
 
-/// Memory of the sandbox for each connection. Its least buffers and its pipes, which hold 64 KiB each, are a sixth of that.
+/// Memory of the sandbox per connection. Its smallest buffers and its pipes, which hold 64 KiB each, are a
+/// sixth of that.
 const MEMORY: u64 = 2 << 20;
 
-/// Fewest connections, however small the sandbox.
+/// Minimum number of connections, however small the sandbox.
 const FEWEST: usize = 64;
 
-/// The least size of a buffer. A connection has four: two to who has come, two to the other side.
+/// Smallest size of a buffer. A connection has four: two to the client, two to the other side.
 pub(super) const LEAST: usize = 64 << 10;
 
-/// The greatest. It bounds what is on its way at a time: a hundred megabits a second over 80 ms.
+/// Largest size of a buffer. It bounds the data in flight: a hundred megabits a second over 80 ms.
 const GREATEST: usize = 2 << 20;
 
-/// Part of the memory that the first connections have for larger buffers, and of what is left of that for each.
+/// Fraction of the memory that is available for larger buffers, and of the rest for each connection.
 const SPARE: u64 = 16;
 
-/// Connections that wait to be accepted; of more the kernel drops the first segment, which is sent again.
+/// Backlog of connections that wait to be accepted; beyond it the kernel drops the first segment, which is
+/// sent again.
 const WAITING: i32 = 128;
 
-/// Descriptors that a connection may take: two sockets and two pipes, and the end of a way.
+/// Descriptors of a connection: two sockets, two pipes, and the end of a tunnel.
 const FILES: u64 = 7;
 
 /// Number of connections there may be, and memory that their buffers may take.
@@ -41,9 +44,9 @@ const FILES: u64 = 7;
 pub(super) struct Seats {
     most: usize,
     taken: usize,
-    /// How many each client has: a whole network of IPv6, which is one host's, is one.
+    /// Slots per client; an IPv6 /64 network counts as one client.
     clients: HashMap<IpAddr, usize>,
-    /// Bytes that are left for larger buffers.
+    /// Bytes left for larger buffers.
     spare: u64,
 }
 
@@ -55,14 +58,15 @@ pub(super) struct Seat {
 }
 
 impl Seat {
-    /// The size of each of its buffers.
+    /// Returns the size of each of its buffers.
     pub(super) fn buffer(&self) -> usize {
         LEAST + usize::try_from(self.spare / 4).unwrap_or(0)
     }
 }
 
 impl Seats {
-    /// For a sandbox with so much memory; `pending` is what else a connection holds for long.
+    /// Computes the limits for a sandbox with `memory`; `pending` is what a connection holds besides its
+    /// buffers.
     pub(super) fn of(memory: u64, pending: u64) -> Self {
         let fitting = usize::try_from(memory / (MEMORY + 4 * pending)).unwrap_or(usize::MAX);
         Self {
@@ -73,18 +77,18 @@ impl Seats {
         }
     }
 
-    /// How many there are.
+    /// Returns the maximum number of connections.
     pub(super) fn most(&self) -> usize {
         self.most
     }
 
-    /// Whether nobody can be let in.
+    /// Returns whether no connection can be accepted.
     pub(super) fn are_taken(&self) -> bool {
         self.taken >= self.most
     }
 
-    /// A seat for a client; `None` where all are taken, or the last quarter is left for others: who has a quarter already is not
-    /// let in then.
+    /// Takes a slot for a client; `None` if all are taken, or if only the last quarter is left and the
+    /// client already has a quarter.
     pub(super) fn take(&mut self, client: IpAddr) -> Option<Seat> {
         let client = who(client);
         let quarter = self.most / 4;
@@ -100,7 +104,7 @@ impl Seats {
         Some(Seat { client, spare })
     }
 
-    /// Takes a seat back.
+    /// Returns a slot.
     pub(super) fn give(&mut self, seat: &Seat) {
         self.taken -= 1;
         self.spare += seat.spare;
@@ -113,7 +117,8 @@ impl Seats {
     }
 }
 
-/// Returns the address that stands for a client, of IPv6 its /64 network: a host with IPv6 has 2^64 addresses.
+/// Returns the address that identifies a client. For IPv6 that is its /64 network: one host has 2^64
+/// addresses.
 fn who(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
@@ -121,11 +126,11 @@ fn who(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Gives a socket buffers of this size, instead of such as grow by themselves.
+/// Sets the buffers of a socket to a fixed size; otherwise they grow by themselves.
 pub(super) fn bound(socket: BorrowedFd<'_>, size: usize) -> io::Result<()> {
-    // The kernel doubles it, for what it adds to the data (socket(7)).
+    // The kernel doubles the size, for its own overhead (socket(7)).
     let size = size / 2;
-    // Only root may have more than the system's limit.
+    // Only root may exceed the system's limit.
     if setsockopt(&socket, sockopt::SndBufForce, &size).is_err() {
         setsockopt(&socket, sockopt::SndBuf, &size)?;
     }
@@ -135,17 +140,18 @@ pub(super) fn bound(socket: BorrowedFd<'_>, size: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// Bounds what waits at a socket before it is accepted or read.
+/// Bounds the data that waits at a socket before it is accepted or read.
 pub(super) fn bound_listener(listener: &Listener) -> io::Result<()> {
     if let Listener::Stream(socket) = listener {
-        // Those that are accepted begin with the same.
+        // Accepted sockets inherit the size.
         bound(socket.as_fd(), LEAST)?;
         listen(socket, Backlog::new(WAITING)?)?;
     }
     Ok(())
 }
 
-/// Returns how many connections there can be descriptors for, and lets this process have as many as it may.
+/// Returns the number of connections that there can be descriptors for, after raising the limit of this
+/// process.
 fn files() -> usize {
     let files = match getrlimit(Resource::RLIMIT_NOFILE) {
         Ok((_, hard)) if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() => hard,
@@ -186,7 +192,7 @@ mod tests {
             assert!(seats.spare > spare && seats.spare == memory / SPARE);
             assert!(seats.clients.is_empty() && seats.taken == 0);
         }
-        // One with little memory can be used by some.
+        // A sandbox with little memory still gets some connections.
         assert_eq!(Seats::of(0, 0).most(), FEWEST);
         assert!(Seats::of(1 << 30, 256 << 10).most() < Seats::of(1 << 30, 0).most());
     }
@@ -196,7 +202,7 @@ mod tests {
         let mut seats = Seats::of(0, 0);
         let greedy: Vec<Seat> = (0..).map_while(|_| seats.take(client(7))).collect();
         assert_eq!(greedy.len(), FEWEST * 3 / 4);
-        // The same host by other addresses, as a listener for both kinds sees them.
+        // The same host by other addresses, as a dual-stack listener sees them.
         assert!(seats.take("::ffff:0.0.0.7".parse().unwrap()).is_none());
         let others: Vec<Seat> = (0..)
             .map_while(|number| seats.take(client(100 + number)))

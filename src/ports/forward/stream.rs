@@ -1,5 +1,5 @@
-//! A connection that is passed on. What it carries goes from socket to socket in the kernel (splice(2)), through a pipe that is
-//! only there while something is in it.
+//! Forwarding of a connection. Data goes from socket to socket in the kernel (splice(2)), through a pipe that
+//! exists only while it holds something.
 
 use std::io;
 use std::net::TcpStream;
@@ -19,42 +19,42 @@ use nix::unistd::pipe2;
 use super::seats::{Seat, bound};
 use super::{Token, Way};
 
-/// What tells of changes, and the way in that is tried last.
+/// Epoll instance, and the connector that is tried last.
 type Through<'a> = (&'a Epoll, Option<Way<'a>>);
 
-/// Most bytes that one splice(2) moves: what a pipe holds.
+/// Bytes that one splice(2) moves at most: the capacity of a pipe.
 const MOST: usize = 64 * 1024;
 
-/// How often both directions are moved before others have their turn.
+/// Rounds over both directions before other connections get their turn.
 const ROUNDS: usize = 8;
 
-/// Pipes that are kept for the next who needs one.
+/// Empty pipes that are kept for reuse.
 const SPARE: usize = 32;
 
-/// What a connection needs next.
+/// Progress of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Nothing until epoll tells of it.
+    /// Blocked until epoll reports an event.
     Wait,
-    /// Another turn.
+    /// Ready for another turn.
     Again,
-    /// It has ended.
+    /// Closed.
     Over,
 }
 
-/// A connection: the one that was accepted, and its other half on the other side.
+/// Accepted connection, and its other half on the other side.
 #[derive(Debug)]
 pub(super) struct Stream {
     client: TcpStream,
     server: Server,
-    /// Where else it may be answered; none once it is.
+    /// Further targets; `None` once the connection is established.
     targets: Option<Targets>,
     up: Flow,
     down: Flow,
     seat: Seat,
 }
 
-/// The other half.
+/// Half of the connection on the other side.
 #[derive(Debug)]
 enum Server {
     Connection(TcpStream),
@@ -71,10 +71,10 @@ impl AsFd for Server {
 }
 
 impl Server {
-    /// Whether what ends here has not ended well.
+    /// Returns whether the other end was reset instead of closed.
     fn is_reset(&self) -> bool {
         match self {
-            // Its kernel says so itself.
+            // The kernel reports it as an error of the socket.
             Self::Connection(_) => false,
             Self::Carried(carried) => carried.is_reset.load(Ordering::Acquire),
         }
@@ -89,7 +89,8 @@ impl Server {
 }
 
 impl Stream {
-    /// Begins to pass on what was accepted; where nobody answers it is reset, and its seat given back.
+    /// Begins to forward an accepted connection. If nobody answers, the client is reset and its slot
+    /// returned.
     pub(super) fn begin(
         client: TcpStream,
         mut targets: Targets,
@@ -123,7 +124,7 @@ impl Stream {
         &self.seat
     }
 
-    /// Goes on as far as it can without waiting.
+    /// Moves data until it would block.
     pub(super) fn advance(&mut self, id: u64, through: Through<'_>, pipes: &mut Pipes) -> Step {
         if let Some(targets) = &mut self.targets {
             match connected(self.server.as_fd()) {
@@ -136,14 +137,14 @@ impl Stream {
                         return Step::Over;
                     };
                     self.server = server;
-                    // One that is there already is told of once more, by epoll.
+                    // epoll reports an established connection once more.
                     return Step::Wait;
                 }
             }
         }
         match self.carry(pipes) {
             Ok(step) => step,
-            // Neither side is left to believe that it has heard all.
+            // Resets both sides, so that neither believes it has received everything.
             Err(_) => {
                 reset(&self.client);
                 self.server.reset();
@@ -177,14 +178,15 @@ struct Flow {
     pipe: Option<Pipe>,
     /// Bytes in the pipe.
     held: usize,
-    /// Nothing more comes.
+    /// The sender has finished.
     has_ended: bool,
-    /// That was passed on.
+    /// The end was forwarded to the receiver.
     is_over: bool,
 }
 
 impl Flow {
-    /// Moves what can be moved at once; says whether that was anything. What is over after it was reset is an error.
+    /// Moves the available data; returns whether there was any. A stream that ends by a reset is an
+    /// error.
     fn carry(
         &mut self,
         (from, is_reset): (BorrowedFd<'_>, &dyn Fn() -> bool),
@@ -222,14 +224,14 @@ impl Flow {
         pipes.give(pipe);
         if self.has_ended {
             self.is_over = true;
-            // One that has gone altogether is noticed by the other direction.
+            // The other direction notices a peer that is gone.
             let _ = shutdown(to.as_raw_fd(), Shutdown::Write);
         }
         Ok(moved)
     }
 }
 
-/// Moves bytes without waiting; `None` where that cannot be now.
+/// Moves bytes without blocking; `None` if that is not possible now.
 fn transfer(from: BorrowedFd<'_>, to: BorrowedFd<'_>, most: usize) -> io::Result<Option<usize>> {
     let flags = SpliceFFlags::SPLICE_F_NONBLOCK | SpliceFFlags::SPLICE_F_MOVE;
     loop {
@@ -248,7 +250,7 @@ struct Pipe {
     writer: OwnedFd,
 }
 
-/// Empty pipes.
+/// Pool of empty pipes.
 #[derive(Debug, Default)]
 pub(super) struct Pipes {
     spare: Vec<Pipe>,
@@ -270,7 +272,7 @@ impl Pipes {
     }
 }
 
-/// Begins a connection to the first target that does not refuse at once, or takes the way that is no target.
+/// Connects to the first target that does not refuse at once, or through the connector.
 fn reach(
     targets: &mut Targets,
     id: u64,
@@ -292,7 +294,7 @@ fn reach(
     Some(Server::Carried(carried))
 }
 
-/// Has epoll tell of every change: who is told goes on until it would have to wait.
+/// Registers a socket edge-triggered: after an event, data has to be moved until the call would block.
 fn watch(socket: BorrowedFd<'_>, id: u64, epoll: &Epoll) -> io::Result<()> {
     let changes =
         EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
@@ -300,7 +302,7 @@ fn watch(socket: BorrowedFd<'_>, id: u64, epoll: &Epoll) -> io::Result<()> {
     Ok(())
 }
 
-/// Has the other end of a connection see an error, and not an end, once it is dropped.
+/// Makes the peer see an error instead of an end when the socket is dropped.
 pub(super) fn reset(socket: &TcpStream) {
     let at_once = linger {
         l_onoff: 1,

@@ -15,13 +15,13 @@ use crate::sys::process::pidfd::Process;
 
 use super::*;
 
-/// The address of the other side, which nothing else has.
+/// Address of the other side, unique to it.
 const OWN: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
 /// Memory of the other side.
 const MEMORY: u64 = 256 << 20;
 
-/// A network namespace with a loopback and an address.
+/// Network namespace with a loopback and an address.
 struct Other {
     keeper: Child,
 }
@@ -34,7 +34,7 @@ impl Drop for Other {
 }
 
 impl Other {
-    /// `None` where none can be made. `inside` runs in it first.
+    /// Makes a namespace and runs `inside` in it; `None` if the host does not allow it.
     fn new<T: Send + 'static>(inside: impl FnOnce() -> T + Send + 'static) -> Option<(Self, T)> {
         thread::spawn(|| {
             if unshare(CloneFlags::CLONE_NEWNET).is_err() {
@@ -59,7 +59,7 @@ impl Other {
         .unwrap()
     }
 
-    /// Serves one port; gives its address, what ends it, and how it ended.
+    /// Serves one port; returns its address, a handle to stop it, and its outcome.
     fn serve(
         &self,
         listener: Listener,
@@ -102,7 +102,7 @@ fn stream() -> Listener {
     Listener::stream(Some(Ipv4Addr::LOCALHOST.into()), 0).unwrap()
 }
 
-/// Says who is connected, then everything that it is sent, once that has ended.
+/// Sends the peer's address, and then everything that it receives, once the peer has finished.
 fn echo(listener: TcpListener) {
     thread::spawn(move || {
         for client in listener.incoming() {
@@ -179,7 +179,7 @@ fn the_loopback_is_asked_last_and_where_nobody_answers_it_is_an_error() {
     assert!(
         matches!(
             error,
-            // Depending on which call meets the reset.
+            // Depends on which call meets the reset.
             io::ErrorKind::ConnectionReset
                 | io::ErrorKind::BrokenPipe
                 | io::ErrorKind::NotConnected
@@ -211,7 +211,7 @@ fn datagrams_are_answered_to_who_sent_them() {
         let clients: Vec<_> = (0..3)
             .map(|number| {
                 let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-                // The answer has to come from the address that was sent to.
+                // The answer has to come from the address that the client sent to.
                 client
                     .connect((Ipv4Addr::LOCALHOST, address.port()))
                     .unwrap();
@@ -240,10 +240,10 @@ fn memory_of_tcp() -> u64 {
 
 #[test]
 fn whoever_reads_nothing_holds_no_more_memory_than_it_has_seats_for() {
-    // Connections are made, and never read.
+    // Accepts connections, and never reads from them.
     let inside = || {
         let listener = TcpListener::bind("0.0.0.0:0").unwrap();
-        // What its own sockets hold is the other side's.
+        // The buffers of its own sockets belong to the other side.
         setsockopt(&listener, sockopt::RcvBuf, &OWN_BUFFER).unwrap();
         listener
     };
@@ -266,7 +266,7 @@ fn whoever_reads_nothing_holds_no_more_memory_than_it_has_seats_for() {
     let chunk = vec![0; 1 << 20];
     let mut clients = Vec::new();
     for number in 0..400_u32 {
-        // Many hosts, so that it is the seats that bound them.
+        // Many client addresses, so that only the slots limit them.
         let from = Ipv4Addr::new(127, 0, 1 + (number / 200) as u8, 1 + (number % 200) as u8);
         clients.extend(pushing(from.into(), address));
     }
@@ -287,7 +287,7 @@ fn whoever_reads_nothing_holds_no_more_memory_than_it_has_seats_for() {
         pushed >> 20,
         held >> 20
     );
-    // The kernel doubles what is asked for.
+    // The kernel doubles the requested size.
     let own = 2 * 2 * OWN_BUFFER as u64 * clients.len() as u64;
     assert!(pushed <= MEMORY / 4 + own, "{} MiB got in", pushed >> 20);
     assert!(held <= MEMORY / 4 + 2 * own, "{} MiB are held", held >> 20);
@@ -297,10 +297,10 @@ fn whoever_reads_nothing_holds_no_more_memory_than_it_has_seats_for() {
     drop(kept);
 }
 
-/// Size of the buffers of those who have come, and of the other side.
+/// Buffer size of the clients' sockets and of the other side.
 const OWN_BUFFER: usize = 16 << 10;
 
-/// A connection from an address, which never waits; none where nobody lets it in.
+/// Opens a non-blocking connection from an address; `None` if it is refused.
 fn pushing(from: IpAddr, to: SocketAddr) -> Option<TcpStream> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
@@ -323,7 +323,7 @@ fn nothing_is_ever_connected_to_in_our_own_network() {
     let target = ours.local_addr().unwrap().port();
     let ports = |listener| [Port { listener, target }];
 
-    // What has our namespace says that it has our addresses, which is even true.
+    // A process in our namespace reports our addresses, which is even true.
     let place = Place {
         reach: Reach::Network {
             namespace: File::open("/proc/thread-self/ns/net").unwrap(),
@@ -335,7 +335,7 @@ fn nothing_is_ever_connected_to_in_our_own_network() {
     let error = serve(&ports(stream()), &place, None, &|| false).unwrap_err();
     assert!(error.to_string().contains("network of the host"), "{error}");
 
-    // A way that leads nowhere is no reason to try another one.
+    // A failing connector is no reason to try another one.
     let listener = stream();
     let address = listener.address().unwrap();
     let asker = thread::spawn(move || ask(address, b"x"));
