@@ -1,4 +1,4 @@
-//! Devices of the host that a container has as well.
+//! Devices of the host that are visible in a container.
 
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
@@ -7,27 +7,27 @@ use std::str::FromStr;
 
 use crate::config::as_text;
 
-/// Devices of which the kernel keeps apart what each namespace makes with them, and which anybody may open: a unit that asks for
-/// one of them (`DeviceAllow=`) gets it unasked.
+/// Devices that the kernel isolates by namespace and that any user may open: a unit with `DeviceAllow=` for
+/// one of them gets it automatically.
 pub const HARMLESS: [&str; 2] = ["/dev/net/tun", "/dev/fuse"];
 
-/// The path of a character device of the host: below `/dev`, where it is inside, too.
+/// Path of a character device below `/dev`, the same on the host and inside.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Device(PathBuf);
 
-/// Why a text is no device.
+/// Error of parsing a device.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("'{0}' is not the path of a device of the host, such as /dev/net/tun")]
 pub struct ParseDeviceError(String);
 
 impl Device {
-    /// Its path, on the host and inside.
+    /// Returns the path, on the host and inside.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
     }
 
-    /// Whether it is one of [`HARMLESS`].
+    /// Returns whether the device is one of [`HARMLESS`].
     #[must_use]
     pub fn is_harmless(&self) -> bool {
         HARMLESS.iter().any(|path| self.0 == Path::new(path))

@@ -1,4 +1,4 @@
-//! Which kernel of the host a virtual machine boots.
+//! Choice of the kernel that a virtual machine boots.
 
 use std::path::{Path, PathBuf};
 
@@ -38,13 +38,13 @@ pub struct KernelRequest {
 }
 
 impl KernelRequest {
-    /// Whether nothing was asked for.
+    /// Returns whether the default kernel is requested.
     #[must_use]
     pub fn is_any(&self) -> bool {
         *self == Self::default()
     }
 
-    /// With paths that are seen from the directory `cwd`.
+    /// Returns the request with its paths made absolute relative to `cwd`.
     #[must_use]
     pub fn absolute(self, cwd: &Path) -> Self {
         Self {

@@ -1,8 +1,7 @@
-//! What the user asked for: one noun a file, each with one written form for the command line and
-//! for `sandbox.toml`.
+//! User configuration: each type has one written form for the command line and for `sandbox.toml`.
 //!
-//! Parsing checks all that can be checked without the host; nothing here looks at it. The only I/O
-//! is reading and writing the file.
+//! Parsing checks everything that can be checked without looking at the host. The only I/O is reading and
+//! writing `sandbox.toml`.
 
 pub mod device;
 pub mod kernel;
@@ -42,7 +41,7 @@ pub use values::snapshot::SnapshotName;
 pub use workload::credential::Credential;
 pub use workload::{Command, Workload};
 
-/// Makes serde use the written form of a type (`FromStr` and `Display`).
+/// Implements serde with the written form of a type (`FromStr` and `Display`).
 macro_rules! as_text {
     ($type:ty) => {
         impl serde::Serialize for $type {

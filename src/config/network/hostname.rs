@@ -1,27 +1,27 @@
-//! The host name inside a sandbox.
+//! Host names of sandboxes.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::config::{SandboxName, as_text};
 
-/// A host name (RFC 1123): labels of 1 to 63 letters, digits and inner dashes, with dots between them; at most 64
-/// characters, which is what the kernel keeps.
+/// Host name (RFC 1123): labels of 1 to 63 letters, digits and inner dashes, separated by dots; at most 64
+/// characters, the kernel's limit.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Hostname(String);
 
-/// Why a text is no host name.
+/// Error of parsing a host name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("'{0}' is not a host name")]
 pub struct ParseHostnameError(String);
 
-/// Most characters of a host name, and of one label of it.
+/// Maximum number of characters of a host name, and of one of its labels.
 const LONGEST: usize = 64;
 const LONGEST_LABEL: usize = 63;
 
 impl Hostname {
-    /// The host name of a sandbox that asks for none: its name, with dashes for `_`, which is not for host names, and
-    /// without what no label begins or ends with.
+    /// Returns the default host name of a sandbox: its name with `_` replaced by dashes, and without
+    /// characters that a label cannot begin or end with.
     #[must_use]
     pub fn of(name: &SandboxName) -> Self {
         let text = name.as_str().replace('_', "-");
@@ -30,11 +30,12 @@ impl Hostname {
             .map(|label| label.trim_matches('-'))
             .filter(|label| !label.is_empty())
             .collect();
-        // Never empty: a sandbox's name begins with a letter or a digit, and is no longer than a label.
+        // Never empty: a sandbox's name begins with a letter or a digit, and is no longer than a
+        // label.
         Self(labels.join("."))
     }
 
-    /// The name as text.
+    /// Returns the name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

@@ -9,14 +9,14 @@ use crate::config::as_text;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Mac([u8; 6]);
 
-/// Why a text is no hardware address, or is that of a group.
+/// Error of parsing a hardware address: invalid, or a multicast address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("'{0}' is not a unicast MAC address such as 52:54:00:12:34:56")]
 pub struct ParseMacError(String);
 
 impl Mac {
-    /// The address of NIC `index` of the sandbox `uuid`: locally administered, in the range that libvirt itself
-    /// uses, and the same at every start, so that a lease can be kept.
+    /// Returns the address of NIC `index` of the sandbox `uuid`: locally administered, in libvirt's
+    /// range, and the same at every start, so that a DHCP lease can be kept.
     #[must_use]
     pub fn of_sandbox(uuid: &uuid::Uuid, index: usize) -> Self {
         let bytes = uuid.as_bytes();
@@ -31,7 +31,7 @@ impl Mac {
         ])
     }
 
-    /// Its six bytes, in the order they are written.
+    /// Returns the six bytes in the order in which they are written.
     #[must_use]
     pub const fn bytes(self) -> [u8; 6] {
         self.0
@@ -52,7 +52,7 @@ impl FromStr for Mac {
                 .ok_or_else(wrong)?;
             *byte = u8::from_str_radix(field, 16).map_err(|_| wrong())?;
         }
-        // The lowest bit of the first byte marks a group (IEEE 802).
+        // The lowest bit of the first byte marks a multicast address (IEEE 802).
         if fields.next().is_some() || bytes[0] & 1 == 1 || bytes == [0; 6] {
             return Err(wrong());
         }

@@ -1,9 +1,9 @@
-//! NICs a sandbox may ask for.
+//! NICs of a sandbox.
 //!
-//! One `-N` is one NIC: comma-separated fields `dhcp`, `address=IP[/PREFIX][%BROADCAST]`, `route=NETWORK[/PREFIX]%GATEWAY`,
-//! `mac=MAC`, `filter=NAME`, `filter.PARAMETER=VALUE`, and at most one of `source=NETWORK`, `bridge=BRIDGE`,
-//! `direct=DEVICE[,mode=MODE]` and `user`. The word `none` alone means that there is no NIC at all. Within the sandbox
-//! the NICs are `eth0`, `eth1`… in order.
+//! One `-N` is one NIC: comma-separated fields `dhcp`, `address=IP[/PREFIX][%BROADCAST]`,
+//! `route=NETWORK[/PREFIX]%GATEWAY`, `mac=MAC`, `filter=NAME`, `filter.PARAMETER=VALUE`, and at most one of
+//! `source=NETWORK`, `bridge=BRIDGE`, `direct=DEVICE[,mode=MODE]` and `user`. The word `none` alone means no
+//! NIC at all. Inside the sandbox the NICs are `eth0`, `eth1`… in order.
 
 pub mod hostname;
 pub mod mac;
@@ -20,47 +20,47 @@ use crate::config::as_text;
 use crate::config::network::mac::{Mac, ParseMacError};
 use crate::config::values::escape::is_unwritable;
 
-/// A network interface of a sandbox.
+/// Network interface of a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Network {
-    /// What it is plugged into; where nothing is said, libvirt's network `default` for a container, user mode for a
-    /// virtual machine.
+    /// Backend; by default libvirt's network `default` for a container, and user mode for a virtual
+    /// machine.
     pub source: Option<Source>,
-    /// Its hardware address; one is made up where there is none.
+    /// Hardware address; generated if absent.
     pub mac: Option<Mac>,
-    /// How it gets its addresses.
+    /// Source of its addresses.
     pub addressing: Addressing,
-    /// The network filter of libvirt in front of it.
+    /// Network filter of libvirt.
     pub filter: Option<Filter>,
 }
 
-/// What a NIC is plugged into.
+/// Backend of a NIC.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// `source=NETWORK`: a network of libvirt's.
+    /// `source=NETWORK`: a network of libvirt.
     Network(String),
     /// `bridge=BRIDGE`: a bridge of the host.
     Bridge(String),
     /// `direct=DEVICE[,mode=MODE]`: a device of the host, through macvlan.
     Direct {
-        /// The device.
+        /// Device of the host.
         device: String,
-        /// How it is shared.
+        /// Mode of the macvlan.
         mode: DirectMode,
     },
-    /// `user`: connections that the hypervisor's process makes.
+    /// `user`: connections made by the hypervisor's process.
     User,
 }
 
-/// How several NICs share one device of the host (`ip-link(8)`, macvlan).
+/// Mode in which several NICs share one device of the host (`ip-link(8)`, macvlan).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum DirectMode {
-    /// They see one another.
+    /// NICs on the device reach each other.
     #[default]
     Bridge,
-    /// A switch outside decides whether they see one another.
+    /// A switch outside decides whether NICs reach each other.
     Vepa,
-    /// They do not see one another.
+    /// NICs on the device do not reach each other.
     Private,
     /// One NIC has the device for itself.
     Passthrough,
@@ -69,7 +69,7 @@ pub enum DirectMode {
 impl DirectMode {
     const ALL: [Self; 4] = [Self::Bridge, Self::Vepa, Self::Private, Self::Passthrough];
 
-    /// Its name, here and in libvirt.
+    /// Returns its name, here and in libvirt.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -81,68 +81,68 @@ impl DirectMode {
     }
 }
 
-/// The network of libvirt that a container's NIC is plugged into when nothing is said.
+/// Default network of libvirt for a container's NIC.
 pub const DEFAULT_SOURCE: &str = "default";
 
-/// A network filter of libvirt with its parameters.
+/// Network filter of libvirt with its parameters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filter {
     /// Name of the filter.
     pub name: String,
-    /// Parameters, with names in upper case as libvirt has them.
+    /// Parameters, with names in upper case as in libvirt.
     pub parameters: BTreeMap<String, String>,
 }
 
-/// Why a text is no NIC.
+/// Error of parsing a NIC.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseNetworkError {
-    /// A field there is not, or one given twice.
+    /// A field is unknown.
     #[error(
         "'{0}' is not a field of a NIC: use dhcp, address=, route=, source=, bridge=, direct=, mode=, user, mac=, filter= and filter.NAME="
     )]
     Field(String),
-    /// A field that can be given once only.
+    /// A field is given twice.
     #[error("'{0}' is given twice")]
     Twice(&'static str),
-    /// A field without a value.
+    /// A field has no value.
     #[error("'{0}' has no value")]
     Empty(String),
-    /// DHCP and static addresses or routes together.
+    /// DHCP is combined with static addresses or routes.
     #[error("dhcp and {0} exclude each other")]
     DhcpAnd(&'static str),
-    /// Routes without an address of the NIC.
+    /// There are routes without an address of the NIC.
     #[error("a route needs an address of the NIC as well")]
     RouteWithoutAddress,
-    /// Filter parameters without a filter.
+    /// There are filter parameters without a filter.
     #[error("filter parameters need filter=NAME")]
     ParameterWithoutFilter,
-    /// Plugged into two things.
+    /// There is more than one backend.
     #[error("a NIC has one of source=, bridge=, direct= and user")]
     Sources,
-    /// `mode=` of something that has none.
+    /// `mode=` is used without `direct=`.
     #[error("mode= needs direct=DEVICE")]
     ModeWithoutDirect,
-    /// A mode there is not.
+    /// The mode is unknown.
     #[error("'{0}' is not a mode of direct: use bridge, vepa, private or passthrough")]
     Mode(String),
-    /// A name too long for a device of the kernel.
+    /// The name is too long for a network device.
     #[error(
         "'{0}' is not the name of a network device: it has at most {LONGEST_DEVICE} characters"
     )]
     Device(String),
-    /// No hardware address.
+    /// The hardware address is invalid.
     #[error(transparent)]
     Mac(#[from] ParseMacError),
-    /// A name with characters it cannot have.
+    /// A name has a character that is not allowed.
     #[error("{0:?} is not a name")]
     Name(String),
-    /// An address or a route.
+    /// An address or a route is invalid.
     #[error(transparent)]
     Net(#[from] ParseNetError),
 }
 
 impl Network {
-    /// A NIC that asks for its address in the libvirt network `source`.
+    /// Returns a NIC with DHCP in the libvirt network `source`.
     #[must_use]
     pub fn dhcp(source: &str) -> Self {
         Self {
@@ -153,7 +153,7 @@ impl Network {
         }
     }
 
-    /// The libvirt network that the NIC of a container is plugged into, if it is one.
+    /// Returns the libvirt network of a container's NIC, if it is connected to one.
     #[must_use]
     pub fn container_network(&self) -> Option<&str> {
         match &self.source {
@@ -164,7 +164,7 @@ impl Network {
     }
 }
 
-/// A name of libvirt's: no separators of this grammar, nothing XML cannot carry.
+/// Checks a name of a libvirt object: no separators of this grammar, nothing that XML cannot carry.
 fn name(text: &str) -> Result<String, ParseNetworkError> {
     let is_odd = |c: char| is_unwritable(c) || c.is_whitespace() || "/,=<>&'\"".contains(c);
     if text.is_empty() || text.chars().any(is_odd) {
@@ -173,7 +173,7 @@ fn name(text: &str) -> Result<String, ParseNetworkError> {
     Ok(text.to_owned())
 }
 
-/// Most characters of a network device's name: `IFNAMSIZ` of the kernel, with its NUL.
+/// Maximum length of a network device's name: `IFNAMSIZ` of the kernel, without its NUL.
 const LONGEST_DEVICE: usize = 15;
 
 fn device(text: &str) -> Result<String, ParseNetworkError> {
@@ -190,7 +190,7 @@ fn mode(text: &str) -> Result<DirectMode, ParseNetworkError> {
         .ok_or_else(|| ParseNetworkError::Mode(text.to_owned()))
 }
 
-/// The one thing of several that a NIC is plugged into.
+/// Sets the backend of a NIC, of which there can be only one.
 fn plug(slot: &mut Option<Source>, source: Source) -> Result<(), ParseNetworkError> {
     match slot.replace(source) {
         Some(_) => Err(ParseNetworkError::Sources),
@@ -318,20 +318,20 @@ impl fmt::Display for Source {
 
 as_text!(Network);
 
-/// What `-N` says: a NIC, or that there is none.
+/// Value of `-N`: a NIC, or none at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NetworkChoice {
-    /// `none`.
+    /// `none`: no NIC.
     None,
     /// One NIC.
     Nic(Network),
 }
 
 impl NetworkChoice {
-    /// The NICs of all choices together; `None` where nothing was said.
+    /// Combines all choices; `None` if there are none.
     ///
     /// # Errors
-    /// Where there is to be none, and one.
+    /// If `none` is combined with a NIC.
     pub fn nics(choices: &[Self]) -> crate::error::Result<Option<Vec<Network>>> {
         let nics: Vec<Network> = choices
             .iter()

@@ -1,4 +1,4 @@
-//! Ports of a sandbox that the host answers on: `[ADDRESS:]HOSTPORT:GUESTPORT[/tcp|udp]`.
+//! Published ports: `[ADDRESS:]HOSTPORT:GUESTPORT[/tcp|udp]`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -7,31 +7,31 @@ use std::str::FromStr;
 
 use crate::config::as_text;
 
-/// A port of the sandbox, answered on the host.
+/// Port of the sandbox that the host answers on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Publish {
-    /// The host's address it is answered on; every one where none is said. IPv6 is written in brackets.
+    /// Address of the host; every address if absent. IPv6 is written in brackets.
     pub address: Option<IpAddr>,
-    /// The host's port.
+    /// Port of the host.
     pub host: NonZeroU16,
-    /// The sandbox's port.
+    /// Port of the sandbox.
     pub guest: NonZeroU16,
-    /// What is spoken there.
+    /// Transport protocol.
     pub protocol: Protocol,
 }
 
-/// A protocol with ports.
+/// Transport protocol with ports.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Protocol {
-    /// Streams.
+    /// TCP.
     #[default]
     Tcp,
-    /// Datagrams.
+    /// UDP.
     Udp,
 }
 
 impl Publish {
-    /// Whether both cannot be answered on one host at the same time.
+    /// Returns whether both cannot be published on one host at the same time.
     #[must_use]
     pub fn collides(&self, other: &Self) -> bool {
         let is_any = |publish: &Self| {
@@ -45,7 +45,7 @@ impl Publish {
 }
 
 impl Protocol {
-    /// Its name.
+    /// Returns the name of the protocol.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -55,19 +55,19 @@ impl Protocol {
     }
 }
 
-/// Why a text publishes nothing.
+/// Error of parsing a published port.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParsePublishError {
-    /// Not of the form.
+    /// The text does not have the form.
     #[error("'{0}' publishes nothing: write [ADDRESS:]HOSTPORT:GUESTPORT[/tcp|udp]")]
     Syntax(String),
-    /// No port.
+    /// The port is invalid.
     #[error("'{0}' is not a port (1 to 65535)")]
     Port(String),
-    /// No address.
+    /// The address is invalid.
     #[error("'{0}' is not an IP address; IPv6 is written in brackets, as [::1]")]
     Address(String),
-    /// No protocol with ports.
+    /// The protocol is unknown.
     #[error("'{0}' is not a protocol: use tcp or udp")]
     Protocol(String),
 }

@@ -1,4 +1,4 @@
-//! Changes of limits, as `memory=1G`; `memory=` goes back to what is usual.
+//! Changes of limits, like `memory=1G`; `memory=` restores the default.
 
 use std::collections::BTreeSet;
 use std::str::FromStr;
@@ -8,34 +8,34 @@ use toml_edit::{DocumentMut, Item, Table};
 
 use crate::config::Resources;
 
-/// A change of one limit.
+/// Change of one limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// The limit, as in `sandbox.toml`.
+    /// Name of the limit in `sandbox.toml`.
     pub key: String,
-    /// Its new value; none is what is usual.
+    /// New value; `None` restores the default.
     pub value: Option<String>,
 }
 
-/// Why limits cannot be changed so.
+/// Error of parsing a change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChangeError {
-    /// Not `KEY=VALUE`, or no limit.
+    /// The text is not `KEY=VALUE`, or the limit is unknown.
     #[error("'{0}' is not a change: write KEY=VALUE, with KEY one of {keys}", keys = keys().join(", "))]
     Syntax(String),
-    /// Not a value of this limit.
+    /// The value is invalid for this limit.
     #[error("{0}")]
     Value(String),
 }
 
-/// Limits are read as from the command line, so that they are checked alike.
+/// Parser of limits, shared with the command line so that the checks are the same.
 #[derive(Debug, Parser)]
 struct Limits {
     #[command(flatten)]
     resources: Resources,
 }
 
-/// The limits there are.
+/// Returns the names of all limits.
 fn keys() -> Vec<String> {
     let command = Limits::command();
     let names = command.get_arguments().filter_map(clap::Arg::get_long);
@@ -63,7 +63,7 @@ impl FromStr for Change {
 }
 
 impl Change {
-    /// The limit with its new value and nothing else.
+    /// Parses the value into limits with nothing else set.
     fn read(&self) -> Result<Resources, ChangeError> {
         let argument = self
             .value
@@ -80,10 +80,10 @@ impl Change {
 }
 
 impl Resources {
-    /// These limits with changes, in order; a limit of devices is replaced as a whole, by all that is said of it.
+    /// Returns the limits with the changes applied in order. A limit of devices is replaced as a whole.
     ///
     /// # Errors
-    /// Where a value is none of its limit.
+    /// If a value is invalid for its limit.
     pub fn changed(&self, changes: &[Change]) -> Result<Self, ChangeError> {
         let wrong = |error: &dyn std::fmt::Display| ChangeError::Value(error.to_string());
         let table =
@@ -104,10 +104,11 @@ impl Resources {
         merged.try_into().map_err(|error| wrong(&error))
     }
 
-    /// The text of a configuration with the limits `keys` as they are here; all else stays as it is, comments and all.
+    /// Returns the text of a configuration with the limits `keys` set to their values here; everything
+    /// else, including comments, is unchanged.
     ///
     /// # Errors
-    /// Where the text is no TOML.
+    /// If the text is not TOML.
     pub fn written_into(&self, text: &str, keys: &[String]) -> Result<String, ChangeError> {
         let wrong = |error: &dyn std::fmt::Display| ChangeError::Value(error.to_string());
         let mut document: DocumentMut = text.parse().map_err(|error| wrong(&error))?;
@@ -126,7 +127,7 @@ impl Resources {
             if let (Some(before), Some(value)) = (before, item.as_value_mut()) {
                 *value.decor_mut() = before.decor().clone();
             }
-            // What is above a key is the key's, and goes with it.
+            // The comment above a key belongs to it, and is removed with it.
             match limits.get_mut(key) {
                 Some(there) => *there = item,
                 None => drop(limits.insert(key, item)),
@@ -135,7 +136,7 @@ impl Resources {
         Ok(document.to_string())
     }
 
-    /// The limits that are not the same in `other`.
+    /// Returns the names of the limits that differ from `other`.
     #[must_use]
     pub fn differing(&self, other: &Self) -> Vec<String> {
         let table = |resources: &Self| toml::Table::try_from(resources).unwrap_or_default();

@@ -1,5 +1,5 @@
-//! Limits of a sandbox, the same on the command line (`--memory 1G`) and in the file
-//! (`memory = "1G"` under `[resources]`).
+//! Resource limits of a sandbox, the same on the command line (`--memory 1G`) and in the file (`memory =
+//! "1G"` under `[resources]`).
 
 pub mod change;
 
@@ -14,8 +14,9 @@ use serde::{Deserialize, Serialize};
 use crate::config::values::size::ParseBytesError;
 use crate::config::{Bytes, as_text};
 
-/// What a sandbox may use of the host. What is absent is not limited, but for memory (2 GiB for a container, 1 GiB for a
-/// virtual machine) and the number of processes (16384, and for a container no more than an eighth of the host's).
+/// Resource limits of a sandbox. An absent limit means unlimited, except for memory (2 GiB for a container, 1
+/// GiB for a virtual machine) and the number of processes (16384, and for a container no more than an eighth
+/// of the host's).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, Args)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 #[command(next_help_heading = "Limits")]
@@ -78,7 +79,7 @@ pub struct Resources {
     pub net_send: Option<Bytes>,
 }
 
-/// With less nothing starts, and nothing can say so.
+/// Minimum memory: with less nothing starts, and nothing can report it.
 const LEAST_MEMORY: Bytes = Bytes::mebi(16);
 
 fn memory(text: &str) -> Result<Bytes, String> {
@@ -91,29 +92,30 @@ fn memory(text: &str) -> Result<Bytes, String> {
     }
 }
 
-/// Most memory of a container that says nothing of it.
+/// Default memory limit of a container.
 pub const DEFAULT_CONTAINER_MEMORY: Bytes = Bytes::mebi(2048);
 
-/// Memory of a virtual machine that says nothing of it.
+/// Default memory of a virtual machine.
 pub const DEFAULT_MACHINE_MEMORY: Bytes = Bytes::mebi(1024);
 
-/// Processes of a sandbox that says nothing of them: enough for any server.
+/// Default limit of processes: enough for any server.
 pub const DEFAULT_PIDS: u64 = 16384;
 
-/// How many containers that say nothing of it may have all the processes that they can, before the host has none left.
+/// Number of containers with the default limit that can use all their processes before the host has none
+/// left.
 const CONTAINERS_AT_MOST: u64 = 8;
 
-/// Processes that a container needs to start at all, and to be reached.
+/// Processes that a container needs to start and to be reached.
 const LEAST_PIDS: u64 = 256;
 
 impl Resources {
-    /// Highest number of processes and threads of a virtual machine, whose kernel is its own.
+    /// Returns the limit of processes and threads of a virtual machine, whose kernel is its own.
     #[must_use]
     pub fn machine_pids(&self) -> u64 {
         self.pids.unwrap_or(DEFAULT_PIDS)
     }
 
-    /// Highest number of processes and threads of a container on a host that has numbers for `pid_max`.
+    /// Returns the limit of processes and threads of a container on a host with `pid_max`.
     #[must_use]
     pub fn container_pids(&self, pid_max: u64) -> u64 {
         let part = pid_max / CONTAINERS_AT_MOST;
@@ -121,14 +123,14 @@ impl Resources {
             .unwrap_or_else(|| part.clamp(LEAST_PIDS, DEFAULT_PIDS))
     }
 
-    /// Size in bytes of each of a container's directories in memory (`/run`, `/tmp`, `/dev/shm`). What is in all of them leaves
-    /// some for what runs, since nothing can be ended to get back what files take.
+    /// Returns the size in bytes of each tmpfs of a container (`/run`, `/tmp`, `/dev/shm`). All together
+    /// leave some memory for processes, because no process can be killed to get back what files take.
     #[must_use]
     pub fn tmpfs_size(&self) -> u64 {
         self.memory.unwrap_or(DEFAULT_CONTAINER_MEMORY).get() / 4
     }
 
-    /// CPU time in percent of one CPU: the tighter of `--cpu-quota` and `--cpus`.
+    /// Returns the CPU time in percent of one CPU: the tighter of `--cpu-quota` and `--cpus`.
     #[must_use]
     pub fn cpu_percent(&self) -> Option<u32> {
         let of_cpus = self.cpus.map(|cpus| cpus * 100);
@@ -139,22 +141,22 @@ impl Resources {
     }
 }
 
-/// A limit of one block device, `DEVICE=AMOUNT`.
+/// Limit of one block device, `DEVICE=AMOUNT`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceLimit {
-    /// The device node on the host.
+    /// Device node on the host.
     pub device: PathBuf,
     /// Bytes or operations a second.
     pub amount: Bytes,
 }
 
-/// Why a text is no limit of a device.
+/// Error of parsing a limit of a device.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseLimitError {
-    /// Not `DEVICE=AMOUNT`.
+    /// The text is not `DEVICE=AMOUNT`.
     #[error("'{0}' is not a limit: write /dev/NAME=AMOUNT")]
     Syntax(String),
-    /// The amount is none.
+    /// The amount is invalid.
     #[error(transparent)]
     Amount(#[from] crate::config::values::size::ParseBytesError),
 }
@@ -184,17 +186,17 @@ impl fmt::Display for DeviceLimit {
 
 as_text!(DeviceLimit);
 
-/// A set of CPU or NUMA node numbers, as the kernel writes them: `0-3,8`.
+/// Set of CPU or NUMA node numbers, written like the kernel's lists: `0-3,8`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdSet(BTreeSet<u16>);
 
-/// Why a text is no set of numbers.
+/// Error of parsing a set of numbers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("'{0}' is not a list of numbers such as 0-3,8")]
 pub struct ParseIdSetError(String);
 
 impl IdSet {
-    /// One bit for each number, the lowest first.
+    /// Returns a bit mask with one bit for each number, the lowest first.
     #[must_use]
     pub fn bits(&self) -> Vec<u8> {
         let most = self.0.last().copied().unwrap_or_default();

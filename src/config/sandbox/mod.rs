@@ -1,5 +1,5 @@
-//! A persistent sandbox as its file describes it: `sandbox.toml`, the source of truth from which the domain, the
-//! host's unit and the guest config are made anew at any time.
+//! Configuration of a persistent sandbox, `sandbox.toml`: the source of truth from which the domain, the
+//! host's unit and the guest config can be generated at any time.
 
 use std::path::{Path, PathBuf};
 
@@ -17,89 +17,92 @@ use crate::sys::file::{atomic, bounded_read};
 /// Version of the file's schema.
 pub const VERSION: u32 = 1;
 
-/// Longest file that is read, in bytes.
+/// Maximum size of the file in bytes.
 pub const LONGEST: u64 = 1 << 20;
 
-/// A service sandbox.
+/// Configuration of a service sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct SandboxConfig {
     /// [`VERSION`] of the file.
     pub version: u32,
-    /// Name of the sandbox; also that of its libvirt domain.
+    /// Name of the sandbox and of its libvirt domain.
     pub name: SandboxName,
-    /// Identity of the domain and, without dashes, the machine id inside.
+    /// UUID of the domain and, without dashes, the machine id inside.
     pub uuid: uuid::Uuid,
-    /// The libvirt connection it belongs to.
+    /// URI of the libvirt connection.
     pub connection: String,
-    /// What runs in it: `units` or `[command]`.
+    /// Workload: `units` or `[command]`.
     ///
-    /// serde takes the key of the variant that it finds, and leaves all others to the check for unknown ones.
+    /// serde uses the key of the variant that it finds, and leaves all others to the check for unknown
+    /// ones.
     #[serde(flatten)]
     pub workload: Workload,
-    /// Packages named by the user beside those found.
+    /// Packages named by the user, in addition to those found.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub packages: Vec<String>,
-    /// The packages of the service: those that were found, and `packages`.
+    /// All packages of the service: those found, and `packages`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub service_packages: Vec<String>,
-    /// Root of its private tree. Where that is in an image, the image is beside it: see [`image_file`](Self::image_file).
+    /// Root of the private tree. For a tree in an image, the image is beside it: see
+    /// [`image_file`](Self::image_file).
     pub path: PathBuf,
     /// Host name inside.
     pub hostname: String,
-    /// Static boot-time dependencies of the host's `/usr` that stay, beside those every boot needs.
+    /// Statically enabled units of the host's `/usr` that are kept, in addition to those that every boot
+    /// needs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keep_units: Vec<String>,
-    /// Seconds the units may take to become active.
+    /// Seconds that the units may take to become active.
     pub timeout: u32,
-    /// NICs; none means no network but the loopback.
+    /// NICs; none means only the loopback.
     #[serde(default)]
     pub networks: Vec<Network>,
-    /// Mounts beside those every sandbox has.
+    /// Mounts, in addition to those of every sandbox.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<Mount>,
-    /// Devices of the host that it has as well.
+    /// Devices of the host that are visible inside.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<Device>,
-    /// Files of the host that what runs in it reads at `$CREDENTIALS_DIRECTORY`.
+    /// Files of the host that are available inside at `$CREDENTIALS_DIRECTORY`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub credentials: Vec<Credential>,
-    /// Its security label, where it is not the usual one.
+    /// Security label, if it is not the default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub security: Option<Security>,
-    /// The type that SELinux knows its files by, where it is not the usual one.
+    /// SELinux type of its files, if it is not the default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file_type: Option<FileType>,
-    /// Ports of it that the host answers on.
+    /// Published ports.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<Publish>,
-    /// Whether the host's systemd starts it when one of these ports is first asked for.
+    /// Whether the host's systemd starts the sandbox at the first connection to a published port.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub on_demand: bool,
-    /// Seconds without a connection after which one that was started on demand is stopped.
+    /// Seconds without a connection after which a sandbox started on demand is stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_stop: Option<u32>,
-    /// Which ids of the host stand for those inside.
+    /// Mapping of user and group ids.
     #[serde(default, skip_serializing_if = "Idmap::is_auto")]
     pub idmap: Idmap,
-    /// Which system calls are made.
+    /// Filter of system calls.
     #[serde(default, skip_serializing_if = "Seccomp::is_default")]
     pub seccomp: Seccomp,
-    /// What root inside may have of the host's root.
+    /// Changes to the default capabilities.
     #[serde(default, skip_serializing_if = "Capabilities::is_usual")]
     pub capabilities: Capabilities,
-    /// The kernel that it boots, where that is not the usual one.
+    /// Kernel of a virtual machine, if it is not the default.
     #[serde(default, skip_serializing_if = "KernelRequest::is_any")]
     pub kernel: KernelRequest,
-    /// The image that holds its tree, if one does.
+    /// Image that holds the private tree, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<TreeImage>,
-    /// Limits.
+    /// Resource limits.
     #[serde(default)]
     pub resources: Resources,
 }
 
-/// What becomes of the state that a service has on the host.
+/// Treatment of the state that a service has on the host.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum State {
     /// Copy it where nothing of the service runs on the host, else refuse
@@ -114,11 +117,11 @@ pub enum State {
 /// Placeholder shown instead of the value of a variable.
 const HIDDEN: &str = "(hidden)";
 
-/// Seconds the units may take to become active, unless said otherwise.
+/// Default for the seconds that the units may take to become active.
 pub const DEFAULT_TIMEOUT: u32 = 90;
 
 impl SandboxConfig {
-    /// Reads the text of a `sandbox.toml`; `path` is for the message.
+    /// Parses the text of a `sandbox.toml`; `path` is for the message.
     ///
     /// # Errors
     /// Names the file, the line and what is wrong there.
@@ -127,7 +130,7 @@ impl SandboxConfig {
             path: path.to_owned(),
             reason,
         };
-        // serde would say less of it.
+        // serde's own message would say less.
         #[derive(Deserialize)]
         struct Workloads {
             units: Option<IgnoredAny>,
@@ -157,22 +160,22 @@ impl SandboxConfig {
         Ok(config)
     }
 
-    /// The units that are watched in it; see [`Workload::units`].
+    /// Returns the units that are watched inside; see [`Workload::units`].
     #[must_use]
     pub fn units(&self) -> &[String] {
         self.workload.units()
     }
 
-    /// The file of the image that holds its tree, if one does.
+    /// Returns the file of the image that holds the private tree, if any.
     #[must_use]
     pub fn image_file(&self) -> Option<PathBuf> {
         self.image.map(|image| image.file(&self.path))
     }
 
-    /// Whether a service sandbox can be so.
+    /// Checks that a service sandbox can have these settings.
     ///
     /// # Errors
-    /// What cannot be, in words.
+    /// The contradiction, as a sentence.
     pub fn check(&self) -> std::result::Result<(), String> {
         if self.version != VERSION {
             return Err(format!(
@@ -227,7 +230,8 @@ impl SandboxConfig {
         Ok(())
     }
 
-    /// The same with the values of its variables replaced: what is shown gets into terminals, tickets and logs.
+    /// Returns a copy with the values of variables replaced, because shown configurations get into
+    /// terminals, tickets and logs.
     #[must_use]
     pub fn without_secrets(&self) -> Self {
         let mut shown = self.clone();
@@ -239,10 +243,10 @@ impl SandboxConfig {
         shown
     }
 
-    /// The text of the file.
+    /// Returns the text of the file.
     ///
     /// # Errors
-    /// Only if a path is not UTF-8.
+    /// If a path is not UTF-8.
     pub fn to_toml(&self) -> Result<String> {
         toml::to_string(self).map_err(|error| Error::Config {
             path: self.path.clone(),
@@ -253,16 +257,13 @@ impl SandboxConfig {
     /// Reads a file.
     ///
     /// # Errors
-    /// Where it cannot be read, and as [`parse`](Self::parse).
+    /// If it cannot be read, or is invalid: see [`parse`](Self::parse).
     pub fn load(path: &Path) -> Result<Self> {
         let text = bounded_read::whole(path, LONGEST).map_err(Error::io("reading", path))?;
         Self::parse(&text, path)
     }
 
-    /// Writes the file, whole or not at all.
-    ///
-    /// # Errors
-    /// Where it cannot be written.
+    /// Writes the file atomically.
     pub fn save(&self, path: &Path) -> Result<()> {
         let text = format!(
             "# A sandbox of virt-sandbox; see the README.\n{}",
@@ -273,7 +274,7 @@ impl SandboxConfig {
     }
 }
 
-/// A service lives in a container with a root of its own, and longer than anything temporary.
+/// Refuses mounts that a service cannot have: its root is private, and it outlives anything temporary.
 fn check_mount(mount: &Mount) -> std::result::Result<(), String> {
     let reason = match mount {
         mount if mount.is_root() => "the root of a service sandbox cannot be replaced",
@@ -294,7 +295,7 @@ fn check_mount(mount: &Mount) -> std::result::Result<(), String> {
 
 #[cfg(test)]
 impl SandboxConfig {
-    /// A small config for tests to start from.
+    /// Returns a small config for tests to start from.
     pub(crate) fn example() -> Self {
         Self {
             version: VERSION,

@@ -3,7 +3,7 @@ use crate::config::Command;
 use crate::config::storage::tree_image::{TreeFilesystem, TreeFormat};
 use crate::config::workload::Restart;
 
-/// A config with every key.
+/// Returns a config with every key.
 fn full() -> SandboxConfig {
     SandboxConfig {
         packages: vec!["apache2-data".to_owned()],

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// All that there are, in the order of their numbers.
+/// Names of all capabilities, in the order of their numbers.
 pub const NAMES: [&str; 41] = [
     "CHOWN",
     "DAC_OVERRIDE",
@@ -51,8 +51,8 @@ pub const NAMES: [&str; 41] = [
     "CHECKPOINT_RESTORE",
 ];
 
-/// What no sandbox has unless it is said: it is about the host's kernel, clock, hardware, log and security policy, which
-/// are in no namespace.
+/// Capabilities that are dropped by default: they concern the host's kernel, clock, hardware, log and
+/// security policy, which are in no namespace.
 const USUALLY_DROPPED: [&str; 18] = [
     "DAC_READ_SEARCH",
     "LINUX_IMMUTABLE",
@@ -74,16 +74,16 @@ const USUALLY_DROPPED: [&str; 18] = [
     "CHECKPOINT_RESTORE",
 ];
 
-/// A capability, or all of them.
+/// Capability, or all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Capability {
-    /// Every one.
+    /// Every capability.
     All,
-    /// The one of this name, without `CAP_`.
+    /// The capability with this name, without `CAP_`.
     One(&'static str),
 }
 
-/// Why a word is no capability.
+/// Error of parsing a capability.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "'{0}' is not a capability: use a name of capabilities(7), as net_admin or CAP_NET_ADMIN, or all"
@@ -117,7 +117,7 @@ impl fmt::Display for Capability {
 
 super::as_text!(Capability);
 
-/// What is changed of the capabilities that a sandbox usually has.
+/// Changes to the default capabilities of a sandbox.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Capabilities {
@@ -132,14 +132,15 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// Whether it is the usual, which no file says.
+    /// Returns whether nothing is changed; then it is not written to files.
     #[must_use]
     pub fn is_usual(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Those that nobody inside can have, without `CAP_`. What is added by its name is there, whatever is dropped; what is
-    /// dropped is not, though all are added.
+    /// Returns the capabilities that nobody inside can have, without `CAP_`. A name overrides `all`: a
+    /// capability added by name is kept even if all are dropped, and one dropped by name is dropped even
+    /// if all are added.
     #[must_use]
     pub fn dropped(&self) -> BTreeSet<&'static str> {
         let names = |list: &[Capability]| -> BTreeSet<&'static str> {
@@ -163,7 +164,7 @@ impl Capabilities {
         dropped
     }
 
-    /// Those that are usually dropped and are to be there.
+    /// Returns the capabilities that are dropped by default but were added.
     #[must_use]
     pub fn granted(&self) -> BTreeSet<&'static str> {
         let dropped = self.dropped();

@@ -1,8 +1,8 @@
-//! What keeps the root of a sandbox from being the host's.
+//! Restrictions that keep root inside a sandbox from being root of the host.
 
 use crate::config::{Capabilities, Idmap, SandboxConfig, Seccomp};
 
-/// What keeps the root of a sandbox from being the host's, beside the hypervisor.
+/// Restrictions of root inside a sandbox, in addition to the hypervisor.
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
 #[command(next_help_heading = "Confinement")]
 pub struct Confinement {
@@ -18,10 +18,10 @@ pub struct Confinement {
 }
 
 impl Confinement {
-    /// Whether a virtual machine can have it, whose kernel is its own.
+    /// Checks that a virtual machine can have the restrictions; its kernel is its own.
     ///
     /// # Errors
-    /// Names what is of containers alone.
+    /// Names the setting that is for containers only.
     pub fn check_machine(&self) -> Result<(), String> {
         let asked = match self {
             Self {
@@ -41,7 +41,7 @@ impl Confinement {
         ))
     }
 
-    /// That of a service.
+    /// Returns the restrictions of a service.
     #[must_use]
     pub fn of_service(config: &SandboxConfig) -> Self {
         Self {

@@ -1,65 +1,66 @@
-//! Which ids of the host stand for those of a sandbox.
+//! Mapping of a sandbox's ids to ids of the host.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// Which ids of the host stand for those of a sandbox: `auto`, `no` or `START[:COUNT]`.
+/// Mapping of a sandbox's ids to ids of the host: `auto`, `no` or `START[:COUNT]`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Idmap {
-    /// A range of its own, where the kernel and the filesystems can do that.
+    /// A range of its own, if the kernel and the filesystems support it.
     #[default]
     Auto,
-    /// None: ids inside are those of the host.
+    /// No mapping: ids inside are those of the host.
     No,
-    /// This range.
+    /// The given range.
     Range(IdRange),
 }
 
-/// Ids of the host that follow each other.
+/// Range of ids of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IdRange {
     first: u32,
     count: u32,
 }
 
-/// How many ids a sandbox has unless said otherwise: all that `DynamicUser=` and `nobody` need (systemd's UIDS-GIDS).
+/// Default size of a range: what `DynamicUser=` and `nobody` need (systemd's UIDS-GIDS).
 pub const USUAL_COUNT: u32 = 1 << 16;
 
 impl IdRange {
-    /// The range of `count` ids from `first`; none where it has no ids, root's, or more than there are.
+    /// Returns the range of `count` ids from `first`; `None` if it is empty, contains root, or exceeds
+    /// the valid ids.
     #[must_use]
     pub fn new(first: u32, count: u32) -> Option<Self> {
-        // The last number is none (chown(2) takes it for "leave it").
+        // The last number is not an id: chown(2) takes it for "no change".
         let end = first.checked_add(count)?;
         (first > 0 && count > 0 && end < u32::MAX).then_some(Self { first, count })
     }
 
-    /// The id that is 0 inside.
+    /// Returns the id that is 0 inside.
     #[must_use]
     pub fn first(self) -> u32 {
         self.first
     }
 
-    /// How many there are.
+    /// Returns the number of ids.
     #[must_use]
     pub fn count(self) -> u32 {
         self.count
     }
 
-    /// The first id after it.
+    /// Returns the first id after the range.
     #[must_use]
     pub fn end(self) -> u32 {
         self.first + self.count
     }
 
-    /// Whether they have an id in common.
+    /// Returns whether two ranges have an id in common.
     #[must_use]
     pub fn overlaps(self, other: Self) -> bool {
         self.first < other.end() && other.first < self.end()
     }
 }
 
-/// Why something is no map of ids.
+/// Error of parsing an id mapping.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "'{0}' is not a map of ids: use auto, no or START[:COUNT], the first id of the host and how many ({USUAL_COUNT} if not \
@@ -116,7 +117,7 @@ impl fmt::Display for Idmap {
 super::as_text!(Idmap);
 
 impl Idmap {
-    /// That of another sandbox made after this one.
+    /// Returns the mapping for a copy of the sandbox: a range cannot be used twice.
     #[must_use]
     pub fn of_another(self) -> Self {
         match self {
@@ -125,7 +126,7 @@ impl Idmap {
         }
     }
 
-    /// Whether it is what is usual, which no file says.
+    /// Returns whether it is the default, which is not written to files.
     #[must_use]
     pub fn is_auto(&self) -> bool {
         *self == Self::Auto

@@ -1,5 +1,5 @@
-//! The security label of a sandbox: `dynamic[,label=LABEL]`, `static,label=LABEL` or `inherit`. A label takes the rest
-//! of the text, commas and all.
+//! Security label of a sandbox: `dynamic[,label=LABEL]`, `static,label=LABEL` or `inherit`. A label extends
+//! to the end of the text, including commas.
 
 pub mod capability;
 pub mod confinement;
@@ -13,12 +13,12 @@ use std::str::FromStr;
 use crate::config::as_text;
 use crate::config::values::escape::is_unwritable;
 
-/// How a sandbox is labelled.
+/// Choice of a sandbox's label.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Security {
     /// libvirt picks a label that no other domain has.
     Dynamic {
-        /// The label it starts from, instead of the hypervisor's own.
+        /// Base label, instead of the hypervisor's own.
         label: Option<Label>,
     },
     /// Exactly this label.
@@ -26,27 +26,27 @@ pub enum Security {
         /// The label.
         label: Label,
     },
-    /// The label of the process that asks.
+    /// Label of the calling process.
     Inherit,
 }
 
-/// A label: an SELinux context or the name of an AppArmor profile. Not empty, without control characters; the rest is
-/// for the host's policy to judge.
+/// SELinux context or name of an AppArmor profile. Not empty, without control characters; the host's policy
+/// decides the rest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Label(String);
 
-/// Why a text says nothing about security.
+/// Error of parsing a security option.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseSecurityError {
-    /// None of the forms.
+    /// The text has none of the forms.
     #[error(
         "'{0}' is not a security option: use dynamic[,label=LABEL], static,label=LABEL or inherit"
     )]
     Syntax(String),
-    /// `static` alone.
+    /// `static` has no label.
     #[error("a static label must be said: static,label=LABEL")]
     NoLabel,
-    /// No label.
+    /// The label is invalid.
     #[error("{0:?} is not a security label")]
     Label(String),
 }
@@ -87,7 +87,7 @@ impl fmt::Display for Security {
 as_text!(Security);
 
 impl Label {
-    /// The label as text.
+    /// Returns the label as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -113,17 +113,18 @@ impl fmt::Display for Label {
 
 as_text!(Label);
 
-/// A type of SELinux's for files. Letters, digits, `_`, `.` and `-`: it becomes part of a context and of a command line.
+/// SELinux type of files. Letters, digits, `_`, `.` and `-`, because it becomes part of a context and of a
+/// command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileType(String);
 
-/// Why a text is no type.
+/// Error of parsing a type.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("'{0}' is no type of SELinux's: it is like container_file_t")]
 pub struct ParseFileTypeError(String);
 
 impl FileType {
-    /// The type as text.
+    /// Returns the type as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

@@ -1,22 +1,22 @@
-//! Which system calls a sandbox may make.
+//! Filter of a sandbox's system calls.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// Which system calls a sandbox may make: `default`, `off` or the path of a profile.
+/// Filter of system calls: `default`, `off` or the path of a profile.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Seccomp {
-    /// All but what is of use to the host's administrator alone.
+    /// Allows everything but what only the host's administrator needs.
     #[default]
     Default,
-    /// All.
+    /// Allows everything.
     Off,
-    /// What a file of the host says, in JSON as of the OCI's runtime specification.
+    /// Profile in a file of the host, in the JSON of the OCI runtime specification.
     Profile(PathBuf),
 }
 
-/// Why a text names no filter.
+/// Error of parsing a filter.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "'{0}' is no filter of system calls: use default, off, or the absolute path of a profile in the JSON of OCI"
@@ -49,7 +49,7 @@ impl fmt::Display for Seccomp {
 super::as_text!(Seccomp);
 
 impl Seccomp {
-    /// Whether it is the usual, which no file says.
+    /// Returns whether it is the default, which is not written to files.
     #[must_use]
     pub fn is_default(&self) -> bool {
         *self == Self::Default

@@ -1,10 +1,10 @@
-//! Trust of the admin in an archive: which of its claims on the host an import may honour.
+//! Trust of the administrator in an archive: the host resources that an import may grant.
 
 use std::collections::BTreeSet;
 
 use clap::ValueEnum;
 
-/// A kind of thing of the host that an archive can ask for.
+/// Kind of host resource that an archive can ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum)]
 pub enum Trust {
     /// Files of its units and packages that not every user of the host may read, also at each upgrade
@@ -26,7 +26,7 @@ pub enum Trust {
 }
 
 impl Trust {
-    /// The word for it on the command line.
+    /// Returns the word for it on the command line.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,5 +1,5 @@
-//! Disks a sandbox may ask for: `file:TAG=SOURCE[,format=FORMAT][,backing=yes][,ro]` and `block:TAG=SOURCE[,ro]`, with the escapes of
-//! mounts.
+//! Disks of a sandbox: `file:TAG=SOURCE[,format=FORMAT][,backing=yes][,ro]` and `block:TAG=SOURCE[,ro]`, with
+//! the escapes of mounts.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -10,27 +10,27 @@ use crate::config::storage::image::{BackingError, ImageFormat, ParseFormatError}
 use crate::config::values::escape::{absolute, escape, split, split_once, unescape};
 use crate::config::values::path::{ParsePathError, check_writable};
 
-/// A disk, which the sandbox finds at `/dev/disk/by-tag/TAG`.
+/// Disk, which appears in the sandbox as `/dev/disk/by-tag/TAG`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Disk {
-    /// An image in a file of the host.
+    /// Image file of the host.
     File {
-        /// Its name in the sandbox.
+        /// Name in the sandbox.
         tag: Tag,
-        /// The file. Relative only until [`absolute`](Self::absolute).
+        /// Path of the image; may be relative until [`absolute`](Self::absolute).
         source: PathBuf,
-        /// Its format; what its name tells where it is not said.
+        /// Format; derived from the file's name if absent.
         format: Option<ImageFormat>,
-        /// Whether files that the image names are opened, too.
+        /// Whether files that the image names are opened as well.
         backing: bool,
         /// Whether the sandbox may only read it.
         read_only: bool,
     },
-    /// A block device of the host.
+    /// Block device of the host.
     Block {
-        /// Its name in the sandbox.
+        /// Name in the sandbox.
         tag: Tag,
-        /// The device. Relative only until [`absolute`](Self::absolute).
+        /// Path of the device; may be relative until [`absolute`](Self::absolute).
         source: PathBuf,
         /// Whether the sandbox may only read it.
         read_only: bool,
@@ -41,45 +41,45 @@ pub enum Disk {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tag(String);
 
-/// Longest tag, in bytes.
+/// Maximum length of a tag in bytes.
 const LONGEST: usize = 64;
 
-/// Why a text is no disk.
+/// Error of parsing a disk.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseDiskError {
-    /// Not `TYPE:TAG=SOURCE`.
+    /// The text is not `TYPE:TAG=SOURCE`.
     #[error("'{0}' is not a disk: write file:TAG=SOURCE or block:TAG=SOURCE")]
     Syntax(String),
-    /// A type there is not.
+    /// The type is unknown.
     #[error("'{0}' is not a type of disk: use file or block")]
     Type(String),
-    /// A name that is no file name.
+    /// The tag is not a valid file name.
     #[error(
         "'{0}' is not the tag of a disk: it has 1 to 64 letters, digits, '_', '.' and '-', and is not '.' or '..'"
     )]
     Tag(String),
-    /// An option there is not.
+    /// An option is unknown.
     #[error("'{1}' is not an option of a {0} disk")]
     Option(String, String),
-    /// An option more than once.
+    /// An option is given twice.
     #[error("'{0}' is given twice")]
     Twice(&'static str),
-    /// No source.
+    /// There is no source.
     #[error("the disk '{0}' has no source")]
     NoSource(Tag),
-    /// A character that cannot be written.
+    /// The path has a character that XML cannot carry.
     #[error(transparent)]
     Path(#[from] ParsePathError),
-    /// A format there is not.
+    /// The format is unknown.
     #[error(transparent)]
     Format(#[from] ParseFormatError),
-    /// `backing=yes` where it makes no difference.
+    /// `backing=yes` does not apply to the format.
     #[error(transparent)]
     Backing(#[from] BackingError),
 }
 
 impl Disk {
-    /// Its name in the sandbox.
+    /// Returns the name in the sandbox.
     #[must_use]
     pub fn tag(&self) -> &Tag {
         match self {
@@ -87,7 +87,7 @@ impl Disk {
         }
     }
 
-    /// Where it is on the host.
+    /// Returns the path on the host.
     #[must_use]
     pub fn source(&self) -> &Path {
         match self {
@@ -95,7 +95,7 @@ impl Disk {
         }
     }
 
-    /// Whether the sandbox may only read it.
+    /// Returns whether the sandbox may only read the disk.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
         match self {
@@ -103,7 +103,8 @@ impl Disk {
         }
     }
 
-    /// Its format: the one that is said, else what the file's name tells; a block device is raw.
+    /// Returns the format: the given one, otherwise the one that the file's name implies; a block device
+    /// is raw.
     #[must_use]
     pub fn format(&self) -> ImageFormat {
         match self {
@@ -112,13 +113,13 @@ impl Disk {
         }
     }
 
-    /// Whether files that its image names are opened, too.
+    /// Returns whether files that the image names are opened as well.
     #[must_use]
     pub fn has_backing(&self) -> bool {
         matches!(self, Self::File { backing: true, .. })
     }
 
-    /// The same with its source as seen from `cwd`.
+    /// Returns the disk with its source made absolute relative to `cwd`.
     #[must_use]
     pub fn absolute(mut self, cwd: &Path) -> Self {
         match &mut self {
@@ -206,7 +207,7 @@ impl fmt::Display for Disk {
 as_text!(Disk);
 
 impl Tag {
-    /// The tag as text.
+    /// Returns the tag as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

@@ -6,34 +6,34 @@ use std::str::FromStr;
 
 use crate::config::as_text;
 
-/// Format of a disk image, written as QEMU names it; `img` is another word for `raw`, `vhd` for `vpc`.
+/// Format of a disk image, in QEMU's words. `img` is an alias of `raw`, `vhd` of `vpc`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ImageFormat {
-    /// The bytes of the disk.
+    /// Plain bytes of the disk.
     Raw,
-    /// QEMU's own.
+    /// QEMU's format.
     Qcow2,
-    /// The one before.
+    /// QEMU's older format.
     Qcow,
     /// QEMU's enhanced disk.
     Qed,
-    /// VMware's.
+    /// Format of VMware.
     Vmdk,
-    /// VirtualBox's.
+    /// Format of VirtualBox.
     Vdi,
-    /// Virtual PC's, also called VHD.
+    /// Format of Virtual PC, also called VHD.
     Vpc,
-    /// That of the emulator Bochs.
+    /// Format of the emulator Bochs.
     Bochs,
-    /// A compressed loop, read-only.
+    /// Compressed loop, read-only.
     Cloop,
-    /// Apple's, read-only.
+    /// Format of Apple, read-only.
     Dmg,
-    /// Parallels'.
+    /// Format of Parallels.
     Parallels,
 }
 
-/// Every format with its name; the first is the one that is written.
+/// Names of the formats; the first of a format is the one that is written.
 const NAMES: [(&str, ImageFormat); 13] = [
     ("raw", ImageFormat::Raw),
     ("qcow2", ImageFormat::Qcow2),
@@ -50,23 +50,23 @@ const NAMES: [(&str, ImageFormat); 13] = [
     ("vhd", ImageFormat::Vpc),
 ];
 
-/// Why a text is no format.
+/// Error of parsing a format.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "'{0}' is not a format of disk images: use raw, qcow2, qcow, qed, vmdk, vdi, vpc, bochs, cloop, dmg or parallels"
 )]
 pub struct ParseFormatError(String);
 
-/// Why an image cannot have `backing=yes`.
+/// Error of `backing=yes` for a format whose images name no other file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("an image of the format {0} names no other file; leave out 'backing=yes'")]
 pub struct BackingError(ImageFormat);
 
 impl ImageFormat {
-    /// Refuses `backing=yes` for a format whose images name no other file.
+    /// Checks that `backing=yes` applies to the format.
     ///
     /// # Errors
-    /// Names the format.
+    /// If images of the format name no other file.
     pub fn check_backing(self) -> Result<(), BackingError> {
         match self {
             Self::Qcow2 | Self::Qcow | Self::Qed | Self::Vmdk => Ok(()),
@@ -80,8 +80,8 @@ impl ImageFormat {
         }
     }
 
-    /// The format that the end of a file's name tells, in upper or lower case; raw where it tells none. The content is never
-    /// asked: whoever can write to a raw image could make it say anything.
+    /// Returns the format that the extension of a file's name implies, ignoring case; raw if there is
+    /// none. The content is never used: whoever can write to a raw image could give it any header.
     #[must_use]
     pub fn of(path: &Path) -> Self {
         path.extension()
@@ -89,7 +89,7 @@ impl ImageFormat {
             .unwrap_or(Self::Raw)
     }
 
-    /// Name of the format.
+    /// Returns the name of the format.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -107,7 +107,7 @@ impl ImageFormat {
         }
     }
 
-    /// Its name in libvirt, which is QEMU's but for one.
+    /// Returns libvirt's name of the format, which is QEMU's with one exception.
     #[must_use]
     pub fn libvirt_name(self) -> &'static str {
         match self {
@@ -125,7 +125,7 @@ impl ImageFormat {
         }
     }
 
-    /// Whether QEMU can only read it.
+    /// Returns whether QEMU can only read the format.
     #[must_use]
     pub fn is_read_only(self) -> bool {
         match self {

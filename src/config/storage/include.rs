@@ -1,4 +1,4 @@
-//! Files of the host that a sandbox gets copies of: `GUEST[=HOST]`, with the escapes of mounts.
+//! Includes, files of the host that are copied into a sandbox: `GUEST[=HOST]`, with the escapes of mounts.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -9,28 +9,28 @@ use crate::config::values::escape::{absolute, escape, split, unescape};
 use crate::config::values::path::{GuestPath, ParsePathError, check_writable};
 use crate::error::{Error, Result};
 
-/// A file or directory of the host that is copied into a mount of the sandbox.
+/// File or directory of the host that is copied into a mount of the sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Include {
-    /// Where the copy appears.
+    /// Path of the copy in the sandbox.
     pub target: GuestPath,
-    /// What is copied: the same path where none is said. Relative only until [`absolute`](Self::absolute).
+    /// Source of the copy, by default the same path; may be relative until [`absolute`](Self::absolute).
     pub source: PathBuf,
 }
 
-/// Why a text is no include.
+/// Error of parsing an include.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseIncludeError {
-    /// Not `GUEST[=HOST]`.
+    /// The text is not `GUEST[=HOST]`.
     #[error("'{0}' is not an include: write GUEST or GUEST=HOST")]
     Syntax(String),
-    /// The place in the sandbox is no usable path.
+    /// The path in the sandbox is invalid.
     #[error(transparent)]
     Path(#[from] ParsePathError),
 }
 
 impl Include {
-    /// The same with its source as seen from `cwd`.
+    /// Returns the include with its source made absolute relative to `cwd`.
     #[must_use]
     pub fn absolute(self, cwd: &Path) -> Self {
         Self {
@@ -39,7 +39,8 @@ impl Include {
         }
     }
 
-    /// Reads a list, one include a line; blank lines and those that begin with `#` are skipped. `path` is for the message.
+    /// Parses a list with one include a line; blank lines and lines that begin with `#` are skipped.
+    /// `path` is for the message.
     ///
     /// # Errors
     /// Names the file, the line and what is wrong there.

@@ -1,4 +1,4 @@
-//! A private tree that is not a directory of the host's, but the filesystem of an image.
+//! Private trees on the filesystem of an image.
 
 use std::path::{Path, PathBuf};
 
@@ -7,21 +7,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Bytes, ImageFormat};
 
-/// The image that holds the tree of a sandbox: one plain filesystem on the whole of it, with the private directories at its top.
+/// Image with the private tree of a sandbox: one filesystem on the whole of it, with the private directories
+/// at its top.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct TreeImage {
     /// Size of the filesystem.
     pub size: Bytes,
-    /// Format of the file.
+    /// Format of the image file.
     #[serde(default)]
     pub format: TreeFormat,
-    /// What is on it.
+    /// Type of the filesystem.
     #[serde(default)]
     pub filesystem: TreeFilesystem,
 }
 
-/// Format of the image of a tree.
+/// Format of an image with a private tree.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum TreeFormat {
@@ -32,7 +33,7 @@ pub enum TreeFormat {
     Qcow2,
 }
 
-/// Filesystem of the image of a tree.
+/// Filesystem on an image with a private tree.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum TreeFilesystem {
@@ -44,7 +45,7 @@ pub enum TreeFilesystem {
 }
 
 impl TreeFormat {
-    /// As the rest of the program knows it.
+    /// Returns the general image format.
     #[must_use]
     pub const fn format(self) -> ImageFormat {
         match self {
@@ -55,7 +56,7 @@ impl TreeFormat {
 }
 
 impl TreeFilesystem {
-    /// Its name in the kernel and of its `mkfs`.
+    /// Returns its name in the kernel and of its `mkfs`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -66,7 +67,7 @@ impl TreeFilesystem {
 }
 
 impl TreeImage {
-    /// The file of the image of the tree at `path`: beside it, under the same name.
+    /// Returns the image file of the tree at `path`: beside it, under the same name.
     #[must_use]
     pub fn file(&self, path: &Path) -> PathBuf {
         let mut file = path.as_os_str().to_owned();

@@ -1,16 +1,17 @@
-//! What the written forms of paths share: fields between `:`, `,` and `=`, and a backslash that makes the character
-//! after it an ordinary one.
+//! Escapes in the written forms of paths: fields are separated by `:`, `,` and `=`; a backslash makes the
+//! next character a literal one.
 
 use std::path::{Path, PathBuf};
 
 const SPECIAL: [char; 4] = ['\\', ':', ',', '='];
 
-/// Whether XML, and so libvirt, cannot carry the character; control characters also break unit files and terminals.
+/// Returns whether XML, and so libvirt, cannot carry the character. Control characters also break unit files
+/// and terminals.
 pub(crate) fn is_unwritable(c: char) -> bool {
     c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}')
 }
 
-/// The path with a backslash before each separator.
+/// Escapes the separators in a path with backslashes.
 pub(in crate::config) fn escape(path: &Path) -> String {
     path.display()
         .to_string()
@@ -19,7 +20,7 @@ pub(in crate::config) fn escape(path: &Path) -> String {
         .collect()
 }
 
-/// Undoes [`escape`]. A backslash at the end is itself.
+/// Undoes [`escape`]. A trailing backslash stands for itself.
 pub(in crate::config) fn unescape(text: &str) -> String {
     let mut characters = text.chars();
     let mut result = String::new();
@@ -33,7 +34,7 @@ pub(in crate::config) fn unescape(text: &str) -> String {
     result
 }
 
-/// The fields between separators that have no backslash before them, still escaped. Never empty.
+/// Splits at separators that are not escaped. The fields stay escaped; there is at least one.
 pub(in crate::config) fn split(text: &str, separator: char) -> Vec<String> {
     let mut fields = vec![String::new()];
     let mut escaped = false;
@@ -48,7 +49,7 @@ pub(in crate::config) fn split(text: &str, separator: char) -> Vec<String> {
     fields
 }
 
-/// What is before and after the first separator without a backslash before it, still escaped.
+/// Splits at the first separator that is not escaped. Both parts stay escaped.
 pub(in crate::config) fn split_once(text: &str, separator: char) -> Option<(String, String)> {
     let mut fields = split(text, separator).into_iter();
     let first = fields.next()?;
@@ -56,7 +57,7 @@ pub(in crate::config) fn split_once(text: &str, separator: char) -> Option<(Stri
     (!rest.is_empty()).then(|| (first, rest.join(&separator.to_string())))
 }
 
-/// `path` as seen from `cwd`. An absolute one stays as it is; `..` stays, since a link may be before it.
+/// Makes `path` absolute relative to `cwd`. A `..` stays, because the component before it may be a symlink.
 pub(in crate::config) fn absolute(path: &Path, cwd: &Path) -> PathBuf {
     if path.is_absolute() {
         path.to_owned()

@@ -1,4 +1,4 @@
-//! The name of a sandbox.
+//! Names of sandboxes.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,26 +9,26 @@ use crate::config::as_text;
 ///
 /// It names a directory, a libvirt domain (which refuses `/` and line ends), a systemd unit
 /// (`NAME_sandbox.service`; `systemd.unit(5)` would allow more), a cgroup, and by default the host name
-/// inside, which is why it is no longer than a label of DNS.
+/// inside, which is why it is no longer than a DNS label.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SandboxName(String);
 
-/// Longest name, in bytes.
+/// Maximum length in bytes.
 const LONGEST: usize = 63;
 
-/// Why a text is no name.
+/// Error of parsing the name of a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseNameError {
-    /// Nothing at all.
+    /// The name is empty.
     #[error("the name of a sandbox must not be empty")]
     Empty,
-    /// Longer than 63 characters.
+    /// The name has more than 63 characters.
     #[error("the name is {0} characters long, but the name of a sandbox has at most {LONGEST}")]
     TooLong(usize),
-    /// A first character that could be taken for an option or a hidden file.
+    /// The first character could be mistaken for an option or a hidden file.
     #[error("'{}' is not the name of a sandbox: it must begin with a letter or a digit", .0.escape_debug())]
     First(String),
-    /// Any other character that does not belong there.
+    /// The name has another character that is not allowed.
     #[error(
         "'{}' is not the name of a sandbox: it may have letters, digits, '_', '.' and '-', but not {:?}", .0.escape_debug(), .1
     )]
@@ -36,19 +36,19 @@ pub enum ParseNameError {
 }
 
 impl SandboxName {
-    /// The name as text.
+    /// Returns the name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Name of the host's unit for this sandbox.
+    /// Returns the name of the host's unit for this sandbox.
     #[must_use]
     pub fn unit(&self) -> String {
         format!("{self}_sandbox.service")
     }
 
-    /// The host's unit that listens for a sandbox that is started on demand.
+    /// Returns the name of the host's socket unit that starts the sandbox on demand.
     #[must_use]
     pub fn socket(&self) -> String {
         format!("{self}_sandbox.socket")

@@ -7,39 +7,39 @@ use std::str::FromStr;
 use crate::config::as_text;
 use crate::config::values::escape::is_unwritable;
 
-/// An absolute, normalised path in the sandbox without control characters.
+/// Absolute, normalised path in the sandbox, without control characters.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GuestPath(PathBuf);
 
-/// Why a text is no path in the sandbox.
+/// Error of parsing a path.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParsePathError {
-    /// It does not begin with `/`.
+    /// The path does not begin with `/`.
     #[error("'{0}' is not an absolute path")]
     Relative(String),
-    /// It has `..` in it.
+    /// The path has a `..` component.
     #[error("'{0}' has '..' in it")]
     Parent(String),
-    /// It has a control character in it, which XML and unit files cannot carry.
+    /// The path has a control character, which XML and unit files cannot carry.
     #[error("{0:?} has a control character in it")]
     Control(String),
 }
 
 impl GuestPath {
-    /// The path itself.
+    /// Returns the path.
     #[must_use]
     pub fn as_path(&self) -> &Path {
         &self.0
     }
 
-    /// Whether it is `/`.
+    /// Returns whether the path is `/`.
     #[must_use]
     pub fn is_root(&self) -> bool {
         self.0 == Path::new("/")
     }
 }
 
-/// Refuses a text that libvirt's XML could not carry.
+/// Refuses a text that libvirt's XML cannot carry.
 pub(in crate::config) fn check_writable(text: &str) -> Result<(), ParsePathError> {
     match text.chars().any(is_unwritable) {
         true => Err(ParsePathError::Control(text.to_owned())),
@@ -59,7 +59,7 @@ impl FromStr for GuestPath {
         if path.components().any(|part| part == Component::ParentDir) {
             return Err(ParsePathError::Parent(text.to_owned()));
         }
-        // Collecting components drops `.`, `//` and a slash at the end.
+        // Collecting the components drops `.`, `//` and a trailing slash.
         Ok(Self(path.components().collect()))
     }
 }

@@ -1,19 +1,19 @@
-//! Amounts as people write them: `512M`, `10GiB`, `4096`.
+//! Amounts of bytes: `512M`, `10GiB`, `4096`.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::config::as_text;
 
-/// A number of bytes. `K`, `M`, `G` and `T`, alone or as `KiB`…, are powers of 1024; without a
-/// suffix it is bytes. Shown with the largest suffix that divides it.
+/// Number of bytes. `K`, `M`, `G` and `T`, alone or as `KiB`…, are powers of 1024; without a suffix it is
+/// bytes. Displayed with the largest suffix that divides it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Bytes(u64);
 
-/// Why a text is not an amount.
+/// Error of parsing an amount.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseBytesError {
-    /// No whole number in front, or a suffix that is none of ours.
+    /// No whole number in front, or an unknown suffix.
     #[error("'{0}' is not a size: write a whole number with K, M, G, T or nothing behind it")]
     Syntax(String),
     /// More than 2^63 bytes.
@@ -24,19 +24,19 @@ pub enum ParseBytesError {
 const SUFFIXES: [(&str, u32); 4] = [("K", 10), ("M", 20), ("G", 30), ("T", 40)];
 
 impl Bytes {
-    /// So many MiB.
+    /// Returns `count` MiB.
     #[must_use]
     pub const fn mebi(count: u32) -> Self {
         Self((count as u64) << 20)
     }
 
-    /// The number of bytes.
+    /// Returns the number of bytes.
     #[must_use]
     pub fn get(self) -> u64 {
         self.0
     }
 
-    /// The number of KiB, rounded up: the unit libvirt likes best.
+    /// Returns the number of KiB, rounded up: libvirt's default unit.
     #[must_use]
     pub fn kibi(self) -> u64 {
         self.0.div_ceil(1024)

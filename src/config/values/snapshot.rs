@@ -1,15 +1,15 @@
-//! The name of a snapshot.
+//! Names of snapshots.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::config::{SandboxName, as_text};
 
-/// Name of a snapshot of a sandbox, written as that of a sandbox is: it names a directory.
+/// Name of a snapshot. It names a directory, so the rules are those of a sandbox's name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SnapshotName(SandboxName);
 
-/// Why a text is no name.
+/// Error of parsing the name of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "'{0}' is not the name of a snapshot: it has 1 to 63 letters, digits, '_', '.' and '-', and begins with a letter or a digit"
@@ -17,7 +17,7 @@ pub struct SnapshotName(SandboxName);
 pub struct ParseSnapshotNameError(String);
 
 impl SnapshotName {
-    /// The name as text.
+    /// Returns the name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         self.0.as_str()

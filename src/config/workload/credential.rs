@@ -1,4 +1,5 @@
-//! Credentials of a sandbox: `ID:FILE`, a file of the host that what runs reads at `$CREDENTIALS_DIRECTORY/ID`.
+//! Credentials of a sandbox: `ID:FILE`, a file of the host that is available inside as
+//! `$CREDENTIALS_DIRECTORY/ID`.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -7,25 +8,25 @@ use std::str::FromStr;
 use crate::config::as_text;
 use crate::config::values::escape::{absolute, is_unwritable};
 
-/// Longest name of a credential (`NAME_MAX`).
+/// Maximum length of a credential's name (`NAME_MAX`).
 const LONGEST: usize = 255;
 
-/// A credential and where the host has it.
+/// Credential with its source on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credential {
-    /// Name of the file inside: one that `systemd.exec(5)` takes for `LoadCredential=`.
+    /// Name of the file inside, valid for `LoadCredential=` of `systemd.exec(5)`.
     pub id: String,
-    /// File of the host. It is read at every start; its content is kept nowhere.
+    /// File of the host. It is read at every start; its content is stored nowhere.
     pub source: PathBuf,
 }
 
-/// Why a text is no credential.
+/// Error of parsing a credential.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseCredentialError {
-    /// Not `ID:FILE`.
+    /// The text is not `ID:FILE`.
     #[error("'{0}' is not a credential: write ID:FILE")]
     Syntax(String),
-    /// No name of a credential.
+    /// The name is invalid.
     #[error(
         "'{0}' is not a name of a credential: use up to {LONGEST} letters, digits and '._-@+', and more than dots"
     )]
@@ -33,7 +34,7 @@ pub enum ParseCredentialError {
 }
 
 impl Credential {
-    /// Returns the same with its file as seen from `cwd`.
+    /// Returns the credential with its file made absolute relative to `cwd`.
     #[must_use]
     pub fn absolute(self, cwd: &Path) -> Self {
         Self {

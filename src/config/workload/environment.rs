@@ -1,18 +1,18 @@
-//! Files of variables, as `--env-file` reads them.
+//! Files of environment variables, for `--env-file`.
 //!
-//! The grammar is what `EnvironmentFile=` of `systemd.exec(5)` and `--env-file` of podman have in common, and quotes: a line is
-//! `NAME=VALUE`, empty, or begins with `#` or `;`. Blanks around name and value are dropped. A value in single quotes is what is
-//! between them; in double quotes a backslash stands before `"`, `\\`, `` ` `` and `$`. Any other value is what is written. A value has one
-//! line.
+//! The grammar is what `EnvironmentFile=` of `systemd.exec(5)` and `--env-file` of podman have in common, and
+//! quotes: a line is `NAME=VALUE`, empty, or begins with `#` or `;`. Blanks around name and value are
+//! dropped. Single quotes keep everything literal; in double quotes a backslash escapes `"`, `\\`, `` ` ``
+//! and `$`. Other values are literal. A value has one line.
 
 use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// Reads the text of a file of variables; `path` is for the message.
+/// Parses a file of variables; `path` is for the message.
 ///
 /// # Errors
-/// Names the file, the line and what is wrong there, and nothing of what the line says.
+/// Names the file, the line and what is wrong there, but shows nothing of the line.
 pub fn parse(text: &str, path: &Path) -> Result<Vec<(String, String)>> {
     let mut variables = Vec::new();
     for (index, line) in text.lines().enumerate() {
@@ -77,10 +77,10 @@ fn unquote(value: &str) -> std::result::Result<String, &'static str> {
     Err(OPEN)
 }
 
-/// Characters that a backslash escapes in double quotes, here and to systemd (`SHELL_NEED_ESCAPE`).
+/// Characters that a backslash escapes in double quotes, here and in systemd (`SHELL_NEED_ESCAPE`).
 const QUOTED: &str = "\"\\`$";
 
-/// Writes variables as `EnvironmentFile=` of systemd reads them.
+/// Writes variables in the form of systemd's `EnvironmentFile=`.
 #[must_use]
 pub fn file<'a>(variables: impl Iterator<Item = (&'a String, &'a String)>) -> String {
     let mut text = String::new();

@@ -1,4 +1,4 @@
-//! What runs in a service sandbox: units of the host, or one command.
+//! Workload of a service sandbox: units of the host, or one command.
 
 pub mod credential;
 pub mod environment;
@@ -14,54 +14,54 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{as_text, is_unwritable};
 
-/// What runs in a service sandbox. In the file it is `units = [...]` or a table `[command]`, never both.
+/// Workload of a service sandbox. In the file it is `units = [...]` or a table `[command]`, never both.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Workload {
     /// Units of the host, or of the sandbox's own `/etc`. Never empty.
     Units(Vec<String>),
-    /// A command, for which a unit is made.
+    /// A command, for which a unit is generated.
     Command(Command),
 }
 
-/// The unit that is made for a command.
+/// Name of the unit that is generated for a command.
 pub const COMMAND_UNIT: &str = "virt-sandbox-command.service";
 
 static COMMAND_UNITS: LazyLock<Vec<String>> = LazyLock::new(|| vec![COMMAND_UNIT.to_owned()]);
 
-/// A command and how it is run.
+/// Command with the settings of its unit.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Command {
-    /// The program, by its absolute path once it was found, and its arguments. Never empty.
+    /// Program, by its absolute path once it was resolved, and arguments. Never empty.
     pub argv: Vec<String>,
-    /// Name of the account that it runs as; root where there is none.
+    /// Name of the account to run as; root if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// Number of that account, where it is not to be that of the host's.
+    /// User id of the account, if it differs from the host's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<u32>,
-    /// Its group, where it is not to be the account's.
+    /// Group id, if it differs from the account's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gid: Option<u32>,
-    /// Its home, where it is not to be the account's.
+    /// Home directory, if it differs from the account's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub home: Option<PathBuf>,
-    /// Where it starts; the root where nothing is said.
+    /// Working directory; `/` if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub directory: Option<PathBuf>,
-    /// What becomes of it when it ends.
+    /// Reaction to the end of the command.
     #[serde(default)]
     pub restart: Restart,
-    /// When it is up.
+    /// Condition for the command to be up.
     #[serde(default)]
     pub ready: Ready,
-    /// Added to its environment.
+    /// Additional environment variables.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub environment: BTreeMap<String, String>,
 }
 
-/// What becomes of a command that has ended, in the words of `systemd.service(5)`.
+/// Reaction to the end of a command, in the words of `systemd.service(5)`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Restart {
@@ -75,7 +75,7 @@ pub enum Restart {
 }
 
 impl Restart {
-    /// systemd's word for it.
+    /// Returns systemd's word for it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -86,26 +86,26 @@ impl Restart {
     }
 }
 
-/// When a command is up: `started`, `output`, `port=N[/udp]` or `notify`.
+/// Condition for a command to be up: `started`, `output`, `port=N[/udp]` or `notify`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Ready {
-    /// Once it runs.
+    /// The process was started.
     #[default]
     Started,
-    /// Once it has written something.
+    /// The process has written something.
     Output,
-    /// Once somebody in the sandbox listens on a port.
+    /// A process in the sandbox listens on a port.
     Port {
-        /// Its number, not 0.
+        /// Port number, not 0.
         port: u16,
-        /// Whether it is one of UDP, and not of TCP.
+        /// Whether it is a UDP port, and not a TCP one.
         udp: bool,
     },
-    /// Once it says so itself (`sd_notify(3)`).
+    /// The process reports readiness itself (`sd_notify(3)`).
     Notify,
 }
 
-/// Why a text does not say when a command is up.
+/// Error of parsing a readiness condition.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "'{0}' does not say when the command is up: use started, output, port=N, port=N/udp or notify"
@@ -153,7 +153,8 @@ impl fmt::Display for Ready {
 as_text!(Ready);
 
 impl Workload {
-    /// The units that are watched in the sandbox: those of the host, or the one that is made for the command.
+    /// Returns the units that are watched in the sandbox: those of the host, or the one generated for the
+    /// command.
     #[must_use]
     pub fn units(&self) -> &[String] {
         match self {
@@ -162,7 +163,7 @@ impl Workload {
         }
     }
 
-    /// The units that the host or the tree has to have.
+    /// Returns the units that the host or the tree has to provide.
     #[must_use]
     pub fn given_units(&self) -> &[String] {
         match self {
@@ -171,7 +172,7 @@ impl Workload {
         }
     }
 
-    /// The command, if it is one.
+    /// Returns the command, if the workload is one.
     #[must_use]
     pub fn command(&self) -> Option<&Command> {
         match self {
@@ -180,14 +181,14 @@ impl Workload {
         }
     }
 
-    /// Whether the command says itself that it is up, so that there is nothing to wait for after it.
+    /// Returns whether the command reports readiness itself, so that nothing else has to be awaited.
     #[must_use]
     pub fn tells(&self) -> bool {
         self.command()
             .is_some_and(|command| command.ready != Ready::Started)
     }
 
-    /// Whether it can be so.
+    /// Checks that a unit can carry the workload.
     pub(super) fn check(&self) -> Result<(), String> {
         match self {
             Self::Units(units) if units.is_empty() => Err("'units' is empty".to_owned()),
@@ -197,7 +198,7 @@ impl Workload {
     }
 }
 
-/// The names of the units, or the command as one would type it.
+/// Displays the names of the units, or the command as one would type it.
 impl fmt::Display for Workload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -208,16 +209,16 @@ impl fmt::Display for Workload {
 }
 
 impl Command {
-    /// The program. Empty only in a command that [`check`](Workload) refuses.
+    /// Returns the program. Empty only in a command that [`check`](Workload) refuses.
     #[must_use]
     pub fn program(&self) -> &str {
         self.argv.first().map_or("", String::as_str)
     }
 
-    /// Whether a command can be so.
+    /// Checks that a unit can carry the command.
     ///
     /// # Errors
-    /// What cannot be, in words.
+    /// The problem, as a sentence.
     pub fn check(&self) -> Result<(), String> {
         if self.program().is_empty() {
             return Err("the command is empty".to_owned());
@@ -254,12 +255,12 @@ impl Command {
     }
 }
 
-/// systemd drops variables with control characters.
+/// Returns whether a character is a control character: systemd drops variables with them.
 fn is_control(c: char) -> bool {
     c.is_control() || is_unwritable(c)
 }
 
-/// What systemd, useradd(8) and passwd(5) take for a name of an account.
+/// Returns whether systemd, useradd(8) and passwd(5) accept a name of an account.
 fn is_account(name: &str) -> bool {
     name.len() <= 31
         && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
@@ -274,7 +275,7 @@ impl fmt::Display for Command {
     }
 }
 
-/// A command as one would type it, in one line.
+/// Quotes a command as one would type it, in one line.
 #[must_use]
 pub fn shown(argv: &[String]) -> String {
     let is_plain = |c: char| c.is_alphanumeric() || "-_./:=,+@%^".contains(c);

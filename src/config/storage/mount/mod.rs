@@ -1,8 +1,8 @@
-//! Mounts a sandbox may ask for.
+//! Mounts of a sandbox.
 //!
 //! A mount is written `TYPE:TARGET=SOURCE[,OPTION…]` on the command line and in TOML alike; `FromStr` and
-//! `Display` are inverse. A backslash makes the character after it an ordinary one, for paths
-//! with `:`, `,`, `=` or `\`. What a mount *becomes* is decided by `domain` and by the guest.
+//! `Display` are inverse. A backslash escapes a literal `:`, `,`, `=` or `\`. `domain` and the guest decide
+//! how a mount is made.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -13,100 +13,101 @@ use crate::config::values::escape::{absolute, escape, split, split_once, unescap
 use crate::config::values::path::{GuestPath, ParsePathError, check_writable};
 use crate::config::{Bytes, as_text};
 
-/// A filesystem to place inside the sandbox.
+/// Filesystem to place inside the sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mount {
-    /// `host-bind:TARGET=[SOURCE][,ro]`: a directory or file of the host, seen live by the sandbox.
+    /// `host-bind:TARGET=[SOURCE][,ro]`: a directory or file of the host, shared live.
     HostBind {
-        /// Where it appears; `/` replaces the root.
+        /// Mount point; `/` replaces the root.
         target: GuestPath,
-        /// What appears; a fresh directory that goes away with the sandbox where there is none. Relative only until
-        /// [`absolute`](Self::absolute).
+        /// Path on the host; if absent, a new directory that is removed with the sandbox. May be
+        /// relative until [`absolute`](Self::absolute).
         source: Option<PathBuf>,
         /// Whether the sandbox may only read it.
         read_only: bool,
     },
-    /// `host-image:TARGET=SOURCE[,format=FORMAT][,partition=N][,backing=yes][,ro]`: the filesystem in a disk image of the host.
+    /// `host-image:TARGET=SOURCE[,format=FORMAT][,partition=N][,backing=yes][,ro]`: the filesystem in a
+    /// disk image of the host.
     HostImage {
-        /// Where it appears; `/` replaces the root.
+        /// Mount point; `/` replaces the root.
         target: GuestPath,
-        /// The image. Relative only until [`absolute`](Self::absolute).
+        /// Path of the image; may be relative until [`absolute`](Self::absolute).
         source: PathBuf,
-        /// Its format; what its name tells where it is not said.
+        /// Format; derived from the file's name if absent.
         format: Option<ImageFormat>,
-        /// The partition that holds the filesystem, 1 to 255; the whole image where there is none.
+        /// Partition that holds the filesystem, 1 to 255; the whole image if absent.
         partition: Option<u32>,
-        /// Whether files that the image names are opened, too.
+        /// Whether files that the image names are opened as well.
         backing: bool,
         /// Whether the sandbox may only read it.
         read_only: bool,
     },
-    /// `guest-bind:TARGET=SOURCE[,ro]`: what is at one place of the sandbox, at another.
+    /// `guest-bind:TARGET=SOURCE[,ro]`: another path of the sandbox.
     GuestBind {
-        /// Where it appears.
+        /// Mount point.
         target: GuestPath,
-        /// What appears.
+        /// Path in the sandbox.
         source: GuestPath,
-        /// Whether it may only be read there.
+        /// Whether it is read-only at the mount point.
         read_only: bool,
     },
-    /// `ram:TARGET=SIZE`: a fresh tmpfs.
+    /// `ram:TARGET=SIZE`: a new tmpfs.
     Ram {
-        /// Where it appears.
+        /// Mount point.
         target: GuestPath,
-        /// Most it can hold.
+        /// Maximum size.
         size: Bytes,
     },
 }
 
-/// Why a text is no mount.
+/// Error of parsing a mount.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseMountError {
-    /// Not `TYPE:TARGET=SOURCE`.
+    /// The text is not `TYPE:TARGET=SOURCE`.
     #[error(
         "'{0}' is not a mount: write TYPE:TARGET=SOURCE, with TYPE one of host-bind, host-image, guest-bind, ram"
     )]
     Syntax(String),
-    /// A type there is not.
+    /// The type is unknown.
     #[error("'{0}' is not a type of mount: use host-bind, host-image, guest-bind or ram")]
     Type(String),
-    /// An option there is not.
+    /// An option is unknown.
     #[error("'{1}' is not an option of a {0} mount")]
     Option(String, String),
-    /// An option more than once.
+    /// An option is given twice.
     #[error("'{0}' is given twice")]
     Twice(&'static str),
-    /// Target or source is no usable path.
+    /// Target or source is not a valid path.
     #[error(transparent)]
     Path(#[from] ParsePathError),
     /// The target lies in `/dev`, `/proc` or `/sys`, or is `/` where the root cannot be replaced.
     #[error("nothing can be mounted on '{0}'")]
     Target(GuestPath),
-    /// `host-image` without an image.
+    /// `host-image` has no image.
     #[error("the mount on '{0}' has no source")]
     NoSource(GuestPath),
-    /// The number of a partition is none.
+    /// The partition number is invalid.
     #[error("'{0}' is not the number of a partition (1 to {MOST_PARTITIONS})")]
     Partition(String),
-    /// The format of an image is none.
+    /// The format is unknown.
     #[error(transparent)]
     Format(#[from] ParseFormatError),
-    /// `backing=yes` where it makes no difference.
+    /// `backing=yes` does not apply to the format.
     #[error(transparent)]
     Backing(#[from] BackingError),
-    /// The size of `ram` is none.
+    /// The size of `ram` is invalid.
     #[error(transparent)]
     Size(#[from] crate::config::values::size::ParseBytesError),
 }
 
-/// Partitions of one disk that Linux has numbers for (`DISK_MAX_PARTS`).
+/// Maximum number of partitions per disk in Linux (`DISK_MAX_PARTS`).
 const MOST_PARTITIONS: u32 = 255;
 
 impl Mount {
-    /// What is at `path` on the host, read-only at the same place of the sandbox.
+    /// Returns a read-only bind of `path` on the host at the same path of the sandbox.
     ///
     /// # Errors
-    /// Where the path cannot be one of the sandbox.
+    /// If the path is not valid in the sandbox.
     pub fn read_only_view(path: &Path) -> Result<Self, ParseMountError> {
         let target = target(&path.display().to_string())?;
         match target.is_root() {
@@ -119,7 +120,7 @@ impl Mount {
         }
     }
 
-    /// Where the mount appears in the sandbox.
+    /// Returns the mount point.
     #[must_use]
     pub fn target(&self) -> &GuestPath {
         match self {
@@ -130,13 +131,13 @@ impl Mount {
         }
     }
 
-    /// Whether it takes the place of the sandbox's root.
+    /// Returns whether the mount replaces the sandbox's root.
     #[must_use]
     pub fn is_root(&self) -> bool {
         self.target().is_root()
     }
 
-    /// What is needed of the host, if anything.
+    /// Returns the path on the host that the mount needs, if any.
     #[must_use]
     pub fn host_source(&self) -> Option<&Path> {
         match self {
@@ -146,7 +147,7 @@ impl Mount {
         }
     }
 
-    /// The same with its source on the host as seen from `cwd`.
+    /// Returns the mount with its source on the host made absolute relative to `cwd`.
     #[must_use]
     pub fn absolute(mut self, cwd: &Path) -> Self {
         match &mut self {
@@ -161,7 +162,7 @@ impl Mount {
     }
 }
 
-/// A place where something can be mounted: not what the kernel shows of itself.
+/// Parses a mount point; the kernel's own filesystems are refused.
 fn target(text: &str) -> Result<GuestPath, ParseMountError> {
     let target: GuestPath = text.parse()?;
     let is_kernels = ["/dev", "/proc", "/sys"]
@@ -173,7 +174,7 @@ fn target(text: &str) -> Result<GuestPath, ParseMountError> {
     }
 }
 
-/// The options behind a source.
+/// Options after a source.
 #[derive(Default)]
 struct Options {
     read_only: Option<()>,
