@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::service::Sandboxes;
 use crate::service::import::Request;
 use crate::sys::archive::{Compression, decompressed};
-use crate::sys::file::new_file::Fresh;
+use crate::sys::file::new_file::NewFile;
 use crate::sys::process::interruptible::Patient;
 
 /// Write a sandbox with all it has to one archive
@@ -95,9 +95,9 @@ pub fn export(args: &ExportArgs, sandboxes: &Sandboxes) -> Result<()> {
         }
         Error::io("writing", path)(error)
     };
-    let fresh = Fresh::new(path).map_err(failed)?;
-    Compression::of_name(path).write(fresh.file(), export)?;
-    fresh.keep().map_err(failed)
+    let new = NewFile::new(path).map_err(failed)?;
+    Compression::of_name(path).write(new.file(), export)?;
+    new.commit().map_err(failed)
 }
 
 pub fn import(args: ImportArgs, sandboxes: &Sandboxes) -> Result<()> {

@@ -14,7 +14,7 @@ use crate::sys::root::proc_path;
 /// New file that is still being written. Dropping it without [`commit`](Self::commit) removes it. On
 /// filesystems with `O_TMPFILE` it also disappears if the process is killed.
 #[derive(Debug)]
-pub struct Fresh {
+pub struct NewFile {
     file: Kind,
     path: PathBuf,
 }
@@ -25,7 +25,7 @@ enum Kind {
     Named(NamedTempFile),
 }
 
-impl Fresh {
+impl NewFile {
     /// Begins a file, readable by its owner only, that will appear at `path`.
     ///
     /// # Errors
@@ -77,7 +77,7 @@ impl Fresh {
     ///
     /// # Errors
     /// If something exists under that name by now, or the file cannot be written to disk.
-    pub fn keep(self) -> io::Result<()> {
+    pub fn commit(self) -> io::Result<()> {
         self.file().sync_all()?;
         match self.file {
             Kind::Unnamed(file) => {
@@ -108,17 +108,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
         let is_empty = || fs::read_dir(dir.path()).unwrap().next().is_none();
-        let begun = Fresh::new(&path).unwrap();
+        let begun = NewFile::new(&path).unwrap();
         begun.file().write_all(b"half").unwrap();
         drop(begun);
         assert!(is_empty());
-        let begun = Fresh::new(&path).unwrap();
+        let begun = NewFile::new(&path).unwrap();
         begun.file().write_all(b"whole").unwrap();
-        begun.keep().unwrap();
+        begun.commit().unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"whole");
-        assert!(Fresh::new(&path).is_err());
+        assert!(NewFile::new(&path).is_err());
         // The message does not mention the temporary name.
-        let error = Fresh::new(&dir.path().join("none/a")).unwrap_err();
+        let error = NewFile::new(&dir.path().join("none/a")).unwrap_err();
         assert!(!error.to_string().contains("tmp"), "{error}");
     }
 }
