@@ -1,47 +1,39 @@
-//! The persistent sandbox of a service of the host: what belongs to it is found, its tree is made, and it is
-//! started, looked at, stopped and removed.
+//! Persistent sandboxes: the operations on them.
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | [`sandboxes`] | the sandboxes of a host: what every operation needs |
+//! | [`store`] | the places of sandboxes on the host, their locks |
+//! | [`provision`] | create, clone, rename, export, import, delete |
+//! | [`lifecycle`] | start, stop, the host's units, published ports |
+//! | `settings` | the configuration edited, limits changed |
+//! | [`inspect`] | status, statistics, logs, the security report |
+//! | [`upgrade`] | a sandbox brought along with the host |
+//! | [`snapshot`] | the past of a sandbox in an image |
+//! | [`image`] | trees in images |
+//! | `init_units` | units that a sandbox is given |
+//! | `recovery` | commands that were cut short, finished or undone |
+//! | `preflight` | checks whether a service can work in a sandbox |
 //!
 //! Nothing here prints, and nothing here knows which hypervisor runs the sandbox.
 
-mod abreast;
-mod addresses;
 mod base;
-mod boot;
-pub mod clone;
 mod connections;
-pub mod create;
-mod edit;
-mod ended;
-pub mod export;
-mod failure;
-mod frozen;
-mod host_unit;
-mod identity;
 pub mod image;
-pub mod import;
 mod init_units;
-pub mod journal;
+pub mod inspect;
 pub mod lifecycle;
-mod limits;
-mod making;
-mod metadata;
-mod ports;
 mod preflight;
-pub mod ready;
-mod reload;
-pub mod rename;
-mod rotate;
+pub mod provision;
+mod recovery;
 pub mod sandboxes;
-pub mod security;
+mod settings;
 pub mod snapshot;
-pub mod stats;
 pub mod store;
-mod summary;
-mod ties;
 pub mod upgrade;
 
-pub use create::{Plan, Request};
-pub use ended::Failure;
-pub use ports::Ports;
+pub use inspect::summary::Summary;
+pub use lifecycle::exit_status::Failure;
+pub use lifecycle::ports::Ports;
+pub use provision::create::{Plan, Request};
 pub use sandboxes::Sandboxes;
-pub use summary::Summary;

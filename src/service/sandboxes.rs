@@ -7,16 +7,13 @@ use guest_init::config::Credential;
 use crate::config::{SandboxConfig, SandboxName};
 use crate::driver::{Contents, Inside, Keeper, Owners, Shared, Site};
 use crate::error::{Error, Result};
-use crate::facts::package;
-use crate::guest::kernel;
 use crate::host::HostFacts;
 use crate::hypervisor::libvirt::Libvirt;
 use crate::hypervisor::{DomainState, Hypervisor};
-use crate::label::{apparmor, selinux};
-use crate::service::image::Tree;
+use crate::label::selinux;
+use crate::service::image::{self, Tree};
 use crate::service::init_units;
-use crate::service::store::{Removal, Store};
-use crate::tree::place;
+use crate::service::store::Store;
 
 /// The sandboxes of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,73 +43,6 @@ impl Sandboxes {
         Self {
             store: Store::default(),
             connection: connection.to_owned(),
-        }
-    }
-
-    /// Takes away what commands that were cut short have left, and undoes upgrades that were.
-    ///
-    /// # Errors
-    /// Where libvirt does not answer, and only if there is something to take away.
-    pub fn recover(&self) -> Result<()> {
-        self.thaw()?;
-        self.empty_boot_files()?;
-        self.finish_renames()?;
-        self.resolve_snapshots()?;
-        for (removal, lock) in self.store.interrupted()? {
-            log::info!(
-                "removing what is left of '{}', whose create or delete was interrupted",
-                removal.name
-            );
-            // One that cannot be removed must not be in the way of every other command.
-            let removed = Libvirt::open(&removal.connection)
-                .and_then(|hypervisor| self.remove(&removal, &hypervisor));
-            if let Err(error) = removed {
-                log::warn!("removing what is left of '{}': {error}", removal.name);
-            }
-            drop(lock);
-        }
-        self.recover_upgrades()
-    }
-
-    /// Takes away a sandbox, as far as it is there.
-    ///
-    /// # Errors
-    /// Where libvirt refuses, or its tree is not its own any more; what is left can be removed later.
-    pub(super) fn remove(&self, removal: &Removal, hypervisor: &dyn Hypervisor) -> Result<()> {
-        let name = &removal.name;
-        if removal.registered {
-            hypervisor.destroy(name.as_str())?;
-            hypervisor.undefine(name.as_str())?;
-            self.remove_unit(name);
-            apparmor::unload(&removal.uuid);
-            self.store.unlink_journal(removal.uuid);
-            crate::host::cgroup::remove(name);
-        }
-        if let Some(tree) = &removal.tree {
-            selinux::forget(tree);
-            if let Some(image) = &removal.image {
-                place::remove_image(tree, image, removal.uuid)?;
-            }
-            place::remove(tree, removal.uuid)?;
-            self.remove_base(tree);
-        }
-        self.store.forget(name);
-        Ok(())
-    }
-
-    /// Removes the directory of all trees with the last of them, unless it came with a package.
-    fn remove_base(&self, tree: &Path) {
-        let base = &self.store.trees;
-        let is_last = tree.parent() == Some(base)
-            && std::fs::read_dir(base).is_ok_and(|mut entries| entries.next().is_none());
-        let is_shipped = || {
-            let database = package::open(Path::new("/")).ok().flatten();
-            database.is_some_and(|database| {
-                database.owners(base).is_ok_and(|owners| !owners.is_empty())
-            })
-        };
-        if is_last && !is_shipped() {
-            let _ = std::fs::remove_dir(base);
         }
     }
 
@@ -167,25 +97,20 @@ impl Sandboxes {
         Ok(())
     }
 
-    /// Empties what killed commands have left of what virtual machines boot from.
-    fn empty_boot_files(&self) -> Result<()> {
-        let files = |name: &SandboxName| self.store.stage(name).join(kernel::COPIES);
-        let has_content = |name: &SandboxName| kernel::Boot::has_content(&files(name));
-        for (name, lock) in self.store.abandoned_where(has_content)? {
-            if let Err(error) = kernel::Boot::empty(&files(&name)) {
-                log::warn!("{error}");
-            }
-            drop(lock);
-        }
-        Ok(())
-    }
-
     /// The driver that keeps a sandbox.
     ///
     /// # Errors
     /// Where its configuration names none.
     pub(super) fn keeper(&self, config: &SandboxConfig) -> Result<Keeper> {
         Keeper::of(&config.connection)
+    }
+
+    /// Reaches the tree of a sandbox, also while it runs.
+    ///
+    /// # Errors
+    /// Where it is in an image that cannot be mounted.
+    pub(super) fn tree(&self, config: &SandboxConfig) -> Result<Tree> {
+        image::open_tree(config, &self.store.stage(&config.name))
     }
 
     /// The way into a sandbox; `None` where it does not run.

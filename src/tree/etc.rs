@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::facts::discover::{Fact, Readers, Service, below};
-use crate::facts::secrets;
-use crate::facts::secrets::SecretReason;
+use crate::facts::secrets::{self, SecretReason};
 use crate::facts::unit::special::Role;
 use crate::sys::root::Root;
 use crate::tree::{Class, TreePlan};

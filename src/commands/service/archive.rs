@@ -10,7 +10,7 @@ use crate::config::network::NetworkChoice;
 use crate::config::{SandboxName, Trust};
 use crate::error::{Error, Result};
 use crate::service::Sandboxes;
-use crate::service::import::Request;
+use crate::service::provision::import::Request;
 use crate::sys::archive::{Compression, decompressed};
 use crate::sys::file::new_file::NewFile;
 use crate::sys::process::interruptible::Patient;

@@ -5,12 +5,11 @@ use std::path::PathBuf;
 use clap_complete::ArgValueCandidates;
 
 use super::{create, lifecycle};
-use crate::commands::complete;
-use crate::commands::output;
+use crate::commands::{complete, output};
 use crate::config::{Hostname, SandboxName};
 use crate::error::Result;
 use crate::service::Sandboxes;
-use crate::service::clone::Request;
+use crate::service::provision::clone::Request;
 
 /// Make a second sandbox like one there is, with an identity of its own
 #[derive(Debug, clap::Args)]

@@ -17,7 +17,8 @@ use crate::error::{Error, Result};
 use crate::host;
 use crate::ports::forward::End;
 use crate::ports::listening;
-use crate::service::{Failure, Sandboxes, journal};
+use crate::service::inspect::journal;
+use crate::service::{Failure, Sandboxes};
 use crate::sys::image::holder::{self, Places};
 use crate::sys::process::{command, confined, notify};
 

@@ -10,7 +10,7 @@ use crate::commands::output::{self, Format};
 use crate::config::{Change, SandboxName};
 use crate::error::Result;
 use crate::service::Sandboxes;
-use crate::service::stats::Stats;
+use crate::service::inspect::stats::Stats;
 
 /// Change limits of a sandbox
 #[derive(Debug, clap::Args)]

@@ -12,7 +12,7 @@ use super::Name;
 use crate::commands::output;
 use crate::error::{Error, Result};
 use crate::service::Sandboxes;
-use crate::service::journal::{self, turns};
+use crate::service::inspect::journal::{self, follow};
 use crate::sys::text::printable::printable;
 
 /// Show the journal of a sandbox, also of one that is stopped
@@ -55,9 +55,9 @@ pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
     }
     let mut arguments = arguments(args);
     let printably = io::stdout().is_terminal();
-    if args.follow && turns::are_needed(sandboxes, &config)? {
+    if args.follow && follow::are_needed(sandboxes, &config)? {
         let show = |line: &[u8]| print_bytes(line, printably);
-        return turns::follow(sandboxes, &config, &arguments, show, is_read);
+        return follow::follow(sandboxes, &config, &arguments, show, is_read);
     }
     arguments.extend(args.follow.then(|| "--follow".to_owned()));
     let mut journalctl = journal::read(sandboxes, &config, &arguments)?;

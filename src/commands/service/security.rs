@@ -7,7 +7,7 @@ use crate::commands::output::{self, Format};
 use crate::config::SandboxName;
 use crate::error::Result;
 use crate::service::Sandboxes;
-use crate::service::security::{Report, share};
+use crate::service::inspect::security::{Report, share};
 
 /// Show how exposed the host is to sandboxes, from 0 (best) to 10 (worst)
 ///

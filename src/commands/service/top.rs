@@ -9,13 +9,12 @@ use super::lifecycle;
 use super::limits::{seconds, size};
 use guest_init::config::WindowSize;
 
-use crate::commands::complete;
-use crate::commands::output;
+use crate::commands::{complete, output};
 use crate::config::SandboxName;
 use crate::console::terminal_size;
 use crate::error::{Error, Result};
 use crate::service::Sandboxes;
-use crate::service::stats::{Meter, Stats, pause};
+use crate::service::inspect::stats::{Meter, Stats, pause};
 
 /// Show what sandboxes use, over and over; Ctrl+C ends it
 #[derive(Debug, clap::Args)]

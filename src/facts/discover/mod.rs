@@ -17,13 +17,14 @@ pub use self::readers::Readers;
 
 use crate::error::{Error, Result};
 use crate::facts::accounts::{Accounts, Needed, Texts};
-use crate::facts::package;
-use crate::facts::package::{PackageDb, PackageName, configuration_packages, dependency_closure};
-use crate::facts::sysusers;
-use crate::facts::sysusers::Entry;
-use crate::facts::unit;
+use crate::facts::package::{
+    self, PackageDb, PackageName, configuration_packages, dependency_closure,
+};
+use crate::facts::sysusers::{self, Entry};
 use crate::facts::unit::special::Role;
-use crate::facts::unit::{Closure, LoadError, Specifiers, Unit, UnitDirs, UnitFacts, UnitName};
+use crate::facts::unit::{
+    self, Closure, LoadError, Specifiers, Unit, UnitDirs, UnitFacts, UnitName,
+};
 
 /// All that is known of a service.
 #[derive(Debug)]

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use crate::config::storage::tree_image::{TreeFilesystem, TreeFormat};
 use crate::config::{SandboxConfig, SandboxName, TreeImage};
+use crate::driver::Keeper;
 use crate::error::{Error, Result};
-use crate::service::sandboxes::Sandboxes;
 use crate::sys::copy;
 use crate::sys::image::holder::{Held, Places};
 use crate::sys::image::image_lock;
@@ -119,191 +119,181 @@ impl Tree {
     }
 }
 
-impl Sandboxes {
-    /// Reaches the tree of a sandbox, also while it runs.
-    ///
-    /// # Errors
-    /// Where it is in an image that cannot be mounted.
-    pub(super) fn tree(&self, config: &SandboxConfig) -> Result<Tree> {
-        self.tree_at(&config.name, &config.path, config.image)
-    }
+/// Reaches the tree of a sandbox, also while it runs.
+///
+/// # Errors
+/// Where it is in an image that cannot be mounted.
+pub(super) fn open_tree(config: &SandboxConfig, stage: &Path) -> Result<Tree> {
+    open_tree_at(&config.name, &config.path, config.image, stage)
+}
 
-    /// Reaches the tree of the sandbox `name` at `path`, or in `image` beside that.
-    ///
-    /// # Errors
-    /// As [`tree`](Self::tree).
-    pub(super) fn tree_at(
-        &self,
-        name: &SandboxName,
-        path: &Path,
-        image: Option<TreeImage>,
-    ) -> Result<Tree> {
-        let Some(image) = image else {
-            return Ok(Tree {
-                path: path.to_owned(),
-                image: None,
-            });
-        };
-        let device = self.device_of(name, image, &image.file(path))?;
-        mounted(device, image, &image.file(path))
-    }
+/// Reaches the tree of the sandbox `name` at `path`, or in `image` beside that.
+///
+/// # Errors
+/// As [`open_tree`].
+pub(super) fn open_tree_at(
+    name: &SandboxName,
+    path: &Path,
+    image: Option<TreeImage>,
+    stage: &Path,
+) -> Result<Tree> {
+    let Some(image) = image else {
+        return Ok(Tree {
+            path: path.to_owned(),
+            image: None,
+        });
+    };
+    let device = device_of(name, image, &image.file(path), stage)?;
+    mounted(device, image, &image.file(path))
+}
 
-    /// The device of the image of the sandbox `name`.
-    fn device_of(&self, name: &SandboxName, image: TreeImage, file: &Path) -> Result<Device> {
-        Device::new(file, image, &self.store.stage(name)).map_err(|error| {
-            match image_lock::is_claimed(file) {
-                Ok(true) => Error::refused(format!(
-                    "'{name}' runs and has its image '{}' to itself; stop it first with 'virt-sandbox-service stop {name}'",
-                    file.display()
-                )),
-                Ok(false) | Err(_) => error,
-            }
-        })
-    }
-
-    /// The tree that is in a copy of the image of a sandbox.
-    ///
-    /// # Errors
-    /// Where it cannot be mounted.
-    pub(super) fn tree_in(
-        &self,
-        config: &SandboxConfig,
-        image: TreeImage,
-        copy: &File,
-    ) -> Result<Tree> {
-        // It has no other name, and is opened by other processes, too.
-        let path = format!("/proc/{}/fd/{}", std::process::id(), copy.as_raw_fd());
-        let stage = self.store.stage(&config.name).join("copy");
-        let device = Device::new(Path::new(&path), image, &stage)?;
-        mounted(device, image, Path::new(&path))
-    }
-
-    /// Copies the image of a sandbox that holds still.
-    ///
-    /// # Errors
-    /// Where there is no room for it, or it does not hold still.
-    pub(super) fn copy_image(
-        &self,
-        config: &SandboxConfig,
-        image: TreeImage,
-        to: &File,
-        interrupted: &dyn Fn() -> bool,
-    ) -> Result<()> {
-        let path = image.file(&config.path);
-        let copying = || Error::io("copying", &path);
-        let from = File::open(&path).map_err(copying())?;
-        copy::content(&from, to, interrupted).map_err(copying())
-    }
-
-    /// A mount for a program of the host to read a directory of the tree, and where on it that is: it is attached nowhere, and no link
-    /// on it is followed.
-    ///
-    /// # Errors
-    /// Where the directory is not there or cannot be reached.
-    pub(super) fn plain_view(
-        &self,
-        config: &SandboxConfig,
-        inside: &Path,
-    ) -> Result<(OwnedFd, PathBuf)> {
-        let Some(image) = config.image else {
-            let directory = Root::new(&config.path)?.open_plain(inside)?;
-            let doing = format!("opening '{}' without its links", inside.display());
-            let view = bind::plain(directory).map_err(Error::step(doing))?;
-            return Ok((view.into(), PathBuf::from("/")));
-        };
-        let file = image.file(&config.path);
-        let device = self.device_of(&config.name, image, &file)?;
-        let mounted =
-            Mounted::plain(device.path(), kind(image)).map_err(Error::io("mounting", &file))?;
-        Root::new(&mounted.path())?.open_plain(inside)?;
-        device.leave();
-        Ok((mounted.into_top(), inside.to_owned()))
-    }
-
-    /// The block device of the image of a sandbox that is about to start, if its tree is in one that the host's kernel mounts.
-    ///
-    /// # Errors
-    /// Where the image is missing, the host cannot make devices of such images, or uses one that another kernel is to mount.
-    pub(super) fn device(&self, config: &SandboxConfig) -> Result<Option<Device>> {
-        let Some(image) = config.image else {
-            return Ok(None);
-        };
-        let file = image.file(&config.path);
-        if !self.keeper(config)?.has_own_kernel() {
-            return Device::new(&file, image, &self.store.stage(&config.name)).map(Some);
-        }
-        check_references(image, &file)?;
-        match self.is_released(config, image, &file) {
-            true => Ok(None),
-            false => Err(Error::refused(format!(
-                "'{}' is in use on the host, which '{}' cannot share it with; end what reads it, such as 'logs --follow'",
-                file.display(),
-                config.name
-            ))),
-        }
-    }
-
-    /// Makes the image of a new sandbox, with an empty filesystem; nothing where its tree is a directory.
-    ///
-    /// # Errors
-    /// Where something is there already, or it cannot be made.
-    pub(super) fn make_image(&self, config: &SandboxConfig) -> Result<()> {
-        let Some(image) = config.image else {
-            return Ok(());
-        };
-        let file = image.file(&config.path);
-        let made = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&file);
-        made.map_err(Error::io("creating", &file))?;
-        let format = image.format.format().as_str();
-        mkfs::grow(&file, format, image.size.get()).map_err(making(&file))?;
-        let device = Device::new(&file, image, &self.store.stage(&config.name))?;
-        let uuid = config.uuid.to_string();
-        mkfs::filesystem(device.path(), image.filesystem.as_str(), &uuid).map_err(making(&file))?;
-        drop(device);
-        // fsck(8) makes it where it needs it.
-        let _ = fs::remove_dir(self.tree(config)?.path().join("lost+found"));
-        Ok(())
-    }
-
-    /// Waits until nobody uses the image of a sandbox that has ended.
-    pub(super) fn await_release(&self, config: &SandboxConfig) {
-        let Some(image) = config.image else {
-            return;
-        };
-        let file = image.file(&config.path);
-        if !self.is_released(config, image, &file) {
-            log::warn!(
-                "'{}' is still in use; leave it alone until whoever reads it has ended, such as 'logs --follow'",
+/// The device of the image of the sandbox `name`.
+fn device_of(name: &SandboxName, image: TreeImage, file: &Path, stage: &Path) -> Result<Device> {
+    Device::new(file, image, stage).map_err(|error| {
+        match image_lock::is_claimed(file) {
+            Ok(true) => Error::refused(format!(
+                "'{name}' runs and has its image '{}' to itself; stop it first with 'virt-sandbox-service stop {name}'",
                 file.display()
-            );
+            )),
+            Ok(false) | Err(_) => error,
         }
-    }
+    })
+}
 
-    /// Whether nobody uses an image, or does any more after some patience.
-    fn is_released(&self, config: &SandboxConfig, image: TreeImage, file: &Path) -> bool {
-        let stage = self.store.stage(&config.name);
-        let begin = Instant::now();
-        let is_used = || {
-            let is_held = match image.format {
-                TreeFormat::Raw => matches!(LoopDevice::of(file), Ok(Some(_))),
-                TreeFormat::Qcow2 => Places { directory: &stage }.is_held(),
-            };
-            is_held || matches!(image_lock::is_claimed(file), Ok(true))
-        };
-        while is_used() {
-            if begin.elapsed() > PATIENCE {
-                return false;
-            }
-            sleep(Duration::from_millis(20));
-        }
-        true
+/// The tree that is in a copy of the image of a sandbox.
+///
+/// # Errors
+/// Where it cannot be mounted.
+pub(super) fn open_copy(image: TreeImage, copy: &File, stage: &Path) -> Result<Tree> {
+    // It has no other name, and is opened by other processes, too.
+    let path = format!("/proc/{}/fd/{}", std::process::id(), copy.as_raw_fd());
+    let stage = stage.join("copy");
+    let device = Device::new(Path::new(&path), image, &stage)?;
+    mounted(device, image, Path::new(&path))
+}
+
+/// Copies the image of a sandbox that holds still.
+///
+/// # Errors
+/// Where there is no room for it, or it does not hold still.
+pub(super) fn copy_to(
+    config: &SandboxConfig,
+    image: TreeImage,
+    to: &File,
+    interrupted: &dyn Fn() -> bool,
+) -> Result<()> {
+    let path = image.file(&config.path);
+    let copying = || Error::io("copying", &path);
+    let from = File::open(&path).map_err(copying())?;
+    copy::content(&from, to, interrupted).map_err(copying())
+}
+
+/// A mount for a program of the host to read a directory of the tree, and where on it that is: it is attached nowhere, and no link
+/// on it is followed.
+///
+/// # Errors
+/// Where the directory is not there or cannot be reached.
+pub(super) fn plain_view(
+    config: &SandboxConfig,
+    inside: &Path,
+    stage: &Path,
+) -> Result<(OwnedFd, PathBuf)> {
+    let Some(image) = config.image else {
+        let directory = Root::new(&config.path)?.open_plain(inside)?;
+        let doing = format!("opening '{}' without its links", inside.display());
+        let view = bind::plain(directory).map_err(Error::step(doing))?;
+        return Ok((view.into(), PathBuf::from("/")));
+    };
+    let file = image.file(&config.path);
+    let device = device_of(&config.name, image, &file, stage)?;
+    let mounted =
+        Mounted::plain(device.path(), kind(image)).map_err(Error::io("mounting", &file))?;
+    Root::new(&mounted.path())?.open_plain(inside)?;
+    device.leave();
+    Ok((mounted.into_top(), inside.to_owned()))
+}
+
+/// The block device of the image of a sandbox that is about to start, if its tree is in one that the host's kernel mounts.
+///
+/// # Errors
+/// Where the image is missing, the host cannot make devices of such images, or uses one that another kernel is to mount.
+pub(super) fn device(config: &SandboxConfig, stage: &Path) -> Result<Option<Device>> {
+    let Some(image) = config.image else {
+        return Ok(None);
+    };
+    let file = image.file(&config.path);
+    if !Keeper::of(&config.connection)?.has_own_kernel() {
+        return Device::new(&file, image, stage).map(Some);
+    }
+    check_references(image, &file)?;
+    match is_released(image, &file, stage) {
+        true => Ok(None),
+        false => Err(Error::refused(format!(
+            "'{}' is in use on the host, which '{}' cannot share it with; end what reads it, such as 'logs --follow'",
+            file.display(),
+            config.name
+        ))),
     }
 }
 
+/// Makes the image of a new sandbox, with an empty filesystem; nothing where its tree is a directory.
+///
+/// # Errors
+/// Where something is there already, or it cannot be made.
+pub(super) fn make(config: &SandboxConfig, stage: &Path) -> Result<()> {
+    let Some(image) = config.image else {
+        return Ok(());
+    };
+    let file = image.file(&config.path);
+    let made = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&file);
+    made.map_err(Error::io("creating", &file))?;
+    let format = image.format.format().as_str();
+    mkfs::grow(&file, format, image.size.get()).map_err(making(&file))?;
+    let device = Device::new(&file, image, stage)?;
+    let uuid = config.uuid.to_string();
+    mkfs::filesystem(device.path(), image.filesystem.as_str(), &uuid).map_err(making(&file))?;
+    drop(device);
+    // fsck(8) makes it where it needs it.
+    let _ = fs::remove_dir(open_tree(config, stage)?.path().join("lost+found"));
+    Ok(())
+}
+
+/// Waits until nobody uses the image of a sandbox that has ended.
+pub(super) fn await_release(config: &SandboxConfig, stage: &Path) {
+    let Some(image) = config.image else {
+        return;
+    };
+    let file = image.file(&config.path);
+    if !is_released(image, &file, stage) {
+        log::warn!(
+            "'{}' is still in use; leave it alone until whoever reads it has ended, such as 'logs --follow'",
+            file.display()
+        );
+    }
+}
+
+/// Whether nobody uses an image, or does any more after some patience.
+fn is_released(image: TreeImage, file: &Path, stage: &Path) -> bool {
+    let begin = Instant::now();
+    let is_used = || {
+        let is_held = match image.format {
+            TreeFormat::Raw => matches!(LoopDevice::of(file), Ok(Some(_))),
+            TreeFormat::Qcow2 => Places { directory: stage }.is_held(),
+        };
+        is_held || matches!(image_lock::is_claimed(file), Ok(true))
+    };
+    while is_used() {
+        if begin.elapsed() > PATIENCE {
+            return false;
+        }
+        sleep(Duration::from_millis(20));
+    }
+    true
+}
 /// Refuses an image that names another file. None does when it is made.
 fn check_references(image: TreeImage, file: &Path) -> Result<()> {
     let found = references::open(file, true)

@@ -18,9 +18,10 @@ use serde::{Deserialize, Serialize};
 use crate::config::{Hostname, SandboxConfig, SandboxName, SnapshotName, TreeImage};
 use crate::error::{Error, Result};
 use crate::hypervisor::Hypervisor;
-use crate::service::create::check_mounts;
-use crate::service::frozen::Still;
-use crate::service::identity::Renewal;
+use crate::service::image;
+use crate::service::provision::create::check_mounts;
+use crate::service::provision::freeze::Still;
+use crate::service::provision::identity::Renewal;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::remove_tree;
 use crate::sys::file::atomic;
@@ -155,7 +156,7 @@ impl Sandboxes {
             // What runs on the host's kernel leaves its writing to that.
             self.tree(config)?.settle()?;
         }
-        self.copy_image(config, image, &to, interrupted)?;
+        image::copy_to(config, image, &to, interrupted)?;
         let created = now();
         drop(still);
         to.sync_all().map_err(Error::io("writing", &file))?;

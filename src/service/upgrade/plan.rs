@@ -12,16 +12,15 @@ use crate::facts::accounts::Texts;
 use crate::facts::discover::{Fact, Service};
 use crate::guest;
 use crate::service::base::{Base, Origin};
-use crate::service::create::{found, keep_units, shown_from_host};
 use crate::service::preflight;
+use crate::service::provision::create::{found, keep_units, shown_from_host};
 use crate::service::sandboxes::Sandboxes;
 use crate::service::upgrade::accounts::{self, Note};
 use crate::service::upgrade::merge::{self, Change};
 use crate::service::upgrade::public;
 use crate::sys::root::Root;
-use crate::tree;
 use crate::tree::manifest::{Kind, Manifest};
-use crate::tree::{Class, TreePlan, var};
+use crate::tree::{self, Class, TreePlan, var};
 
 /// Longest file of accounts, in bytes.
 const LONGEST: u64 = 16 << 20;

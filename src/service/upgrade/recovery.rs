@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::host;
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::libvirt::Libvirt;
+use crate::service::image;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::remove_tree;
 use crate::service::upgrade::How;
@@ -50,7 +51,8 @@ impl Sandboxes {
             remove_tree(&records);
             return Ok(false);
         };
-        let tree = self.tree_at(name, &journal.tree, journal.image)?;
+        let tree =
+            image::open_tree_at(name, &journal.tree, journal.image, &self.store.stage(name))?;
         journal.undo(tree.path())?;
         // What follows may need the image for itself.
         tree.settle()?;
@@ -84,7 +86,8 @@ impl Sandboxes {
     pub(super) fn finish_upgrade(&self, name: &SandboxName, emptied: &Journal) -> Result<()> {
         let records = self.store.upgrade(name);
         emptied.save(&records)?;
-        let tree = self.tree_at(name, &emptied.tree, emptied.image)?;
+        let tree =
+            image::open_tree_at(name, &emptied.tree, emptied.image, &self.store.stage(name))?;
         Work::of(&emptied.tree, tree.path()).remove();
         tree.settle()?;
         remove_tree(&records);

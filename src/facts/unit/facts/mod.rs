@@ -23,9 +23,8 @@ use self::read::Reader;
 use super::load::root::simplify;
 use super::load::{Unit, UnitSource};
 use super::name::{UnitKind, UnitName};
-use super::syntax::parse_bool;
 use super::syntax::specifier::{Owner, Specifiers};
-use super::syntax::words;
+use super::syntax::{parse_bool, words};
 
 /// A path that may be marked with `-` as one that need not be there.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,14 +14,14 @@ use crate::host;
 use crate::host::cgroup;
 use crate::hypervisor::Hypervisor;
 use crate::label::selinux;
-use crate::service::identity::Renewal;
+use crate::service::provision::identity::Renewal;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::remove_tree;
 use crate::sys::file::{atomic, rename};
 use crate::tree::place;
 
 /// Name of the note in the sandbox's directory.
-pub(super) const NOTE: &str = "renaming.json";
+pub(in crate::service) const NOTE: &str = "renaming.json";
 
 /// What a rename is about to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,7 +75,7 @@ impl Sandboxes {
     }
 
     /// Refuses a sandbox whose tree an upgrade is at work in.
-    pub(super) fn check_not_upgrading(&self, name: &SandboxName) -> Result<()> {
+    pub(in crate::service) fn check_not_upgrading(&self, name: &SandboxName) -> Result<()> {
         match self.store.upgrade(name).is_dir() {
             true => Err(Error::refused(format!(
                 "the sandbox '{name}' is being upgraded; try again when that is done"
@@ -88,7 +88,7 @@ impl Sandboxes {
     ///
     /// # Errors
     /// Where the sandboxes cannot be listed.
-    pub(super) fn finish_renames(&self) -> Result<()> {
+    pub(in crate::service) fn finish_renames(&self) -> Result<()> {
         for (name, lock) in self.store.abandoned(NOTE)? {
             let note = self.store.dir(&name).join(NOTE);
             let finished = fs::read(&note)

@@ -1,6 +1,17 @@
 //! What every way to a new sandbox has in common: its name and place are taken, its tree is filled, it is registered; and
 //! where that is cut short, nothing is left.
 
+pub mod clone;
+pub mod create;
+mod delete;
+pub mod export;
+pub(super) mod freeze;
+pub(super) mod identity;
+pub mod import;
+pub(super) mod metadata;
+pub mod rename;
+mod trust;
+
 use std::path::{Path, PathBuf};
 
 use crate::config::{Hostname, SandboxConfig, SandboxName};
@@ -14,7 +25,7 @@ use crate::service::store::Removal;
 use crate::tree::place;
 
 /// Fills the tree at a path, and says what it was made from.
-pub(super) type Fill<'a> = dyn FnMut(&Path) -> Result<Provenance> + 'a;
+pub(in crate::service) type Fill<'a> = dyn FnMut(&Path) -> Result<Provenance> + 'a;
 
 impl Sandboxes {
     /// Makes the sandbox `config`, with a tree as `fill` makes it.
@@ -22,7 +33,11 @@ impl Sandboxes {
     /// # Errors
     /// Where the name is taken, a network is missing, the tree's place is not empty, `fill` fails or libvirt refuses. After
     /// an error nothing is left.
-    pub(super) fn make(&self, config: &SandboxConfig, fill: &mut Fill<'_>) -> Result<()> {
+    pub(in crate::service) fn make(
+        &self,
+        config: &SandboxConfig,
+        fill: &mut Fill<'_>,
+    ) -> Result<()> {
         let name = &config.name;
         let hypervisor = self.hypervisor(config)?;
         for network in &config.networks {
@@ -80,7 +95,7 @@ impl Sandboxes {
 
     /// Makes the image, if there is to be one, and fills the tree.
     fn filled(&self, config: &SandboxConfig, fill: &mut Fill<'_>) -> Result<Provenance> {
-        self.make_image(config)?;
+        image::make(config, &self.store.stage(&config.name))?;
         let tree = self.tree(config)?;
         let provenance = fill(tree.path())?;
         tree.settle()?;
@@ -88,7 +103,7 @@ impl Sandboxes {
     }
 
     /// Checks that a new sandbox can have this name, as far as libvirt is not asked.
-    pub(super) fn check_name(&self, name: &SandboxName) -> Result<()> {
+    pub(in crate::service) fn check_name(&self, name: &SandboxName) -> Result<()> {
         self.store.check_free(name)?;
         let unit = self.store.unit(name);
         if unit.symlink_metadata().is_ok() {
@@ -101,7 +116,7 @@ impl Sandboxes {
     }
 
     /// Checks that libvirt has no domain of this name.
-    pub(super) fn check_domain(
+    pub(in crate::service) fn check_domain(
         &self,
         name: &SandboxName,
         hypervisor: &dyn Hypervisor,
@@ -117,14 +132,14 @@ impl Sandboxes {
     }
 
     /// The place of the tree of a new sandbox, in `base` or in the usual directory.
-    pub(super) fn tree_of(&self, name: &SandboxName, base: Option<&Path>) -> PathBuf {
+    pub(in crate::service) fn tree_of(&self, name: &SandboxName, base: Option<&Path>) -> PathBuf {
         base.unwrap_or(&self.store.trees).join(name.as_str())
     }
 }
 
 /// Checks what of a configuration is written into units and documents of this host, and onto command lines: that it is what it
 /// seems, where it was not made by us.
-pub(super) fn check_words(config: &SandboxConfig) -> std::result::Result<(), String> {
+pub(in crate::service) fn check_words(config: &SandboxConfig) -> std::result::Result<(), String> {
     for unit in config
         .workload
         .given_units()

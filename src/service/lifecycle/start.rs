@@ -1,4 +1,4 @@
-//! Starting a sandbox and waiting until its units are up; stopping it.
+//! Starting a sandbox and waiting until its units are up.
 
 use std::os::fd::RawFd;
 use std::path::Path;
@@ -14,17 +14,13 @@ use crate::hypervisor::{DomainState, Hypervisor};
 
 use crate::ports::forward::End;
 use crate::service::connections::Presence;
-use crate::service::failure::failure;
-use crate::service::image::Device;
-use crate::service::init_units::POWER_OFF;
-use crate::service::ports::Ports;
+use crate::service::image::{self, Device};
+use crate::service::lifecycle::failure::failure;
+use crate::service::lifecycle::ports::Ports;
+use crate::service::lifecycle::ready::{self, Readiness, UnitState, judge};
 use crate::service::preflight;
-use crate::service::ready::{self, Readiness, UnitState, judge};
 use crate::service::sandboxes::{Occasion, Sandboxes};
 use crate::sys::file::bounded_read;
-
-/// Seconds the units inside may take to stop before the sandbox is ended by force.
-pub const STOP_SECONDS: u64 = 90;
 
 /// Bytes that are shown of what the init of a sandbox has said: root in a virtual machine writes there what it likes.
 const SAID: u64 = 64 << 10;
@@ -80,7 +76,7 @@ impl Sandboxes {
         self.release_ports(name);
         let ports = self.open_ports(&config, sockets)?;
         // Ours until the sandbox has mounted it, which keeps it.
-        let device = self.device(&config)?;
+        let device = image::device(&config, &self.store.stage(name))?;
         let begun = SystemTime::now();
         let inside = self.boot(&config, device.as_ref(), &hypervisor)?;
         drop(hypervisor);
@@ -109,9 +105,9 @@ impl Sandboxes {
     ///
     /// # Errors
     /// Where a port that it publishes is taken, or it does not start.
-    pub(super) fn start_unwatched(&self, config: &SandboxConfig) -> Result<()> {
+    pub(in crate::service) fn start_unwatched(&self, config: &SandboxConfig) -> Result<()> {
         let ports = self.open_ports(config, &[])?;
-        let device = self.device(config)?;
+        let device = image::device(config, &self.store.stage(&config.name))?;
         let inside = self.boot(config, device.as_ref(), &self.hypervisor(config)?)?;
         if let Some(device) = device {
             let begin = Instant::now();
@@ -153,7 +149,7 @@ impl Sandboxes {
     }
 
     /// Starts the domain; gives the way into it.
-    pub(super) fn boot(
+    pub(in crate::service) fn boot(
         &self,
         config: &SandboxConfig,
         device: Option<&Device>,
@@ -294,67 +290,6 @@ impl Sandboxes {
             // To look must not keep it from coming up.
             sleep(LOOK.max(looked_at.elapsed()));
         }
-    }
-
-    /// Stops a sandbox: its units are asked to, and what has not ended in time is ended. The host's unit of it is stopped, too. One
-    /// that does not run is no error.
-    ///
-    /// # Errors
-    /// Where there is no such sandbox or libvirt does not answer.
-    pub fn stop(&self, name: &SandboxName) -> Result<()> {
-        self.store.load_to_end(name)?;
-        self.stop_unit(name);
-        self.halt(name)
-    }
-
-    /// [`stop`](Self::stop) for the host's unit itself.
-    ///
-    /// # Errors
-    /// As [`stop`](Self::stop).
-    pub fn halt(&self, name: &SandboxName) -> Result<()> {
-        let (_lock, config) = self.store.lock_to_end(name)?;
-        self.end(&config)
-    }
-
-    pub(super) fn end(&self, config: &SandboxConfig) -> Result<()> {
-        let name = config.name.as_str();
-        let state = self.hypervisor(config)?.state(name)?;
-        let is_frozen = matches!(state, DomainState::Paused { .. });
-        if let Some(inside) = self.inside_of(config, state)?.filter(|_| !is_frozen) {
-            let begin = Instant::now();
-            let limit = Duration::from_secs(STOP_SECONDS);
-            let asked = inside.capture_within(&POWER_OFF, limit);
-            if asked.is_ok_and(|asked| asked.is_some_and(|asked| asked.success)) {
-                while inside.is_alive() && begin.elapsed() < limit {
-                    sleep(LOOK / 2);
-                }
-                if inside.is_alive() {
-                    log::warn!("'{name}' did not stop within {STOP_SECONDS} s: ending it");
-                }
-            }
-        }
-        let hypervisor = self.hypervisor(config)?;
-        // The daemon takes a moment to notice that a domain has ended.
-        let begin = Instant::now();
-        while self
-            .inside(config, &hypervisor)?
-            .is_some_and(|inside| !inside.is_alive())
-            && begin.elapsed() < Duration::from_secs(5)
-        {
-            sleep(LOOK / 2);
-        }
-        hypervisor.destroy(name)?;
-        let stage = self.store.stage(&config.name);
-        kernel::Boot::remove(&stage.join(kernel::COPIES))?;
-        cgroup::remove(&config.name);
-        self.release_ports(&config.name);
-        self.await_release(config);
-        self.keeper(config)?.settle(config);
-        if !config.credentials.is_empty() {
-            // What it boots from has them no more: they are read again at the next start.
-            self.render(config, &hypervisor)?;
-        }
-        Ok(())
     }
 
     /// Serves the ports of a sandbox until it has ended, `stop` says so, or nobody has come for as long as it was configured with.

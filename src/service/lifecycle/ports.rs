@@ -48,7 +48,11 @@ impl Ports {
     ///
     /// # Errors
     /// Where the kernel refuses.
-    pub(super) fn serve(&self, inside: &dyn Inside, stop: &dyn Fn() -> bool) -> io::Result<End> {
+    pub(in crate::service) fn serve(
+        &self,
+        inside: &dyn Inside,
+        stop: &dyn Fn() -> bool,
+    ) -> io::Result<End> {
         let reach = loop {
             match inside.reach() {
                 Ok(reach) => break reach,
@@ -83,7 +87,11 @@ impl Sandboxes {
     ///
     /// # Errors
     /// Where a port is taken, or what is given is no socket that listens.
-    pub(super) fn open_ports(&self, config: &SandboxConfig, given: &[RawFd]) -> Result<Ports> {
+    pub(in crate::service) fn open_ports(
+        &self,
+        config: &SandboxConfig,
+        given: &[RawFd],
+    ) -> Result<Ports> {
         let mut open = Vec::new();
         for descriptor in given {
             let listening = Listener::given(*descriptor)
@@ -158,7 +166,7 @@ impl Sandboxes {
     ///
     /// # Errors
     /// Where that process does not begin.
-    pub(super) fn leave_ports(&self, name: &SandboxName, ports: &Ports) -> Result<()> {
+    pub(in crate::service) fn leave_ports(&self, name: &SandboxName, ports: &Ports) -> Result<()> {
         if ports.ports.is_empty() {
             return Ok(());
         }
@@ -222,7 +230,7 @@ impl Sandboxes {
     }
 
     /// Ends the process that serves a sandbox's ports, where there is one.
-    pub(super) fn release_ports(&self, name: &SandboxName) {
+    pub(in crate::service) fn release_ports(&self, name: &SandboxName) {
         let opened = self
             .server(name)
             .and_then(|pid| Some((pid, Process::open(pid).ok()?)));
@@ -265,7 +273,7 @@ fn is_of(publish: &Publish, address: SocketAddr, listener: &Listener) -> bool {
 }
 
 /// Where systemd is to listen for a published port: `ListenStream=` of `systemd.socket(5)`.
-pub(super) fn listening(publish: &Publish) -> (&'static str, String) {
+pub(in crate::service) fn listening(publish: &Publish) -> (&'static str, String) {
     let setting = match publish.protocol {
         Protocol::Tcp => "ListenStream",
         Protocol::Udp => "ListenDatagram",

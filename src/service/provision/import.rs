@@ -19,13 +19,12 @@ use crate::guest::PRIVATE_DIRS;
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::libvirt::Libvirt;
 use crate::service::base::{Base, Origin, Provenance};
-use crate::service::export::{BASE, CONFIG, END, MANIFEST, METADATA, TREE};
-use crate::service::identity::{self, Renewal};
 use crate::service::image;
-use crate::service::making::check_words;
-use crate::service::metadata::Metadata;
+use crate::service::provision::export::{BASE, CONFIG, END, MANIFEST, METADATA, TREE};
+use crate::service::provision::identity::{self, Renewal};
+use crate::service::provision::metadata::Metadata;
+use crate::service::provision::{check_words, trust};
 use crate::service::sandboxes::Sandboxes;
-use crate::service::ties;
 use crate::sys::archive::{ArchiveError, Extractor, Kind, Reader};
 use crate::sys::root::Root;
 use crate::tree::manifest::Manifest;
@@ -65,7 +64,7 @@ impl Sandboxes {
         let metadata = Metadata::parse(&document(&mut reader, METADATA, LONGEST)?)?;
         metadata.check()?;
         let archived = archived(&document(&mut reader, CONFIG, LONGEST)?)?;
-        ties::refuse_untrusted(&asked(&archived, request), &request.trust)?;
+        trust::refuse_untrusted(&asked(&archived, request), &request.trust)?;
         let text = document(&mut reader, MANIFEST, LONGEST_MANIFEST)?;
         let manifest: Manifest = String::from_utf8_lossy(&text)
             .parse()
@@ -307,7 +306,7 @@ mod tests {
                 networks,
                 ..Request::default()
             };
-            ties::refuse_untrusted(&asked(&archived, &request), &request.trust).is_err()
+            trust::refuse_untrusted(&asked(&archived, &request), &request.trust).is_err()
         };
         assert!(refused(None));
         assert!(!refused(Some(vec!["dhcp,bridge=br0".parse().unwrap()])));

@@ -4,13 +4,17 @@ use crate::config::SandboxConfig;
 use crate::config::workload::Ready;
 use crate::driver::Inside;
 use crate::error::Error;
-use crate::service::ready::UnitState;
+use crate::service::lifecycle::ready::UnitState;
 
 /// Lines of the journal that are shown of a unit that failed.
-pub(super) const LINES: &str = "--lines=15";
+pub(in crate::service) const LINES: &str = "--lines=15";
 
 /// Names the units, why, the end of their journal, and what may help.
-pub(super) fn failure(inside: &dyn Inside, config: &SandboxConfig, units: &[UnitState]) -> Error {
+pub(in crate::service) fn failure(
+    inside: &dyn Inside,
+    config: &SandboxConfig,
+    units: &[UnitState],
+) -> Error {
     let mut text = format!("the units of sandbox '{}' are not up:", config.name);
     let command = config.workload.command();
     text.extend(command.and_then(|command| awaited(command.ready)));
@@ -67,12 +71,12 @@ pub(super) fn failure(inside: &dyn Inside, config: &SandboxConfig, units: &[Unit
 }
 
 /// A line of a journal, as it is shown below what it is about.
-pub(super) fn quoted(line: &str) -> String {
+pub(in crate::service) fn quoted(line: &str) -> String {
     format!("\n  | {line}")
 }
 
 /// A line of what a command was waited for, where it is more than that it runs.
-pub(super) fn awaited(ready: Ready) -> Option<String> {
+pub(in crate::service) fn awaited(ready: Ready) -> Option<String> {
     let what = match ready {
         Ready::Started => return None,
         Ready::Output => "it has written something".to_owned(),

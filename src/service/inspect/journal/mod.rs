@@ -4,7 +4,7 @@
 //! is given a view of the open directory in which none is followed either. Nor need it be a journal: journalctl reads it
 //! where a mistake that it has is of no use to anybody ([`confined`]).
 
-pub mod turns;
+pub mod follow;
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
@@ -18,6 +18,7 @@ use uuid::Uuid;
 use crate::config::SandboxConfig;
 use crate::error::{Error, Result};
 use crate::hypervisor::Hypervisor;
+use crate::service::image;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::Store;
 use crate::sys::process::{command, confined};
@@ -43,7 +44,8 @@ fn start(sandboxes: &Sandboxes, config: &SandboxConfig, arguments: &[String]) ->
         let words = by.iter().chain(&words).map(String::as_str);
         return command::spawn_piped(&own_program()?, words).map_err(running);
     }
-    let (mount, directory) = sandboxes.plain_view(config, &inside)?;
+    let (mount, directory) =
+        image::plain_view(config, &inside, &sandboxes.store.stage(&config.name))?;
     let place = confined::Reading::place(&directory);
     words.push(format!("--directory={}", place.display()));
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -60,7 +62,7 @@ fn start(sandboxes: &Sandboxes, config: &SandboxConfig, arguments: &[String]) ->
 pub fn follow(sandboxes: &Sandboxes, config: &SandboxConfig, begin: Duration) -> Result<Child> {
     let since = format!("--since=@{}", begin.as_secs());
     let more = [since.as_str(), "--follow", "--output=cat"];
-    if turns::are_needed(sandboxes, config)? {
+    if follow::are_needed(sandboxes, config)? {
         let words = ["logs"].iter().chain(&more).copied();
         return command::spawn(&own_program()?, words.chain([config.name.as_str()]))
             .map_err(Error::step("following the journal"));
@@ -105,7 +107,7 @@ fn inside(uuid: Uuid) -> PathBuf {
 impl Store {
     /// Removes the link that earlier versions have made for `journalctl -m` of the host. It leads through directories that the sandbox
     /// can exchange for links, and `journalctl --vacuum-size=` removes files wherever it leads.
-    pub(super) fn unlink_journal(&self, uuid: Uuid) {
+    pub(in crate::service) fn unlink_journal(&self, uuid: Uuid) {
         let link = self.journal_link(uuid);
         if link.is_symlink() {
             let _ = fs::remove_file(link);

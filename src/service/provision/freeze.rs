@@ -7,7 +7,7 @@ use crate::config::{SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
 use crate::hypervisor::libvirt::Libvirt;
 use crate::hypervisor::{DomainState, Hypervisor};
-use crate::service::image::Tree;
+use crate::service::image::{self, Tree};
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::Store;
 use crate::sys::file::atomic;
@@ -28,7 +28,7 @@ fn settle(store: &Store, name: &SandboxName) -> Result<()> {
 /// A sandbox whose processes do not run for as long as this is there: it is stopped, was frozen already, or is frozen here
 /// and runs on afterwards. Its lock has to be held.
 #[derive(Debug)]
-pub(super) struct Still<'a> {
+pub(in crate::service) struct Still<'a> {
     is_active: bool,
     thawing: Option<Libvirt>,
     sandboxes: &'a Sandboxes,
@@ -40,7 +40,7 @@ impl<'a> Still<'a> {
     ///
     /// # Errors
     /// Where it runs and cannot be frozen; the message says what to do.
-    pub(super) fn new(
+    pub(in crate::service) fn new(
         sandboxes: &'a Sandboxes,
         config: &'a SandboxConfig,
         what: &str,
@@ -81,7 +81,7 @@ impl<'a> Still<'a> {
 
 impl Still<'_> {
     /// Whether it runs otherwise.
-    pub(super) fn is_active(&self) -> bool {
+    pub(in crate::service) fn is_active(&self) -> bool {
         self.is_active
     }
 }
@@ -100,7 +100,7 @@ impl Drop for Still<'_> {
 
 /// The tree of a sandbox that holds still, to be read on the host.
 #[derive(Debug)]
-pub(super) struct StillTree<'a> {
+pub(in crate::service) struct StillTree<'a> {
     tree: Tree,
     /// `None` where the tree is a copy, so that the sandbox runs on already.
     _still: Option<Still<'a>>,
@@ -111,7 +111,7 @@ impl<'a> StillTree<'a> {
     ///
     /// # Errors
     /// As [`Still::new`]; where the tree cannot be reached, or there is no room for its copy.
-    pub(super) fn new(
+    pub(in crate::service) fn new(
         sandboxes: &'a Sandboxes,
         config: &'a SandboxConfig,
         what: &str,
@@ -122,10 +122,10 @@ impl<'a> StillTree<'a> {
             Some(image) if still.is_active && sandboxes.keeper(config)?.has_own_kernel() => {
                 let copy = tempfile::tempfile_in(&config.path)
                     .map_err(Error::io("making a file in", &config.path))?;
-                sandboxes.copy_image(config, image, &copy, interrupted)?;
+                image::copy_to(config, image, &copy, interrupted)?;
                 drop(still);
                 Ok(Self {
-                    tree: sandboxes.tree_in(config, image, &copy)?,
+                    tree: image::open_copy(image, &copy, &sandboxes.store.stage(&config.name))?,
                     _still: None,
                 })
             }
@@ -137,7 +137,7 @@ impl<'a> StillTree<'a> {
     }
 
     /// Its top.
-    pub(super) fn path(&self) -> &Path {
+    pub(in crate::service) fn path(&self) -> &Path {
         self.tree.path()
     }
 }
@@ -158,7 +158,7 @@ impl Sandboxes {
     ///
     /// # Errors
     /// Where the sandboxes cannot be listed.
-    pub(super) fn thaw(&self) -> Result<()> {
+    pub(in crate::service) fn thaw(&self) -> Result<()> {
         for (name, lock) in self.store.abandoned(NOTE)? {
             log::info!("letting '{name}' run on, which an interrupted command has left frozen");
             let thawed = self

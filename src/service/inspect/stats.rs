@@ -10,8 +10,8 @@ use crate::config::SandboxName;
 use crate::driver::{Activity, Inside};
 use crate::error::{Error, Result};
 use crate::hypervisor::{Hypervisor, Usage};
-use crate::service::abreast::ask_all;
 use crate::service::connections::Connections;
+use crate::service::inspect::parallel::ask_all;
 use crate::service::sandboxes::Sandboxes;
 
 /// What a running sandbox uses, or has used since it started.

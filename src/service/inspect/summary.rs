@@ -7,13 +7,12 @@ use serde::Serialize;
 use crate::config::{Publish, SandboxName};
 use crate::driver::Inside;
 use crate::error::{Error, Result};
-use crate::host;
 use crate::hypervisor::{DomainState, Hypervisor};
-use crate::label;
-use crate::service::abreast::ask_all;
-use crate::service::addresses::Expected;
 use crate::service::connections::Connections;
+use crate::service::inspect::addresses::Expected;
+use crate::service::inspect::parallel::ask_all;
 use crate::service::sandboxes::Sandboxes;
+use crate::{host, label};
 
 /// What is known of a sandbox right now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -68,7 +67,10 @@ impl Summary {
 }
 
 /// The label of a sandbox; none where nothing of the host labels any.
-pub(super) fn label_of(hypervisor: &dyn Hypervisor, name: &SandboxName) -> Result<Option<String>> {
+pub(in crate::service) fn label_of(
+    hypervisor: &dyn Hypervisor,
+    name: &SandboxName,
+) -> Result<Option<String>> {
     if !host::has_security_module(Path::new("/")) {
         return Ok(None);
     }

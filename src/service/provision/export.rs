@@ -10,22 +10,22 @@ use std::path::{Path, PathBuf};
 use crate::config::SandboxName;
 use crate::error::{Error, Result};
 use crate::service::base::Base;
-use crate::service::clone::walk;
-use crate::service::frozen::StillTree;
-use crate::service::metadata::Metadata;
+use crate::service::provision::clone::walk;
+use crate::service::provision::freeze::StillTree;
+use crate::service::provision::metadata::Metadata;
 use crate::service::sandboxes::Sandboxes;
 use crate::sys::archive::Writer;
 use crate::sys::root::Root;
 
 /// Names of the members before and after the tree.
-pub(super) const METADATA: &str = "virt-sandbox/metadata.json";
-pub(super) const CONFIG: &str = "virt-sandbox/sandbox.toml";
-pub(super) const MANIFEST: &str = "virt-sandbox/manifest";
-pub(super) const BASE: &str = "virt-sandbox/base.json";
-pub(super) const END: &str = "virt-sandbox/end";
+pub(in crate::service) const METADATA: &str = "virt-sandbox/metadata.json";
+pub(in crate::service) const CONFIG: &str = "virt-sandbox/sandbox.toml";
+pub(in crate::service) const MANIFEST: &str = "virt-sandbox/manifest";
+pub(in crate::service) const BASE: &str = "virt-sandbox/base.json";
+pub(in crate::service) const END: &str = "virt-sandbox/end";
 
 /// What the tree is below.
-pub(super) const TREE: &str = "tree";
+pub(in crate::service) const TREE: &str = "tree";
 
 impl Sandboxes {
     /// Writes a sandbox to `to` as an archive. One that runs is frozen meanwhile. `interrupted` is asked now and then.

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 
 /// One thing of the host that an archive asks for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Tie {
+pub(in crate::service) struct Tie {
     kind: Trust,
     what: String,
 }
@@ -30,7 +30,7 @@ const DEFAULT_IO_WEIGHT: u32 = 500;
 const LONGEST_TIMEOUT: u32 = 86_400;
 
 /// Returns the ties of an archived configuration.
-pub(super) fn of(config: &SandboxConfig) -> Vec<Tie> {
+pub(in crate::service) fn of(config: &SandboxConfig) -> Vec<Tie> {
     let SandboxConfig {
         // An import has these from this host and its admin: `Sandboxes::imported`.
         version: _,
@@ -109,7 +109,10 @@ pub(super) fn of(config: &SandboxConfig) -> Vec<Tie> {
 ///
 /// # Errors
 /// Lists all of them, and how to import the archive.
-pub(super) fn refuse_untrusted(config: &SandboxConfig, trust: &BTreeSet<Trust>) -> Result<()> {
+pub(in crate::service) fn refuse_untrusted(
+    config: &SandboxConfig,
+    trust: &BTreeSet<Trust>,
+) -> Result<()> {
     let mut ties = of(config);
     ties.retain(|tie| !tie.kind.is_in(trust));
     let kinds: BTreeSet<Trust> = ties.iter().map(|tie| tie.kind).collect();

@@ -14,11 +14,10 @@ use crate::config::network::Source;
 use crate::config::{Confinement, Idmap, Mount, SandboxConfig, SandboxName, Seccomp};
 use crate::driver::{DefinedShare, Keeper};
 use crate::error::Result;
-use crate::guest;
-use crate::host;
 use crate::hypervisor::Hypervisor;
+use crate::service::inspect::summary;
 use crate::service::sandboxes::Sandboxes;
-use crate::service::summary;
+use crate::{guest, host};
 
 /// What is known of a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,8 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
-use crate::facts::package;
-use crate::facts::package::PackageName;
+use crate::facts::package::{self, PackageName};
 use crate::facts::unit::load::dirs::Located;
 use crate::facts::unit::{UnitDirs, UnitName};
 use crate::host::OsRelease;
@@ -19,11 +18,11 @@ const FORMAT: u32 = 1;
 /// What an archive says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) struct Metadata {
+pub(in crate::service) struct Metadata {
     /// [`FORMAT`] of the archive.
     format: u32,
     /// The sandbox.
-    pub(super) name: SandboxName,
+    pub(in crate::service) name: SandboxName,
     /// The machine's architecture.
     architecture: String,
     /// The host's distribution.
@@ -39,7 +38,7 @@ impl Metadata {
     ///
     /// # Errors
     /// Where the tree's or the host's files cannot be read.
-    pub(super) fn of(config: &SandboxConfig, tree: &Path) -> Result<Self> {
+    pub(in crate::service) fn of(config: &SandboxConfig, tree: &Path) -> Result<Self> {
         let own =
             UnitDirs::scan(tree).map_err(Error::step("looking for units in the sandbox's tree"))?;
         let is_hosts = |unit: &&String| {
@@ -67,7 +66,7 @@ impl Metadata {
         })
     }
 
-    pub(super) fn parse(text: &[u8]) -> Result<Self> {
+    pub(in crate::service) fn parse(text: &[u8]) -> Result<Self> {
         #[derive(Deserialize)]
         struct Version {
             format: u32,
@@ -88,7 +87,7 @@ impl Metadata {
     ///
     /// # Errors
     /// Where the host has another architecture, or lacks a package or a unit; the message names them.
-    pub(super) fn check(&self) -> Result<()> {
+    pub(in crate::service) fn check(&self) -> Result<()> {
         let own = std::env::consts::ARCH;
         if self.architecture != own {
             return Err(Error::refused(format!(

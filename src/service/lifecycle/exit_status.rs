@@ -14,8 +14,8 @@ use serde::Deserialize;
 use crate::config::workload::{COMMAND_UNIT, Restart};
 use crate::config::{SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
-use crate::service::failure;
-use crate::service::journal;
+use crate::service::inspect::journal;
+use crate::service::lifecycle::failure;
 use crate::service::sandboxes::Sandboxes;
 use crate::sys::file::atomic;
 
@@ -83,7 +83,11 @@ impl Sandboxes {
 
     /// How a command has done that was over, and its sandbox with it, before anybody has looked: it was started at `since`.
     /// `None` where that is not why the sandbox has ended.
-    pub(super) fn was_over(&self, config: &SandboxConfig, since: SystemTime) -> Option<Result<()>> {
+    pub(in crate::service) fn was_over(
+        &self,
+        config: &SandboxConfig,
+        since: SystemTime,
+    ) -> Option<Result<()>> {
         let command = config.workload.command()?;
         if command.restart != Restart::No {
             return None;
@@ -163,7 +167,7 @@ impl Sandboxes {
     }
 
     /// Why a sandbox has failed that does not run. Others may have started it since, by libvirt: its init has said something then.
-    pub(super) fn noted_failure(&self, name: &SandboxName) -> Option<String> {
+    pub(in crate::service) fn noted_failure(&self, name: &SandboxName) -> Option<String> {
         let path = self.store.failure(name);
         let changed = |path: &Path| fs::metadata(path).and_then(|file| file.modified()).ok();
         if changed(&self.store.init_log(name)) > changed(&path) {
@@ -173,7 +177,7 @@ impl Sandboxes {
     }
 
     /// A sandbox is about to start, or has another name: that it failed before is past.
-    pub(super) fn forget_failure(&self, name: &SandboxName) -> Result<()> {
+    pub(in crate::service) fn forget_failure(&self, name: &SandboxName) -> Result<()> {
         let path = self.store.failure(name);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {

@@ -23,7 +23,7 @@ const LONGEST: u64 = 1 << 20;
 /// A tree that changes hands, from the sandbox `old` to the sandbox `new`. Where both have one identity it is the same sandbox,
 /// perhaps under another name.
 #[derive(Debug)]
-pub(super) struct Renewal<'a> {
+pub(in crate::service) struct Renewal<'a> {
     old: &'a SandboxConfig,
     new: &'a SandboxConfig,
     known_by: Vec<PathBuf>,
@@ -34,7 +34,7 @@ impl<'a> Renewal<'a> {
     ///
     /// # Errors
     /// A file of `services.d` that is not right.
-    pub(super) fn new(old: &'a SandboxConfig, new: &'a SandboxConfig) -> Result<Self> {
+    pub(in crate::service) fn new(old: &'a SandboxConfig, new: &'a SandboxConfig) -> Result<Self> {
         let known_by = services_d::identity(old)?;
         Ok(Self { old, new, known_by })
     }
@@ -44,7 +44,7 @@ impl<'a> Renewal<'a> {
     }
 
     /// Where `path` of the old tree is in the new one; `None` if it is not taken along.
-    pub(super) fn place(&self, path: &Path) -> Option<PathBuf> {
+    pub(in crate::service) fn place(&self, path: &Path) -> Option<PathBuf> {
         if !self.is_other() {
             return Some(path.to_owned());
         }
@@ -61,7 +61,7 @@ impl<'a> Renewal<'a> {
     ///
     /// # Errors
     /// Where the tree cannot be written.
-    pub(super) fn write(&self, tree: &Path, manifest: &mut Manifest) -> Result<()> {
+    pub(in crate::service) fn write(&self, tree: &Path, manifest: &mut Manifest) -> Result<()> {
         let root = Root::new(tree)?;
         let stale: Vec<PathBuf> = manifest
             .iter()
@@ -171,7 +171,7 @@ fn matches(pattern: &Path, path: &Path) -> bool {
 }
 
 /// NICs for the sandbox `uuid`, with hardware addresses of its own.
-pub(super) fn renewed(networks: &[Network], uuid: &uuid::Uuid) -> Vec<Network> {
+pub(in crate::service) fn renewed(networks: &[Network], uuid: &uuid::Uuid) -> Vec<Network> {
     let renew = |(index, network): (usize, &Network)| Network {
         mac: Some(Mac::of_sandbox(uuid, index)),
         ..network.clone()

@@ -6,7 +6,10 @@ use std::thread;
 const AT_ONCE: usize = 32;
 
 /// Asks each on a thread of its own; the answers are in the order of the questions.
-pub(super) fn ask_all<T: Send, R: Send>(asked: Vec<T>, ask: impl Fn(T) -> R + Sync) -> Vec<R> {
+pub(in crate::service) fn ask_all<T: Send, R: Send>(
+    asked: Vec<T>,
+    ask: impl Fn(T) -> R + Sync,
+) -> Vec<R> {
     let mut slots: Vec<(Option<T>, Option<R>)> =
         asked.into_iter().map(|one| (Some(one), None)).collect();
     for some in slots.chunks_mut(AT_ONCE) {

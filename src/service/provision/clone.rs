@@ -7,8 +7,8 @@ use uuid::Uuid;
 
 use crate::config::{Hostname, Mount, SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
-use crate::service::frozen::StillTree;
-use crate::service::identity::{self, Renewal};
+use crate::service::provision::freeze::StillTree;
+use crate::service::provision::identity::{self, Renewal};
 use crate::service::sandboxes::Sandboxes;
 use crate::sys::copy::{Copier, Existing, Report};
 use crate::sys::root::{Found, Root, RootError};
@@ -135,7 +135,7 @@ fn copy_tree(
 }
 
 /// Walks through all that is in a tree but what is the host's.
-pub(super) fn walk(root: &Root) -> impl Iterator<Item = Result<Found, RootError>> {
+pub(in crate::service) fn walk(root: &Root) -> impl Iterator<Item = Result<Found, RootError>> {
     // The top itself belongs to its place.
     root.walk(Path::new("/"), place::is_reserved).skip(1)
 }

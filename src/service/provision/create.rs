@@ -1,4 +1,4 @@
-//! Making a sandbox, and removing one.
+//! Making a sandbox.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,23 +12,15 @@ use crate::config::{
 };
 use crate::driver::Keeper;
 use crate::error::{Error, Result};
-use crate::facts::command;
-use crate::facts::discover;
-use crate::facts::discover::{Fact, Service};
-use crate::facts::in_use;
+use crate::facts::discover::{self, Fact, Service};
 use crate::facts::unit::special::Role;
-use crate::guest;
-use crate::host;
-use crate::hypervisor::Hypervisor;
+use crate::facts::{command, in_use};
 use crate::service::base::{Base, Provenance};
-use crate::service::init_units;
 use crate::service::sandboxes::Sandboxes;
-use crate::service::store::Removal;
-use crate::service::{image, preflight};
-use crate::tree;
+use crate::service::{image, init_units, preflight};
 use crate::tree::manifest::Manifest;
-use crate::tree::place;
-use crate::tree::{Class, TreePlan};
+use crate::tree::{self, Class, TreePlan, place};
+use crate::{guest, host};
 
 /// What a new sandbox is to be.
 #[derive(Debug, Clone)]
@@ -85,7 +77,7 @@ pub struct Plan {
     /// The packages of the service, and why each is one.
     pub packages: Vec<(String, String)>,
     /// What is recorded of it for an upgrade.
-    pub(super) base: Base,
+    pub(in crate::service) base: Base,
 }
 
 impl Sandboxes {
@@ -212,43 +204,10 @@ impl Sandboxes {
         check_mounts(&request.mounts)?;
         guest::credentials(&request.credentials).map(drop)
     }
-
-    /// Removes a sandbox with all it has. With `force` one that runs is stopped first.
-    ///
-    /// # Errors
-    /// Where there is no such sandbox, it runs, its tree is not its own any more, or libvirt does not answer.
-    pub fn delete(&self, name: &SandboxName, force: bool) -> Result<()> {
-        if force {
-            // What is refused stays as it is, and runs on.
-            let config = self.store.load_to_end(name)?;
-            place::check_removal(&config.path, config.uuid)?;
-            self.stop(name)?;
-        }
-        let (lock, config) = self.store.lock_to_end(name)?;
-        let hypervisor = self.hypervisor(&config)?;
-        if hypervisor.state(name.as_str())?.is_active() {
-            return Err(Error::refused(format!(
-                "the sandbox '{name}' is running; stop it with 'virt-sandbox-service stop {name}', or use --force"
-            )));
-        }
-        place::check_removal(&config.path, config.uuid)?;
-        let removal = Removal {
-            name: name.clone(),
-            connection: config.connection.clone(),
-            uuid: config.uuid,
-            tree: Some(config.path.clone()),
-            image: config.image_file(),
-            registered: true,
-        };
-        self.store.note(&removal)?;
-        self.remove(&removal, &hypervisor)?;
-        drop(lock);
-        Ok(())
-    }
 }
 
 /// What runs, by the names the host has for it, and what belongs to it.
-pub(super) fn found(
+pub(in crate::service) fn found(
     root: &Path,
     workload: &Workload,
     packages: &[String],
@@ -271,7 +230,7 @@ pub(super) fn found(
 }
 
 /// Read-only mounts of what the host has of the programs.
-pub(super) fn shown_from_host(service: &Service, workload: &Workload) -> Vec<Mount> {
+pub(in crate::service) fn shown_from_host(service: &Service, workload: &Workload) -> Vec<Mount> {
     let mut mounts = programs_elsewhere(service);
     if let Workload::Command(_) = workload {
         mounts.extend(command::programs_in_srv(service));
@@ -323,7 +282,7 @@ const SHOWN: [&str; 17] = [
 ];
 
 /// Boot-time units of the host's `/usr` that belong to the service.
-pub(super) fn keep_units(service: &Service, workload: &Workload) -> Vec<String> {
+pub(in crate::service) fn keep_units(service: &Service, workload: &Workload) -> Vec<String> {
     if let Workload::Command(_) = workload {
         return vec![];
     }
@@ -355,7 +314,7 @@ fn shared(tree: &mut TreePlan) {
     }
 }
 
-pub(super) fn check_mounts(mounts: &[Mount]) -> Result<()> {
+pub(in crate::service) fn check_mounts(mounts: &[Mount]) -> Result<()> {
     for mount in mounts {
         if let Some(source) = mount.host_source() {
             fs::metadata(source).map_err(|error| {

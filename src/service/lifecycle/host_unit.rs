@@ -10,14 +10,14 @@ use crate::config::{SandboxConfig, SandboxName, Workload};
 use crate::domain::template::Template;
 use crate::error::{Error, Result};
 use crate::host;
-use crate::service::ports;
+use crate::service::lifecycle::ports;
 use crate::service::sandboxes::Sandboxes;
 use crate::sys::file::atomic;
 use crate::sys::process::command as program;
 
 impl Sandboxes {
     /// Removes the host's unit of a sandbox.
-    pub(super) fn remove_unit(&self, name: &SandboxName) {
+    pub(in crate::service) fn remove_unit(&self, name: &SandboxName) {
         self.remove_socket(name);
         let unit = self.store.unit(name);
         if self.store.is_enabled(name) {
@@ -45,20 +45,20 @@ impl Sandboxes {
 
     /// Stops the host's unit of a sandbox, where there is one that runs it. Not to be called under the sandbox's lock, which
     /// what the unit runs takes too.
-    pub(super) fn stop_unit(&self, name: &SandboxName) {
+    pub(in crate::service) fn stop_unit(&self, name: &SandboxName) {
         if host::runs_systemd() && self.store.unit(name).exists() {
             self.systemctl(&["stop", "--", &name.unit()]);
         }
     }
 
     /// Has the host's systemd read its units again, where there is one.
-    pub(super) fn reload_host(&self) {
+    pub(in crate::service) fn reload_host(&self) {
         if host::runs_systemd() {
             self.systemctl(&["daemon-reload"]);
         }
     }
 
-    pub(super) fn systemctl(&self, arguments: &[&str]) {
+    pub(in crate::service) fn systemctl(&self, arguments: &[&str]) {
         let shown = || format!("systemctl {}", arguments.join(" "));
         match program::capture("systemctl", arguments.iter().copied()) {
             Ok(captured) if captured.success => {}
@@ -68,7 +68,7 @@ impl Sandboxes {
     }
 
     /// Writes the host's units of a sandbox. `false` if the host has no place for units.
-    pub(super) fn write_unit(&self, config: &SandboxConfig) -> Result<bool> {
+    pub(in crate::service) fn write_unit(&self, config: &SandboxConfig) -> Result<bool> {
         if !self.store.units.is_dir() {
             return Ok(false);
         }
@@ -141,9 +141,9 @@ impl Sandboxes {
             // Where the units do not come up the sandbox is stopped again before it is said why.
             start_seconds: u64::from(config.timeout)
                 + self.keeper(config)?.boot_time()?.as_secs()
-                + super::lifecycle::STOP_SECONDS
+                + super::stop::STOP_SECONDS
                 + 30,
-            stop_seconds: super::lifecycle::STOP_SECONDS + 30,
+            stop_seconds: super::stop::STOP_SECONDS + 30,
             tree: config.path.display().to_string(),
             socket: config.on_demand.then(|| config.name.socket()),
             needs_online: needs_online(config),

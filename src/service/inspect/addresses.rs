@@ -14,7 +14,7 @@ const MOST: usize = 64;
 
 /// Where addresses of a sandbox may be.
 #[derive(Debug, Default)]
-pub(super) struct Expected {
+pub(in crate::service) struct Expected {
     /// Static addresses from the sandbox's configuration.
     given: Vec<IpAddr>,
     /// The subnets of its networks; `None` where libvirt knows of none for one of them, as for a bridge.
@@ -25,7 +25,7 @@ pub(super) struct Expected {
 
 impl Expected {
     /// Reads what the configuration, libvirt's networks and the host's interfaces say.
-    pub(super) fn of(config: &SandboxConfig, hypervisor: &dyn Hypervisor) -> Self {
+    pub(in crate::service) fn of(config: &SandboxConfig, hypervisor: &dyn Hypervisor) -> Self {
         let given = config
             .networks
             .iter()
@@ -55,7 +55,7 @@ impl Expected {
     }
 
     /// Returns the addresses to show, of those that a sandbox says it has.
-    pub(super) fn shown(&self, said: Vec<IpAddr>) -> Vec<String> {
+    pub(in crate::service) fn shown(&self, said: Vec<IpAddr>) -> Vec<String> {
         let may_be = |address: &IpAddr| match &self.subnets {
             _ if self.hosts.contains(address) => false,
             _ if self.given.contains(address) => true,

@@ -1,0 +1,4 @@
+//! The configuration of a sandbox, changed after it was made.
+
+mod edit;
+mod limits;
