@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 
 use crate::facts::accounts::Texts;
 
+/// The files that are merged by entry.
+pub const ACCOUNTS: [&str; 4] = ["/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow"];
+
 /// The files, and the fields of a line that count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum File {

@@ -25,9 +25,6 @@ use crate::tree::{self, Class, TreePlan, var};
 /// Longest file of accounts, in bytes.
 const LONGEST: u64 = 16 << 20;
 
-/// The files that are merged by entry.
-pub const ACCOUNTS: [&str; 4] = ["/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow"];
-
 /// What an upgrade would do.
 #[derive(Debug)]
 pub struct Plan {
@@ -117,7 +114,7 @@ impl Sandboxes {
         let (accounts, notes) =
             merge_accounts(&before.accounts, &base.accounts, &sandbox, &in_sandbox)?;
         let mut three = [recorded, host.clone(), sandbox.clone()];
-        for path in ACCOUNTS.map(Path::new) {
+        for path in accounts::ACCOUNTS.map(Path::new) {
             if is_file(&sandbox, path) {
                 for manifest in &mut three {
                     manifest.remove(path);
@@ -286,7 +283,7 @@ fn merge_accounts(
         true => text(tree, Path::new(path)).map(Some),
         false => Ok(None),
     };
-    let [passwd, group, shadow, gshadow] = ACCOUNTS;
+    let [passwd, group, shadow, gshadow] = accounts::ACCOUNTS;
     let own = [read(passwd)?, read(group)?, read(shadow)?, read(gshadow)?];
     let [p, g, s, gs] = own.clone().map(Option::unwrap_or_default);
     let texts = Texts {
@@ -298,7 +295,7 @@ fn merge_accounts(
     let (merged, mut notes) = accounts::merge(base, host, &texts);
     let merged = [merged.passwd, merged.group, merged.shadow, merged.gshadow];
     let mut changed = BTreeMap::new();
-    for ((path, own), merged) in ACCOUNTS.into_iter().zip(own).zip(merged) {
+    for ((path, own), merged) in accounts::ACCOUNTS.into_iter().zip(own).zip(merged) {
         match own {
             Some(own) if own != merged => drop(changed.insert(path, merged)),
             Some(_) => {}

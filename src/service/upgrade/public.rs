@@ -14,7 +14,7 @@ use nix::sys::stat::Mode;
 use crate::error::{Error, Result};
 use crate::facts::discover::{Fact, Service, below};
 use crate::facts::secrets;
-use crate::service::upgrade::plan::ACCOUNTS;
+use crate::service::upgrade::accounts::ACCOUNTS;
 use crate::tree::manifest::{Kind, Manifest};
 use crate::tree::{Class, Entry, TreePlan};
 

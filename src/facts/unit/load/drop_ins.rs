@@ -1,34 +1,13 @@
 //! The directories beside a unit file: drop-ins, `.wants` and `.requires`.
 //!
-//! Which of them apply is told by systemd.unit(5). What is in the files is read by [`super`].
+//! systemd.unit(5) says which of them apply. [`super`] reads the files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use super::dirs::{ScanError, UnitDirs, list};
+use super::dirs::{ScanError, Subdir, UnitDirs, list};
 use super::root::{chase, within};
 use crate::facts::unit::name::UnitName;
-
-/// The kinds of directories beside a unit file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Beside {
-    /// `NAME.d`: drop-ins.
-    DropIns,
-    /// `NAME.wants`: links that act as `Wants=`.
-    Wants,
-    /// `NAME.requires`: links that act as `Requires=`.
-    Requires,
-}
-
-impl Beside {
-    pub(in crate::facts::unit) fn suffix(self) -> &'static str {
-        match self {
-            Self::DropIns => ".d",
-            Self::Wants => ".wants",
-            Self::Requires => ".requires",
-        }
-    }
-}
 
 impl UnitDirs {
     /// The drop-ins of a unit known by `names`, in the order in which they apply.
@@ -40,10 +19,10 @@ impl UnitDirs {
     /// [`ScanError`] if a drop-in directory cannot be listed.
     pub fn drop_ins(&self, names: &[UnitName]) -> Result<Vec<PathBuf>, ScanError> {
         let mut by_name: BTreeMap<String, Option<PathBuf>> = BTreeMap::new();
-        let mut dirs = self.dirs_beside(names, Beside::DropIns);
+        let mut dirs = self.subdirs(names, Subdir::DropIns);
         if let Some(name) = names.first() {
             let of_kind = format!("{}.d", name.kind().suffix());
-            dirs.extend(self.beside_in_order(&[of_kind]));
+            dirs.extend(self.in_order(&[of_kind]));
         }
         for dir in dirs {
             for name in list(&self.root, &dir)? {
@@ -63,10 +42,10 @@ impl UnitDirs {
     ///
     /// # Errors
     /// [`ScanError`] if such a directory cannot be listed.
-    pub fn links(&self, names: &[UnitName], beside: Beside) -> Result<Vec<UnitName>, ScanError> {
+    pub fn links(&self, names: &[UnitName], subdir: Subdir) -> Result<Vec<UnitName>, ScanError> {
         let mut seen = BTreeSet::new();
         let mut units = Vec::new();
-        for dir in self.dirs_beside(names, beside) {
+        for dir in self.subdirs(names, subdir) {
             for text in list(&self.root, &dir)? {
                 let Ok(mut unit) = UnitName::exact(&text) else {
                     continue;
@@ -82,14 +61,14 @@ impl UnitDirs {
         Ok(units)
     }
 
-    fn dirs_beside(&self, names: &[UnitName], beside: Beside) -> Vec<PathBuf> {
+    fn subdirs(&self, names: &[UnitName], subdir: Subdir) -> Vec<PathBuf> {
         let mut dirs = Vec::new();
         for name in names {
             let names: Vec<String> = more_general(name)
                 .into_iter()
-                .map(|name| format!("{name}{}", beside.suffix()))
+                .map(|name| format!("{name}{}", subdir.suffix()))
                 .collect();
-            for dir in self.beside_in_order(&names) {
+            for dir in self.in_order(&names) {
                 if !dirs.contains(&dir) {
                     dirs.push(dir);
                 }
@@ -99,7 +78,7 @@ impl UnitDirs {
     }
 
     /// The directories of these names: first by precedence, then by the order of the names.
-    fn beside_in_order(&self, names: &[String]) -> Vec<PathBuf> {
+    fn in_order(&self, names: &[String]) -> Vec<PathBuf> {
         let mut dirs = Vec::new();
         for (position, dir) in self.dirs.iter().enumerate() {
             let here = |name: &&String| {

@@ -11,8 +11,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use self::dirs::{Located, ScanError, UnitDirs};
-use self::drop_ins::Beside;
+use self::dirs::{Located, ScanError, Subdir, UnitDirs};
 use self::root::within;
 use self::sysv::LsbHeader;
 use super::name::UnitName;
@@ -180,8 +179,8 @@ impl UnitDirs {
         let names = self.names_of(&name);
         let mut unit = Unit {
             drop_ins: self.drop_ins(&names)?,
-            wants_links: self.links(&names, Beside::Wants)?,
-            requires_links: self.links(&names, Beside::Requires)?,
+            wants_links: self.links(&names, Subdir::Wants)?,
+            requires_links: self.links(&names, Subdir::Requires)?,
             aliases: names.into_iter().skip(1).collect(),
             name,
             source,

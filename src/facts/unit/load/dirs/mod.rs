@@ -2,8 +2,8 @@
 //!
 //! The directories are listed once, by [`UnitDirs::scan`]; finding is then a matter of names. The
 //! order of the directories and the rules for aliases, masks and drop-ins are those of
-//! systemd.unit(5), "Unit File Load Path". The files are not read here, and drop-ins are found by
-//! [`crate::facts::unit::drop_ins`].
+//! systemd.unit(5), "Unit File Load Path". The files are not read here, and [`super::drop_ins`] finds
+//! drop-ins.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,6 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::drop_ins::Beside;
 use super::root::{chase, simplify, within};
 use crate::facts::unit::name::UnitName;
 
@@ -78,6 +77,27 @@ pub enum Located {
     },
     /// There is nothing of this name.
     Nowhere,
+}
+
+/// A directory beside a unit file, by its suffix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subdir {
+    /// `NAME.d`: drop-ins.
+    DropIns,
+    /// `NAME.wants`: links that act as `Wants=`.
+    Wants,
+    /// `NAME.requires`: links that act as `Requires=`.
+    Requires,
+}
+
+impl Subdir {
+    pub(super) fn suffix(self) -> &'static str {
+        match self {
+            Self::DropIns => ".d",
+            Self::Wants => ".wants",
+            Self::Requires => ".requires",
+        }
+    }
 }
 
 /// An index of all unit files of a host.
@@ -231,7 +251,7 @@ impl UnitDirs {
     }
 
     fn add(&mut self, position: usize, path: &Path, file_name: &str) {
-        let dir_suffixes = [Beside::DropIns, Beside::Wants, Beside::Requires].map(Beside::suffix);
+        let dir_suffixes = [Subdir::DropIns, Subdir::Wants, Subdir::Requires].map(Subdir::suffix);
         if dir_suffixes
             .iter()
             .any(|suffix| file_name.ends_with(suffix))

@@ -215,11 +215,11 @@ fn links_of_wants_are_names() {
         );
     let dirs = host.dirs();
     assert_eq!(
-        dirs.links(&[name("wrap.service")], Beside::Wants).unwrap(),
+        dirs.links(&[name("wrap.service")], Subdir::Wants).unwrap(),
         [name("inst@15-main.service")]
     );
     assert_eq!(
-        dirs.links(&[name("wrap.service")], Beside::Requires)
+        dirs.links(&[name("wrap.service")], Subdir::Requires)
             .unwrap(),
         [name("need.socket")]
     );
