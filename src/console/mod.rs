@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use guest_init::channel::link::{Link, Sink, Source};
-use guest_init::channel::wire::{Channel, Exit, Frame, Milestone, SignalFrame, WireError};
+use guest_init::channel::wire::{Exit, Frame, Milestone, SignalFrame, StreamId, WireError};
 use guest_init::stdio::terminal::{RawMode, is_ours};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -67,7 +67,7 @@ pub struct Console<'a> {
     link: Link,
     signals: &'a Signals,
     stdin: Option<Source>,
-    sinks: Vec<(Channel, Sink)>,
+    sinks: Vec<(StreamId, Sink)>,
     /// With a terminal of the sandbox.
     terminal: Option<Terminal>,
     patience: Patience,
@@ -268,7 +268,7 @@ impl<'a> Console<'a> {
                     sink.accept(&bytes)?;
                 }
             }
-            Frame::End(Channel::Stdin) => {
+            Frame::End(StreamId::Stdin) => {
                 if let Some(stdin) = &mut self.stdin {
                     stdin.close();
                 }
@@ -278,7 +278,7 @@ impl<'a> Console<'a> {
                     sink.end();
                 }
             }
-            Frame::Room(Channel::Stdin, count) => {
+            Frame::Room(StreamId::Stdin, count) => {
                 if let Some(stdin) = &mut self.stdin {
                     stdin.more_room(count);
                 }
@@ -303,12 +303,12 @@ impl<'a> Console<'a> {
             | Frame::Resize(..)
             | Frame::Attach(_)
             | Frame::Hello(_)
-            | Frame::Passage(..) => {}
+            | Frame::Tunnel(..) => {}
         }
         Ok(())
     }
 
-    fn sink(&mut self, channel: Channel) -> Option<&mut Sink> {
+    fn sink(&mut self, channel: StreamId) -> Option<&mut Sink> {
         let mut sinks = self.sinks.iter_mut();
         sinks.find(|(of, _)| *of == channel).map(|(_, sink)| sink)
     }

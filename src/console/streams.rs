@@ -4,7 +4,7 @@ use std::io::{IsTerminal, stderr, stdin, stdout};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use guest_init::channel::link::{AtEnd, PAGE, Sink, Source};
-use guest_init::channel::wire::Channel;
+use guest_init::channel::wire::StreamId;
 use guest_init::config::{self as guest, WindowSize};
 use guest_init::stdio::streams::{Direction, hand_down};
 use nix::sys::stat::{SFlag, fstat};
@@ -25,7 +25,7 @@ struct Stream {
     shared: bool,
 }
 
-const CHANNELS: [Channel; 3] = [Channel::Stdin, Channel::Stdout, Channel::Stderr];
+const CHANNELS: [StreamId; 3] = [StreamId::Stdin, StreamId::Stdout, StreamId::Stderr];
 
 impl Stdio {
     /// Those of this process. With `terminal` the command gets a terminal of the sandbox. `shares` says whether files
@@ -103,18 +103,18 @@ impl Stdio {
     }
 
     /// The ends of those that are carried.
-    pub(super) fn into_ends(self) -> (Option<Source>, Vec<(Channel, Sink)>) {
+    pub(super) fn into_ends(self) -> (Option<Source>, Vec<(StreamId, Sink)>) {
         let mut source = None;
         let mut sinks = Vec::new();
         for (channel, stream) in CHANNELS.into_iter().zip(self.streams) {
             // All that a terminal says comes as standard output.
-            let is_silent = self.terminal && channel == Channel::Stderr;
+            let is_silent = self.terminal && channel == StreamId::Stderr;
             if stream.shared || is_silent {
                 continue;
             }
             match channel {
-                Channel::Stdin => source = Some(Source::new(channel, stream.file)),
-                Channel::Stdout | Channel::Stderr => {
+                StreamId::Stdin => source = Some(Source::new(channel, stream.file)),
+                StreamId::Stdout | StreamId::Stderr => {
                     let at_once = if is_regular(&stream.file) {
                         usize::MAX
                     } else {

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use guest_init::channel::wire::Kind;
-use guest_init::tunnel::Carried;
+use guest_init::tunnel::Connection;
 
 use crate::error::{Error, Result};
 use crate::hypervisor::Limit;
@@ -125,7 +125,7 @@ pub trait Carrier: Debug {
     ///
     /// # Errors
     /// Where no socket can be made. One that leads nowhere is reset.
-    fn carry(&self, kind: Kind, port: u16) -> io::Result<Carried>;
+    fn carry(&self, kind: Kind, port: u16) -> io::Result<Connection>;
 }
 
 /// What a sandbox is at.

@@ -1,7 +1,7 @@
-//! Who started the sandbox, and waits for word of it.
+//! Caller: the program on the host that started the sandbox.
 //!
-//! A sandbox that lives by itself finds its config in the staging root. One that was started for a command has a channel to
-//! whoever wants it: the config comes first on it.
+//! A service sandbox finds its config in the staging root. A sandbox that was started for one command has a channel to its caller,
+//! on which the config comes first.
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,34 +15,32 @@ use crate::channel::wire::{CHANNEL_FD, Exit, Frame, Milestone};
 use crate::config::{Command, GuestConfig, VERSION};
 use crate::{console_log, machine, process, session};
 
-/// Where the host puts the config of a sandbox that lives by itself, in the staging root.
+/// Config of a service sandbox, in the staging root.
 const CONFIG_PATH: &str = "/guest.json";
 
-/// Whoever started the sandbox.
+/// Program on the host that started the sandbox.
 #[derive(Debug)]
 pub enum Caller {
-    /// It does not wait.
+    /// Has not waited for the sandbox, or is not to be told any more.
     Absent,
-    /// It is at the other end of a channel.
-    There {
-        /// The channel.
+    /// Waits at the other end of a channel.
+    Connected {
         link: Link,
-        /// Its standard streams that the command shares.
+        /// Standard streams of the caller that the command shares.
         inherited: Vec<OwnedFd>,
     },
 }
 
 impl Caller {
-    /// Finds it in a container. To be asked once, before anything is opened.
-    ///
-    /// libvirt hands files down from number 3 on and closes all others, but does not say how many there are.
+    /// Finds the caller of a container. To be called once, before any file is opened: libvirt passes files from number 3 on
+    /// and closes all others, but does not tell how many there are.
     pub fn of_container() -> Self {
         if Path::new(CONFIG_PATH).exists() {
             return Self::Absent;
         }
         let mut files = (CHANNEL_FD..).map_while(process::handed_down);
         match files.next() {
-            Some(channel) => Self::There {
+            Some(channel) => Self::Connected {
                 link: Link::new(channel),
                 inherited: files.collect(),
             },
@@ -50,18 +48,18 @@ impl Caller {
         }
     }
 
-    /// Finds it in a virtual machine, and waits until it is there.
+    /// Waits until the caller of a virtual machine has opened the channel.
     pub fn of_machine() -> Result<Self> {
         if Path::new(CONFIG_PATH).exists() {
             return Ok(Self::Absent);
         }
-        Ok(Self::There {
+        Ok(Self::Connected {
             link: Link::new(machine::channel()?),
             inherited: vec![],
         })
     }
 
-    /// What it wants.
+    /// Reads the guest config.
     pub fn config(&mut self) -> Result<GuestConfig> {
         let (text, place) = match self {
             Self::Absent => {
@@ -69,7 +67,7 @@ impl Caller {
                     fs::read(CONFIG_PATH).with_context(|| format!("reading '{CONFIG_PATH}'"))?;
                 (text, CONFIG_PATH)
             }
-            Self::There { link, .. } => (receive(link)?, "the channel"),
+            Self::Connected { link, .. } => (receive(link)?, "the channel"),
         };
         let doing = || format!("reading the guest config from {place}");
         let config: GuestConfig = serde_json::from_slice(&text).with_context(doing)?;
@@ -83,44 +81,43 @@ impl Caller {
         Ok(config)
     }
 
-    /// Says that a moment of the boot was reached.
-    pub fn reached(&mut self, name: &str) {
-        if let Self::There { link, .. } = self {
+    /// Reports that a moment of the boot was reached.
+    pub fn send_milestone(&mut self, name: &str) {
+        if let Self::Connected { link, .. } = self {
             link.send(&Frame::Milestone(Milestone::now(name)));
-            // A caller that is gone shows itself when its command is to start.
+            // A caller that is gone is noticed when its command starts.
             let _ = link.flush();
         }
     }
 
-    /// Tells it what was said on the console so far.
-    pub fn pass_on_log(&mut self) {
-        if let Self::There { link, .. } = self {
+    /// Sends the log so far.
+    pub fn send_log(&mut self) {
+        if let Self::Connected { link, .. } = self {
             for line in console_log::take() {
                 link.send(&Frame::Log(line.into_bytes()));
             }
         }
     }
 
-    /// Runs the command it waits for, to its end.
-    ///
-    /// `settle` is done when nothing of it runs any more, and before the caller knows.
-    pub fn run(&mut self, command: &Command, settle: impl FnOnce()) -> Result<()> {
-        let Self::There { link, inherited } = self else {
+    /// Runs the command to its end and reports the exit status. `sync` runs after the last process has ended, and before the
+    /// caller knows.
+    pub fn run(&mut self, command: &Command, sync: impl FnOnce()) -> Result<()> {
+        let Self::Connected { link, inherited } = self else {
             bail!("there is a command, but nobody waits for it");
         };
         let exit = session::run(command, std::mem::take(inherited), link);
-        settle();
-        session::tell(link, &exit);
+        sync();
+        session::send_exit(link, &exit);
         Ok(())
     }
 
-    /// Tells it that the sandbox cannot be made.
+    /// Reports that the sandbox cannot be made.
     pub fn fail(&mut self, error: &anyhow::Error) {
-        if let Self::There { link, .. } = self {
+        if let Self::Connected { link, .. } = self {
             let exit = Exit::Failed {
                 reason: format!("{error:#}"),
             };
-            session::tell(link, &exit);
+            session::send_exit(link, &exit);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Telling the host which process is the first of the sandbox, once that is about to become the payload.
+//! Report to the host which process is the first of the sandbox, made when that is about to become the payload.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -7,9 +7,9 @@ use std::os::fd::OwnedFd;
 use anyhow::{Context, Result};
 use log::warn;
 
-use crate::sys::first_process::{Identity, ProcDir, RECORD};
+use crate::sys::first_process::{Identity, ProcDir, RECORD, Record};
 
-/// The record of a container that boots, held open: it can be written when the staging root is gone.
+/// Record of a container that boots. It is held open, so it can be written when the staging root is gone.
 #[derive(Debug)]
 pub struct Handover {
     record: File,
@@ -17,10 +17,7 @@ pub struct Handover {
 }
 
 impl Handover {
-    /// Empties the record in the staging root, which an earlier boot may have filled, while `/proc` is that of this process.
-    ///
-    /// # Errors
-    /// Where it cannot be written, or the kernel does not tell who we are.
+    /// Empties the record in the staging root, which an earlier boot may have filled. To be called while `/proc` shows this process.
     pub fn begin() -> Result<Self> {
         let path = format!("/{RECORD}");
         let record = File::create(&path).with_context(|| format!("writing '{path}'"))?;
@@ -29,7 +26,7 @@ impl Handover {
     }
 
     fn publish(mut self, first: Identity) -> Result<()> {
-        let record = crate::sys::first_process::Record {
+        let record = Record {
             init: self.init,
             first,
         };
@@ -39,9 +36,9 @@ impl Handover {
             .context("handing the sandbox over to the host")
     }
 
-    /// Publishes the record once the first process, which is another one, has said on `ready` that it has booted.
+    /// Publishes the record with another process as the first, once that has reported on `ready` that it has booted.
     pub fn publish_when(self, ready: OwnedFd, first: Identity) {
-        // It ends without a word where it fails.
+        // The process closes `ready` without writing if its boot fails.
         if File::from(ready).read_exact(&mut [0]).is_ok()
             && let Err(error) = self.publish(first)
         {
@@ -52,28 +49,26 @@ impl Handover {
 
 /// Receiver of the report that the sandbox has booted.
 #[derive(Debug)]
-pub enum Told {
-    /// Nobody: a machine has no process that the host could enter.
-    Nobody,
-    /// The host, of this process.
+pub enum Report {
+    /// Nobody: the host cannot enter a process of a machine.
+    None,
+    /// The host, for which this process is the first of the sandbox.
     Host(Handover),
-    /// The process above, which waits for a byte.
-    Above(OwnedFd),
+    /// The parent process, which waits for a byte.
+    Parent(OwnedFd),
 }
 
-impl Told {
-    /// Says that nothing but the payload is left to start: all namespaces are the sandbox's, and what it may not do is given up.
-    ///
-    /// # Errors
-    /// Where nobody hears it; the host could not reach the sandbox then.
-    pub fn booted(self) -> Result<()> {
+impl Report {
+    /// Reports that only the payload is left to start: this process is in all namespaces of the sandbox and has given up what the
+    /// payload may not do. Without the report the host could not enter the sandbox.
+    pub fn send(self) -> Result<()> {
         match self {
-            Self::Nobody => Ok(()),
+            Self::None => Ok(()),
             Self::Host(handover) => {
                 let first = handover.init;
                 handover.publish(first)
             }
-            Self::Above(ready) => File::from(ready)
+            Self::Parent(ready) => File::from(ready)
                 .write_all(&[0])
                 .context("telling that the sandbox has booted"),
         }

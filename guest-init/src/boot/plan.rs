@@ -11,6 +11,7 @@ use crate::config::{
     Payload, Platform, Root, Staged,
 };
 use crate::network::resolv::RESOLV_CONF;
+use crate::root::KERNEL_FILESYSTEMS;
 
 /// One thing PID 1 does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +38,7 @@ pub enum Step {
     /// Carry `/proc`, `/sys` or `/dev` over, with all that is mounted below.
     Move(PathBuf),
     /// Mount a `/sys` of the sandbox's own network.
-    OwnSys,
+    MountSys,
     /// Limit the number of processes and enter a cgroup and a cgroup namespace of our own.
     Cgroup {
         /// Name of the cgroup.
@@ -46,7 +47,7 @@ pub enum Step {
         max_pids: Option<u64>,
     },
     /// Give the device nodes to the sandbox's ids.
-    GiveDevices(IdMap),
+    AssignDevices(IdMap),
     /// Let those use a device who may.
     Device(Device),
     /// See the new root as the root, while the staging root can still be reached.
@@ -66,7 +67,7 @@ pub enum Step {
     Pivot(Platform),
     /// Start the first process of the sandbox in its user namespace, where the mounts cannot be changed any more. What
     /// follows is done by it; this process does nothing any more but wait for it.
-    Descend,
+    ForkInto,
     /// Write a file.
     File(File),
     /// Write credentials.
@@ -122,7 +123,7 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
     let mut steps: Vec<Step> = config.staged.iter().cloned().map(Step::Stage).collect();
     let mounts = config.mounts.iter().map(Mount::target);
     let user_mounts = config.user_mounts.iter().map(Mount::target);
-    let kernels = KERNELS.map(Path::new);
+    let kernels = KERNEL_FILESYSTEMS.map(Path::new);
     let resolv_conf = has_own_resolv_conf(config).then_some(Path::new(RESOLV_CONF));
     steps.extend(config.idmap.map(|ids| Step::Namespaces {
         ids,
@@ -136,8 +137,8 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
     });
     let sized = |mount: &Mount| Step::Mount(mount.clone().with_size(config.tmpfs_size));
     steps.extend(config.mounts.iter().map(sized));
-    steps.extend(KERNELS.map(|dir| match (dir, config.idmap) {
-        ("/sys", Some(_)) => Step::OwnSys,
+    steps.extend(KERNEL_FILESYSTEMS.map(|dir| match (dir, config.idmap) {
+        ("/sys", Some(_)) => Step::MountSys,
         _ => Step::Move(dir.into()),
     }));
     match config.platform {
@@ -148,7 +149,7 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
         Platform::Machine => {}
     }
     steps.push(Step::Enter);
-    steps.extend(config.idmap.map(Step::GiveDevices));
+    steps.extend(config.idmap.map(Step::AssignDevices));
     steps.extend(config.devices.iter().cloned().map(Step::Device));
     steps.extend(DEVICE_MOUNTS.map(|(target, mode)| {
         Step::Mount(Mount::Tmpfs {
@@ -173,7 +174,7 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
     steps.push(Step::Pivot(config.platform));
     // The first process below finds it done.
     steps.push(match config.idmap {
-        Some(_) => Step::Descend,
+        Some(_) => Step::ForkInto,
         None => Step::MaskKernel,
     });
     steps.extend(config.files.iter().cloned().map(Step::File));
@@ -225,9 +226,6 @@ fn has_own_resolv_conf(config: &GuestConfig) -> bool {
     matches!(config.root, Root::Tree { .. }) && addressings.any(|it| *it == Addressing::Dhcp)
 }
 
-/// What the kernel shows of itself; mounted in the staging root, and moved.
-pub(crate) const KERNELS: [&str; 3] = ["/proc", "/sys", "/dev"];
-
 /// What libvirt's `/dev` lacks.
 const DEVICE_MOUNTS: [(&str, u32); 1] = [("/dev/shm", 0o1777)];
 
@@ -274,7 +272,7 @@ mod tests {
         let steps = plan(&config);
         let at = |wanted: fn(&Step) -> bool| steps.iter().position(wanted).unwrap();
         let written = at(|step| matches!(step, Step::Credentials { owner: (0, 0), .. }));
-        assert!(at(|step| matches!(step, Step::Descend)) < written);
+        assert!(at(|step| matches!(step, Step::ForkInto)) < written);
         assert!(written < at(|step| matches!(step, Step::Exec { .. })));
         assert!(!format!("{steps:?}").contains("hunter2"));
         let text = serde_json::to_string(&config).unwrap();
@@ -323,7 +321,7 @@ mod tests {
         let steps = plan(&config);
         let at = |wanted: fn(&Step) -> bool| steps.iter().position(wanted).unwrap();
         let namespaces = at(|step| matches!(step, Step::Namespaces { .. }));
-        let descent = at(|step| matches!(step, Step::Descend));
+        let descent = at(|step| matches!(step, Step::ForkInto));
         assert!(namespaces < at(|step| matches!(step, Step::NewRoot { .. })));
         assert!(at(|step| matches!(step, Step::Pivot(_))) < descent);
         assert!(descent < at(|step| matches!(step, Step::Network(_))));
@@ -366,7 +364,7 @@ mod tests {
         };
         let steps = plan(&config);
         let at = |wanted: &Step| steps.iter().position(|step| step == wanted);
-        assert!(at(&Step::GiveDevices(ids)) < at(&Step::Device(device.clone())));
+        assert!(at(&Step::AssignDevices(ids)) < at(&Step::Device(device.clone())));
         assert!(at(&Step::Device(device)) < at(&Step::Pivot(Platform::Container)));
     }
 

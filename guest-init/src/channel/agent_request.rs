@@ -3,7 +3,7 @@
 //! Such a machine has several ports, each a way in for one host program at a time. Whoever takes one says
 //! [`Attach`](crate::channel::wire::Frame::Attach) with a number nobody else has said and waits for the [`Hello`](crate::channel::wire::Frame::Hello)
 //! that has it: all that comes before is what a predecessor has left. From then on each [`Config`](crate::channel::wire::Frame::Config) is
-//! an [`Ask`], answered with the streams and at last the [`Exit`](crate::channel::wire::Frame::Exit).
+//! an [`AgentRequest`], answered with the streams and at last the [`Exit`](crate::channel::wire::Frame::Exit).
 
 use std::path::PathBuf;
 
@@ -25,7 +25,7 @@ pub const PORTS: &str = "org.virt-sandbox.way.";
     rename_all_fields = "kebab-case",
     tag = "type"
 )]
-pub enum Ask {
+pub enum AgentRequest {
     /// Run a command to its end.
     Execute(Execute),
     /// Say on standard output what is in these files, as a JSON array of strings: empty for one that cannot be read.

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::unistd::{read, write};
 
-use crate::channel::wire::{CHUNK, Channel, Frame, Hello, WINDOW, WireError};
+use crate::channel::wire::{CHUNK, Frame, Hello, StreamId, WINDOW, WireError};
 
 /// Bytes that may wait for the channel before sources are left alone.
 const BACKLOG: usize = 64 << 10;
@@ -132,7 +132,7 @@ impl AsFd for Link {
 /// A stream that is read here.
 #[derive(Debug)]
 pub struct Source {
-    channel: Channel,
+    channel: StreamId,
     /// Gone once it has ended.
     stream: Option<OwnedFd>,
     /// Bytes the other side has room for.
@@ -142,7 +142,7 @@ pub struct Source {
 impl Source {
     /// Carries `stream` over as `channel`.
     #[must_use]
-    pub fn new(channel: Channel, stream: OwnedFd) -> Self {
+    pub fn new(channel: StreamId, stream: OwnedFd) -> Self {
         Self {
             channel,
             stream: Some(stream),
@@ -228,7 +228,7 @@ pub enum AtEnd {
 /// A stream that is written here.
 #[derive(Debug)]
 pub struct Sink {
-    channel: Channel,
+    channel: StreamId,
     /// Gone once it is closed.
     stream: Option<OwnedFd>,
     pending: Vec<u8>,
@@ -247,7 +247,7 @@ pub const PAGE: usize = 4096;
 impl Sink {
     /// Writes what comes on `channel` to `stream`, at most `at_once` bytes at a time.
     #[must_use]
-    pub fn new(channel: Channel, stream: OwnedFd, at_once: usize, at_end: AtEnd) -> Self {
+    pub fn new(channel: StreamId, stream: OwnedFd, at_once: usize, at_end: AtEnd) -> Self {
         Self {
             channel,
             stream: Some(stream),
@@ -352,7 +352,7 @@ mod tests {
     #[test]
     fn a_stream_that_nobody_reads_is_kept_up_to_the_window() {
         let (_reader, stream) = nix::unistd::pipe().unwrap();
-        let mut sink = Sink::new(Channel::Stdout, stream, PAGE, AtEnd::Close);
+        let mut sink = Sink::new(StreamId::Stdout, stream, PAGE, AtEnd::Close);
         let chunk = vec![0; CHUNK];
         for _ in 0..WINDOW as usize / CHUNK {
             sink.accept(&chunk).unwrap();

@@ -164,7 +164,7 @@ impl Target {
             fs::read_to_string("/proc/self/mountinfo").context("reading '/proc/self/mountinfo'")?;
         let groups = cgroup::parse(&process.read("cgroup")?);
         let own = fs::read_to_string("/proc/self/cgroup").context("reading '/proc/self/cgroup'")?;
-        let cgroup_files = cgroup::ways(&groups, &cgroup::parse(&own), &mounted);
+        let cgroup_files = cgroup::procs_files(&groups, &cgroup::parse(&own), &mounted);
         let cgroup_files = cgroup_files.map_err(|missed| {
             anyhow!(
                 "the sandbox's limits cannot be taken over: its cgroup '{}:{}' is in no hierarchy that is mounted here; mount that",

@@ -25,52 +25,57 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::time::{ClockId, clock_settime};
 use nix::unistd::{Pid, getpid, read, setsid};
 
-use crate::channel::agent_request::{Ask, Execute, PORTS, VERSION};
+use crate::channel::agent_request::{AgentRequest, Execute, PORTS, VERSION};
 use crate::channel::link::Link;
-use crate::channel::wire::{CHUNK, Channel, Exit, Frame, Hello};
+use crate::channel::wire::{CHUNK, Exit, Frame, Hello, StreamId};
 use crate::config::{Command, Directory, Identity};
 use crate::machine::block::wait_for;
 use crate::process::account::Account;
-use crate::session::{self, End};
+use crate::session::{self, Outcome};
 use crate::tunnel::targets::Targets;
-use crate::tunnel::{Tunnel, Turn};
+use crate::tunnel::{Progress, Tunnel};
 use crate::{machine, process};
 
 /// The kernel ends it last when memory is short (`proc_pid_oom_score_adj(5)`): without it nobody could look what is wrong.
-const PRECIOUS: &str = "-900";
+const OOM_SCORE_ADJ: &str = "-900";
 
 /// A port, and who is at it.
 struct Port {
     path: PathBuf,
     file: OwnedFd,
-    worker: Option<Pid>,
+    child: Option<Pid>,
 }
 
-/// Leaves the process behind that answers on `ways` ports.
-pub fn start(ways: u32) -> Result<()> {
+/// Leaves the process behind that answers on `port_count` ports.
+pub fn start(port_count: u32) -> Result<()> {
     let mut paths = Vec::new();
     let all_there = wait_for(|| {
         paths = machine::ports();
         paths.retain(|(name, _)| name.starts_with(PORTS));
-        (paths.len() >= ways as usize).then_some(())
+        (paths.len() >= port_count as usize).then_some(())
     });
     if all_there.is_none() {
-        log::warn!("of {ways} ports to the host there are {}", paths.len());
+        log::warn!(
+            "of {port_count} ports to the host there are {}",
+            paths.len()
+        );
     }
-    process::spawn(|| match keep(paths.into_iter().map(|(_, path)| path)) {
-        Ok(never) => match never {},
-        Err(error) => {
-            log::error!("answering the host: {error:#}");
-            1
-        }
-    })
+    process::spawn(
+        || match serve_ports(paths.into_iter().map(|(_, path)| path)) {
+            Ok(never) => match never {},
+            Err(error) => {
+                log::error!("answering the host: {error:#}");
+                1
+            }
+        },
+    )
     .context("starting to answer the host")?;
     Ok(())
 }
 
-fn keep(paths: impl Iterator<Item = PathBuf>) -> Result<std::convert::Infallible> {
+fn serve_ports(paths: impl Iterator<Item = PathBuf>) -> Result<std::convert::Infallible> {
     setsid().context("beginning a session")?;
-    let _ = fs::write("/proc/self/oom_score_adj", PRECIOUS);
+    let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ);
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGIO);
     signals.add(Signal::SIGCHLD);
@@ -80,7 +85,7 @@ fn keep(paths: impl Iterator<Item = PathBuf>) -> Result<std::convert::Infallible
     let mut ports = paths.map(Port::open).collect::<Result<Vec<_>>>()?;
     loop {
         for port in &mut ports {
-            if port.worker.is_none() && port.is_taken()? {
+            if port.child.is_none() && port.has_client()? {
                 port.serve()?;
             }
         }
@@ -93,10 +98,10 @@ fn keep(paths: impl Iterator<Item = PathBuf>) -> Result<std::convert::Infallible
             .and_then(|status| status.pid())
         {
             for port in &mut ports {
-                if port.worker.is_some() && port.worker == Some(ended) {
-                    port.worker = None;
+                if port.child.is_some() && port.child == Some(ended) {
+                    port.child = None;
                     port.drain()?;
-                    port.announce(true)?;
+                    port.notify(true)?;
                 }
             }
         }
@@ -111,15 +116,15 @@ impl Port {
         let port = Self {
             path,
             file,
-            worker: None,
+            child: None,
         };
         process::own_signals(&port.file, getpid())?;
-        port.announce(true)?;
+        port.notify(true)?;
         Ok(port)
     }
 
     /// Whether the kernel sends SIGIO when the host comes or goes: poll(2) cannot wait for one to come.
-    fn announce(&self, wanted: bool) -> Result<()> {
+    fn notify(&self, wanted: bool) -> Result<()> {
         let mut flags = OFlag::O_NONBLOCK;
         flags.set(OFlag::O_ASYNC, wanted);
         fcntl(&self.file, FcntlArg::F_SETFL(flags))
@@ -128,7 +133,7 @@ impl Port {
     }
 
     /// Whether somebody of the host has opened it.
-    fn is_taken(&self) -> Result<bool> {
+    fn has_client(&self) -> Result<bool> {
         let mut polled = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
         poll(&mut polled, PollTimeout::ZERO).context("looking for the host")?;
         let events = polled[0].revents().unwrap_or(PollFlags::empty());
@@ -138,18 +143,18 @@ impl Port {
     /// Throws away what somebody who is gone has said.
     fn drain(&self) -> Result<()> {
         let mut buffer = [0; 4096];
-        while !self.is_taken()? && matches!(read(&self.file, &mut buffer), Ok(1..)) {}
+        while !self.has_client()? && matches!(read(&self.file, &mut buffer), Ok(1..)) {}
         Ok(())
     }
 
     /// Leaves it to a child until the host is gone.
     fn serve(&mut self) -> Result<()> {
-        self.announce(false)?;
+        self.notify(false)?;
         let file = self.file.try_clone().context("copying a port")?;
-        let worker = process::spawn(|| {
+        let child = process::spawn(|| {
             // What the host runs is no more precious than anything else.
             let _ = fs::write("/proc/self/oom_score_adj", "0");
-            match converse(Link::new(file)) {
+            match serve_client(Link::new(file)) {
                 Ok(()) => 0,
                 Err(error) => {
                     log::warn!("answering on '{}': {error:#}", self.path.display());
@@ -159,13 +164,13 @@ impl Port {
                 }
             }
         })?;
-        self.worker = Some(worker);
+        self.child = Some(child);
         Ok(())
     }
 }
 
 /// Answers one host after the other, until none is there.
-fn converse(mut link: Link) -> Result<()> {
+fn serve_client(mut link: Link) -> Result<()> {
     let mut greeting = None;
     loop {
         if let Some(number) = greeting.take() {
@@ -175,13 +180,13 @@ fn converse(mut link: Link) -> Result<()> {
                 number,
             }));
         }
-        match hear(&mut link)? {
+        match next_frame(&mut link)? {
             None => return Ok(()),
             Some(Frame::Attach(number)) => greeting = Some(number),
-            Some(Frame::Config(text)) => match answer(&text, &mut link)? {
-                End::Exit(exit) => link.send(&Frame::Exit(exit)),
-                End::Deserted { successor: None } => return Ok(()),
-                End::Deserted { successor } => greeting = successor,
+            Some(Frame::Config(text)) => match handle_request(&text, &mut link)? {
+                Outcome::Exit(exit) => link.send(&Frame::Exit(exit)),
+                Outcome::HostGone { successor: None } => return Ok(()),
+                Outcome::HostGone { successor } => greeting = successor,
             },
             // What belongs to a command that has ended meanwhile.
             Some(_) => {}
@@ -190,7 +195,7 @@ fn converse(mut link: Link) -> Result<()> {
 }
 
 /// The next frame; `None` once the host is gone.
-fn hear(link: &mut Link) -> Result<Option<Frame>> {
+fn next_frame(link: &mut Link) -> Result<Option<Frame>> {
     loop {
         if let Some(frame) = link.next_frame().context("reading what the host says")? {
             return Ok(Some(frame));
@@ -210,23 +215,23 @@ fn hear(link: &mut Link) -> Result<Option<Frame>> {
 }
 
 /// Does what is asked. Of what cannot be done the host is told; an error is one of the port.
-fn answer(text: &[u8], link: &mut Link) -> Result<End> {
+fn handle_request(text: &[u8], link: &mut Link) -> Result<Outcome> {
     let failed = |error: anyhow::Error| {
-        Ok(End::Exit(Exit::Failed {
+        Ok(Outcome::Exit(Exit::Failed {
             reason: format!("{error:#}"),
         }))
     };
     let done = |result: Result<()>| match result {
-        Ok(()) => Ok(End::Exit(Exit::Status { code: 0 })),
+        Ok(()) => Ok(Outcome::Exit(Exit::Status { code: 0 })),
         Err(error) => failed(error),
     };
     match serde_json::from_slice(text).context("reading what is asked") {
         Err(error) => failed(error),
-        Ok(Ask::Execute(execute)) => match command(execute) {
+        Ok(AgentRequest::Execute(execute)) => match to_command(execute) {
             Ok(command) => session::watch(&command, vec![], link).or_else(failed),
             Err(error) => failed(error),
         },
-        Ok(Ask::Read { paths }) => {
+        Ok(AgentRequest::Read { paths }) => {
             let read = |path: &PathBuf| {
                 let bytes = fs::read(path).unwrap_or_default();
                 String::from_utf8_lossy(&bytes).into_owned()
@@ -234,12 +239,12 @@ fn answer(text: &[u8], link: &mut Link) -> Result<End> {
             let texts: Vec<String> = paths.iter().map(read).collect();
             let text = serde_json::to_vec(&texts)?;
             for chunk in text.chunks(CHUNK) {
-                link.send(&Frame::Data(Channel::Stdout, chunk.to_vec()));
+                link.send(&Frame::Data(StreamId::Stdout, chunk.to_vec()));
             }
             done(Ok(()))
         }
-        Ok(Ask::Tunnel) => carry(link),
-        Ok(Ask::Clock { nanoseconds }) => {
+        Ok(AgentRequest::Tunnel) => run_tunnel(link),
+        Ok(AgentRequest::Clock { nanoseconds }) => {
             let time = TimeSpec::from_duration(Duration::from_nanos(nanoseconds));
             done(clock_settime(ClockId::CLOCK_REALTIME, time).context("setting the clock"))
         }
@@ -247,20 +252,20 @@ fn answer(text: &[u8], link: &mut Link) -> Result<End> {
 }
 
 /// Carries connections until the host is gone.
-fn carry(link: &mut Link) -> Result<End> {
+fn run_tunnel(link: &mut Link) -> Result<Outcome> {
     let (files, most) = getrlimit(Resource::RLIMIT_NOFILE).context("asking for limits")?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most).context("raising a limit")?;
     let answers = |port| Targets::new(addresses(), port, true);
     let mut tunnel = Tunnel::of_guest(link, &answers);
     let successor = loop {
-        match tunnel.turn(None).context("carrying connections")? {
-            Turn::Done => {}
-            Turn::Over { successor, .. } => break successor,
+        match tunnel.poll_once(None).context("carrying connections")? {
+            Progress::Made => {}
+            Progress::Closed { successor, .. } => break successor,
         }
     };
     // What the next host runs here has what is usual.
     setrlimit(Resource::RLIMIT_NOFILE, files, most).context("lowering a limit")?;
-    Ok(End::Deserted { successor })
+    Ok(Outcome::HostGone { successor })
 }
 
 /// The machine's own addresses, without the loopback's and link-local ones.
@@ -282,7 +287,7 @@ fn addresses() -> Vec<IpAddr> {
 }
 
 /// What is asked to be run, as a session takes it.
-fn command(execute: Execute) -> Result<Command> {
+fn to_command(execute: Execute) -> Result<Command> {
     let account = Account::find(execute.user.as_deref().unwrap_or("root"))?;
     let words = |pairs: Vec<(String, String)>| {
         let pairs = pairs.into_iter();

@@ -189,7 +189,7 @@ pub fn power_off() -> ! {
     // kill(2): all but this process itself, which is the first.
     let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
     while wait().is_ok() {}
-    settle();
+    sync_filesystems();
     loop {
         let Err(error) = reboot(RebootMode::RB_POWER_OFF);
         warn!("turning the machine off: {error}");
@@ -198,7 +198,7 @@ pub fn power_off() -> ! {
 }
 
 /// Leaves no filesystem of a disk writable, so that none has a journal to replay.
-pub fn settle() {
+pub fn sync_filesystems() {
     sync();
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let mounts: Vec<_> = mountinfo::mounts(&table).collect();

@@ -1,4 +1,4 @@
-//! Making the namespaces that a sandbox's root may configure (`user_namespaces(7)`).
+//! Namespaces that root of a sandbox may configure (`user_namespaces(7)`).
 
 pub mod try_ids;
 pub mod userns;
@@ -19,18 +19,18 @@ use crate::config::IdMap;
 use crate::network::netlink::Netlink;
 use crate::process;
 
-/// Namespaces that the sandbox's root may configure, and that have no process yet.
+/// Namespaces that root of the sandbox may configure. They have no process yet.
 #[derive(Debug)]
 pub struct Namespaces {
-    /// The user namespace.
+    /// User namespace that owns the others.
     pub user: File,
     network: File,
-    /// The others, of which a process enters each.
+    /// Further namespaces that a process of the sandbox enters.
     pub others: Vec<(CloneFlags, File)>,
 }
 
-/// Namespaces made inside the user namespace, once its ids are mapped: the files of a new network in `/proc/net` belong to
-/// whoever is root of the user namespace at that moment.
+/// Namespaces made in the user namespace once its ids are mapped: files in `/proc/net` of a new network namespace belong to root of
+/// the user namespace at that moment.
 const MADE: [CloneFlags; 3] = [
     CloneFlags::CLONE_NEWNET,
     CloneFlags::CLONE_NEWIPC,
@@ -38,10 +38,7 @@ const MADE: [CloneFlags; 3] = [
 ];
 
 impl Namespaces {
-    /// Makes them.
-    ///
-    /// # Errors
-    /// Where the kernel refuses, as `user.max_user_namespaces` may have it.
+    /// Makes new namespaces.
     pub fn new(ids: IdMap) -> Result<Self> {
         make(ids, MADE.into_iter().collect(), |holder| {
             Ok(Self {
@@ -55,11 +52,7 @@ impl Namespaces {
         })
     }
 
-    /// Takes the NICs `names` along to the network namespace and enters that. Those that are not there are missed when they
-    /// are configured.
-    ///
-    /// # Errors
-    /// Where a NIC cannot be moved.
+    /// Moves the NICs `names` to the network namespace and enters it. A missing NIC is reported when it is configured.
     pub fn enter_network(&self, names: &[String]) -> Result<()> {
         if !names.is_empty() {
             let mut netlink = Netlink::open()?;
@@ -73,46 +66,44 @@ impl Namespaces {
     }
 }
 
-/// Makes a user namespace that has no other namespaces.
-///
-/// # Errors
-/// Where the kernel refuses, for example because of `user.max_user_namespaces`.
+/// Makes a user namespace alone.
 pub fn make_user_namespace(ids: IdMap) -> Result<File> {
     make(ids, CloneFlags::empty(), |holder| {
         open_namespace(holder, "user")
     })
 }
 
-/// Has a process make a user namespace, and `others` in it, and opens them.
-fn make<T>(ids: IdMap, others: CloneFlags, opened: impl FnOnce(Pid) -> Result<T>) -> Result<T> {
+/// Makes a user namespace, and `others` in it, in a new process, and opens them.
+fn make<T>(ids: IdMap, others: CloneFlags, open: impl FnOnce(Pid) -> Result<T>) -> Result<T> {
     let doing = "making a user namespace";
     let (user_report, user_told) = pipe2(OFlag::O_CLOEXEC).context(doing)?;
     let (report, told) = pipe2(OFlag::O_CLOEXEC).context(doing)?;
     let (wait_for, go) = pipe2(OFlag::O_CLOEXEC).context(doing)?;
-    // Namespaces live as long as a process or an open file has them.
-    let Some(holder) = process::divide()? else {
+    // 1. A new process makes the namespaces: they live as long as a process or an open file refers to them (namespaces(7)).
+    let Some(holder) = process::fork()? else {
         drop((user_report, report, go));
         hold(ids, others, [user_told, told], wait_for);
     };
     drop((user_told, told, wait_for));
     let mut go = File::from(go);
-    let made = done(user_report)
+    // 2. It makes the user namespace. 3. Only a process outside with the capabilities of root may map several ids.
+    // 4. It makes the other namespaces, with the ids mapped. 5. They are opened before it ends.
+    let made = wait_done(user_report)
         .map_err(name_limit)
-        .and_then(|()| map(holder, ids))
+        .and_then(|()| map_ids(holder, ids))
         .and_then(|()| go.write_all(&[0]).context("going on"))
-        .and_then(|()| done(report))
-        .and_then(|()| opened(holder));
-    // It ends when this is closed.
+        .and_then(|()| wait_done(report))
+        .and_then(|()| open(holder));
+    // The holder ends when this is closed.
     drop(go);
     waitpid(holder, None).context(doing)?;
     made.context(doing)
 }
 
-/// Where the kernel says how many user namespaces a user may have.
+/// Limit of user namespaces of one user.
 const LIMIT: &str = "/proc/sys/user/max_user_namespaces";
 
-/// Tells user namespaces that are switched off from a limit that is reached for now: the kernel says `ENOSPC` of both
-/// (`namespaces(7)`).
+/// Distinguishes disabled user namespaces from a limit that is reached for now: the kernel returns `ENOSPC` for both (`namespaces(7)`).
 fn name_limit(error: anyhow::Error) -> anyhow::Error {
     let is_off = || fs::read_to_string(LIMIT).is_ok_and(|text| text.trim() == "0");
     match error.downcast_ref::<Errno>() {
@@ -129,7 +120,7 @@ fn open_namespace(process: Pid, name: &str) -> Result<File> {
     File::open(&path).with_context(|| format!("opening '{path}'"))
 }
 
-fn map(process: Pid, ids: IdMap) -> Result<()> {
+fn map_ids(process: Pid, ids: IdMap) -> Result<()> {
     let map = format!("0 {} {}\n", ids.first, ids.count);
     for file in ["uid_map", "gid_map"] {
         let path = format!("/proc/{process}/{file}");
@@ -138,8 +129,8 @@ fn map(process: Pid, ids: IdMap) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the other side has done its step and told the number of its error, or 0.
-fn done(report: OwnedFd) -> Result<()> {
+/// Waits until the holder has finished a step and reported its errno, or 0.
+fn wait_done(report: OwnedFd) -> Result<()> {
     let mut number = [0; 4];
     File::from(report)
         .read_exact(&mut number)
@@ -150,7 +141,7 @@ fn done(report: OwnedFd) -> Result<()> {
     }
 }
 
-/// Makes the namespaces in the process that [`make`] starts, and keeps them until they are open elsewhere.
+/// Makes the namespaces in the process that [`make`] starts, and keeps them until the parent has opened them.
 fn hold(ids: IdMap, others: CloneFlags, [user_told, told]: [OwnedFd; 2], wait_for: OwnedFd) -> ! {
     let tell = |told: OwnedFd, outcome: nix::Result<()>| {
         let number = outcome.map_or_else(|error| error as i32, |()| 0);
@@ -161,7 +152,7 @@ fn hold(ids: IdMap, others: CloneFlags, [user_told, told]: [OwnedFd; 2], wait_fo
     let mut wait_for = File::from(wait_for);
     tell(
         user_told,
-        own(ids.first).and_then(|()| unshare(CloneFlags::CLONE_NEWUSER)),
+        set_effective_user(ids.first).and_then(|()| unshare(CloneFlags::CLONE_NEWUSER)),
     );
     if wait_for.read(&mut [0]).is_ok_and(|read| read == 1) {
         tell(told, unshare(others));
@@ -170,13 +161,13 @@ fn hold(ids: IdMap, others: CloneFlags, [user_told, told]: [OwnedFd; 2], wait_fo
     std::process::exit(0)
 }
 
-/// Has what is made from now on belong to this id of the host. Whatever there is only so much of for each user (watches of
-/// files, namespaces, queues) is counted for the owner of a user namespace as well (`namespaces(7)`): were that the host's
-/// root, a sandbox could leave nothing of it to the host and to other sandboxes.
-fn own(id: u32) -> nix::Result<()> {
+/// Makes this id of the host the owner of namespaces made from now on. Resources with a limit per user (watches of files, namespaces,
+/// queues) are also counted for the owner of a user namespace (`namespaces(7)`). If that were root of the host, a sandbox could use
+/// up the limits of the host and of other sandboxes.
+fn set_effective_user(id: u32) -> nix::Result<()> {
     let id = Uid::from_raw(id);
     setresuid(Uid::current(), id, Uid::from_raw(0))?;
-    // capabilities(7): an effective id other than 0 takes them away; the kernel may want them for a user namespace.
+    // An effective id other than 0 drops the effective capabilities (capabilities(7)), which a new user namespace may need.
     let raised = caps::read(None, CapSet::Permitted)
         .and_then(|permitted| caps::set(None, CapSet::Effective, &permitted));
     raised.map_err(|_| Errno::EIO)

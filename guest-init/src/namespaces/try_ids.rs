@@ -1,4 +1,4 @@
-//! Whether a sandbox can have ids of its own on this host: `guest-init try-ids FIRST COUNT PATH…`.
+//! `guest-init try-ids FIRST COUNT PATH…`: tests whether a sandbox can have ids of its own on this host.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -11,8 +11,8 @@ use crate::namespaces::make_user_namespace;
 use crate::sys::mount_api::Detached;
 use crate::sys::unsupported::is_unsupported;
 
-/// Tries whether a user namespace can have these ids, and the mounts at the paths can be mapped to it. What hinders is said on
-/// standard error; the exit status is [`IDS_UNSUPPORTED`] where that cannot pass.
+/// Makes a user namespace with these ids and maps the mounts at the paths to it. A failure is reported on standard error; the exit
+/// status is [`IDS_UNSUPPORTED`] if another attempt would fail as well.
 pub fn main(arguments: &[String]) -> ExitCode {
     match try_ids(arguments) {
         Ok(()) => ExitCode::SUCCESS,

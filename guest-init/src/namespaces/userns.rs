@@ -1,9 +1,9 @@
-//! The user namespace of a sandbox (`user_namespaces(7)`), and going down into it.
+//! The user namespace of a sandbox (`user_namespaces(7)`), and the fork into it.
 //!
-//! PID 1 of the container makes the root while it still is the host's root, in namespaces that libvirt made. What it has made
-//! cannot be changed in a mount namespace of a lesser user namespace (`mount_namespaces(7)`: read-only flags are locked,
-//! and no mount can be taken away from what it covers). So the sandbox's own first process is one below, with
-//! namespaces of its own for all that it may configure, and this one does nothing any more but wait for it.
+//! PID 1 of the container assembles the root as root of the host, in namespaces that libvirt made. Then it forks the first process
+//! of the sandbox into namespaces that the sandbox may configure, and only waits for it. In a mount namespace owned by a less
+//! privileged user namespace the mounts that PID 1 made are locked: they can neither be made writable nor removed from what they
+//! cover (`mount_namespaces(7)`).
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -29,11 +29,10 @@ use crate::sys::first_process::{Identity, ProcDir};
 use crate::sys::mount_api::Detached;
 use crate::{process, root};
 
-/// How many files a process of a service may have open (`DefaultLimitNOFILE=` of systemd).
+/// Hard limit of open files of a service (`DefaultLimitNOFILE=` of systemd).
 const OPEN_FILES: u64 = 512 << 10;
 
-/// Raises limits that services are used to set for themselves: in a user namespace nobody may exceed those it began with
-/// (setrlimit(2)).
+/// Raises limits that services expect to raise themselves: in a user namespace no process may raise a hard limit (setrlimit(2)).
 pub fn raise_limits() {
     let raised =
         getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| match hard < OPEN_FILES {
@@ -45,19 +44,13 @@ pub fn raise_limits() {
     }
 }
 
-/// Makes files for the sandbox from now on: they belong to its root, though all that the host's root may is kept.
-///
-/// # Errors
-/// Where capabilities cannot be raised again.
-pub fn make_for(ids: IdMap) -> Result<()> {
+/// Makes new files belong to root of the sandbox from now on. This process keeps the capabilities of root of the host.
+pub fn act_as_root_of(ids: IdMap) -> Result<()> {
     act_as(ids.first)
 }
 
-/// Makes files for the host for as long as `work` takes.
-///
-/// # Errors
-/// As `work`, and [`make_for`].
-pub fn make_for_host<T>(ids: Option<IdMap>, work: impl FnOnce() -> Result<T>) -> Result<T> {
+/// Calls `work` with new files belonging to root of the host.
+pub fn as_host<T>(ids: Option<IdMap>, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let Some(ids) = ids else { return work() };
     act_as(0)?;
     let done = work();
@@ -68,58 +61,58 @@ pub fn make_for_host<T>(ids: Option<IdMap>, work: impl FnOnce() -> Result<T>) ->
 fn act_as(id: u32) -> Result<()> {
     setfsgid(Gid::from_raw(id));
     setfsuid(Uid::from_raw(id));
-    // credentials(7): leaving 0 takes the capabilities that are about files away.
+    // A change of the fsuid from 0 drops the capabilities for files (capabilities(7)).
     let doing = "keeping capabilities";
     let permitted = caps::read(None, CapSet::Permitted).context(doing)?;
     caps::set(None, CapSet::Effective, &permitted).context(doing)
 }
 
-/// Where [`descend`] goes on.
+/// Side of [`fork_into`] that a process is on.
 #[derive(Debug)]
-pub enum Side {
-    /// In the process that waits.
-    Above {
+pub enum Fork {
+    /// The process that waits.
+    Parent {
         /// The first process of the sandbox.
         first: Pid,
-        /// Identity that tells it from other processes, also from a later one of the same number.
-        who: Identity,
-        /// A byte comes on it once that process has booted.
+        /// Identity of that process. A later process with the same pid has another one.
+        identity: Identity,
+        /// Pipe on which that process writes a byte once it has booted.
         ready: OwnedFd,
     },
-    /// In the first process of the sandbox, as its root.
-    Below {
-        /// Takes a byte once it has booted.
+    /// The first process of the sandbox, as root of the sandbox.
+    Child {
+        /// Pipe that takes a byte once this process has booted.
         ready: OwnedFd,
     },
 }
 
-/// Starts the first process of the sandbox. `groups` are files that take a process to the cgroups of this one. With `has_units`
-/// systemd can give units of the sandbox a `/proc` of their own.
-///
-/// # Errors
-/// Where the kernel refuses.
-pub fn descend(
+/// Forks the first process of the sandbox into its namespaces. `original_cgroups` are files that move a process back to the cgroups
+/// that PID 1 was started in. With `has_units`, systemd of the sandbox can mount a `/proc` for a unit.
+pub fn fork_into(
     namespaces: &Namespaces,
-    groups: &[File],
+    original_cgroups: &[File],
     confinement: &Confinement,
     has_units: bool,
-) -> Result<Side> {
+) -> Result<Fork> {
     let doing = "starting the first process of the sandbox";
     let (report, told) = pipe2(OFlag::O_CLOEXEC).context(doing)?;
     let (wait_for, go) = pipe2(OFlag::O_CLOEXEC).context(doing)?;
     let (ready, booted) = pipe2(OFlag::O_CLOEXEC).context(doing)?;
-    // A namespace of processes is entered by children alone, and belongs to the user namespace it was made in.
-    let Some(between) = process::divide()? else {
-        let said = match between(namespaces) {
+    // 1. An intermediate process enters the user namespace and makes the pid namespace there, so that the user namespace owns it
+    //    (namespaces(7)). Only children of that process are in the pid namespace (pid_namespaces(7)), so it forks once more.
+    let Some(intermediate) = process::fork()? else {
+        let said = match fork_intermediate(namespaces) {
             Ok(Some(pid)) => pid.to_string(),
             Ok(None) => {
                 drop((report, told, go, ready));
+                // 2. The first process waits until the parent has left the cgroup and mounted `/proc`.
                 await_root(wait_for);
-                // From here on the mounts are locked, and the cgroup is the root of what is seen.
+                // 5. A copy of the mount namespace, owned by the user namespace, has its mounts locked. The current cgroup becomes
+                //    the root of the cgroup namespace.
                 unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWCGROUP)
                     .context("locking the mounts")?;
                 become_root().context(doing)?;
-                return Ok(Side::Below { ready: booted });
+                return Ok(Fork::Child { ready: booted });
             }
             Err(error) => format!("{error:#}"),
         };
@@ -131,19 +124,21 @@ pub fn descend(
     File::from(report)
         .read_to_string(&mut said)
         .context(doing)?;
-    waitpid(between, None).context(doing)?;
+    waitpid(intermediate, None).context(doing)?;
     let Ok(first) = said.parse().map(Pid::from_raw) else {
         bail!("{doing}: {said}");
     };
-    for group in groups {
+    // 3. The parent leaves the cgroup of the sandbox, which is delegated to root of the sandbox.
+    for group in original_cgroups {
         (&*group)
             .write_all(b"0")
             .context("leaving the sandbox's cgroup")?;
     }
+    // 4. A `/proc` shows the pid namespace of the process that mounts it (pid_namespaces(7)): a child in that of the sandbox.
     let process = ProcDir::open(first.as_raw().cast_unsigned()).context(doing)?;
-    let (who, processes) = (process.identity()?, process.file("ns/pid")?);
+    let (identity, processes) = (process.identity()?, process.file("ns/pid")?);
     setns(&processes, CloneFlags::CLONE_NEWPID).context(doing)?;
-    let showing = process::spawn(|| match show_processes(confinement, has_units) {
+    let showing = process::spawn(|| match mount_proc(confinement, has_units) {
         Ok(()) => 0,
         Err(error) => {
             log::error!("{error:#}");
@@ -154,20 +149,24 @@ pub fn descend(
         bail!("mounting '/proc' for the sandbox failed");
     }
     File::from(go).write_all(b"+").context(doing)?;
-    Ok(Side::Above { first, who, ready })
+    Ok(Fork::Parent {
+        first,
+        identity,
+        ready,
+    })
 }
 
-/// The process between: gives the pid of the first one, and in that one nothing.
-fn between(namespaces: &Namespaces) -> Result<Option<Pid>> {
+/// Enters the namespaces and forks once more. Returns the pid of the first process, and `None` in that process.
+fn fork_intermediate(namespaces: &Namespaces) -> Result<Option<Pid>> {
     setns(&namespaces.user, CloneFlags::CLONE_NEWUSER).context("entering the user namespace")?;
     for (kind, file) in &namespaces.others {
         setns(file, *kind).with_context(|| format!("entering a namespace ({kind:?})"))?;
     }
     unshare(CloneFlags::CLONE_NEWPID).context("making a namespace of processes")?;
-    process::divide()
+    process::fork()
 }
 
-/// Waits until the root is whole. Whoever makes it may fail, and this namespace ends with it.
+/// Waits until the root is complete. Exits if the parent fails.
 fn await_root(wait_for: OwnedFd) {
     let mut byte = [0];
     if File::from(wait_for).read_exact(&mut byte).is_err() {
@@ -175,10 +174,7 @@ fn await_root(wait_for: OwnedFd) {
     }
 }
 
-/// Becomes root of the user namespace that was entered.
-///
-/// # Errors
-/// Where the kernel refuses.
+/// Becomes root of the current user namespace.
 pub fn become_root() -> Result<()> {
     let (user, group) = (Uid::from_raw(0), Gid::from_raw(0));
     setgroups(&[]).context("leaving all groups")?;
@@ -186,11 +182,11 @@ pub fn become_root() -> Result<()> {
     setresuid(user, user, user).context("becoming root of the sandbox")
 }
 
-/// Mounts a `/proc` that shows the processes of the sandbox alone, in place of the one there is.
-fn show_processes(confinement: &Confinement, has_units: bool) -> Result<()> {
+/// Replaces `/proc` by one that shows only processes of the sandbox.
+fn mount_proc(confinement: &Confinement, has_units: bool) -> Result<()> {
     let proc = Path::new("/proc");
     let none = None::<&str>;
-    // libvirt's, which shows the limits of the domain.
+    // libvirt mounts a file over it that shows the limits of the domain.
     let meminfo = proc.join("meminfo");
     let is_of_libvirt = fs::metadata(&meminfo)?.dev() != fs::metadata(proc)?.dev();
     let of_libvirt = is_of_libvirt
@@ -200,7 +196,7 @@ fn show_processes(confinement: &Confinement, has_units: bool) -> Result<()> {
     while umount2(proc, MntFlags::MNT_DETACH).is_ok() {}
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), proc, Some("proc"), flags, none).context("mounting '/proc'")?;
-    // What is the network namespace's belongs to the sandbox's root, the rest does not.
+    // Settings of the network namespace belong to root of the sandbox; all others are read-only.
     let (settings, network) = (proc.join("sys"), proc.join("sys/net"));
     let writable = Detached::copy(&network).context("opening '/proc/sys/net'")?;
     root::bind(&settings, &settings, true)?;
@@ -211,23 +207,22 @@ fn show_processes(confinement: &Confinement, has_units: bool) -> Result<()> {
         copy.attach(&meminfo).context("keeping '/proc/meminfo'")?;
     }
     root::mask_kernel(confinement)?;
-    if has_units && let Err(error) = show_whole(flags) {
+    if has_units && let Err(error) = mount_whole_proc(flags) {
         log::warn!("{error:#}: units with ProtectProc= will not start");
     }
     Ok(())
 }
 
-/// Where the kernel's own `/proc` is in a sandbox, with nothing laid over it, out of everybody's reach.
-const WHOLE: &str = "/run/host/proc";
+/// Mount point of a `/proc` without covers, unreachable by path.
+const WHOLE_PROC: &str = "/run/host/proc";
 
-/// Mounts a `/proc` without covers beside the one that is used. A user namespace may mount one only where it has one that is whole
-/// (mount_too_revealing() of the kernel), and units with `ProtectProc=` or `ProcSubset=` do not start unless systemd
-/// can mount theirs. The kernel does not ask whether a path leads there, so none does: who reads all of `/run` is not to
-/// read that.
-fn show_whole(flags: MsFlags) -> Result<()> {
-    let whole = Path::new(WHOLE);
+/// Mounts a second `/proc`, without covers. A user namespace may mount a new `/proc` only if it has one without covers
+/// (`mount_too_revealing()` of the kernel), and units with `ProtectProc=` or `ProcSubset=` do not start unless systemd can mount
+/// theirs. The kernel does not require the mount to be reachable, so an empty tmpfs covers its parent.
+fn mount_whole_proc(flags: MsFlags) -> Result<()> {
+    let whole = Path::new(WHOLE_PROC);
     root::make_dir(whole, 0o700)?;
-    let doing = || format!("mounting '{WHOLE}'");
+    let doing = || format!("mounting '{WHOLE_PROC}'");
     let (proc, cover) = (Some("proc"), Some("tmpfs"));
     mount(proc, whole, proc, flags, None::<&str>).with_context(doing)?;
     let above = whole.parent().unwrap_or(whole);
@@ -235,12 +230,12 @@ fn show_whole(flags: MsFlags) -> Result<()> {
     mount(cover, above, cover, flags | MsFlags::MS_RDONLY, empty).with_context(doing)
 }
 
-/// All that waiting takes.
+/// Capabilities needed for waiting.
 const KEPT: [Capability; 2] = [Capability::CAP_SYS_BOOT, Capability::CAP_KILL];
 
-/// Waits until the first process of the sandbox has ended, and ends alike. The kernel then ends what is left. What is to be done
-/// `before` is done without capabilities.
-pub fn attend(first: Pid, before: impl FnOnce()) -> ! {
+/// Waits until the first process of the sandbox has ended, and ends in the same way. The kernel then kills the processes that are
+/// left. `before` is called first, with no capabilities but those for waiting.
+pub fn reap(first: Pid, before: impl FnOnce()) -> ! {
     let kept: CapsHashSet = KEPT.into_iter().collect();
     for set in [CapSet::Effective, CapSet::Permitted] {
         if let Err(error) = caps::set(None, set, &kept) {
@@ -253,16 +248,16 @@ pub fn attend(first: Pid, before: impl FnOnce()) -> ! {
     loop {
         match wait() {
             Ok(WaitStatus::Exited(pid, status)) if pid == first => std::process::exit(status),
-            // pid_namespaces(7): what reboot(2) does in a namespace of processes.
-            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == first => end_alike(signal),
+            // reboot(2) kills the init of a pid namespace by a signal (pid_namespaces(7)).
+            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == first => exit_like(signal),
             Ok(_) | Err(Errno::EINTR) => {}
             Err(_) => std::process::exit(1),
         }
     }
 }
 
-fn end_alike(signal: Signal) -> ! {
-    // Ends this process, if it may.
+fn exit_like(signal: Signal) -> ! {
+    // reboot(2) ends this process if it is allowed.
     if signal == Signal::SIGHUP {
         let _ = reboot(RebootMode::RB_AUTOBOOT);
     } else if signal == Signal::SIGINT {

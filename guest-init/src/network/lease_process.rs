@@ -34,7 +34,7 @@ pub struct Files {
 impl Files {
     /// Those of a sandbox that lasts: its own `/etc` and `/var`.
     #[must_use]
-    pub fn lasting() -> Self {
+    pub fn persistent() -> Self {
         Self {
             resolv_conf: resolv::RESOLV_CONF.into(),
             leases: Some("/var/lib/virt-sandbox/leases.json".into()),
@@ -43,7 +43,7 @@ impl Files {
 
     /// Those of a sandbox that is thrown away: a file that is held open.
     #[must_use]
-    pub fn passing(resolv_conf: &File) -> Self {
+    pub fn volatile(resolv_conf: &File) -> Self {
         Self {
             resolv_conf: format!("/proc/self/fd/{}", resolv_conf.as_raw_fd()).into(),
             leases: None,
@@ -62,7 +62,7 @@ const CAPABILITIES: [Capability; 3] = [
     Capability::CAP_NET_BIND_SERVICE,
 ];
 
-/// Leases by [`Kept::key`].
+/// Leases by [`LeasedNic::key`].
 type Leases = BTreeMap<String, Lease>;
 
 /// What is remembered of a run.
@@ -108,7 +108,7 @@ pub fn start(nics: &[Nic], hostname: &str, files: &Files) -> Result<()> {
             for kept in &kept {
                 let (leases, boot) = (&leases, &boot);
                 scope.spawn(move || {
-                    dhcp::keep(&kept.interface, hostname, kept.known.clone(), |event| {
+                    dhcp::maintain(&kept.interface, hostname, kept.known.clone(), |event| {
                         let mut leases = leases.lock().unwrap_or_else(PoisonError::into_inner);
                         match event {
                             LeaseEvent::Obtained { lease, .. } => {

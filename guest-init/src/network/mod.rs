@@ -42,16 +42,16 @@ pub enum NetworkError {
     NotEthernet(String),
 }
 
-/// An interface whose address [`dhcp::keep`] has to keep, or still to get.
+/// An interface whose address [`dhcp::maintain`] has to keep, or still to get.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kept {
+pub struct LeasedNic {
     /// The interface.
     pub interface: Interface,
     /// What is known of its lease. One that is known is applied.
     pub known: Known,
 }
 
-impl Kept {
+impl LeasedNic {
     /// The name under which its lease is remembered: another NIC of the same name must not take it over.
     #[must_use]
     pub fn key(&self) -> String {
@@ -75,13 +75,13 @@ fn key(interface: &Interface) -> String {
 /// Raises the loopback and all NICs and gives them their addresses.
 ///
 /// A NIC on DHCP has `deadline` to get one; if no server answers, the sandbox starts without.
-/// `previous` are the leases of the last run by [`Kept::key`]; one that still holds is used at once.
+/// `previous` are the leases of the last run by [`LeasedNic::key`]; one that still holds is used at once.
 pub fn configure(
     nics: &[Nic],
     hostname: &str,
     previous: &BTreeMap<String, Lease>,
     deadline: Duration,
-) -> Result<Vec<Kept>, NetworkError> {
+) -> Result<Vec<LeasedNic>, NetworkError> {
     let mut netlink = Netlink::open()?;
     let links = netlink.links()?;
     // 127.0.0.1 and ::1 come by themselves with it.
@@ -122,7 +122,7 @@ pub fn configure(
                 match dhcp::apply(&interface.link, lease, None) {
                     Ok(()) => {
                         let known = Known::Remembered(lease.clone());
-                        return Ok(Kept { interface, known });
+                        return Ok(LeasedNic { interface, known });
                     }
                     // What is remembered may have been damaged; a server knows better.
                     Err(error) => log::warn!("{error}"),
@@ -140,7 +140,7 @@ pub fn configure(
                 }
                 Err(error @ DhcpError::System { .. }) => return Err(error.into()),
             };
-            Ok(Kept { interface, known })
+            Ok(LeasedNic { interface, known })
         })
         .collect()
 }

@@ -13,7 +13,7 @@ use std::os::unix::ffi::OsStrExt;
 use anyhow::{Context, Result, bail};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
-use nix::unistd::{ForkResult, Pid, execve, fork};
+use nix::unistd::{self, ForkResult, Pid, execve};
 
 nix::ioctl_write_int_bad!(
     /// Makes a terminal the controlling one of the session (`TIOCSCTTY(2const)`).
@@ -24,16 +24,16 @@ nix::ioctl_write_int_bad!(
 /// Runs `child` in a new process, whose exit status is what it returns, and gives the pid.
 pub fn spawn(child: impl FnOnce() -> u8) -> Result<Pid> {
     // SAFETY: guest-init never starts a thread before it forks, so the child may call anything.
-    match unsafe { fork() }.context("forking")? {
+    match unsafe { unistd::fork() }.context("forking")? {
         ForkResult::Parent { child } => Ok(child),
         ForkResult::Child => std::process::exit(child().into()),
     }
 }
 
 /// Goes on in two processes: gives the pid of the new one here, and nothing there.
-pub fn divide() -> Result<Option<Pid>> {
+pub fn fork() -> Result<Option<Pid>> {
     // SAFETY: as in `spawn`.
-    match unsafe { fork() }.context("forking")? {
+    match unsafe { unistd::fork() }.context("forking")? {
         ForkResult::Parent { child } => Ok(Some(child)),
         ForkResult::Child => Ok(None),
     }

@@ -1,4 +1,4 @@
-//! Device nodes, as libvirt has made them for the container.
+//! Device nodes, which libvirt has made for the container.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -8,34 +8,30 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
 
-use super::mounts::restrictions_of;
+use super::mount_ops::restrictions_of;
 use crate::config::{Device, IdMap};
 
-/// Who owns nothing (`user_namespaces(7)`: what the kernel shows for ids that are none).
+/// Id that owns nothing; the kernel shows it for ids without a mapping (`user_namespaces(7)`).
 const NOBODY: u32 = 65534;
 
-/// Where terminals are.
 const TERMINALS: &str = "/dev/pts";
 
-/// The group of terminals that may be written to (systemd and every distribution's `base-passwd`).
+/// Group of terminals that may be written to (systemd and the `base-passwd` of every distribution).
 const TTY: u32 = 5;
 
-/// Terminals that a sandbox may have at a time: the kernel has some thousands for all (`kernel.pty.max`).
+/// Terminals of one sandbox at a time. The kernel has a few thousand in all (`kernel.pty.max`).
 const MOST_TERMINALS: u32 = 1024;
 
-/// Gives what is in `/dev` to the ids of a user namespace.
-///
-/// # Errors
-/// Where the kernel refuses.
-pub fn give(ids: IdMap) -> Result<()> {
-    give_tree(Path::new("/dev"), ids).context("handing over '/dev'")?;
+/// Maps the owners of all files in `/dev` to the ids of a user namespace.
+pub fn assign(ids: IdMap) -> Result<()> {
+    assign_tree(Path::new("/dev"), ids).context("handing over '/dev'")?;
     let terminals = Path::new(TERMINALS);
     let is_mounted =
         || io::Result::Ok(fs::metadata(terminals)?.dev() != fs::metadata("/dev")?.dev());
     if !is_mounted().unwrap_or(false) {
         return Ok(());
     }
-    give_tree(terminals, ids).with_context(|| format!("handing over '{TERMINALS}'"))?;
+    assign_tree(terminals, ids).with_context(|| format!("handing over '{TERMINALS}'"))?;
     let group = ids.on_host(TTY).unwrap_or(ids.first);
     let options = format!("gid={group},mode=620,ptmxmode=666,max={MOST_TERMINALS}");
     let flags = MsFlags::MS_REMOUNT | restrictions_of(terminals)?;
@@ -49,13 +45,10 @@ pub fn give(ids: IdMap) -> Result<()> {
     .with_context(|| format!("handing over '{TERMINALS}'"))
 }
 
-/// Lets those use a device who may on the host, by the ids of the sandbox.
-///
-/// # Errors
-/// Where libvirt has made none, or the kernel refuses.
-pub fn allow(device: &Device, ids: Option<IdMap>) -> Result<()> {
+/// Sets owner and mode of a device, by the ids of the sandbox.
+pub fn set_access(device: &Device, ids: Option<IdMap>) -> Result<()> {
     let on_host = |id| ids.map_or(Some(id), |ids| ids.on_host(id));
-    // Ids that the sandbox does not have are nobody's.
+    // An id without a mapping becomes nobody's.
     let owner = [device.uid, device.gid].map(|id| on_host(id).or(on_host(NOBODY)));
     let [user, group] = owner;
     lchown(&device.path, user, group)
@@ -63,10 +56,10 @@ pub fn allow(device: &Device, ids: Option<IdMap>) -> Result<()> {
         .with_context(|| format!("handing over '{}'", device.path.display()))
 }
 
-/// Everything on the filesystem of `path`.
-fn give_tree(path: &Path, ids: IdMap) -> io::Result<()> {
+/// Maps the owners of all files on the filesystem of `path`.
+fn assign_tree(path: &Path, ids: IdMap) -> io::Result<()> {
     let metadata = fs::symlink_metadata(path)?;
-    // Those are given one by one: what a mount is on must not be written to beside it.
+    // Block devices are assigned one by one: a device with a mounted filesystem must not be written directly.
     if metadata.file_type().is_block_device() {
         return Ok(());
     }
@@ -79,7 +72,7 @@ fn give_tree(path: &Path, ids: IdMap) -> io::Result<()> {
     for entry in fs::read_dir(path)? {
         let entry = entry?;
         if entry.metadata()?.dev() == metadata.dev() {
-            give_tree(&entry.path(), ids)?;
+            assign_tree(&entry.path(), ids)?;
         }
     }
     Ok(())

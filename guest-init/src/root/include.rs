@@ -1,4 +1,4 @@
-//! Copying into the sandbox.
+//! Files put into the sandbox: copies of the host's, and those of the guest config.
 
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata};
@@ -14,19 +14,15 @@ use nix::sys::stat::{FileStat, Mode, SFlag, UtimensatFlags, fstatat, mkdirat, ut
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, unlinkat};
 
-use super::target::{Last, locate, make_parent};
-use super::{Place, held};
-use crate::config::{IdMap, Include};
+use super::path::{LastLink, fd_path, locate, make_dir, make_parent};
+use super::place::Place;
+use crate::config::{self, IdMap, Include};
 
-/// Copies a file, a link or a directory with all below it. What is there of the same name is replaced; a directory is
-/// added to.
-///
-/// # Errors
-/// Where something cannot be read or written.
+/// Copies a file, a link or a whole directory. An existing directory is merged with the source; anything else is replaced.
 pub fn include(place: &Place, wanted: &Include) -> Result<()> {
     let doing = || format!("copying to '{}'", wanted.target.display());
     let source = place.staged(&wanted.source).with_context(doing)?;
-    let target = locate(&place.root, &wanted.target, Last::Kept).with_context(doing)?;
+    let target = locate(&place.root, &wanted.target, LastLink::Keep).with_context(doing)?;
     let copied = make_parent(&target).and_then(|()| {
         let from = Named::new(&source)?;
         copy(&from, &Named::new(&target)?, place.ids())
@@ -40,14 +36,27 @@ pub fn include(place: &Place, wanted: &Include) -> Result<()> {
     }
 }
 
-/// A name in a directory that is held open: who exchanges what is above it changes nothing any more.
+/// Writes a file of the guest config.
+pub fn write(file: &config::File) -> Result<()> {
+    let doing = || format!("writing '{}'", file.path.display());
+    if !file.path.is_absolute() {
+        bail!("writing '{}': not an absolute path", file.path.display());
+    }
+    if let Some(parent) = file.path.parent() {
+        make_dir(parent, 0o755)?;
+    }
+    fs::write(&file.path, &file.content).with_context(doing)?;
+    fs::set_permissions(&file.path, fs::Permissions::from_mode(file.mode)).with_context(doing)
+}
+
+/// A name in an open directory. Renames of the directories above do not change what it means.
 struct Named {
     directory: OwnedFd,
     name: OsString,
 }
 
 impl Named {
-    /// Opens the directory of a path, following links as usual, and keeps the last component as the name.
+    /// Opens the parent directory of a path, following links.
     fn new(path: &Path) -> io::Result<Self> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(Errno::EISDIR.into());
@@ -59,14 +68,14 @@ impl Named {
         })
     }
 
-    /// Opens the object that has the name; a link is not followed.
+    /// Opens the file without following a link.
     fn open(&self, flags: OFlag) -> io::Result<File> {
         let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let private = Mode::S_IRUSR | Mode::S_IWUSR;
         Ok(openat(&self.directory, self.name.as_os_str(), flags, private)?.into())
     }
 
-    /// A name in the directory `opened`, which this names.
+    /// Returns a name in an open directory.
     fn within(opened: &File, name: OsString) -> io::Result<Self> {
         Ok(Self {
             directory: opened.try_clone()?.into(),
@@ -75,8 +84,7 @@ impl Named {
     }
 }
 
-/// Copies what is at `source`. Others may change that meanwhile, and what is at `target`: each object is opened once, and no link
-/// is followed.
+/// Copies `source` to `target`. Either may change meanwhile, so each file is opened once and no link is followed.
 fn copy(source: &Named, target: &Named, ids: Option<IdMap>) -> io::Result<()> {
     let object = source.open(OFlag::O_PATH)?;
     let metadata = object.metadata()?;
@@ -94,7 +102,7 @@ fn copy(source: &Named, target: &Named, ids: Option<IdMap>) -> io::Result<()> {
             mkdirat(to, name, Mode::S_IRWXU)?;
         }
         let made = target.open(OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
-        for entry in fs::read_dir(held(&object))? {
+        for entry in fs::read_dir(fd_path(&object))? {
             let name = entry?.file_name();
             copy(
                 &Named::within(&object, name.clone())?,
@@ -104,12 +112,12 @@ fn copy(source: &Named, target: &Named, ids: Option<IdMap>) -> io::Result<()> {
         }
         Some(made)
     } else if kind.is_symlink() {
-        // readlink(2): an empty path means the link that is open.
+        // An empty path means the open link itself (readlink(2)).
         symlinkat(readlinkat(&object, "")?.as_os_str(), to, name)?;
         None
     } else if kind.is_file() {
         let mut made = target.open(OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL)?;
-        io::copy(&mut File::open(held(&object))?, &mut made)?;
+        io::copy(&mut File::open(fd_path(&object))?, &mut made)?;
         Some(made)
     } else {
         return Err(io::Error::other(format!(
@@ -117,17 +125,17 @@ fn copy(source: &Named, target: &Named, ids: Option<IdMap>) -> io::Result<()> {
             source.name.display()
         )));
     };
-    dress(target, made.as_ref(), &metadata, ids)
+    copy_metadata(target, made.as_ref(), &metadata, ids)
 }
 
-/// Owner, mode and time. A share may not let the owner be changed, which leaves that of who runs the host's side.
-fn dress(
+/// Copies owner, mode and times. A share may refuse a change of the owner; the file then belongs to the server of the share.
+fn copy_metadata(
     target: &Named,
     made: Option<&File>,
     like: &Metadata,
     ids: Option<IdMap>,
 ) -> io::Result<()> {
-    // An owner that the sandbox does not have leaves it to root.
+    // A file whose owner has no id in the sandbox becomes root's.
     let inside = |id| ids.map_or(id, |ids| ids.on_host(id).unwrap_or(ids.first));
     let (to, name) = (&target.directory, target.name.as_os_str());
     let (uid, gid) = (
@@ -139,7 +147,7 @@ fn dress(
         Err(error) => return Err(error.into()),
     }
     if let Some(made) = made {
-        // After the owner: changing that takes set-user-ID away (chown(2)).
+        // After the owner: chown(2) clears set-user-ID.
         made.set_permissions(fs::Permissions::from_mode(like.mode() & 0o7777))?;
     }
     let accessed = TimeSpec::new(like.atime(), like.atime_nsec());
@@ -167,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_is_added_to_and_all_else_replaced() {
+    fn directories_are_merged_and_all_else_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         for name in ["from/below", "to/below", "to/kept"] {
@@ -178,7 +186,7 @@ mod tests {
         fs::write(path("from/link"), "a file").unwrap();
         symlink("../../secret", path("from/below/link")).unwrap();
         fs::set_permissions(path("from/link"), fs::Permissions::from_mode(0o640)).unwrap();
-        // What is there may lead elsewhere.
+        // Links in the target that lead elsewhere.
         symlink("../../secret", path("to/below/file")).unwrap();
         symlink("../secret", path("to/link")).unwrap();
         included(&path("from"), &path("to")).unwrap();
@@ -197,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_becomes_a_link_meanwhile_leads_nowhere() {
+    fn a_directory_that_becomes_a_link_meanwhile_is_not_followed() {
         use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
         use std::sync::atomic::{AtomicBool, Ordering};
 

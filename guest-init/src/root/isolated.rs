@@ -1,8 +1,8 @@
-//! A tree in which nothing is shared with those who have it as well.
+//! A tree that shares no inode with its other users.
 //!
-//! An overlay has inodes of its own. A socket, a named pipe, a lock or a watch belongs to an inode (`unix_find_bsd()`,
-//! `fifo_open()`, `struct file_lock_context`, `fsnotify_add_mark()` of the kernel): what is made by path in an overlay, or was made
-//! before in the filesystem below, is another one here. The content of files is the lower filesystem's, with its page cache.
+//! An overlay has inodes of its own, and a socket, a named pipe, a lock and a watch belong to an inode (`unix_find_bsd()`,
+//! `fifo_open()`, `struct file_lock_context`, `fsnotify_add_mark()` of the kernel). So those of the overlay differ from those of
+//! the filesystem below, while the content of files, with its page cache, is that of the filesystem below.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -13,12 +13,12 @@ use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::stat::Mode;
 
-use super::held;
-use super::mounts::mount_points_below;
-use super::overlay::{Scratch, seal, table};
+use super::mount_ops::{make_read_only, mount_points_below, read_mounts};
+use super::overlay::Scratch;
+use super::path::fd_path;
 use crate::sys::unsupported::is_unsupported;
 
-/// Filesystems that show the kernel or the host's programs themselves, wherever they are mounted: a sandbox has its own.
+/// Filesystems that show the kernel or programs of the host, wherever they are mounted. A sandbox has its own.
 const OF_THE_KERNEL: [&str; 20] = [
     "autofs",
     "binfmt_misc",
@@ -42,19 +42,19 @@ const OF_THE_KERNEL: [&str; 20] = [
     "tracefs",
 ];
 
-/// Filesystems that cannot be below an overlay, since their names have no case, and have neither sockets nor pipes.
+/// Filesystems that cannot be the lower layer of an overlay, since their names have no case. They have neither sockets nor pipes.
 const PLAIN: [&str; 3] = ["exfat", "msdos", "vfat"];
 
-/// The most bytes of a file that is a mount of its own. It is copied to memory, since only directories are laid over.
-const MOST_COPIED: u64 = 16 << 20;
+/// Most bytes of a single mounted file. It is copied to memory, since only directories can have an overlay.
+const MAX_COPIED: u64 = 16 << 20;
 
-/// Lays an overlay over each filesystem of the tree at `root`, which can then be written, and gives their mount points. What
-/// can be kept apart in no way is left out of the tree.
+/// Mounts a writable overlay over each filesystem of the tree at `root` and returns their mount points. A mount that cannot be kept
+/// apart is left out of the tree.
 ///
 /// # Errors
-/// Where the root itself cannot be laid over, or what went wrong may pass.
+/// If the root itself cannot have an overlay, or another mount fails for a reason that is not lack of support.
 pub fn isolate(scratch: &Scratch, root: &Path) -> Result<Vec<PathBuf>> {
-    let table = table()?;
+    let table = read_mounts()?;
     let kind_of = |path: &Path| {
         let mount = table.iter().rfind(|mount| mount.point == path);
         mount.map_or("", |mount| mount.filesystem.as_str())
@@ -72,7 +72,7 @@ pub fn isolate(scratch: &Scratch, root: &Path) -> Result<Vec<PathBuf>> {
             Outcome::LeftOut
         } else if metadata.is_dir() {
             cover(scratch, &path, path == root, kind).with_context(doing)?
-        } else if metadata.is_file() && metadata.len() <= MOST_COPIED {
+        } else if metadata.is_file() && metadata.len() <= MAX_COPIED {
             copy_in_place(&path).with_context(doing)?;
             Outcome::Copied
         } else {
@@ -92,9 +92,9 @@ pub fn isolate(scratch: &Scratch, root: &Path) -> Result<Vec<PathBuf>> {
 
 /// Treatment of a mount in the tree.
 enum Outcome {
-    /// An overlay is over it, or it is sealed.
+    /// An overlay covers the mount.
     Covered,
-    /// A file of the filesystem around it takes its place.
+    /// A copy in the filesystem around it takes its place, or the mount stays, read-only.
     Copied,
     /// The mount is detached, so nobody sees it.
     LeftOut,
@@ -106,7 +106,7 @@ fn cover(scratch: &Scratch, path: &Path, is_root: bool, kind: &str) -> Result<Ou
         Err(error) if is_root || !is_unsupported(&error) => Err(error),
         Err(error) if PLAIN.contains(&kind) => {
             log::debug!("{error:#}: it is read-only, and its locks are the host's");
-            seal(path)?;
+            make_read_only(path)?;
             Ok(Outcome::Copied)
         }
         Err(error) => {
@@ -120,15 +120,15 @@ fn cover(scratch: &Scratch, path: &Path, is_root: bool, kind: &str) -> Result<Ou
     }
 }
 
-/// Puts a copy in the place of a file that is a mount of its own.
+/// Replaces a mounted file by a copy.
 fn copy_in_place(path: &Path) -> Result<()> {
     let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     let file = open(path, flags, Mode::empty())?;
-    let like = fs::metadata(held(&file))?;
+    let like = fs::metadata(fd_path(&file))?;
     umount2(path, MntFlags::MNT_DETACH)?;
-    fs::copy(held(&file), path)?;
+    fs::copy(fd_path(&file), path)?;
     chown(path, Some(like.uid()), Some(like.gid()))?;
-    // After the owner: changing that takes set-user-ID away (chown(2)).
+    // After the owner: chown(2) clears set-user-ID.
     fs::set_permissions(path, fs::Permissions::from_mode(like.mode() & 0o7777))?;
     Ok(())
 }

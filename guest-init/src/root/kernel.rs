@@ -1,4 +1,4 @@
-//! What the kernel shows of the host in `/proc` and `/sys`.
+//! Filesystems of the kernel, and the parts of them that show the host.
 
 use std::fs;
 use std::io;
@@ -7,13 +7,16 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
 
-use super::mounts::bind;
+use super::mount_ops::bind;
 use crate::config::Confinement;
 
-/// Covers what shows the host, and seals what may only be read. What is not there needs no cover.
+/// Mount points of `/proc`, `/sys` and `/dev`, which are mounted in the staging root and moved to the new one.
+pub const KERNEL_FILESYSTEMS: [&str; 3] = ["/proc", "/sys", "/dev"];
+
+/// Covers the masked paths and makes the others read-only. A path that does not exist needs no cover.
 ///
 /// # Errors
-/// Where something that is there cannot be covered: a sandbox that shows more than it should does not start.
+/// If an existing path cannot be covered: a sandbox that shows more than it should does not start.
 pub fn mask(confinement: &Confinement) -> Result<()> {
     for path in &confinement.masked {
         cover(path).with_context(|| format!("covering '{}'", path.display()))?;

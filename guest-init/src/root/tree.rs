@@ -1,4 +1,4 @@
-//! What the root begins as.
+//! The tree that a root begins as.
 
 use std::path::{Path, PathBuf};
 
@@ -6,45 +6,42 @@ use anyhow::{Context, Result};
 use log::{debug, warn};
 use nix::mount::{MsFlags, mount};
 
+use super::idmap;
 use super::isolated::isolate;
-use super::mapped;
-use super::mounts::{bind, mount_points_below, tmpfs};
-use super::overlay::{Scratch, seal};
-use super::target::{Last, locate};
-use super::{Place, make_dir};
-use crate::boot::plan::KERNELS;
+use super::kernel::KERNEL_FILESYSTEMS;
+use super::mount_ops::{bind, make_read_only, mount_points_below, mount_tmpfs};
+use super::overlay::Scratch;
+use super::path::{LastLink, below, locate, make_dir};
+use super::place::Place;
 use crate::config::{Access, Root};
 use crate::sys::unsupported::is_unsupported;
 
-/// Size of an empty root's own tmpfs in bytes. It holds mount points only; a writable root is needed
-/// by the hardening of systemd units, which make mount points of their own there.
+/// Size of the tmpfs of an empty root, in bytes. It holds mount points only. The root is writable because hardened systemd units make
+/// mount points of their own there.
 const ROOT_SIZE: u64 = 64 << 20;
 
-/// Mounts what the root begins as. `targets` are mount points that it will need.
-///
-/// # Errors
-/// Where the kernel refuses, or the tree is not there.
+/// Mounts the tree of the new root. `targets` are mount points that it will need.
 pub fn new_root(place: &mut Place, root: &Root, targets: &[PathBuf]) -> Result<()> {
-    // What is mounted from here on must not travel back to where the namespace came from.
+    // Mounts made from here on must not propagate to the namespace that this one was copied from.
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
         .context("making the mounts private")?;
     make_dir(&place.root, 0o755)?;
     let scratch = Scratch::mount(&place.root)?;
     match root {
-        Root::Empty => tmpfs(&place.root, 0o755, Some(ROOT_SIZE))?,
+        Root::Empty => mount_tmpfs(&place.root, 0o755, Some(ROOT_SIZE))?,
         Root::Tree { source, access } => {
             let source = place.staged(source)?;
             bind(&source, &place.root, *access == Access::ReadOnly)?;
-            mapped::show(place, &place.root)?;
+            idmap::map_owners(place, &place.root)?;
             match access {
-                Access::Writable => make_kernels(&place.root)?,
+                Access::Writable => make_kernel_mount_points(&place.root)?,
                 Access::Volatile => {
                     isolate(&scratch, &place.root)?;
-                    make_kernels(&place.root)?;
+                    make_kernel_mount_points(&place.root)?;
                 }
-                Access::Isolated => read_isolated(&scratch, &place.root, targets)?,
-                Access::ReadOnly => read(&scratch, &place.root, targets)?,
+                Access::Isolated => isolate_read_only(&scratch, &place.root, targets)?,
+                Access::ReadOnly => complete_read_only(&scratch, &place.root, targets)?,
             }
         }
     }
@@ -52,46 +49,47 @@ pub fn new_root(place: &mut Place, root: &Root, targets: &[PathBuf]) -> Result<(
     Ok(())
 }
 
-/// Makes the mount points that a sealed tree lacks beside its root.
-fn read(scratch: &Scratch, root: &Path, targets: &[PathBuf]) -> Result<()> {
+/// Covers the root with an overlay if a read-only tree lacks mount points at its top.
+fn complete_read_only(scratch: &Scratch, root: &Path, targets: &[PathBuf]) -> Result<()> {
     if lacks(root, targets)? {
         scratch.cover(root)?;
-        make_kernels(root)?;
-        seal(root)?;
+        make_kernel_mount_points(root)?;
+        make_read_only(root)?;
     }
     Ok(())
 }
 
-/// Keeps a tree apart from others who have it, and seals it.
-fn read_isolated(scratch: &Scratch, root: &Path, targets: &[PathBuf]) -> Result<()> {
+/// Isolates a tree and makes it read-only.
+fn isolate_read_only(scratch: &Scratch, root: &Path, targets: &[PathBuf]) -> Result<()> {
     match isolate(scratch, root) {
         Ok(overlays) => {
-            make_kernels(root)?;
-            overlays.iter().try_for_each(|overlay| seal(overlay))
+            make_kernel_mount_points(root)?;
+            overlays
+                .iter()
+                .try_for_each(|overlay| make_read_only(overlay))
         }
         Err(error) if is_unsupported(&error) => {
             warn!(
                 "{error:#}: sockets, pipes and locks of the host can be reached through the root; Linux 5.19 keeps them apart"
             );
             let points = mount_points_below(root)?;
-            points.iter().try_for_each(|point| seal(point))?;
-            read(scratch, root, targets)
+            points.iter().try_for_each(|point| make_read_only(point))?;
+            complete_read_only(scratch, root, targets)
         }
         Err(error) => Err(error),
     }
 }
 
-/// What is moved here later has to have a place then.
-fn make_kernels(root: &Path) -> Result<()> {
-    let mut kernels = KERNELS.iter().map(Path::new);
-    kernels.try_for_each(|path| make_dir(&super::below(root, path), 0o755))
+fn make_kernel_mount_points(root: &Path) -> Result<()> {
+    let mut kernels = KERNEL_FILESYSTEMS.iter().map(Path::new);
+    kernels.try_for_each(|path| make_dir(&below(root, path), 0o755))
 }
 
-/// Whether some of the targets begins with a directory that the root does not have. An overlay further down could not
-/// make it, and one over the root has to be there before it becomes the root.
+/// Returns whether the first component of a target is missing in the root. Only an overlay over the root can take it, and that has to
+/// be mounted before it becomes the root.
 fn lacks(root: &Path, targets: &[PathBuf]) -> Result<bool> {
     for target in targets {
-        let path = locate(root, target, Last::Followed)?;
+        let path = locate(root, target, LastLink::Follow)?;
         let inside = path.strip_prefix(root).unwrap_or(&path);
         let first = inside.components().next();
         if first.is_some_and(|first| !root.join(first).exists()) {

@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 
 use self::start::Started;
 use crate::channel::link::{Link, Sink, Source};
-use crate::channel::wire::{Channel, Exit, Frame, Milestone, STARTED, SignalFrame};
+use crate::channel::wire::{Exit, Frame, Milestone, STARTED, SignalFrame, StreamId};
 use crate::config::Command;
 use crate::stdio::terminal::set_window_size;
 
@@ -28,9 +28,9 @@ const FAREWELL: u16 = 5000;
 /// order of their numbers.
 pub fn run(command: &Command, inherited: Vec<OwnedFd>, link: &mut Link) -> Exit {
     match watch(command, inherited, link) {
-        Ok(End::Exit(exit)) => exit,
+        Ok(Outcome::Exit(exit)) => exit,
         // A caller that is gone will not ask.
-        Ok(End::Deserted { .. }) => Exit::Signal {
+        Ok(Outcome::HostGone { .. }) => Exit::Signal {
             number: Signal::SIGKILL as u8,
         },
         Err(error) => Exit::Failed {
@@ -41,18 +41,18 @@ pub fn run(command: &Command, inherited: Vec<OwnedFd>, link: &mut Link) -> Exit 
 
 /// The end of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum End {
+pub enum Outcome {
     /// The command has ended.
     Exit(Exit),
     /// The caller is gone.
-    Deserted {
+    HostGone {
         /// What the next one has said to attach, if there is one already.
         successor: Option<u64>,
     },
 }
 
 /// Sends the last frame and waits until the host has closed the channel: until then it may not have read it.
-pub fn tell(link: &mut Link, exit: &Exit) {
+pub fn send_exit(link: &mut Link, exit: &Exit) {
     link.send(&Frame::Exit(exit.clone()));
     let mut is_open = true;
     while is_open {
@@ -75,7 +75,7 @@ struct Session<'a> {
     link: &'a mut Link,
     pid: Pid,
     stdin: Option<Sink>,
-    outputs: Vec<(Channel, Source)>,
+    outputs: Vec<(StreamId, Source)>,
     /// A terminal's end, to resize it.
     terminal: Option<OwnedFd>,
     exit: Option<Exit>,
@@ -84,7 +84,7 @@ struct Session<'a> {
 }
 
 /// As [`run`], and says also whether the caller is still there.
-pub fn watch(command: &Command, inherited: Vec<OwnedFd>, link: &mut Link) -> Result<End> {
+pub fn watch(command: &Command, inherited: Vec<OwnedFd>, link: &mut Link) -> Result<Outcome> {
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGCHLD);
     mask.thread_block().context("blocking signals")?;
@@ -93,7 +93,7 @@ pub fn watch(command: &Command, inherited: Vec<OwnedFd>, link: &mut Link) -> Res
 
     let started = match start::start(command, inherited)? {
         Started::Runs(running) => running,
-        Started::Not(exit) => return Ok(End::Exit(exit)),
+        Started::Not(exit) => return Ok(Outcome::Exit(exit)),
     };
     link.send(&Frame::Milestone(Milestone::now(STARTED)));
     let mut session = Session {
@@ -107,18 +107,18 @@ pub fn watch(command: &Command, inherited: Vec<OwnedFd>, link: &mut Link) -> Res
         successor: None,
     };
     // What came with the config, which nothing announces any more.
-    session.hear()?;
+    session.handle_frames()?;
     while !session.is_over() {
-        session.turn(&signals)?;
+        session.poll_once(&signals)?;
     }
     Ok(match session.exit.take() {
-        Some(exit) if session.host_is_there => End::Exit(exit),
-        Some(_) => End::Deserted {
+        Some(exit) if session.host_is_there => Outcome::Exit(exit),
+        Some(_) => Outcome::HostGone {
             successor: session.successor,
         },
         None => {
             session.end_command();
-            End::Deserted {
+            Outcome::HostGone {
                 successor: session.successor,
             }
         }
@@ -135,7 +135,7 @@ impl Session<'_> {
     }
 
     /// Waits until something can be done, and does it.
-    fn turn(&mut self, signals: &SignalFd) -> Result<()> {
+    fn poll_once(&mut self, signals: &SignalFd) -> Result<()> {
         let mut polled = vec![
             PollFd::new(signals.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.link.as_fd(), self.link.wants()),
@@ -175,16 +175,16 @@ impl Session<'_> {
         if is_ready(self.stdin.as_ref().and_then(Sink::wants))
             && let Some(stdin) = &mut self.stdin
         {
-            complain(stdin.drain(self.link));
+            log_failure(stdin.drain(self.link));
         }
         for (_, source) in &mut self.outputs {
             if is_ready(source.wants(self.link)) {
-                complain(source.pump(self.link));
+                log_failure(source.pump(self.link));
             }
         }
         if is_ready(Some(self.link.as_fd())) {
             self.host_is_there = self.link.fill().unwrap_or(false);
-            self.hear()?;
+            self.handle_frames()?;
         }
         if self.link.flush().is_err() {
             self.host_is_there = false;
@@ -226,9 +226,9 @@ impl Session<'_> {
         let _ = waitpid(self.pid, None);
     }
 
-    fn hear(&mut self) -> Result<()> {
+    fn handle_frames(&mut self) -> Result<()> {
         while let Some(frame) = self.link.next_frame().context("reading the channel")? {
-            self.obey(frame);
+            self.handle_frame(frame);
         }
         Ok(())
     }
@@ -261,16 +261,16 @@ impl Session<'_> {
         }
     }
 
-    fn obey(&mut self, frame: Frame) {
+    fn handle_frame(&mut self, frame: Frame) {
         match frame {
-            Frame::Data(Channel::Stdin, bytes) => {
+            Frame::Data(StreamId::Stdin, bytes) => {
                 if let Some(stdin) = &mut self.stdin
                     && let Err(error) = stdin.accept(&bytes)
                 {
                     log::warn!("standard input: {error}");
                 }
             }
-            Frame::End(Channel::Stdin) => {
+            Frame::End(StreamId::Stdin) => {
                 if let Some(stdin) = &mut self.stdin {
                     stdin.end();
                 }
@@ -292,7 +292,7 @@ impl Session<'_> {
             Frame::Signal(signal) => self.signal(signal),
             Frame::Resize(rows, columns) => {
                 if let Some(terminal) = &self.terminal {
-                    complain(set_window_size(terminal.as_fd(), rows, columns));
+                    log_failure(set_window_size(terminal.as_fd(), rows, columns));
                 }
             }
             // Nothing of the host's.
@@ -301,12 +301,12 @@ impl Session<'_> {
             | Frame::Log(_)
             | Frame::Data(..)
             | Frame::Hello(_)
-            | Frame::Passage(..)
+            | Frame::Tunnel(..)
             | Frame::Exit(_) => {}
         }
     }
 
-    fn output(&mut self, channel: Channel) -> Option<&mut Source> {
+    fn output(&mut self, channel: StreamId) -> Option<&mut Source> {
         let mut outputs = self.outputs.iter_mut();
         outputs
             .find(|(of, _)| *of == channel)
@@ -331,7 +331,7 @@ impl Session<'_> {
 }
 
 /// A stream that fails has ended, and the other side was told.
-fn complain<E: std::fmt::Display>(result: Result<(), E>) {
+fn log_failure<E: std::fmt::Display>(result: Result<(), E>) {
     if let Err(error) = result {
         log::warn!("{error}");
     }

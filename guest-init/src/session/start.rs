@@ -16,7 +16,7 @@ use nix::unistd::{
 };
 
 use crate::channel::link::{AtEnd, Sink, Source};
-use crate::channel::wire::{Channel, Exit};
+use crate::channel::wire::{Exit, StreamId};
 use crate::config::{Command, Directory, Identity, Stdio, Stream, WindowSize};
 use crate::process::{self, ExecError};
 use crate::stdio::pty::Pty;
@@ -34,7 +34,7 @@ pub enum Started {
 pub struct Running {
     pub pid: Pid,
     pub stdin: Option<Sink>,
-    pub outputs: Vec<(Channel, Source)>,
+    pub outputs: Vec<(StreamId, Source)>,
     pub terminal: Option<OwnedFd>,
 }
 
@@ -90,9 +90,9 @@ fn streams(command: &Command, inherited: Vec<OwnedFd>) -> Result<(Theirs, Runnin
                 Stream::None => null(),
             };
             Theirs::Files([
-                file(streams[0], Channel::Stdin)?,
-                file(streams[1], Channel::Stdout)?,
-                file(streams[2], Channel::Stderr)?,
+                file(streams[0], StreamId::Stdin)?,
+                file(streams[1], StreamId::Stdout)?,
+                file(streams[2], StreamId::Stderr)?,
             ])
         }
     };
@@ -109,13 +109,13 @@ fn terminal(command: &Command, size: WindowSize, running: &mut Running) -> Resul
         .context("setting the window size")?;
     let master = || pty.master.try_clone().context("handing over the terminal");
     running.stdin = Some(Sink::new(
-        Channel::Stdin,
+        StreamId::Stdin,
         master()?,
         usize::MAX,
         AtEnd::Type,
     ));
-    let output = Source::new(Channel::Stdout, master()?);
-    running.outputs.push((Channel::Stdout, output));
+    let output = Source::new(StreamId::Stdout, master()?);
+    running.outputs.push((StreamId::Stdout, output));
     running.terminal = Some(master()?);
     Ok(pty)
 }
@@ -126,11 +126,11 @@ fn null() -> Result<OwnedFd> {
 }
 
 /// A pipe of which our end is carried over the channel; gives the command's.
-fn pipe(channel: Channel, command: &Command, running: &mut Running) -> Result<OwnedFd> {
+fn pipe(channel: StreamId, command: &Command, running: &mut Running) -> Result<OwnedFd> {
     let (read, write) = pipe2(OFlag::O_CLOEXEC).context("making a pipe")?;
     let (ours, theirs) = match channel {
-        Channel::Stdin => (write, read),
-        Channel::Stdout | Channel::Stderr => (read, write),
+        StreamId::Stdin => (write, read),
+        StreamId::Stdout | StreamId::Stderr => (read, write),
     };
     // Of our end only: the command's is a description of its own.
     fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).context("making a pipe")?;
@@ -143,10 +143,10 @@ fn pipe(channel: Channel, command: &Command, running: &mut Running) -> Result<Ow
     )
     .context("making a pipe")?;
     match channel {
-        Channel::Stdin => {
+        StreamId::Stdin => {
             running.stdin = Some(Sink::new(channel, ours, usize::MAX, AtEnd::Close));
         }
-        Channel::Stdout | Channel::Stderr => {
+        StreamId::Stdout | StreamId::Stderr => {
             running.outputs.push((channel, Source::new(channel, ours)));
         }
     }

@@ -92,7 +92,7 @@ pub fn procs_file(membership: &Membership, mountinfo: &str) -> Option<PathBuf> {
 ///
 /// # Errors
 /// Names a group that bounds what is in it and whose hierarchy is not mounted: the process would be bounded by its own in its place.
-pub fn ways<'a>(
+pub fn procs_files<'a>(
     wanted: &'a [Membership],
     own: &[Membership],
     mountinfo: &str,
@@ -144,7 +144,7 @@ mod tests {
         let unified = "31 24 0:27 / /u rw - cgroup2 cgroup2 rw\n";
         let ways = |wanted: &str, mounted: &str| {
             let (wanted, own) = (parse(wanted), parse("4:memory:/\n3:pids:/\n0::/user\n"));
-            super::ways(&wanted, &own, mounted).map_err(|one| one.controllers.clone())
+            super::procs_files(&wanted, &own, mounted).map_err(|one| one.controllers.clone())
         };
         let both = "4:memory:/web1\n0::/web1\n";
         let found = ways(both, &format!("{memory}{unified}")).unwrap();

@@ -1,35 +1,29 @@
-//! One end of a connection that is carried over a channel.
+//! One end of a connection over a channel: a stream or datagrams.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use nix::poll::PollFlags;
-use nix::sys::socket::MsgFlags;
 
-use super::Carried;
 use super::datagrams::Datagrams;
+use super::reply::Reply;
 use super::stream::Stream;
-use crate::channel::wire::{Kind, Passage};
+use crate::channel::wire::{Kind, TunnelFrame};
 use crate::tunnel::targets::Targets;
 
-/// Of every send and receive.
-pub(super) const FLAGS: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_NOSIGNAL);
-
-/// What becomes of an end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
-    /// It goes on.
-    On,
-    /// All that was to be carried is.
-    Over,
-    /// It has failed, of which the other side is to be told.
-    Reset,
+/// Host's end of a connection to a port of the guest.
+#[derive(Debug)]
+pub struct Connection {
+    /// Protocol of the socket.
+    pub kind: Kind,
+    /// Port in the guest.
+    pub port: u16,
+    /// Nonblocking socket. For datagrams it keeps messages apart and has an end (`SOCK_SEQPACKET`).
+    pub socket: OwnedFd,
+    /// Whether the connection failed before its end. Set before the socket is closed, by either side.
+    pub is_reset: Arc<AtomicBool>,
 }
-
-/// What is to be said to the other side, and what becomes of the end.
-pub(super) type Done = (Vec<Passage>, Step);
-
-pub(super) const ON: Done = (vec![], Step::On);
-pub(super) const RESET: Done = (vec![], Step::Reset);
 
 /// One end of a connection.
 #[derive(Debug)]
@@ -48,32 +42,32 @@ impl AsFd for End {
 }
 
 impl End {
-    /// The host's end.
-    pub(super) fn carried(carried: Carried) -> Self {
-        match carried.kind {
-            Kind::Stream => Self::Stream(Stream::new(carried.socket, None, carried.is_reset)),
-            Kind::Datagrams => Self::Datagrams(Datagrams::new(carried.socket, None)),
+    /// Returns the host's end.
+    pub(super) fn of_host(connection: Connection) -> Self {
+        match connection.kind {
+            Kind::Stream => Self::Stream(Stream::new(connection.socket, None, connection.is_reset)),
+            Kind::Datagrams => Self::Datagrams(Datagrams::new(connection.socket, None)),
         }
     }
 
-    /// The guest's end, on its way to the first of `targets` that does not refuse at once.
-    pub(super) fn reached(kind: Kind, targets: Targets) -> Option<Self> {
+    /// Returns the guest's end, connecting to the first of `targets` that does not refuse at once.
+    pub(super) fn of_guest(kind: Kind, targets: Targets) -> Option<Self> {
         Some(match kind {
-            Kind::Stream => Self::Stream(Stream::reached(targets)?),
-            Kind::Datagrams => Self::Datagrams(Datagrams::reached(targets)?),
+            Kind::Stream => Self::Stream(Stream::connect(targets)?),
+            Kind::Datagrams => Self::Datagrams(Datagrams::connect(targets)?),
         })
     }
 
-    /// Ends it so that nobody believes to have heard all.
+    /// Closes the end so that its peer sees a failure instead of an end of data.
     pub(super) fn reset(self) {
         match self {
             Self::Stream(stream) => stream.reset(),
-            // Who sends datagrams is told nothing.
+            // Senders of datagrams get no report.
             Self::Datagrams(_) => {}
         }
     }
 
-    /// What to wait for.
+    /// Returns the events to wait for.
     pub(super) fn wants(&self, has_room: bool) -> PollFlags {
         match self {
             Self::Stream(stream) => stream.wants(has_room),
@@ -82,25 +76,25 @@ impl End {
         }
     }
 
-    /// Goes on, after poll(2) has told of `events`.
-    pub(super) fn advance(&mut self, events: PollFlags, has_room: bool) -> Done {
+    /// Handles events that poll(2) has reported.
+    pub(super) fn advance(&mut self, events: PollFlags, has_room: bool) -> Reply {
         match self {
             Self::Stream(stream) => stream.advance(events, has_room),
-            Self::Datagrams(_) if !has_room => ON,
+            Self::Datagrams(_) if !has_room => Reply::OPEN,
             Self::Datagrams(datagrams) => datagrams.pump(),
         }
     }
 
-    /// What the other side has said.
-    pub(super) fn obey(&mut self, passage: Passage) -> Done {
-        match (self, passage) {
-            (Self::Stream(stream), Passage::Data(bytes)) => stream.accept(bytes),
-            (Self::Stream(stream), Passage::End) => stream.finish(),
-            (Self::Stream(stream), Passage::Room(count)) => stream.more_room(count),
-            (Self::Datagrams(datagrams), Passage::Data(bytes)) => datagrams.accept(bytes),
-            // What makes no sense here.
-            (Self::Datagrams(_), Passage::End | Passage::Room(_))
-            | (_, Passage::Open(..) | Passage::Reset) => ON,
+    /// Handles a frame of the other side.
+    pub(super) fn handle(&mut self, frame: TunnelFrame) -> Reply {
+        match (self, frame) {
+            (Self::Stream(stream), TunnelFrame::Data(bytes)) => stream.accept(bytes),
+            (Self::Stream(stream), TunnelFrame::End) => stream.finish(),
+            (Self::Stream(stream), TunnelFrame::Room(count)) => stream.more_room(count),
+            (Self::Datagrams(datagrams), TunnelFrame::Data(bytes)) => datagrams.accept(bytes),
+            // Meaningless here.
+            (Self::Datagrams(_), TunnelFrame::End | TunnelFrame::Room(_))
+            | (_, TunnelFrame::Open(..) | TunnelFrame::Reset) => Reply::OPEN,
         }
     }
 }

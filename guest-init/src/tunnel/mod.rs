@@ -1,80 +1,68 @@
-//! Connections that are carried over one channel, each with a window of its own, so that one that nobody reads holds up no other.
+//! Connections multiplexed over one channel. Each has a window of its own, so one that nobody reads does not hold up the others.
 //!
-//! Both sides are alike but for the beginning: the host opens a connection for a socket that it has, and the guest makes one to
-//! the port that was asked for. A host never opens anything for a guest.
+//! The sides differ only in how a connection begins: the host opens it for a socket that it has, and the guest connects to the
+//! requested port. The host never opens a connection for a guest.
 
 mod datagrams;
 mod end;
+mod reply;
 mod stream;
 pub mod targets;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use self::end::{End, Step};
+pub use self::end::Connection;
+use self::end::End;
+use self::reply::{EndState, Reply};
 use crate::channel::link::Link;
-use crate::channel::wire::{Exit, Frame, Kind, Passage};
+use crate::channel::wire::{Exit, Frame, TunnelFrame};
 use crate::tunnel::targets::Targets;
 
-/// A socket whose other end is to be carried to the guest.
-#[derive(Debug)]
-pub struct Carried {
-    /// What is spoken on it.
-    pub kind: Kind,
-    /// The port of the guest's that it is for.
-    pub port: u16,
-    /// The socket: nonblocking, and for datagrams one that keeps messages apart and has an end (`SOCK_SEQPACKET`).
-    pub socket: OwnedFd,
-    /// Whether it ended before its time. Set before it is closed, by either side.
-    pub is_reset: Arc<AtomicBool>,
-}
-
-/// What has come of waiting.
+/// Outcome of waiting for a tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Turn {
-    /// Something was done.
-    Done,
+pub enum Progress {
+    /// The tunnel goes on.
+    Made,
     /// The other side is gone, or wants no more.
-    Over {
-        /// What the next one has said to attach, if there is one already.
+    Closed {
+        /// Number with which the next client has attached, if there is one already.
         successor: Option<u64>,
-        /// Why the guest could not go on, where it has said so.
+        /// Reason of a guest that could not go on.
         reason: Option<String>,
     },
 }
 
-/// Where ports lead, in the guest.
+/// Finds the targets of a port, in the guest.
 type Answers<'a> = &'a dyn Fn(u16) -> Targets;
 
-/// Connections on a channel.
+/// One side of the connections over a channel.
 #[expect(
     missing_debug_implementations,
-    reason = "functions have nothing to show"
+    reason = "closures have no debug representation"
 )]
 pub struct Tunnel<'a> {
     link: &'a mut Link,
-    /// None on the host.
+    /// Absent on the host.
     answers: Option<Answers<'a>>,
     ends: BTreeMap<u32, End>,
     next: u32,
-    /// The first to have its turn: others were before.
+    /// Connection whose events are handled first, so that each gets its turn.
     first: u32,
 }
 
 impl<'a> Tunnel<'a> {
-    /// The host's side.
+    /// Returns the host's side.
     #[must_use]
     pub fn of_host(link: &'a mut Link) -> Self {
         Self::new(link, None)
     }
 
-    /// The guest's side; `answers` says where a port may be answered.
+    /// Returns the guest's side; `answers` finds the targets of a port.
     #[must_use]
     pub fn of_guest(link: &'a mut Link, answers: Answers<'a>) -> Self {
         Self::new(link, Some(answers))
@@ -90,21 +78,18 @@ impl<'a> Tunnel<'a> {
         }
     }
 
-    /// Carries a socket to the guest.
-    pub fn open(&mut self, carried: Carried) {
+    /// Opens a connection to the guest.
+    pub fn open(&mut self, connection: Connection) {
         self.next = self.next.wrapping_add(1);
-        let (id, kind, port) = (self.next, carried.kind, carried.port);
-        self.send(id, Passage::Open(kind, port));
-        self.ends.insert(id, End::carried(carried));
+        let (id, kind, port) = (self.next, connection.kind, connection.port);
+        self.send(id, TunnelFrame::Open(kind, port));
+        self.ends.insert(id, End::of_host(connection));
     }
 
-    /// Waits until something can be done, or `wake` can be read, and does it.
-    ///
-    /// # Errors
-    /// Where the other side speaks what cannot be understood, or the kernel refuses to wait.
-    pub fn turn(&mut self, wake: Option<BorrowedFd<'_>>) -> io::Result<Turn> {
-        // What has come before anybody waited, which nothing announces any more.
-        if let Some(over) = self.hear()? {
+    /// Waits for an event, or until `wake` can be read, and handles the event.
+    pub fn poll_once(&mut self, wake: Option<BorrowedFd<'_>>) -> io::Result<Progress> {
+        // Frames read earlier: poll(2) does not report them again.
+        if let Some(over) = self.handle_frames()? {
             return Ok(over);
         }
         if self.link.flush().is_err() {
@@ -126,7 +111,7 @@ impl<'a> Tunnel<'a> {
         polled.extend(wake.map(|wake| PollFd::new(wake, PollFlags::POLLIN)));
         match poll(&mut polled, PollTimeout::NONE) {
             Ok(_) => {}
-            Err(Errno::EINTR) => return Ok(Turn::Done),
+            Err(Errno::EINTR) => return Ok(Progress::Made),
             Err(error) => return Err(error.into()),
         }
         let found = |fd: &PollFd<'_>| fd.revents().unwrap_or(PollFlags::empty());
@@ -140,7 +125,7 @@ impl<'a> Tunnel<'a> {
         drop(polled);
         for (id, events) in of_ends {
             if !self.link.has_room() && !events.contains(PollFlags::POLLOUT) {
-                // Whoever comes too late begins the next time.
+                // The channel is full: this one is the first next time.
                 self.first = id;
                 break;
             }
@@ -149,34 +134,34 @@ impl<'a> Tunnel<'a> {
         if !of_link.is_empty() && !self.link.fill().unwrap_or(false) {
             return Ok(gone());
         }
-        Ok(Turn::Done)
+        Ok(Progress::Made)
     }
 
     fn advance(&mut self, id: u32, events: PollFlags) {
         let Some(end) = self.ends.get_mut(&id) else {
             return;
         };
-        let (said, step) = end.advance(events, self.link.has_room());
-        self.conclude(id, said, step);
+        let reply = end.advance(events, self.link.has_room());
+        self.apply(id, reply);
     }
 
-    /// Passes on what an end has to say, and forgets one that is over.
-    fn conclude(&mut self, id: u32, said: Vec<Passage>, step: Step) {
-        for passage in said {
-            self.send(id, passage);
+    /// Sends the frames of a reply, and removes an end that is closed.
+    fn apply(&mut self, id: u32, reply: Reply) {
+        for frame in reply.frames {
+            self.send(id, frame);
         }
-        match step {
-            Step::On => {}
-            Step::Over => drop(self.ends.remove(&id)),
-            Step::Reset => {
-                self.send(id, Passage::Reset);
+        match reply.state {
+            EndState::Open => {}
+            EndState::Closed => drop(self.ends.remove(&id)),
+            EndState::Reset => {
+                self.send(id, TunnelFrame::Reset);
                 self.reset(id);
             }
         }
     }
 
-    fn send(&mut self, id: u32, passage: Passage) {
-        self.link.send(&Frame::Passage(id, passage));
+    fn send(&mut self, id: u32, frame: TunnelFrame) {
+        self.link.send(&Frame::Tunnel(id, frame));
     }
 
     fn reset(&mut self, id: u32) {
@@ -185,13 +170,13 @@ impl<'a> Tunnel<'a> {
         }
     }
 
-    /// Obeys what the other side has said; gives why that was the last.
-    fn hear(&mut self) -> io::Result<Option<Turn>> {
+    /// Handles the frames of the other side; returns a value if the tunnel is closed.
+    fn handle_frames(&mut self) -> io::Result<Option<Progress>> {
         while let Some(frame) = self.link.next_frame().map_err(io::Error::other)? {
             match frame {
-                Frame::Passage(id, passage) => self.obey(id, passage),
+                Frame::Tunnel(id, frame) => self.handle_frame(id, frame),
                 Frame::Attach(number) => {
-                    return Ok(Some(Turn::Over {
+                    return Ok(Some(Progress::Closed {
                         successor: Some(number),
                         reason: None,
                     }));
@@ -201,12 +186,12 @@ impl<'a> Tunnel<'a> {
                         Exit::Failed { reason } | Exit::NotRun { reason, .. } => Some(reason),
                         Exit::Status { .. } | Exit::Signal { .. } => None,
                     };
-                    return Ok(Some(Turn::Over {
+                    return Ok(Some(Progress::Closed {
                         successor: None,
                         reason,
                     }));
                 }
-                // Nothing of a tunnel's.
+                // No frames of a tunnel.
                 Frame::Config(_)
                 | Frame::Milestone(_)
                 | Frame::Log(_)
@@ -221,36 +206,36 @@ impl<'a> Tunnel<'a> {
         Ok(None)
     }
 
-    fn obey(&mut self, id: u32, passage: Passage) {
-        if let Passage::Open(kind, port) = passage {
+    fn handle_frame(&mut self, id: u32, frame: TunnelFrame) {
+        if let TunnelFrame::Open(kind, port) = frame {
             let Some(answers) = self.answers else { return };
-            match End::reached(kind, answers(port)) {
+            match End::of_guest(kind, answers(port)) {
                 Some(end) => drop(self.ends.insert(id, end)),
-                None => self.send(id, Passage::Reset),
+                None => self.send(id, TunnelFrame::Reset),
             }
             return;
         }
-        // One that is over here has been told of to the other side.
+        // The other side has been told about an end that is closed here.
         let Some(end) = self.ends.get_mut(&id) else {
             return;
         };
-        if passage == Passage::Reset {
+        if frame == TunnelFrame::Reset {
             return self.reset(id);
         }
-        let (said, step) = end.obey(passage);
-        self.conclude(id, said, step);
+        let reply = end.handle(frame);
+        self.apply(id, reply);
     }
 }
 
-fn gone() -> Turn {
-    Turn::Over {
+fn gone() -> Progress {
+    Progress::Closed {
         successor: None,
         reason: None,
     }
 }
 
 impl Drop for Tunnel<'_> {
-    /// Nobody is left to believe that all has arrived.
+    /// Resets all connections, so that no peer takes what it got for everything.
     fn drop(&mut self) {
         for (_, end) in std::mem::take(&mut self.ends) {
             end.reset();

@@ -1,4 +1,4 @@
-//! The end of a stream: each direction has an end of its own, and none runs ahead of who reads it.
+//! End of a connection with a stream of bytes. Each direction ends by itself, and none runs ahead of its reader.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -10,27 +10,27 @@ use nix::libc::linger;
 use nix::poll::PollFlags;
 use nix::sys::socket::{Shutdown, recv, send, setsockopt, shutdown, sockopt};
 
-use super::end::{Done, FLAGS, ON, RESET, Step};
-use crate::channel::wire::{CHUNK, Passage, WINDOW};
-use crate::tunnel::targets::{Targets, begin, connected};
+use super::reply::{EndState, FLAGS, Reply};
+use crate::channel::wire::{CHUNK, TunnelFrame, WINDOW};
+use crate::tunnel::targets::{Targets, is_connected, start_connect};
 
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) socket: OwnedFd,
-    /// Where else it may be answered; none once it is.
+    /// Further targets; absent once the connection is established.
     targets: Option<Targets>,
     is_reset: Arc<AtomicBool>,
-    /// Bytes that the other side has room for.
+    /// Bytes that may be sent before the other side reports room.
     room: u32,
-    /// What came and is not written yet; never more than [`WINDOW`].
+    /// Bytes received and not yet written; at most [`WINDOW`].
     pending: VecDeque<u8>,
-    /// Bytes written since the other side was told of room.
+    /// Bytes written since room was last reported.
     written: u32,
-    /// The other side was told that no more comes from here.
-    has_ended: bool,
-    /// The other side has told so.
-    ends: bool,
-    /// That was passed on.
+    /// Whether [`TunnelFrame::End`] was sent.
+    sent_end: bool,
+    /// Whether [`TunnelFrame::End`] was received.
+    received_end: bool,
+    /// Whether the received end was passed on to the socket.
     is_shut: bool,
 }
 
@@ -47,14 +47,14 @@ impl Stream {
             room: WINDOW,
             pending: VecDeque::new(),
             written: 0,
-            has_ended: false,
-            ends: false,
+            sent_end: false,
+            received_end: false,
             is_shut: false,
         }
     }
 
-    pub(super) fn reached(mut targets: Targets) -> Option<Self> {
-        let socket = reach(&mut targets)?;
+    pub(super) fn connect(mut targets: Targets) -> Option<Self> {
+        let socket = next_socket(&mut targets)?;
         Some(Self::new(socket, Some(targets), Arc::default()))
     }
 
@@ -71,95 +71,95 @@ impl Stream {
         if self.targets.is_some() {
             return PollFlags::POLLOUT;
         }
-        let reads = has_room && self.room > 0 && !self.has_ended;
+        let reads = has_room && self.room > 0 && !self.sent_end;
         let mut wants = PollFlags::empty();
         wants.set(PollFlags::POLLIN, reads);
         wants.set(PollFlags::POLLOUT, !self.pending.is_empty());
         wants
     }
 
-    pub(super) fn advance(&mut self, events: PollFlags, has_room: bool) -> Done {
+    pub(super) fn advance(&mut self, events: PollFlags, has_room: bool) -> Reply {
         if self.targets.is_some() {
-            return match connected(self.socket.as_fd()) {
-                Ok(false) => ON,
+            return match is_connected(self.socket.as_fd()) {
+                Ok(false) => Reply::OPEN,
                 Ok(true) => {
                     self.targets = None;
                     self.drain()
                 }
-                Err(error) => self.elsewhere(&error),
+                Err(error) => self.try_next(&error),
             };
         }
         let wants = self.wants(has_room);
         let failed = PollFlags::POLLHUP | PollFlags::POLLERR;
         let may = |event| wants.contains(event) && events.intersects(event | failed);
-        let (mut said, mut step) = ON;
+        let mut reply = Reply::OPEN;
         if may(PollFlags::POLLOUT) {
-            (said, step) = self.drain();
+            reply = self.drain();
         }
-        if may(PollFlags::POLLIN) && step == Step::On {
-            let (more, then) = self.pump();
-            said.extend(more);
-            step = then;
+        if may(PollFlags::POLLIN) && reply.state == EndState::Open {
+            let pumped = self.pump();
+            reply.frames.extend(pumped.frames);
+            reply.state = pumped.state;
         }
-        (said, step)
+        reply
     }
 
-    /// Nobody listens where it led to: tries the next target.
-    fn elsewhere(&mut self, error: &std::io::Error) -> Done {
-        let reached = self.targets.as_mut().and_then(|targets| {
+    /// Tries the next target, since nobody listens at this one.
+    fn try_next(&mut self, error: &std::io::Error) -> Reply {
+        let connecting = self.targets.as_mut().and_then(|targets| {
             targets.failed(error);
-            reach(targets)
+            next_socket(targets)
         });
-        match reached {
+        match connecting {
             Some(socket) => {
                 self.socket = socket;
-                ON
+                Reply::OPEN
             }
-            None => RESET,
+            None => Reply::RESET,
         }
     }
 
-    fn pump(&mut self) -> Done {
+    fn pump(&mut self) -> Reply {
         let mut buffer = [0; CHUNK];
         let most = CHUNK.min(self.room as usize);
         match recv(self.socket.as_raw_fd(), &mut buffer[..most], FLAGS) {
-            Ok(0) if self.is_reset.load(Ordering::Acquire) => RESET,
+            Ok(0) if self.is_reset.load(Ordering::Acquire) => Reply::RESET,
             Ok(0) => {
-                self.has_ended = true;
-                (vec![Passage::End], self.step())
+                self.sent_end = true;
+                Reply::new(vec![TunnelFrame::End], self.state())
             }
             Ok(count) => {
                 let bytes = buffer.get(..count).unwrap_or_default().to_vec();
                 self.room -= u32::try_from(count).unwrap_or(self.room);
-                (vec![Passage::Data(bytes)], Step::On)
+                Reply::new(vec![TunnelFrame::Data(bytes)], EndState::Open)
             }
-            Err(Errno::EAGAIN | Errno::EINTR) => ON,
-            Err(_) => RESET,
+            Err(Errno::EAGAIN | Errno::EINTR) => Reply::OPEN,
+            Err(_) => Reply::RESET,
         }
     }
 
-    pub(super) fn accept(&mut self, bytes: Vec<u8>) -> Done {
-        // The other side was not given that much room, or has said that no more comes.
-        if self.ends || self.pending.len() + bytes.len() > WINDOW as usize {
-            return RESET;
+    pub(super) fn accept(&mut self, bytes: Vec<u8>) -> Reply {
+        // More than the reported room, or data after the end.
+        if self.received_end || self.pending.len() + bytes.len() > WINDOW as usize {
+            return Reply::RESET;
         }
         self.pending.extend(bytes);
         self.drain()
     }
 
-    pub(super) fn finish(&mut self) -> Done {
-        self.ends = true;
+    pub(super) fn finish(&mut self) -> Reply {
+        self.received_end = true;
         self.drain()
     }
 
-    pub(super) fn more_room(&mut self, count: u32) -> Done {
+    pub(super) fn more_room(&mut self, count: u32) -> Reply {
         self.room = self.room.saturating_add(count);
-        ON
+        Reply::OPEN
     }
 
-    fn drain(&mut self) -> Done {
+    fn drain(&mut self) -> Reply {
         if self.targets.is_some() {
-            return ON;
+            return Reply::OPEN;
         }
         while !self.pending.is_empty() {
             let (bytes, _) = self.pending.as_slices();
@@ -170,34 +170,34 @@ impl Stream {
                 }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => break,
-                Err(_) => return RESET,
+                Err(_) => return Reply::RESET,
             }
         }
-        let mut said = Vec::new();
-        if self.written >= WINDOW / 4 && !self.ends {
-            said.push(Passage::Room(self.written));
+        let mut frames = Vec::new();
+        if self.written >= WINDOW / 4 && !self.received_end {
+            frames.push(TunnelFrame::Room(self.written));
             self.written = 0;
         }
-        if self.ends && self.pending.is_empty() && !self.is_shut {
+        if self.received_end && self.pending.is_empty() && !self.is_shut {
             self.is_shut = true;
-            // One that has gone altogether is noticed by the other direction.
+            // A peer that is gone is noticed in the other direction.
             let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Write);
         }
-        (said, self.step())
+        Reply::new(frames, self.state())
     }
 
-    fn step(&self) -> Step {
-        match self.has_ended && self.is_shut {
-            true => Step::Over,
-            false => Step::On,
+    fn state(&self) -> EndState {
+        match self.sent_end && self.is_shut {
+            true => EndState::Closed,
+            false => EndState::Open,
         }
     }
 }
 
-/// A connection on its way to the first of `targets` that does not refuse at once.
-fn reach(targets: &mut Targets) -> Option<OwnedFd> {
+/// Starts a connection to the first of `targets` that does not refuse at once.
+fn next_socket(targets: &mut Targets) -> Option<OwnedFd> {
     while let Some(target) = targets.next() {
-        match begin(target) {
+        match start_connect(target) {
             Ok(socket) => return Some(socket.into()),
             Err(error) => targets.failed(&error),
         }

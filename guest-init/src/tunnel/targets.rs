@@ -1,7 +1,7 @@
-//! Where a port of a sandbox may be answered, and connecting to it without waiting.
+//! Addresses at which a port of a sandbox may be served, and nonblocking connections to them.
 //!
-//! What comes from outside must not seem local to a service that trusts its own host (CVE-2021-20199), so the loopback is
-//! asked last, and only where nobody listens at any other address.
+//! A connection from outside must not look local to a service that trusts its own host (CVE-2021-20199). So the loopback is tried
+//! last, and only if nobody listens at any other address.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
@@ -18,38 +18,38 @@ const LOOPBACK: [IpAddr; 2] = [
     IpAddr::V6(Ipv6Addr::LOCALHOST),
 ];
 
-/// Where a port may be answered, most wanted first.
+/// Addresses of a port, in the order in which they are tried.
 #[derive(Debug, Clone)]
 pub struct Targets {
     port: u16,
     own: std::vec::IntoIter<IpAddr>,
-    /// Empty where the loopback is another one.
+    /// Empty if the loopback belongs to another host.
     loopback: std::slice::Iter<'static, IpAddr>,
-    /// Something else than "nobody listens here" was said.
-    is_barred: bool,
+    /// Whether an address failed for another reason than that nobody listens.
+    skips_loopback: bool,
 }
 
 impl Targets {
-    /// At addresses that are not the loopback's, and at that last if `has_loopback`.
+    /// Returns the addresses `own`, none of which is a loopback address, followed by the loopback with `has_loopback`.
     #[must_use]
     pub fn new(own: Vec<IpAddr>, port: u16, has_loopback: bool) -> Self {
         Self {
             port,
             own: own.into_iter(),
             loopback: if has_loopback { &LOOPBACK[..] } else { &[] }.iter(),
-            is_barred: false,
+            skips_loopback: false,
         }
     }
 
-    /// The port.
+    /// Returns the port that all addresses have in common.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Notes why the one before was not it.
+    /// Notes why the address returned last could not be used.
     pub fn failed(&mut self, error: &io::Error) {
-        self.is_barred |= error.kind() != io::ErrorKind::ConnectionRefused;
+        self.skips_loopback |= error.kind() != io::ErrorKind::ConnectionRefused;
     }
 }
 
@@ -59,18 +59,18 @@ impl Iterator for Targets {
     fn next(&mut self) -> Option<SocketAddr> {
         let address = match self.own.next() {
             Some(address) => address,
-            None if self.is_barred => return None,
+            None if self.skips_loopback => return None,
             None => *self.loopback.next()?,
         };
         Some(SocketAddr::new(address, self.port))
     }
 }
 
-/// Begins a connection, which is there once [`connected`] says so.
+/// Starts a connection. [`is_connected`] tells when it is established.
 ///
 /// # Errors
-/// Where it is refused at once.
-pub fn begin(target: SocketAddr) -> io::Result<TcpStream> {
+/// If it is refused at once.
+pub fn start_connect(target: SocketAddr) -> io::Result<TcpStream> {
     let family = if target.is_ipv4() {
         AddressFamily::Inet
     } else {
@@ -87,11 +87,11 @@ pub fn begin(target: SocketAddr) -> io::Result<TcpStream> {
     Ok(server)
 }
 
-/// Whether a connection that was begun is there.
+/// Returns whether a started connection is established.
 ///
 /// # Errors
-/// Where it was refused.
-pub fn connected(server: BorrowedFd<'_>) -> io::Result<bool> {
+/// If it was refused.
+pub fn is_connected(server: BorrowedFd<'_>) -> io::Result<bool> {
     let error = getsockopt(&server, sockopt::SocketError)?;
     if error != 0 {
         return Err(io::Error::from_raw_os_error(error));
@@ -103,11 +103,11 @@ pub fn connected(server: BorrowedFd<'_>) -> io::Result<bool> {
     }
 }
 
-/// A socket for datagrams to `target`.
+/// Opens a socket for datagrams to `target`.
 ///
 /// # Errors
-/// Where there is no way there.
-pub fn datagrams(target: SocketAddr) -> io::Result<UdpSocket> {
+/// If there is no route to it.
+pub fn open_datagrams(target: SocketAddr) -> io::Result<UdpSocket> {
     let any: IpAddr = if target.is_ipv4() {
         Ipv4Addr::UNSPECIFIED.into()
     } else {

@@ -1,8 +1,9 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
@@ -10,17 +11,18 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, 
 
 use super::stream::Stream;
 use super::*;
+use crate::channel::wire::Kind;
 use crate::channel::wire::WINDOW;
 
-/// Two sides that are connected; gives what has the host open connections.
-fn sides() -> (Sender<Carried>, UnixStream) {
+/// Starts both sides of a tunnel; returns what makes the host open connections.
+fn start_tunnel() -> (Sender<Connection>, UnixStream) {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let (host, guest) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags).unwrap();
     thread::spawn(move || {
         let mut link = Link::new(guest);
         let answers = |port| Targets::new(vec![], port, true);
         let mut tunnel = Tunnel::of_guest(&mut link, &answers);
-        while tunnel.turn(None).unwrap() == Turn::Done {}
+        while tunnel.poll_once(None).unwrap() == Progress::Made {}
     });
     let (jobs, waiting) = channel();
     let (wake, mut woken) = UnixStream::pair().unwrap();
@@ -31,7 +33,7 @@ fn sides() -> (Sender<Carried>, UnixStream) {
         loop {
             let _ = woken.read(&mut [0; 64]);
             waiting.try_iter().for_each(|job| tunnel.open(job));
-            if tunnel.turn(Some(woken.as_fd())).unwrap() != Turn::Done {
+            if tunnel.poll_once(Some(woken.as_fd())).unwrap() != Progress::Made {
                 return;
             }
         }
@@ -39,8 +41,8 @@ fn sides() -> (Sender<Carried>, UnixStream) {
     (jobs, wake)
 }
 
-fn carried(
-    (jobs, wake): &mut (Sender<Carried>, UnixStream),
+fn connect(
+    (jobs, wake): &mut (Sender<Connection>, UnixStream),
     kind: Kind,
     port: u16,
 ) -> (OwnedFd, Arc<AtomicBool>) {
@@ -51,7 +53,7 @@ fn carried(
     let flags = SockFlag::SOCK_CLOEXEC;
     let (ours, socket) = socketpair(AddressFamily::Unix, spoken, None, flags).unwrap();
     let is_reset = Arc::<AtomicBool>::default();
-    let job = Carried {
+    let job = Connection {
         kind,
         port,
         socket,
@@ -63,7 +65,7 @@ fn carried(
 }
 
 #[test]
-fn streams_arrive_whole_end_by_halves_and_do_not_hold_each_other_up() {
+fn streams_arrive_whole_and_do_not_hold_each_other_up() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     thread::spawn(move || {
@@ -76,15 +78,15 @@ fn streams_arrive_whole_end_by_halves_and_do_not_hold_each_other_up() {
             });
         }
     });
-    let mut sides = sides();
-    // One that is neither read nor ended.
-    let (stuck, _) = carried(&mut sides, Kind::Stream, port);
+    let mut host = start_tunnel();
+    // One that is neither read nor closed.
+    let (stuck, _) = connect(&mut host, Kind::Stream, port);
     let mut stuck = UnixStream::from(stuck);
     stuck.set_nonblocking(true).unwrap();
     while stuck.write(&[1; 65536]).is_ok() {}
     let askers: Vec<_> = (0..20_usize)
         .map(|number| {
-            let (socket, is_reset) = carried(&mut sides, Kind::Stream, port);
+            let (socket, is_reset) = connect(&mut host, Kind::Stream, port);
             thread::spawn(move || {
                 let question: Vec<u8> = (0..3_000_000 / (1 + number * number))
                     .map(|index| (index / 7 + number) as u8)
@@ -103,21 +105,21 @@ fn streams_arrive_whole_end_by_halves_and_do_not_hold_each_other_up() {
 }
 
 #[test]
-fn nobody_is_left_to_believe_that_all_has_arrived() {
+fn a_failed_connection_is_reset_on_both_sides() {
     // Nobody listens.
-    let mut sides = sides();
+    let mut host = start_tunnel();
     let port = TcpListener::bind("127.0.0.1:0")
         .and_then(|listener| listener.local_addr())
         .unwrap()
         .port();
-    let (socket, is_reset) = carried(&mut sides, Kind::Stream, port);
+    let (socket, is_reset) = connect(&mut host, Kind::Stream, port);
     let mut answer = Vec::new();
     let _ = UnixStream::from(socket).read_to_end(&mut answer);
     assert!(is_reset.load(Ordering::Acquire));
-    // Who listens sees that the client was reset.
+    // The server sees that its client was reset.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let (socket, is_reset) = carried(&mut sides, Kind::Stream, port);
+    let (socket, is_reset) = connect(&mut host, Kind::Stream, port);
     let (mut server, _) = listener.accept().unwrap();
     is_reset.store(true, Ordering::Release);
     drop(socket);
@@ -126,12 +128,12 @@ fn nobody_is_left_to_believe_that_all_has_arrived() {
 }
 
 #[test]
-fn datagrams_keep_their_bounds_and_find_who_listens() {
+fn datagrams_keep_their_bounds_and_reach_either_loopback() {
     for bound in ["127.0.0.1:0", "[::1]:0"] {
         let server = UdpSocket::bind(bound).unwrap();
         let port = server.local_addr().unwrap().port();
-        let mut sides = sides();
-        let (socket, _) = carried(&mut sides, Kind::Datagrams, port);
+        let mut host = start_tunnel();
+        let (socket, _) = connect(&mut host, Kind::Datagrams, port);
         for text in [b"first".to_vec(), b"x".to_vec(), vec![7; 9000]] {
             send(socket.as_raw_fd(), &text, MsgFlags::empty()).unwrap();
             let mut buffer = [0; 10_000];
@@ -145,20 +147,20 @@ fn datagrams_keep_their_bounds_and_find_who_listens() {
 }
 
 #[test]
-fn a_host_opens_nothing_for_a_guest() {
+fn the_host_opens_no_connection_for_a_guest() {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let (host, guest) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let port = listener.local_addr().unwrap().port();
     let mut bad = Link::new(guest);
-    bad.send(&Frame::Passage(1, Passage::Open(Kind::Stream, port)));
-    bad.send(&Frame::Passage(1, Passage::Data(vec![0; 64])));
+    bad.send(&Frame::Tunnel(1, TunnelFrame::Open(Kind::Stream, port)));
+    bad.send(&Frame::Tunnel(1, TunnelFrame::Data(vec![0; 64])));
     bad.flush().unwrap();
     drop(bad);
     let mut link = Link::new(host);
     let mut tunnel = Tunnel::of_host(&mut link);
-    while tunnel.turn(None).unwrap() == Turn::Done {}
+    while tunnel.poll_once(None).unwrap() == Progress::Made {}
     assert_eq!(
         listener.accept().unwrap_err().kind(),
         io::ErrorKind::WouldBlock
@@ -166,14 +168,17 @@ fn a_host_opens_nothing_for_a_guest() {
 }
 
 #[test]
-fn nothing_comes_after_the_end() {
+fn data_after_the_end_resets_a_stream() {
     let flags = SockFlag::SOCK_CLOEXEC;
     let (ours, socket) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags).unwrap();
     let mut stream = Stream::new(socket, None, Arc::default());
-    // More than the kernel keeps for who does not read.
-    assert_eq!(stream.accept(vec![0; WINDOW as usize]).1, Step::On);
-    assert_eq!(stream.finish(), end::ON);
-    assert_eq!(stream.accept(vec![1]), end::RESET);
+    // More than the kernel buffers for a socket that is not read.
+    assert_eq!(
+        stream.accept(vec![0; WINDOW as usize]).state,
+        EndState::Open
+    );
+    assert_eq!(stream.finish(), Reply::OPEN);
+    assert_eq!(stream.accept(vec![1]), Reply::RESET);
     drop(ours);
 }
 

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use guest_init::network;
-use guest_init::network::dhcp::{self, GivenRoute, Known, Lease, LeaseEvent};
+use guest_init::network::dhcp::{self, Known, Lease, LeaseEvent, LeaseRoute};
 use nix::sched::{CloneFlags, setns};
 use tempfile::TempDir;
 
@@ -139,12 +139,12 @@ fn a_lease_is_got_and_applied() {
         let moved = Lease {
             address: Ipv4Addr::new(192, 0, 2, 200),
             routes: vec![
-                GivenRoute {
+                LeaseRoute {
                     network: Ipv4Addr::new(10, 0, 0, 0),
                     prefix: 8,
                     gateway: Some(Ipv4Addr::new(198, 51, 100, 1)),
                 },
-                GivenRoute {
+                LeaseRoute {
                     network: Ipv4Addr::new(198, 51, 100, 0),
                     prefix: 24,
                     gateway: None,
@@ -283,7 +283,7 @@ pub fn keep(wire: &Wire, known: Known) -> mpsc::Receiver<LeaseEvent> {
     let sandbox = wire.sandbox.try_clone().unwrap();
     thread::spawn(move || {
         setns(&sandbox, CloneFlags::CLONE_NEWNET).unwrap();
-        dhcp::keep(&eth0(), "box", known, |event| {
+        dhcp::maintain(&eth0(), "box", known, |event| {
             let _ = sender.send(event.clone());
         })
     });
@@ -305,7 +305,7 @@ fn a_link_that_comes_up_late_gets_its_lease() {
         let sandbox = wire.sandbox.try_clone().unwrap();
         thread::spawn(move || {
             setns(&sandbox, CloneFlags::CLONE_NEWNET).unwrap();
-            dhcp::keep(&nic, "box", Known::Nothing, |event| {
+            dhcp::maintain(&nic, "box", Known::Nothing, |event| {
                 let _ = sender.send(event.clone());
             })
         });

@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use guest_init::config::Nic;
-use guest_init::network::dhcp::{GivenRoute, Known, Lease, LeaseEvent, lease::Terms};
-use guest_init::network::{self, Kept};
+use guest_init::network::dhcp::{Known, Lease, LeaseEvent, LeaseRoute, lease::Terms};
+use guest_init::network::{self, LeasedNic};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::dhcp::{AT_ONCE, DEADLINE, KEY, Server, acquire, keep};
@@ -21,7 +21,7 @@ fn lease_of(address: [u8; 4]) -> Lease {
         prefix: 24,
         broadcast: None,
         server: Ipv4Addr::new(192, 0, 2, 1),
-        routes: vec![GivenRoute {
+        routes: vec![LeaseRoute {
             network: Ipv4Addr::UNSPECIFIED,
             prefix: 0,
             gateway,
@@ -40,14 +40,14 @@ fn lease_of(address: [u8; 4]) -> Lease {
 }
 
 /// Starts the network with one NIC, and says how long it took.
-fn configure(key: &str, lease: &Lease) -> (Kept, Duration) {
+fn configure(key: &str, lease: &Lease) -> (LeasedNic, Duration) {
     configure_nic(
         dynamic("eth0"),
         BTreeMap::from([(key.to_owned(), lease.clone())]),
     )
 }
 
-fn configure_nic(nic: Nic, previous: BTreeMap<String, Lease>) -> (Kept, Duration) {
+fn configure_nic(nic: Nic, previous: BTreeMap<String, Lease>) -> (LeasedNic, Duration) {
     let began = Instant::now();
     let mut kept = network::configure(&[nic], "box", &previous, DEADLINE).unwrap();
     (kept.remove(0), began.elapsed())

@@ -270,7 +270,7 @@ fn a_file_of_its_own_is_laid_over_what_cannot_be_written() {
             ("/etc/hosts", "before"),
             ("/etc/new", ""),
         ] {
-            let mut file = stage.own_file(path).unwrap();
+            let mut file = stage.overlay_file(path).unwrap();
             assert_eq!(fs::read_to_string(path).unwrap(), before, "{path}");
             file.set_len(0).unwrap();
             file.write_all(b"own").unwrap();

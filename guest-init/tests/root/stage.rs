@@ -77,13 +77,13 @@ impl Stage {
         root::new_root(self.place.as_mut().unwrap(), &root, &targets).unwrap();
     }
 
-    /// What follows sees the new root as its root.
+    /// Makes the new root the root of this process.
     pub fn enter(&mut self) {
-        let place = self.place.take().unwrap();
-        for kernels in ["/proc", "/sys", "/dev"] {
-            root::carry_over(&place, Path::new(kernels)).unwrap();
+        let place = self.place.as_mut().unwrap();
+        for filesystem in ["/proc", "/sys", "/dev"] {
+            root::move_mount(place, Path::new(filesystem)).unwrap();
         }
-        self.place = Some(root::enter(place).unwrap());
+        root::enter(place).unwrap();
     }
 
     fn place(&self) -> &Place {
@@ -94,8 +94,8 @@ impl Stage {
         root::add(self.place(), wanted)
     }
 
-    pub fn own_file(&self, path: &str) -> anyhow::Result<File> {
-        root::own_file(self.place(), Path::new(path))
+    pub fn overlay_file(&self, path: &str) -> anyhow::Result<File> {
+        root::overlay_file(self.place(), Path::new(path))
     }
 
     pub fn include(&self, wanted: &Include) -> anyhow::Result<()> {

@@ -10,9 +10,9 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread;
 
-use guest_init::channel::agent_request::Ask;
+use guest_init::channel::agent_request::AgentRequest;
 use guest_init::channel::wire::Kind;
-use guest_init::tunnel::{Carried, Tunnel, Turn};
+use guest_init::tunnel::{Connection, Progress, Tunnel};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
 
 use super::inside::{Machine, PATIENCE};
@@ -29,7 +29,7 @@ pub struct Tunnelling {
 /// The thread that carries. It ends once this is dropped.
 #[derive(Debug)]
 struct Thread {
-    jobs: Sender<Carried>,
+    jobs: Sender<Connection>,
     /// A byte is written for each job.
     wake: UnixStream,
 }
@@ -44,7 +44,7 @@ impl Tunnelling {
     }
 
     /// Leaves a job to the thread that there is; gives it back where that has ended.
-    fn leave(&self, job: Carried) -> std::result::Result<(), Carried> {
+    fn leave(&self, job: Connection) -> std::result::Result<(), Connection> {
         let mut thread = self.thread.borrow_mut();
         match thread.as_mut() {
             None => Err(job),
@@ -77,7 +77,7 @@ impl Tunnelling {
 }
 
 impl Carrier for Tunnelling {
-    fn carry(&self, kind: Kind, port: u16) -> io::Result<Carried> {
+    fn carry(&self, kind: Kind, port: u16) -> io::Result<Connection> {
         let spoken = match kind {
             Kind::Stream => SockType::Stream,
             Kind::Datagrams => SockType::SeqPacket,
@@ -87,7 +87,7 @@ impl Carrier for Tunnelling {
         // What nobody has read yet is counted for who has written it (unix(7)). The kernel doubles it; a datagram has to fit in whole.
         setsockopt(&theirs, sockopt::SndBuf, &(64 << 10))?;
         let is_reset = Arc::default();
-        let job = Carried {
+        let job = Connection {
             kind,
             port,
             socket: theirs,
@@ -98,7 +98,7 @@ impl Carrier for Tunnelling {
             self.leave(job)
                 .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
         }
-        Ok(Carried {
+        Ok(Connection {
             kind,
             port,
             socket: ours,
@@ -108,14 +108,14 @@ impl Carrier for Tunnelling {
 }
 
 /// Ends what is not carried.
-fn refuse(job: Carried) {
+fn refuse(job: Connection) {
     job.is_reset.store(true, Ordering::Release);
 }
 
 /// Carries what there is until nobody has any more, or the machine wants no more.
-fn carry(ways: PathBuf, jobs: &Receiver<Carried>, mut woken: UnixStream) -> Result<()> {
+fn carry(ways: PathBuf, jobs: &Receiver<Connection>, mut woken: UnixStream) -> Result<()> {
     let way = Machine::at(ways).attached(PATIENCE)?;
-    let (mut link, _lock) = way.into_asked(&Ask::Tunnel)?;
+    let (mut link, _lock) = way.into_asked(&AgentRequest::Tunnel)?;
     let mut tunnel = Tunnel::of_host(&mut link);
     let mut buffer = [0; 256];
     loop {
@@ -127,11 +127,11 @@ fn carry(ways: PathBuf, jobs: &Receiver<Carried>, mut woken: UnixStream) -> Resu
                 Err(TryRecvError::Disconnected) => return Ok(()),
             }
         }
-        let turn = tunnel.turn(Some(woken.as_fd()));
+        let turn = tunnel.poll_once(Some(woken.as_fd()));
         match turn.map_err(Error::step("carrying connections"))? {
-            Turn::Done => {}
-            Turn::Over { reason: None, .. } => return Ok(()),
-            Turn::Over {
+            Progress::Made => {}
+            Progress::Closed { reason: None, .. } => return Ok(()),
+            Progress::Closed {
                 reason: Some(reason),
                 ..
             } => return Err(Error::refused(reason)),

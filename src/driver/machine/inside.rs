@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use guest_init::channel::agent_request::{Ask, Execute};
+use guest_init::channel::agent_request::{AgentRequest, Execute};
 use guest_init::config::{Stdio as GuestStdio, Stream};
 
 use super::carrier::Tunnelling;
@@ -57,7 +57,7 @@ impl Machine {
     }
 
     /// Asks on a way that is attached; one that fails is not used again.
-    fn ask(&self, ask: &Ask, patience: Duration, limit: Duration) -> Result<Captured> {
+    fn ask(&self, ask: &AgentRequest, patience: Duration, limit: Duration) -> Result<Captured> {
         let captured = self.ask_within(ask, patience, limit)?;
         captured.ok_or_else(|| Error::refused("the virtual machine does not answer"))
     }
@@ -65,7 +65,7 @@ impl Machine {
     /// The same, but `None` where the end is not reached within `limit`: what is asked is given up then.
     fn ask_within(
         &self,
-        ask: &Ask,
+        ask: &AgentRequest,
         patience: Duration,
         limit: Duration,
     ) -> Result<Option<Captured>> {
@@ -115,13 +115,13 @@ impl Machine {
 
     fn read(&self, paths: &[&str]) -> Result<Vec<String>> {
         let paths = paths.iter().map(PathBuf::from).collect();
-        let read = self.ask(&Ask::Read { paths }, GLANCE, FILES)?;
+        let read = self.ask(&AgentRequest::Read { paths }, GLANCE, FILES)?;
         serde_json::from_str(&read.stdout).map_err(Error::step("reading what the sandbox says"))
     }
 }
 
-fn asked(how: &Entry, command: Vec<String>, stdio: GuestStdio) -> Ask {
-    Ask::Execute(Execute {
+fn asked(how: &Entry, command: Vec<String>, stdio: GuestStdio) -> AgentRequest {
+    AgentRequest::Execute(Execute {
         command,
         user: how.user.clone(),
         directory: how.directory.clone(),
@@ -131,7 +131,7 @@ fn asked(how: &Entry, command: Vec<String>, stdio: GuestStdio) -> Ask {
 }
 
 /// A command of root's whose output is for a program.
-fn captured(command: &[&str]) -> Ask {
+fn captured(command: &[&str]) -> AgentRequest {
     let command = command.iter().map(ToString::to_string).collect();
     let how = Entry {
         environment: vec![("LC_ALL".to_owned(), "C".to_owned())],
@@ -247,7 +247,7 @@ impl Inside for Machine {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let nanoseconds = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-        self.ask(&Ask::Clock { nanoseconds }, PATIENCE, ANSWER)
+        self.ask(&AgentRequest::Clock { nanoseconds }, PATIENCE, ANSWER)
             .map(drop)
     }
 }

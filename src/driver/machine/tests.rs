@@ -4,8 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Instant;
 
-use guest_init::channel::agent_request::Ask;
-use guest_init::channel::wire::{Channel, Exit, Frame, Hello};
+use guest_init::channel::agent_request::AgentRequest;
+use guest_init::channel::wire::{Exit, Frame, Hello, StreamId};
 
 use super::inside::FILES;
 use super::way::Way;
@@ -88,11 +88,11 @@ fn guest(listener: UnixListener) {
     };
     assert!(matches!(
         serde_json::from_slice(&ask).unwrap(),
-        Ask::Read { .. }
+        AgentRequest::Read { .. }
     ));
     let mut bytes = Vec::new();
-    Frame::Data(Channel::Stdout, b"out".to_vec()).write(&mut bytes);
-    Frame::Data(Channel::Stderr, b"err".to_vec()).write(&mut bytes);
+    Frame::Data(StreamId::Stdout, b"out".to_vec()).write(&mut bytes);
+    Frame::Data(StreamId::Stderr, b"err".to_vec()).write(&mut bytes);
     Frame::Exit(Exit::Status { code: 3 }).write(&mut bytes);
     stream.write_all(&bytes).unwrap();
     // Until the host has read it all.
@@ -107,7 +107,10 @@ fn a_way_is_ours_alone_and_begins_with_our_hello() {
     let mut way = Way::take(dir.path()).unwrap().unwrap();
     assert!(way.attach(Duration::from_secs(30)).unwrap());
     let done = way
-        .capture(&Ask::Read { paths: vec![] }, Instant::now() + ANSWER)
+        .capture(
+            &AgentRequest::Read { paths: vec![] },
+            Instant::now() + ANSWER,
+        )
         .unwrap()
         .unwrap();
     let expected = (false, "out", "err");
@@ -178,12 +181,12 @@ fn a_guest_that_never_comes_to_an_end_is_given_up() {
     let guest = std::thread::spawn(move || {
         let mut stream = attached(&listener);
         let mut bytes = Vec::new();
-        Frame::Data(Channel::Stdout, vec![b'x'; 30000]).write(&mut bytes);
+        Frame::Data(StreamId::Stdout, vec![b'x'; 30000]).write(&mut bytes);
         while stream.write_all(&bytes).is_ok() {}
     });
     let mut way = Way::take(dir.path()).unwrap().unwrap();
     assert!(way.attach(Duration::from_secs(30)).unwrap());
-    let ask = Ask::Read { paths: vec![] };
+    let ask = AgentRequest::Read { paths: vec![] };
     let limit = Instant::now() + Duration::from_millis(500);
     assert!(way.capture(&ask, limit).unwrap().is_none());
     drop(way);
@@ -197,7 +200,7 @@ fn no_more_is_kept_of_what_a_guest_says_than_of_a_command() {
     let guest = std::thread::spawn(move || {
         let mut stream = attached(&listener);
         let mut bytes = Vec::new();
-        for (channel, most) in [(Channel::Stdout, MOST), (Channel::Stderr, LONGEST)] {
+        for (channel, most) in [(StreamId::Stdout, MOST), (StreamId::Stderr, LONGEST)] {
             for _ in 0..=most / 30_000 {
                 Frame::Data(channel, vec![b'x'; 30_000]).write(&mut bytes);
             }
@@ -211,7 +214,7 @@ fn no_more_is_kept_of_what_a_guest_says_than_of_a_command() {
     });
     let mut way = Way::take(dir.path()).unwrap().unwrap();
     assert!(way.attach(Duration::from_secs(30)).unwrap());
-    let ask = Ask::Read { paths: vec![] };
+    let ask = AgentRequest::Read { paths: vec![] };
     let done = way.capture(&ask, Instant::now() + ANSWER).unwrap().unwrap();
     assert_eq!((done.stdout.len(), done.stderr.len()), (MOST, LONGEST));
     drop(way);

@@ -9,9 +9,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use guest_init::channel::agent_request::{Ask, PORTS, VERSION};
+use guest_init::channel::agent_request::{AgentRequest, PORTS, VERSION};
 use guest_init::channel::link::Link;
-use guest_init::channel::wire::{Channel, Exit, Frame, WINDOW};
+use guest_init::channel::wire::{Exit, Frame, StreamId, WINDOW};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
@@ -153,7 +153,7 @@ impl Way {
     ///
     /// # Errors
     /// Where the machine ends meanwhile, or cannot do what is asked.
-    pub fn capture(&mut self, ask: &Ask, end: Instant) -> Result<Option<Captured>> {
+    pub fn capture(&mut self, ask: &AgentRequest, end: Instant) -> Result<Option<Captured>> {
         self.ask(ask)?;
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         let mut taken = [0, 0];
@@ -162,8 +162,8 @@ impl Way {
             match frame.map_err(Error::step("reading what the sandbox says"))? {
                 Some(Frame::Data(channel, bytes)) => {
                     let (said, most, taken) = match channel {
-                        Channel::Stderr => (&mut stderr, LONGEST, &mut taken[1]),
-                        Channel::Stdin | Channel::Stdout => (&mut stdout, MOST, &mut taken[0]),
+                        StreamId::Stderr => (&mut stderr, LONGEST, &mut taken[1]),
+                        StreamId::Stdin | StreamId::Stdout => (&mut stdout, MOST, &mut taken[0]),
                     };
                     *taken += u32::try_from(bytes.len()).unwrap_or(0);
                     let left = most - said.len();
@@ -207,12 +207,12 @@ impl Way {
     ///
     /// # Errors
     /// None but of programming.
-    pub fn into_asked(mut self, ask: &Ask) -> Result<(Link, Lock)> {
+    pub fn into_asked(mut self, ask: &AgentRequest) -> Result<(Link, Lock)> {
         self.ask(ask)?;
         Ok((self.link, self.lock))
     }
 
-    fn ask(&mut self, ask: &Ask) -> Result<()> {
+    fn ask(&mut self, ask: &AgentRequest) -> Result<()> {
         let text = serde_json::to_vec(ask).map_err(Error::step("asking the sandbox"))?;
         self.link.send(&Frame::Config(text));
         Ok(())

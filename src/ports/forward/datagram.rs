@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use guest_init::channel::wire::Kind;
-use guest_init::tunnel::targets::{Targets, datagrams};
+use guest_init::tunnel::targets::{Targets, open_datagrams};
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::libc::{in_pktinfo, in6_pktinfo};
@@ -263,7 +263,7 @@ fn is_nobody(errno: Errno) -> bool {
 fn reach(targets: &mut Targets, id: u64, (epoll, way): Through<'_>) -> Option<Server> {
     let event = || Token::Session(id).event(EpollFlags::EPOLLIN);
     while let Some(target) = targets.next() {
-        let prepared = datagrams(target).and_then(|socket| {
+        let prepared = open_datagrams(target).and_then(|socket| {
             // One datagram always fits (socket(7), `SO_RCVBUF`).
             setsockopt(&socket, sockopt::RcvBuf, &(LEAST / 2))?;
             epoll.add(&socket, event())?;

@@ -22,7 +22,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use guest_init::channel::wire::{Kind, WINDOW};
-use guest_init::tunnel::Carried;
+use guest_init::tunnel::Connection;
 use guest_init::tunnel::targets::Targets;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
@@ -75,7 +75,7 @@ pub enum Reach<'a> {
 }
 
 /// Opens a socket that leads to a port of the other side.
-pub type Way<'a> = &'a dyn Fn(Kind, u16) -> io::Result<Carried>;
+pub type Way<'a> = &'a dyn Fn(Kind, u16) -> io::Result<Connection>;
 
 /// Reason why serving has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

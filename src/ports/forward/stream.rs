@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
 use guest_init::channel::wire::Kind;
-use guest_init::tunnel::Carried;
-use guest_init::tunnel::targets::{Targets, begin, connected};
+use guest_init::tunnel::Connection;
+use guest_init::tunnel::targets::{Targets, is_connected, start_connect};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, SpliceFFlags, splice};
 use nix::libc::linger;
@@ -58,7 +58,7 @@ pub(super) struct Stream {
 #[derive(Debug)]
 enum Server {
     Connection(TcpStream),
-    Carried(Carried),
+    Carried(Connection),
 }
 
 impl AsFd for Server {
@@ -127,7 +127,7 @@ impl Stream {
     /// Moves data until it would block.
     pub(super) fn advance(&mut self, id: u64, through: Through<'_>, pipes: &mut Pipes) -> Step {
         if let Some(targets) = &mut self.targets {
-            match connected(self.server.as_fd()) {
+            match is_connected(self.server.as_fd()) {
                 Ok(false) => return Step::Wait,
                 Ok(true) => self.targets = None,
                 Err(error) => {
@@ -284,7 +284,7 @@ fn reach(
         watch(server, id, epoll)
     };
     while let Some(target) = targets.next() {
-        match begin(target).and_then(|server| prepare(server.as_fd()).map(|()| server)) {
+        match start_connect(target).and_then(|server| prepare(server.as_fd()).map(|()| server)) {
             Ok(server) => return Some(Server::Connection(server)),
             Err(error) => targets.failed(&error),
         }

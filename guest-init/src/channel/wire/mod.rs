@@ -12,7 +12,7 @@ mod tunnel_frame;
 
 use serde::{Deserialize, Serialize};
 
-pub use tunnel_frame::{Kind, Passage};
+pub use tunnel_frame::{Kind, TunnelFrame};
 
 /// Bytes of one stream that may be on their way before the other side says that it has more room.
 pub const WINDOW: u32 = 256 << 10;
@@ -46,11 +46,11 @@ pub enum Frame {
     /// To the host: a line of the guest's log.
     Log(Vec<u8>),
     /// Bytes of a stream.
-    Data(Channel, Vec<u8>),
+    Data(StreamId, Vec<u8>),
     /// The stream has ended: no more bytes come, or, said by who receives it, none are wanted.
-    End(Channel),
+    End(StreamId),
     /// Whoever received bytes of this stream can take so many more.
-    Room(Channel, u32),
+    Room(StreamId, u32),
     /// To the guest: pass on a signal.
     Signal(SignalFrame),
     /// To the guest: the window of the terminal has another size, in rows and columns.
@@ -62,7 +62,7 @@ pub enum Frame {
     /// To the host: the answer to that.
     Hello(Hello),
     /// About a connection, by its number.
-    Passage(u32, Passage),
+    Tunnel(u32, TunnelFrame),
 }
 
 /// The answer to [`Frame::Attach`].
@@ -79,7 +79,7 @@ const MAGIC: [u8; 16] = *b"virt-sandbox way";
 
 /// A stream of the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Channel {
+pub enum StreamId {
     /// Standard input.
     Stdin,
     /// Standard output, and all that a terminal says.
@@ -177,9 +177,9 @@ const RESIZE: u8 = 8;
 const EXIT: u8 = 9;
 const ATTACH: u8 = 10;
 const HELLO: u8 = 11;
-const PASSAGE: u8 = 12;
+const TUNNEL: u8 = 12;
 
-impl Channel {
+impl StreamId {
     const ALL: [Self; 3] = [Self::Stdin, Self::Stdout, Self::Stderr];
 
     fn number(self) -> u8 {
@@ -239,7 +239,7 @@ impl Frame {
                 buffer.extend(hello.version.to_le_bytes());
                 buffer.extend(hello.number.to_le_bytes());
             }
-            Self::Passage(id, passage) => passage.write(*id, buffer),
+            Self::Tunnel(id, frame) => frame.write(*id, buffer),
         }
         let length = u32::try_from(buffer.len() - begin - HEADER).unwrap_or(u32::MAX);
         buffer[begin + 1..begin + HEADER].copy_from_slice(&length.to_le_bytes());
@@ -258,7 +258,7 @@ impl Frame {
             Self::Exit(_) => EXIT,
             Self::Attach(_) => ATTACH,
             Self::Hello(_) => HELLO,
-            Self::Passage(..) => PASSAGE,
+            Self::Tunnel(..) => TUNNEL,
         }
     }
 
@@ -281,7 +281,7 @@ impl Frame {
         let rest = buffer.split_off(HEADER + length);
         let payload = std::mem::replace(buffer, rest).split_off(HEADER);
         Self::read(kind, payload).map(Some).ok_or(match kind {
-            CONFIG..=PASSAGE => WireError::Payload(kind),
+            CONFIG..=TUNNEL => WireError::Payload(kind),
             _ => WireError::Kind(kind),
         })
     }
@@ -307,7 +307,7 @@ impl Frame {
     }
 
     fn read(kind: u8, payload: Vec<u8>) -> Option<Self> {
-        let channel = || Channel::from_number(*payload.first()?);
+        let channel = || StreamId::from_number(*payload.first()?);
         Some(match (kind, payload.as_slice()) {
             (CONFIG, _) => Self::Config(payload),
             (LOG, _) => Self::Log(payload),
@@ -321,7 +321,7 @@ impl Frame {
                     number: u64::from_le_bytes(rest.get(4..)?.try_into().ok()?),
                 })
             }
-            (PASSAGE, text) => Passage::read(text)?,
+            (TUNNEL, text) => TunnelFrame::read(text)?,
             (DATA, [_, bytes @ ..]) => Self::Data(channel()?, bytes.to_vec()),
             (END, [_]) => Self::End(channel()?),
             (ROOM, &[_, a, b, c, d]) => Self::Room(channel()?, u32::from_le_bytes([a, b, c, d])),

@@ -13,7 +13,7 @@ pub enum Kind {
 
 /// One message about a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Passage {
+pub enum TunnelFrame {
     /// To the guest: connect to this port of yours.
     Open(Kind, u16),
     /// Bytes, or a datagram. Of a stream only as many as the other side has room for.
@@ -33,7 +33,7 @@ const END: u8 = 3;
 const ROOM: u8 = 4;
 const RESET: u8 = 5;
 
-impl Passage {
+impl TunnelFrame {
     /// Appends the payload of a frame about the connection `id`.
     pub(super) fn write(&self, id: u32, buffer: &mut Vec<u8>) {
         buffer.extend(id.to_le_bytes());
@@ -61,7 +61,7 @@ impl Passage {
     /// Reads such a payload.
     pub(super) fn read(payload: &[u8]) -> Option<Frame> {
         let (id, rest) = payload.split_first_chunk::<4>()?;
-        let passage = match rest {
+        let frame = match rest {
             &[OPEN_STREAM, a, b] => Self::Open(Kind::Stream, u16::from_le_bytes([a, b])),
             &[OPEN_DATAGRAMS, a, b] => Self::Open(Kind::Datagrams, u16::from_le_bytes([a, b])),
             [DATA, bytes @ ..] => Self::Data(bytes.to_vec()),
@@ -70,6 +70,6 @@ impl Passage {
             [RESET] => Self::Reset,
             _ => return None,
         };
-        Some(Frame::Passage(u32::from_le_bytes(*id), passage))
+        Some(Frame::Tunnel(u32::from_le_bytes(*id), frame))
     }
 }

@@ -23,7 +23,7 @@ const MIN_MTU: u16 = 576;
 /// A route the server gave.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct GivenRoute {
+pub struct LeaseRoute {
     /// First address of the network that is reached.
     pub network: Ipv4Addr,
     /// Length of its prefix, in bits.
@@ -34,7 +34,7 @@ pub struct GivenRoute {
 
 /// An address and all that came with it.
 ///
-/// Kept as JSON between two runs of a sandbox it lets the next one ask for the same address, even
+/// LeasedNic as JSON between two runs of a sandbox it lets the next one ask for the same address, even
 /// if it has expired by then.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -48,7 +48,7 @@ pub struct Lease {
     /// Who gave it.
     pub server: Ipv4Addr,
     /// Classless routes, or else the default route through the first router.
-    pub routes: Vec<GivenRoute>,
+    pub routes: Vec<LeaseRoute>,
     /// Name servers, best first.
     pub dns: Vec<Ipv4Addr>,
     /// Domain of the network. A valid name.
@@ -171,7 +171,7 @@ fn terms_of(message: &Message) -> Option<Terms> {
     }
 }
 
-fn routes_of(message: &Message) -> Vec<GivenRoute> {
+fn routes_of(message: &Message) -> Vec<LeaseRoute> {
     let classless = message
         .options
         .get(&option::CLASSLESS_ROUTES)
@@ -179,7 +179,7 @@ fn routes_of(message: &Message) -> Vec<GivenRoute> {
     // With classless routes the router option has to be ignored (RFC 3442).
     classless.unwrap_or_else(|| {
         let router = message.addresses(option::ROUTER).first().copied();
-        let default = |gateway| GivenRoute {
+        let default = |gateway| LeaseRoute {
             network: Ipv4Addr::UNSPECIFIED,
             prefix: 0,
             gateway: Some(gateway),
@@ -190,7 +190,7 @@ fn routes_of(message: &Message) -> Vec<GivenRoute> {
 
 /// Option 121: the prefix length, the octets of the network that matter, the router (RFC 3442).
 /// `None` if anything is malformed: half of a routing table is worse than the default route.
-fn classless_routes(mut bytes: &[u8]) -> Option<Vec<GivenRoute>> {
+fn classless_routes(mut bytes: &[u8]) -> Option<Vec<LeaseRoute>> {
     let mut routes = Vec::new();
     while let Some((&prefix, rest)) = bytes.split_first() {
         if prefix > 32 {
@@ -202,7 +202,7 @@ fn classless_routes(mut bytes: &[u8]) -> Option<Vec<GivenRoute>> {
         let mut network = [0; 4];
         network.get_mut(..significant)?.copy_from_slice(octets);
         let gateway = Ipv4Addr::from(*gateway);
-        routes.push(GivenRoute {
+        routes.push(LeaseRoute {
             network: network.into(),
             prefix,
             // 0.0.0.0 says that the network is on the link.
@@ -277,7 +277,7 @@ mod tests {
     fn classless_routes_replace_the_router() {
         let router: (u8, &[u8]) = (option::ROUTER, &[192, 0, 2, 1]);
         let text = |lease: Lease| -> Vec<String> {
-            let hop = |route: &GivenRoute| {
+            let hop = |route: &LeaseRoute| {
                 format!("{}/{} {:?}", route.network, route.prefix, route.gateway)
             };
             lease.routes.iter().map(hop).collect()

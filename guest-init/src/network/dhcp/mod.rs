@@ -25,7 +25,7 @@ use nix::time::{ClockId, clock_gettime};
 
 pub use self::client::Known;
 use self::client::{Action, Client, Identity, Listening};
-pub use self::lease::{GivenRoute, Lease};
+pub use self::lease::{Lease, LeaseRoute};
 use self::socket::Socket;
 use crate::network::netlink::{Hop, Link, Netlink, NetlinkError};
 
@@ -121,7 +121,7 @@ pub fn acquire(
 
 /// Keeps what is `known` as long as the process lives, and seeks another lease when it is lost; with nothing it
 /// begins by seeking. The kernel's configuration follows; `on_change` is called afterwards.
-pub fn keep(
+pub fn maintain(
     nic: &Interface,
     hostname: &str,
     known: Known,

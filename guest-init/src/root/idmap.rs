@@ -1,6 +1,6 @@
-//! Owners of files as the ids of a user namespace (idmapped mounts, `mount_setattr(2)`).
+//! Idmapped mounts (`mount_setattr(2)`): owners of files as ids of a user namespace.
 //!
-//! What is on the disk stays as it is: user 33 of a tree is user 33 in the sandbox, whatever id of the host that is there.
+//! The files do not change: user 33 of a tree is user 33 in the sandbox, whichever id of the host that maps to.
 
 use std::path::Path;
 
@@ -9,13 +9,13 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::statvfs::{FsFlags, statvfs};
 
-use super::Place;
-use super::mounts::mount_points_below;
+use super::mount_ops::mount_points_below;
+use super::place::Place;
 use crate::sys::mount_api::Detached;
 
-/// Replaces what is mounted at `target` and below by mounts that show owners as the sandbox's. A filesystem that cannot do so
-/// shows them as nobody's.
-pub fn show(place: &Place, target: &Path) -> Result<()> {
+/// Replaces the mounts at `target` and below by idmapped ones. On a filesystem without support for them, all files are nobody's in
+/// the sandbox.
+pub fn map_owners(place: &Place, target: &Path) -> Result<()> {
     let Some(mapping) = &place.mapping else {
         return Ok(());
     };
@@ -25,8 +25,8 @@ pub fn show(place: &Place, target: &Path) -> Result<()> {
         let copy = Detached::copy(&point).with_context(doing)?;
         match copy.map_ids(&mapping.namespace) {
             Ok(()) => {}
-            // Only a mount that nobody sees yet can be mapped, and only once.
-            Err(Errno::EINVAL | Errno::EPERM) => say_unmapped(&point),
+            // Not supported, or mapped already: a mount can be mapped only once, before it is attached.
+            Err(Errno::EINVAL | Errno::EPERM) => log_unmapped(&point),
             Err(error) => return Err(error).with_context(doing),
         }
         Ok((point, copy))
@@ -41,7 +41,7 @@ pub fn show(place: &Place, target: &Path) -> Result<()> {
     Ok(())
 }
 
-fn say_unmapped(point: &Path) {
+fn log_unmapped(point: &Path) {
     let is_read_only = statvfs(point).is_ok_and(|of| of.flags().contains(FsFlags::ST_RDONLY));
     let level = match is_read_only {
         true => log::Level::Debug,
