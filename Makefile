@@ -29,7 +29,7 @@ install:
 	install -D -m 755 -t $(libexec) target/guest-init/guest-init
 	install -D -m 644 -t $(share)/virt-sandbox/services.d services.d/*.toml
 	install -D -m 644 -t $(share)/virt-sandbox/selinux selinux/*.cil
-	install -D -m 644 -t $(share)/man/man1 target/man/*.1
+	set -e; for section in 1 5 8; do install -D -m 644 -t $(share)/man/man$$section target/man/*.$$section; done
 	set -e; for program in virt-sandbox virt-sandbox-service; do \
 	  for place in bash:bash-completion/completions/$$program zsh:zsh/site-functions/_$$program fish:fish/vendor_completions.d/$$program.fish; do \
 	    file=$(share)/$${place#*:}; install -d $${file%/*}; \

@@ -1,129 +1,29 @@
-//! Writes the manual pages of both programs into a directory: `manual DIR`.
+//! Writes the manual pages of both programs, and that of `sandbox.toml`, into a directory: `manual DIR`.
 //!
-//! Options and subcommands come from the command lines themselves; what they do not say is here.
+//! Synopsis, description, options and subcommands come from the command lines. Examples and the other sections come from
+//! `pages/`; a subcommand whose page lacks a section has that of its program. sandbox.toml(5) is `docs/sandbox.toml.md`.
+
+mod markdown;
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Command, CommandFactory};
 use clap_mangen::Man;
-use clap_mangen::roff::{Inline, Roff, bold, roman};
+use clap_mangen::roff::{Roff, roman};
 use virt_sandbox::commands::{run, service};
 
-/// What a page has beside its command line.
-#[derive(Default)]
-struct About<'a> {
-    /// Commands, and what each does.
-    examples: &'a [(&'a str, &'a str)],
-    /// Variables of the environment.
-    environment: &'a [(&'a str, &'a str)],
-    /// Files and directories.
-    files: &'a [(&'a str, &'a str)],
-    /// Other pages.
-    see_also: &'a [(&'a str, u8)],
-}
+/// Sections of the page of a command behind those of its command line, in their order.
+const SECTIONS: [&str; 5] = [
+    "EXAMPLES",
+    "EXIT STATUS",
+    "ENVIRONMENT",
+    "FILES",
+    "SEE ALSO",
+];
 
-const RUN: About<'_> = About {
-    examples: &[
-        (
-            "virt-sandbox -- sh -c 'id; touch /etc/x'",
-            "The host's root can be read, and nothing of it written.",
-        ),
-        (
-            "tar c src | virt-sandbox -m ram:/mnt=100M -- tar x -C /mnt",
-            "Standard input, output and error are those of the command.",
-        ),
-        (
-            "virt-sandbox -c qemu:///session -N dhcp,user -- curl https://example.org/",
-            "In a virtual machine of an ordinary user, with a network.",
-        ),
-    ],
-    environment: &[
-        (
-            "LIBVIRT_DEFAULT_URI",
-            "The connection where --connect says none.",
-        ),
-        (
-            "VIRT_SANDBOX_VIRT_TYPE",
-            "How virtual machines are run where --virt-type says nothing.",
-        ),
-    ],
-    files: &[(
-        "/var/cache/virt-sandbox, ~/.cache/virt-sandbox",
-        "What virtual machines boot from, made of the host's kernel.",
-    )],
-    see_also: &[("virt-sandbox-service", 1), ("virsh", 1)],
-};
-
-const SERVICE: About<'_> = About {
-    examples: &[
-        (
-            "virt-sandbox-service create -u apache2.service web1",
-            "Makes a sandbox around a unit of the host; --dry-run shows what would be in it.",
-        ),
-        (
-            "virt-sandbox-service enable --now web1",
-            "Starts it now and whenever the host boots.",
-        ),
-        (
-            "virt-sandbox-service logs -f -u apache2.service web1",
-            "Follows the journal of the unit inside.",
-        ),
-        (
-            "virt-sandbox-service execute web1 -- apachectl configtest",
-            "Runs a command in it.",
-        ),
-    ],
-    environment: &[
-        (
-            "LIBVIRT_DEFAULT_URI",
-            "The connection where --connect says none, if it is one of LXC.",
-        ),
-        (
-            "VISUAL, EDITOR",
-            "The editor of virt-sandbox-service-edit(1).",
-        ),
-        (
-            "LIBVIRT_SANDBOX_INIT_DEBUG",
-            "If set, every step of a sandbox's boot is shown.",
-        ),
-    ],
-    files: &[
-        (
-            "/etc/libvirt-sandbox/services/NAME/sandbox.toml",
-            "The configuration of a sandbox, from which all else is made at every start.",
-        ),
-        (
-            "/var/lib/libvirt/filesystems/NAME",
-            "Its private /etc, /var, /home, /root and /srv.",
-        ),
-        (
-            "/etc/systemd/system/NAME_sandbox.service",
-            "The unit by which the host's systemd runs it.",
-        ),
-        (
-            "/etc/libvirt-sandbox/templates, /usr/share/virt-sandbox/templates",
-            "What units and domains are made from.",
-        ),
-        (
-            "/etc/libvirt-sandbox/services.d, /usr/share/virt-sandbox/services.d",
-            "What packages need initialised in a sandbox.",
-        ),
-        (
-            "/etc/logrotate.d/virt-sandbox-service",
-            "Has the logs in running sandboxes rotated every day.",
-        ),
-    ],
-    see_also: &[
-        ("virt-sandbox", 1),
-        ("virsh", 1),
-        ("systemctl", 1),
-        ("journalctl", 1),
-        ("logrotate", 8),
-    ],
-};
+const SOURCE: &str = concat!("virt-sandbox ", env!("CARGO_PKG_VERSION"));
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args_os().skip(1);
@@ -131,114 +31,146 @@ fn main() -> Result<()> {
         bail!("usage: manual DIR");
     };
     let directory = PathBuf::from(directory);
+    // Pages of an earlier run may have had other names.
+    if directory.exists() {
+        fs::remove_dir_all(&directory)
+            .with_context(|| format!("removing '{}'", directory.display()))?;
+    }
     fs::create_dir_all(&directory).with_context(|| format!("making '{}'", directory.display()))?;
-    for (command, about) in [
-        (run::Cli::command(), &RUN),
-        (service::Cli::command(), &SERVICE),
-    ] {
+    for (command, section) in programs() {
+        write_pages(&command, section, &read_page(&command)?, &directory)?;
+    }
+    let path = directory.join("sandbox.toml.5");
+    fs::write(&path, sandbox_toml()?).with_context(|| format!("writing '{}'", path.display()))
+}
+
+/// Returns the programs, each with the section of the manual that its pages are in.
+fn programs() -> [(Command, &'static str); 2] {
+    [(run::Cli::command(), "1"), (service::Cli::command(), "8")].map(|(command, section)| {
         let mut command = command.disable_help_subcommand(true);
         command.build();
-        pages(&command, about, &directory)?;
-    }
-    Ok(())
+        (command, section)
+    })
 }
 
-/// The page of a program or subcommand, and one of each of its subcommands.
-fn pages(program: &Command, about: &About<'_>, directory: &Path) -> Result<()> {
-    write(program, about, directory)?;
-    let name = program.get_display_name().unwrap_or(program.get_name());
-    let of_subcommand = About {
-        see_also: &[(name, 1)],
-        ..About::default()
-    };
-    for subcommand in program
-        .get_subcommands()
-        .filter(|command| !command.is_hide_set())
-    {
-        pages(subcommand, &of_subcommand, directory)?;
-    }
-    Ok(())
+fn name(command: &Command) -> &str {
+    command.get_display_name().unwrap_or(command.get_name())
 }
 
-fn write(command: &Command, about: &About<'_>, directory: &Path) -> Result<()> {
-    let version = env!("CARGO_PKG_VERSION");
+/// Subcommands that have a page.
+fn subcommands(command: &Command) -> impl Iterator<Item = &Command> {
+    let all = command.get_subcommands();
+    all.filter(|subcommand| !subcommand.is_hide_set())
+}
+
+fn checkout() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn read(path: &str) -> Result<String> {
+    let path = checkout().join(path);
+    fs::read_to_string(&path).with_context(|| format!("reading '{}'", path.display()))
+}
+
+/// Reads the sections of a command that its command line does not have.
+fn read_page(command: &Command) -> Result<String> {
+    read(&format!("xtask/manual/pages/{}.md", name(command)))
+        .context("every command has a page of its own, with EXAMPLES")
+}
+
+/// Writes the page of a command and those of its subcommands. `of_program` is what a page is read from that lacks a section.
+fn write_pages(command: &Command, section: &str, of_program: &str, directory: &Path) -> Result<()> {
+    let page = render(command, section, &read_page(command)?, of_program)?;
+    let path = directory.join(format!("{}.{section}", name(command)));
+    fs::write(&path, page).with_context(|| format!("writing '{}'", path.display()))?;
+    subcommands(command)
+        .try_for_each(|subcommand| write_pages(subcommand, section, of_program, directory))
+}
+
+fn render(command: &Command, section: &str, own: &str, of_program: &str) -> Result<Vec<u8>> {
     let usage = command.clone().render_usage().to_string();
     let usage = usage.trim_start_matches("Usage:").trim().to_owned();
-    // What is not said has to be blank, or what follows takes its place.
+    // An empty date or manual would let the next word take its place in the title.
     let man = Man::new(command.clone().override_usage(usage))
-        .source(format!("virt-sandbox {version}"))
+        .section(section)
+        .source(SOURCE)
         .manual("virt-sandbox")
         .date(" ");
     let mut page = Vec::new();
     man.render_title(&mut page)?;
     man.render_name_section(&mut page)?;
     man.render_synopsis_section(&mut page)?;
-    description(command, &mut page)?;
+    description(command).to_writer(&mut page)?;
     man.render_options_section(&mut page)?;
     if command.has_subcommands() {
         man.render_subcommands_section(&mut page)?;
     }
-    examples(about.examples, &mut page)?;
-    list("ENVIRONMENT", about.environment, &mut page)?;
-    list("FILES ON THE HOST", about.files, &mut page)?;
-    see_also(about.see_also, &mut page)?;
-    let path = directory.join(man.get_filename());
-    fs::write(&path, page).with_context(|| format!("writing '{}'", path.display()))
+    let (_, own) = markdown::sections(own);
+    let (_, of_program) = markdown::sections(of_program);
+    let mut roff = Roff::new();
+    for title in SECTIONS {
+        let found = own
+            .iter()
+            .chain(&of_program)
+            .find(|section| section.title == title);
+        let section = found.with_context(|| format!("'{}' lacks {title}", name(command)))?;
+        markdown::write_section(*section, &mut roff);
+    }
+    roff.to_writer(&mut page)?;
+    Ok(page)
 }
 
-/// What the name alone does not say; the name's line where that is all.
-fn description(command: &Command, page: &mut dyn Write) -> Result<()> {
+/// Returns the description: what the command says of itself beside its name's line and its exit status.
+fn description(command: &Command) -> Roff {
     let long = command.get_long_about().map(ToString::to_string);
     let more = long.as_ref().and_then(|text| text.split_once("\n\n"));
     let more = more.map(|(_, more)| more.to_owned());
     let notes = command.get_after_help().map(ToString::to_string);
+    let notes = notes.map(|text| {
+        text.split("Exit status:")
+            .next()
+            .unwrap_or_default()
+            .to_owned()
+    });
     let mut texts: Vec<String> = more.into_iter().chain(notes).collect();
+    texts.retain(|text| !text.trim().is_empty());
     if texts.is_empty() {
-        texts.extend(command.get_about().map(ToString::to_string));
+        texts.extend(command.get_about().map(|about| format!("{about}.")));
     }
     let mut roff = Roff::new();
     roff.control("SH", ["DESCRIPTION"]);
     for text in texts.iter().flat_map(|text| text.split("\n\n")) {
-        roff.control("PP", []).text([roman(text)]);
+        roff.control("PP", []).text([roman(text.trim())]);
     }
-    Ok(roff.to_writer(page)?)
+    roff
 }
 
-fn examples(examples: &[(&str, &str)], page: &mut dyn Write) -> Result<()> {
+/// Returns sandbox.toml(5), made of the page of the docs.
+fn sandbox_toml() -> Result<Vec<u8>> {
+    let page = read("docs/sandbox.toml.md")?;
+    let (first, sections) = markdown::sections(&page);
     let mut roff = Roff::new();
-    if !examples.is_empty() {
-        roff.control("SH", ["EXAMPLES"]);
+    roff.control("TH", ["sandbox.toml", "5", " ", SOURCE, "virt-sandbox"]);
+    roff.control("SH", ["NAME"]);
+    roff.text([roman(
+        "sandbox.toml - configuration of a sandbox of virt-sandbox-service",
+    )]);
+    roff.control("SH", ["SYNOPSIS"]);
+    roff.text([roman("/etc/libvirt-sandbox/services/NAME/sandbox.toml")]);
+    roff.control("SH", ["DESCRIPTION"]);
+    markdown::write_text(first, &mut roff);
+    for section in sections {
+        markdown::write_section(section, &mut roff);
     }
-    for (command, what) in examples {
-        roff.control("PP", []).text([roman(*what)]);
-        roff.control("RS", ["4"]).control("nf", []);
-        roff.text([bold(*command)]);
-        roff.control("fi", []).control("RE", []);
-    }
-    Ok(roff.to_writer(page)?)
-}
-
-fn list(title: &str, entries: &[(&str, &str)], page: &mut dyn Write) -> Result<()> {
-    let mut roff = Roff::new();
-    if !entries.is_empty() {
-        roff.control("SH", [title]);
-    }
-    for (what, meaning) in entries {
-        roff.control("TP", [])
-            .text([bold(*what)])
-            .text([roman(*meaning)]);
-    }
-    Ok(roff.to_writer(page)?)
-}
-
-fn see_also(pages: &[(&str, u8)], page: &mut dyn Write) -> Result<()> {
-    let mut roff = Roff::new();
     roff.control("SH", ["SEE ALSO"]);
-    let mut line: Vec<Inline> = Vec::new();
-    for (index, (name, section)) in pages.iter().enumerate() {
-        let end = if index + 1 < pages.len() { ", " } else { "" };
-        line.extend([bold(*name), roman(format!("({section}){end}"))]);
-    }
-    roff.text(line);
-    Ok(roff.to_writer(page)?)
+    markdown::write_text(
+        "`virt-sandbox-service`(8), `virt-sandbox-service-edit`(8)",
+        &mut roff,
+    );
+    let mut text = Vec::new();
+    roff.to_writer(&mut text)?;
+    Ok(text)
 }
+
+#[cfg(test)]
+mod tests;
