@@ -266,7 +266,7 @@ impl SandboxConfig {
     /// Writes the file atomically.
     pub fn save(&self, path: &Path) -> Result<()> {
         let text = format!(
-            "# A sandbox of virt-sandbox; see the README.\n{}",
+            "# A sandbox of virt-sandbox; see sandbox.toml(5).\n{}",
             self.to_toml()?
         );
         atomic::write(path, text.as_bytes(), 0o600)?;
