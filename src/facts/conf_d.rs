@@ -1,7 +1,7 @@
-//! The `NAME.d` directories that systemd's tools share: which files count, and how a line is split.
+//! `NAME.d` directories of systemd's tools: search path, masking and words of a line.
 //!
-//! Owns the search path with its masking (tmpfiles.d(5), sysusers.d(5), "CONFIGURATION DIRECTORIES AND PRECEDENCE") and
-//! the words of a line. It does not know what the words mean.
+//! The rules are those of tmpfiles.d(5) and sysusers.d(5), "CONFIGURATION DIRECTORIES AND PRECEDENCE".
+//! Callers interpret the words.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -11,42 +11,42 @@ use std::path::{Path, PathBuf};
 
 use super::normalize;
 
-/// Where the files are looked for; a name found earlier hides the same name later.
+/// Search path; a name in an earlier directory hides the same name in a later one.
 const PREFIXES: &[&str] = &["/etc", "/run", "/usr/local/lib", "/usr/lib"];
 
-/// More links than the kernel follows (path_resolution(7)).
+/// Maximum number of links, as in the kernel (path_resolution(7)).
 const MAX_LINKS: usize = 40;
 
-/// A file that cannot be read.
+/// Error for a file that cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("reading '{path}'")]
 pub struct ReadError {
-    /// The file, with the root.
+    /// File, with the root's prefix.
     pub path: PathBuf,
-    /// What the kernel said.
+    /// Error of the system call.
     pub source: io::Error,
 }
 
-/// A line that does not have the form its manual page asks for.
+/// Error for a line that violates the syntax of its manual page.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("parsing '{line}': {problem}")]
 pub struct LineError {
     /// The line.
     pub line: String,
-    /// What is wrong with it.
+    /// Reason.
     pub problem: &'static str,
 }
 
-/// A file and what its lines say.
+/// File with its parsed lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct File<T> {
-    /// Where it is, as the root sees it.
+    /// Path as seen from the root.
     pub path: PathBuf,
-    /// Its lines, in its order, without empty ones and comments.
+    /// Lines in order, without empty ones and comments.
     pub lines: Vec<T>,
 }
 
-/// The effective files of `directory`, parsed. Lines that cannot be are logged and skipped.
+/// Loads and parses the effective files of `directory`. Invalid lines are logged and skipped.
 pub(crate) fn load<T>(
     root: &Path,
     directory: &str,
@@ -61,7 +61,7 @@ pub(crate) fn load<T>(
         .collect())
 }
 
-/// The effective files of `directory` (say "tmpfiles.d") in the order of their names: path as the root sees it, and
+/// Reads the effective files of `directory` (such as "tmpfiles.d") in the order of their names: path as seen from the root, and
 /// content. A link to /dev/null masks its name.
 pub(crate) fn read(root: &Path, directory: &str) -> Result<Vec<(PathBuf, String)>, ReadError> {
     let mut by_name: BTreeMap<OsString, PathBuf> = BTreeMap::new();
@@ -103,7 +103,7 @@ pub(crate) fn read(root: &Path, directory: &str) -> Result<Vec<(PathBuf, String)
     Ok(files)
 }
 
-/// The content of a file; `None` where it is masked or a link to nothing.
+/// Reads a file; returns `None` if it is masked or a dangling link.
 fn read_file(root: &Path, path: &Path) -> Result<Option<String>, ReadError> {
     let mut path = path.to_path_buf();
     for _ in 0..MAX_LINKS {
@@ -111,7 +111,7 @@ fn read_file(root: &Path, path: &Path) -> Result<Option<String>, ReadError> {
             return Ok(None);
         }
         let there = under(root, &path);
-        // An absolute target is a path of the root that the link is in.
+        // An absolute target is relative to the root.
         match fs::read_link(&there) {
             Ok(target) => path = normalize(&path.parent().unwrap_or(Path::new("/")).join(target)),
             Err(_) => {
@@ -136,7 +136,7 @@ fn under(root: &Path, path: &Path) -> PathBuf {
     root.join(path.strip_prefix("/").unwrap_or(path))
 }
 
-/// Parses each line that says something, and logs those that cannot be parsed: the tools skip them as well.
+/// Parses each line but comments and empty ones; logs and skips invalid lines, as systemd's tools do.
 fn parse_lines<T>(
     file: &Path,
     content: &str,
@@ -156,8 +156,8 @@ fn parse_lines<T>(
     parsed.collect()
 }
 
-/// The first `count` words of a line, and the rest of it as it stands. Words may be quoted and hold backslash escapes.
-/// `None` for an open quote.
+/// Splits off the first `count` words of a line; returns them with the verbatim rest. Words may be quoted and contain backslash escapes.
+/// Returns `None` for an unclosed quote.
 pub(crate) fn split(line: &str, count: usize) -> Option<(Vec<String>, &str)> {
     let mut words = Vec::new();
     let mut rest = line.trim_start();
@@ -195,8 +195,8 @@ fn word(text: &str) -> Option<(String, &str)> {
     quote.is_none().then_some((word, ""))
 }
 
-/// A field in which `-` and nothing mean the same: not given.
-pub(crate) fn given(field: Option<&String>) -> Option<&str> {
+/// Returns the value of a field, or `None` for `-` and for an empty field.
+pub(crate) fn non_empty(field: Option<&String>) -> Option<&str> {
     field
         .map(String::as_str)
         .filter(|field| !matches!(*field, "" | "-"))

@@ -1,4 +1,4 @@
-//! Whether somebody is at work on the state of a service right now.
+//! Detection of state that a running service or process of the host is writing to.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,11 +10,11 @@ use crate::facts::unit::name::UnitKind;
 use crate::host;
 use crate::sys::process::command;
 
-/// Refuses to copy `state` while a unit of the service is active on the host, or, also where no systemd can be asked, while
-/// a process of the host has a file of it open for writing.
+/// Refuses to copy `state` while a unit of the service is active on the host, or while a
+/// process of the host has a file of it open for writing (which also works without systemd).
 ///
 /// # Errors
-/// Says who is at work and both ways out.
+/// Names the unit or process and the two ways out.
 pub fn refuse_live_state(service: &Service, state: &[PathBuf]) -> Result<()> {
     if state.is_empty() {
         return Ok(());
@@ -42,7 +42,7 @@ pub fn refuse_live_state(service: &Service, state: &[PathBuf]) -> Result<()> {
     )))
 }
 
-/// A service of them that systemd has up, or on its way there. A socket that is only listened on has nobody behind it yet.
+/// Returns a unit of the service that is active or activating. A listening socket does not count: nothing runs behind it yet.
 fn active_unit(service: &Service) -> Option<String> {
     if !host::runs_systemd() {
         return None;
@@ -65,7 +65,7 @@ fn active_unit(service: &Service) -> Option<String> {
         })
 }
 
-/// A process of our mount namespace with a file below `paths` open for writing.
+/// Finds a process in our mount namespace that has a file below `paths` open for writing.
 fn writer(paths: &[PathBuf]) -> Option<(u32, String, PathBuf)> {
     let namespace = |pid: &str| fs::read_link(Path::new("/proc").join(pid).join("ns/mnt")).ok();
     let ours = namespace("self");
@@ -105,8 +105,8 @@ fn open_files(pid: u32) -> BTreeMap<String, PathBuf> {
         .collect()
 }
 
-/// Looks at the access mode in `fdinfo` (`proc_pid_fdinfo(5)`): octal flags, of which the lowest two bits are
-/// not zero for `O_WRONLY` and `O_RDWR`.
+/// Checks the access mode in `fdinfo` (proc_pid_fdinfo(5)): the lowest two bits of the octal flags are
+/// nonzero for `O_WRONLY` and `O_RDWR`.
 fn is_writing(pid: u32, descriptor: &str) -> bool {
     fs::read_to_string(format!("/proc/{pid}/fdinfo/{descriptor}"))
         .ok()

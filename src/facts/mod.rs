@@ -1,17 +1,17 @@
-//! Facts of the host about a service: what its units, its packages and its accounts say belongs to it.
+//! Facts of the host about a service, from its units, packages and accounts.
 //!
 //! | module | what it owns |
 //! |---|---|
 //! | [`discover`] | everything that belongs to a service |
 //! | [`unit`] | systemd units, read from their files |
 //! | [`package`] | dpkg and rpm behind one trait |
-//! | `accounts`, `sysusers` | users and groups, those that are there and those that a package declares |
-//! | `tmpfiles`, `conf_d` | `tmpfiles.d`, and the directories of configuration that it shares with `sysusers.d` |
+//! | `accounts`, `sysusers` | users and groups: existing ones and those that a package declares |
+//! | `tmpfiles`, `conf_d` | `tmpfiles.d`, and the search path that it shares with `sysusers.d` |
 //! | `command` | program and account of a command |
 //! | `secrets` | files that look like private keys |
-//! | `in_use` | who is writing to the state of a service now |
+//! | `in_use` | units and processes that write to the state of a service |
 //!
-//! Everything is read and nothing is written. No module here knows sandboxes or libvirt.
+//! The modules only read, and know neither sandboxes nor libvirt.
 
 pub(crate) mod accounts;
 pub(crate) mod command;
@@ -28,7 +28,7 @@ use std::path::{Component, Path, PathBuf};
 
 crate::error::from_leaf!(package::PackageError);
 
-/// Makes a path absolute and normal by its text alone: no `.`, `..`, `//` or trailing slash.
+/// Makes a path absolute and lexically normal: no `.`, `..`, `//` or trailing slash.
 pub(crate) fn normalize(path: &Path) -> PathBuf {
     let mut normal = PathBuf::from("/");
     for component in path.components() {

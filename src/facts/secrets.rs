@@ -1,8 +1,8 @@
-//! Which files of the host's `/etc` are secrets that must not enter a sandbox.
+//! Classification of files in the host's `/etc` that are secrets and must not enter a sandbox.
 //!
-//! Pure: looks at a path, a mode and the beginning of the content. It does not know exceptions: files
-//! of the service's own packages or user, or named by its configuration, are the caller's decision. A
-//! Java or PKCS#12 keystore does not tell without its password whether it holds a private key, so
+//! Pure: the input is a path, a mode and the beginning of the content. Callers know the exceptions: files
+//! of the service's own packages or user, or named by its configuration. A
+//! Java or PKCS#12 keystore does not show without its password whether it contains a private key, so
 //! only its mode counts.
 
 use std::fmt;
@@ -10,18 +10,18 @@ use std::path::Path;
 
 use nix::sys::stat::{Mode, SFlag};
 
-/// How many bytes of a file [`classify`] should be given, if it has as many: a private key may follow
+/// Number of bytes that [`classify`] needs from the beginning of a file: a private key may follow
 /// a long chain of certificates.
 pub const HEAD: usize = 64 << 10;
 
-/// Why something is a secret. Prints as a phrase that follows a path.
+/// Reason why a file is a secret. Its text is a phrase that follows a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SecretReason {
-    /// It is named as sshd(8) names the keys by which a host is known.
+    /// The name is that of a host key of sshd(8).
     SshHostKey,
-    /// Its content has the header of a private key.
+    /// The content has the header of a private key.
     PrivateKey,
-    /// The host keeps it from ordinary users: a file without o+r, a directory without o+x.
+    /// Ordinary users of the host cannot read it: a file without o+r, a directory without o+x.
     NotWorldReadable,
 }
 
@@ -35,11 +35,11 @@ impl fmt::Display for SecretReason {
     }
 }
 
-/// Says why the object at `path` is a secret, the most telling reason first.
+/// Returns the reason why the object at `path` is a secret, the most specific one first.
 ///
 /// `mode` is `st_mode`, with the type of the object; `head` is the beginning of a regular file (see
-/// [`HEAD`]) and empty for all else. Whatever lies below a secret directory is out of reach for
-/// ordinary users too: the caller does not descend.
+/// [`HEAD`]) and empty for other types. Everything below a secret directory is out of reach for
+/// ordinary users too, so callers do not descend.
 pub fn classify(path: &Path, mode: u32, head: &[u8]) -> Option<SecretReason> {
     let permissions = Mode::from_bits_truncate(mode);
     match SFlag::from_bits_truncate(mode) & SFlag::S_IFMT {
@@ -51,7 +51,7 @@ pub fn classify(path: &Path, mode: u32, head: &[u8]) -> Option<SecretReason> {
         SFlag::S_IFDIR if !permissions.contains(Mode::S_IXOTH) => {
             Some(SecretReason::NotWorldReadable)
         }
-        // A symlink has no permissions of its own; a fifo or socket has no content.
+        // A symbolic link has no permissions; a FIFO or socket has no content.
         _ => None,
     }
 }
@@ -61,8 +61,8 @@ fn is_ssh_host_key(path: &Path) -> bool {
     name.is_some_and(|name| name.starts_with("ssh_host_") && name.ends_with("_key"))
 }
 
-/// Whether there is the header of a private key: PEM (RFC 7468, and OpenSSH's and PGP's kinds), that
-/// of RFC 4716's authors, or PuTTY's.
+/// Returns true if there is the header of a private key: PEM (RFC 7468, and those of OpenSSH and PGP),
+/// SSH2 (by the authors of RFC 4716), or PuTTY.
 fn has_private_key(head: &[u8]) -> bool {
     const PUTTY: &[u8] = b"PuTTY-User-Key-File-";
     const MARKS: [(&[u8], &[u8]); 2] = [(b"-----BEGIN ", b"-----"), (b"---- BEGIN ", b" ----")];
@@ -72,17 +72,17 @@ fn has_private_key(head: &[u8]) -> bool {
             .any(|(begin, end)| occurrences(head, begin).any(|rest| is_header(rest, end)))
 }
 
-/// What follows each occurrence of `needle`.
+/// Iterates over the texts that follow each occurrence of `needle`.
 fn occurrences<'a>(text: &'a [u8], needle: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
     let ends = text.windows(needle.len()).enumerate();
     ends.filter(move |(_, window)| *window == needle)
         .map(move |(at, _)| &text[at + needle.len()..])
 }
 
-/// Whether `rest` goes on as `LABEL PRIVATE KEY`, the mark, and the end of the line. The end tells a key
+/// Returns true if `rest` continues with `LABEL PRIVATE KEY`, the mark and a line end. The line end tells a key
 /// from text about keys, such as a rule of file(1); in JSON it is written `\n`.
 fn is_header(rest: &[u8], mark: &[u8]) -> bool {
-    // RFC 7468 limits no label; those in use are shorter than this by far.
+    // RFC 7468 does not limit labels; real ones are far shorter than this.
     let window = &rest[..rest.len().min(80)];
     let Some(at) = window.windows(mark.len()).position(|w| w == mark) else {
         return false;
@@ -107,7 +107,7 @@ mod tests {
     const SYMLINK: u32 = 0o120_000;
 
     #[test]
-    fn modes() {
+    fn private_modes_are_secrets() {
         let not = Some(SecretReason::NotWorldReadable);
         let cases = [
             (FILE | 0o644, None),
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn contents() {
+    fn private_keys_are_secrets() {
         let cases = [
             ("-----BEGIN PRIVATE KEY-----\nMII", true),
             ("-----BEGIN RSA PRIVATE KEY-----\r\nMII", true),
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn host_keys() {
+    fn ssh_host_keys_are_secrets() {
         let cases = [
             ("/etc/ssh/ssh_host_rsa_key", true),
             ("/etc/ssh/ssh_host_ed25519_key", true),

@@ -1,62 +1,62 @@
-//! sysusers.d(5): the users and groups that packages need.
+//! Parser of sysusers.d(5): users and groups that packages need.
 //!
-//! Owns reading the entries of a root. It does not create users and does not look into /etc/passwd.
+//! The parser creates no users and does not read /etc/passwd.
 
 use std::path::{Path, PathBuf};
 
-use super::conf_d::{self, File, LineError, ReadError, given, split};
+use super::conf_d::{self, File, LineError, ReadError, non_empty, split};
 
-/// Where the number of a user or group comes from.
+/// Source of the id of a user or group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Id {
-    /// `-`: any free one.
+    /// `-`: any free id.
     Any,
-    /// This number.
+    /// This id.
     Number(u32),
-    /// This number, or any free one, for the user, whose group is another one: a name or a number.
+    /// This id or any free one for the user, and another group: a name or a number.
     WithGroup {
-        /// The number of the user.
+        /// Uid.
         number: Option<u32>,
-        /// Its primary group.
+        /// Primary group.
         group: String,
     },
-    /// The number of the owner of this path.
+    /// The id of the owner of this path.
     OwnerOf(PathBuf),
 }
 
 /// One line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Entry {
-    /// `u`: a user and, unless [`Id::WithGroup`] names one, a group of the same name.
+    /// `u`: a user and, without [`Id::WithGroup`], a group of the same name.
     User {
-        /// Its name.
+        /// Name.
         name: String,
-        /// Its number.
+        /// Source of the id.
         id: Id,
         /// The description.
         gecos: Option<String>,
-        /// The home directory; `/` where none is given.
+        /// Home directory; `/` by default.
         home: Option<PathBuf>,
-        /// The login shell; nologin where none is given.
+        /// Login shell; nologin by default.
         shell: Option<PathBuf>,
         /// `u!`: the account is locked.
         locked: bool,
     },
     /// `g`: a group.
     Group {
-        /// Its name.
+        /// Name.
         name: String,
-        /// Its number.
+        /// Source of the id.
         id: Id,
     },
-    /// `m`: a user that is in a group.
+    /// `m`: a member of a group.
     Member {
         /// The user.
         user: String,
         /// The group.
         group: String,
     },
-    /// `r`: numbers to choose from.
+    /// `r`: a range of ids to choose from.
     Range {
         /// The lowest.
         first: u32,
@@ -65,12 +65,12 @@ pub enum Entry {
     },
 }
 
-/// Reads the entries of a root. Lines that cannot be parsed are logged and skipped.
+/// Loads the entries of a root. Invalid lines are logged and skipped.
 pub fn load(root: &Path) -> Result<Vec<File<Entry>>, ReadError> {
     conf_d::load(root, "sysusers.d", parse_entry)
 }
 
-/// Parses one line that is neither empty nor a comment.
+/// Parses a line that is neither empty nor a comment.
 pub fn parse_entry(line: &str) -> Result<Entry, LineError> {
     let error = |problem| LineError {
         line: line.into(),
@@ -81,15 +81,15 @@ pub fn parse_entry(line: &str) -> Result<Entry, LineError> {
     if !rest.is_empty() {
         return Err(error("there are more than six fields"));
     }
-    let name = given(words.get(1)).map(str::to_owned);
+    let name = non_empty(words.get(1)).map(str::to_owned);
     let name = || name.clone().ok_or_else(|| error("the name is missing"));
-    let id = || parse_id(given(words.get(2))).ok_or_else(|| error("the number is not one"));
-    let path = |index| given(words.get(index)).map(PathBuf::from);
+    let id = || parse_id(non_empty(words.get(2))).ok_or_else(|| error("the number is not one"));
+    let path = |index| non_empty(words.get(index)).map(PathBuf::from);
     match words.first().map_or("", String::as_str) {
         kind @ ("u" | "u!") => Ok(Entry::User {
             name: name()?,
             id: id()?,
-            gecos: given(words.get(3)).map(str::to_owned),
+            gecos: non_empty(words.get(3)).map(str::to_owned),
             home: path(4),
             shell: path(5),
             locked: kind == "u!",
@@ -99,14 +99,14 @@ pub fn parse_entry(line: &str) -> Result<Entry, LineError> {
             id: id()?,
         }),
         "m" => {
-            let group = given(words.get(2)).ok_or_else(|| error("the group is missing"))?;
+            let group = non_empty(words.get(2)).ok_or_else(|| error("the group is missing"))?;
             Ok(Entry::Member {
                 user: name()?,
                 group: group.into(),
             })
         }
         "r" => {
-            let range = given(words.get(2)).and_then(parse_range);
+            let range = non_empty(words.get(2)).and_then(parse_range);
             let (first, last) = range.ok_or_else(|| error("the range is not one"))?;
             Ok(Entry::Range { first, last })
         }
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_lines_say_what_is_wrong() {
+    fn invalid_lines_have_a_reason() {
         for (line, problem) in [
             ("x a", "the type is not known"),
             ("u", "the name is missing"),
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn every_entry_of_a_real_root_is_understood() {
+    fn every_entry_of_a_real_root_is_valid() {
         let files = conf_d::read(Path::new("/"), "sysusers.d").unwrap();
         if files.is_empty() {
             println!("SKIP: this system has no sysusers.d");

@@ -1,17 +1,17 @@
-//! tmpfiles.d(5): what is made, kept and removed at boot.
+//! Parser of tmpfiles.d(5): paths that are created, kept and removed at boot.
 //!
-//! Owns reading the rules of a root. It does not expand specifiers (`%i`, `%m`), which mean something only where
-//! systemd-tmpfiles runs, and it does not apply anything.
+//! The parser does not expand specifiers (`%i`, `%m`), whose values only exist where
+//! systemd-tmpfiles runs, and it applies nothing.
 
 use std::path::{Path, PathBuf};
 
-use super::conf_d::{self, File, LineError, ReadError, given, split};
+use super::conf_d::{self, File, LineError, ReadError, non_empty, split};
 use super::normalize;
 
-/// What a rule does to its path; named after tmpfiles.d(5), "Configuration File Format".
+/// Action of a rule; named after tmpfiles.d(5), "Configuration File Format".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// `f`: create a file. With `+` truncate it first.
+    /// `f`: create a file; with `+` truncate it first.
     File,
     /// `w`: write to a file that exists.
     Write,
@@ -96,48 +96,48 @@ impl Action {
 pub struct Mode {
     /// Permission bits, at most 0o7777.
     pub bits: u32,
-    /// `~`: the bits are reduced to those that the existing path has.
+    /// `~`: the bits are masked with those of the existing path.
     pub masked: bool,
-    /// `:`: used only where the path is created.
+    /// `:`: applies only if the path is created.
     pub only_new: bool,
 }
 
 /// The user or group of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {
-    /// A name or a number; specifiers are left as they are.
+    /// Name or number, with specifiers as written.
     pub name: String,
-    /// `:`: used only where the path is created.
+    /// `:`: applies only if the path is created.
     pub only_new: bool,
 }
 
 /// One line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// What is done.
+    /// Action.
     pub action: Action,
     /// The characters after the letter, of `+!-=~^$?`.
     pub modifiers: String,
-    /// The path, normal but with its specifiers and globs as written.
+    /// Normal path, with specifiers and globs as written.
     pub path: PathBuf,
-    /// The mode, where one is given.
+    /// Mode, if given.
     pub mode: Option<Mode>,
-    /// The user, where one is given; else root.
+    /// User; root by default.
     pub user: Option<Owner>,
-    /// The group, where one is given; else root.
+    /// Group; root by default.
     pub group: Option<Owner>,
-    /// The age at which content is removed, as written.
+    /// Age after which content is removed, as written.
     pub age: Option<String>,
-    /// The rest of the line.
+    /// Argument: the rest of the line.
     pub argument: Option<String>,
 }
 
-/// Reads the rules of a root. Lines that cannot be parsed are logged and skipped.
+/// Loads the rules of a root. Invalid lines are logged and skipped.
 pub fn load(root: &Path) -> Result<Vec<File<Rule>>, ReadError> {
     conf_d::load(root, "tmpfiles.d", parse_rule)
 }
 
-/// Parses one line that is neither empty nor a comment.
+/// Parses a line that is neither empty nor a comment.
 pub fn parse_rule(line: &str) -> Result<Rule, LineError> {
     let error = |problem| LineError {
         line: line.into(),
@@ -158,7 +158,7 @@ pub fn parse_rule(line: &str) -> Result<Rule, LineError> {
     let path = word(1)
         .filter(|path| path.starts_with(['/', '%']))
         .ok_or_else(|| error("the path is not absolute"))?;
-    let mode = match given(word(2)) {
+    let mode = match non_empty(word(2)) {
         Some(mode) => Some(parse_mode(mode).ok_or_else(|| error("the mode is not octal"))?),
         None => None,
     };
@@ -167,20 +167,20 @@ pub fn parse_rule(line: &str) -> Result<Rule, LineError> {
         modifiers,
         path: path_of(path),
         mode,
-        user: given(word(3)).map(owner),
-        group: given(word(4)).map(owner),
-        age: given(word(5)).map(str::to_owned),
+        user: non_empty(word(3)).map(owner),
+        group: non_empty(word(4)).map(owner),
+        age: non_empty(word(5)).map(str::to_owned),
         argument: (!matches!(argument, "" | "-")).then(|| argument.to_owned()),
     })
 }
 
-/// The path of a rule. One that starts with a specifier (`%t/x`) has no place in the tree yet and stays as it is.
+/// Normalises the path of a rule. A path that starts with a specifier (`%t/x`) stays as written.
 fn path_of(path: &str) -> PathBuf {
     if !path.starts_with('/') {
         return path.into();
     }
     let path = normalize(Path::new(path));
-    // systemd-tmpfiles itself takes the old name for the new one.
+    // systemd-tmpfiles replaces the old name too.
     match path.strip_prefix("/var/run") {
         Ok(rest) => normalize(&Path::new("/run").join(rest)),
         Err(_) => path,
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_lines_say_what_is_wrong() {
+    fn invalid_lines_have_a_reason() {
         for (line, problem) in [
             ("k /run/a", "the type is not known"),
             ("d& /run/a", "a modifier of the type is not known"),
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn every_rule_of_a_real_root_is_understood() {
+    fn every_rule_of_a_real_root_is_valid() {
         let files = conf_d::read(Path::new("/"), "tmpfiles.d").unwrap();
         if files.is_empty() {
             println!("SKIP: this system has no tmpfiles.d");

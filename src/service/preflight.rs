@@ -8,7 +8,7 @@ use crate::config::{Capabilities, Device, SandboxConfig};
 use crate::error::{Error, Result};
 use crate::facts::discover::Service;
 use crate::facts::unit::facts::capability::CapabilitySet;
-use crate::facts::unit::facts::condition::{Check, Condition, Virtualization, World, unmet};
+use crate::facts::unit::facts::condition::{Check, Condition, Machine, Virtualization, unmet};
 use crate::facts::unit::load::dirs::Located;
 use crate::facts::unit::name::NameError;
 use crate::facts::unit::special::Role;
@@ -80,7 +80,7 @@ pub fn check(
         None => BTreeSet::new(),
     };
     let modules = loaded_modules();
-    let world = World {
+    let machine = Machine {
         root,
         virtualization: match container {
             Some(container) => Virtualization::Container(container.to_owned()),
@@ -121,7 +121,7 @@ pub fn check(
         }
         let conditions = &loaded.1.conditions;
         let failed =
-            unmet(conditions, &world)
+            unmet(conditions, &machine)
                 .into_iter()
                 .find(|condition| match &condition.check {
                     Check::Virtualization(_) | Check::KernelModuleLoaded(_) => true,

@@ -1,11 +1,11 @@
-//! The lines of the four account files, and of login.defs(5).
+//! Lines of the four account files, and of login.defs(5).
 
 use std::collections::BTreeSet;
 use std::fmt;
 
 use super::LOCKED;
 
-/// Up to which number an account belongs to the system and not to a person: login.defs(5).
+/// Highest ids of system accounts, as opposed to accounts of people: login.defs(5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// `SYS_UID_MAX`.
@@ -24,8 +24,8 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Reads the limits from the text of `/etc/login.defs`. Where a maximum is not set, it is one less
-    /// than the minimum of people's accounts, as login.defs(5) says.
+    /// Parses the limits in the text of `/etc/login.defs`. An unset maximum is one less
+    /// than the minimum for accounts of people, as in login.defs(5).
     pub fn from_login_defs(text: &str) -> Limits {
         let value = |key: &str| {
             let mut lines = text.lines().map(str::split_whitespace);
@@ -45,7 +45,7 @@ impl Limits {
     }
 }
 
-/// login.defs(5): decimal, octal with a leading `0`, or hexadecimal with a leading `0x`.
+/// Parses a number of login.defs(5): decimal, octal with a leading `0`, or hexadecimal with a leading `0x`.
 fn number(word: &str) -> Option<u32> {
     let parsed = match (word.strip_prefix("0x"), word.strip_prefix('0')) {
         (Some(digits), _) => u32::from_str_radix(digits, 16),
@@ -55,15 +55,15 @@ fn number(word: &str) -> Option<u32> {
     parsed.ok()
 }
 
-/// A line that was dropped. Prints as "'/etc/shadow' line 3: …". It never tells what the line holds,
-/// which may be a password.
+/// Skipped line. Its text is "'/etc/shadow' line 3: …", without the content of the line,
+/// which may be a password hash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadLine {
     /// The name of the file.
     pub file: &'static str,
-    /// Counted from 1.
+    /// Line number, from 1.
     pub line: usize,
-    /// What is wrong.
+    /// Reason.
     pub what: &'static str,
 }
 
@@ -73,19 +73,19 @@ impl fmt::Display for BadLine {
     }
 }
 
-/// A password field: a hash, a mark, or nothing.
+/// Password field: a hash, a mark, or empty.
 #[derive(Clone, PartialEq, Eq)]
 struct Password(String);
 
 impl Password {
-    /// passwd(5): `x` says that the password is in the shadow file; all else is a password, or none.
+    /// Replaces everything but `x`, which means that the password is in the shadow file: passwd(5).
     fn without_hash(&self) -> Password {
         let shadowed = self.0 == "x";
         Password(if shadowed { "x" } else { LOCKED }.to_owned())
     }
 }
 
-/// Hidden, so that no log can hold a hash.
+/// Prints no content, so that no log can contain a hash.
 impl fmt::Debug for Password {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Password(_)")
@@ -127,7 +127,7 @@ pub struct Shadow {
     /// The name of the user.
     pub name: String,
     password: Password,
-    /// The remaining fields, as they were.
+    /// Remaining fields, verbatim.
     ageing: String,
 }
 
@@ -220,11 +220,11 @@ fn only(names: &[String], users: &BTreeSet<&str>) -> Vec<String> {
 
 /// One line of an account file.
 pub(super) trait Line: Sized {
-    /// Where such lines are.
+    /// File with such lines.
     const FILE: &'static str;
-    /// The line, from its fields.
+    /// Parses the fields of a line.
     fn from_fields(fields: &[&str]) -> Result<Self, &'static str>;
-    /// The line, without its end.
+    /// Formats the line, without a line feed.
     fn text(&self) -> String;
 }
 

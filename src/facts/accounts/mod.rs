@@ -1,7 +1,7 @@
-//! The account files of a sandbox: those of the host without its people and without its passwords.
+//! Account files of a sandbox: the host's files without accounts of people and without passwords.
 //!
-//! Pure: text in, text out (passwd(5), group(5), shadow(5), gshadow(5)). Reading and writing the files
-//! is the caller's. subuid(5) and subgid(5) are not derived: the sandbox has no use for the host's.
+//! Pure: text in, text out (passwd(5), group(5), shadow(5), gshadow(5)). Callers read and write the
+//! files. subuid(5) and subgid(5) are not derived: a sandbox has no use for the host's.
 
 mod file;
 
@@ -11,14 +11,14 @@ use serde::{Deserialize, Serialize};
 
 pub use file::{BadLine, Group, GroupShadow, Limits, NewUser, Shadow, User};
 
-/// The uid and gid of `nobody`, which the kernel shows for owners that have no number here:
+/// Uid and gid of `nobody`, which the kernel shows for owners without an id in this user namespace:
 /// `/proc/sys/fs/overflowuid`, proc(5).
 const OVERFLOW_ID: u32 = 65534;
 
-/// What replaces a password. crypt(5): no password hashes to it, so it never matches.
+/// Replacement of a password. No password hashes to it (crypt(5)), so it never matches.
 const LOCKED: &str = "*";
 
-/// The texts of the four files. Those that are absent are empty.
+/// Texts of the four files; an absent file is empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Texts {
@@ -39,13 +39,13 @@ pub struct Needed {
     pub users: BTreeSet<String>,
     /// Names of groups.
     pub groups: BTreeSet<String>,
-    /// Owners of files that are copied.
+    /// Owners of copied files.
     pub uids: BTreeSet<u32>,
-    /// Groups of files that are copied.
+    /// Groups of copied files.
     pub gids: BTreeSet<u32>,
 }
 
-/// The accounts of a system, in the order of the files.
+/// Accounts of a system, in the order of the files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Accounts {
     /// The lines of `/etc/passwd`.
@@ -56,12 +56,12 @@ pub struct Accounts {
     pub shadows: Vec<Shadow>,
     /// The lines of `/etc/gshadow`.
     pub group_shadows: Vec<GroupShadow>,
-    /// Lines that could not be understood and were dropped.
+    /// Lines that could not be parsed and were dropped.
     pub bad_lines: Vec<BadLine>,
 }
 
 impl Accounts {
-    /// Parses the files. Empty lines, comments and the `+`/`-` lines of NIS are passed over.
+    /// Parses the files. Empty lines, comments and the `+`/`-` lines of NIS are skipped.
     pub fn parse(texts: &Texts) -> Accounts {
         let mut bad_lines = Vec::new();
         Accounts {
@@ -73,7 +73,7 @@ impl Accounts {
         }
     }
 
-    /// Writes the files.
+    /// Formats the files.
     pub fn render(&self) -> Texts {
         Texts {
             passwd: file::render(&self.users),
@@ -83,10 +83,10 @@ impl Accounts {
         }
     }
 
-    /// Keeps uid 0, the system accounts, `nobody` and what is needed, all with locked passwords.
+    /// Keeps uid 0, system accounts, `nobody` and the needed accounts, all with locked passwords.
     ///
-    /// Groups are kept by the same rule, and so is the primary group of every kept user, since its
-    /// files would belong to a number without a name. Members that are not kept leave their groups.
+    /// Groups follow the same rule. The primary group of every kept user is kept as well, because its
+    /// files would otherwise belong to an id without a name. Dropped users are removed from their groups.
     pub fn filter(&self, limits: Limits, needed: &Needed) -> Accounts {
         let users: Vec<User> = self
             .users
@@ -127,25 +127,25 @@ impl Accounts {
         }
     }
 
-    /// Adds an account that is not there, without a password, and a group for it, if the number has none.
+    /// Adds a missing account without a password, and a group for it if its gid has none.
     pub fn add(&mut self, user: &NewUser<'_>) {
         self.users.push(User::new(user));
         self.add_group(user.name, user.gid);
     }
 
-    /// Adds a group without members, if its number has none.
+    /// Adds a group without members if its gid has none.
     pub fn add_group(&mut self, name: &str, gid: u32) {
         if !self.groups.iter().any(|group| group.gid == gid) {
             self.groups.push(Group::new(name, gid));
         }
     }
 
-    /// The user of this name; the first, as for getpwnam(3).
+    /// Returns the first user of this name, as getpwnam(3) does.
     pub fn user(&self, name: &str) -> Option<&User> {
         self.users.iter().find(|user| user.name == name)
     }
 
-    /// The group of this name; the first, as for getgrnam(3).
+    /// Returns the first group of this name, as getgrnam(3) does.
     pub fn group(&self, name: &str) -> Option<&Group> {
         self.groups.iter().find(|group| group.name == name)
     }

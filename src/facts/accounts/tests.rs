@@ -56,7 +56,7 @@ fn names(list: &[&str]) -> BTreeSet<String> {
     list.iter().map(|name| (*name).to_owned()).collect()
 }
 
-/// From text to text, with the lines that were dropped.
+/// Filters texts; returns the result and the dropped lines.
 fn filter(texts: &Texts, limits: Limits, needed: &Needed) -> (Texts, Vec<BadLine>) {
     let kept = Accounts::parse(texts).filter(limits, needed);
     (kept.render(), kept.bad_lines)
@@ -83,7 +83,7 @@ owner:x:1700:1000::/:/bin/false
 open:*:7:1::/:/bin/false
 "
         .into(),
-        // `ada` stays as a group: it is the primary one of `owner`.
+        // `ada` stays as a group: it is the primary group of `owner`.
         group: "\
 root:x:0:
 daemon:x:1:app
@@ -150,7 +150,7 @@ fn limits_come_from_login_defs() {
 }
 
 #[test]
-fn look_ups() {
+fn accounts_are_looked_up_by_name() {
     let accounts = Accounts::parse(&host());
     let ada = accounts.user("ada").unwrap();
     assert_eq!((ada.uid, ada.home.as_str()), (1000, "/home/ada"));
@@ -178,7 +178,7 @@ proptest! {
         for text in [&kept.passwd, &kept.group, &kept.shadow, &kept.gshadow] {
             prop_assert!(!text.contains("HASH"), "{}", text);
         }
-        // What is filtered is clean: it stays as it is, without bad lines.
+        // Filtering twice changes nothing and finds no bad lines.
         prop_assert_eq!(filter(&kept, Limits::default(), &Needed::default()), (kept, Vec::new()));
     }
 }

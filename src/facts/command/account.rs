@@ -1,4 +1,4 @@
-//! The account of a command: one of the host's, or one that is made in the sandbox.
+//! Account of a command: one of the host's, or a new one in the sandbox.
 
 use std::path::Path;
 
@@ -6,9 +6,9 @@ use crate::config::Command;
 use crate::error::{Error, Result};
 use crate::facts::accounts::{Accounts, NewUser};
 
-/// Settles which account a command runs as.
-pub(super) fn settle(command: &mut Command, accounts: &mut Accounts) -> Result<()> {
-    // A number is as good as a name, as for 'podman run --user'.
+/// Resolves the account that a command runs as.
+pub(super) fn resolve(command: &mut Command, accounts: &mut Accounts) -> Result<()> {
+    // Accept a number in place of a name, as 'podman run --user' does.
     if let Some(uid) = command.user.as_ref().and_then(|user| user.parse().ok()) {
         if command.uid.is_some_and(|other| other != uid) {
             return Err(Error::refused(format!(
@@ -88,7 +88,7 @@ pub(super) mod tests {
                 gid,
                 ..Command::default()
             };
-            settle(&mut command, &mut accounts).map(|()| {
+            resolve(&mut command, &mut accounts).map(|()| {
                 let name = command.user.clone().unwrap_or_default();
                 let user = accounts.user(&name).map(|user| (user.uid, user.gid));
                 (name, command.uid, user)

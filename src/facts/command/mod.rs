@@ -1,7 +1,7 @@
-//! A command as what runs in a sandbox: its program and its account are looked up on the host, and a unit is made of it.
+//! A command as the workload of a sandbox: its program and its account are looked up on the host, and it becomes a unit.
 //!
-//! With a unit all that works for units works for it: what belongs to it is found in the same way, and logs, status, failures
-//! and restarts are systemd's.
+//! A unit gets all that units have: discovery of its files, logs, status, failures
+//! and restarts by systemd.
 
 mod account;
 
@@ -17,27 +17,27 @@ use crate::error::{Error, Result};
 use crate::facts::accounts::Accounts;
 use crate::facts::discover::{Fact, Service};
 
-/// Where systemd has commands look for programs.
+/// Search path for programs that systemd gives to commands.
 const SEARCH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Directories of the root of every sandbox that are its own and begin empty.
+/// Directories that are private and initially empty in every sandbox.
 const EMPTY: [&str; 5] = ["/tmp", "/run", "/dev", "/proc", "/sys"];
 
-/// A command with what was found of it on the host.
+/// Command, resolved on the host.
 #[derive(Debug)]
-pub(crate) struct Found {
-    /// The command, with the program's path and the account's name.
+pub(crate) struct ResolvedCommand {
+    /// Command with the path of the program and the name of the account.
     pub command: Command,
-    /// The program, what links lead to, and the interpreter if it is a script.
+    /// Paths of the program, of the targets of its links, and of the interpreter if it is a script.
     pub programs: Vec<PathBuf>,
 }
 
-/// Looks up program and account of a command on the host. An account that is asked for by its number and is not
-/// there is added to `accounts`.
+/// Looks up the program and account of a command on the host. A missing account that is given by its number
+/// is added to `accounts`.
 ///
 /// # Errors
-/// Where there is no such program or account, or a sandbox could not see the program.
-pub(crate) fn find(command: &Command, accounts: &mut Accounts) -> Result<Found> {
+/// No such program or account, or a sandbox could not see the program.
+pub(crate) fn resolve(command: &Command, accounts: &mut Accounts) -> Result<ResolvedCommand> {
     command.check().map_err(Error::refused)?;
     let program = program(command.program())?;
     let mut found = command.clone();
@@ -49,7 +49,7 @@ pub(crate) fn find(command: &Command, accounts: &mut Accounts) -> Result<Found> 
             ))
         })?;
     }
-    account::settle(&mut found, accounts)?;
+    account::resolve(&mut found, accounts)?;
     let mut programs = vec![program.clone()];
     programs.extend(fs::canonicalize(&program).ok());
     programs.extend(interpreter(&program));
@@ -63,13 +63,13 @@ pub(crate) fn find(command: &Command, accounts: &mut Accounts) -> Result<Found> 
             )));
         }
     }
-    Ok(Found {
+    Ok(ResolvedCommand {
         command: found,
         programs,
     })
 }
 
-/// The path of a program, which is searched for as a shell would.
+/// Returns the path of a program, found as a shell would.
 fn program(name: &str) -> Result<PathBuf> {
     if name.contains('/') {
         let path = std::path::absolute(name).map_err(Error::io("finding", Path::new(name)))?;
@@ -82,7 +82,7 @@ fn program(name: &str) -> Result<PathBuf> {
         }
         return Ok(path);
     }
-    // What the sandbox would find comes first: a directory of the caller's may be out of its sight.
+    // The search path of the sandbox comes first: it may not see the caller's directories.
     let mut search = OsString::from(SEARCH);
     if let Some(own) = env::var_os("PATH") {
         search.push(":");
@@ -104,9 +104,9 @@ fn program(name: &str) -> Result<PathBuf> {
         })
 }
 
-/// What the kernel starts for a script (`execve(2)`).
+/// Returns the interpreter that the kernel starts for a script (execve(2)).
 fn interpreter(program: &Path) -> Option<PathBuf> {
-    /// `BINPRM_BUF_SIZE` of the kernel.
+    /// The kernel's `BINPRM_BUF_SIZE`.
     const LONGEST: u64 = 256;
     let mut first = Vec::new();
     let file = File::open(program).ok()?;
@@ -120,8 +120,8 @@ fn interpreter(program: &Path) -> Option<PathBuf> {
     path.is_absolute().then_some(path)
 }
 
-/// Read-only mounts of the directories in `/srv` that programs and files of the command are in, with all that is beside these.
-/// A directory that the command names itself is copied.
+/// Returns read-only mounts of the directories in `/srv` that contain the programs and files of the command.
+/// A directory that is itself an argument of the command is copied instead.
 pub(crate) fn programs_in_srv(service: &Service) -> Vec<Mount> {
     let mut tops: Vec<PathBuf> = service
         .paths
@@ -166,9 +166,9 @@ mod tests {
     }
 
     #[test]
-    fn programs_are_found_as_by_a_shell() {
+    fn programs_are_found_as_a_shell_does() {
         let mut accounts = accounts();
-        let found = find(&command(&["sh", "-c", "x"]), &mut accounts).unwrap();
+        let found = resolve(&command(&["sh", "-c", "x"]), &mut accounts).unwrap();
         assert!(
             found.command.program().ends_with("/sh") && found.command.program().starts_with('/')
         );
@@ -177,7 +177,7 @@ mod tests {
         fs::write(&script, "#! /bin/sh -e\n").unwrap();
         assert_eq!(interpreter(&script), Some("/bin/sh".into()));
         let mut refused = |program: &str| {
-            find(&command(&[program]), &mut accounts)
+            resolve(&command(&[program]), &mut accounts)
                 .unwrap_err()
                 .to_string()
         };

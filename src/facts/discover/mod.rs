@@ -1,9 +1,9 @@
-//! What belongs to a service: its units, its packages, its accounts, and the paths that any of these name.
+//! Discovery of a service: its units, packages and accounts, and the paths that these name.
 //!
-//! Which paths those are is told by `paths`, and which of them an account may name by `readers`.
+//! `paths` collects the paths; `readers` checks which of them an account may name.
 //!
-//! Only facts of the host are read: unit files, the package database, `tmpfiles.d` and `sysusers.d`, the service's own
-//! configuration. What is made of a path is decided by [`tree`](crate::tree).
+//! The sources are unit files, the package database, `tmpfiles.d`, `sysusers.d` and the service's own
+//! configuration. [`tree`](crate::tree) decides how each path enters a sandbox.
 
 mod paths;
 mod readers;
@@ -26,40 +26,40 @@ use crate::facts::unit::{
     self, Closure, LoadError, Specifiers, Unit, UnitDirs, UnitFacts, UnitName,
 };
 
-/// All that is known of a service.
+/// All facts of a service.
 #[derive(Debug)]
 pub struct Service {
-    /// The units asked for, with aliases followed.
+    /// Requested units, by their canonical names.
     pub units: Vec<UnitName>,
-    /// Those and the units they pull in.
+    /// Requested units and those that they pull in.
     pub closure: Closure,
-    /// Its packages, and why each is one.
+    /// Packages of the service, each with the reason.
     pub packages: BTreeMap<PackageName, String>,
-    /// Packages that are the service's only because they share a directory with it; the value is the directory.
+    /// Packages that belong to the service only because they share this directory with it.
     sharing: BTreeMap<PackageName, PathBuf>,
-    /// The packages those depend on.
+    /// Dependencies of the packages.
     pub dependencies: BTreeSet<PackageName>,
-    /// Names of its accounts.
+    /// Names of the service's accounts.
     pub users: BTreeSet<String>,
-    /// Names of groups its units use.
+    /// Names of groups that its units use.
     pub groups: BTreeSet<String>,
-    /// Every account of the host.
+    /// All accounts of the host.
     pub accounts: Accounts,
-    /// Paths that are its own, each with the first fact that says so.
+    /// Paths that belong to the service, each with the first fact that says so.
     pub paths: BTreeMap<PathBuf, Fact>,
-    /// Paths that its active configuration names, whomever they belong to.
+    /// Paths in its active configuration, whoever owns them, each with the file that names it.
     pub named: BTreeMap<PathBuf, PathBuf>,
     database: Option<Box<dyn PackageDb>>,
 }
 
-/// Accounts below this number are shared by many packages (`www-data`, `mail`): what they own on the host says little.
+/// Lowest uid of an account that belongs to one package; lower ones (`www-data`, `mail`) are shared by many.
 const FIRST_PACKAGE_UID: u32 = 100;
 
 impl Service {
-    /// Gathers the facts of `units`, with `extra` packages named by the user, from the host below `root`.
+    /// Collects the facts of `units`, with `extra` packages named by the user, from the host below `root`.
     ///
     /// # Errors
-    /// A unit that is not there (with names like it), is masked, or needs one that is missing; a package that is not
+    /// A unit that does not exist (with similar names), is masked, or requires a missing one; a package that is not
     /// installed; a database that cannot be read.
     pub fn discover(
         root: &Path,
@@ -92,7 +92,7 @@ impl Service {
         Self::gather(root, (units, closure), read_accounts(root), &[], extra)
     }
 
-    /// Gathers the facts of a unit that is none of the host's, which runs `programs` with `accounts`.
+    /// Collects the facts of a unit that is not the host's and runs `programs` with `accounts`.
     ///
     /// # Errors
     /// A package that is not installed; a database that cannot be read.
@@ -135,7 +135,7 @@ impl Service {
         Ok(service)
     }
 
-    /// The units with facts of their own, systemd's excepted.
+    /// Iterates over the loaded units, without systemd's own.
     pub fn members(&self) -> impl Iterator<Item = &UnitFacts> {
         self.closure
             .members
@@ -144,7 +144,7 @@ impl Service {
             .filter_map(|member| Some(&member.loaded.as_ref()?.1))
     }
 
-    /// Whether `path` is shipped by a package of the service.
+    /// Returns true if a package of the service ships `path`.
     #[must_use]
     pub fn ships(&self, path: &Path) -> bool {
         self.owners(path)
@@ -152,8 +152,8 @@ impl Service {
             .any(|owner| self.packages.contains_key(owner))
     }
 
-    /// Whether what is secret at `path` is the service's: its packages ship it, or have a directory above it to themselves. Of one that
-    /// merely shares a directory with it, what is in that directory alone.
+    /// Returns true if a secret at `path` belongs to the service: its packages ship it, or are the only users of a directory
+    /// above it. A package that merely shares a directory with the service counts only within that directory.
     #[must_use]
     pub fn may_see(&self, path: &Path) -> bool {
         let is_own = |owner: &PackageName| {
@@ -166,13 +166,13 @@ impl Service {
             || path.ancestors().any(|dir| are_own(self.users_of(dir)))
     }
 
-    /// Whether a package is the service's only because it shares a directory with it.
+    /// Returns true if a package belongs to the service only because it shares a directory with it.
     #[must_use]
     pub fn is_sharing(&self, package: &PackageName) -> bool {
         self.sharing.contains_key(package)
     }
 
-    /// The packages that ship `path`.
+    /// Returns the packages that ship `path`.
     #[must_use]
     pub fn owners(&self, path: &Path) -> Vec<PackageName> {
         self.database
@@ -181,16 +181,16 @@ impl Service {
             .unwrap_or_default()
     }
 
-    /// Whether nobody but packages of the service uses the directory at `path` (of the first three levels).
+    /// Returns true if only packages of the service use the directory `path` (of the first three levels).
     #[must_use]
     pub fn has_to_itself(&self, path: &Path) -> bool {
         let users = self.users_of(path);
         !users.is_empty() && users.iter().all(|user| self.packages.contains_key(user))
     }
 
-    /// Whether a package that is not the service's uses the directory at `path`.
+    /// Returns true if a package of another service uses the directory `path`.
     fn is_of_others(&self, path: &Path) -> bool {
-        // Everything below a directory of others is theirs too.
+        // Everything below a directory of another package belongs to that package too.
         path.ancestors()
             .filter(|ancestor| !is_shared(ancestor))
             .any(|ancestor| {
@@ -206,10 +206,10 @@ impl Service {
             .unwrap_or_default()
     }
 
-    /// The directories below `/var` and `/srv` that the dependencies ship, in the order of their paths.
+    /// Returns the directories below `/var` and `/srv` that dependencies ship, in the order of their paths.
     ///
     /// # Errors
-    /// Where the package database cannot be read.
+    /// The package database cannot be read.
     pub fn directories_of_dependencies(&self) -> Result<BTreeMap<PathBuf, PackageName>> {
         let mut directories = BTreeMap::new();
         let Some(database) = &self.database else {
@@ -225,10 +225,10 @@ impl Service {
         Ok(directories)
     }
 
-    /// The versions of its packages.
+    /// Returns the versions of its packages.
     ///
     /// # Errors
-    /// Where the package database cannot be read.
+    /// The package database cannot be read.
     pub fn versions(&self) -> Result<BTreeMap<String, String>> {
         let Some(database) = &self.database else {
             return Ok(BTreeMap::new());
@@ -240,7 +240,7 @@ impl Service {
         Ok(versions)
     }
 
-    /// The accounts a sandbox of this service keeps, besides those that own what is copied.
+    /// Returns the accounts that a sandbox of this service keeps, besides the owners of copied files.
     #[must_use]
     pub fn needed_accounts(&self) -> Needed {
         let numbers = |names: &BTreeSet<String>| {
@@ -396,7 +396,7 @@ fn missing(closure: &mut Closure) -> Error {
     Error::refused(format!("{}{needed}{advice}", first.error))
 }
 
-/// The accounts of the host below `root`.
+/// Reads the accounts of the host below `root`.
 pub(crate) fn read_accounts(root: &Path) -> Accounts {
     let read = |name: &str| fs::read_to_string(root.join("etc").join(name)).unwrap_or_default();
     Accounts::parse(&Texts {

@@ -1,4 +1,4 @@
-//! The paths of the host that a service's units, packages, accounts and configuration name.
+//! Paths of the host that a service's units, packages, accounts and configuration name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,7 +15,7 @@ use crate::facts::unit::facts::directory::DirectoryKind;
 use crate::facts::unit::{UnitFacts, UnitName};
 use crate::sys::root::Root;
 
-/// Why a path belongs to the service. Prints as a phrase.
+/// Reason why a path belongs to the service. Its text is a phrase.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fact {
     /// A unit names it in this setting.
@@ -26,13 +26,13 @@ pub enum Fact {
     Script(PackageName),
     /// The service's configuration names it.
     Mentioned(PathBuf),
-    /// A comment in its configuration names it, as they do with defaults.
+    /// A comment in its configuration names it, such as a default.
     Commented(PathBuf),
-    /// A rule of `tmpfiles.d` makes it.
+    /// A rule of `tmpfiles.d` creates it.
     Tmpfiles(PathBuf),
-    /// It is the home of an account of the service.
+    /// Home of an account of the service.
     Home(String),
-    /// It belongs to an account of the service.
+    /// Owned by an account of the service.
     OwnedBy(String),
 }
 
@@ -51,7 +51,7 @@ impl fmt::Display for Fact {
     }
 }
 
-/// Directories that nobody owns: what lies in them is told apart one level below.
+/// Directories common to all services: ownership is decided one level below.
 const SHARED: [&str; 22] = [
     "/",
     "/etc",
@@ -77,7 +77,7 @@ const SHARED: [&str; 22] = [
     "/run",
 ];
 
-/// Largest configuration file that is read for the paths it names, in bytes.
+/// Maximum size of a configuration file that is searched for paths, in bytes.
 const LARGEST_TEXT: u64 = 1 << 20;
 
 impl Service {
@@ -128,20 +128,20 @@ impl Service {
         Ok(())
     }
 
-    /// What the texts of the service's configuration name.
+    /// Adds the paths in the service's configuration files.
     fn find_mentions(&mut self, root: &Path, host: &Root, paths: &mut Paths<'_>) {
         let mut named = BTreeMap::new();
         let mut commented = BTreeMap::new();
         let readers = self.readers();
         for file in self.configuration(root, &paths.found) {
-            // A link names what it leads to.
+            // A link names its target.
             if below(root, &file).is_symlink() {
                 named.insert(file.clone(), file.clone());
             }
             let Some((text, is_of_root)) = read_text(host, &file) else {
                 continue;
             };
-            // Who can write configuration, but not as root, can name there what is not theirs to read.
+            // An account other than root may write paths there that it may not read itself.
             let is_believed = |path: &Path| is_of_root || readers.may_read(host, path);
             let active = mentioned_paths(&text, Comments::Skip);
             for path in mentioned_paths(&text, Comments::Read) {
@@ -175,14 +175,14 @@ impl Service {
         self.named = named;
     }
 
-    /// Whether a path is neither another package's nor at somebody's home: what people have there is theirs, whoever
-    /// serves it.
+    /// Returns true if a path belongs to no other package and is not in a home directory: files there belong to
+    /// people, whichever service uses them.
     fn is_unclaimed(&self, path: &Path) -> bool {
         let is_home = path.starts_with("/home") || path.starts_with("/root");
         !is_home && !self.is_of_others(path)
     }
 
-    /// Whether a path that the configuration names is something to serve, which may be anybody's: what lies in `/var/www` or
+    /// Returns true if a path in the configuration is content to serve, whoever owns it: anything in `/var/www` or
     /// `/srv`, and a file in `/var` that no package ships.
     fn is_content(&self, root: &Path, path: &Path) -> bool {
         let is_site = ["/var/www", "/srv"].iter().any(|top| path.starts_with(top));
@@ -190,7 +190,7 @@ impl Service {
         is_site || (is_file && self.owners(path).is_empty())
     }
 
-    /// The service's configuration files.
+    /// Returns the service's configuration files.
     fn configuration(&self, root: &Path, paths: &BTreeMap<PathBuf, Fact>) -> BTreeSet<PathBuf> {
         let own = paths
             .keys()
@@ -207,7 +207,7 @@ impl Service {
         .collect()
     }
 
-    /// What an account of the service owns on the second level of /var, whoever made it.
+    /// Adds paths on the second level of /var that an account of the service owns.
     fn find_owned(&self, root: &Path, paths: &mut Paths<'_>) {
         let owners: BTreeMap<u32, &str> = self
             .users
@@ -234,7 +234,7 @@ impl Service {
     }
 }
 
-/// A short text of the host, and whether only root can have written it. Links of others are not followed.
+/// Reads a short text of the host; returns it with true if only root can have written it. Follows only links of root.
 fn read_text(host: &Root, file: &Path) -> Option<(String, bool)> {
     let path = host.canonical(file).ok()?;
     let opened = host.open_plain(&path).ok()?;
@@ -260,14 +260,14 @@ fn warn_of_disbelief(root: &Path, path: &Path, file: &Path) {
     }
 }
 
-/// Paths in the making.
+/// Paths collected so far.
 struct Paths<'a> {
     root: &'a Path,
     found: BTreeMap<PathBuf, Fact>,
 }
 
 impl Paths<'_> {
-    /// Adds a path that exists and is somebody's, and what it leads to if it is reached through links.
+    /// Adds an existing path that is not common to all services, and the targets of links on the way to it.
     fn add(&mut self, path: PathBuf, fact: Fact) {
         let Some(path) = self.resolve_parents(&path) else {
             return;
@@ -277,7 +277,7 @@ impl Paths<'_> {
         }
     }
 
-    /// The path without links on the way to it; a link at its end stays one.
+    /// Resolves the links on the way to a path, but not a link at its end.
     fn resolve_parents(&self, path: &Path) -> Option<PathBuf> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Some(path.to_owned());
@@ -298,7 +298,7 @@ impl Paths<'_> {
         for directory in &facts.directories {
             if directory.kind != DirectoryKind::Runtime {
                 let key = directory.kind.key();
-                // These systemd makes itself where they are missing.
+                // systemd creates these itself if they are missing.
                 self.add(directory.path.clone(), fact(key));
                 if let Some(private) = &directory.private {
                     self.add(private.clone(), fact(key));
@@ -345,12 +345,12 @@ impl Paths<'_> {
     }
 }
 
-/// Whether `path` is nobody's own.
+/// Returns true if `path` is common to all services.
 pub fn is_shared(path: &Path) -> bool {
     SHARED.iter().any(|shared| Path::new(shared) == path)
 }
 
-/// `path` below `root`.
+/// Returns `path` below `root`.
 pub fn below(root: &Path, path: &Path) -> PathBuf {
     root.join(path.strip_prefix("/").unwrap_or(path))
 }

@@ -1,7 +1,7 @@
 //! Read access of a service's accounts to files of the host.
 //!
-//! An account that may write configuration may name anything there. What it may read itself is no secret to it, so that much
-//! is believed.
+//! An account that may write configuration can name any path there. A path that the account can read itself is no
+//! secret to it, so only such paths count.
 
 use std::collections::BTreeSet;
 use std::fs::Metadata;
@@ -14,25 +14,25 @@ use super::Service;
 use crate::facts::accounts::Accounts;
 use crate::sys::root::{Found, Root};
 
-/// Where access rights beyond those of the mode are (acl(5)): then the bits of the group are not what the group may do.
+/// Extended attribute of an ACL (acl(5)); with one, the group bits of the mode are the ACL's mask.
 const ACL: &str = "system.posix_acl_access";
 
 const READ: u32 = Mode::S_IROTH.bits();
 const SEARCH: u32 = Mode::S_IXOTH.bits();
 
-/// The accounts of a service but root, and one that owns nothing.
+/// Accounts of a service except root, and one that owns nothing.
 #[derive(Debug, Default)]
 pub struct Readers(Vec<Ids>);
 
 #[derive(Debug, Default)]
 struct Ids {
-    /// None of the account that owns nothing.
+    /// Uid; `None` for the account that owns nothing.
     uid: Option<u32>,
     gids: BTreeSet<u32>,
 }
 
 impl Service {
-    /// Returns the accounts that run the service, as far as they are not root, and one that owns nothing.
+    /// Returns the accounts of the service except root, and one that owns nothing.
     #[must_use]
     pub fn readers(&self) -> Readers {
         Readers::new(&self.accounts, &self.users)
@@ -40,7 +40,7 @@ impl Service {
 }
 
 impl Readers {
-    /// Finds the accounts with these names, as far as they are not root, and adds one that owns nothing.
+    /// Looks up the accounts with these names, without root, and adds one that owns nothing.
     fn new<'n>(accounts: &Accounts, names: impl IntoIterator<Item = &'n String>) -> Self {
         let users = names.into_iter().filter_map(|name| accounts.user(name));
         let ids = users.filter(|user| user.uid != 0).map(|user| {
@@ -54,8 +54,8 @@ impl Readers {
         Self(ids.chain([Ids::default()]).collect())
     }
 
-    /// Whether one of them may read what `path` of the host leads to, by links that only root can have made; of a directory, all
-    /// that is in it, unless it is its own. What cannot be told it may not.
+    /// Returns true if one of the accounts may read the target of `path` on the host, following only links made by root; for a
+    /// directory, everything in it, unless the account owns it. Returns false if access is unknown.
     #[must_use]
     pub fn may_read(&self, host: &Root, path: &Path) -> bool {
         let Ok(path) = host.canonical(path) else {
@@ -93,7 +93,7 @@ impl Ids {
         found.metadata.is_symlink() || self.may(host, &found.path, &found.metadata, bits)
     }
 
-    /// Whether all of the bits, as they are for others, are the account's.
+    /// Returns true if the account has all of the permission bits, written as for others.
     fn may(&self, host: &Root, path: &Path, metadata: &Metadata, bits: u32) -> bool {
         let mode = metadata.mode();
         if self.uid == Some(metadata.uid()) {
@@ -117,7 +117,7 @@ mod tests {
     use crate::facts::accounts::Texts;
 
     #[test]
-    fn an_account_may_read_what_its_ids_and_the_way_there_let_it() {
+    fn read_access_follows_ids_and_parent_directories() {
         if !nix::unistd::geteuid().is_root() {
             eprintln!(
                 "skipped: an_account_may_read_what_its_ids_and_the_way_there_let_it: not root"

@@ -1,31 +1,31 @@
-//! Paths that scripts and configuration files mention.
+//! Scanner for paths in scripts and configuration files.
 //!
-//! Owns a scanner that knows where a path starts and ends in shell, unit files and configuration languages. It does not
-//! expand variables and does not look whether a path exists.
+//! The scanner knows where a path starts and ends in shell, unit files and configuration languages. It does not
+//! expand variables or check whether a path exists.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::canonical;
 
-/// Where a service keeps what is its own.
+/// Top-level directories with files of services.
 const TOPS: &[&str] = &["/etc", "/var", "/srv", "/home", "/opt", "/run"];
 
-/// What to do with lines that start with `#`.
+/// Treatment of lines that start with `#`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Comments {
-    /// Read them: in a configuration file they often name the defaults.
+    /// Read comments: in configuration files they often show the defaults.
     Read,
-    /// Pass over them, as the shell does.
+    /// Skip comments, as the shell does.
     Skip,
 }
 
-/// The absolute paths below /etc, /var, /srv, /home, /opt and /run that a text mentions, normalised.
+/// Returns the absolute paths below /etc, /var, /srv, /home, /opt and /run in a text, normalised.
 ///
-/// A path ends at a blank, a quote or punctuation of the surrounding language. Where an expansion follows (`$x`, `%i`,
-/// `*`, `{a,b}`), the last, unfinished component is left out: `/etc/a/$b` mentions `/etc/a`. A prefix of
-/// `$DPKG_ROOT`, which is empty on a running system (dpkg(1)), is not part of the path; behind any other variable or
-/// host name a path is not absolute and not found.
+/// A path ends at a blank, a quote or punctuation of the language. If an expansion follows (`$x`, `%i`,
+/// `*`, `{a,b}`), the incomplete last component is dropped: `/etc/a/$b` yields `/etc/a`. The prefix
+/// `$DPKG_ROOT`, which is empty on a running system (dpkg(1)), is ignored; after any other variable or
+/// host name a path is not absolute and is skipped.
 pub fn mentioned_paths(text: &str, comments: Comments) -> BTreeSet<PathBuf> {
     text.lines()
         .filter(|line| comments == Comments::Read || !line.trim_start().starts_with('#'))
@@ -41,24 +41,24 @@ fn paths_of_line(line: &str) -> Vec<PathBuf> {
         if starts_path(&line[..at], &line[at..]) {
             paths.extend(written.below_tops());
         }
-        // A word like "a/etc/b" is passed over as a whole.
+        // Skip all of a word such as "a/etc/b".
         rest = end.max(at + 1);
     }
     paths
 }
 
-/// A path as it stands in the text.
+/// Path as written in the text.
 struct Written {
     text: String,
-    /// An expansion follows without a slash, so that the last component is not whole.
+    /// True if an expansion follows without a slash, so that the last component is incomplete.
     is_cut: bool,
 }
 
-/// Reads the path at `start`; returns it and the offset of its end.
+/// Reads the path at `start`; returns it with the offset of its end.
 fn path_at(line: &str, start: usize) -> (Written, usize) {
     let mut text = String::new();
     let mut chars = line[start..].char_indices().peekable();
-    // Where slashes are escaped, a bare one is a delimiter: `s/\/etc\/a/x/`.
+    // If slashes are escaped, a bare one is a delimiter: `s/\/etc\/a/x/`.
     let escapes = line[..start].ends_with('\\');
     let is_escape = |next: char| matches!(next, '.' | '-') || (next == '/' && escapes);
     while let Some((offset, c)) = chars.next() {
@@ -82,7 +82,7 @@ fn path_at(line: &str, start: usize) -> (Written, usize) {
             }
             '/' | '.' | '-' | '_' | '+' | '~' | '@' => text.push(c),
             c if c.is_alphanumeric() => text.push(c),
-            // Everything else belongs to the language around it.
+            // Anything else belongs to the surrounding language.
             _ => {
                 return (
                     Written {
@@ -108,19 +108,19 @@ impl Written {
         let text = if self.is_cut {
             self.text.rsplit_once('/').map_or("", |(whole, _)| whole)
         } else {
-            // The end of a sentence.
+            // A full stop ends a sentence.
             self.text.trim_end_matches('.')
         };
         let path = canonical(Path::new(text));
         let top = TOPS.iter().find(|top| path.starts_with(top))?;
         let depth = path.strip_prefix(top).ok()?.components().count();
-        // What is left of "/var/lib/$name" names a directory of all, not one that is meant.
+        // The rest of "/var/lib/$name" is a directory common to all services.
         let least = if self.is_cut && *top == "/var" { 2 } else { 1 };
         (depth >= least).then_some(path)
     }
 }
 
-/// Whether an absolute path may start between `before` and `from`.
+/// Returns true if an absolute path may start between `before` and `from`.
 fn starts_path(before: &str, from: &str) -> bool {
     for prefix in ["$DPKG_ROOT", "${DPKG_ROOT}", "${DPKG_ROOT:-}"] {
         if before.ends_with(prefix) {
@@ -143,7 +143,7 @@ fn starts_path(before: &str, from: &str) -> bool {
     }
 }
 
-/// Whether `c`, with what stands before it, is an option that its value follows without a blank: `-c/etc/x`.
+/// Returns true if `c` is an option letter whose value follows without a blank: `-c/etc/x`.
 fn is_option_letter(c: char, before: &mut dyn Iterator<Item = char>) -> bool {
     c.is_ascii_alphabetic()
         && before.next() == Some('-')
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_paths_in_the_languages_they_stand_in() {
+    fn paths_are_found_in_many_languages() {
         let cases: &[(&str, &[&str])] = &[
             (
                 "chown a:b /var/lib/a /var/log/a",
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn leaves_out_what_is_not_an_absolute_path_of_a_service() {
+    fn relative_and_foreign_paths_are_skipped() {
         for text in [
             "http://example.org/etc/a",
             "https://etc/a",

@@ -1,9 +1,9 @@
-//! What the package database of a root says about services.
+//! Package database of a root, as far as services need it.
 //!
-//! Owns the questions ([`PackageDb`]) and the two databases that answer them. Everything is read, nothing is
-//! guessed from a package's name. It does not decide what a sandbox gets: callers do, from these facts.
+//! [`PackageDb`] has an implementation for dpkg and one for rpm. Facts come from the database and never from the
+//! name of a package. Callers decide what a sandbox gets.
 //!
-//! All paths are absolute and as the root itself sees them, without the prefix of the root.
+//! All paths are absolute and as seen from the root, without its prefix.
 
 mod companions;
 mod dpkg;
@@ -21,7 +21,7 @@ pub use dpkg::Dpkg;
 pub use mentions::{Comments, mentioned_paths};
 pub use rpm::{Rpm, RpmCommand, RunRpm};
 
-/// Why a question to the package database had no answer.
+/// Reason why a query of the package database failed.
 #[derive(Debug, thiserror::Error)]
 pub enum PackageError {
     /// A file of the database cannot be read.
@@ -29,13 +29,13 @@ pub enum PackageError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the kernel said.
+        /// Error of the system call.
         source: io::Error,
     },
     /// The package is not installed in this root.
     #[error("looking up package '{package}': it is not installed")]
     NotInstalled {
-        /// The package asked for.
+        /// Requested package.
         package: PackageName,
     },
     /// The database's command cannot be started.
@@ -43,7 +43,7 @@ pub enum PackageError {
     Start {
         /// The command line.
         command: String,
-        /// What the kernel said.
+        /// Error of the system call.
         source: io::Error,
     },
     /// The database's command failed.
@@ -56,10 +56,10 @@ pub enum PackageError {
     },
 }
 
-/// The result of a question to the package database.
+/// Result of a query of the package database.
 pub type Result<T> = std::result::Result<T, PackageError>;
 
-/// The name of an installed package, unique in its root.
+/// Name of an installed package, unique in its root.
 ///
 /// A dpkg package of a foreign architecture carries it (`libc6:i386`), as dpkg(1) prints it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -90,53 +90,53 @@ impl fmt::Debug for PackageName {
     }
 }
 
-/// What is known about one installed package.
+/// Record of an installed package.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Package {
-    /// Its name.
+    /// Name.
     pub name: PackageName,
-    /// Its version, with epoch and revision.
+    /// Version, with epoch and revision.
     pub version: String,
-    /// Its architecture in the words of the database (`amd64`, `x86_64`, `all`, `noarch`).
+    /// Architecture as named by the database (`amd64`, `x86_64`, `all`, `noarch`).
     pub architecture: String,
-    /// The name of the source package it was built from.
+    /// Name of the source package.
     pub source: String,
-    /// The installed packages that satisfy its direct dependencies, sorted. Of alternatives and of virtual packages
-    /// every installed one is here, because any of them may be the one in use.
+    /// Installed packages that satisfy its direct dependencies, sorted. For alternatives and virtual packages this is
+    /// every installed one, because any of them may be in use.
     pub dependencies: Vec<PackageName>,
-    /// Whether it belongs to the base system that every installation has. The directories of the base system are
-    /// everybody's.
+    /// True for a package of the base system, which every installation has. Directories of the base system
+    /// belong to no service.
     pub base: bool,
 }
 
-/// Facts about the packages installed in one root.
+/// Facts about the packages that are installed in one root.
 pub trait PackageDb: fmt::Debug + Send + Sync {
-    /// The packages that ship `path`, sorted; none for a file that no package ships.
+    /// Returns the packages that ship `path`, sorted; empty if no package does.
     ///
-    /// The spellings before and after the /usr merge (`/lib/x`, `/usr/lib/x`) are one path.
+    /// The spellings before and after the /usr merge (`/lib/x`, `/usr/lib/x`) are the same path.
     fn owners(&self, path: &Path) -> Result<Vec<PackageName>>;
 
-    /// Every path the package ships, with directories, as the package spells them.
+    /// Returns every path that the package ships, directories included, in its own spelling.
     fn files(&self, package: &PackageName) -> Result<Vec<PathBuf>>;
 
-    /// The package's own record.
+    /// Returns the record of a package.
     fn info(&self, package: &PackageName) -> Result<Package>;
 
-    /// The installed packages with a direct dependency that this package satisfies, sorted.
+    /// Returns the installed packages with a direct dependency that this package satisfies, sorted.
     fn dependants(&self, package: &PackageName) -> Result<Vec<PackageName>>;
 
-    /// The text of the package's maintainer scripts, one after another; empty where it has none.
+    /// Returns the concatenated maintainer scripts of the package; empty if it has none.
     fn scripts(&self, package: &PackageName) -> Result<String>;
 
-    /// The installed packages that ship `directory` or something below it, sorted.
+    /// Returns the installed packages that ship `directory` or something below it, sorted.
     ///
-    /// Answered for directories of the first three levels (`/etc/x`, `/var/lib/x`, `/usr/share/x`); none for others.
+    /// Only directories of the first three levels are indexed (`/etc/x`, `/var/lib/x`, `/usr/share/x`); empty for others.
     fn users_of_directory(&self, directory: &Path) -> Result<Vec<PackageName>>;
 }
 
-/// Opens the package database of a root; `None` where there is none that can be read.
+/// Opens the package database of a root; returns `None` if there is none that can be read.
 ///
-/// dpkg's files are read directly. An rpm database is read through the `rpm` command, which must be there.
+/// dpkg's files are read directly. An rpm database needs the `rpm` command.
 pub fn open(root: &Path) -> Result<Option<Box<dyn PackageDb>>> {
     if let Some(dpkg) = Dpkg::open(root)? {
         return Ok(Some(Box::new(dpkg)));
@@ -147,7 +147,7 @@ pub fn open(root: &Path) -> Result<Option<Box<dyn PackageDb>>> {
     }
 }
 
-/// The given packages and everything they depend on, directly or not.
+/// Returns the given packages and all their direct and indirect dependencies.
 pub fn dependency_closure(
     db: &dyn PackageDb,
     packages: &[PackageName],
@@ -163,13 +163,13 @@ pub fn dependency_closure(
     Ok(closure)
 }
 
-/// The one spelling under which a path is known: lexically normal, after the /usr merge (hier(7), file-hierarchy(7)),
-/// and with `/run` for the old `/var/run`.
+/// Returns the canonical spelling of a path: lexically normal, after the /usr merge (hier(7), file-hierarchy(7)),
+/// and with `/run` in place of the old `/var/run`.
 fn canonical(path: &Path) -> PathBuf {
     let normal = super::normalize(path);
     for (old, new) in ALIASES {
         if let Ok(rest) = normal.strip_prefix(old) {
-            // Joining an empty rest would leave a trailing slash.
+            // Joining an empty rest would add a trailing slash.
             let new = Path::new(new);
             return if rest.as_os_str().is_empty() {
                 new.into()
@@ -181,7 +181,7 @@ fn canonical(path: &Path) -> PathBuf {
     normal
 }
 
-/// Directories that are symbolic links on a merged system, and where they point.
+/// Directories that are symbolic links on a merged system, with their targets.
 const ALIASES: &[(&str, &str)] = &[
     ("/bin", "/usr/bin"),
     ("/sbin", "/usr/sbin"),
@@ -198,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_path_has_one_spelling() {
+    fn spellings_of_a_path_have_one_canonical_form() {
         for (spelled, expected) in [
             (
                 "/lib/systemd/system/a.service",

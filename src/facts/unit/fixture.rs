@@ -1,4 +1,4 @@
-//! A host's file tree for tests.
+//! File tree of a host, for tests.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -8,11 +8,11 @@ use super::load::Unit;
 use super::load::dirs::UnitDirs;
 use super::name::UnitName;
 
-/// A temporary root; files are given by their path in it.
+/// Temporary root directory; methods take paths inside it.
 pub(super) struct Host(tempfile::TempDir);
 
 impl Host {
-    /// A root with a merged /usr.
+    /// Makes a root with a merged /usr.
     pub fn new() -> Self {
         let host = Self(tempfile::tempdir().unwrap());
         for dir in ["etc/systemd/system", "usr/lib/systemd/system"] {
@@ -33,7 +33,7 @@ impl Host {
         self
     }
 
-    /// A unit file of a package.
+    /// Adds a unit file of a package.
     pub fn unit(&self, name: &str, text: &str) -> &Self {
         self.file(&format!("usr/lib/systemd/system/{name}"), text)
     }

@@ -5,12 +5,12 @@
 //! | [`name`] | unit names, and the escaping used in them |
 //! | [`syntax`] | the text of a unit file as ordered settings; words of a value; `%i` and its kin |
 //! | [`load`] | one unit put together from all its files: the search path, drop-ins, init scripts |
-//! | [`facts`] | what a unit says it needs, with a module for each kind of fact |
-//! | [`special`] | which units are systemd's own |
+//! | [`facts`] | the needs that a unit declares, with a module for each kind of fact |
+//! | [`special`] | the units that belong to systemd itself |
 //! | [`closure`](mod@closure) | the units that belong together |
 //!
-//! No systemd is asked and nothing is written. What the sandbox makes of the facts is decided
-//! elsewhere, as is what a package manager knows about the same files.
+//! The reader asks no running systemd and writes nothing. Other modules decide which of these facts a sandbox
+//! uses, and add the facts of the package manager.
 
 pub mod closure;
 pub mod facts;

@@ -1,17 +1,17 @@
-//! The units that are systemd's own, which every machine with systemd has.
+//! Units that belong to systemd itself and exist on every machine with systemd:
 //!
-//! They are those of systemd.special(7) and those that systemd itself ships.
+//! the names of systemd.special(7), and the units that systemd ships.
 
 use super::name::{UnitKind, UnitName};
 
-/// What a unit is to a sandbox.
+/// Role of a unit in a sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
-    /// Software whose needs have to be found out.
+    /// Software whose needs must be discovered.
     Service,
-    /// One of systemd's own: it is there wherever systemd is.
+    /// A unit of systemd itself, present wherever systemd is.
     System,
-    /// A mount, a slice, a device or the like: a name that nothing is found out about.
+    /// A mount, slice, device or the like: only its name matters.
     NameOnly,
 }
 
@@ -39,7 +39,7 @@ const OTHERS: &str = "autovt@.service capsule@.service console-getty.service con
     rescue.service serial-getty@.service syslog.socket system-update-cleanup.service udev.service user-runtime-dir@.service \
     user@.service";
 
-/// Tells the role of a unit by its name.
+/// Returns the role of a unit, by its name.
 pub fn role(name: &UnitName) -> Role {
     let text = name.template().unwrap_or_else(|| name.clone()).to_string();
     let listed = |list: &str| list.split_whitespace().any(|known| known == text);

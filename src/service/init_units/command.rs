@@ -164,7 +164,7 @@ pub fn of(command: &Command) -> Result<Unit> {
     let name = UnitName::exact(COMMAND_UNIT).map_err(|error| Error::refused(error.to_string()))?;
     let path = Path::new(DIRECTORY).join(COMMAND_UNIT);
     let content = text(&command, 0, Path::new("/nonexistent"))?;
-    Ok(Unit::of_text(name, &path, &content))
+    Ok(Unit::from_text(name, &path, &content))
 }
 
 #[cfg(test)]

@@ -221,7 +221,7 @@ pub(in crate::service) fn found(
         }
         Workload::Command(command) => {
             let mut accounts = discover::read_accounts(root);
-            let found = command::find(command, &mut accounts)?;
+            let found = command::resolve(command, &mut accounts)?;
             let unit = init_units::command::of(&found.command)?;
             let service = Service::of_unit(root, unit, &found.programs, accounts, packages)?;
             Ok((Workload::Command(found.command), service))

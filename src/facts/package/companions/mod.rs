@@ -1,6 +1,6 @@
-//! Which other packages hold part of a service's configuration.
+//! Companions: other packages that hold part of a service's configuration.
 //!
-//! Owns the rules; each names a fact of the package database. It does not say what is done with the answer.
+//! Each rule rests on a fact of the package database. Callers decide how to use the result.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -8,50 +8,50 @@ use std::path::{Path, PathBuf};
 
 use super::{PackageDb, PackageName, Result, canonical, dependency_closure};
 
-/// A directory used by more sources than this is everybody's (`/etc/default`, `/etc/logrotate.d`).
+/// Maximum number of source packages that share a directory; one with more is common to all (`/etc/default`).
 const FEW_SOURCES: usize = 4;
 
-/// Where packages keep what the maintainer scripts of others use: helpers, defaults, registries.
+/// Directories with files for the maintainer scripts of other packages: helpers, defaults, registries.
 const SCRIPTED: &[&str] = &["/etc", "/var/lib", "/usr/share", "/usr/lib"];
 
-/// A package that is configured together with a service.
+/// Package that is configured together with a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Companion {
     /// The package.
     pub package: PackageName,
-    /// The fact that makes it one.
+    /// Reason for it.
     pub reason: Reason,
 }
 
-/// Why a package is a companion. Prints as a short phrase that follows the package's name.
+/// Reason why a package is a companion. Its text is a short phrase that follows the name of the package.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
-    /// Both were built from one source, and one depends on the other.
+    /// Both have the same source package, and one depends on the other.
     SameSource {
         /// The source package.
         source: String,
-        /// The package it is a companion of.
+        /// Package that it accompanies.
         of: PackageName,
     },
-    /// Both ship something in a directory that few use, and one depends on the other.
+    /// Both ship files in a directory that few packages use, and one depends on the other.
     SharedDirectory {
         /// The directory.
         directory: PathBuf,
-        /// The package it is shared with.
+        /// Package that shares the directory.
         with: PackageName,
     },
-    /// The maintainer scripts of the service's package, which depends on it, use a directory that it ships.
+    /// The service's package depends on it and uses one of its directories in maintainer scripts.
     UsedByScripts {
         /// The directory.
         directory: PathBuf,
-        /// The package whose scripts use it.
+        /// Package with the scripts.
         by: PackageName,
     },
-    /// It depends on the service's package, and its maintainer scripts use a directory of that package.
+    /// A dependant of the service's package uses one of its directories in maintainer scripts.
     ScriptsUse {
         /// The directory.
         directory: PathBuf,
-        /// The package that ships it.
+        /// Package that ships the directory.
         of: PackageName,
     },
 }
@@ -83,12 +83,12 @@ impl fmt::Display for Reason {
     }
 }
 
-/// The installed packages that hold part of the configuration of a service, whose unit the given packages ship; sorted,
-/// without the given ones.
+/// Returns the installed packages that hold part of the configuration of a service whose unit the given packages
+/// ship; sorted, without the given ones.
 ///
-/// Downwards, along dependencies: packages of the same source, packages that share a directory below /etc, and those
+/// Down along dependencies: packages of the same source, packages that share a directory below /etc, and packages
 /// whose directories the service's own maintainer scripts use. Upwards, along direct reverse dependencies: a
-/// unit is often shipped by a wrapper, and the packages that do the work (or plug into it) build on that. These are of
+/// unit often comes in a wrapper package that the working packages (or plug-ins) depend on. They have
 /// the same source, share its directory in /etc or /var/lib, or use its files in their scripts.
 pub fn configuration_packages(
     db: &dyn PackageDb,
@@ -107,7 +107,7 @@ pub fn configuration_packages(
             };
             found.add(relative.clone(), reason);
         }
-        // Everything depends on the base system; that says nothing.
+        // Every package depends on the base system, so such a dependency has no meaning.
         if !info.base {
             wrappers.push(package.clone());
             wrappers.extend(of_source);
@@ -119,7 +119,7 @@ pub fn configuration_packages(
 
     let upper = above(db, service, &wrappers, &mut found)?;
 
-    // What plugs into the service brings a configuration of its own.
+    // A plug-in of the service has its own configuration.
     let etc = own_directories(db, &upper, &["/etc"])?;
     found.add_sharing(db, &etc, &dependency_closure(db, &upper)?, service)?;
     Ok(found
@@ -129,7 +129,7 @@ pub fn configuration_packages(
         .collect())
 }
 
-/// The companions so far. The first reason found is kept.
+/// Companions found so far, each with its first reason.
 #[derive(Default)]
 struct Found(BTreeMap<PackageName, Reason>);
 
@@ -138,7 +138,7 @@ impl Found {
         self.0.entry(package).or_insert(reason);
     }
 
-    /// Adds those of `candidates` that use one of the directories.
+    /// Adds the `candidates` that use one of the directories.
     fn add_sharing(
         &mut self,
         db: &dyn PackageDb,
@@ -162,7 +162,7 @@ impl Found {
         Ok(())
     }
 
-    /// Adds the direct dependencies of the wrappers whose own directories the service's scripts use.
+    /// Adds the direct dependencies of the wrappers whose directories the service's scripts use.
     fn add_used_by_scripts(
         &mut self,
         db: &dyn PackageDb,
@@ -205,7 +205,7 @@ fn same_source(
     Ok(same)
 }
 
-/// Adds the packages that build on the wrappers, and returns them.
+/// Adds the packages that depend on the wrappers, and returns them.
 fn above(
     db: &dyn PackageDb,
     service: &[PackageName],
@@ -252,10 +252,10 @@ fn above(
     Ok(upper)
 }
 
-/// Directories that belong to few, each with one of the given packages that use it.
+/// Directories that few packages use, each with one of the given packages that use it.
 type OwnDirectories = BTreeMap<PathBuf, PackageName>;
 
-/// The directories directly below one of `tops` that the packages use, and that neither many sources nor the base
+/// Returns the directories directly below one of `tops` that the packages use, and that neither many sources nor the base
 /// system use.
 fn own_directories(
     db: &dyn PackageDb,
@@ -316,7 +316,7 @@ fn shared(
     Ok(None)
 }
 
-/// The first of the directories that the scripts name.
+/// Returns the first of the directories that occurs in the scripts.
 fn mentioned<'a>(
     directories: &'a OwnDirectories,
     scripts: &str,
@@ -326,7 +326,7 @@ fn mentioned<'a>(
         .find(|(directory, _)| mentions_below(scripts, directory))
 }
 
-/// Whether a text names the directory itself or something in it, and not merely a longer name.
+/// Returns true if a text contains the directory or a path in it, and not merely a longer name.
 fn mentions_below(text: &str, directory: &Path) -> bool {
     let Some(directory) = directory.to_str() else {
         return false;

@@ -1,8 +1,8 @@
-//! dpkg's database, read from its own files: `status`, `diversions` and `info/` below /var/lib/dpkg.
+//! dpkg's database, read from `status`, `diversions` and `info/` in /var/lib/dpkg.
 //!
-//! The formats are those of deb-control(5), deb-substvars(5) and dpkg(1). No command is run, so the database of any
-//! root can be read. It does not write, and it does not look at versions in dependencies: what is installed was
-//! already accepted by dpkg.
+//! The formats are those of deb-control(5), deb-substvars(5) and dpkg(1). No command runs, so the database of any
+//! root can be read. Versions in dependencies are ignored: dpkg has checked them for
+//! everything that is installed.
 
 mod status;
 
@@ -19,11 +19,11 @@ use self::status::{
 };
 use super::{Package, PackageDb, PackageError, PackageName, Result, canonical};
 
-/// Scripts and templates of a package that dpkg and debconf keep beside its file list.
+/// Scripts and templates of a package that dpkg and debconf store beside its file list.
 const SCRIPTS: &[&str] = &["config", "preinst", "postinst", "prerm", "postrm"];
 
-/// Directories whose whole content is indexed, in the spelling of [`canonical`]. Other paths are indexed only to the
-/// third level, because a desktop has 300 000 of them and nobody asks who owns an icon.
+/// Directories with a complete index, in the spelling of [`canonical`]. Other paths are indexed only to the
+/// third level, because a desktop has 300,000 of them and the owner of an icon does not matter.
 const INDEXED: &[&[u8]] = &[
     b"/etc/",
     b"/home/",
@@ -37,23 +37,23 @@ const INDEXED: &[&[u8]] = &[
     b"/usr/share/dbus-1/",
 ];
 
-/// The installed packages of a Debian-like root.
+/// Installed packages of a Debian-like root.
 #[derive(Debug)]
 pub struct Dpkg {
     info: PathBuf,
     native: String,
     installed: BTreeMap<PackageName, Record>,
-    /// Which packages answer to a name in a dependency: their own (without architecture) and what they provide.
+    /// Packages by the names that satisfy a dependency: their own (without architecture) and those they provide.
     answering: BTreeMap<String, Vec<PackageName>>,
     diversions: Vec<Diversion>,
     index: OnceLock<Index>,
 }
 
-/// The owners of each indexed path, by its canonical spelling. Bytes, because comparing paths splits them each time.
+/// Owners of each indexed path, by canonical spelling. The keys are bytes because comparing paths splits them each time.
 type Index = BTreeMap<Box<[u8]>, Vec<PackageName>>;
 
 impl Dpkg {
-    /// Opens the database of a root; `None` where the root has none.
+    /// Opens the database of a root; returns `None` if the root has none.
     pub fn open(root: &Path) -> Result<Option<Self>> {
         let admin = root.join("var/lib/dpkg");
         let Some(status) = read_if_there(&admin.join("status"))? else {
@@ -90,7 +90,7 @@ impl Dpkg {
 
     fn record(&self, package: &PackageName) -> Result<(&PackageName, &Record)> {
         let found = self.installed.get_key_value(package).or_else(|| {
-            // `name:amd64` is the same as `name` where amd64 is native.
+            // `name:amd64` equals `name` if amd64 is native.
             let (bare, architecture) = package.as_str().split_once(':')?;
             let (name, record) = self.installed.get_key_value(&PackageName::from(bare))?;
             (record.architecture == architecture || architecture == self.native)
@@ -101,7 +101,7 @@ impl Dpkg {
         })
     }
 
-    /// A file of the package in `info/`: `Multi-Arch: same` packages carry their architecture in its name.
+    /// Reads a file of the package in `info/`; packages with `Multi-Arch: same` have the architecture in its name.
     fn info_file(&self, record: &Record, kind: &str) -> Result<Option<Vec<u8>>> {
         let Record {
             bare_name,
@@ -138,7 +138,7 @@ impl Dpkg {
         Ok(self.index.get_or_init(|| index))
     }
 
-    /// The packages whose lists hold the path, diversions aside.
+    /// Returns the packages whose lists contain the path, regardless of diversions.
     fn listing(&self, path: &Path) -> Result<Vec<PackageName>> {
         let path = canonical(path);
         let wanted = path.as_os_str().as_bytes();
@@ -154,7 +154,7 @@ impl Dpkg {
         Ok(listing)
     }
 
-    /// The installed packages that satisfy one dependency of a package of `architecture`.
+    /// Returns the installed packages that satisfy one dependency of a package of `architecture`.
     fn satisfying<'a>(
         &'a self,
         wanted: &'a Dependency,
@@ -178,7 +178,7 @@ impl Dpkg {
                     .is_some_and(|r| r.architecture == architecture || r.architecture == "all")
             })
             .collect();
-        // `Multi-Arch: foreign` lets another architecture satisfy it; dpkg has checked that already.
+        // `Multi-Arch: foreign` lets another architecture satisfy it; dpkg has checked that.
         if fitting.is_empty() {
             answers.iter().collect()
         } else {
@@ -223,7 +223,7 @@ impl PackageDb for Dpkg {
     fn files(&self, package: &PackageName) -> Result<Vec<PathBuf>> {
         let (_, record) = self.record(package)?;
         Ok(lines(&self.list(record)?)
-            // The root is written "/."; every package ships it.
+            // The root is written "/." and every package ships it.
             .filter(|line| *line != b"/.")
             .map(|line| PathBuf::from(OsStr::from_bytes(line)))
             .collect())
@@ -264,7 +264,7 @@ impl PackageDb for Dpkg {
     }
 
     fn users_of_directory(&self, directory: &Path) -> Result<Vec<PackageName>> {
-        // A dpkg list names every parent of what it holds, so who uses a directory also lists it.
+        // A dpkg list contains every parent directory, so each user of a directory lists it.
         let directory = canonical(directory);
         let bytes = directory.as_os_str().as_bytes();
         Ok(self.index()?.get(bytes).cloned().unwrap_or_default())
@@ -288,8 +288,8 @@ fn lines(content: &[u8]) -> impl Iterator<Item = &[u8]> {
         .filter(|line| !line.is_empty())
 }
 
-/// The canonical spelling of a path of a list. The lists are written normal, so only the first component can differ;
-/// that keeps indexing them cheap.
+/// Returns the canonical spelling of a path in a list. Lists contain normal paths, so only the first component can differ;
+/// this keeps the index cheap.
 fn canonical_bytes(path: &[u8]) -> Vec<u8> {
     if path.starts_with(b"/usr/") || path.starts_with(b"/etc/") {
         return path.to_vec();

@@ -1,6 +1,6 @@
-//! What dpkg writes in `status` and `diversions`, as data.
+//! Parsers of dpkg's `status` and `diversions` files.
 //!
-//! Owns parsing; it reads no file and resolves nothing.
+//! Pure: they read no file and resolve nothing.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -21,24 +21,24 @@ pub(in crate::facts::package) struct Record {
     pub(in crate::facts::package) provides: Vec<String>,
 }
 
-/// One wanted name, of alternatives as well; all alternatives of a package stand in one list.
+/// One name in a dependency; all alternatives are in one list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::facts::package) struct Dependency {
     pub(in crate::facts::package) name: String,
-    /// The architecture asked for; none for `:any` and where nothing is said.
+    /// Required architecture; `None` for `:any` and if unspecified.
     pub(in crate::facts::package) architecture: Option<String>,
 }
 
-/// A file that one package has moved out of the way of all others (dpkg-divert(1)).
+/// File that one package has diverted from all others (dpkg-divert(1)).
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::facts::package) struct Diversion {
     pub(in crate::facts::package) from: PathBuf,
     pub(in crate::facts::package) to: PathBuf,
-    /// Who may keep the original name; `None` is the administrator, so nobody.
+    /// Package that keeps the original name; `None` for a local diversion, where no package does.
     pub(in crate::facts::package) by: Option<String>,
 }
 
-/// dpkg itself is always of the native architecture.
+/// Returns the native architecture, which is that of dpkg itself.
 pub(in crate::facts::package) fn native_architecture(records: &[Record]) -> String {
     let dpkg = records.iter().find(|record| record.bare_name == "dpkg");
     let any = || records.iter().find(|record| record.architecture != "all");
@@ -47,7 +47,7 @@ pub(in crate::facts::package) fn native_architecture(records: &[Record]) -> Stri
         .unwrap_or_default()
 }
 
-/// The installed packages of a status file.
+/// Parses the installed packages of a status file.
 pub(in crate::facts::package) fn parse_status(status: &str) -> Vec<Record> {
     status.split("\n\n").filter_map(parse_paragraph).collect()
 }
@@ -55,13 +55,13 @@ pub(in crate::facts::package) fn parse_status(status: &str) -> Vec<Record> {
 fn parse_paragraph(paragraph: &str) -> Option<Record> {
     let fields: BTreeMap<&str, &str> = paragraph
         .lines()
-        // Continuation lines start with a blank. The fields read here are all of one line in a status file.
+        // Continuation lines start with a blank. All fields read here have one line in a status file.
         .filter(|line| !line.starts_with([' ', '\t']))
         .filter_map(|line| line.split_once(':'))
         .map(|(field, value)| (field, value.trim()))
         .collect();
     let field = |name| fields.get(name).copied().unwrap_or_default();
-    // A package that waits for a trigger is installed and configured (dpkg(1), package states).
+    // A package that awaits a trigger is installed and configured (dpkg(1), package states).
     let mut state = field("Status").split_whitespace();
     let is_installed = matches!(state.next(), Some("install" | "hold"))
         && state.next() == Some("ok")
@@ -77,7 +77,7 @@ fn parse_paragraph(paragraph: &str) -> Option<Record> {
         bare_name: name.into(),
         version: field("Version").into(),
         architecture: field("Architecture").into(),
-        // "Source: name (version)" where the versions differ; no field where the names are the same.
+        // "Source: name (version)" if the versions differ; no field if the names are equal.
         source: field("Source")
             .split_whitespace()
             .next()
@@ -95,7 +95,7 @@ fn parse_paragraph(paragraph: &str) -> Option<Record> {
     })
 }
 
-/// The names in `a (>= 1) | b:any, c` (deb-control(5)).
+/// Parses the names in a relation such as `a (>= 1) | b:any, c` (deb-control(5)).
 pub(in crate::facts::package) fn parse_relations(relations: &str) -> Vec<Dependency> {
     relations
         .split([',', '|'])
@@ -119,7 +119,8 @@ pub(in crate::facts::package) fn parse_relations(relations: &str) -> Vec<Depende
         .collect()
 }
 
-/// The diversions file: three lines each, the file, where it goes, and who keeps the name (":" for nobody).
+/// Parses the diversions file: three lines for each, with the file, its new place, and the package that keeps the name
+/// (":" for none).
 pub(in crate::facts::package) fn parse_diversions(content: &[u8]) -> Vec<Diversion> {
     let path = |line: &[u8]| canonical(Path::new(OsStr::from_bytes(line)));
     let lines: Vec<_> = content

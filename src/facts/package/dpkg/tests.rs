@@ -3,7 +3,7 @@ use std::time::Instant;
 use super::super::dependency_closure;
 use super::*;
 
-/// A root whose database has these files.
+/// Makes a root whose database has these files.
 fn root(files: &[(&str, &str)]) -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();
     for (path, content) in files {
@@ -114,7 +114,7 @@ fn names(names: impl IntoIterator<Item = PackageName>) -> Vec<String> {
 }
 
 #[test]
-fn only_what_is_installed_counts() {
+fn only_installed_packages_count() {
     let (_root, dpkg) = example();
     assert_eq!(
         names(dpkg.installed.keys().cloned()),
@@ -144,7 +144,7 @@ fn only_what_is_installed_counts() {
 }
 
 #[test]
-fn dependencies_are_resolved_to_what_is_installed() {
+fn dependencies_resolve_to_installed_packages() {
     let (_root, dpkg) = example();
     let webd = dpkg.info(&"webd".into()).unwrap();
     assert_eq!(
@@ -156,7 +156,7 @@ fn dependencies_are_resolved_to_what_is_installed() {
         ["dpkg", "libx", "perl", "postman", "webd-data"]
     );
     assert!(dpkg.info(&"webd-data".into()).unwrap().base);
-    // perl asks for something virtual that webd provides; webd and perl depend on each other.
+    // perl depends on a virtual package that webd provides; webd and perl depend on each other.
     assert_eq!(names(dpkg.dependants(&"webd".into()).unwrap()), ["perl"]);
     let closure = dependency_closure(&dpkg, &["perl".into()]).unwrap();
     assert_eq!(
@@ -205,7 +205,7 @@ fn files_and_scripts_come_from_info() {
 }
 
 #[test]
-fn the_database_of_this_system() {
+fn the_database_of_this_system_can_be_read() {
     let Some(dpkg) = Dpkg::open(Path::new("/")).unwrap() else {
         println!("SKIP: this system has no dpkg database");
         return;

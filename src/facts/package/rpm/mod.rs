@@ -1,8 +1,8 @@
-//! An rpm database, asked through the `rpm` command.
+//! rpm's database, read with the `rpm` command.
 //!
-//! Owns two bulk queries (rpm(8), rpm-queryformat(7)) and the pure functions that read their output. The database's own
-//! formats (sqlite, ndb, bdb) are left to the command. Packages of one name in several versions or architectures count
-//! as one; rich dependencies ("(a if b)") are not followed.
+//! Two bulk queries (rpm(8), rpm-queryformat(7)) and pure functions that parse their output. The command reads the
+//! database formats (sqlite, ndb, bdb). Packages of one name in several versions or architectures count
+//! as one; rich dependencies ("(a if b)") are ignored.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -13,20 +13,20 @@ use crate::sys::process::command::capture;
 
 use super::{Package, PackageDb, PackageError, PackageName, Result, canonical};
 
-/// One line per package, then one for each thing it requires and provides.
+/// Query format: one line per package, then one for each capability that it requires or provides.
 const PACKAGES: &str = "package\\t%{NAME}\\t%{EVR}\\t%{ARCH}\\t%{SOURCERPM}\\n[requires\\t%{REQUIRENAME}\\n][provides\\t%{PROVIDENAME}\\n]";
 
-/// One line per package, then one for each of its files.
+/// Query format: one line per package, then one for each of its files.
 const FILES: &str = "package\\t%{NAME}\\n[file\\t%{FILENAMES}\\n]";
 
-/// Where rpm keeps its database: now, and before Fedora 36.
+/// Places of rpm's database: the present one, and the one before Fedora 36.
 const DATABASES: &[&str] = &["/usr/lib/sysimage/rpm", "/var/lib/rpm"];
 
-/// The file of each of rpm's database formats.
+/// File name of each of rpm's database formats.
 const DATABASE_FILES: &[&str] = &["rpmdb.sqlite", "Packages.db", "Packages"];
 
-/// Names of the base system's packages, or of what they provide, on Fedora, RHEL, SUSE and their kin. With all they require they
-/// are what is `Essential` or of a priority from `important` on for dpkg.
+/// Packages of the base system, or capabilities that they provide, on Fedora, RHEL, SUSE and the like. With all their
+/// requirements they correspond to dpkg's `Essential` packages and those of priority `important` and higher.
 const BASE: &[&str] = &[
     "aaa_base",
     "basesystem",
@@ -48,16 +48,16 @@ const BASE: &[&str] = &[
     "zypper",
 ];
 
-/// What no package has a value for.
+/// rpm's text for a missing value.
 const NONE: &str = "(none)";
 
-/// Runs `rpm`; what tests replace.
+/// Runner of the `rpm` command, which tests replace.
 pub trait RunRpm: fmt::Debug + Send + Sync {
-    /// The standard output of rpm with these arguments, an error where it does not exit with 0.
+    /// Returns the standard output of rpm with these arguments; a status other than 0 is an error.
     fn run(&self, arguments: &[&str]) -> Result<String>;
 }
 
-/// The `rpm` command on the database of one root. Its messages are untranslated; its standard input is empty.
+/// The `rpm` command for the database of one root, with untranslated messages and empty standard input.
 #[derive(Debug)]
 pub struct RpmCommand {
     root: PathBuf,
@@ -65,7 +65,7 @@ pub struct RpmCommand {
 }
 
 impl RpmCommand {
-    /// The command for a root; `None` where the root has no rpm database or the command does not run.
+    /// Finds the command for a root; returns `None` if the root has no rpm database or the command does not run.
     pub fn find(root: &Path) -> Option<Self> {
         let database = DATABASES.iter().find(|database| {
             let directory = root.join(database.trim_start_matches('/'));
@@ -84,12 +84,12 @@ impl RpmCommand {
 impl RunRpm for RpmCommand {
     fn run(&self, arguments: &[&str]) -> Result<String> {
         let mut words = Vec::new();
-        // With --root rpm calls chroot(2), which needs privileges that "/" does not.
+        // With --root rpm calls chroot(2), which needs privileges; "/" works without.
         let root = self.root.to_string_lossy();
         if self.root != Path::new("/") {
             words.extend(["--root", &root]);
         }
-        // The command's own default may be another one than the root's.
+        // The default of the command may differ from the root's.
         words.extend(["--dbpath", self.database]);
         words.extend(arguments);
         let command = format!("rpm {}", arguments.join(" "));
@@ -109,7 +109,7 @@ impl RunRpm for RpmCommand {
     }
 }
 
-/// The installed packages of an rpm-based root.
+/// Installed packages of an rpm-based root.
 #[derive(Debug)]
 pub struct Rpm {
     rpm: Box<dyn RunRpm>,
@@ -128,12 +128,12 @@ struct Record {
     provides: BTreeSet<String>,
 }
 
-/// What all packages ship. Read only when it is asked for, since it is by far the longest answer.
+/// Files of all packages; read on demand, because this is by far the longest output.
 #[derive(Debug, Default)]
 struct Files {
     by_package: BTreeMap<PackageName, Vec<PathBuf>>,
     owners: BTreeMap<PathBuf, BTreeSet<PackageName>>,
-    /// Directories of the first three levels, with the packages that ship something in them: unlike dpkg, rpm does not
+    /// Directories of the first three levels, with the packages that ship files in them: unlike dpkg, rpm does not
     /// list the parents of a file.
     users: BTreeMap<PathBuf, BTreeSet<PackageName>>,
 }
@@ -185,7 +185,7 @@ impl Rpm {
             .map_or(&[], Vec::as_slice))
     }
 
-    /// The installed packages that satisfy a requirement: a capability, or the path of a file.
+    /// Returns the installed packages that satisfy a requirement: a capability, or the path of a file.
     fn satisfying(&self, requirement: &str) -> Result<impl Iterator<Item = &PackageName>> {
         let owners = if requirement.starts_with('/') {
             self.all_files()?
@@ -211,7 +211,7 @@ impl Rpm {
         Ok(dependencies)
     }
 
-    /// The base system: whoever ships /etc itself and the list of users in it, the packages of [`BASE`], and what these require.
+    /// Returns the base system: the packages that ship /etc and /etc/passwd, those in [`BASE`], and all their requirements.
     fn base(&self) -> Result<&BTreeSet<PackageName>> {
         if let Some(base) = self.base.get() {
             return Ok(base);
@@ -315,13 +315,13 @@ impl Files {
     }
 }
 
-/// Reads the answer to [`PACKAGES`].
+/// Parses the output of the query [`PACKAGES`].
 fn parse_packages(answer: &str) -> BTreeMap<PackageName, Record> {
     let mut packages: BTreeMap<PackageName, Record> = BTreeMap::new();
     let mut current: Option<PackageName> = None;
     for line in answer.lines() {
         match line.split('\t').collect::<Vec<_>>()[..] {
-            // A key to check signatures with is kept as a package without architecture.
+            // rpm stores signature keys as packages without architecture.
             ["package", _, _, NONE, _] => current = None,
             ["package", name, version, architecture, source_rpm] => {
                 let name = PackageName::from(name);
@@ -347,7 +347,7 @@ fn parse_packages(answer: &str) -> BTreeMap<PackageName, Record> {
     packages
 }
 
-/// Reads the answer to [`FILES`].
+/// Parses the output of the query [`FILES`].
 fn parse_files(answer: &str) -> BTreeMap<PackageName, Vec<PathBuf>> {
     let mut packages: BTreeMap<PackageName, Vec<PathBuf>> = BTreeMap::new();
     let mut current: Option<PackageName> = None;
@@ -365,7 +365,7 @@ fn parse_files(answer: &str) -> BTreeMap<PackageName, Vec<PathBuf>> {
     packages
 }
 
-/// The name in "name-version-release.src.rpm", or ".nosrc.rpm".
+/// Returns the name in "name-version-release.src.rpm" or ".nosrc.rpm".
 fn source_name(source_rpm: &str) -> Option<&str> {
     let build = source_rpm.strip_suffix(".rpm")?;
     build.rsplitn(3, '-').nth(2)

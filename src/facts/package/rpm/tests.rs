@@ -1,4 +1,4 @@
-//! The fixtures are what rpm 4.18 answered to the two queries for packages cut down from Fedora's httpd.
+//! Fixtures: output of rpm 4.18 for the two queries, with packages cut down from Fedora's httpd.
 
 use super::super::{companions::configuration_packages, dependency_closure};
 use std::process::Command;
@@ -52,7 +52,7 @@ fn the_owner_of_a_unit_has_a_source_and_dependencies() {
         (httpd.source.as_str(), httpd.version.as_str()),
         ("httpd", "0:2.4.62-2.fc41")
     );
-    // One by its name, one by the path of a file; the logos are not installed.
+    // One dependency by name, one by path; the logos are not installed.
     assert_eq!(names(httpd.dependencies), ["httpd-core", "systemd"]);
     assert_eq!(
         names(rpm.dependants(&"httpd-core".into()).unwrap()),
@@ -81,7 +81,7 @@ fn the_files_of_a_package_are_listed() {
 }
 
 #[test]
-fn a_directory_is_used_by_who_ships_something_in_it() {
+fn a_directory_is_used_by_packages_with_files_in_it() {
     let rpm = recorded();
     let users = |path| names(rpm.users_of_directory(Path::new(path)).unwrap());
     assert_eq!(
@@ -111,7 +111,7 @@ fn companions_are_found_below_and_above() {
     );
 }
 
-/// A database of packages: name, source, what each requires, and the files it ships.
+/// Database of packages: name, source, requirement, file.
 #[derive(Debug)]
 struct Made(&'static [(&'static str, &'static str, &'static str, &'static str)]);
 
@@ -141,7 +141,7 @@ impl RunRpm for Made {
 }
 
 #[test]
-fn the_base_system_is_what_it_needs_and_no_companion() {
+fn the_base_system_is_no_companion() {
     let rpm = Rpm::open(Box::new(Made(&[
         (
             "openssh-server",
@@ -189,14 +189,14 @@ fn the_base_system_is_what_it_needs_and_no_companion() {
             "util-linux-core"
         ]
     );
-    // As with dpkg, a directory that the base system uses says nothing.
+    // As with dpkg, a directory that the base system uses has no meaning.
     let found = configuration_packages(&rpm, &["openssh-server".into()]).unwrap();
     let found: Vec<_> = found.iter().map(|one| one.package.as_str()).collect();
     assert_eq!(found, ["openssh"]);
 }
 
 #[test]
-fn scripts_are_asked_for_by_package() {
+fn scripts_are_queried_by_package() {
     let scripts = recorded().scripts(&"httpd-filesystem".into()).unwrap();
     assert!(scripts.contains("groupadd -g 48 -r apache"));
     assert!(matches!(
@@ -206,7 +206,7 @@ fn scripts_are_asked_for_by_package() {
 }
 
 #[test]
-fn answers_of_odd_form_are_read_as_far_as_they_go() {
+fn malformed_output_is_read_as_far_as_possible() {
     let answer = "package\tgpg-pubkey\t1-2\t(none)\t(none)\nprovides\tgpg(x)\n\
                   package\ta\t1-2\tnoarch\t(none)\nrequires\t(none)\nprovides\ta\nbogus\n";
     let packages = parse_packages(answer);
@@ -235,7 +235,7 @@ fn answers_of_odd_form_are_read_as_far_as_they_go() {
 }
 
 #[test]
-fn the_real_command_takes_the_queries() {
+fn the_real_command_accepts_the_queries() {
     let root = tempfile::tempdir().unwrap();
     let database = root.path().join("var/lib/rpm");
     std::fs::create_dir_all(&database).unwrap();

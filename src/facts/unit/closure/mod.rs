@@ -1,8 +1,8 @@
-//! The units that belong together: what is asked for, and what these pull in.
+//! Closure of a set of units: the requested ones and all that they pull in.
 //!
-//! Followed are requirements, wishes, `Also=`, and sockets, timers and paths with their services.
-//! `PartOf=`, `Before=`, `After=` and `OnFailure=` are not: they pull nothing into a start. Special
-//! targets are kept as names, since they pull in whatever the host has enabled.
+//! The closure follows requirements, wants, `Also=`, and the triggers of services (sockets, timers, paths).
+//! `PartOf=`, `Before=`, `After=` and `OnFailure=` are ignored, because they pull nothing into a start. Special
+//! targets stay names, because they would pull in everything that the host has enabled.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -13,25 +13,25 @@ use super::name::{UnitKind, UnitName};
 use super::special::{Role, role};
 use super::syntax::specifier::Specifiers;
 
-/// Why a unit is in a closure.
+/// Reason why a unit is in a closure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
-    /// It was asked for.
+    /// The user requested it.
     Asked,
-    /// This unit needs it: `Requires=`, `Requisite=`, `BindsTo=`, `.requires`.
+    /// The named unit requires it: `Requires=`, `Requisite=`, `BindsTo=`, `.requires`.
     RequiredBy(UnitName),
-    /// This unit wishes it: `Wants=`, `Upholds=`, `Sockets=`, `.wants`.
+    /// The named unit wants it: `Wants=`, `Upholds=`, `Sockets=`, `.wants`.
     WantedBy(UnitName),
-    /// It is enabled together with this unit: `Also=`.
+    /// `Also=` enables it together with the named unit.
     Also(UnitName),
-    /// It starts this unit, which it names in `Service=` or `Unit=`.
+    /// Trigger of the named unit by its `Service=` or `Unit=`.
     Triggers(UnitName),
-    /// This socket, timer or path starts it.
+    /// The named socket, timer or path starts it.
     TriggeredBy(UnitName),
 }
 
 impl Reason {
-    /// Whether the sandbox cannot do without the unit.
+    /// Returns true if the sandbox cannot work without the unit.
     fn is_must(&self) -> bool {
         match self {
             Self::Asked | Self::RequiredBy(_) | Self::TriggeredBy(_) => true,
@@ -43,38 +43,38 @@ impl Reason {
 /// A unit of a closure.
 #[derive(Debug, Clone)]
 pub struct Member {
-    /// Its name, with aliases followed.
+    /// Canonical name.
     pub name: UnitName,
-    /// What it is to the sandbox.
+    /// Role in the sandbox.
     pub role: Role,
-    /// Why it is here, the first reason first; never empty.
+    /// Reasons in the order in which they were found; never empty.
     pub reasons: Vec<Reason>,
-    /// The unit and its facts; not loaded where only the name counts.
+    /// The unit and its facts, or `None` where only the name matters.
     pub loaded: Option<Box<(Unit, UnitFacts)>>,
 }
 
-/// A unit that is needed and cannot be had.
+/// A required unit that cannot be loaded.
 #[derive(Debug)]
 pub struct Missing {
-    /// Its name.
+    /// Name of the unit.
     pub name: UnitName,
-    /// Why it is needed.
+    /// Reason why it is required.
     pub reason: Reason,
-    /// What is wrong with it.
+    /// Error of the load.
     pub error: LoadError,
 }
 
 /// Units that belong together.
 #[derive(Debug, Default)]
 pub struct Closure {
-    /// Those asked for first, then in the order they were met.
+    /// Members: the requested units first, then in the order in which they were found.
     pub members: Vec<Member>,
-    /// Those that are required and are not there, or are masked.
+    /// Required units that do not exist or are masked.
     pub missing: Vec<Missing>,
 }
 
 impl Closure {
-    /// A unit that pulls in no other.
+    /// Makes a closure of one unit that pulls in no other.
     pub fn alone(unit: Unit, specifiers: &Specifiers) -> Self {
         let facts = unit.facts(specifiers);
         Self {
@@ -88,7 +88,7 @@ impl Closure {
         }
     }
 
-    /// The member of a name or alias.
+    /// Returns the member with this name or alias.
     pub fn member(&self, name: &UnitName) -> Option<&Member> {
         self.members.iter().find(|member| {
             member.name == *name
@@ -100,7 +100,7 @@ impl Closure {
     }
 }
 
-/// Gathers `asked` and all that belongs to them.
+/// Computes the closure of the requested units.
 pub fn closure(dirs: &UnitDirs, asked: &[UnitName], specifiers: &Specifiers) -> Closure {
     let triggers = triggers_by_service(dirs, specifiers);
     let mut closure = Closure::default();
@@ -123,7 +123,7 @@ pub fn closure(dirs: &UnitDirs, asked: &[UnitName], specifiers: &Specifiers) -> 
             }
             continue;
         }
-        // An alias may be special where the name is not: the message bus has several makers.
+        // An alias may be special while the name is not: D-Bus has several implementations.
         let role = if role(&name) == Role::System {
             Role::System
         } else {
@@ -145,14 +145,14 @@ pub fn closure(dirs: &UnitDirs, asked: &[UnitName], specifiers: &Specifiers) -> 
                     });
                 }
             }
-            // What is only wished for may be absent: systemd passes over it too.
+            // A unit that is only wanted may be absent; systemd ignores that too.
             Err(_) => {}
         }
     }
     closure
 }
 
-/// Loads a unit if its needs count.
+/// Loads a unit whose needs matter.
 fn member(
     dirs: &UnitDirs,
     name: &UnitName,
@@ -166,14 +166,14 @@ fn member(
         reasons: vec![reason.clone()],
         loaded,
     };
-    // Mounts and slices come from fstab or are made as needed: there may be no file.
+    // Mounts and slices come from fstab or on demand, so there may be no file.
     if role == Role::NameOnly {
         return Ok(member(name, None));
     }
     let mut unit = dirs.load(name)?;
     let mut facts = unit.facts(specifiers);
-    // The template behind a socket with Accept=yes is itself what the sandbox needs: its instances
-    // come with connections. Any other stands for its default instance.
+    // A socket with Accept=yes makes instances of its template for each connection,
+    // so the sandbox needs the template itself. Any other template means its default instance.
     if unit.name.is_template() && !matches!(reason, Reason::TriggeredBy(_)) {
         let default = facts.install.default_instance.as_deref();
         let instance = default.and_then(|instance| unit.name.instantiate(instance).ok());
@@ -189,14 +189,14 @@ fn member(
     Ok(member(&name, loaded))
 }
 
-/// The units a unit pulls in, and those that start it.
+/// Returns the units that a unit pulls in, and its triggers.
 fn followed(
     facts: &UnitFacts,
     triggers: Option<&Vec<(UnitName, Vec<UnitName>)>>,
 ) -> Vec<(UnitName, Reason)> {
     let own = &facts.name;
     let dependencies = &facts.dependencies;
-    // In an instance a template means the instance of the same name.
+    // Within an instance, a template means the instance of the same name.
     let here = |name: &UnitName| match own.instance() {
         Some(instance) => name.instantiate(instance).unwrap_or_else(|_| name.clone()),
         None => name.clone(),
@@ -234,7 +234,7 @@ fn followed(
             .map(|name| (here(name), Reason::Also(own.clone()))),
     );
     for (trigger, conflicts) in triggers.into_iter().flatten() {
-        // A socket that excludes its service is the other way to run it, not a part of it.
+        // A socket that conflicts with its service is an alternative to it, not a part of it.
         if !conflicts.contains(own) && !dependencies.conflicts.contains(trigger) {
             all.push((trigger.clone(), Reason::Triggers(own.clone())));
         }
@@ -242,14 +242,14 @@ fn followed(
     all
 }
 
-/// Of each unit the sockets, timers and paths that name it, and the sockets of its own name that the host has enabled, with
-/// what these conflict with.
+/// Returns the triggers of each unit: sockets, timers and paths that name it, and enabled sockets of the same name,
+/// each with the units that it conflicts with.
 fn triggers_by_service(
     dirs: &UnitDirs,
     specifiers: &Specifiers,
 ) -> BTreeMap<UnitName, Vec<(UnitName, Vec<UnitName>)>> {
     let mut found: BTreeMap<UnitName, Vec<(UnitName, Vec<UnitName>)>> = BTreeMap::new();
-    // The admin's choice where a service may run with or without its socket.
+    // A service may run with or without its socket: the administrator decides by enabling it.
     let enabled: Vec<UnitName> = UnitName::exact("sockets.target")
         .ok()
         .and_then(|sockets| dirs.load(&sockets).ok())
@@ -264,7 +264,7 @@ fn triggers_by_service(
             continue;
         }
         let Ok(unit) = dirs.load(name) else { continue };
-        // Aliases would give the unit once more.
+        // Skip aliases: the unit is listed under its own name.
         if unit.name != *name {
             continue;
         }

@@ -3,7 +3,7 @@ use std::path::Path;
 use super::super::fixture::{Host, name};
 use super::*;
 
-/// Each member as `name role reason`, and each missing one as `name missing`.
+/// Formats each member as `name role reason`, and each missing unit as `name missing`.
 fn members(host: &Host, asked: &[&str]) -> Vec<String> {
     let asked: Vec<UnitName> = asked.iter().map(|text| name(text)).collect();
     let closure = closure(&host.dirs(), &asked, &Specifiers::default());
@@ -127,7 +127,7 @@ fn sockets_and_their_services_belong_together() {
 }
 
 #[test]
-fn roles_and_missing_units_are_told() {
+fn roles_and_missing_units_are_reported() {
     let host = Host::new();
     host.unit(
         "app.service",
@@ -178,9 +178,9 @@ fn a_template_needs_an_instance() {
     );
 }
 
-/// Whatever is installed where the tests run can be read.
+/// Every unit of the machine that runs the tests can be read.
 #[test]
-fn the_units_of_this_machine_are_read() {
+fn the_units_of_this_machine_can_be_read() {
     let root = Path::new("/");
     if !root.join("usr/lib/systemd/system").is_dir() {
         eprintln!("skipped: no systemd units here");
@@ -195,7 +195,7 @@ fn the_units_of_this_machine_are_read() {
                 closure(&dirs, &[unit.instantiate("x").unwrap()], &specifiers);
             }
             Err(LoadError::Masked { .. }) => {}
-            // Other tests come and go.
+            // Units of other tests may disappear meanwhile.
             Err(LoadError::Read { source, .. })
                 if source.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => panic!("{unit}: {error}"),

@@ -1,15 +1,15 @@
 //! Sets of capabilities: `CapabilityBoundingSet=` and `AmbientCapabilities=` of systemd.exec(5).
 //!
-//! Names stay text: which ones there are is the kernel's to know.
+//! Names stay text, because the kernel decides which ones exist.
 
 use std::collections::BTreeSet;
 
 /// A set of capabilities by name (`CAP_NET_ADMIN`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CapabilitySet {
-    /// These.
+    /// Only these capabilities.
     Only(BTreeSet<String>),
-    /// All but these.
+    /// All capabilities but these.
     AllBut(BTreeSet<String>),
 }
 
@@ -19,7 +19,7 @@ impl CapabilitySet {
     /// Every capability.
     pub const ALL: Self = Self::AllBut(BTreeSet::new());
 
-    /// Whether the capability is in the set.
+    /// Returns true if the capability is in the set.
     pub fn contains(&self, capability: &str) -> bool {
         match self {
             Self::Only(names) => names.contains(capability),
@@ -27,16 +27,16 @@ impl CapabilitySet {
         }
     }
 
-    /// Those of `names` that are in the set.
+    /// Returns the `names` that are in the set.
     pub fn among<'n>(&self, names: impl IntoIterator<Item = &'n str>) -> Vec<&'n str> {
         let names = names.into_iter();
         names.filter(|name| self.contains(name)).collect()
     }
 
-    /// Merges the assignments of a key in order, starting from the set that counts without any.
+    /// Merges the assignments of a key in order; `initial` is the set without any assignment.
     ///
-    /// An empty one gives the empty set and a lone `~` the full one, whatever was before. `~` takes away, and the first
-    /// assignment replaces the start.
+    /// An empty assignment resets to the empty set and a lone `~` to the full set. A leading `~` removes, and the first
+    /// assignment replaces `initial`.
     pub fn merge<'a>(initial: Self, values: impl Iterator<Item = &'a str>) -> Self {
         let mut set = initial.clone();
         for value in values {
@@ -76,7 +76,7 @@ mod tests {
             (&["~CAP_A", "~CAP_B"], [false, false, true]),
             (&["CAP_A CAP_B", "~CAP_A"], [false, true, false]),
             (&["~CAP_A CAP_B", "CAP_A"], [true, false, true]),
-            // What was before a reset does not count; after one to nothing there is nothing to take away.
+            // A reset discards earlier assignments; from the empty set nothing can be removed.
             (&["CAP_A", "", "CAP_B"], [false, true, false]),
             (&["CAP_A", "~"], [true, true, true]),
             (&["", "~CAP_A"], [false, false, false]),

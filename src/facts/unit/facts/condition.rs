@@ -1,7 +1,7 @@
 //! `Condition…=` and `Assert…=`: systemd.unit(5), "Conditions and Asserts".
 //!
-//! An unmet condition makes a unit stay inactive without any message, so those that can be told
-//! before a sandbox is made are: see [`unmet`].
+//! A unit with an unmet condition stays inactive without any message, so [`unmet`] finds those that
+//! can be evaluated before the sandbox exists.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use crate::facts::unit::load::root::{chase, within};
 use crate::facts::unit::syntax::parse_bool;
 
-/// What happens when a check fails.
+/// Consequence of a failed check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Severity {
-    /// `Condition…=`: the unit is skipped in silence.
+    /// `Condition…=`: systemd skips the unit silently.
     Condition,
     /// `Assert…=`: the start fails.
     Assert,
@@ -22,48 +22,48 @@ pub enum Severity {
 /// One `Condition…=` or `Assert…=`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Condition {
-    /// Whether it is a condition or an assertion.
+    /// Condition or assertion.
     pub severity: Severity,
-    /// `!`: it is met when the check is not.
+    /// `!`: the result of the check is negated.
     pub negated: bool,
-    /// `|`: of all such conditions one has to be met.
+    /// `|`: one of all such conditions must be met.
     pub triggering: bool,
-    /// What is checked.
+    /// The check itself.
     pub check: Check,
 }
 
-/// What a condition checks.
+/// Subject of a condition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Check {
-    /// Something is at the path.
+    /// The path exists.
     PathExists(PathBuf),
-    /// A directory is at the path.
+    /// The path is a directory.
     PathIsDirectory(PathBuf),
-    /// A file that is not empty is at the path.
+    /// The path is a file that is not empty.
     FileNotEmpty(PathBuf),
-    /// A directory that is not empty is at the path.
+    /// The path is a directory that is not empty.
     DirectoryNotEmpty(PathBuf),
     /// `yes`, `no`, `vm`, `container` or the name of a technology.
     Virtualization(String),
-    /// A capability of the service manager's bounding set.
+    /// The capability is in the service manager's bounding set.
     Capability(String),
-    /// A module the kernel has loaded or built in.
+    /// The kernel module is loaded or built in.
     KernelModuleLoaded(String),
-    /// Any other.
+    /// Any other check, not evaluated.
     Other {
         /// The key without `Condition` or `Assert`.
         key: String,
-        /// Its value.
+        /// Value.
         value: String,
     },
 }
 
-/// The machine that the conditions are checked against.
+/// Machine that conditions are evaluated for.
 #[derive(Debug, Clone)]
-pub struct World<'a> {
-    /// The root directory of it.
+pub struct Machine<'a> {
+    /// Root directory of the machine.
     pub root: &'a Path,
-    /// What `systemd-detect-virt` says there.
+    /// Virtualization, as reported by systemd-detect-virt(1) there.
     pub virtualization: Virtualization,
     /// The bounding set; `None` if it is not known.
     pub capabilities: Option<&'a BTreeSet<String>>,
@@ -71,19 +71,19 @@ pub struct World<'a> {
     pub modules: Option<&'a BTreeSet<String>>,
 }
 
-/// What a machine runs on, with the name systemd-detect-virt(1) gives to it.
+/// Virtualization technology, by its name in systemd-detect-virt(1).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Virtualization {
-    /// On itself.
+    /// Bare metal.
     None,
-    /// On a virtual machine: `kvm`, `qemu`.
+    /// A virtual machine: `kvm`, `qemu`.
     Vm(String),
-    /// In a container: `lxc-libvirt`.
+    /// A container: `lxc-libvirt`.
     Container(String),
 }
 
 impl Condition {
-    /// Reads a key of the `[Unit]` section; `None` if it is no condition.
+    /// Parses a setting of the `[Unit]` section; returns `None` if it is not a condition.
     pub fn parse(key: &str, value: &str) -> Option<Self> {
         let (severity, key) = match key.strip_prefix("Condition") {
             Some(key) => (Severity::Condition, key),
@@ -113,12 +113,12 @@ impl Condition {
         })
     }
 
-    /// Whether it is met; `None` if that cannot be told.
-    pub fn evaluate(&self, world: &World<'_>) -> Option<bool> {
-        Some(self.check.evaluate(world)? != self.negated)
+    /// Returns whether the condition is met, or `None` if that is unknown.
+    pub fn evaluate(&self, machine: &Machine<'_>) -> Option<bool> {
+        Some(self.check.evaluate(machine)? != self.negated)
     }
 
-    /// The path it looks at.
+    /// Returns the path that is checked.
     pub fn path(&self) -> Option<&Path> {
         match &self.check {
             Check::PathExists(path)
@@ -133,7 +133,7 @@ impl Condition {
     }
 }
 
-/// As in a unit file, so that a message can name it.
+/// Formats the condition as in a unit file, for messages.
 impl std::fmt::Display for Condition {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let severity = match self.severity {
@@ -164,11 +164,11 @@ fn strip_mark(value: &str, mark: char) -> (bool, &str) {
 }
 
 impl Check {
-    fn evaluate(&self, world: &World<'_>) -> Option<bool> {
+    fn evaluate(&self, machine: &Machine<'_>) -> Option<bool> {
         let real = |path: &Path| {
-            chase(world.root, path)
+            chase(machine.root, path)
                 .ok()
-                .map(|path| within(world.root, &path))
+                .map(|path| within(machine.root, &path))
         };
         Some(match self {
             Self::PathExists(path) => real(path).is_some(),
@@ -179,10 +179,10 @@ impl Check {
             Self::DirectoryNotEmpty(path) => real(path)
                 .and_then(|path| fs::read_dir(path).ok())
                 .is_some_and(|mut entries| entries.next().is_some()),
-            Self::Virtualization(wanted) => return world.virtualization.is(wanted),
-            Self::Capability(name) => world.capabilities?.contains(&name.to_ascii_uppercase()),
-            // The kernel lists modules with `_` whatever the file is called.
-            Self::KernelModuleLoaded(name) => world.modules?.contains(&name.replace('-', "_")),
+            Self::Virtualization(wanted) => return machine.virtualization.is(wanted),
+            Self::Capability(name) => machine.capabilities?.contains(&name.to_ascii_uppercase()),
+            // The kernel lists modules with `_`, also if the file name has `-`.
+            Self::KernelModuleLoaded(name) => machine.modules?.contains(&name.replace('-', "_")),
             Self::Other { .. } => return None,
         })
     }
@@ -194,7 +194,7 @@ impl Virtualization {
             return Some((*self != Self::None) == any);
         }
         Some(match (wanted, self) {
-            // Of user namespaces nothing is known here.
+            // User namespaces are not known here.
             ("private-users", _) => return None,
             ("vm", Self::Vm(_)) | ("container", Self::Container(_)) => true,
             (name, Self::Vm(own) | Self::Container(own)) => name == own,
@@ -203,11 +203,11 @@ impl Virtualization {
     }
 }
 
-/// The conditions that keep a unit from starting; those that cannot be told are not among them.
+/// Returns the conditions that keep a unit from starting; unknown results count as met.
 ///
-/// Of the triggering ones all are given if none of them is met.
-pub fn unmet<'a>(conditions: &'a [Condition], world: &World<'_>) -> Vec<&'a Condition> {
-    let is = |condition: &&Condition, met| condition.evaluate(world) == Some(met);
+/// If none of the triggering conditions is met, all of them are returned.
+pub fn unmet<'a>(conditions: &'a [Condition], machine: &Machine<'_>) -> Vec<&'a Condition> {
+    let is = |condition: &&Condition, met| condition.evaluate(machine) == Some(met);
     let mut unmet: Vec<&Condition> = conditions
         .iter()
         .filter(|c| !c.triggering)
@@ -239,7 +239,7 @@ mod tests {
             .link("etc/gone", "/none");
         let capabilities = BTreeSet::from(["CAP_NET_ADMIN".to_owned()]);
         let modules = BTreeSet::from(["nf_tables".to_owned()]);
-        let world = World {
+        let machine = Machine {
             root: host.root(),
             virtualization: Virtualization::Container("lxc-libvirt".into()),
             capabilities: Some(&capabilities),
@@ -272,7 +272,7 @@ mod tests {
         ];
         for (key, value, met) in cases {
             let condition = Condition::parse(key, value).unwrap();
-            assert_eq!(condition.evaluate(&world), met, "{key}={value}");
+            assert_eq!(condition.evaluate(&machine), met, "{key}={value}");
             assert_eq!(
                 condition.to_string(),
                 format!("{key}={}", value.replace(' ', ""))
@@ -284,7 +284,7 @@ mod tests {
     #[test]
     fn of_the_triggering_ones_one_is_enough() {
         let host = Host::new();
-        let world = World {
+        let machine = Machine {
             root: host.root(),
             virtualization: Virtualization::None,
             capabilities: None,
@@ -295,7 +295,7 @@ mod tests {
                 .iter()
                 .map(|v| Condition::parse("ConditionPathExists", v).unwrap())
                 .collect();
-            unmet(&conditions, &world)
+            unmet(&conditions, &machine)
                 .iter()
                 .map(ToString::to_string)
                 .collect::<Vec<_>>()

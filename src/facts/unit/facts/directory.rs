@@ -1,11 +1,11 @@
-//! The directories systemd makes for a unit: `StateDirectory=` and its kin, systemd.exec(5).
+//! Directories that systemd creates for a unit: `StateDirectory=` and the like, systemd.exec(5).
 
 use std::path::{Path, PathBuf};
 
-/// What a directory is for.
+/// Purpose of a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DirectoryKind {
-    /// `RuntimeDirectory=`, gone when the unit stops.
+    /// `RuntimeDirectory=`, removed when the unit stops.
     Runtime,
     /// `StateDirectory=`.
     State,
@@ -27,7 +27,7 @@ impl DirectoryKind {
         Self::Configuration,
     ];
 
-    /// The key of a unit file; with `Mode` behind it the key of the mode.
+    /// Returns the key in a unit file; with `Mode` appended it is the key of the mode.
     pub fn key(self) -> &'static str {
         match self {
             Self::Runtime => "RuntimeDirectory",
@@ -38,7 +38,7 @@ impl DirectoryKind {
         }
     }
 
-    /// Where such directories are.
+    /// Returns the parent of such directories.
     pub fn base(self) -> &'static Path {
         Path::new(match self {
             Self::Runtime => "/run",
@@ -50,25 +50,25 @@ impl DirectoryKind {
     }
 }
 
-/// A directory systemd makes.
+/// Directory that systemd creates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ManagedDirectory {
-    /// What it is for.
+    /// Purpose.
     pub kind: DirectoryKind,
-    /// Its path as the service knows it.
+    /// Path as the service sees it.
     pub path: PathBuf,
-    /// With `DynamicUser=`, where it really is; `path` is then a link to it.
+    /// Real path with `DynamicUser=`; `path` is then a link to it.
     pub private: Option<PathBuf>,
-    /// Further links to it.
+    /// Additional links to the directory.
     pub links: Vec<PathBuf>,
-    /// Its permission bits.
+    /// Permission bits.
     pub mode: u32,
 }
 
 impl ManagedDirectory {
-    /// Reads one word: `NAME`, `NAME:LINK` (systemd 251) or `NAME:LINK:FLAGS` (systemd 257).
+    /// Parses one word: `NAME`, `NAME:LINK` (systemd 251) or `NAME:LINK:FLAGS` (systemd 257).
     ///
-    /// `None` if the name is not a relative path without `..`.
+    /// Returns `None` if the name is not a relative path without `..`.
     pub fn parse(kind: DirectoryKind, word: &str, mode: u32, private: bool) -> Option<Self> {
         let mut fields = word.split(':');
         let name = relative(fields.next()?)?;

@@ -1,13 +1,13 @@
 //! Command lines of `Exec…=`: systemd.service(5), "Command lines".
 //!
-//! Variables (`$FOO`) are left as they are: their values come from files and from systemd itself.
+//! Variables (`$FOO`) stay as written: their values come from files and from systemd itself.
 
 use crate::facts::unit::syntax::words::{Unbalanced, split_marked};
 
-/// When a command is run.
+/// Phase in which a command runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ExecPhase {
-    /// `ExecCondition=`: its status says whether the service is started at all.
+    /// `ExecCondition=`: its status decides whether the service starts at all.
     Condition,
     /// `ExecStartPre=`.
     StartPre,
@@ -24,7 +24,7 @@ pub enum ExecPhase {
 }
 
 impl ExecPhase {
-    /// Every key and its phase, in the order they are run.
+    /// All keys with their phases, in the order in which they run.
     pub const KEYS: [(&'static str, Self); 8] = [
         ("ExecCondition", Self::Condition),
         ("ExecStartPre", Self::StartPre),
@@ -37,13 +37,13 @@ impl ExecPhase {
     ];
 }
 
-/// The privileges a command is run with.
+/// Privileges of a command.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ExecPrivileges {
-    /// Those of the unit.
+    /// The privileges of the unit.
     #[default]
     Unit,
-    /// `+`: all, and without the unit's sandboxing of files.
+    /// `+`: all privileges, without the unit's filesystem sandboxing.
     Full,
     /// `!`: `User=` and capabilities are not applied.
     NoUser,
@@ -54,17 +54,17 @@ pub enum ExecPrivileges {
 /// One command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExecCommand {
-    /// When it is run.
+    /// Phase in which it runs.
     pub phase: ExecPhase,
-    /// The program: an absolute path or a name to be looked up.
+    /// Program: an absolute path, or a name to look up in the search path.
     pub program: String,
-    /// `@`: what it sees as its own name, if that is not the program.
+    /// `@`: `argv[0]`, if it differs from the program.
     pub argv0: Option<String>,
-    /// Its arguments without its name.
+    /// Arguments without `argv[0]`.
     pub args: Vec<String>,
-    /// `-`: a failure does not matter.
+    /// `-`: a failure is ignored.
     pub ignore_failure: bool,
-    /// `:` keeps `$FOO` as it is.
+    /// `:`: variables are not expanded.
     pub keep_variables: bool,
     /// `|`: run by the user's shell (systemd 258).
     pub in_shell: bool,
@@ -73,9 +73,9 @@ pub struct ExecCommand {
 }
 
 impl ExecCommand {
-    /// Reads the commands of one value; a lone `;` separates them and `\;` is an argument.
+    /// Parses the commands of one value; a lone `;` separates them and `\;` is an argument.
     ///
-    /// `expand` replaces the specifiers of a word.
+    /// `expand` expands the specifiers of a word.
     ///
     /// # Errors
     /// [`Unbalanced`] if a quote is not closed.
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn prefixes_are_taken_off() {
+    fn command_prefixes_are_parsed() {
         let cases = [
             ("/bin/a b", ("/bin/a", None, false, ExecPrivileges::Unit)),
             ("-/bin/a b", ("/bin/a", None, true, ExecPrivileges::Unit)),

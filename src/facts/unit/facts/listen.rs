@@ -1,4 +1,4 @@
-//! What a socket unit listens on: systemd.socket(5).
+//! Addresses that a socket unit listens on: systemd.socket(5).
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -38,21 +38,21 @@ impl ListenKind {
     ];
 }
 
-/// Where a socket is.
+/// Address of a socket.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Address {
-    /// In the file system.
+    /// Path in the filesystem.
     Path(PathBuf),
-    /// In the abstract namespace, without the `@`.
+    /// Name in the abstract namespace, without the `@`.
     Abstract(String),
-    /// A port, on one address of the machine or on all.
+    /// Port on one address of the machine or on all.
     Port {
-        /// The address; `None` is all of them.
+        /// IP address, or `None` for all.
         ip: Option<IpAddr>,
         /// The port.
         port: u16,
     },
-    /// Something else, as it is written.
+    /// Any other address, as written.
     Other(String),
 }
 
@@ -61,12 +61,12 @@ pub enum Address {
 pub struct Listen {
     /// The kind of socket.
     pub kind: ListenKind,
-    /// Its address.
+    /// Address.
     pub address: Address,
 }
 
 impl Listen {
-    /// Reads a value whose specifiers are already expanded.
+    /// Parses a value with its specifiers expanded.
     pub fn parse(kind: ListenKind, value: &str) -> Self {
         Self {
             kind,
@@ -79,7 +79,7 @@ impl Address {
     fn parse(kind: ListenKind, value: &str) -> Self {
         let other = || Self::Other(value.to_owned());
         match kind {
-            // A message queue is written like a path and is none.
+            // The name of a message queue looks like a path but is not one.
             ListenKind::Netlink | ListenKind::MessageQueue => return other(),
             ListenKind::Stream
             | ListenKind::Datagram

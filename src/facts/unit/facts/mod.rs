@@ -1,6 +1,6 @@
-//! What a unit says it needs: the settings of its files, typed, with specifiers expanded.
+//! Needs that a unit declares: the settings of its files, typed, with specifiers expanded.
 //!
-//! Only what is said is told. What a path is worth, and whether it exists, is for the reader.
+//! This is what the files say; a path need not exist.
 
 pub mod capability;
 pub mod condition;
@@ -26,7 +26,7 @@ use super::name::{UnitKind, UnitName};
 use super::syntax::specifier::{Owner, Specifiers};
 use super::syntax::{parse_bool, words};
 
-/// A path that may be marked with `-` as one that need not be there.
+/// A path that may be marked as optional with `-`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MarkedPath {
     /// The absolute path.
@@ -38,11 +38,11 @@ pub struct MarkedPath {
 /// `BindPaths=` or `BindReadOnlyPaths=`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bind {
-    /// What is shown.
+    /// Source path.
     pub source: MarkedPath,
-    /// Where the service sees it.
+    /// Path as the service sees it.
     pub target: PathBuf,
-    /// Whether the service may not write to it.
+    /// True if the service cannot write to it.
     pub read_only: bool,
 }
 
@@ -51,7 +51,7 @@ pub struct Bind {
 pub struct Credential {
     /// The name of the credential.
     pub id: String,
-    /// The file or socket it comes from; `None` if the manager is to have it.
+    /// File or socket that it comes from, or `None` for a credential passed to the manager.
     pub path: Option<PathBuf>,
 }
 
@@ -79,7 +79,7 @@ pub struct Install {
     pub required_by: Vec<UnitName>,
 }
 
-/// Dependencies on other units, as settings and `.wants` and `.requires` say.
+/// Dependencies on other units, from settings and from `.wants` and `.requires` directories.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Dependencies {
     /// `Requires=`, `Requisite=`, `BindsTo=` and `.requires`.
@@ -90,24 +90,24 @@ pub struct Dependencies {
     pub conflicts: Vec<UnitName>,
     /// `Sockets=` of a service.
     pub sockets: Vec<UnitName>,
-    /// What a socket, timer or path unit starts: `Service=`, `Unit=`, or by its name.
+    /// Unit that a socket, timer or path starts: `Service=`, `Unit=`, or the one of the same name.
     pub triggers: Option<UnitName>,
-    /// Whether `triggers` is written and not only by the name.
+    /// True if `triggers` is set explicitly rather than derived from the name.
     pub triggers_named: bool,
 }
 
-/// Everything a unit says it needs.
+/// All needs that a unit declares.
 #[derive(Debug, Clone)]
 pub struct UnitFacts {
     /// The unit.
     pub name: UnitName,
-    /// `Type=`; `None` leaves it to systemd.
+    /// `Type=`, or `None` for systemd's default.
     pub service_type: Option<String>,
     /// `BusName=`.
     pub bus_name: Option<String>,
-    /// `User=`; `None` is root.
+    /// `User=`, or `None` for root.
     pub user: Option<String>,
-    /// `Group=`; `None` is the user's own.
+    /// `Group=`, or `None` for the user's primary group.
     pub group: Option<String>,
     /// `SupplementaryGroups=`.
     pub supplementary_groups: Vec<String>,
@@ -115,7 +115,7 @@ pub struct UnitFacts {
     pub dynamic_user: bool,
     /// All `Exec…=`.
     pub commands: Vec<ExecCommand>,
-    /// The directories systemd makes.
+    /// Directories that systemd creates.
     pub directories: Vec<ManagedDirectory>,
     /// `Environment=`: names and values.
     pub environment: Vec<(String, String)>,
@@ -147,7 +147,7 @@ pub struct UnitFacts {
     pub bounding_set: Option<CapabilitySet>,
     /// `AmbientCapabilities=`.
     pub ambient_capabilities: CapabilitySet,
-    /// What a socket unit listens on.
+    /// Addresses that a socket unit listens on.
     pub listen: Vec<Listen>,
     /// Absolute paths in commands and in the environment.
     pub mentioned_paths: BTreeSet<PathBuf>,
@@ -157,14 +157,14 @@ pub struct UnitFacts {
     pub dependencies: Dependencies,
     /// `[Install]`.
     pub install: Install,
-    /// Letters of specifiers that could not be expanded.
+    /// Letters of specifiers without a known value.
     pub unresolved: BTreeSet<char>,
-    /// Assignments that make no sense, as `Key=value`; systemd ignores them.
+    /// Invalid assignments as `Key=value`, which systemd ignores.
     pub ignored: Vec<String>,
 }
 
 impl Unit {
-    /// Reads the facts out of the settings.
+    /// Reads the facts from the settings.
     pub fn facts(&self, specifiers: &Specifiers) -> UnitFacts {
         let mut read = Reader {
             unit: self,
@@ -195,7 +195,7 @@ impl Unit {
             root_directory: read
                 .text(section, "RootDirectory")
                 .and_then(|text| Some(marked(&text)?.path)),
-            // A relative one is below /run: systemd.service(5).
+            // A relative path is below /run: systemd.service(5).
             pid_file: read
                 .text(section, "PIDFile")
                 .map(|text| run_path(&Path::new("/run").join(text))),
@@ -226,8 +226,8 @@ impl Unit {
 }
 
 impl UnitFacts {
-    /// The files it names, in its commands or to be read by systemd: whoever may read them on the host, the unit is
-    /// given them.
+    /// Iterates over the files that the unit names in its commands or has systemd read. The unit needs them
+    /// even if they are private on the host.
     pub fn named_files(&self) -> impl Iterator<Item = &Path> {
         let credentials = self.credentials.iter().filter_map(|it| it.path.as_deref());
         (self.mentioned_paths.iter().map(PathBuf::as_path))
@@ -273,12 +273,12 @@ fn mentioned(commands: &[ExecCommand], environment: &[(String, String)]) -> BTre
     paths
 }
 
-/// An absolute path with systemd's marks taken off; `None` if it is something else.
+/// Parses an absolute path with systemd's prefixes; returns `None` for anything else.
 fn marked(text: &str) -> Option<MarkedPath> {
     let (optional, path) = text
         .strip_prefix('-')
         .map_or((false, text), |path| (true, path));
-    // `+`: below RootDirectory=, which changes nothing without one.
+    // `+` means relative to RootDirectory=, and nothing without one.
     let path = path.strip_prefix('+').unwrap_or(path);
     path.starts_with('/').then(|| MarkedPath {
         path: simplify(path.as_ref()),
@@ -286,7 +286,7 @@ fn marked(text: &str) -> Option<MarkedPath> {
     })
 }
 
-/// systemd takes the old /var/run for /run.
+/// Replaces the old `/var/run` by `/run`, as systemd does.
 fn run_path(path: &Path) -> PathBuf {
     let path = simplify(path);
     match path.strip_prefix("/var/run") {

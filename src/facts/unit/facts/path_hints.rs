@@ -1,17 +1,17 @@
 //! Absolute paths that occur in arguments and variables, as hints of what a service uses.
 //!
-//! Nobody says that such a text is a path; who uses these looks whether it exists.
+//! Such a text need not be a path: callers check whether it exists.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use crate::facts::unit::load::root::simplify;
 
-/// Puts every absolute path in `text` into `paths`.
+/// Adds every absolute path in `text` to `paths`.
 ///
-/// A path starts at the start, behind a separator (`--conf=/etc/x`, `-Dhome=/opt/x`, `a:/b`) or
-/// behind a single-letter option (`-c/etc/x`), and also in `unix:///run/x`, but not in `http://x`.
-/// Of a path with a variable or a pattern in it the directory above is taken.
+/// A path begins at the start, after a separator (`--conf=/etc/x`, `-Dhome=/opt/x`, `a:/b`) or
+/// after a single-letter option (`-c/etc/x`), and also in `unix:///run/x`, but not in `http://x`.
+/// For a path with a variable or a pattern in it, the directory above counts.
 pub fn paths_in(text: &str, paths: &mut BTreeSet<PathBuf>) {
     let mut rest = text;
     while let Some(at) = rest.find('/') {
@@ -21,7 +21,7 @@ pub fn paths_in(text: &str, paths: &mut BTreeSet<PathBuf>) {
         if starts_path(before) {
             if let Some(url) = path.strip_prefix("//").filter(|_| before.ends_with(':')) {
                 if url.starts_with('/') {
-                    // An empty host: a file after all.
+                    // A URL with an empty host is a file.
                     rest = url;
                     paths.extend(clean(&url[..url.find(ends_path).unwrap_or(url.len())]));
                     rest = &rest[rest.find(ends_path).unwrap_or(rest.len())..];
@@ -50,7 +50,7 @@ fn starts_path(before: &str) -> bool {
 
 fn clean(path: &str) -> Option<PathBuf> {
     let known = match path.find(['$', '*', '?', '%']) {
-        // Up to the last whole part; one part alone says nothing.
+        // Cut after the last complete component; a single component is too general.
         Some(at) => path[..at]
             .rsplit_once('/')
             .map(|(dir, _)| dir)

@@ -1,8 +1,8 @@
-//! Reads single facts out of the settings of a unit.
+//! Reader of single facts from the settings of a unit.
 
 use super::*;
 
-/// A unit whose facts are being read, and what was met that could not be used.
+/// Unit whose facts are read, and the settings that could not be used.
 pub(super) struct Reader<'a> {
     pub unit: &'a Unit,
     pub specifiers: &'a Specifiers,
@@ -23,13 +23,13 @@ impl Reader<'_> {
         self.specifiers.expand(owner, text, &mut self.unresolved)
     }
 
-    /// The value of a key that holds one text.
+    /// Returns the value of a single-valued key.
     pub fn text(&mut self, section: &str, key: &str) -> Option<String> {
         let value = self.unit.settings.last(section, key)?;
         Some(self.expand(value))
     }
 
-    /// The words of a key that holds a list.
+    /// Returns the words of a list key.
     pub fn words(&mut self, section: &str, key: &str) -> Vec<String> {
         let mut all = Vec::new();
         for value in self.unit.settings.list(section, key) {
@@ -41,7 +41,7 @@ impl Reader<'_> {
         all
     }
 
-    /// The words that `parse` takes; the others are ignored.
+    /// Returns the words that `parse` accepts; the others are recorded as ignored.
     fn parsed<T>(
         &mut self,
         section: &str,
@@ -66,7 +66,7 @@ impl Reader<'_> {
         self.parsed(section, key, marked)
     }
 
-    /// Unlike other lists a value is one path, blanks and all: systemd.exec(5).
+    /// Returns `EnvironmentFile=`: unlike in other lists, a value is one path, blanks included (systemd.exec(5)).
     pub fn environment_files(&mut self, section: &str) -> Vec<MarkedPath> {
         let mut files = Vec::new();
         for value in self.unit.settings.list(section, "EnvironmentFile") {
@@ -109,8 +109,8 @@ impl Reader<'_> {
             let kept = settings
                 .last(section, "RuntimeDirectoryPreserve")
                 .is_some_and(|value| parse_bool(value) != Some(false));
-            // exec_directory_is_private() of systemd: what does not outlive the user needs no
-            // hiding from the next one, and configuration is the admin's.
+            // exec_directory_is_private() in systemd: a directory that does not outlive the user need not be
+            // hidden from the next one, and configuration belongs to the administrator.
             let private = dynamic_user
                 && match kind {
                     DirectoryKind::State | DirectoryKind::Cache | DirectoryKind::Logs => true,
@@ -121,7 +121,7 @@ impl Reader<'_> {
                 ManagedDirectory::parse(kind, word, mode, private)
             });
             for dir in found {
-                // `a:x a:y` is one directory with two links.
+                // `a:x a:y` declares one directory with two links.
                 match all
                     .iter_mut()
                     .find(|known: &&mut ManagedDirectory| known.path == dir.path)
@@ -192,7 +192,7 @@ impl Reader<'_> {
                 continue;
             };
             if setting.value.is_empty() {
-                // Any empty one drops them all, whatever its key: systemd.unit(5).
+                // An empty assignment of any key resets all conditions: systemd.unit(5).
                 all.retain(|other| other.severity != condition.severity);
             } else {
                 all.push(condition);
@@ -266,7 +266,7 @@ impl Reader<'_> {
     fn triggers(&mut self, section: &str, dependencies: &mut Dependencies) {
         let name = &self.unit.name;
         let (key, by_name) = match name.kind() {
-            // With Accept=yes each connection gets an instance of its own.
+            // With Accept=yes, each connection gets its own instance.
             UnitKind::Socket if self.unit.settings.flag(section, "Accept") == Some(true) => (
                 "Service",
                 UnitName::exact(&format!("{}@.service", name.prefix())).ok(),

@@ -193,7 +193,7 @@ fn triggers_default_to_the_name() {
 }
 
 #[test]
-fn what_makes_no_sense_is_told() {
+fn invalid_settings_are_recorded_as_ignored() {
     let facts = facts(
         "a.service",
         "[Unit]\nWants=good.service not/a/unit\nConditionPathExists=/a\nConditionPathExists=\nAssertPathExists=/b\n\

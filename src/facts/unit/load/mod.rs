@@ -1,6 +1,6 @@
 //! One unit put together from its fragment, its drop-ins and its `.wants` and `.requires`.
 //!
-//! What the settings mean is told by [`super::facts`].
+//! [`super::facts`] interprets the settings.
 
 pub mod dirs;
 pub mod drop_ins;
@@ -18,37 +18,37 @@ use super::name::UnitName;
 use super::name::suggest::nearest;
 use super::syntax::{Settings, Warning, parse};
 
-/// Why a unit cannot be loaded.
+/// Reason why a unit cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// There is neither a unit file nor an init script of this name.
     #[error("loading unit '{name}': not found{}", hint(near))]
     NotFound {
-        /// The name asked for.
+        /// Requested name.
         name: UnitName,
-        /// Names that are alike, the nearest first.
+        /// Similar names, the best first.
         near: Vec<UnitName>,
     },
-    /// A link of this name leads to a unit that does not exist.
+    /// The name is a link to a unit that does not exist.
     #[error(
         "loading unit '{name}': it is a link to '{target}', which does not exist; remove the link, or install what has \
          '{target}'"
     )]
     Dangling {
-        /// The name asked for.
+        /// Requested name.
         name: UnitName,
-        /// The name that the link leads to.
+        /// Target of the link.
         target: UnitName,
     },
-    /// The unit is masked, so it must not be started.
+    /// The unit is masked and must not be started.
     #[error("loading unit '{name}': masked by '{path}'")]
     Masked {
-        /// The name asked for.
+        /// Requested name.
         name: UnitName,
-        /// The mask, as seen from the root.
+        /// File that masks it, as seen from the root.
         path: PathBuf,
     },
-    /// A template was asked for where only an instance can be started.
+    /// The name is a template, and only an instance can be started.
     #[error("loading unit '{name}': a template needs an instance, such as '{}@INSTANCE.{}'", name.prefix(), name.kind().suffix())]
     NoInstance {
         /// The template.
@@ -59,7 +59,7 @@ pub enum LoadError {
     Read {
         /// The file, as seen from the root.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system call.
         source: io::Error,
     },
     /// A directory of the unit cannot be listed.
@@ -75,22 +75,22 @@ fn hint(near: &[UnitName]) -> String {
     format!(", did you mean {}?", names.join(" or "))
 }
 
-/// What a unit is made from.
+/// Source of a unit's definition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UnitSource {
     /// A unit file, as seen from the root.
     Fragment(PathBuf),
-    /// An init script, as systemd-sysv-generator(8) takes it.
+    /// An init script, as read by systemd-sysv-generator(8).
     SysV {
         /// The script, as seen from the root.
         script: PathBuf,
-        /// What its header says.
+        /// Header of the script.
         header: LsbHeader,
     },
 }
 
 impl UnitSource {
-    /// The file.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         match self {
             Self::Fragment(path) | Self::SysV { script: path, .. } => path,
@@ -101,27 +101,27 @@ impl UnitSource {
 /// A unit as systemd would load it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unit {
-    /// The name that aliases lead to.
+    /// Canonical name, with aliases resolved.
     pub name: UnitName,
-    /// The other names it is known by.
+    /// Aliases.
     pub aliases: Vec<UnitName>,
-    /// Its main file.
+    /// Main file.
     pub source: UnitSource,
-    /// Its drop-ins in the order they apply, as seen from the root.
+    /// Drop-ins in the order in which they apply, as seen from the root.
     pub drop_ins: Vec<PathBuf>,
-    /// The settings of all its files.
+    /// Settings of all files, in order.
     pub settings: Settings,
-    /// The units its `.wants` directories name.
+    /// Units in the `.wants` directories.
     pub wants_links: Vec<UnitName>,
-    /// The units its `.requires` directories name.
+    /// Units in the `.requires` directories.
     pub requires_links: Vec<UnitName>,
-    /// Lines that were skipped.
+    /// Skipped lines.
     pub warnings: Vec<Warning>,
 }
 
 impl Unit {
-    /// A unit that is in no directory, made from its text; `path` is where it would be.
-    pub fn of_text(name: UnitName, path: &Path, text: &str) -> Self {
+    /// Makes a unit from a text; `path` is the place where its file would be.
+    pub fn from_text(name: UnitName, path: &Path, text: &str) -> Self {
         let (settings, warnings) = parse(path, text.as_bytes());
         Self {
             name,
@@ -137,10 +137,10 @@ impl Unit {
 }
 
 impl UnitDirs {
-    /// Loads a unit, following aliases and falling back to the template of an instance.
+    /// Loads a unit; follows aliases, and uses the template if an instance has no file of its own.
     ///
     /// # Errors
-    /// [`LoadError`]: not found (with names that are alike), masked, or not readable.
+    /// [`LoadError`]: not found (with similar names), masked, or not readable.
     pub fn load(&self, name: &UnitName) -> Result<Unit, LoadError> {
         let (name, source, (settings, warnings)) = match self.locate(name) {
             Located::Fragment { name, path } => {
@@ -167,7 +167,7 @@ impl UnitDirs {
             Located::Nowhere => {
                 return Err(LoadError::NotFound {
                     name: name.clone(),
-                    // Our own units are not what is put into a sandbox.
+                    // Units of sandboxes themselves are not suggested.
                     near: nearest(
                         name,
                         self.names()
@@ -200,7 +200,7 @@ impl UnitDirs {
             path: path.to_owned(),
             source,
         };
-        // An init script's own directory entry may be a link; chasing keeps it in the root.
+        // The entry of an init script may be a link; resolve it within the root.
         let real = self::root::chase(self.root(), path).map_err(fail)?;
         fs::read(within(self.root(), &real)).map_err(fail)
     }
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_say_what_to_do() {
+    fn load_errors_say_what_to_do() {
         let host = Host::new();
         host.unit("web2.service", "[Service]\nExecStart=/bin/web\n")
             .script("etc/init.d/weba", "#!/bin/sh\n");

@@ -1,4 +1,4 @@
-//! Symlinks followed as a process whose root is the given directory would see them.
+//! Symbolic links resolved as a process with the given root directory would see them.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -6,13 +6,13 @@ use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-/// The kernel's own limit, path_resolution(7).
+/// Maximum number of links in a path, as in the kernel: path_resolution(7).
 const MAX_LINKS: usize = 40;
 
-/// Follows every symlink of `path` within `root` and gives the path as seen from there.
+/// Resolves all symbolic links of `path` within `root` and returns the path as seen from that root.
 ///
 /// # Errors
-/// What the kernel would say: not found, too many links, permission denied.
+/// The kernel's: not found, too many links, permission denied.
 pub(in crate::facts::unit) fn chase(root: &Path, path: &Path) -> io::Result<PathBuf> {
     let mut left: VecDeque<OsString> = parts(path).collect();
     let mut done = PathBuf::from("/");
@@ -43,12 +43,12 @@ pub(in crate::facts::unit) fn chase(root: &Path, path: &Path) -> io::Result<Path
     Ok(done)
 }
 
-/// Where a path seen from the root is on the host.
+/// Returns the host's path of a path inside the root.
 pub(in crate::facts::unit) fn within(root: &Path, path: &Path) -> PathBuf {
     root.join(path.strip_prefix("/").unwrap_or(path))
 }
 
-/// Removes `.`, `..` and doubled slashes without looking at the file system.
+/// Removes `.`, `..` and doubled slashes without reading the filesystem.
 pub(in crate::facts::unit) fn simplify(path: &Path) -> PathBuf {
     let mut out = PathBuf::from("/");
     for part in parts(path) {

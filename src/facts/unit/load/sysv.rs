@@ -1,31 +1,31 @@
-//! Init scripts as units.
+//! Units made from init scripts.
 //!
-//! The header is that of the LSB ("Comment Conventions for Init Scripts") and of old Red Hat
-//! scripts (`# pidfile:`). The unit is what systemd-sysv-generator(8) would write, without the order
-//! towards other scripts, which does not matter to a single service.
+//! The header is defined by the LSB ("Comment Conventions for Init Scripts") and by old Red Hat
+//! scripts (`# pidfile:`). The unit is the one that systemd-sysv-generator(8) would write, without the ordering
+//! relative to other scripts, which does not matter for a single service.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-/// What an init script says of itself.
+/// Header of an init script.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LsbHeader {
-    /// The names it goes by.
+    /// Names of the service.
     pub provides: Vec<String>,
-    /// What must be up before it: names of scripts, and facilities such as `$network`.
+    /// Required dependencies: names of scripts, and facilities such as `$network`.
     pub required_start: Vec<String>,
-    /// What should be up before it, if it is there.
+    /// Optional dependencies, used if they are installed.
     pub should_start: Vec<String>,
-    /// One line about it.
+    /// Description in one line.
     pub short_description: Option<String>,
-    /// Where it writes its process ID.
+    /// File that the service writes its process ID to.
     pub pid_file: Option<PathBuf>,
-    /// Whether its usage names `reload`.
+    /// True if the usage message mentions `reload`.
     pub can_reload: bool,
 }
 
 impl LsbHeader {
-    /// Reads the header out of the text of a script; a script without one gives an empty one.
+    /// Parses the header of a script; a script without a header yields an empty one.
     pub fn parse(script: &str) -> Self {
         let mut header = Self::default();
         let mut in_lsb = false;
@@ -62,14 +62,14 @@ impl LsbHeader {
         }
     }
 
-    /// The unit file that stands for `script`.
+    /// Returns the text of the unit file for `script`.
     pub fn unit_text(&self, script: &Path) -> String {
         let script = script.display();
         let mut text = format!("[Unit]\nSourcePath={script}\n");
         if let Some(description) = &self.short_description {
             let _ = writeln!(text, "Description=LSB: {}", description.replace('%', "%%"));
         }
-        // The only facility for which the generator writes more than an order.
+        // `$network` is the only facility for which the generator writes more than an ordering.
         if self
             .required_start
             .iter()

@@ -1,16 +1,17 @@
-//! The escaping that puts any text into a unit name: systemd-escape(1).
+//! Escaping of arbitrary text in unit names: systemd-escape(1).
 //!
-//! Whether the result is a valid name is told by [`super`].
+//! [`super`] checks whether a result is a valid name.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// A character that stands for itself in an escaped name.
+/// Returns true for a character that needs no escape.
 pub(in crate::facts::unit) fn is_plain(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, ':' | '_' | '.')
 }
 
-/// What systemd-escape(1) made a text from: `-` stands for `/`, `\xNN` for a byte; `None` for a malformed escape or a result that is not UTF-8.
+/// Decodes the output of systemd-escape(1): `-` stands for `/`, `\xNN` for a byte. Returns `None` for a malformed
+/// escape or a result that is not UTF-8.
 pub fn unescape(text: &str) -> Option<String> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
@@ -31,7 +32,8 @@ pub fn unescape(text: &str) -> Option<String> {
     String::from_utf8(out).ok()
 }
 
-/// What `systemd-escape --path` made an absolute path from: `a-b` stands for `/a/b`; `None` if the text is no escaped normal path.
+/// Decodes the output of `systemd-escape --path`: `a-b` stands for `/a/b`. Returns `None` if the text is not an
+/// escaped normal path.
 pub fn unescape_path(text: &str) -> Option<String> {
     if text == "-" {
         return Some("/".to_owned());
@@ -41,7 +43,7 @@ pub fn unescape_path(text: &str) -> Option<String> {
     normal.then(|| format!("/{path}"))
 }
 
-/// What `systemd-escape --path` makes of an absolute normal path: the name of its mount unit, but for the suffix.
+/// Encodes an absolute normal path as `systemd-escape --path` does; with a suffix it is the name of a mount unit.
 pub fn escape_path(path: &Path) -> String {
     let bytes = path.as_os_str().as_bytes();
     let parts: Vec<&[u8]> = bytes
@@ -67,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unescaping_is_that_of_systemd_escape() {
+    fn escapes_match_those_of_systemd_escape() {
         for (text, escaped) in [
             ("a/b-c", r"a-b\x2dc"),
             (".a.b", r"\x2ea.b"),
@@ -95,7 +97,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_taken(text in any::<String>()) {
+        fn unescaping_never_panics(text in any::<String>()) {
             let _ = (unescape(&text), unescape_path(&text));
         }
     }

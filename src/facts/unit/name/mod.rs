@@ -1,6 +1,6 @@
 //! Unit names, by the rules of systemd.unit(5).
 //!
-//! Whether a unit of the name exists is not asked here; text is put into names by [`self::escape`].
+//! A name may belong to no unit. [`self::escape`] encodes arbitrary text in names.
 
 pub mod escape;
 pub(super) mod suggest;
@@ -15,7 +15,7 @@ use self::escape::is_plain;
 /// The longest unit name systemd accepts, in bytes.
 const MAX_LEN: usize = 255;
 
-/// What a unit is, told by the suffix of its name.
+/// Kind of a unit, from the suffix of its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum UnitKind {
     /// A process or a group of them.
@@ -30,20 +30,20 @@ pub enum UnitKind {
     Automount,
     /// A swap device or file.
     Swap,
-    /// A group of units, a point to synchronise on.
+    /// A group of units, or a point of synchronisation.
     Target,
     /// A watched path that starts a unit.
     Path,
-    /// A clock that starts a unit.
+    /// A timer that starts a unit.
     Timer,
-    /// A node of the tree of control groups.
+    /// A node in the control group tree.
     Slice,
-    /// Processes that something else started.
+    /// Processes that systemd did not start.
     Scope,
 }
 
 impl UnitKind {
-    /// Every kind there is.
+    /// All kinds.
     pub const ALL: [Self; 11] = [
         Self::Service,
         Self::Socket,
@@ -58,7 +58,7 @@ impl UnitKind {
         Self::Scope,
     ];
 
-    /// The suffix without its dot, which also names the directory of type-level drop-ins.
+    /// Returns the suffix without its dot; type-level drop-in directories have the same name.
     pub fn suffix(self) -> &'static str {
         match self {
             Self::Service => "service",
@@ -75,7 +75,7 @@ impl UnitKind {
         }
     }
 
-    /// The section of a unit file that holds the settings of the kind.
+    /// Returns the section of a unit file with the settings of this kind.
     pub fn section(self) -> &'static str {
         match self {
             Self::Service => "Service",
@@ -93,7 +93,7 @@ impl UnitKind {
     }
 }
 
-/// Why a text is no unit name.
+/// Reason why a text is not a unit name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// Nothing before the suffix or before the `@`.
@@ -116,7 +116,7 @@ pub enum NameError {
         /// The first such character.
         character: char,
     },
-    /// The suffix names no kind of unit.
+    /// The suffix is not a kind of unit.
     #[error("parsing unit name '{name}': unknown suffix")]
     Suffix {
         /// The text.
@@ -133,7 +133,7 @@ pub struct UnitName {
 }
 
 impl UnitName {
-    /// Takes a name as it stands in a unit file or a directory, where the suffix is a must.
+    /// Parses a name as written in a unit file or a directory, where the suffix is required.
     ///
     /// # Errors
     /// [`NameError`] if systemd would not accept the name.
@@ -167,26 +167,26 @@ impl UnitName {
         &self.text
     }
 
-    /// What the unit is.
+    /// Returns the kind of the unit.
     pub fn kind(&self) -> UnitKind {
         self.kind
     }
 
-    /// The name without the suffix: `%N`.
+    /// Returns the name without its suffix (`%N`).
     pub fn stem(&self) -> &str {
         self.text
             .rsplit_once('.')
             .map_or(self.text.as_str(), |(stem, _)| stem)
     }
 
-    /// What is before the first `@`, or the stem if there is none: `%p`.
+    /// Returns the part before the first `@`, or the stem if there is none (`%p`).
     pub fn prefix(&self) -> &str {
         self.stem()
             .split_once('@')
             .map_or(self.stem(), |(prefix, _)| prefix)
     }
 
-    /// What is between the first `@` and the suffix: `%i`; `None` for templates and plain names.
+    /// Returns the part between the first `@` and the suffix (`%i`), or `None` for templates and plain names.
     pub fn instance(&self) -> Option<&str> {
         self.stem()
             .split_once('@')
@@ -194,14 +194,14 @@ impl UnitName {
             .filter(|i| !i.is_empty())
     }
 
-    /// Whether this is a template, `foo@.service`, which cannot be started itself.
+    /// Returns true for a template such as `foo@.service`, which cannot be started itself.
     pub fn is_template(&self) -> bool {
         self.stem()
             .split_once('@')
             .is_some_and(|(_, instance)| instance.is_empty())
     }
 
-    /// The template this is an instance of.
+    /// Returns the template that this unit is an instance of.
     pub fn template(&self) -> Option<Self> {
         self.instance()?;
         Some(Self {
@@ -210,7 +210,7 @@ impl UnitName {
         })
     }
 
-    /// The instance of a template; a name that is no template stays as it is.
+    /// Returns the instance of a template; any other name is returned unchanged.
     ///
     /// # Errors
     /// [`NameError`] if the instance makes the name too long or holds a forbidden character.
@@ -225,7 +225,7 @@ impl UnitName {
         ))
     }
 
-    /// The unit of the same name and another kind: `foo.socket` of `foo.service`.
+    /// Returns the name with another kind: `foo.socket` for `foo.service`.
     pub fn with_kind(&self, kind: UnitKind) -> Self {
         Self {
             text: format!("{}.{}", self.stem(), kind.suffix()),
@@ -237,7 +237,7 @@ impl UnitName {
 impl FromStr for UnitName {
     type Err = NameError;
 
-    /// Takes a name as a person types it: without a known suffix `.service` is meant.
+    /// Parses a name as typed by a user: `.service` is added if there is no known suffix.
     fn from_str(text: &str) -> Result<Self, NameError> {
         match Self::exact(text) {
             Err(NameError::Suffix { .. }) if text.is_empty() => Err(NameError::Empty {
@@ -276,7 +276,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_taken_apart() {
+    fn names_have_a_prefix_and_an_instance() {
         // text, whole, prefix, instance, template
         let cases = [
             ("foo", "foo.service", "foo", None, false),

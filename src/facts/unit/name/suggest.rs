@@ -1,11 +1,11 @@
-//! What somebody may have meant by a name that does not exist.
+//! Suggestions for a unit name that does not exist.
 
 use super::UnitName;
 
-/// More would not be read.
+/// Maximum number of suggestions in a message.
 const MAX_SHOWN: usize = 5;
 
-/// The known names nearest to `wanted`, best first.
+/// Returns the known names that are most similar to `wanted`, best first.
 pub(in crate::facts::unit) fn nearest<'a>(
     wanted: &UnitName,
     known: impl Iterator<Item = &'a UnitName>,
@@ -21,7 +21,7 @@ pub(in crate::facts::unit) fn nearest<'a>(
         .collect()
 }
 
-/// How far apart two names are; `None` if they are not alike.
+/// Returns the distance between two names, or `None` if they are not similar.
 fn distance(wanted: &UnitName, known: &UnitName) -> Option<usize> {
     let (a, b) = (
         wanted.prefix().to_lowercase(),
@@ -29,7 +29,7 @@ fn distance(wanted: &UnitName, known: &UnitName) -> Option<usize> {
     );
     let other_kind = usize::from(wanted.kind() != known.kind());
     let edits = levenshtein(&a, &b);
-    // One edit in three letters is a slip, more is another word.
+    // One edit in three letters is a typing error, more is another word.
     if edits <= (a.len() / 3).clamp(1, 3) {
         return Some(2 * edits + other_kind);
     }
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slips_and_shortened_names_are_found() {
+    fn misspelt_and_shortened_names_get_suggestions() {
         let known: Vec<UnitName> = [
             "web2.service",
             "web2.socket",

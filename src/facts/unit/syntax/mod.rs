@@ -1,7 +1,7 @@
 //! The text of a unit file: sections, assignments, comments and continued lines.
 //!
 //! The rules are those of systemd.syntax(7). Bad lines are skipped and reported, as systemd does.
-//! What a key means, specifiers and the words of a value are not this module's business.
+//! The meaning of keys is in [`super::facts`]; specifiers and words have modules of their own.
 
 pub mod specifier;
 pub mod words;
@@ -9,18 +9,18 @@ pub mod words;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Something in a unit's files that was skipped.
+/// A line of a unit file that was skipped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
     /// The file, as seen from the root.
     pub path: PathBuf,
-    /// The line, counted from 1; of a continued line the last.
+    /// Line number, from 1; for a continued line, its last line.
     pub line: usize,
-    /// What is wrong with it.
+    /// Reason why the line was skipped.
     pub problem: Problem,
 }
 
-/// What can be wrong with a line.
+/// Fault of a line in a unit file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     /// The bytes are not UTF-8.
@@ -53,28 +53,28 @@ pub struct Setting {
     pub section: String,
     /// The key.
     pub key: String,
-    /// The value: continued lines joined by a space, outer blanks removed, nothing else done to it.
+    /// Value, with continued lines joined by a space and outer blanks removed, otherwise verbatim.
     pub value: String,
 }
 
-/// The settings of a unit in order, keys repeated: a multimap.
+/// Settings of a unit in order of appearance; a key may occur more than once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settings(Vec<Setting>);
 
 impl Settings {
-    /// Every setting in order.
+    /// Iterates over all settings in order.
     pub fn iter(&self) -> impl Iterator<Item = &Setting> {
         self.0.iter()
     }
 
-    /// The value of a key that holds one: the last assignment counts and an empty one unsets it.
+    /// Returns the value of a single-valued key: the last assignment counts, and an empty one unsets the key.
     pub fn last(&self, section: &str, key: &str) -> Option<&str> {
         self.all(section, key)
             .pop()
             .filter(|value| !value.is_empty())
     }
 
-    /// The values of a key that holds a list: an empty assignment drops what came before.
+    /// Returns the values of a list key: an empty assignment drops the earlier ones.
     pub fn list(&self, section: &str, key: &str) -> Vec<&str> {
         let mut values = Vec::new();
         for value in self.all(section, key) {
@@ -87,12 +87,12 @@ impl Settings {
         values
     }
 
-    /// The value of a boolean key; `None` if it is unset or no boolean of systemd.syntax(7).
+    /// Returns the value of a boolean key, or `None` if it is unset or not a boolean of systemd.syntax(7).
     pub fn flag(&self, section: &str, key: &str) -> Option<bool> {
         parse_bool(self.last(section, key)?)
     }
 
-    /// Every value of a key as written, the empty ones too.
+    /// Returns every value of a key as written, empty ones included.
     pub fn all(&self, section: &str, key: &str) -> Vec<&str> {
         let same = |setting: &&Setting| setting.section == section && setting.key == key;
         self.0
@@ -102,13 +102,13 @@ impl Settings {
             .collect()
     }
 
-    /// Puts the settings of a later file behind these.
+    /// Appends the settings of a later file.
     pub fn append(&mut self, later: Self) {
         self.0.extend(later.0);
     }
 }
 
-/// A boolean as systemd.syntax(7) writes it.
+/// Parses a boolean as defined by systemd.syntax(7).
 pub fn parse_bool(text: &str) -> Option<bool> {
     match text.to_ascii_lowercase().as_str() {
         "1" | "yes" | "y" | "true" | "t" | "on" => Some(true),
@@ -117,7 +117,7 @@ pub fn parse_bool(text: &str) -> Option<bool> {
     }
 }
 
-/// Reads the text of a unit file; `path` only goes into the warnings.
+/// Parses the text of a unit file; `path` is only used in warnings.
 pub fn parse(path: &Path, text: &[u8]) -> (Settings, Vec<Warning>) {
     let mut parser = Parser {
         path,
@@ -136,7 +136,7 @@ pub fn parse(path: &Path, text: &[u8]) -> (Settings, Vec<Warning>) {
             continue;
         };
         let part = part.trim_start_matches(BLANKS);
-        // A comment is dropped even between the parts of a continued line, and does not end it.
+        // systemd drops a comment between the parts of a continued line; the line goes on after it.
         if part.starts_with(['#', ';']) {
             continue;
         }
@@ -158,15 +158,15 @@ pub fn parse(path: &Path, text: &[u8]) -> (Settings, Vec<Warning>) {
 
 const BLANKS: [char; 4] = [' ', '\t', '\n', '\r'];
 
-/// Whether the last backslash is not itself escaped, so that the line goes on.
+/// Returns true if the line ends in an unescaped backslash, so that it continues.
 fn ends_escaped(line: &str) -> bool {
     line.bytes().rev().take_while(|byte| *byte == b'\\').count() % 2 == 1
 }
 
-/// Where the settings of a file go to.
+/// Section that the parser is in.
 enum Section {
     Named(String),
-    /// After a broken header there is no telling where a setting belongs.
+    /// Section with a broken header: its settings are dropped.
     Broken,
 }
 
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_lines_are_skipped_and_told() {
+    fn bad_lines_are_skipped_with_a_warning() {
         let (settings, warnings) = read("a=1\n[A]\nnothing\n=x\n[B\nlost=1\n[C]\nk=v\n");
         assert_eq!(settings, ["C.k=v"]);
         assert_eq!(

@@ -1,6 +1,6 @@
-//! Specifiers: `%i` and its kin, as systemd.unit(5), "Specifiers", has them for the system manager.
+//! Specifiers such as `%i`, as systemd.unit(5), "Specifiers", defines them for the system manager.
 //!
-//! What depends on the machine is handed in, since it is the sandbox's machine that counts and not
+//! Values that depend on the machine are handed in: they are the sandbox's, not
 //! the host's.
 
 use std::collections::BTreeSet;
@@ -9,7 +9,7 @@ use std::path::Path;
 use crate::facts::unit::name::UnitName;
 use crate::facts::unit::name::escape::{unescape, unescape_path};
 
-/// What specifiers tell of the machine; `None` is not known yet, and stays as it is written.
+/// Values of the specifiers that depend on the machine; a specifier whose value is `None` is kept as written.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Specifiers {
     /// `%H`, and up to its first dot `%l`.
@@ -43,17 +43,17 @@ pub struct OsRelease {
     pub image_version: String,
 }
 
-/// The unit that a value stands in.
+/// Unit whose file contains the value.
 #[derive(Debug, Clone, Copy)]
 pub struct Owner<'a> {
-    /// Its name.
+    /// Name.
     pub name: &'a UnitName,
-    /// Its main file: `%y`; an init script has none.
+    /// Main file (`%y`), or `None` for an init script.
     pub fragment: Option<&'a Path>,
 }
 
 impl Specifiers {
-    /// Replaces the specifiers of `text`; those that cannot be stay and are put into `unresolved`.
+    /// Expands the specifiers in `text`; unknown ones stay as written and are added to `unresolved`.
     pub fn expand(&self, owner: Owner<'_>, text: &str, unresolved: &mut BTreeSet<char>) -> String {
         let mut out = String::with_capacity(text.len());
         let mut rest = text.chars();
@@ -134,10 +134,10 @@ impl Specifiers {
     }
 }
 
-/// `%f`: the instance, or without one the prefix, as a path.
+/// Returns `%f`: the instance, or else the prefix, as a path.
 fn file_name(name: &UnitName) -> Option<String> {
     match name.instance() {
-        // systemd takes an instance that is no escaped path for plain escaped text.
+        // systemd treats an instance that is not an escaped path as plain escaped text.
         Some(instance) => unescape_path(instance).or_else(|| {
             unescape(instance).map(|text| format!("/{}", text.trim_start_matches('/')))
         }),
@@ -145,7 +145,7 @@ fn file_name(name: &UnitName) -> Option<String> {
     }
 }
 
-/// The name of the architecture as ConditionArchitecture= has it; a sandbox runs the host's own.
+/// Returns the host's architecture by its name in `ConditionArchitecture=`; a sandbox has the same.
 fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "x86-64",
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_stays() {
+    fn unknown_specifiers_stay_as_written() {
         let name = name("a.service");
         let mut unresolved = BTreeSet::new();
         let owner = Owner {

@@ -1,11 +1,11 @@
 //! Splitting a value into words: quotes and C escapes of systemd.syntax(7), "Quoting".
 //!
-//! Specifiers are expanded after this, since what they expand to is never split again.
+//! Specifiers are expanded afterwards, because systemd does not split their values.
 
 use std::iter::Peekable;
 use std::str::Chars;
 
-/// Why a value cannot be split; systemd then ignores the whole assignment.
+/// Error for a value with an unclosed quote; systemd ignores the whole assignment.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("splitting '{value}': unbalanced quotes")]
 pub struct Unbalanced {
@@ -13,9 +13,9 @@ pub struct Unbalanced {
     pub value: String,
 }
 
-/// Splits at blanks; `"…"` and `'…'` hold blanks, also amid a word, and are removed.
+/// Splits a value at blanks; `"…"` and `'…'` protect blanks, also within a word, and are removed.
 ///
-/// C escapes are undone inside and outside of quotes; an unknown one stays as it is written.
+/// C escapes are decoded inside and outside of quotes; an unknown escape stays as written.
 ///
 /// # Errors
 /// [`Unbalanced`] if a quote is not closed.
@@ -24,7 +24,7 @@ pub fn split(value: &str) -> Result<Vec<String>, Unbalanced> {
     Ok(words.into_iter().map(|word| word.text).collect())
 }
 
-/// A word and whether it was written bare, so that a `;` and a `";"` can be told apart.
+/// A word, and whether it was unquoted, which tells `;` from `";"`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::facts::unit) struct Word {
     pub text: String,
@@ -68,7 +68,7 @@ pub(in crate::facts::unit) fn split_marked(value: &str) -> Result<Vec<Word>, Unb
     Ok(words)
 }
 
-/// Undoes the escape behind a backslash and puts its character into `out`.
+/// Decodes the escape after a backslash and appends its character to `out`.
 fn unescape(rest: &mut Peekable<Chars<'_>>, out: &mut String) {
     let Some(&c) = rest.peek() else {
         out.push('\\');
@@ -107,7 +107,7 @@ fn unescape(rest: &mut Peekable<Chars<'_>>, out: &mut String) {
     match character {
         Some(character) => {
             out.push(character);
-            // Only ASCII digits were taken, so bytes are characters.
+            // Only ASCII digits were read, so each is one byte.
             rest.nth(skip + digits - 1);
         }
         None => out.push('\\'),

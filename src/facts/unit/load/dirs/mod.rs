@@ -1,6 +1,6 @@
-//! The search path of the system manager: where the files of a unit are.
+//! Unit search path of the system manager.
 //!
-//! The directories are listed once, by [`UnitDirs::scan`]; finding is then a matter of names. The
+//! [`UnitDirs::scan`] lists the directories once; all look-ups use that index. The
 //! order of the directories and the rules for aliases, masks and drop-ins are those of
 //! systemd.unit(5), "Unit File Load Path". The files are not read here, and [`super::drop_ins`] finds
 //! drop-ins.
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use super::root::{chase, simplify, within};
 use crate::facts::unit::name::UnitName;
 
-/// The search path, highest precedence first.
+/// Search path, highest precedence first.
 const SEARCH_PATH: [&str; 13] = [
     "/etc/systemd/system.control",
     "/run/systemd/system.control",
@@ -31,16 +31,16 @@ const SEARCH_PATH: [&str; 13] = [
     "/run/systemd/generator.late",
 ];
 
-/// Init scripts, which systemd-sysv-generator(8) makes services of.
+/// Directory of init scripts, which systemd-sysv-generator(8) turns into services.
 const INIT_SCRIPTS: &str = "/etc/init.d";
 
-/// A chain of aliases longer than this is a loop.
+/// Maximum length of a chain of aliases; a longer one is a loop.
 const MAX_ALIASES: usize = 16;
 
-/// What a file of a unit's name is.
+/// Meaning of a file with the name of a unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Entry {
-    /// A unit file; for a link to a place outside of the search path, the file it leads to.
+    /// A unit file; for a link out of the search path, its target.
     Fragment(PathBuf),
     /// An empty file or a link to `/dev/null`, at this path.
     Mask(PathBuf),
@@ -48,19 +48,19 @@ enum Entry {
     Alias(UnitName),
 }
 
-/// Where a unit's definition was found.
+/// Place of a unit's definition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Located {
-    /// A unit file, with the name that the aliases lead to.
+    /// A unit file, with the canonical name.
     Fragment {
-        /// The name proper.
+        /// Canonical name.
         name: UnitName,
         /// The file, as seen from the root.
         path: PathBuf,
     },
-    /// An init script and no unit file.
+    /// An init script without a unit file.
     SysV {
-        /// The name proper.
+        /// Canonical name.
         name: UnitName,
         /// The script, as seen from the root.
         script: PathBuf,
@@ -70,12 +70,12 @@ pub enum Located {
         /// The mask, as seen from the root.
         path: PathBuf,
     },
-    /// A link of this name leads to a unit that does not exist, as a removed package leaves behind.
+    /// The name is a link to a unit that does not exist, as a removed package may leave.
     Dangling {
-        /// The name that the link leads to.
+        /// Target of the link.
         target: UnitName,
     },
-    /// There is nothing of this name.
+    /// No file has this name.
     Nowhere,
 }
 
@@ -100,14 +100,14 @@ impl Subdir {
     }
 }
 
-/// An index of all unit files of a host.
+/// Index of all unit files of a host.
 #[derive(Debug, Clone)]
 pub struct UnitDirs {
     pub(in crate::facts::unit) root: PathBuf,
     pub(in crate::facts::unit) dirs: Vec<PathBuf>,
-    /// Of each name the file that counts.
+    /// File that counts for each name.
     units: BTreeMap<UnitName, Entry>,
-    /// `foo.service.d` and the like, with the positions in `dirs` that have it.
+    /// Names such as `foo.service.d`, with the positions in `dirs` where they exist.
     pub(in crate::facts::unit) beside: BTreeMap<String, Vec<usize>>,
     scripts: BTreeMap<UnitName, PathBuf>,
 }
@@ -115,15 +115,15 @@ pub struct UnitDirs {
 impl UnitDirs {
     /// Lists the unit directories and the init scripts under `root`.
     ///
-    /// Directories that are not there are left out, and so are links that lead nowhere.
+    /// Missing directories and dangling links are skipped.
     ///
     /// # Errors
-    /// [`ScanError`] if a directory is there and cannot be listed.
+    /// [`ScanError`] if a directory exists and cannot be listed.
     pub fn scan(root: &Path) -> Result<Self, ScanError> {
         let mut dirs: Vec<PathBuf> = Vec::new();
         for path in SEARCH_PATH {
             match chase(root, Path::new(path)) {
-                // With a merged /usr, /lib/systemd/system is /usr/lib/systemd/system once more.
+                // With a merged /usr, /lib/systemd/system and /usr/lib/systemd/system are one directory.
                 Ok(real) if dirs.contains(&real) || !within(root, &real).is_dir() => {}
                 Ok(real) => dirs.push(real),
                 Err(source) if source.kind() == io::ErrorKind::NotFound => {}
@@ -151,12 +151,12 @@ impl UnitDirs {
         Ok(found)
     }
 
-    /// The root the paths are under.
+    /// Returns the root directory that all paths are below.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Returns all names of units: unit files, aliases, masks, and init scripts as services. Links that lead nowhere name none.
+    /// Iterates over the names of all units: unit files, aliases, masks and init scripts, without dangling links.
     pub fn names(&self) -> impl Iterator<Item = &UnitName> {
         let aliases = (self.units.iter()).filter(|(name, entry)| match entry {
             Entry::Alias(_) => !matches!(
@@ -172,7 +172,7 @@ impl UnitDirs {
         )
     }
 
-    /// Finds the definition of a unit: by its own name, else by that of its template.
+    /// Finds the definition of a unit by its own name, else by the name of its template.
     pub fn locate(&self, name: &UnitName) -> Located {
         let wanted = name;
         let mut name = name.clone();
@@ -224,7 +224,7 @@ impl UnitDirs {
         Located::Nowhere
     }
 
-    /// The name itself and then every alias that leads to it.
+    /// Returns the name itself, then every alias of it.
     pub fn names_of(&self, name: &UnitName) -> Vec<UnitName> {
         let mut names = vec![name.clone()];
         for (alias, entry) in &self.units {
@@ -273,7 +273,7 @@ impl UnitDirs {
         }
     }
 
-    /// What the file at `path` is to the unit of its name; `None` if systemd would pass over it.
+    /// Returns the meaning of the file at `path` for the unit of its name, or `None` if systemd would ignore it.
     fn entry(&self, name: &UnitName, path: &Path) -> Option<Entry> {
         if self.leads_to_null(path) {
             return Some(Entry::Mask(path.to_owned()));
@@ -298,7 +298,7 @@ impl UnitDirs {
 
     pub(in crate::facts::unit) fn leads_to_null(&self, path: &Path) -> bool {
         let null = Path::new("/dev/null");
-        // The root of an image has no /dev, so the link itself is looked at too.
+        // The root of an image has no /dev, so also check the link itself.
         chase(&self.root, path).is_ok_and(|real| real == null)
             || fs::read_link(within(&self.root, path)).is_ok_and(|target| target == null)
     }
@@ -308,7 +308,7 @@ impl UnitDirs {
             return Ok(());
         };
         for file_name in list(&self.root, &dir)? {
-            // sysv_translate_name() of systemd-sysv-generator takes `foo.sh` for `foo`.
+            // sysv_translate_name() in systemd-sysv-generator reads `foo.sh` as `foo`.
             let stem = file_name.strip_suffix(".sh").unwrap_or(&file_name);
             let Ok(name) = UnitName::exact(&format!("{stem}.service")) else {
                 continue;
@@ -328,23 +328,23 @@ impl UnitDirs {
     }
 }
 
-/// A directory of units that cannot be listed.
+/// Error for a directory of units that cannot be listed.
 #[derive(Debug, thiserror::Error)]
 #[error("listing '{path}'")]
 pub struct ScanError {
     /// The directory, as seen from the root.
     pub path: PathBuf,
-    /// What the system said.
+    /// Error of the system call.
     pub source: io::Error,
 }
 
-/// The names in a directory, sorted; those that are not UTF-8 are no unit's.
+/// Returns the sorted names in a directory; a name that is not UTF-8 cannot be a unit.
 pub(in crate::facts::unit) fn list(root: &Path, dir: &Path) -> Result<Vec<String>, ScanError> {
     let fail = |source| ScanError {
         path: dir.to_owned(),
         source,
     };
-    // A `.d` may be a link, and a link to a place that is not there is as good as none.
+    // A `.d` directory may be a link; a dangling one counts as absent.
     let Ok(real) = chase(root, dir) else {
         return Ok(Vec::new());
     };
