@@ -20,7 +20,7 @@ pub fn main(access: Access) -> ExitCode {
     let failure = prepare(access, arguments).map_or_else(
         |failure| failure,
         |(program, arguments)| {
-            let error = command::become_program(&program, arguments);
+            let error = command::exec(&program, arguments);
             format!("starting '{}': {error}", program.display())
         },
     );

@@ -240,7 +240,7 @@ fn find_own(name: &str, authority: Authority) -> std::result::Result<PathBuf, St
                 .to_owned(),
         );
     }
-    let own = command::own().map_err(|error| format!("finding this program: {error}"))?;
+    let own = command::current_exe().map_err(|error| format!("finding this program: {error}"))?;
     let beside = own.ancestors().skip(1).take(2);
     let places = beside
         .map(|directory| directory.join(name))

@@ -31,8 +31,8 @@ use crate::host::cgroup;
 use crate::hypervisor::{Hypervisor, Limit};
 use crate::label::selinux::{self, Kind};
 use crate::sys::process::command::Captured;
-use crate::sys::process::enter::{Entrance, Entry};
-use crate::sys::process::first_process::{self, First, Stage};
+use crate::sys::process::enter::{ExecOptions, SealedInit};
+use crate::sys::process::first_process::{self, FirstProcess, Stage};
 
 /// What systemd takes the container for (CONTAINER_INTERFACE of systemd).
 pub(super) const NAME: &str = "lxc-libvirt";
@@ -244,7 +244,7 @@ pub(super) struct Container {
     controller: u32,
     /// Staging root of the container, with the guest config from its start and what it hands over.
     stage: PathBuf,
-    entrance: OnceCell<Entrance>,
+    entrance: OnceCell<SealedInit>,
 }
 
 impl Container {
@@ -259,7 +259,7 @@ impl Container {
     }
 
     /// Returns the container's first process once it has booted; waits for that no longer than `limit`.
-    fn first_within(&self, limit: Duration) -> Result<First> {
+    fn first_within(&self, limit: Duration) -> Result<FirstProcess> {
         let begin = Instant::now();
         loop {
             match first_process::find(self.controller, &self.stage)? {
@@ -281,15 +281,15 @@ impl Container {
         }
     }
 
-    fn first(&self) -> Result<First> {
+    fn first(&self) -> Result<FirstProcess> {
         self.first_within(Duration::ZERO)
     }
 
-    fn entrance(&self) -> Result<&Entrance> {
+    fn entrance(&self) -> Result<&SealedInit> {
         if let Some(entrance) = self.entrance.get() {
             return Ok(entrance);
         }
-        let entrance = Entrance::new(&guest::find_init()?, self.stage.join(guest::CONFIG))?;
+        let entrance = SealedInit::new(&guest::find_init()?, self.stage.join(guest::CONFIG))?;
         Ok(self.entrance.get_or_init(|| entrance))
     }
 }
@@ -305,7 +305,7 @@ impl Inside for Container {
 
     fn share_controllers(&self) {
         // It may just have ended, which others notice; without it only limits that units have for themselves are missed.
-        if let Err(error) = cgroup::share_controllers(self.controller) {
+        if let Err(error) = cgroup::delegate_controllers(self.controller) {
             log::debug!("giving cgroup controllers to '{}': {error}", self.name);
         }
     }
@@ -318,14 +318,14 @@ impl Inside for Container {
             .map_err(Error::io("running", super::program(command)))
     }
 
-    fn execute(&self, how: &Entry, command: &[String]) -> Result<u8> {
+    fn execute(&self, how: &ExecOptions, command: &[String]) -> Result<u8> {
         let first = self.first_within(ANSWER)?;
         let error = self.entrance()?.exec(&first, how, command);
         Err(Error::step("running guest-init")(error))
     }
 
     fn addresses(&self) -> Vec<IpAddr> {
-        let Ok(First { process, .. }) = self.first() else {
+        let Ok(FirstProcess { process, .. }) = self.first() else {
             return vec![];
         };
         let (ipv4, ipv6) = ("net/fib_trie", "net/if_inet6");
@@ -348,7 +348,7 @@ impl Inside for Container {
         let (net_received, net_sent) = super::parse_net_dev(&table(&first.process, "net/dev"));
         let since_boot = fs::read_to_string("/proc/uptime").unwrap_or_default();
         let since_boot = super::parse_uptime(&since_boot).unwrap_or_default();
-        let processes = cgroup::counting_processes(self.controller, &self.name)
+        let processes = cgroup::pids_group(self.controller, &self.name)
             .and_then(|group| fs::read_to_string(group.join("pids.current")).ok())
             .and_then(|text| text.trim().parse().ok());
         Ok(Activity {
@@ -363,7 +363,7 @@ impl Inside for Container {
     fn limit_processes(&self, most: u64) -> std::result::Result<(), String> {
         // While it boots the group need not be there yet.
         self.first_within(BOOT).map_err(|error| error.to_string())?;
-        let group = cgroup::counting_processes(self.controller, &self.name)
+        let group = cgroup::pids_group(self.controller, &self.name)
             .ok_or("no group of the sandbox counts processes")?;
         let file = group.join("pids.max");
         fs::write(&file, most.to_string())

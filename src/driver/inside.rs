@@ -12,7 +12,7 @@ use guest_init::tunnel::Connection;
 use crate::error::{Error, Result};
 use crate::hypervisor::Limit;
 use crate::sys::process::command::Captured;
-use crate::sys::process::enter::Entry;
+use crate::sys::process::enter::ExecOptions;
 
 /// How long a sandbox may take to answer a question of the host's: longer than a unit takes to reload (`DefaultTimeoutStartSec=`).
 pub(super) const ANSWER: Duration = Duration::from_secs(120);
@@ -55,7 +55,7 @@ pub trait Inside: Debug + Send {
     ///
     /// # Errors
     /// Where the way in is barred.
-    fn execute(&self, how: &Entry, command: &[String]) -> Result<u8>;
+    fn execute(&self, how: &ExecOptions, command: &[String]) -> Result<u8>;
 
     /// Returns the addresses that the sandbox reports, without the loopback's and link-local ones; IPv4 first. A virtual machine
     /// reports what it likes: nothing of the host may connect to them.

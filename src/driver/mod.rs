@@ -30,7 +30,7 @@ use crate::host::{self, HostFacts};
 use crate::hypervisor::{DomainState, Hypervisor, Limit};
 use crate::label::selinux::{self, Kind};
 use crate::label::{self, Given};
-pub use crate::sys::process::enter::Entry;
+pub use crate::sys::process::enter::ExecOptions;
 
 /// What a service wants inside, whatever keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]

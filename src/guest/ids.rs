@@ -16,8 +16,8 @@ use crate::domain::Filesystem;
 use crate::error::{Error, Result};
 use crate::host::SYSTEM_DIRS;
 use crate::sys::file::atomic;
+use crate::sys::file::entries::entries_except;
 use crate::sys::file::lock::{Lock, Sharing};
-use crate::sys::file::siblings::siblings;
 use crate::sys::process::command;
 
 /// Names in `/etc/subuid` whose ranges are ours.
@@ -100,7 +100,7 @@ impl Registry {
 
     /// What other sandboxes have.
     fn taken(&self, but: &Path) -> Vec<(PathBuf, IdRange)> {
-        siblings(&self.directories, but)
+        entries_except(&self.directories, but)
             .filter_map(|dir| noted(&dir).map(|range| (dir, range)))
             .collect()
     }

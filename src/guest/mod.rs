@@ -276,7 +276,7 @@ pub fn stage(dir: &Path, init: &Path, config: &GuestConfig) -> Result<()> {
     stage_init(dir, init)?;
     let text =
         serde_json::to_vec_pretty(config).map_err(Error::step("writing the guest config"))?;
-    atomic::replace(&dir.join(CONFIG), &text, 0o600)?;
+    atomic::write_unsynced(&dir.join(CONFIG), &text, 0o600)?;
     Ok(())
 }
 
@@ -294,11 +294,11 @@ pub fn stage_init(dir: &Path, init: &Path) -> Result<()> {
         fs::create_dir_all(&place).map_err(Error::io("creating", &place))?;
     }
     let program = fs::read(init).map_err(Error::io("reading", init))?;
-    atomic::replace(&dir.join(INIT), &program, 0o755)?;
+    atomic::write_unsynced(&dir.join(INIT), &program, 0o755)?;
     // guest-init empties and fills it; where there is none it never will. That of a sandbox that runs stays.
     let record = dir.join(RECORD);
     if !record.exists() {
-        atomic::replace(&record, b"", 0o600)?;
+        atomic::write_unsynced(&record, b"", 0o600)?;
     }
     Ok(())
 }
@@ -312,7 +312,7 @@ pub fn find_init() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("VIRT_SANDBOX_GUEST_INIT") {
         return Ok(path.into());
     }
-    let program = command::own().map_err(Error::step("finding this program"))?;
+    let program = command::current_exe().map_err(Error::step("finding this program"))?;
     let candidates: Vec<PathBuf> = program
         .ancestors()
         .skip(1)

@@ -13,32 +13,32 @@ use nix::errno::Errno;
 use crate::config::SandboxName;
 
 /// Maximum number of rounds that move processes out of a group while new ones appear.
-const MOVES: u32 = 100;
+const MAX_ROUNDS: u32 = 100;
 
 /// Maximum depth of a domain's group below libvirt and systemd.
-const DEEPEST: usize = 6;
+const MAX_DEPTH: usize = 6;
 
 /// Prefix of the group that a sandbox's first process creates. The sandbox controls everything below it.
-const OWN: &str = "virt-sandbox-";
+const PREFIX: &str = "virt-sandbox-";
 
 /// Removes the empty groups of a sandbox. The kernel refuses to remove groups with processes.
 pub fn remove(name: &SandboxName) {
-    let group = format!("{OWN}{name}");
-    for group in named(hierarchies(), |name| name == group) {
+    let group = format!("{PREFIX}{name}");
+    for group in find_named(hierarchies(), |name| name == group) {
         remove_groups(&group);
     }
 }
 
 /// Returns the groups of virtual machines with an embedded libvirt; `is_of` recognizes their names.
-pub fn embedded(is_of: impl Fn(&str) -> bool) -> Vec<PathBuf> {
-    named(mounted(|_| true), is_of)
+pub fn find_embedded(is_of: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+    find_named(mount_points(|_| true), is_of)
 }
 
 /// Returns the groups in the hierarchies, no deeper than a domain's, whose name `is_wanted`. Groups that
 /// others control are skipped: those of sandboxes, and those that do not belong to root.
-fn named(hierarchies: Vec<PathBuf>, is_wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+fn find_named(hierarchies: Vec<PathBuf>, is_wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     let (mut found, mut level) = (Vec::new(), hierarchies);
-    for _ in 0..DEEPEST {
+    for _ in 0..MAX_DEPTH {
         let below = level.iter().flat_map(|group| groups_below(group));
         let (wanted, others) = below.partition(|group| name(group).is_some_and(&is_wanted));
         let others: Vec<PathBuf> = others;
@@ -62,7 +62,7 @@ fn name(group: &Path) -> Option<&str> {
 
 /// Returns whether only the host creates groups in this one.
 fn is_hosts(group: &Path) -> bool {
-    !name(group).is_some_and(|name| name.starts_with(OWN))
+    !name(group).is_some_and(|name| name.starts_with(PREFIX))
         && fs::symlink_metadata(group).is_ok_and(|metadata| metadata.uid() == 0)
 }
 
@@ -86,8 +86,8 @@ pub fn members(group: &Path) -> Vec<i32> {
 /// nothing.
 #[must_use]
 pub fn of_sandbox(controller: u32, name: &SandboxName) -> Vec<PathBuf> {
-    let groups = domain(controller).into_iter();
-    let groups = groups.map(|(_, group)| group.join(format!("{OWN}{name}")));
+    let groups = parents(controller).into_iter();
+    let groups = groups.map(|(_, group)| group.join(format!("{PREFIX}{name}")));
     groups.filter(|group| group.is_dir()).collect()
 }
 
@@ -95,12 +95,12 @@ pub fn of_sandbox(controller: u32, name: &SandboxName) -> Vec<PathBuf> {
 /// `controller`: its own, or in a unified hierarchy, where the sandbox could change that, one of libvirt's
 /// above it.
 #[must_use]
-pub fn counting_processes(controller: u32, name: &SandboxName) -> Option<PathBuf> {
-    let groups = domain(controller).into_iter();
+pub fn pids_group(controller: u32, name: &SandboxName) -> Option<PathBuf> {
+    let groups = parents(controller).into_iter();
     let mut groups = groups.flat_map(|(membership, group)| {
         match (membership.is_unified(), membership.domain_group()) {
-            (false, _) => vec![group.join(format!("{OWN}{name}"))],
-            (true, Some(_)) => domain_groups(&group),
+            (false, _) => vec![group.join(format!("{PREFIX}{name}"))],
+            (true, Some(_)) => enclosing_groups(&group),
             // The group is shared with others.
             (true, None) => vec![],
         }
@@ -110,7 +110,7 @@ pub fn counting_processes(controller: u32, name: &SandboxName) -> Option<PathBuf
 
 /// Returns the parent groups of the sandbox's own groups, by hierarchy: the domain's group if libvirt created
 /// one, otherwise the group in which the controller was started.
-fn domain(controller: u32) -> Vec<(Membership, PathBuf)> {
+fn parents(controller: u32) -> Vec<(Membership, PathBuf)> {
     let text = fs::read_to_string(format!("/proc/{controller}/cgroup")).unwrap_or_default();
     let mounted = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let found = cgroup::parse(&text).into_iter().filter_map(|membership| {
@@ -129,7 +129,7 @@ fn domain(controller: u32) -> Vec<(Membership, PathBuf)> {
 
 /// Returns the groups of a domain in a unified hierarchy, the outermost first: libvirt's own, and the systemd
 /// scope around it. Groups above them are shared with others.
-fn domain_groups(group: &Path) -> Vec<PathBuf> {
+fn enclosing_groups(group: &Path) -> Vec<PathBuf> {
     let scope = group.parent().filter(|_| group.ends_with("libvirt"));
     let groups = [scope, Some(group)].into_iter().flatten();
     groups.map(Path::to_owned).collect()
@@ -138,13 +138,13 @@ fn domain_groups(group: &Path) -> Vec<PathBuf> {
 /// Enables the domain's controllers for the groups below it, so that a sandbox can limit its processes. First
 /// the processes of the domain's group, including `controller`, move to a child group (`cgroups(7)`, "no
 /// internal processes"). Does nothing if the domain has no group of its own in a unified hierarchy.
-pub fn share_controllers(controller: u32) -> io::Result<()> {
+pub fn delegate_controllers(controller: u32) -> io::Result<()> {
     let is_own = |membership: &Membership| membership.domain_group().is_some();
-    let mut groups = domain(controller).into_iter();
+    let mut groups = parents(controller).into_iter();
     let Some((_, group)) = groups.find(|(membership, _)| is_own(membership)) else {
         return Ok(());
     };
-    if let [scope, _] = domain_groups(&group).as_slice() {
+    if let [scope, _] = enclosing_groups(&group).as_slice() {
         // libvirt ignores the pids controller. A hierarchy may lack it.
         let _ = fs::write(scope.join("cgroup.subtree_control"), "+pids");
     }
@@ -166,7 +166,9 @@ pub fn share_controllers(controller: u32) -> io::Result<()> {
         }
         match fs::write(group.join("cgroup.subtree_control"), &wanted) {
             // A new process appeared meanwhile.
-            Err(error) if error.raw_os_error() == Some(Errno::EBUSY as i32) && tries < MOVES => {
+            Err(error)
+                if error.raw_os_error() == Some(Errno::EBUSY as i32) && tries < MAX_ROUNDS =>
+            {
                 tries += 1
             }
             done => return done,
@@ -186,7 +188,7 @@ pub fn limit_sockets(controller: u32, memory: u64) -> io::Result<()> {
 }
 
 /// Moves a process to the groups of the calling process.
-pub fn adopt(pid: u32) -> io::Result<()> {
+pub fn join_own_groups(pid: u32) -> io::Result<()> {
     let theirs = groups(&pid.to_string());
     for ours in groups("self") {
         if !theirs.contains(&ours) {
@@ -217,11 +219,11 @@ pub fn remove_all(groups: &[PathBuf]) -> bool {
 /// Returns the mount points of the hierarchies in which sandboxes create groups.
 fn hierarchies() -> Vec<PathBuf> {
     let has_pids = |filesystem: &str| filesystem.split([' ', ',']).any(|word| word == "pids");
-    mounted(|filesystem| filesystem.starts_with("cgroup2 ") || has_pids(filesystem))
+    mount_points(|filesystem| filesystem.starts_with("cgroup2 ") || has_pids(filesystem))
 }
 
 /// Returns the mount points of the hierarchies whose type and options are `wanted`.
-fn mounted(wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+fn mount_points(wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     mounts
         .lines()
@@ -266,7 +268,7 @@ mod tests {
         make("1/2/3/4/5/6/virt-sandbox-b");
         make("user/virt-sandbox-b");
         chown(root.path().join("user"), Some(1000), None).unwrap();
-        let found = named(vec![root.path().to_owned()], |name| {
+        let found = find_named(vec![root.path().to_owned()], |name| {
             name == "virt-sandbox-b"
         });
         let mut found: Vec<&Path> = found

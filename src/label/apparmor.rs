@@ -91,7 +91,7 @@ fn run(doing: &str, action: &str, profile: &str) -> Result<()> {
         FEATURES,
         action,
     ];
-    let done = command::feed("apparmor_parser", arguments, profile)
+    let done = command::capture_with_input("apparmor_parser", arguments, profile)
         .map_err(Error::step(format!("{doing}: running apparmor_parser")))?;
     if done.success {
         return Ok(());

@@ -56,7 +56,7 @@ impl Listener {
     ///
     /// # Errors
     /// If it is neither a listening TCP socket nor a UDP socket.
-    pub fn given(descriptor: RawFd) -> io::Result<Self> {
+    pub fn from_inherited(descriptor: RawFd) -> io::Result<Self> {
         // SAFETY: only compared and read here; a number that is not open is an error of fcntl(2).
         let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };
         fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
@@ -88,7 +88,7 @@ impl AsFd for Listener {
 
 /// Returns the descriptors that the service manager passed to this process.
 #[must_use]
-pub fn handed_down() -> Vec<RawFd> {
+pub fn inherited() -> Vec<RawFd> {
     let number = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
     if number("LISTEN_PID") != Some(std::process::id()) {
         return vec![];
@@ -165,10 +165,10 @@ mod tests {
         let Listener::Datagram(socket) = listening else {
             panic!("no datagrams");
         };
-        let given = Listener::given(socket.into_raw_fd()).unwrap();
+        let given = Listener::from_inherited(socket.into_raw_fd()).unwrap();
         assert_eq!(given.address().unwrap(), address);
         let file = std::fs::File::open("/dev/null").unwrap();
-        assert!(Listener::given(file.into_raw_fd()).is_err());
-        assert!(Listener::given(1_000_000).is_err());
+        assert!(Listener::from_inherited(file.into_raw_fd()).is_err());
+        assert!(Listener::from_inherited(1_000_000).is_err());
     }
 }

@@ -202,7 +202,7 @@ pub fn end(
     if first.init.identity().is_err() {
         return Ok(false);
     }
-    cgroup::adopt(controller).map_err(failed())?;
+    cgroup::join_own_groups(controller).map_err(failed())?;
     drop(link);
     if !init.wait(END) {
         return Ok(false);

@@ -14,7 +14,7 @@ use crate::guest::kernel::Feature;
 use crate::run::layout::Image;
 use crate::sys::image::loopdev::{Extent, LoopDevice};
 use crate::sys::image::references;
-use crate::sys::image::storage_daemon::{self, Export};
+use crate::sys::image::storage_daemon::{self, RawView};
 
 /// A block device of the host, for as long as this lives or something has it open.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub struct Attached {
     pub device: BlockDevice,
     /// Let go of before what it lies on.
     _device: Option<LoopDevice>,
-    _export: Option<Export>,
+    _export: Option<RawView>,
 }
 
 impl Attached {
@@ -164,8 +164,8 @@ pub fn attach_disk(disk: &Disk) -> Result<Attached> {
     }
 }
 
-fn raw_view(export: Option<&Export>, source: &Path) -> PathBuf {
-    export.map_or_else(|| source.to_owned(), Export::path)
+fn raw_view(export: Option<&RawView>, source: &Path) -> PathBuf {
+    export.map_or_else(|| source.to_owned(), RawView::path)
 }
 
 fn export(
@@ -173,7 +173,7 @@ fn export(
     format: ImageFormat,
     read_only: bool,
     backing: bool,
-) -> Result<Option<Export>> {
+) -> Result<Option<RawView>> {
     if format == ImageFormat::Raw {
         return Ok(None);
     }
@@ -183,7 +183,7 @@ fn export(
         read_only,
         backing,
     };
-    let export = Export::new(image).map_err(|error| {
+    let export = RawView::new(image).map_err(|error| {
         Error::step(format!(
             "opening the {} image '{}' (this takes qemu-storage-daemon, and FUSE in the kernel)",
             format.as_str(),
@@ -198,7 +198,7 @@ fn attached(
     raw: &Path,
     extent: Extent,
     read_only: bool,
-    export: Option<Export>,
+    export: Option<RawView>,
 ) -> Result<Attached> {
     let device = LoopDevice::attach(raw, extent, read_only)
         .map_err(Error::io("attaching a loop device to", source))?;

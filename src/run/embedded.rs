@@ -118,7 +118,7 @@ fn probed(directory: &Path) -> Vec<i32> {
 /// Where it cannot be ended.
 pub fn end(root: &Path, name: &str) -> Result<()> {
     // Groups are left by one that has ended by itself, too; it removes its file while it still is in them.
-    let groups = cgroup::embedded(|group| is_group_of(group, name));
+    let groups = cgroup::find_embedded(|group| is_group_of(group, name));
     let members = groups.iter().flat_map(|group| cgroup::members(group));
     for pid in pid_in(&pid_file(root, name)).into_iter().chain(members) {
         end_process(pid, root, name)?;

@@ -124,7 +124,7 @@ impl Places {
         };
         let text = serde_json::to_vec(&record).map_err(Error::step("noting the domain"))?;
         let note = fresh.path().join(RECORD);
-        atomic::replace(&note, &text, 0o600)?;
+        atomic::write_unsynced(&note, &text, 0o600)?;
         // rename(2) replaces nothing but an empty directory, and none of ours is.
         match fs::rename(fresh.path(), &path) {
             Ok(()) => {}

@@ -21,7 +21,7 @@ pub fn apply(
 ) -> Result<Report> {
     let source = Root::of_host(root)?;
     let destination = Root::new(tree)?;
-    let mut copier = Copier::new(&source, &destination, Existing::Replace).until(interrupted);
+    let mut copier = Copier::new(&source, &destination, Existing::Replace).stop_when(interrupted);
     for (path, entry) in &plan.entries {
         if interrupted() {
             return Err(Error::Interrupted);

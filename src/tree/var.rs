@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::config::State;
 use crate::error::Result;
 use crate::facts::discover::{Fact, Service, below, is_shared};
-use crate::sys::root::{Found, Root};
+use crate::sys::root::{Root, WalkEntry};
 use crate::tree::{Class, TreePlan};
 
 /// Directories that every system has, empty, as on the host; so are those directly in `/var`.
@@ -115,7 +115,7 @@ fn own(plan: &mut TreePlan, root: &Path, top: &Path, reason: &str, state: State)
     let mut has_content = false;
     let host = Root::of_host(root)?;
     for found in host.walk(origin, |_| false) {
-        let Found {
+        let WalkEntry {
             path: source,
             metadata,
             ..

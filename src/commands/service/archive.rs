@@ -13,7 +13,7 @@ use crate::service::Sandboxes;
 use crate::service::provision::import::Request;
 use crate::sys::archive::{Compression, decompressed};
 use crate::sys::file::new_file::NewFile;
-use crate::sys::process::interruptible::Patient;
+use crate::sys::process::interruptible::Interruptible;
 
 /// Write a sandbox with all it has to one archive
 #[derive(Debug, clap::Args)]
@@ -81,7 +81,7 @@ pub fn export(args: &ExportArgs, sandboxes: &Sandboxes) -> Result<()> {
             ));
         }
         // Not through a buffer of lines.
-        let mut to = Patient::new(File::from(duplicate(&stdout)?), &interrupted);
+        let mut to = Interruptible::new(File::from(duplicate(&stdout)?), &interrupted);
         return export(&mut to);
     }
     sandboxes.store.load(name)?;
@@ -123,7 +123,7 @@ pub fn import(args: ImportArgs, sandboxes: &Sandboxes) -> Result<()> {
     } else {
         File::open(&args.file).map_err(&opening)?
     };
-    let buffered = BufReader::with_capacity(1 << 16, Patient::new(file, &interrupted));
+    let buffered = BufReader::with_capacity(1 << 16, Interruptible::new(file, &interrupted));
     let archive = decompressed(buffered).map_err(&opening)?;
     let config = sandboxes.import(archive, &request, &interrupted)?;
     let name = &config.name;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use super::{Name, PROGRAM};
 use crate::commands::output;
-use crate::driver::Entry;
+use crate::driver::ExecOptions;
 use crate::error::Error;
 use crate::service::Sandboxes;
 
@@ -60,7 +60,7 @@ pub fn execute(args: ExecuteArgs, sandboxes: &Sandboxes) -> ExitCode {
         Err(error) => return failed(&error),
     };
     let is_terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
-    let how = Entry {
+    let how = ExecOptions {
         terminal: args.tty || (is_terminal && !args.no_tty),
         user: args.user,
         directory: args.workdir,
@@ -70,9 +70,9 @@ pub fn execute(args: ExecuteArgs, sandboxes: &Sandboxes) -> ExitCode {
 }
 
 pub fn connect(args: &ConnectArgs, sandboxes: &Sandboxes) -> ExitCode {
-    let how = Entry {
+    let how = ExecOptions {
         terminal: io::stdin().is_terminal(),
-        ..Entry::default()
+        ..ExecOptions::default()
     };
     // The login shell of root, or what every system has.
     let shell = "if [ -x /bin/bash ]; then exec /bin/bash -l; else exec /bin/sh -l; fi";
@@ -85,7 +85,7 @@ pub fn connect(args: &ConnectArgs, sandboxes: &Sandboxes) -> ExitCode {
 }
 
 /// May not return.
-fn enter(name: &Name, mut how: Entry, command: &[String], sandboxes: &Sandboxes) -> ExitCode {
+fn enter(name: &Name, mut how: ExecOptions, command: &[String], sandboxes: &Sandboxes) -> ExitCode {
     if how.terminal
         && let Ok(terminal) = std::env::var("TERM")
     {

@@ -15,11 +15,11 @@ use crate::commands::output;
 use crate::config::SandboxName;
 use crate::error::{Error, Result};
 use crate::host;
-use crate::ports::forward::End;
+use crate::ports::forward::Outcome;
 use crate::ports::listening;
 use crate::service::inspect::journal;
 use crate::service::{Failure, Sandboxes};
-use crate::sys::image::holder::{self, Places};
+use crate::sys::image::holder::{self, HolderFiles};
 use crate::sys::process::{command, confined, notify};
 
 /// Start sandboxes, and wait until their units are active
@@ -108,7 +108,7 @@ pub struct HoldArgs {
 }
 
 pub fn hold(args: &HoldArgs) -> Result<()> {
-    let places = Places {
+    let places = HolderFiles {
         directory: &args.directory,
     };
     holder::hold(&args.image, &args.format, places).map_err(Error::io("holding", &args.image))
@@ -127,7 +127,7 @@ pub struct ReadArgs {
 }
 
 pub fn read_confined(args: &ReadArgs) -> Result<()> {
-    let error = confined::become_reader(args.mount, args.reader, &args.words);
+    let error = confined::exec_reader(args.mount, args.reader, &args.words);
     Err(Error::step("confining what reads")(error))
 }
 
@@ -305,7 +305,7 @@ fn keep(
     sandboxes: &Sandboxes,
     interrupted: &dyn Fn() -> bool,
 ) -> Result<Option<Failure>> {
-    let sockets = listening::handed_down();
+    let sockets = listening::inherited();
     let config = sandboxes.store.load(name)?;
     let begin = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -325,8 +325,8 @@ fn keep(
     let ended = sandboxes.wait(name, &ports, interrupted);
     // Where its ports are not served it is no use.
     let noted = match ended {
-        Ok(End::Gone) => Ok(()),
-        Ok(End::Asked | End::Idle) | Err(_) => notify::stopping(),
+        Ok(Outcome::Gone) => Ok(()),
+        Ok(Outcome::Stopped | Outcome::Idle) | Err(_) => notify::stopping(),
     };
     // What the units say while they stop belongs to its journal as well.
     let halted = noted.and_then(|()| sandboxes.halt(name));
@@ -340,12 +340,12 @@ fn keep(
     }
     halted?;
     match ended? {
-        End::Asked => Ok(None),
-        End::Idle => {
+        Outcome::Stopped => Ok(None),
+        Outcome::Idle => {
             log::info!("nobody has asked for '{name}' for long: it was stopped");
             Ok(None)
         }
-        End::Gone => Ok(sandboxes.end_of(&config)),
+        Outcome::Gone => Ok(sandboxes.end_of(&config)),
     }
 }
 

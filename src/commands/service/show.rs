@@ -107,7 +107,7 @@ fn few(words: &[String], separator: &str) -> String {
 /// The command, or the units.
 fn runs(summary: &Summary) -> String {
     match &summary.command {
-        Some(argv) => workload::shown(argv),
+        Some(argv) => workload::command_line(argv),
         None => summary.units.join(","),
     }
 }

@@ -84,7 +84,7 @@ impl Resources {
     ///
     /// # Errors
     /// If a value is invalid for its limit.
-    pub fn changed(&self, changes: &[Change]) -> Result<Self, ChangeError> {
+    pub fn with_changes(&self, changes: &[Change]) -> Result<Self, ChangeError> {
         let wrong = |error: &dyn std::fmt::Display| ChangeError::Value(error.to_string());
         let table =
             |resources: &Self| toml::Table::try_from(resources).map_err(|error| wrong(&error));
@@ -109,7 +109,7 @@ impl Resources {
     ///
     /// # Errors
     /// If the text is not TOML.
-    pub fn written_into(&self, text: &str, keys: &[String]) -> Result<String, ChangeError> {
+    pub fn write_into(&self, text: &str, keys: &[String]) -> Result<String, ChangeError> {
         let wrong = |error: &dyn std::fmt::Display| ChangeError::Value(error.to_string());
         let mut document: DocumentMut = text.parse().map_err(|error| wrong(&error))?;
         let mut own = toml_edit::ser::to_document(self).map_err(|error| wrong(&error))?;
@@ -138,7 +138,7 @@ impl Resources {
 
     /// Returns the names of the limits that differ from `other`.
     #[must_use]
-    pub fn differing(&self, other: &Self) -> Vec<String> {
+    pub fn differing_keys(&self, other: &Self) -> Vec<String> {
         let table = |resources: &Self| toml::Table::try_from(resources).unwrap_or_default();
         let (own, other) = (table(self), table(other));
         keys()
@@ -169,7 +169,7 @@ mod tests {
             io_read: vec!["/dev/c=1M".parse().unwrap()],
             ..Resources::default()
         };
-        let after = before.changed(&changes).unwrap();
+        let after = before.with_changes(&changes).unwrap();
         let expected = Resources {
             memory: Some("1G".parse().unwrap()),
             pids: Some(100),
@@ -177,7 +177,7 @@ mod tests {
             ..Resources::default()
         };
         assert_eq!(after, expected);
-        assert_eq!(before.differing(&after), ["memory", "cpus", "io-read"]);
+        assert_eq!(before.differing_keys(&after), ["memory", "cpus", "io-read"]);
     }
 
     #[test]
@@ -190,13 +190,13 @@ mod tests {
             ..Resources::default()
         };
         let keys = ["memory", "cpus", "pids", "io-read"].map(str::to_owned);
-        let after = resources.written_into(before, &keys).unwrap();
+        let after = resources.write_into(before, &keys).unwrap();
         assert_eq!(
             after,
             "# mine\nname = \"a\" # b\n\n[resources] # limits\n# why\nmemory = \"2G\" # much\npids = 100\n\
              io-read = [\"/dev/c=1M\"]\n[x]\ny=1\n"
         );
-        let made = resources.written_into("name = 1\n", &keys).unwrap();
+        let made = resources.write_into("name = 1\n", &keys).unwrap();
         assert!(made.contains("[resources]\nmemory = \"2G\"\n"), "{made}");
     }
 

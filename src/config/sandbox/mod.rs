@@ -259,7 +259,7 @@ impl SandboxConfig {
     /// # Errors
     /// If it cannot be read, or is invalid: see [`parse`](Self::parse).
     pub fn load(path: &Path) -> Result<Self> {
-        let text = bounded_read::whole(path, LONGEST).map_err(Error::io("reading", path))?;
+        let text = bounded_read::regular_file(path, LONGEST).map_err(Error::io("reading", path))?;
         Self::parse(&text, path)
     }
 

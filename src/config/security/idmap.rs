@@ -119,7 +119,7 @@ super::as_text!(Idmap);
 impl Idmap {
     /// Returns the mapping for a copy of the sandbox: a range cannot be used twice.
     #[must_use]
-    pub fn of_another(self) -> Self {
+    pub fn for_copy(self) -> Self {
         match self {
             Self::Auto | Self::Range(_) => Self::Auto,
             Self::No => Self::No,

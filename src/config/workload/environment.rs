@@ -82,7 +82,7 @@ const QUOTED: &str = "\"\\`$";
 
 /// Writes variables in the form of systemd's `EnvironmentFile=`.
 #[must_use]
-pub fn file<'a>(variables: impl Iterator<Item = (&'a String, &'a String)>) -> String {
+pub fn to_file<'a>(variables: impl Iterator<Item = (&'a String, &'a String)>) -> String {
     let mut text = String::new();
     for (name, value) in variables {
         text.push_str(name);
@@ -147,7 +147,7 @@ mod tests {
         #[test]
         fn what_is_written_is_read(value in "[^\\p{C}]{0,40}") {
             let (name, value) = ("A".to_owned(), value);
-            let text = file([(&name, &value)].into_iter());
+            let text = to_file([(&name, &value)].into_iter());
             let read = parse(&text, Path::new("x")).unwrap();
             proptest::prop_assert_eq!(read, [(name, value)]);
         }

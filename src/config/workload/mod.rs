@@ -165,7 +165,7 @@ impl Workload {
 
     /// Returns the units that the host or the tree has to provide.
     #[must_use]
-    pub fn given_units(&self) -> &[String] {
+    pub fn host_units(&self) -> &[String] {
         match self {
             Self::Units(units) => units,
             Self::Command(_) => &[],
@@ -183,7 +183,7 @@ impl Workload {
 
     /// Returns whether the command reports readiness itself, so that nothing else has to be awaited.
     #[must_use]
-    pub fn tells(&self) -> bool {
+    pub fn notifies(&self) -> bool {
         self.command()
             .is_some_and(|command| command.ready != Ready::Started)
     }
@@ -271,13 +271,13 @@ fn is_account(name: &str) -> bool {
 
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&shown(&self.argv))
+        f.write_str(&command_line(&self.argv))
     }
 }
 
 /// Quotes a command as one would type it, in one line.
 #[must_use]
-pub fn shown(argv: &[String]) -> String {
+pub fn command_line(argv: &[String]) -> String {
     let is_plain = |c: char| c.is_alphanumeric() || "-_./:=,+@%^".contains(c);
     let word = |word: &String| {
         if !word.is_empty() && word.chars().all(is_plain) {

@@ -16,7 +16,7 @@ use crate::driver::{ANSWER, Activity, Inside, Reach, addresses};
 use crate::error::{Error, Result};
 use crate::hypervisor::Limit;
 use crate::sys::process::command::Captured;
-use crate::sys::process::enter::Entry;
+use crate::sys::process::enter::ExecOptions;
 use crate::sys::process::pidfd::Process;
 
 /// How long an answer may take from a machine that is up: an emulated one on a busy host is slow.
@@ -120,7 +120,7 @@ impl Machine {
     }
 }
 
-fn asked(how: &Entry, command: Vec<String>, stdio: GuestStdio) -> AgentRequest {
+fn asked(how: &ExecOptions, command: Vec<String>, stdio: GuestStdio) -> AgentRequest {
     AgentRequest::Execute(Execute {
         command,
         user: how.user.clone(),
@@ -133,9 +133,9 @@ fn asked(how: &Entry, command: Vec<String>, stdio: GuestStdio) -> AgentRequest {
 /// A command of root's whose output is for a program.
 fn captured(command: &[&str]) -> AgentRequest {
     let command = command.iter().map(ToString::to_string).collect();
-    let how = Entry {
+    let how = ExecOptions {
         environment: vec![("LC_ALL".to_owned(), "C".to_owned())],
-        ..Entry::default()
+        ..ExecOptions::default()
     };
     let stdio = GuestStdio::Streams([Stream::None, Stream::Channel, Stream::Channel]);
     asked(&how, command, stdio)
@@ -161,7 +161,7 @@ impl Inside for Machine {
         self.ask_within(&captured(command), PATIENCE, limit)
     }
 
-    fn execute(&self, how: &Entry, command: &[String]) -> Result<u8> {
+    fn execute(&self, how: &ExecOptions, command: &[String]) -> Result<u8> {
         let way = self.attached(PATIENCE)?;
         let signals = Signals::hold()?;
         let stdio = Stdio::of_process(how.terminal, false)?;

@@ -14,7 +14,7 @@ use crate::config::Resources;
 use crate::driver::inside::ANSWER;
 use crate::driver::{DEFAULT_SHARES, Inside, Keeper};
 use crate::hypervisor::Limit;
-use crate::sys::process::deadline::{LONGEST, MOST};
+use crate::sys::process::deadline::{MAX_STDERR, MAX_STDOUT};
 
 #[test]
 fn what_can_change_while_a_machine_runs_is_what_was_asked_for_or_what_is_usual() {
@@ -200,7 +200,10 @@ fn no_more_is_kept_of_what_a_guest_says_than_of_a_command() {
     let guest = std::thread::spawn(move || {
         let mut stream = attached(&listener);
         let mut bytes = Vec::new();
-        for (channel, most) in [(StreamId::Stdout, MOST), (StreamId::Stderr, LONGEST)] {
+        for (channel, most) in [
+            (StreamId::Stdout, MAX_STDOUT),
+            (StreamId::Stderr, MAX_STDERR),
+        ] {
             for _ in 0..=most / 30_000 {
                 Frame::Data(channel, vec![b'x'; 30_000]).write(&mut bytes);
             }
@@ -216,7 +219,10 @@ fn no_more_is_kept_of_what_a_guest_says_than_of_a_command() {
     assert!(way.attach(Duration::from_secs(30)).unwrap());
     let ask = AgentRequest::Read { paths: vec![] };
     let done = way.capture(&ask, Instant::now() + ANSWER).unwrap().unwrap();
-    assert_eq!((done.stdout.len(), done.stderr.len()), (MOST, LONGEST));
+    assert_eq!(
+        (done.stdout.len(), done.stderr.len()),
+        (MAX_STDOUT, MAX_STDERR)
+    );
     drop(way);
     guest.join().unwrap();
 }

@@ -20,7 +20,7 @@ use crate::domain::qemu;
 use crate::error::{Error, Result};
 use crate::sys::file::lock::{Lock, Sharing};
 use crate::sys::process::command::Captured;
-use crate::sys::process::deadline::{LONGEST, MOST};
+use crate::sys::process::deadline::{MAX_STDERR, MAX_STDOUT};
 use crate::sys::process::pidfd::Process;
 
 /// How many programs of the host can be in one machine at a time.
@@ -162,8 +162,10 @@ impl Way {
             match frame.map_err(Error::step("reading what the sandbox says"))? {
                 Some(Frame::Data(channel, bytes)) => {
                     let (said, most, taken) = match channel {
-                        StreamId::Stderr => (&mut stderr, LONGEST, &mut taken[1]),
-                        StreamId::Stdin | StreamId::Stdout => (&mut stdout, MOST, &mut taken[0]),
+                        StreamId::Stderr => (&mut stderr, MAX_STDERR, &mut taken[1]),
+                        StreamId::Stdin | StreamId::Stdout => {
+                            (&mut stdout, MAX_STDOUT, &mut taken[0])
+                        }
                     };
                     *taken += u32::try_from(bytes.len()).unwrap_or(0);
                     let left = most - said.len();

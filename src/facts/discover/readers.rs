@@ -12,7 +12,7 @@ use nix::sys::stat::Mode;
 
 use super::Service;
 use crate::facts::accounts::Accounts;
-use crate::sys::root::{Found, Root};
+use crate::sys::root::{Root, WalkEntry};
 
 /// Extended attribute of an ACL (acl(5)); with one, the group bits of the mode are the ACL's mask.
 const ACL: &str = "system.posix_acl_access";
@@ -85,7 +85,7 @@ impl Ids {
             && found.all(|found| found.is_ok_and(|found| self.may_read_object(host, &found)))
     }
 
-    fn may_read_object(&self, host: &Root, found: &Found) -> bool {
+    fn may_read_object(&self, host: &Root, found: &WalkEntry) -> bool {
         let bits = match found.metadata.is_dir() {
             true => READ | SEARCH,
             false => READ,

@@ -80,7 +80,7 @@ impl<'a> Entry<'a> {
         }
         let content = make()?;
         self.claim_directory()?;
-        atomic::replace(&path, &content, 0o600)?;
+        atomic::write_unsynced(&path, &content, 0o600)?;
         self.prune(SystemTime::now());
         Ok(path)
     }

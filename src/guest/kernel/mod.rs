@@ -231,7 +231,7 @@ impl Boot {
     pub fn empty(directory: &Path) -> Result<()> {
         let copies = Self::below(directory);
         for path in [&copies.kernel, &copies.initrd] {
-            atomic::replace(path, &[], 0o400)?;
+            atomic::write_unsynced(path, &[], 0o400)?;
         }
         Ok(())
     }

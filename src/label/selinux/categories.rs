@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::sys::file::atomic;
+use crate::sys::file::entries::entries_except;
 use crate::sys::file::lock::{Lock, Sharing};
-use crate::sys::file::siblings::siblings;
 
 /// Categories of a policy, as every distribution builds it: `c0` to `c1023`.
 const COUNT: u32 = 1024;
@@ -88,7 +88,7 @@ impl Registry {
 
     /// What other sandboxes have.
     fn taken(&self, but: &Path) -> Vec<Categories> {
-        siblings(&self.directories, but)
+        entries_except(&self.directories, but)
             .filter_map(|dir| noted(&dir))
             .collect()
     }

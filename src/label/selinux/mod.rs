@@ -171,7 +171,7 @@ pub fn own_level(base: &Context, registry: &Registry, dir: &Path, uuid: Uuid) ->
 /// # Errors
 /// Where it cannot be read or written.
 pub fn label(top: &Path, context: &Context) -> Result<()> {
-    attribute::set_below(top, &context.to_string())
+    attribute::set_recursively(top, &context.to_string())
 }
 
 /// Labels a directory with all in it, unless the top has the label.
@@ -191,7 +191,7 @@ pub fn label_if_changed(top: &Path, context: &Context) -> Result<()> {
 /// As [`label`].
 pub fn label_as_top(top: &Path) -> Result<()> {
     match attribute::get(top) {
-        Some(context) if is_on() => attribute::set_below(top, &context),
+        Some(context) if is_on() => attribute::set_recursively(top, &context),
         Some(_) | None => Ok(()),
     }
 }

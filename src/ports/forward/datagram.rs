@@ -18,8 +18,8 @@ use nix::sys::socket::{
     setsockopt, sockopt,
 };
 
-use super::seats::LEAST;
-use super::{Port, TURN, Token, Way};
+use super::slots::MIN_BUFFER;
+use super::{BATCH, Connector, Port, Token};
 use crate::ports::listening::Listener;
 
 /// Time after which a sender without answers is forgotten.
@@ -32,7 +32,7 @@ const MOST: usize = 4096;
 const LONGEST: usize = 1 << 16;
 
 /// Epoll instance, and the connector that is tried last.
-type Through<'a> = (&'a Epoll, Option<Way<'a>>);
+type Through<'a> = (&'a Epoll, Option<Connector<'a>>);
 
 /// Recent senders.
 #[derive(Debug)]
@@ -134,7 +134,7 @@ impl Datagrams {
         through: Through<'_>,
         next: &mut u64,
     ) {
-        for _ in 0..TURN {
+        for _ in 0..BATCH {
             let Ok((length, client, local)) = receive(socket, &mut self.buffer) else {
                 return;
             };
@@ -145,7 +145,7 @@ impl Datagrams {
                 None => {
                     *next += 1;
                     let mut targets = targets();
-                    let Some(server) = reach(&mut targets, *next, through) else {
+                    let Some(server) = connect(&mut targets, *next, through) else {
                         continue;
                     };
                     self.make_room();
@@ -170,7 +170,7 @@ impl Datagrams {
                 // datagrams are.
                 let sent = session.server.send(&self.buffer[..length]);
                 if sent.is_err_and(is_nobody) {
-                    self.elsewhere(id, through);
+                    self.try_next_target(id, through);
                 }
             }
         }
@@ -178,7 +178,7 @@ impl Datagrams {
 
     /// Forwards answers to their sender.
     pub(super) fn answer(&mut self, id: u64, ports: &[Port], through: Through<'_>) {
-        for _ in 0..TURN {
+        for _ in 0..BATCH {
             let Some(session) = self.sessions.get_mut(&id) else {
                 return;
             };
@@ -195,7 +195,7 @@ impl Datagrams {
                     }
                 }
                 Err(errno) if is_nobody(errno) => {
-                    self.elsewhere(id, through);
+                    self.try_next_target(id, through);
                     return;
                 }
                 Err(_) => return,
@@ -205,7 +205,7 @@ impl Datagrams {
 
     /// Sends the first datagram of a session to its next target, because nobody listens at the last one,
     /// or forgets the session.
-    fn elsewhere(&mut self, id: u64, through: Through<'_>) {
+    fn try_next_target(&mut self, id: u64, through: Through<'_>) {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
@@ -213,7 +213,7 @@ impl Datagrams {
             if matches!(session.server, Server::Carried(_)) {
                 return None;
             }
-            let server = reach(&mut session.targets, id, through)?;
+            let server = connect(&mut session.targets, id, through)?;
             let _ = server.send(first);
             Some(server)
         });
@@ -260,12 +260,12 @@ fn is_nobody(errno: Errno) -> bool {
 }
 
 /// Opens a socket to the next target, or through the connector.
-fn reach(targets: &mut Targets, id: u64, (epoll, way): Through<'_>) -> Option<Server> {
+fn connect(targets: &mut Targets, id: u64, (epoll, way): Through<'_>) -> Option<Server> {
     let event = || Token::Session(id).event(EpollFlags::EPOLLIN);
     while let Some(target) = targets.next() {
         let prepared = open_datagrams(target).and_then(|socket| {
             // One datagram always fits (socket(7), `SO_RCVBUF`).
-            setsockopt(&socket, sockopt::RcvBuf, &(LEAST / 2))?;
+            setsockopt(&socket, sockopt::RcvBuf, &(MIN_BUFFER / 2))?;
             epoll.add(&socket, event())?;
             Ok(socket)
         });

@@ -10,7 +10,7 @@
 //! listens elsewhere: see [`guest_init::tunnel::targets`].
 
 mod datagram;
-mod seats;
+mod slots;
 mod stream;
 
 use std::collections::HashMap;
@@ -30,8 +30,8 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 use crate::ports::listening::Listener;
 use datagram::Datagrams;
-use seats::Seats;
-use stream::{Pipes, Step, Stream};
+use slots::Slots;
+use stream::{Pipes, Progress, Stream};
 
 /// Port of this host with its destination.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ pub struct Port {
     missing_debug_implementations,
     reason = "functions have nothing to show"
 )]
-pub struct Place<'a> {
+pub struct Destination<'a> {
     /// Way to reach it.
     pub reach: Reach<'a>,
     /// Returns whether the other side is still running.
@@ -71,21 +71,21 @@ pub enum Reach<'a> {
         addresses: &'a dyn Fn() -> Vec<IpAddr>,
     },
     /// Through a connector, without the network.
-    Way(Way<'a>),
+    Connector(Connector<'a>),
 }
 
 /// Opens a socket that leads to a port of the other side.
-pub type Way<'a> = &'a dyn Fn(Kind, u16) -> io::Result<Connection>;
+pub type Connector<'a> = &'a dyn Fn(Kind, u16) -> io::Result<Connection>;
 
 /// Reason why serving has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub enum Outcome {
     /// The other side has ended.
     Gone,
     /// No connection was open for the idle time.
     Idle,
     /// The caller stopped it.
-    Asked,
+    Stopped,
 }
 
 /// Interval between two looks at whether to end.
@@ -98,7 +98,7 @@ const SWEEP: Duration = Duration::from_secs(1);
 const MOST_ADDRESSES: usize = 64;
 
 /// Connections or datagrams that one socket handles before the others get their turn.
-const TURN: usize = 64;
+const BATCH: usize = 64;
 
 /// Serves `ports` until the other side ends, `stop` returns true, or no connection was open for `idle`.
 ///
@@ -106,13 +106,13 @@ const TURN: usize = 64;
 /// If the namespace cannot be entered, or is the host's.
 pub fn serve(
     ports: &[Port],
-    place: &Place<'_>,
+    place: &Destination<'_>,
     idle: Option<Duration>,
     stop: &dyn Fn() -> bool,
-) -> io::Result<End> {
+) -> io::Result<Outcome> {
     let within = match &place.reach {
         Reach::Network { namespace, .. } => Some(Within::enter(namespace)?),
-        Reach::Way(_) => None,
+        Reach::Connector(_) => None,
     };
     let end = Serving::new(ports, place)?.run(idle, stop);
     drop(within);
@@ -200,7 +200,7 @@ impl Token {
 struct Serving<'a> {
     ports: &'a [Port],
     is_there: &'a dyn Fn() -> bool,
-    way: Option<Way<'a>>,
+    way: Option<Connector<'a>>,
     addresses: Addresses<'a>,
     epoll: Epoll,
     streams: HashMap<u64, Stream>,
@@ -209,20 +209,20 @@ struct Serving<'a> {
     /// Connections with more data than one turn allows.
     again: Vec<u64>,
     next: u64,
-    seats: Seats,
+    slots: Slots,
     is_listening: bool,
     last: Instant,
 }
 
 impl<'a> Serving<'a> {
-    fn new(ports: &'a [Port], place: &Place<'a>) -> io::Result<Self> {
+    fn new(ports: &'a [Port], place: &Destination<'a>) -> io::Result<Self> {
         let (ask, way) = match place.reach {
             Reach::Network { addresses, .. } => (Some(addresses), None),
-            Reach::Way(way) => (None, Some(way)),
+            Reach::Connector(way) => (None, Some(way)),
         };
-        let seats = Seats::of(place.memory, way.map_or(0, |_| WINDOW.into()));
+        let slots = Slots::of(place.memory, way.map_or(0, |_| WINDOW.into()));
         for port in ports {
-            seats::bound_listener(&port.listener)?;
+            slots::bound_listener(&port.listener)?;
         }
         let mut serving = Self {
             ports,
@@ -235,11 +235,11 @@ impl<'a> Serving<'a> {
             },
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
             streams: HashMap::new(),
-            datagrams: Datagrams::new(ports, seats.most())?,
+            datagrams: Datagrams::new(ports, slots.most())?,
             pipes: Pipes::default(),
             again: vec![],
             next: 0,
-            seats,
+            slots,
             is_listening: false,
             last: Instant::now(),
         };
@@ -247,7 +247,7 @@ impl<'a> Serving<'a> {
         Ok(serving)
     }
 
-    fn run(mut self, idle: Option<Duration>, stop: &dyn Fn() -> bool) -> io::Result<End> {
+    fn run(mut self, idle: Option<Duration>, stop: &dyn Fn() -> bool) -> io::Result<Outcome> {
         let mut events = [EpollEvent::empty(); 256];
         let mut looked = Instant::now();
         let mut swept = looked;
@@ -255,7 +255,7 @@ impl<'a> Serving<'a> {
             if looked.elapsed() >= LOOK {
                 looked = Instant::now();
                 if !(self.is_there)() {
-                    return Ok(End::Gone);
+                    return Ok(Outcome::Gone);
                 }
             }
             let patience = match self.again.as_slice() {
@@ -285,14 +285,14 @@ impl<'a> Serving<'a> {
             if swept.elapsed() >= SWEEP {
                 swept = Instant::now();
                 self.datagrams.sweep();
-                self.listen(!self.seats.are_taken())?;
+                self.listen(!self.slots.are_taken())?;
             }
             let quiet = self.last.max(self.datagrams.last()).elapsed();
             if idle.is_some_and(|idle| quiet >= idle) {
-                return Ok(End::Idle);
+                return Ok(Outcome::Idle);
             }
         }
-        Ok(End::Asked)
+        Ok(Outcome::Stopped)
     }
 
     /// Adds or removes the listening sockets; meanwhile new connections wait in the kernel's queue.
@@ -328,25 +328,25 @@ impl<'a> Serving<'a> {
                 return Ok(());
             }
         };
-        for _ in 0..TURN {
-            if self.seats.are_taken() {
+        for _ in 0..BATCH {
+            if self.slots.are_taken() {
                 return self.listen(false);
             }
             match listener.accept() {
                 Ok((client, address)) => {
-                    let Some(seat) = self.seats.take(address.ip()) else {
+                    let Some(slot) = self.slots.take(address.ip()) else {
                         stream::reset(&client);
                         continue;
                     };
                     self.next += 1;
                     let (id, targets) = (self.next, self.addresses.targets(port.target));
                     let through = (&self.epoll, self.way);
-                    match Stream::begin(client, targets, id, through, seat) {
+                    match Stream::begin(client, targets, id, through, slot) {
                         Ok(stream) => {
                             self.streams.insert(id, stream);
                             self.last = Instant::now();
                         }
-                        Err(seat) => self.seats.give(&seat),
+                        Err(slot) => self.slots.give(&slot),
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -364,11 +364,11 @@ impl<'a> Serving<'a> {
             return;
         };
         match stream.advance(id, (&self.epoll, self.way), &mut self.pipes) {
-            Step::Wait => {}
-            Step::Again => self.again.push(id),
-            Step::Over => {
+            Progress::Blocked => {}
+            Progress::Ready => self.again.push(id),
+            Progress::Closed => {
                 if let Some(stream) = self.streams.remove(&id) {
-                    self.seats.give(stream.seat());
+                    self.slots.give(stream.slot());
                 }
             }
         }

@@ -16,11 +16,11 @@ use nix::sys::epoll::{Epoll, EpollFlags};
 use nix::sys::socket::{Shutdown, setsockopt, shutdown, sockopt};
 use nix::unistd::pipe2;
 
-use super::seats::{Seat, bound};
-use super::{Token, Way};
+use super::slots::{Slot, bound};
+use super::{Connector, Token};
 
 /// Epoll instance, and the connector that is tried last.
-type Through<'a> = (&'a Epoll, Option<Way<'a>>);
+type Through<'a> = (&'a Epoll, Option<Connector<'a>>);
 
 /// Bytes that one splice(2) moves at most: the capacity of a pipe.
 const MOST: usize = 64 * 1024;
@@ -33,13 +33,13 @@ const SPARE: usize = 32;
 
 /// Progress of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum Progress {
     /// Blocked until epoll reports an event.
-    Wait,
+    Blocked,
     /// Ready for another turn.
-    Again,
+    Ready,
     /// Closed.
-    Over,
+    Closed,
 }
 
 /// Accepted connection, and its other half on the other side.
@@ -51,7 +51,7 @@ pub(super) struct Stream {
     targets: Option<Targets>,
     up: Flow,
     down: Flow,
-    seat: Seat,
+    slot: Slot,
 }
 
 /// Half of the connection on the other side.
@@ -96,18 +96,18 @@ impl Stream {
         mut targets: Targets,
         id: u64,
         through: Through<'_>,
-        seat: Seat,
-    ) -> Result<Self, Seat> {
+        slot: Slot,
+    ) -> Result<Self, Slot> {
         let prepared = client
             .set_nonblocking(true)
             .and_then(|()| client.set_nodelay(true))
-            .and_then(|()| bound(client.as_fd(), seat.buffer()));
+            .and_then(|()| bound(client.as_fd(), slot.buffer()));
         let server = prepared
             .ok()
-            .and_then(|()| reach(&mut targets, id, through, seat.buffer()));
+            .and_then(|()| connect(&mut targets, id, through, slot.buffer()));
         let Some(server) = server.filter(|_| watch(client.as_fd(), id, through.0).is_ok()) else {
             reset(&client);
-            return Err(seat);
+            return Err(slot);
         };
         Ok(Self {
             client,
@@ -115,30 +115,30 @@ impl Stream {
             targets: Some(targets),
             up: Flow::default(),
             down: Flow::default(),
-            seat,
+            slot,
         })
     }
 
     /// Returns the connection's share of the host's memory.
-    pub(super) fn seat(&self) -> &Seat {
-        &self.seat
+    pub(super) fn slot(&self) -> &Slot {
+        &self.slot
     }
 
     /// Moves data until it would block.
-    pub(super) fn advance(&mut self, id: u64, through: Through<'_>, pipes: &mut Pipes) -> Step {
+    pub(super) fn advance(&mut self, id: u64, through: Through<'_>, pipes: &mut Pipes) -> Progress {
         if let Some(targets) = &mut self.targets {
             match is_connected(self.server.as_fd()) {
-                Ok(false) => return Step::Wait,
+                Ok(false) => return Progress::Blocked,
                 Ok(true) => self.targets = None,
                 Err(error) => {
                     targets.failed(&error);
-                    let Some(server) = reach(targets, id, through, self.seat.buffer()) else {
+                    let Some(server) = connect(targets, id, through, self.slot.buffer()) else {
                         reset(&self.client);
-                        return Step::Over;
+                        return Progress::Closed;
                     };
                     self.server = server;
                     // epoll reports an established connection once more.
-                    return Step::Wait;
+                    return Progress::Blocked;
                 }
             }
         }
@@ -148,12 +148,12 @@ impl Stream {
             Err(_) => {
                 reset(&self.client);
                 self.server.reset();
-                Step::Over
+                Progress::Closed
             }
         }
     }
 
-    fn carry(&mut self, pipes: &mut Pipes) -> io::Result<Step> {
+    fn carry(&mut self, pipes: &mut Pipes) -> io::Result<Progress> {
         let mut moves = true;
         for _ in 0..ROUNDS {
             let (client, server) = (self.client.as_fd(), self.server.as_fd());
@@ -165,9 +165,9 @@ impl Stream {
             }
         }
         Ok(match (self.up.is_over && self.down.is_over, moves) {
-            (true, _) => Step::Over,
-            (false, true) => Step::Again,
-            (false, false) => Step::Wait,
+            (true, _) => Progress::Closed,
+            (false, true) => Progress::Ready,
+            (false, false) => Progress::Blocked,
         })
     }
 }
@@ -273,7 +273,7 @@ impl Pipes {
 }
 
 /// Connects to the first target that does not refuse at once, or through the connector.
-fn reach(
+fn connect(
     targets: &mut Targets,
     id: u64,
     (epoll, way): Through<'_>,

@@ -65,7 +65,7 @@ impl Other {
         listener: Listener,
         target: u16,
         idle: Option<Duration>,
-    ) -> (SocketAddr, Arc<AtomicBool>, mpsc::Receiver<End>) {
+    ) -> (SocketAddr, Arc<AtomicBool>, mpsc::Receiver<Outcome>) {
         let address = listener.address().unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let (asked, pid) = (Arc::clone(&stop), self.keeper.id());
@@ -73,7 +73,7 @@ impl Other {
         thread::spawn(move || {
             let ports = [Port { listener, target }];
             let keeper = Process::open(pid).unwrap();
-            let place = Place {
+            let place = Destination {
                 reach: Reach::Network {
                     namespace: File::open(format!("/proc/{pid}/ns/net")).unwrap(),
                     addresses: &|| vec![OWN],
@@ -155,7 +155,7 @@ fn a_connection_arrives_whole_and_ends_by_halves() {
         .collect();
     askers.into_iter().for_each(|asker| asker.join().unwrap());
     stop.store(true, Ordering::Relaxed);
-    assert_eq!(ended.recv().unwrap(), End::Asked);
+    assert_eq!(ended.recv().unwrap(), Outcome::Stopped);
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn the_loopback_is_asked_last_and_where_nobody_answers_it_is_an_error() {
     let (address, _, ended) = other.serve(stream(), port, None);
     assert_eq!(ask(address, b"x").unwrap().0, "127.0.0.1");
     other.keeper.kill().unwrap();
-    assert_eq!(ended.recv().unwrap(), End::Gone);
+    assert_eq!(ended.recv().unwrap(), Outcome::Gone);
 
     let Some((other, ())) = Other::new(|| ()) else {
         return;
@@ -186,7 +186,7 @@ fn the_loopback_is_asked_last_and_where_nobody_answers_it_is_an_error() {
         ),
         "{error}"
     );
-    assert_eq!(ended.recv().unwrap(), End::Idle);
+    assert_eq!(ended.recv().unwrap(), Outcome::Idle);
 }
 
 #[test]
@@ -226,7 +226,7 @@ fn datagrams_are_answered_to_who_sent_them() {
             assert_eq!(said, format!("{from} {number}"));
         }
         stop.store(true, Ordering::Relaxed);
-        assert_eq!(ended.recv().unwrap(), End::Asked);
+        assert_eq!(ended.recv().unwrap(), Outcome::Stopped);
     }
 }
 
@@ -292,7 +292,7 @@ fn whoever_reads_nothing_holds_no_more_memory_than_it_has_seats_for() {
     assert!(pushed <= MEMORY / 4 + own, "{} MiB got in", pushed >> 20);
     assert!(held <= MEMORY / 4 + 2 * own, "{} MiB are held", held >> 20);
     stop.store(true, Ordering::Relaxed);
-    assert_eq!(ended.recv().unwrap(), End::Asked);
+    assert_eq!(ended.recv().unwrap(), Outcome::Stopped);
     drop((clients, other));
     drop(kept);
 }
@@ -324,7 +324,7 @@ fn nothing_is_ever_connected_to_in_our_own_network() {
     let ports = |listener| [Port { listener, target }];
 
     // A process in our namespace reports our addresses, which is even true.
-    let place = Place {
+    let place = Destination {
         reach: Reach::Network {
             namespace: File::open("/proc/thread-self/ns/net").unwrap(),
             addresses: &|| vec![Ipv4Addr::LOCALHOST.into()],
@@ -339,13 +339,13 @@ fn nothing_is_ever_connected_to_in_our_own_network() {
     let listener = stream();
     let address = listener.address().unwrap();
     let asker = thread::spawn(move || ask(address, b"x"));
-    let place = Place {
-        reach: Reach::Way(&|_, _| Err(io::ErrorKind::BrokenPipe.into())),
+    let place = Destination {
+        reach: Reach::Connector(&|_, _| Err(io::ErrorKind::BrokenPipe.into())),
         is_there: &|| !asker.is_finished(),
         memory: MEMORY,
     };
     let served = serve(&ports(listener), &place, None, &|| false).unwrap();
-    assert_eq!(served, End::Gone);
+    assert_eq!(served, Outcome::Gone);
     assert!(asker.join().unwrap().is_err());
     assert_eq!(ours.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
 }

@@ -20,13 +20,13 @@ use crate::config::{SandboxConfig, SandboxName, TreeImage};
 use crate::driver::Keeper;
 use crate::error::{Error, Result};
 use crate::sys::copy;
-use crate::sys::image::holder::{Held, Places};
+use crate::sys::image::holder::{HeldImage, HolderFiles};
 use crate::sys::image::image_lock;
 use crate::sys::image::loopdev::LoopDevice;
 use crate::sys::image::mkfs;
 use crate::sys::image::references;
 use crate::sys::mount::bind;
-use crate::sys::mount::detached::Mounted;
+use crate::sys::mount::detached::DetachedMount;
 use crate::sys::process::command;
 use crate::sys::root::Root;
 
@@ -43,21 +43,22 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) enum Device {
     Raw(LoopDevice),
     /// None only while it is dropped.
-    Held(Option<Held>),
+    Held(Option<HeldImage>),
 }
 
 impl Device {
     fn new(file: &Path, image: TreeImage, stage: &Path) -> Result<Self> {
         match image.format {
-            TreeFormat::Raw => LoopDevice::shared(file)
+            TreeFormat::Raw => LoopDevice::attach_shared(file)
                 .map(Self::Raw)
                 .map_err(Error::io("attaching a loop device to", file)),
             TreeFormat::Qcow2 => {
-                let program = command::own().map_err(Error::step("finding this program"))?;
+                let program =
+                    command::current_exe().map_err(Error::step("finding this program"))?;
                 let what = (file, image.format.format().as_str());
-                let places = Places { directory: stage };
+                let places = HolderFiles { directory: stage };
                 let doing = format!("opening the image '{}'", file.display());
-                Held::new(&program, HOLD, what, places)
+                HeldImage::new(&program, HOLD, what, places)
                     .map(|held| Self::Held(Some(held)))
                     .map_err(Error::step(doing))
             }
@@ -98,7 +99,7 @@ impl Drop for Device {
 pub(super) struct Tree {
     path: PathBuf,
     /// Dropped in this order.
-    image: Option<(Mounted, Device)>,
+    image: Option<(DetachedMount, Device)>,
 }
 
 impl Tree {
@@ -150,7 +151,7 @@ pub(super) fn open_tree_at(
 /// The device of the image of the sandbox `name`.
 fn device_of(name: &SandboxName, image: TreeImage, file: &Path, stage: &Path) -> Result<Device> {
     Device::new(file, image, stage).map_err(|error| {
-        match image_lock::is_claimed(file) {
+        match image_lock::is_locked(file) {
             Ok(true) => Error::refused(format!(
                 "'{name}' runs and has its image '{}' to itself; stop it first with 'virt-sandbox-service stop {name}'",
                 file.display()
@@ -201,13 +202,13 @@ pub(super) fn plain_view(
     let Some(image) = config.image else {
         let directory = Root::new(&config.path)?.open_plain(inside)?;
         let doing = format!("opening '{}' without its links", inside.display());
-        let view = bind::plain(directory).map_err(Error::step(doing))?;
+        let view = bind::clone_read_only(directory).map_err(Error::step(doing))?;
         return Ok((view.into(), PathBuf::from("/")));
     };
     let file = image.file(&config.path);
     let device = device_of(&config.name, image, &file, stage)?;
-    let mounted =
-        Mounted::plain(device.path(), kind(image)).map_err(Error::io("mounting", &file))?;
+    let mounted = DetachedMount::new_read_only(device.path(), kind(image))
+        .map_err(Error::io("mounting", &file))?;
     Root::new(&mounted.path())?.open_plain(inside)?;
     device.leave();
     Ok((mounted.into_top(), inside.to_owned()))
@@ -252,10 +253,11 @@ pub(super) fn make(config: &SandboxConfig, stage: &Path) -> Result<()> {
         .open(&file);
     made.map_err(Error::io("creating", &file))?;
     let format = image.format.format().as_str();
-    mkfs::grow(&file, format, image.size.get()).map_err(making(&file))?;
+    mkfs::create_image(&file, format, image.size.get()).map_err(making(&file))?;
     let device = Device::new(&file, image, stage)?;
     let uuid = config.uuid.to_string();
-    mkfs::filesystem(device.path(), image.filesystem.as_str(), &uuid).map_err(making(&file))?;
+    mkfs::make_filesystem(device.path(), image.filesystem.as_str(), &uuid)
+        .map_err(making(&file))?;
     drop(device);
     // fsck(8) makes it where it needs it.
     let _ = fs::remove_dir(open_tree(config, stage)?.path().join("lost+found"));
@@ -281,10 +283,10 @@ fn is_released(image: TreeImage, file: &Path, stage: &Path) -> bool {
     let begin = Instant::now();
     let is_used = || {
         let is_held = match image.format {
-            TreeFormat::Raw => matches!(LoopDevice::of(file), Ok(Some(_))),
-            TreeFormat::Qcow2 => Places { directory: stage }.is_held(),
+            TreeFormat::Raw => matches!(LoopDevice::find(file), Ok(Some(_))),
+            TreeFormat::Qcow2 => HolderFiles { directory: stage }.is_held(),
         };
-        is_held || matches!(image_lock::is_claimed(file), Ok(true))
+        is_held || matches!(image_lock::is_locked(file), Ok(true))
     };
     while is_used() {
         if begin.elapsed() > PATIENCE {
@@ -309,7 +311,8 @@ fn check_references(image: TreeImage, file: &Path) -> Result<()> {
 }
 
 fn mounted(device: Device, image: TreeImage, file: &Path) -> Result<Tree> {
-    let mounted = Mounted::new(device.path(), kind(image)).map_err(Error::io("mounting", file))?;
+    let mounted =
+        DetachedMount::new(device.path(), kind(image)).map_err(Error::io("mounting", file))?;
     Ok(Tree {
         path: mounted.path(),
         image: Some((mounted, device)),

@@ -64,7 +64,7 @@ pub fn files(
         file(
             ENVIRONMENT.into(),
             0o600,
-            environment::file(command.environment.iter()),
+            environment::to_file(command.environment.iter()),
         ),
     ])
 }

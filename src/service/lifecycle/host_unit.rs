@@ -124,10 +124,10 @@ impl Sandboxes {
             socket: Option<String>,
             needs_online: bool,
         }
-        let program = program::own().map_err(Error::step("finding this program"))?;
+        let program = program::current_exe().map_err(Error::step("finding this program"))?;
         let view = View {
             name: &config.name,
-            units: config.workload.given_units(),
+            units: config.workload.host_units(),
             what: config.workload.to_string(),
             // One that ends with its command has done what it was for.
             restart: match &config.workload {

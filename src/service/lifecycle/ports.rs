@@ -17,7 +17,7 @@ use crate::config::network::publish::Protocol;
 use crate::config::{Publish, SandboxConfig, SandboxName};
 use crate::driver::{Inside, Reach};
 use crate::error::{Error, Result};
-use crate::ports::forward::{self, End, Place, Port};
+use crate::ports::forward::{self, Destination, Outcome, Port};
 use crate::ports::listening::Listener;
 use crate::service::sandboxes::Sandboxes;
 use crate::sys::file::lock::{Lock, Sharing};
@@ -52,12 +52,12 @@ impl Ports {
         &self,
         inside: &dyn Inside,
         stop: &dyn Fn() -> bool,
-    ) -> io::Result<End> {
+    ) -> io::Result<Outcome> {
         let reach = loop {
             match inside.reach() {
                 Ok(reach) => break reach,
-                Err(_) if !inside.is_alive() => return Ok(End::Gone),
-                Err(_) if stop() => return Ok(End::Asked),
+                Err(_) if !inside.is_alive() => return Ok(Outcome::Gone),
+                Err(_) if stop() => return Ok(Outcome::Stopped),
                 Err(_) => sleep(Duration::from_millis(20)),
             }
         };
@@ -70,10 +70,10 @@ impl Ports {
             },
             Reach::Channel(carrier) => {
                 carry = move |kind, port| carrier.carry(kind, port);
-                forward::Reach::Way(&carry)
+                forward::Reach::Connector(&carry)
             }
         };
-        let place = Place {
+        let place = Destination {
             reach,
             is_there: &|| inside.is_alive(),
             memory: self.memory,
@@ -94,7 +94,7 @@ impl Sandboxes {
     ) -> Result<Ports> {
         let mut open = Vec::new();
         for descriptor in given {
-            let listening = Listener::given(*descriptor)
+            let listening = Listener::from_inherited(*descriptor)
                 .and_then(|listener| Ok((listener.address()?, listener)));
             let (address, listener) =
                 listening.map_err(Error::step("taking over a socket from the service manager"))?;
@@ -177,9 +177,10 @@ impl Sandboxes {
             .iter()
             .map(|port| port.listener.as_fd())
             .collect();
-        let program = command::own().map_err(Error::step("finding this program"))?;
-        let mut child = command::leave(&program, &[SERVE, name.as_str()], &sockets, output)
-            .map_err(Error::io("running", &program))?;
+        let program = command::current_exe().map_err(Error::step("finding this program"))?;
+        let mut child =
+            command::spawn_detached(&program, &[SERVE, name.as_str()], &sockets, output)
+                .map_err(Error::io("running", &program))?;
         let begin = Instant::now();
         while begin.elapsed() < PATIENCE {
             if self.server(name) == Some(child.id()) {

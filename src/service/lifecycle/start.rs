@@ -12,7 +12,7 @@ use crate::guest::{self, kernel};
 use crate::host::cgroup;
 use crate::hypervisor::{DomainState, Hypervisor};
 
-use crate::ports::forward::End;
+use crate::ports::forward::Outcome;
 use crate::service::connections::Presence;
 use crate::service::image::{self, Device};
 use crate::service::lifecycle::failure::failure;
@@ -194,7 +194,7 @@ impl Sandboxes {
 
     /// What the init of a sandbox has said last since its start.
     fn init_log(&self, name: &SandboxName) -> String {
-        bounded_read::last(&self.store.init_log(name), SAID).unwrap_or_default()
+        bounded_read::tail(&self.store.init_log(name), SAID).unwrap_or_default()
     }
 
     fn ended_early(&self, name: &SandboxName) -> Error {
@@ -249,7 +249,7 @@ impl Sandboxes {
                 Some(Readiness::Failed(units)) => {
                     return Err(failure(inside, config, &units));
                 }
-                Some(Readiness::Ready { told, .. }) if told || config.workload.tells() => {
+                Some(Readiness::Ready { told, .. }) if told || config.workload.notifies() => {
                     return Ok(());
                 }
                 Some(Readiness::Ready { run, .. }) => {
@@ -297,7 +297,12 @@ impl Sandboxes {
     ///
     /// # Errors
     /// Where there is no such sandbox, libvirt does not answer, or the ports cannot be served.
-    pub fn wait(&self, name: &SandboxName, ports: &Ports, stop: &dyn Fn() -> bool) -> Result<End> {
+    pub fn wait(
+        &self,
+        name: &SandboxName,
+        ports: &Ports,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Outcome> {
         let config = self.store.load(name)?;
         let _presence = Presence::new(&config.connection, config.name.as_str());
         let look = || -> Result<Option<Box<dyn Inside>>> {
@@ -307,8 +312,8 @@ impl Sandboxes {
         while let Some(watched) = inside {
             let served = ports.serve(&*watched, stop);
             match served.map_err(Error::step(format!("serving the ports of '{name}'")))? {
-                End::Gone => {}
-                end @ (End::Asked | End::Idle) => return Ok(end),
+                Outcome::Gone => {}
+                end @ (Outcome::Stopped | Outcome::Idle) => return Ok(end),
             }
             let begin = Instant::now();
             inside = None;
@@ -320,7 +325,7 @@ impl Sandboxes {
                 inside.share_controllers();
             }
         }
-        Ok(End::Gone)
+        Ok(Outcome::Gone)
     }
 }
 

@@ -11,7 +11,7 @@ use crate::service::provision::freeze::StillTree;
 use crate::service::provision::identity::{self, Renewal};
 use crate::service::sandboxes::Sandboxes;
 use crate::sys::copy::{Copier, Existing, Report};
-use crate::sys::root::{Found, Root, RootError};
+use crate::sys::root::{Root, RootError, WalkEntry};
 use crate::tree::place;
 
 /// What a clone is to be.
@@ -108,7 +108,7 @@ fn cloned(source: &SandboxConfig, request: &Request, path: PathBuf) -> SandboxCo
             .to_string(),
         networks: identity::renewed(&source.networks, &uuid),
         // A range has one sandbox.
-        idmap: source.idmap.of_another(),
+        idmap: source.idmap.for_copy(),
         ..source.clone()
     }
 }
@@ -121,7 +121,7 @@ fn copy_tree(
     interrupted: &dyn Fn() -> bool,
 ) -> Result<Report> {
     let (source, destination) = (Root::new(from)?, Root::new(to)?);
-    let mut copier = Copier::new(&source, &destination, Existing::Refuse).until(interrupted);
+    let mut copier = Copier::new(&source, &destination, Existing::Refuse).stop_when(interrupted);
     for found in walk(&source) {
         if interrupted() {
             return Err(Error::Interrupted);
@@ -135,7 +135,7 @@ fn copy_tree(
 }
 
 /// Walks through all that is in a tree but what is the host's.
-pub(in crate::service) fn walk(root: &Root) -> impl Iterator<Item = Result<Found, RootError>> {
+pub(in crate::service) fn walk(root: &Root) -> impl Iterator<Item = Result<WalkEntry, RootError>> {
     // The top itself belongs to its place.
     root.walk(Path::new("/"), place::is_reserved).skip(1)
 }

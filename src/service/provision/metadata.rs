@@ -58,7 +58,7 @@ impl Metadata {
             packages: versions(&config.service_packages)?,
             host_units: config
                 .workload
-                .given_units()
+                .host_units()
                 .iter()
                 .filter(is_hosts)
                 .cloned()

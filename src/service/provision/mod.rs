@@ -142,7 +142,7 @@ impl Sandboxes {
 pub(in crate::service) fn check_words(config: &SandboxConfig) -> std::result::Result<(), String> {
     for unit in config
         .workload
-        .given_units()
+        .host_units()
         .iter()
         .chain(&config.keep_units)
     {

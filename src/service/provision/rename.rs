@@ -64,7 +64,7 @@ impl Sandboxes {
         let note = self.store.dir(old).join(NOTE);
         let text = serde_json::to_vec(&renaming).map_err(Error::step("noting a new name"))?;
         atomic::write(&note, &text, 0o600)?;
-        if let Err(error) = rename::exclusively(&self.store.dir(old), &self.store.dir(new)) {
+        if let Err(error) = rename::no_replace(&self.store.dir(old), &self.store.dir(new)) {
             let _ = fs::remove_file(&note);
             self.store.check_free(new)?;
             return Err(Error::io("renaming", &self.store.dir(old))(error));

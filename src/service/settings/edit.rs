@@ -22,7 +22,7 @@ impl Sandboxes {
     pub fn configuration(&self, name: &SandboxName) -> Result<String> {
         self.store.must_exist(name)?;
         let path = self.store.config(name);
-        bounded_read::whole(&path, LONGEST).map_err(Error::io("reading", &path))
+        bounded_read::regular_file(&path, LONGEST).map_err(Error::io("reading", &path))
     }
 
     /// Replaces the text `before` of a sandbox's configuration by `text`, which stays as it is, comments and all. Whatever is

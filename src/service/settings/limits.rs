@@ -16,7 +16,7 @@ impl Sandboxes {
     /// Where there is no such sandbox, or it cannot have such limits; nothing is changed then.
     pub fn set(&self, name: &SandboxName, changes: &[Change]) -> Result<Vec<(String, String)>> {
         let (_lock, mut config) = self.store.lock(name)?;
-        let changed = config.resources.changed(changes);
+        let changed = config.resources.with_changes(changes);
         let before = std::mem::replace(
             &mut config.resources,
             changed.map_err(|error| Error::refused(error.to_string()))?,
@@ -24,11 +24,11 @@ impl Sandboxes {
         config.check().map_err(Error::refused)?;
         let keeper = Keeper::of(&config.connection)?;
         keeper.check(&config)?;
-        let differing = before.differing(&config.resources);
+        let differing = before.differing_keys(&config.resources);
         let hypervisor = self.hypervisor(&config)?;
         let path = self.store.config(name);
         let text = fs::read_to_string(&path).map_err(Error::io("reading", &path))?;
-        let written = config.resources.written_into(&text, &differing);
+        let written = config.resources.write_into(&text, &differing);
         let text = written.map_err(|error| Error::refused(error.to_string()))?;
         atomic::write(&path, text.as_bytes(), 0o600)?;
         let Some(inside) = self.inside(&config, &hypervisor)? else {

@@ -125,7 +125,7 @@ pub(super) fn prepare(
 pub(super) fn claimed(file: &Path, name: &SandboxName) -> Result<File> {
     let open = OpenOptions::new().read(true).write(true).open(file);
     let open = open.map_err(Error::io("opening", file))?;
-    image_lock::claim(&open).map_err(|error| {
+    image_lock::acquire(&open).map_err(|error| {
         Error::refused(format!(
             "'{}' is in use ({error}); end what reads it, such as 'logs --follow {name}'",
             file.display()

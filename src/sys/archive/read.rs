@@ -19,7 +19,7 @@ const LONGEST: u64 = 1 << 20;
 
 /// Extended attributes that are accepted from an archive: those with a meaning to the kernel or to their
 /// writer.
-const TAKEN: [&str; 4] = [
+const ACCEPTED_XATTRS: [&str; 4] = [
     "user.",
     "security.capability",
     "system.posix_acl_access",
@@ -72,7 +72,7 @@ pub enum Kind {
 
 /// Headers that precede a member and describe it.
 #[derive(Debug, Default)]
-struct Before {
+struct PendingHeaders {
     path: Option<OsString>,
     link: Option<OsString>,
     text: Vec<u8>,
@@ -94,7 +94,7 @@ impl<'r> Reader<'r> {
     /// If the archive cannot be read, is damaged, or has a member that is never unpacked: a device, or a
     /// name that leads out.
     pub fn next_member(&mut self) -> Result<Option<Member>> {
-        let mut records = Before::default();
+        let mut records = PendingHeaders::default();
         loop {
             self.pass_over()?;
             let Some(header) = self.header()? else {
@@ -186,7 +186,12 @@ impl<'r> Reader<'r> {
         Ok(Some(header))
     }
 
-    fn member(&mut self, header: &Header, kind: EntryType, records: &Before) -> Result<Member> {
+    fn member(
+        &mut self,
+        header: &Header,
+        kind: EntryType,
+        records: &PendingHeaders,
+    ) -> Result<Member> {
         let damaged = ArchiveError::Damaged;
         let list = List::parse(&records.text).ok_or(damaged("a record"))?;
         let number = |key: &str| list.number(key).ok_or(damaged("a number"));
@@ -288,10 +293,12 @@ fn sparse_size(
 
 fn extended(list: &List<'_>) -> Vec<(OsString, Vec<u8>)> {
     let is_taken = |name: &OsStr| {
-        TAKEN.iter().any(|taken| match taken.ends_with('.') {
-            true => name.as_bytes().starts_with(taken.as_bytes()),
-            false => name == *taken,
-        })
+        ACCEPTED_XATTRS
+            .iter()
+            .any(|taken| match taken.ends_with('.') {
+                true => name.as_bytes().starts_with(taken.as_bytes()),
+                false => name == *taken,
+            })
     };
     list.below(XATTR)
         .filter(|(name, _)| is_taken(name))

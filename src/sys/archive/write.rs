@@ -15,7 +15,7 @@ use super::{ArchiveError, BLOCK, Left, Result, XATTR, padding, pax, sparse};
 use crate::sys::copy::Omission;
 use crate::sys::copy::attributes::Attributes;
 use crate::sys::copy::data::{extents, state};
-use crate::sys::root::{Found, Object, Root};
+use crate::sys::root::{Object, Root, WalkEntry};
 
 /// Bytes of a name that fit into a header; a longer one needs a record.
 const NAME: usize = 100;
@@ -65,8 +65,8 @@ impl<'w> Writer<'w> {
     ///
     /// # Errors
     /// If the object cannot be read, is written to meanwhile, or the archive cannot be written.
-    pub fn object(&mut self, root: &Root, found: &Found, name: &Path) -> Result<Left> {
-        let Found {
+    pub fn object(&mut self, root: &Root, found: &WalkEntry, name: &Path) -> Result<Left> {
+        let WalkEntry {
             path,
             object,
             metadata,

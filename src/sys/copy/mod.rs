@@ -29,7 +29,7 @@ use nix::unistd::{UnlinkatFlags, linkat, mkfifoat, symlinkat, unlinkat};
 
 use crate::error::shown;
 use crate::sys::file::atomic::temporary_name;
-use crate::sys::root::{Found, Object, Parents, Root, RootError};
+use crate::sys::root::{Object, Parents, Root, RootError, WalkEntry};
 use attributes::Attributes;
 
 pub use report::{Copied, Omission, Report, Skipped};
@@ -139,7 +139,7 @@ impl<'r> Copier<'r> {
 
     /// Makes the copier call `stop` regularly, also in the middle of a large file, and fail if it returns
     /// true.
-    pub fn until(mut self, stop: &'r dyn Fn() -> bool) -> Self {
+    pub fn stop_when(mut self, stop: &'r dyn Fn() -> bool) -> Self {
         self.stop = Stop(stop);
         self
     }
@@ -155,7 +155,7 @@ impl<'r> Copier<'r> {
 
     /// Copies an object that a walk through the source has found; otherwise like
     /// [`copy_object`](Self::copy_object).
-    pub fn copy_found(&mut self, found: &Found, to: &Path) -> Result<Copied> {
+    pub fn copy_found(&mut self, found: &WalkEntry, to: &Path) -> Result<Copied> {
         self.copy_opened(&found.object, &found.metadata, &found.path, to)
     }
 

@@ -31,21 +31,21 @@ pub struct WriteError {
 ///
 /// A symlink at `path` is replaced, not followed. The content is on disk when this returns.
 pub fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), WriteError> {
-    write_path(path, content, mode, Durability::AtOnce)
+    write_path(path, content, mode, Durability::Synced)
 }
 
 /// Replaces `path` like [`write()`], without waiting for the disk: for content that can be regenerated.
-pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), WriteError> {
-    write_path(path, content, mode, Durability::InTime)
+pub fn write_unsynced(path: &Path, content: &[u8], mode: u32) -> Result<(), WriteError> {
+    write_path(path, content, mode, Durability::Unsynced)
 }
 
 /// Point in time at which a file is on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::sys) enum Durability {
     /// Before the call returns.
-    AtOnce,
+    Synced,
     /// When the kernel writes it back: a sync can take long.
-    InTime,
+    Unsynced,
 }
 
 fn write_path(
@@ -84,7 +84,7 @@ pub(in crate::sys) fn write_at(
     let written = (|| {
         file.write_all(content)?;
         fchmod(&file, Mode::from_bits_truncate(mode))?;
-        if durability == Durability::AtOnce {
+        if durability == Durability::Synced {
             file.sync_all()?;
         }
         renameat(directory, temporary.as_str(), directory, name)?;
@@ -97,8 +97,8 @@ pub(in crate::sys) fn write_at(
     }
     match durability {
         // Without this, the rename itself may be lost in a crash: fsync(2).
-        Durability::AtOnce => Ok(fsync(directory)?),
-        Durability::InTime => Ok(()),
+        Durability::Synced => Ok(fsync(directory)?),
+        Durability::Unsynced => Ok(()),
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use nix::libc;
 
 /// Reads the last `most` bytes of a file as text, from the beginning of a line if the file is longer.
-pub fn last(path: &Path, most: u64) -> io::Result<String> {
+pub fn tail(path: &Path, most: u64) -> io::Result<String> {
     let mut file = File::open(path)?;
     let skipped = file.metadata()?.len().saturating_sub(most);
     file.seek(SeekFrom::Start(skipped))?;
@@ -25,7 +25,7 @@ pub fn last(path: &Path, most: u64) -> io::Result<String> {
 ///
 /// # Errors
 /// If the file is longer, not UTF-8, or not a regular file. A fifo is refused without waiting for a writer.
-pub fn whole(path: &Path, most: u64) -> io::Result<String> {
+pub fn regular_file(path: &Path, most: u64) -> io::Result<String> {
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     let file = OpenOptions::new()
         .read(true)
@@ -54,12 +54,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         std::fs::write(path("text"), "1234").unwrap();
-        assert_eq!(whole(&path("text"), 4).unwrap(), "1234");
-        assert!(whole(&path("text"), 3).is_err());
+        assert_eq!(regular_file(&path("text"), 4).unwrap(), "1234");
+        assert!(regular_file(&path("text"), 3).is_err());
         nix::unistd::mkfifo(&path("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
         std::os::unix::fs::symlink("/dev/zero", path("zero")).unwrap();
         for name in ["fifo", "zero", ".", "none"] {
-            assert!(whole(&path(name), 100).is_err(), "{name}");
+            assert!(regular_file(&path(name), 100).is_err(), "{name}");
         }
     }
 
@@ -67,7 +67,7 @@ mod tests {
     fn no_more_than_the_end_is_read_of_whatever_there_is() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
-        assert!(last(&path, 10).is_err());
+        assert!(tail(&path, 10).is_err());
         for (content, expected) in [
             (&b""[..], ""),
             (b"one\ntwo\n", "one\ntwo\n"),
@@ -76,11 +76,11 @@ mod tests {
             (b"a\xff\n", "a\u{fffd}\n"),
         ] {
             std::fs::write(&path, content).unwrap();
-            assert_eq!(last(&path, 10).unwrap(), expected);
+            assert_eq!(tail(&path, 10).unwrap(), expected);
         }
         // A sparse file of any size.
         let file = File::options().append(true).open(&path).unwrap();
         file.set_len(1 << 40).unwrap();
-        assert_eq!(last(&path, 10).unwrap().len(), 10);
+        assert_eq!(tail(&path, 10).unwrap().len(), 10);
     }
 }

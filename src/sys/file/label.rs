@@ -19,7 +19,7 @@ pub fn get(path: &Path) -> Option<String> {
 
 /// Labels the directory `top` with all in it, and itself last. No symlink in it is followed, even if the tree
 /// changes meanwhile; files that vanish are no error. Filesystems mounted below `top` are skipped.
-pub fn set_below(top: &Path, label: &str) -> Result<()> {
+pub fn set_recursively(top: &Path, label: &str) -> Result<()> {
     let root = Root::new(top)?;
     let device = device(&root.object(Path::new("/"))?)?;
     let mut rest = vec![(PathBuf::from("/"), false)];
@@ -78,13 +78,13 @@ mod tests {
         symlink(&beyond, top.join("a/link")).unwrap();
         symlink(dir.path(), top.join("out")).unwrap();
         let label = "system_u:object_r:container_file_t:s0:c1,c2";
-        set_below(&top, label).unwrap();
+        set_recursively(&top, label).unwrap();
         for path in ["", "a", "a/b", "a/b/file"] {
             assert_eq!(get(&top.join(path)).as_deref(), Some(label), "{path}");
         }
         assert_ne!(get(&beyond).as_deref(), Some(label));
         let link = xattr::get(top.join("a/link"), ATTRIBUTE).unwrap().unwrap();
         assert_eq!(link, format!("{label}\0").into_bytes());
-        set_below(&top, label).unwrap();
+        set_recursively(&top, label).unwrap();
     }
 }

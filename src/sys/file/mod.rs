@@ -2,10 +2,10 @@
 
 pub mod atomic;
 pub mod bounded_read;
+pub mod entries;
 pub mod label;
 pub mod lock;
 pub mod new_file;
 pub mod private;
 pub mod remove;
 pub mod rename;
-pub mod siblings;

@@ -6,7 +6,7 @@ use std::path::Path;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 /// Renames `from` to `to` atomically, and fails if `to` exists (`RENAME_NOREPLACE` of renameat2(2)).
-pub fn exclusively(from: &Path, to: &Path) -> io::Result<()> {
+pub fn no_replace(from: &Path, to: &Path) -> io::Result<()> {
     Ok(renameat2(
         AT_FDCWD,
         from,
@@ -27,9 +27,9 @@ mod tests {
         let [a, b, c] = ["a", "b", "c"].map(|name| dir.path().join(name));
         fs::create_dir(&a).unwrap();
         fs::create_dir(&b).unwrap();
-        let error = exclusively(&a, &b).unwrap_err();
+        let error = no_replace(&a, &b).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
-        exclusively(&a, &c).unwrap();
+        no_replace(&a, &c).unwrap();
         assert!(c.is_dir() && !a.exists());
     }
 }

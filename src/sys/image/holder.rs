@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 
 use crate::sys::file::lock::{Lock, Sharing};
 use crate::sys::image::loopdev::{Extent, LoopDevice, is_attached};
-use crate::sys::image::storage_daemon::{self, Export};
+use crate::sys::image::storage_daemon::{self, RawView};
 
 /// Files of one held image.
 #[derive(Debug, Clone, Copy)]
-pub struct Places<'a> {
+pub struct HolderFiles<'a> {
     /// Directory of the holder's files.
     pub directory: &'a Path,
 }
@@ -26,12 +26,12 @@ pub struct Places<'a> {
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Interval between two looks.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Exit status of a holder that found another one.
-const HELD: i32 = 75;
+const ALREADY_HELD: i32 = 75;
 
-impl Places<'_> {
+impl HolderFiles<'_> {
     fn lock(&self) -> PathBuf {
         self.directory.join("image.lock")
     }
@@ -52,7 +52,7 @@ impl Places<'_> {
 
 /// Block device of a held image.
 #[derive(Debug)]
-pub struct Held {
+pub struct HeldImage {
     device: LoopDevice,
     holder: Option<Holder>,
 }
@@ -64,7 +64,7 @@ struct Holder {
     _leash: ChildStdin,
 }
 
-impl Held {
+impl HeldImage {
     /// Returns the device of the image at `image`, of QEMU's `format`: an existing one, or a new one. A
     /// new holder is `program` with the arguments `how`, the image, the format and the directory; it
     /// calls [`hold`].
@@ -75,7 +75,7 @@ impl Held {
         program: &Path,
         how: &str,
         (image, format): (&Path, &str),
-        places: Places<'_>,
+        places: HolderFiles<'_>,
     ) -> io::Result<Self> {
         fs::create_dir_all(places.directory)?;
         let begin = Instant::now();
@@ -89,7 +89,7 @@ impl Held {
             } else if let Some(held) = start(program, how, (image, format), places)? {
                 return Ok(held);
             }
-            sleep(LOOK);
+            sleep(POLL_INTERVAL);
         }
         Err(io::ErrorKind::TimedOut.into())
     }
@@ -116,7 +116,7 @@ impl Held {
         while begin.elapsed() < PATIENCE {
             match child.try_wait() {
                 Ok(None) if begin.elapsed() > PATIENCE / 10 && is_attached(&path) => return,
-                Ok(None) => sleep(LOOK / 5),
+                Ok(None) => sleep(POLL_INTERVAL / 5),
                 Ok(Some(_)) | Err(_) => return,
             }
         }
@@ -127,8 +127,8 @@ fn start(
     program: &Path,
     how: &str,
     (image, format): (&Path, &str),
-    places: Places<'_>,
-) -> io::Result<Option<Held>> {
+    places: HolderFiles<'_>,
+) -> io::Result<Option<HeldImage>> {
     let mut child = Command::new(program)
         .arg(how)
         .arg(image)
@@ -149,12 +149,12 @@ fn start(
             stderr.read_to_string(&mut reason)?;
         }
         return match child.wait()?.code() {
-            Some(HELD) => Ok(None),
+            Some(ALREADY_HELD) => Ok(None),
             _ => Err(io::Error::other(reason.trim().to_owned())),
         };
     }
     let device = LoopDevice::open(Path::new(said.trim()))?;
-    Ok(Some(Held {
+    Ok(Some(HeldImage {
         device,
         holder: Some(Holder {
             child,
@@ -163,26 +163,26 @@ fn start(
     }))
 }
 
-/// Holds an image until nobody has its device open; called by the process that [`Held::new`] starts.
+/// Holds an image until nobody has its device open; called by the process that [`HeldImage::new`] starts.
 ///
 /// # Errors
 /// If the image cannot be opened.
-pub fn hold(image: &Path, format: &str, places: Places<'_>) -> io::Result<()> {
+pub fn hold(image: &Path, format: &str, places: HolderFiles<'_>) -> io::Result<()> {
     let Ok(_lock) = Lock::try_acquire(&places.lock(), Sharing::Exclusive)
         .map_err(|error| io::Error::other(error.to_string()))?
     else {
-        std::process::exit(HELD);
+        std::process::exit(ALREADY_HELD);
     };
     // Must not end with the terminal of the first user.
     nix::unistd::setsid()?;
-    leave_group();
+    leave_unit_cgroup();
     let image = storage_daemon::Image {
         path: image,
         format,
         read_only: false,
         backing: false,
     };
-    let export = Export::new(image).map_err(|error| {
+    let export = RawView::new(image).map_err(|error| {
         io::Error::new(
             error.kind(),
             format!("{error} (this takes qemu-storage-daemon, and FUSE in the kernel)"),
@@ -199,7 +199,7 @@ pub fn hold(image: &Path, format: &str, places: Places<'_>) -> io::Result<()> {
     let _ = io::stdin().read(&mut [0; 1]);
     drop(device);
     while is_attached(&path) {
-        sleep(LOOK);
+        sleep(POLL_INTERVAL);
     }
     drop(export);
     let _ = fs::remove_file(places.device());
@@ -208,7 +208,7 @@ pub fn hold(image: &Path, format: &str, places: Places<'_>) -> io::Result<()> {
 
 /// Moves to the root of the hierarchy by which systemd tracks the processes of units: otherwise stopping the
 /// unit that asked for the image could kill the holder while the sandbox runs on.
-fn leave_group() {
+fn leave_unit_cgroup() {
     for top in ["", "systemd", "unified"] {
         let file = Path::new("/sys/fs/cgroup").join(top).join("cgroup.procs");
         // Without permission to move, systemd does not track this process either.

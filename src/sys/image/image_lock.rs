@@ -14,7 +14,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
 /// First byte of the permissions in use (`RAW_LOCK_PERM_BASE`).
-const DONE: libc::off_t = 100;
+const USED: libc::off_t = 100;
 
 /// First byte of the permissions denied to others (`RAW_LOCK_SHARED_BASE`).
 const DENIED: libc::off_t = 200;
@@ -28,28 +28,28 @@ const RESIZE: libc::off_t = 3;
 /// # Errors
 /// [`ErrorKind::ResourceBusy`](io::ErrorKind::ResourceBusy) if another description writes or forbids writing;
 /// close the file then.
-pub fn claim(file: &File) -> io::Result<()> {
+pub fn acquire(file: &File) -> io::Result<()> {
     for permission in [WRITE, RESIZE] {
-        for base in [DONE, DENIED] {
+        for base in [USED, DENIED] {
             let lock = byte(base + permission, libc::F_RDLCK);
             fcntl(file, FcntlArg::F_OFD_SETLK(&lock))?;
         }
     }
-    match is_others(file)? {
+    match is_locked_by_other(file)? {
         true => Err(io::ErrorKind::ResourceBusy.into()),
         false => Ok(()),
     }
 }
 
 /// Returns whether the file at `path` is locked, by QEMU or by the host.
-pub fn is_claimed(path: &Path) -> io::Result<bool> {
-    is_others(&OpenOptions::new().read(true).write(true).open(path)?)
+pub fn is_locked(path: &Path) -> io::Result<bool> {
+    is_locked_by_other(&OpenOptions::new().read(true).write(true).open(path)?)
 }
 
 /// Returns whether another description of the file has one of the locks.
-fn is_others(file: &File) -> io::Result<bool> {
+fn is_locked_by_other(file: &File) -> io::Result<bool> {
     for permission in [WRITE, RESIZE] {
-        for base in [DONE, DENIED] {
+        for base in [USED, DENIED] {
             let mut lock = byte(base + permission, libc::F_WRLCK);
             fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock))?;
             if i32::from(lock.l_type) != libc::F_UNLCK {
@@ -82,17 +82,17 @@ mod tests {
     fn an_image_has_one_that_writes() {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(1 << 20).unwrap();
-        assert!(!is_claimed(file.path()).unwrap());
+        assert!(!is_locked(file.path()).unwrap());
         let open = || OpenOptions::new().read(true).write(true).open(file.path());
         let first = open().unwrap();
-        claim(&first).unwrap();
-        assert!(is_claimed(file.path()).unwrap());
+        acquire(&first).unwrap();
+        assert!(is_locked(file.path()).unwrap());
         let second = open().unwrap();
-        let error = claim(&second).unwrap_err();
+        let error = acquire(&second).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ResourceBusy);
         drop(second);
         drop(first);
-        claim(&open().unwrap()).unwrap();
+        acquire(&open().unwrap()).unwrap();
     }
 
     #[test]
@@ -115,7 +115,7 @@ mod tests {
         }
         let open = OpenOptions::new().read(true).write(true).open(file.path());
         let claimed = open.unwrap();
-        claim(&claimed).unwrap();
+        acquire(&claimed).unwrap();
         assert!(!writes().unwrap().success());
         drop(claimed);
         assert!(writes().unwrap().success());

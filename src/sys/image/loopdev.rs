@@ -131,14 +131,14 @@ impl LoopDevice {
     ///
     /// # Errors
     /// [`ErrorKind::ResourceBusy`](io::ErrorKind::ResourceBusy) if a virtual machine has the file.
-    pub fn shared(path: &Path) -> io::Result<Self> {
+    pub fn attach_shared(path: &Path) -> io::Result<Self> {
         let begin = Instant::now();
         loop {
-            if let Some(device) = Self::of(path)? {
+            if let Some(device) = Self::find(path)? {
                 return Ok(device);
             }
             let file = OpenOptions::new().read(true).write(true).open(path)?;
-            match image_lock::claim(&file) {
+            match image_lock::acquire(&file) {
                 Ok(()) => return Self::over(&file, Extent::default(), false),
                 // Another process may be creating the device, or has just released one.
                 Err(error) if begin.elapsed() > PATIENCE => return Err(error),
@@ -148,14 +148,14 @@ impl LoopDevice {
     }
 
     /// Returns the device that shows the file at `path`, if there is one.
-    pub fn of(path: &Path) -> io::Result<Option<Self>> {
+    pub fn find(path: &Path) -> io::Result<Option<Self>> {
         let file = fs::metadata(path)?;
         let is_it = |device: &File| {
             // SAFETY: all zeros are a valid `Info`, which has only numbers.
             let mut info: Info = unsafe { std::mem::zeroed() };
             // SAFETY: the descriptor is open, and `info` has the layout that the kernel writes.
             let status = unsafe { get_status(device.as_raw_fd(), &raw mut info) };
-            status.is_ok() && info.inode == file.ino() && decoded(info.device) == file.dev()
+            status.is_ok() && info.inode == file.ino() && decode_device(info.device) == file.dev()
         };
         for entry in fs::read_dir("/sys/block")?.flatten() {
             if !entry.path().join("loop/backing_file").exists() {
@@ -207,7 +207,7 @@ pub fn is_attached(node: &Path) -> bool {
 }
 
 /// Decodes a device number of the kernel's `huge_encode_dev()` to that of stat(2).
-fn decoded(device: u64) -> u64 {
+fn decode_device(device: u64) -> u64 {
     let (low, high) = (device & 0xffff_ffff, device >> 32);
     let major = (low >> 8) & 0xfff;
     let minor = (low & 0xff) | ((low >> 12) & 0xfff00) | (high << 20);
@@ -255,22 +255,22 @@ mod tests {
     fn a_file_has_one_device() {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(1 << 20).unwrap();
-        let first = match LoopDevice::shared(file.path()) {
+        let first = match LoopDevice::attach_shared(file.path()) {
             Ok(device) => device,
             Err(error) => {
                 eprintln!("skipped: a_file_has_one_device: {error}");
                 return;
             }
         };
-        let second = LoopDevice::shared(file.path()).unwrap();
+        let second = LoopDevice::attach_shared(file.path()).unwrap();
         assert_eq!(first.path(), second.path());
         let path = first.path().to_owned();
         drop(first);
         assert!(is_attached(&path) && LoopDevice::open(&path).is_ok());
-        assert!(image_lock::is_claimed(file.path()).unwrap());
+        assert!(image_lock::is_locked(file.path()).unwrap());
         drop(second);
-        assert!(!image_lock::is_claimed(file.path()).unwrap());
-        assert!(LoopDevice::of(file.path()).unwrap().is_none());
+        assert!(!image_lock::is_locked(file.path()).unwrap());
+        assert!(LoopDevice::find(file.path()).unwrap().is_none());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::sys::process::command;
 ///
 /// # Errors
 /// If it cannot be written, or the tool is not installed.
-pub fn grow(path: &Path, format: &str, size: u64) -> io::Result<()> {
+pub fn create_image(path: &Path, format: &str, size: u64) -> io::Result<()> {
     if format == "raw" {
         return OpenOptions::new().write(true).open(path)?.set_len(size);
     }
@@ -24,7 +24,7 @@ pub fn grow(path: &Path, format: &str, size: u64) -> io::Result<()> {
 ///
 /// # Errors
 /// If it cannot be made, or the tool is not installed.
-pub fn filesystem(device: &Path, kind: &str, uuid: &str) -> io::Result<()> {
+pub fn make_filesystem(device: &Path, kind: &str, uuid: &str) -> io::Result<()> {
     let node = text(device)?;
     match kind {
         // No blocks reserved for root: all files in it are root's.

@@ -19,7 +19,7 @@ use nix::libc;
 ///
 /// # Errors
 /// If the kernel is older than 5.14, or the caller may not mount.
-pub fn plain(directory: impl AsFd) -> io::Result<File> {
+pub fn clone_read_only(directory: impl AsFd) -> io::Result<File> {
     let flags = libc::OPEN_TREE_CLONE
         | libc::O_CLOEXEC.cast_unsigned()
         | libc::AT_EMPTY_PATH.cast_unsigned();
@@ -56,7 +56,7 @@ pub fn plain(directory: impl AsFd) -> io::Result<File> {
 ///
 /// # Errors
 /// If the kernel is older than 5.12, or the filesystem does not support idmapped mounts.
-pub fn show_as(view: impl AsFd, id: u32) -> io::Result<()> {
+pub fn map_root_to(view: impl AsFd, id: u32) -> io::Result<()> {
     // A user namespace exists as long as a process is in it, or a file of it is open.
     let mut holder = Command::new("unshare")
         .args(["--user", "--", "sh", "-c", "echo; read end"])
@@ -141,7 +141,7 @@ mod tests {
         fs::write(dir.path().join("below/file"), "mine").unwrap();
         symlink("below/file", dir.path().join("link")).unwrap();
         symlink("/etc", dir.path().join("etc")).unwrap();
-        let view = match plain(File::open(dir.path()).unwrap()) {
+        let view = match clone_read_only(File::open(dir.path()).unwrap()) {
             Ok(view) => view,
             Err(error) => {
                 eprintln!("SKIP links_lead_nowhere: mounting: {error}");

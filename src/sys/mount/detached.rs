@@ -14,9 +14,9 @@ use std::ptr;
 
 use nix::libc;
 
-/// Mounted filesystem that is unmounted on drop.
+/// DetachedMount filesystem that is unmounted on drop.
 #[derive(Debug)]
-pub struct Mounted {
+pub struct DetachedMount {
     top: OwnedFd,
 }
 
@@ -31,7 +31,7 @@ const MOUNT_ATTR_NODEV: u64 = 0x4;
 const MOUNT_ATTR_NOEXEC: u64 = 0x8;
 const MOUNT_ATTR_NOSYMFOLLOW: u64 = 0x0020_0000;
 
-impl Mounted {
+impl DetachedMount {
     /// Mounts the filesystem `kind` of the block device `device`. Its content is untrusted: programs are
     /// not executed, and device nodes and setuid bits are ignored.
     ///
@@ -43,7 +43,7 @@ impl Mounted {
 
     /// Mounts the filesystem read-only and without following symlinks (Linux 5.14), for a program of the
     /// host to read.
-    pub fn plain(device: &Path, kind: &CStr) -> io::Result<Self> {
+    pub fn new_read_only(device: &Path, kind: &CStr) -> io::Result<Self> {
         Self::with(device, kind, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSYMFOLLOW)
     }
 
@@ -77,7 +77,7 @@ impl Mounted {
             .iter()
             .try_for_each(|pair| configure(&context, FSCONFIG_SET_STRING, Some(*pair)))
             .and_then(|()| configure(&context, FSCONFIG_CMD_CREATE, None));
-        configured.map_err(|error| explained(&context, error))?;
+        configured.map_err(|error| explain(&context, error))?;
         let attributes = attributes | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
         // SAFETY: the descriptor is open, and the rest are numbers.
         let top = unsafe {
@@ -89,7 +89,7 @@ impl Mounted {
             )
         };
         Ok(Self {
-            top: descriptor(top).map_err(|error| explained(&context, error))?,
+            top: descriptor(top).map_err(|error| explain(&context, error))?,
         })
     }
 
@@ -149,7 +149,7 @@ fn descriptor(result: libc::c_long) -> io::Result<OwnedFd> {
 
 /// Adds the kernel's explanation to an error. The context holds it as messages that begin with their
 /// severity.
-fn explained(context: &OwnedFd, error: io::Error) -> io::Error {
+fn explain(context: &OwnedFd, error: io::Error) -> io::Error {
     let mut reasons = Vec::new();
     let mut buffer = [0; 1024];
     while let Ok(length) = nix::unistd::read(context, &mut buffer) {
@@ -181,14 +181,14 @@ mod tests {
             .args(["-q", "-F"])
             .arg(file.path())
             .status();
-        let device = LoopDevice::shared(file.path());
+        let device = LoopDevice::attach_shared(file.path());
         let (Ok(true), Ok(device)) = (made.map(|status| status.success()), device) else {
             eprintln!(
                 "skipped: a_filesystem_is_there_as_long_as_its_descriptor: no mkfs or no loop device"
             );
             return;
         };
-        let mounted = match Mounted::new(device.path(), c"ext4") {
+        let mounted = match DetachedMount::new(device.path(), c"ext4") {
             Ok(mounted) => mounted,
             Err(error) => {
                 eprintln!("skipped: a_filesystem_is_there_as_long_as_its_descriptor: {error}");
@@ -202,10 +202,10 @@ mod tests {
         assert!(!mounts.contains(node.to_str().unwrap()), "{mounts}");
         drop(mounted);
         assert!(!is_attached(&node));
-        let device = LoopDevice::shared(file.path()).unwrap();
-        let again = Mounted::new(device.path(), c"ext4").unwrap();
+        let device = LoopDevice::attach_shared(file.path()).unwrap();
+        let again = DetachedMount::new(device.path(), c"ext4").unwrap();
         assert_eq!(fs::read_to_string(again.path().join("x")).unwrap(), "kept");
-        let error = Mounted::new(device.path(), c"xfs").unwrap_err();
+        let error = DetachedMount::new(device.path(), c"xfs").unwrap_err();
         assert!(!error.to_string().is_empty());
     }
 }

@@ -63,7 +63,7 @@ pub fn capture_paths<'a>(
 
 /// Runs `program` like [`capture()`], with `input` as standard input. A program that does not read all of its
 /// input is no error: the exit status decides.
-pub fn feed<'a>(
+pub fn capture_with_input<'a>(
     program: &str,
     arguments: impl IntoIterator<Item = &'a str>,
     input: &str,
@@ -86,11 +86,11 @@ pub fn feed<'a>(
 ///
 /// # Errors
 /// If the program was removed.
-pub fn own() -> io::Result<PathBuf> {
-    in_place(std::env::current_exe()?)
+pub fn current_exe() -> io::Result<PathBuf> {
+    strip_deleted(std::env::current_exe()?)
 }
 
-fn in_place(path: PathBuf) -> io::Result<PathBuf> {
+fn strip_deleted(path: PathBuf) -> io::Result<PathBuf> {
     if path.exists() {
         return Ok(path);
     }
@@ -116,7 +116,7 @@ pub fn spawn<'a>(program: &str, arguments: impl IntoIterator<Item = &'a str>) ->
 
 /// Starts `program` so that it outlives this process: without standard input, with `output` for both its
 /// outputs. `files` stay open in it; their numbers are appended to `arguments`.
-pub fn leave(
+pub fn spawn_detached(
     program: &Path,
     arguments: &[&str],
     files: &[BorrowedFd<'_>],
@@ -165,7 +165,7 @@ pub fn is_installed(program: &str) -> bool {
 }
 
 /// Replaces this process by the program at a path (execve(2)); returns only on failure.
-pub fn become_program(program: &Path, arguments: impl IntoIterator<Item = OsString>) -> io::Error {
+pub fn exec(program: &Path, arguments: impl IntoIterator<Item = OsString>) -> io::Error {
     Command::new(program).args(arguments).exec()
 }
 
@@ -178,11 +178,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("program");
         let replaced = dir.path().join("program (deleted)");
-        let error = in_place(replaced.clone()).unwrap_err().to_string();
+        let error = strip_deleted(replaced.clone()).unwrap_err().to_string();
         assert!(error.ends_with("program (deleted)' was removed"), "{error}");
         std::fs::write(&path, "new").unwrap();
-        assert_eq!(in_place(replaced.clone()).unwrap(), path);
+        assert_eq!(strip_deleted(replaced.clone()).unwrap(), path);
         std::fs::write(&replaced, "of this very name").unwrap();
-        assert_eq!(in_place(replaced.clone()).unwrap(), replaced);
+        assert_eq!(strip_deleted(replaced.clone()).unwrap(), replaced);
     }
 }

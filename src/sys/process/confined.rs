@@ -18,7 +18,7 @@ use nix::unistd::{chdir, close, pivot_root, setsid};
 
 use crate::sys::mount::bind;
 
-/// Subcommand that calls [`become_reader`].
+/// Subcommand that calls [`exec_reader`].
 pub const SUBCOMMAND: &str = "read-confined";
 
 /// User and group id of the reader: the first id above those for containers (systemd's UIDS-GIDS), which
@@ -26,7 +26,7 @@ pub const SUBCOMMAND: &str = "read-confined";
 const READER: u32 = 1_879_048_192;
 
 /// Mount point of the data in the program's root.
-const PLACE: &str = "/view";
+const MOUNT_POINT: &str = "/view";
 
 /// Directories of programs and libraries; each may be a symlink.
 const SYSTEM: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
@@ -35,7 +35,7 @@ const SYSTEM: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx3
 const FILES: [&str; 2] = ["etc/localtime", "etc/ld.so.cache"];
 
 /// Environment variables that the reader keeps: locale and terminal.
-const KEPT: [&str; 8] = [
+const ENVIRONMENT: [&str; 8] = [
     "LANG",
     "LANGUAGE",
     "LC_ALL",
@@ -51,18 +51,18 @@ const MEMORY: u64 = 4 << 30;
 
 /// Detached mount for a confined program to read.
 #[derive(Debug)]
-pub struct Reading {
+pub struct ConfinedReader {
     mount: OwnedFd,
     reader: u32,
 }
 
-impl Reading {
+impl ConfinedReader {
     /// Maps root's files on `mount` to the reader. A program can be started once.
     ///
     /// If the kernel or the filesystem cannot map them, the reader is root without any capability.
     #[must_use]
     pub fn new(mount: OwnedFd) -> Self {
-        let shown = bind::show_as(&mount, READER);
+        let shown = bind::map_root_to(&mount, READER);
         if let Err(error) = &shown {
             log::debug!("what is read keeps its owners: {error}");
         }
@@ -74,8 +74,8 @@ impl Reading {
 
     /// Returns the path in the program's root of a directory on the mount.
     #[must_use]
-    pub fn place(directory: &Path) -> PathBuf {
-        Path::new(PLACE).join(directory.strip_prefix("/").unwrap_or(directory))
+    pub fn path_inside(directory: &Path) -> PathBuf {
+        Path::new(MOUNT_POINT).join(directory.strip_prefix("/").unwrap_or(directory))
     }
 
     /// Starts the command `words` through `own`, the path of this program. Both outputs are pipes, and
@@ -100,7 +100,7 @@ impl Reading {
 /// Replaces this process by the command `words`, confined to the mount behind the descriptor `mount`; returns
 /// only on failure. The process has to be the first one of a PID namespace.
 #[must_use]
-pub fn become_reader(mount: RawFd, reader: u32, words: &[String]) -> io::Error {
+pub fn exec_reader(mount: RawFd, reader: u32, words: &[String]) -> io::Error {
     match confine(mount) {
         Ok(()) => {}
         Err(error) => return error,
@@ -122,7 +122,7 @@ pub fn become_reader(mount: RawFd, reader: u32, words: &[String]) -> io::Error {
         .args(words)
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-    for name in KEPT {
+    for name in ENVIRONMENT {
         command.envs(std::env::var_os(name).map(|value| (name, value)));
     }
     std::os::unix::process::CommandExt::exec(&mut command)
@@ -152,17 +152,17 @@ fn confine(view: RawFd) -> io::Result<()> {
         Some("mode=755,size=4m"),
     )?;
     for name in SYSTEM {
-        show(&Path::new("/").join(name), &root.join(name))?;
+        bind_or_link(&Path::new("/").join(name), &root.join(name))?;
     }
     fs::create_dir(root.join("etc"))?;
     for name in FILES {
         // Missing files are not needed.
         let _ = fs::copy(Path::new("/").join(name), root.join(name));
     }
-    for name in ["proc", &PLACE[1..]] {
+    for name in ["proc", &MOUNT_POINT[1..]] {
         fs::create_dir(root.join(name))?;
     }
-    bind::attach(view, &root.join(&PLACE[1..]))?;
+    bind::attach(view, &root.join(&MOUNT_POINT[1..]))?;
     let unseen = harmless | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY;
     let proc = |options| {
         mount(
@@ -193,7 +193,7 @@ fn confine(view: RawFd) -> io::Result<()> {
 }
 
 /// Binds a directory of the host read-only, or copies the symlink.
-fn show(from: &Path, to: &Path) -> io::Result<()> {
+fn bind_or_link(from: &Path, to: &Path) -> io::Result<()> {
     let Ok(metadata) = from.symlink_metadata() else {
         return Ok(());
     };

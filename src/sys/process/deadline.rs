@@ -14,13 +14,13 @@ use super::command::Captured;
 use super::pidfd::Process;
 
 /// Bytes of standard output that are kept.
-pub const MOST: usize = 16 << 20;
+pub const MAX_STDOUT: usize = 16 << 20;
 
 /// Bytes of standard error that are kept.
-pub const LONGEST: usize = 1 << 18;
+pub const MAX_STDERR: usize = 1 << 18;
 
 /// Interval between two looks at a command that was told to end.
-const LOOK: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Time for a command to end after a signal, and for its output to arrive after its end.
 const GRACE: Duration = Duration::from_secs(2);
@@ -33,13 +33,19 @@ pub fn run(mut command: Command, limit: Duration) -> io::Result<Option<Captured>
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
-    let stdout = child.stdout.take().map(|stdout| beginning(stdout, MOST));
-    let stderr = child.stderr.take().map(|stderr| beginning(stderr, LONGEST));
+    let stdout = child
+        .stdout
+        .take()
+        .map(|stdout| read_beginning(stdout, MAX_STDOUT));
+    let stderr = child
+        .stderr
+        .take()
+        .map(|stderr| read_beginning(stderr, MAX_STDERR));
     let (process, begin) = (Process::open(child.id())?, Instant::now());
     // A signal to this process may end the wait early.
     while !process.wait(limit.saturating_sub(begin.elapsed())) {
         if begin.elapsed() >= limit {
-            end(&mut child);
+            terminate(&mut child);
             return Ok(None);
         }
     }
@@ -58,7 +64,7 @@ pub fn run(mut command: Command, limit: Duration) -> io::Result<Option<Captured>
 /// Reads the first `most` bytes of a stream in a thread and discards the rest.
 ///
 /// The thread is not joined: a process that the command left behind may keep the stream open for ever.
-fn beginning(mut stream: impl Read + Send + 'static, most: usize) -> Receiver<Vec<u8>> {
+fn read_beginning(mut stream: impl Read + Send + 'static, most: usize) -> Receiver<Vec<u8>> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         let mut kept = Vec::new();
@@ -73,13 +79,13 @@ fn beginning(mut stream: impl Read + Send + 'static, most: usize) -> Receiver<Ve
 
 /// Ends a process, by SIGKILL if necessary. A process that the kernel cannot end, because it is frozen, is
 /// left alone.
-fn end(child: &mut Child) {
+fn terminate(child: &mut Child) {
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
         let _ = kill(Pid::from_raw(child.id().cast_signed()), signal);
         let begin = Instant::now();
         while begin.elapsed() < GRACE {
             match child.try_wait() {
-                Ok(None) => thread::sleep(LOOK),
+                Ok(None) => thread::sleep(POLL_INTERVAL),
                 Ok(Some(_)) | Err(_) => return,
             }
         }
@@ -111,7 +117,10 @@ mod tests {
         let begin = Instant::now();
         assert!(shell("echo err >&2; sleep 30 & exit 0", long).is_some());
         assert!(begin.elapsed() < Duration::from_secs(25));
-        assert_eq!(shell("trap '' TERM; while :; do sleep 1; done", LOOK), None);
+        assert_eq!(
+            shell("trap '' TERM; while :; do sleep 1; done", POLL_INTERVAL),
+            None
+        );
         assert!(!shell("kill -KILL $$", long).unwrap().success);
     }
 }

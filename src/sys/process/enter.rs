@@ -19,7 +19,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::command::Captured;
 use super::deadline;
-use super::first_process::First;
+use super::first_process::FirstProcess;
 use crate::error::{Error, Result};
 
 /// Number of attempts to seal the copy, and the pause between them.
@@ -40,12 +40,12 @@ fn seal(file: &File, seals: SealFlag) -> nix::Result<()> {
 
 /// Sealed copy of guest-init in memory.
 #[derive(Debug)]
-pub struct Entrance {
+pub struct SealedInit {
     program: File,
     config: PathBuf,
 }
 
-impl Entrance {
+impl SealedInit {
     /// Copies the guest-init at `path`. Commands are confined as the guest config at `config` says.
     pub fn new(path: &Path, config: PathBuf) -> Result<Self> {
         let content = fs::read(path).map_err(Error::io("reading", path))?;
@@ -74,7 +74,7 @@ impl Entrance {
     /// `None` if it was killed because it took longer than `limit`.
     pub fn capture(
         &self,
-        first: &First,
+        first: &FirstProcess,
         command: &[&str],
         limit: Duration,
     ) -> io::Result<Option<Captured>> {
@@ -84,7 +84,7 @@ impl Entrance {
     }
 
     /// Replaces this process by `command` in the sandbox of the process `first`; returns only on failure.
-    pub fn exec(&self, first: &First, how: &Entry, command: &[String]) -> io::Error {
+    pub fn exec(&self, first: &FirstProcess, how: &ExecOptions, command: &[String]) -> io::Error {
         let mut entering = self.entering(first);
         if how.terminal {
             entering.arg("--terminal");
@@ -103,7 +103,7 @@ impl Entrance {
         entering.arg("--").args(command).exec()
     }
 
-    fn entering(&self, first: &First) -> Command {
+    fn entering(&self, first: &FirstProcess) -> Command {
         // The path is resolved before execve(2) closes the descriptor.
         let mut command = Command::new(format!("/proc/self/fd/{}", self.program.as_raw_fd()));
         command.args(["enter", "--pid", &first.process.pid().to_string()]);
@@ -115,7 +115,7 @@ impl Entrance {
 
 /// Options of a command that runs inside a sandbox.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Entry {
+pub struct ExecOptions {
     /// Whether to allocate a terminal in the sandbox and connect it to the caller's.
     pub terminal: bool,
     /// User to run as; root if absent.

@@ -1,4 +1,4 @@
-//! First process of a running container, as recorded by guest-init ([`guest_init::sys::first_process`]).
+//! FirstProcess process of a running container, as recorded by guest-init ([`guest_init::sys::first_process`]).
 
 use std::fs;
 use std::io::ErrorKind;
@@ -8,12 +8,12 @@ use guest_init::sys::first_process::{Identity, ProcDir, RECORD, Record};
 
 use crate::error::{Error, Result};
 
-/// First processes of a running container.
+/// FirstProcess processes of a running container.
 #[derive(Debug)]
-pub struct First {
+pub struct FirstProcess {
     /// Process that libvirt started.
     pub init: ProcDir,
-    /// First process of the sandbox.
+    /// FirstProcess process of the sandbox.
     pub process: ProcDir,
     /// Identity that distinguishes `process` from later processes of the same number.
     pub identity: Identity,
@@ -23,7 +23,7 @@ pub struct First {
 #[derive(Debug)]
 pub enum Stage {
     /// The container has booted.
-    Runs(First),
+    Runs(FirstProcess),
     /// The container has not handed over its first process yet.
     Boots,
     /// The container has ended.
@@ -63,7 +63,7 @@ pub fn find(controller: u32, stage: &Path) -> Result<Stage> {
     };
     let is_it = |process: &ProcDir| process.identity().is_ok_and(|it| it == record.first);
     Ok(match process.filter(is_it) {
-        Some(process) => Stage::Runs(First {
+        Some(process) => Stage::Runs(FirstProcess {
             init,
             process,
             identity: record.first,

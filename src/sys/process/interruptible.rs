@@ -12,20 +12,20 @@ const AT_ONCE: usize = 4096;
 const PAUSE: u8 = 100;
 
 /// Stream whose reads and writes fail once `interrupted` returns true.
-pub struct Patient<'i, F> {
+pub struct Interruptible<'i, F> {
     file: F,
     interrupted: &'i dyn Fn() -> bool,
 }
 
-impl<F: std::fmt::Debug> std::fmt::Debug for Patient<'_, F> {
+impl<F: std::fmt::Debug> std::fmt::Debug for Interruptible<'_, F> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Patient")
+        f.debug_struct("Interruptible")
             .field("file", &self.file)
             .finish_non_exhaustive()
     }
 }
 
-impl<'i, F: AsFd> Patient<'i, F> {
+impl<'i, F: AsFd> Interruptible<'i, F> {
     /// Wraps `file`.
     pub fn new(file: F, interrupted: &'i dyn Fn() -> bool) -> Self {
         Self { file, interrupted }
@@ -46,14 +46,14 @@ impl<'i, F: AsFd> Patient<'i, F> {
     }
 }
 
-impl<F: AsFd + Read> Read for Patient<'_, F> {
+impl<F: AsFd + Read> Read for Interruptible<'_, F> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.wait(PollFlags::POLLIN)?;
         self.file.read(buffer)
     }
 }
 
-impl<F: AsFd + Write> Write for Patient<'_, F> {
+impl<F: AsFd + Write> Write for Interruptible<'_, F> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.wait(PollFlags::POLLOUT)?;
         self.file.write(&bytes[..bytes.len().min(AT_ONCE)])
@@ -77,7 +77,7 @@ mod tests {
             asked.set(asked.get() + 1);
             asked.get() > 2
         };
-        let error = Patient::new(reader, &interrupted)
+        let error = Interruptible::new(reader, &interrupted)
             .read(&mut [0; 8])
             .unwrap_err();
         assert_eq!(error.to_string(), "interrupted");
@@ -88,7 +88,7 @@ mod tests {
             asked.set(asked.get() + 1);
             asked.get() > 200
         };
-        let written = Patient::new(writer, &soon).write_all(&vec![0; 1 << 20]);
+        let written = Interruptible::new(writer, &soon).write_all(&vec![0; 1 << 20]);
         assert!(written.is_err());
     }
 }

@@ -24,7 +24,7 @@ mod swap;
 mod trusted;
 mod walk;
 
-pub use walk::Found;
+pub use walk::WalkEntry;
 
 /// Error of an operation under a root. Paths are those of the host, root included.
 #[derive(Debug, thiserror::Error)]
@@ -166,7 +166,7 @@ impl Root {
     /// caller. A symlink is replaced, not followed. The content is not synced to disk.
     pub fn write_atomic(&self, path: &Path, content: &[u8], mode: u32) -> Result<()> {
         let (parent, name) = self.parent(path, Parents::InRoot)?;
-        atomic::write_at(parent.as_fd(), name, content, mode, Durability::InTime)
+        atomic::write_at(parent.as_fd(), name, content, mode, Durability::Unsynced)
             .map_err(|source| self.failure("writing", path, source))
     }
 

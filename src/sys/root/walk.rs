@@ -7,7 +7,7 @@ use super::{Object, Result, Root};
 
 /// Object that a walk has opened.
 #[derive(Debug)]
-pub struct Found {
+pub struct WalkEntry {
     /// Path of the object, seen from inside the root.
     pub path: PathBuf,
     /// Object; a symlink is not followed.
@@ -24,7 +24,7 @@ impl Root {
         &'r self,
         top: &Path,
         is_out: impl Fn(&Path) -> bool + 'r,
-    ) -> impl Iterator<Item = Result<Found>> + 'r {
+    ) -> impl Iterator<Item = Result<WalkEntry>> + 'r {
         let mut rest = vec![Path::new("/").join(top)];
         std::iter::from_fn(move || {
             loop {
@@ -45,7 +45,7 @@ impl Root {
     }
 
     /// Returns the object at a path, and the paths of its entries in reverse order.
-    fn find(&self, path: PathBuf) -> Result<(Found, Vec<PathBuf>)> {
+    fn find(&self, path: PathBuf) -> Result<(WalkEntry, Vec<PathBuf>)> {
         let object = self.object(&path)?;
         let metadata = object.metadata()?;
         let names = match metadata.is_dir() {
@@ -54,7 +54,7 @@ impl Root {
         };
         let inside = names.iter().rev().map(|name| path.join(name)).collect();
         Ok((
-            Found {
+            WalkEntry {
                 path,
                 object,
                 metadata,

@@ -264,7 +264,7 @@ pub fn is_of(path: &Path, uuid: Uuid) -> bool {
 pub fn rename(from: &Path, to: &Path, uuid: Uuid) -> Result<()> {
     let renaming = Error::io("renaming", from);
     match fs::symlink_metadata(from) {
-        Ok(_) if from != to => rename::exclusively(from, to).map_err(renaming)?,
+        Ok(_) if from != to => rename::no_replace(from, to).map_err(renaming)?,
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(renaming(error)),
         Ok(_) | Err(_) => {}
     }
@@ -323,7 +323,7 @@ pub fn rename_image(from: &Path, to: &Path) -> Result<()> {
     match fs::symlink_metadata(from) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Ok(_) if from == to => Ok(()),
-        Ok(_) | Err(_) => rename::exclusively(from, to).map_err(Error::io("renaming", from)),
+        Ok(_) | Err(_) => rename::no_replace(from, to).map_err(Error::io("renaming", from)),
     }
 }
 

@@ -46,10 +46,10 @@ fn start(sandboxes: &Sandboxes, config: &SandboxConfig, arguments: &[String]) ->
     }
     let (mount, directory) =
         image::plain_view(config, &inside, &sandboxes.store.stage(&config.name))?;
-    let place = confined::Reading::place(&directory);
+    let place = confined::ConfinedReader::path_inside(&directory);
     words.push(format!("--directory={}", place.display()));
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    confined::Reading::new(mount)
+    confined::ConfinedReader::new(mount)
         .start(Path::new(&own_program()?), &words)
         .map_err(running)
 }
@@ -73,7 +73,7 @@ pub fn follow(sandboxes: &Sandboxes, config: &SandboxConfig, begin: Duration) ->
 }
 
 fn own_program() -> Result<String> {
-    let program = command::own().map_err(Error::step("finding this program"))?;
+    let program = command::current_exe().map_err(Error::step("finding this program"))?;
     Ok(program.to_string_lossy().into_owned())
 }
 

@@ -20,7 +20,7 @@ use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 
 /// Files that the broker opens for the daemon.
-pub struct Given {
+pub struct BrokeredFiles {
     /// Path by which the daemon knows the image.
     pub path: PathBuf,
     /// The image.
@@ -54,15 +54,15 @@ nix::ioctl_write_ptr!(
 /// Answer to a call of openat(2).
 enum Answer {
     /// Lets the kernel make the call, with the daemon's own rights.
-    Goes,
+    Continue,
     /// Returns this descriptor of the daemon.
-    Gives(i64),
+    Return(i64),
     /// Returns this error.
-    Fails(Errno),
+    Fail(Errno),
 }
 
 /// Answers the next request.
-pub fn answer(listener: &OwnedFd, given: &Given) {
+pub fn answer_next(listener: &OwnedFd, given: &BrokeredFiles) {
     // SAFETY: all zeros are a valid empty request, as the kernel requires.
     let mut question: libc::seccomp_notif = unsafe { std::mem::zeroed() };
     // SAFETY: the descriptor is open, and the structure is the kernel's.
@@ -71,9 +71,9 @@ pub fn answer(listener: &OwnedFd, given: &Given) {
         return;
     }
     let (val, error, flags) = match decide(listener, &question, given) {
-        Answer::Goes => (0, 0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32),
-        Answer::Gives(number) => (number, 0, 0),
-        Answer::Fails(errno) => (0, -(errno as i32), 0),
+        Answer::Continue => (0, 0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32),
+        Answer::Return(number) => (number, 0, 0),
+        Answer::Fail(errno) => (0, -(errno as i32), 0),
     };
     let mut response = libc::seccomp_notif_resp {
         id: question.id,
@@ -85,29 +85,29 @@ pub fn answer(listener: &OwnedFd, given: &Given) {
     let _ = unsafe { reply(listener.as_raw_fd(), &raw mut response) };
 }
 
-fn decide(listener: &OwnedFd, question: &libc::seccomp_notif, given: &Given) -> Answer {
+fn decide(listener: &OwnedFd, question: &libc::seccomp_notif, given: &BrokeredFiles) -> Answer {
     let path = match read_path(question.pid, question.data.args[1]) {
         Ok(path) => path,
-        Err(errno) => return Answer::Fails(errno),
+        Err(errno) => return Answer::Fail(errno),
     };
     if path.as_os_str() == given.path.as_os_str() {
-        return give(listener, question.id, &given.image);
+        return install(listener, question.id, &given.image);
     }
     let Some(host) = &given.host else {
-        return Answer::Goes;
+        return Answer::Continue;
     };
     // This thread has the same root as the daemon: the path is a library, for example.
     if !path.is_absolute() || path.exists() {
-        return Answer::Goes;
+        return Answer::Continue;
     }
     let flags = OFlag::from_bits_truncate(question.data.args[2] as i32);
     match open_on(host, &path, flags) {
-        Ok(file) => give(listener, question.id, &file),
-        Err(errno) => Answer::Fails(errno),
+        Ok(file) => install(listener, question.id, &file),
+        Err(errno) => Answer::Fail(errno),
     }
 }
 
-fn give(listener: &OwnedFd, id: u64, file: &File) -> Answer {
+fn install(listener: &OwnedFd, id: u64, file: &File) -> Answer {
     let descriptor = libc::seccomp_notif_addfd {
         id,
         flags: 0,
@@ -117,8 +117,8 @@ fn give(listener: &OwnedFd, id: u64, file: &File) -> Answer {
     };
     // SAFETY: the descriptor is open, and the structure is the kernel's.
     match unsafe { add_descriptor(listener.as_raw_fd(), &raw const descriptor) } {
-        Ok(number) => Answer::Gives(i64::from(number)),
-        Err(errno) => Answer::Fails(errno),
+        Ok(number) => Answer::Return(i64::from(number)),
+        Err(errno) => Answer::Fail(errno),
     }
 }
 

@@ -176,7 +176,7 @@ fn bind(from: &Path, to: &Path, flags: MsFlags) -> io::Result<()> {
 }
 
 /// Makes `command` keep its descriptor `fuse`, drop all privileges and install `filter` before exec. The
-/// listener is sent to the returned socket; see [`received`].
+/// listener is sent to the returned socket; see [`receive_listener`].
 ///
 /// # Errors
 /// If there is no socket.
@@ -193,9 +193,9 @@ pub fn confine(
         // Detaches from the caller's terminal.
         setsid()?;
         close_all_but(fuse)?;
-        match become_nobody(id) {
+        match drop_privileges(id) {
             Ok(()) => setrlimit(Resource::RLIMIT_NPROC, MOST_THREADS, MOST_THREADS)?,
-            Err(_) => become_nobody(NOBODY)?,
+            Err(_) => drop_privileges(NOBODY)?,
         }
         setrlimit(Resource::RLIMIT_DATA, MOST_MEMORY, MOST_MEMORY)?;
         setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
@@ -233,7 +233,7 @@ struct CapabilityHeader {
 }
 
 /// Changes to the user `id`, without groups and capabilities.
-fn become_nobody(id: u32) -> io::Result<()> {
+fn drop_privileges(id: u32) -> io::Result<()> {
     const VERSION_3: u32 = 0x2008_0522;
     let header = CapabilityHeader {
         version: VERSION_3,
@@ -303,7 +303,7 @@ fn send(socket: &OwnedFd, descriptor: RawFd) -> io::Result<()> {
 ///
 /// # Errors
 /// If the process did not send it.
-pub fn received(socket: &OwnedFd) -> io::Result<OwnedFd> {
+pub fn receive_listener(socket: &OwnedFd) -> io::Result<OwnedFd> {
     message(|message| {
         // SAFETY: the message has room for one header and a descriptor, written by the kernel.
         unsafe {

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::broker::{self, Given};
+use super::broker::{self, BrokeredFiles};
 use super::{Deadline, Image, confine};
 use crate::sys::process::pidfd::Process;
 
@@ -19,19 +19,19 @@ const DAEMON: &str = "qemu-storage-daemon";
 /// Directories where distributions install the daemon.
 const PLACES: [&str; 3] = ["/usr/bin", "/usr/local/bin", "/usr/libexec"];
 /// Interval between two looks at the deadline, in milliseconds.
-const LOOK: u16 = 500;
+const POLL_INTERVAL: u16 = 500;
 /// Bytes of its error output that are read.
-const MOST_SAID: u64 = 16 << 10;
+const MAX_STDERR: u64 = 16 << 10;
 
 /// Command line of the daemon.
-pub struct Arguments {
+pub struct DaemonCommand {
     pub(super) program: PathBuf,
     pub(super) arguments: Vec<String>,
     /// `/dev/fuse` of a mounted filesystem.
     pub(super) device: File,
 }
 
-impl Arguments {
+impl DaemonCommand {
     /// Returns the command line that shows `image` on the FUSE filesystem of `device`.
     ///
     /// # Errors
@@ -86,8 +86,8 @@ impl Arguments {
 /// # Errors
 /// If the daemon cannot be confined or started, or does not end in time.
 pub fn run(
-    arguments: Arguments,
-    given: &Given,
+    arguments: DaemonCommand,
+    given: &BrokeredFiles,
     deadline: &Deadline,
     started: &Sender<Process>,
 ) -> io::Result<String> {
@@ -100,10 +100,10 @@ pub fn run(
     };
     loop {
         let mut polled = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
-        let _ = poll(&mut polled, PollTimeout::from(LOOK));
+        let _ = poll(&mut polled, PollTimeout::from(POLL_INTERVAL));
         let events = polled[0].revents().unwrap_or(PollFlags::empty());
         if events.contains(PollFlags::POLLIN) {
-            broker::answer(&listener, given);
+            broker::answer_next(&listener, given);
         }
         // Nobody is left to ask: no thread (Linux 5.9), or no process.
         if events.contains(PollFlags::POLLHUP) || process.wait(std::time::Duration::ZERO) {
@@ -118,8 +118,8 @@ pub fn run(
     }
 }
 
-fn start(arguments: Arguments) -> io::Result<(Child, OwnedFd)> {
-    let Arguments {
+fn start(arguments: DaemonCommand) -> io::Result<(Child, OwnedFd)> {
+    let DaemonCommand {
         program,
         arguments,
         device,
@@ -141,7 +141,7 @@ fn start(arguments: Arguments) -> io::Result<(Child, OwnedFd)> {
     // Drops the last copy of the other end on the host, so that the end of the daemon is seen.
     drop(device);
     drop(command);
-    match confine::received(&listening) {
+    match confine::receive_listener(&listening) {
         Ok(listener) => Ok((child, listener)),
         Err(error) => {
             let mut child = child;
@@ -157,7 +157,7 @@ fn said(child: &mut Child) -> io::Result<String> {
     let status = child.wait()?;
     let mut text = Vec::new();
     if let Some(stderr) = child.stderr.take() {
-        stderr.take(MOST_SAID).read_to_end(&mut text)?;
+        stderr.take(MAX_STDERR).read_to_end(&mut text)?;
     }
     Ok(match String::from_utf8_lossy(&text).trim() {
         "" => format!("{DAEMON}: {status}"),

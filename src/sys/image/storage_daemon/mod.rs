@@ -17,13 +17,13 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::sys::image::references;
-use crate::sys::mount::detached::Mounted;
+use crate::sys::mount::detached::DetachedMount;
 use crate::sys::process::pidfd::Process;
 
 /// Raw view of an image, removed on drop.
 #[derive(Debug)]
-pub struct Export {
-    mounted: Mounted,
+pub struct RawView {
+    mounted: DetachedMount,
     daemon: Process,
     deadline: Deadline,
     /// Thread that answers the daemon until its end, and returns its error output.
@@ -51,7 +51,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Time for the daemon to write its caches.
 const FLUSH: Duration = Duration::from_secs(120);
 
-impl Export {
+impl RawView {
     /// Shows an image, for 20 s unless the [deadline is lifted](Self::lift_deadline).
     ///
     /// # Errors
@@ -71,9 +71,9 @@ impl Export {
         let device = OpenOptions::new().read(true).write(true).open("/dev/fuse");
         let device =
             device.map_err(|error| io::Error::new(error.kind(), format!("/dev/fuse: {error}")))?;
-        let mounted = Mounted::fuse_file(&device)?;
-        let arguments = daemon::Arguments::new(&image, device)?;
-        let given = broker::Given {
+        let mounted = DetachedMount::fuse_file(&device)?;
+        let arguments = daemon::DaemonCommand::new(&image, device)?;
+        let given = broker::BrokeredFiles {
             path: image.path.to_owned(),
             image: file,
             host,
@@ -121,7 +121,7 @@ impl Export {
     }
 }
 
-impl Drop for Export {
+impl Drop for RawView {
     fn drop(&mut self) {
         let Some(answering) = self.answering.take() else {
             return;

@@ -34,13 +34,13 @@ fn image<'a>(path: &'a Path, format: &'a str) -> Image<'a> {
 }
 
 /// Returns the view of an image; `None` if the host does not support it.
-fn shown(test: &str, image: Image<'_>) -> Option<Export> {
+fn shown(test: &str, image: Image<'_>) -> Option<RawView> {
     let is_root = nix::unistd::geteuid().is_root();
     if !is_root || !Path::new("/dev/fuse").exists() {
         eprintln!("skipped: {test}: not root, or no FUSE");
         return None;
     }
-    Some(Export::new(image).unwrap())
+    Some(RawView::new(image).unwrap())
 }
 
 #[test]
@@ -61,14 +61,14 @@ fn an_image_is_read_and_written_as_a_raw_one() {
         let file = OpenOptions::new().write(true).open(&view).unwrap();
         io::Write::write_all(&mut &file, &content).unwrap();
         drop(file);
-        let second = Export::new(image(&path, format)).unwrap_err();
+        let second = RawView::new(image(&path, format)).unwrap_err();
         assert!(second.to_string().contains("lock"), "{second}");
         drop(export);
         let reading = Image {
             read_only: true,
             ..image(&path, format)
         };
-        let export = Export::new(reading).unwrap();
+        let export = RawView::new(reading).unwrap();
         assert!(fs::read(export.path()).unwrap() == content);
         let writing = OpenOptions::new().write(true).open(export.path());
         let refused = writing.and_then(|mut file| io::Write::write_all(&mut file, b"no"));
@@ -83,14 +83,14 @@ fn what_an_image_names_is_out_of_the_daemons_reach() {
         eprintln!("skipped: {test}: no qemu-img");
         return;
     };
-    let error = Export::new(image(&path, "qcow2")).unwrap_err();
+    let error = RawView::new(image(&path, "qcow2")).unwrap_err();
     assert!(error.to_string().contains("'victim'"), "{error}");
     let file = || references::open(&path, false).unwrap();
     if !nix::unistd::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
         eprintln!("skipped: {test}: not root, or no FUSE");
         return;
     }
-    let export = Export::show(image(&path, "qcow2"), file()).unwrap();
+    let export = RawView::show(image(&path, "qcow2"), file()).unwrap();
     assert!(
         fs::read(export.path())
             .unwrap()
@@ -111,7 +111,7 @@ fn what_an_image_names_is_out_of_the_daemons_reach() {
         "RW 8 FLAT \"/qemu-storage-daemon\" 0".to_owned(),
     ] {
         fs::write(&path, text(&extent)).unwrap();
-        let error = Export::show(image(&path, "vmdk"), file()).unwrap_err();
+        let error = RawView::show(image(&path, "vmdk"), file()).unwrap_err();
         assert!(error.to_string().contains("Could not open"), "{error}");
     }
     assert!(fs::read(&victim).unwrap().starts_with(MARKER.as_bytes()));
@@ -120,7 +120,7 @@ fn what_an_image_names_is_out_of_the_daemons_reach() {
         ..image(&path, "vmdk")
     };
     fs::write(&path, text("RW 2048 FLAT \"victim\" 0")).unwrap();
-    let export = Export::new(backing).unwrap();
+    let export = RawView::new(backing).unwrap();
     let view = fs::read(export.path()).unwrap();
     assert!(view.starts_with(MARKER.as_bytes()));
 }
@@ -132,12 +132,12 @@ fn run_confined(
     path: &Path,
     patience: Duration,
 ) -> io::Result<String> {
-    let arguments = daemon::Arguments {
+    let arguments = daemon::DaemonCommand {
         program: program.into(),
         arguments: arguments.iter().map(ToString::to_string).collect(),
         device: File::open("/dev/null").unwrap(),
     };
-    let given = broker::Given {
+    let given = broker::BrokeredFiles {
         path: path.to_owned(),
         image: references::open(path, false).unwrap(),
         host: None,
@@ -242,10 +242,10 @@ fn what_is_no_image_of_the_format_is_an_error() {
     let path = dir.path().join("text");
     fs::write(&path, "no image").unwrap();
     for wrong in [dir.path(), Path::new("/dev/null"), &dir.path().join("none")] {
-        assert!(Export::new(image(wrong, "qcow2")).is_err(), "{wrong:?}");
+        assert!(RawView::new(image(wrong, "qcow2")).is_err(), "{wrong:?}");
     }
     if make("qcow2", &[]).is_some() && Path::new("/dev/fuse").exists() {
-        let error = Export::new(image(&path, "qcow2")).unwrap_err();
+        let error = RawView::new(image(&path, "qcow2")).unwrap_err();
         assert!(!error.to_string().is_empty(), "{test}");
     }
 }

@@ -26,7 +26,7 @@ const MOST_LINKS: u32 = 40;
 const PROTECTED_HARDLINKS: &str = "/proc/sys/fs/protected_hardlinks";
 
 /// Directory on the way to an object.
-struct Passed {
+struct OpenDirectory {
     name: OsString,
     directory: File,
     owner: u32,
@@ -35,7 +35,7 @@ struct Passed {
 }
 
 /// Result of resolving a path.
-struct Traced {
+struct Resolved {
     object: File,
     /// Path without symlinks.
     path: PathBuf,
@@ -48,12 +48,12 @@ impl Root {
     /// Returns the absolute path of what `path` leads to, seen from inside, after following only symlinks
     /// that only root can have made.
     pub fn canonical(&self, path: &Path) -> Result<PathBuf> {
-        self.trace(path, true).map(|traced| traced.path)
+        self.resolve_trusted(path, true).map(|traced| traced.path)
     }
 
     /// Returns whether only root can have written the object that `path` leads to, and put it there.
     pub fn is_of_root(&self, path: &Path) -> Result<bool> {
-        match self.trace(path, true) {
+        match self.resolve_trusted(path, true) {
             Ok(traced) => {
                 let metadata = self.metadata_of(&traced.object, path)?;
                 Ok(traced.foreign.is_none() && is_of_root(&metadata))
@@ -69,20 +69,22 @@ impl Root {
         // Nearly no path has a symlink, and then there is nothing to check.
         let object = match self.open_path(path, OFlag::O_NOFOLLOW, Parents::NoSymlinks) {
             Ok(file) => self.object_of(file, path),
-            Err(RootError::Link { .. }) => self.object_of(self.trace(path, false)?.object, path),
+            Err(RootError::Link { .. }) => {
+                self.object_of(self.resolve_trusted(path, false)?.object, path)
+            }
             Err(error) => return Err(error),
         };
         let metadata = object.metadata()?;
         if metadata.is_file() && metadata.nlink() > 1 && !are_names_protected() {
-            return self.rightly_named(path);
+            return self.check_hard_links(path);
         }
         Ok(object)
     }
 
     /// Returns the object at `path`, which has several hard links, unless somebody may have linked
     /// another user's file there.
-    fn rightly_named(&self, path: &Path) -> Result<Object> {
-        let traced = self.trace(path, false)?;
+    fn check_hard_links(&self, path: &Path) -> Result<Object> {
+        let traced = self.resolve_trusted(path, false)?;
         let object = self.object_of(traced.object, path);
         let owner = object.metadata()?.uid();
         match traced.foreign {
@@ -93,7 +95,7 @@ impl Root {
         }
     }
 
-    fn trace(&self, path: &Path, follow_last: bool) -> Result<Traced> {
+    fn resolve_trusted(&self, path: &Path, follow_last: bool) -> Result<Resolved> {
         let fail = |errno: Errno| failure("opening", self.host_path(path), errno);
         let top = self.open_path(Path::new("/"), OFlag::O_DIRECTORY, Parents::NoSymlinks)?;
         let mut passed = vec![self.pass(None, OsString::new(), top)?];
@@ -105,10 +107,10 @@ impl Root {
             };
             let Some(name) = rest.pop() else {
                 let object = last.directory.try_clone();
-                return Ok(Traced {
+                return Ok(Resolved {
                     object: object
                         .map_err(|error| failure("opening", self.host_path(path), error))?,
-                    path: inside(&passed, None),
+                    path: join(&passed, None),
                     foreign: (!last.is_trusted).then_some(last.owner),
                 });
             };
@@ -124,7 +126,7 @@ impl Root {
                 if !last.is_trusted {
                     return Err(RootError::Untrusted {
                         path: self.host_path(path),
-                        link: self.host_path(&inside(&passed, Some(name))),
+                        link: self.host_path(&join(&passed, Some(name))),
                     });
                 }
                 links += 1;
@@ -138,10 +140,10 @@ impl Root {
                 }
                 rest.extend(parts(&target));
             } else if rest.is_empty() && !kind.is_dir() {
-                return Ok(Traced {
+                return Ok(Resolved {
                     object: found,
                     foreign: (!last.is_trusted).then_some(last.owner),
-                    path: inside(&passed, Some(name)),
+                    path: join(&passed, Some(name)),
                 });
             } else if kind.is_dir() {
                 let next = self.pass(Some(last), name, found)?;
@@ -152,9 +154,14 @@ impl Root {
         }
     }
 
-    fn pass(&self, above: Option<&Passed>, name: OsString, directory: File) -> Result<Passed> {
+    fn pass(
+        &self,
+        above: Option<&OpenDirectory>,
+        name: OsString,
+        directory: File,
+    ) -> Result<OpenDirectory> {
         let metadata = self.metadata_of(&directory, Path::new(&name))?;
-        Ok(Passed {
+        Ok(OpenDirectory {
             is_trusted: above.is_none_or(|above| above.is_trusted) && is_of_root(&metadata),
             owner: metadata.uid(),
             name,
@@ -184,7 +191,7 @@ fn are_names_protected() -> bool {
 }
 
 /// Joins the names of the directories, and `name` in the last one.
-fn inside(passed: &[Passed], name: Option<OsString>) -> PathBuf {
+fn join(passed: &[OpenDirectory], name: Option<OsString>) -> PathBuf {
     let names = passed.iter().skip(1).map(|passed| passed.name.clone());
     let mut path = PathBuf::from("/");
     path.extend(names.chain(name));

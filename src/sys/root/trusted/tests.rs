@@ -121,7 +121,7 @@ fn another_name_of_anothers_file_is_told() {
     fs::write(state.join("own"), "").unwrap();
     std::os::unix::fs::chown(state.join("own"), Some(65534), None).unwrap();
     fs::hard_link(state.join("own"), state.join("again")).unwrap();
-    let named = |path: &str| root.rightly_named(Path::new(path));
+    let named = |path: &str| root.check_hard_links(Path::new(path));
     let error = named("/var/lib/state/stolen").unwrap_err();
     assert!(matches!(error, RootError::ForeignName { .. }), "{error}");
     assert!(named("/var/lib/state/again").is_ok() && named("/root/file").is_ok());

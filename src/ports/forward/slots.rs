@@ -21,13 +21,13 @@ use crate::ports::listening::Listener;
 const MEMORY: u64 = 2 << 20;
 
 /// Minimum number of connections, however small the sandbox.
-const FEWEST: usize = 64;
+const MIN_CONNECTIONS: usize = 64;
 
 /// Smallest size of a buffer. A connection has four: two to the client, two to the other side.
-pub(super) const LEAST: usize = 64 << 10;
+pub(super) const MIN_BUFFER: usize = 64 << 10;
 
 /// Largest size of a buffer. It bounds the data in flight: a hundred megabits a second over 80 ms.
-const GREATEST: usize = 2 << 20;
+const MAX_BUFFER: usize = 2 << 20;
 
 /// Fraction of the memory that is available for larger buffers, and of the rest for each connection.
 const SPARE: u64 = 16;
@@ -41,7 +41,7 @@ const FILES: u64 = 7;
 
 /// Number of connections there may be, and memory that their buffers may take.
 #[derive(Debug)]
-pub(super) struct Seats {
+pub(super) struct Slots {
     most: usize,
     taken: usize,
     /// Slots per client; an IPv6 /64 network counts as one client.
@@ -50,27 +50,27 @@ pub(super) struct Seats {
     spare: u64,
 }
 
-/// Share of one connection in [`Seats`].
+/// Share of one connection in [`Slots`].
 #[derive(Debug)]
-pub(super) struct Seat {
+pub(super) struct Slot {
     client: IpAddr,
     spare: u64,
 }
 
-impl Seat {
+impl Slot {
     /// Returns the size of each of its buffers.
     pub(super) fn buffer(&self) -> usize {
-        LEAST + usize::try_from(self.spare / 4).unwrap_or(0)
+        MIN_BUFFER + usize::try_from(self.spare / 4).unwrap_or(0)
     }
 }
 
-impl Seats {
+impl Slots {
     /// Computes the limits for a sandbox with `memory`; `pending` is what a connection holds besides its
     /// buffers.
     pub(super) fn of(memory: u64, pending: u64) -> Self {
         let fitting = usize::try_from(memory / (MEMORY + 4 * pending)).unwrap_or(usize::MAX);
         Self {
-            most: fitting.max(FEWEST).min(files()),
+            most: fitting.max(MIN_CONNECTIONS).min(files()),
             taken: 0,
             clients: HashMap::new(),
             spare: memory / SPARE,
@@ -89,7 +89,7 @@ impl Seats {
 
     /// Takes a slot for a client; `None` if all are taken, or if only the last quarter is left and the
     /// client already has a quarter.
-    pub(super) fn take(&mut self, client: IpAddr) -> Option<Seat> {
+    pub(super) fn take(&mut self, client: IpAddr) -> Option<Slot> {
         let client = who(client);
         let quarter = self.most / 4;
         let own = self.clients.get(&client).copied().unwrap_or(0);
@@ -99,19 +99,19 @@ impl Seats {
         }
         self.taken += 1;
         self.clients.insert(client, own + 1);
-        let spare = (self.spare / SPARE).min(4 * (GREATEST - LEAST) as u64);
+        let spare = (self.spare / SPARE).min(4 * (MAX_BUFFER - MIN_BUFFER) as u64);
         self.spare -= spare;
-        Some(Seat { client, spare })
+        Some(Slot { client, spare })
     }
 
     /// Returns a slot.
-    pub(super) fn give(&mut self, seat: &Seat) {
+    pub(super) fn give(&mut self, slot: &Slot) {
         self.taken -= 1;
-        self.spare += seat.spare;
-        if let Some(own) = self.clients.get_mut(&seat.client) {
+        self.spare += slot.spare;
+        if let Some(own) = self.clients.get_mut(&slot.client) {
             *own -= 1;
             if *own == 0 {
-                self.clients.remove(&seat.client);
+                self.clients.remove(&slot.client);
             }
         }
     }
@@ -144,7 +144,7 @@ pub(super) fn bound(socket: BorrowedFd<'_>, size: usize) -> io::Result<()> {
 pub(super) fn bound_listener(listener: &Listener) -> io::Result<()> {
     if let Listener::Stream(socket) = listener {
         // Accepted sockets inherit the size.
-        bound(socket.as_fd(), LEAST)?;
+        bound(socket.as_fd(), MIN_BUFFER)?;
         listen(socket, Backlog::new(WAITING)?)?;
     }
     Ok(())
@@ -174,47 +174,50 @@ mod tests {
     #[test]
     fn what_connections_may_take_is_a_part_of_the_memory() {
         for memory in [256 << 20, 2 << 30, 64 << 30_u64] {
-            let mut seats = Seats::of(memory, 0);
-            let taken: Vec<Seat> = (0..)
-                .map_while(|number| seats.take(client(number)))
+            let mut slots = Slots::of(memory, 0);
+            let taken: Vec<Slot> = (0..)
+                .map_while(|number| slots.take(client(number)))
                 .collect();
-            assert_eq!(taken.len(), seats.most());
+            assert_eq!(taken.len(), slots.most());
             assert!(taken.len() as u64 <= memory / MEMORY);
-            assert_eq!(taken[0].buffer() <= GREATEST, taken[0].buffer() > 4 * LEAST);
+            assert_eq!(
+                taken[0].buffer() <= MAX_BUFFER,
+                taken[0].buffer() > 4 * MIN_BUFFER
+            );
             let pipes = 2 * 65536 * taken.len();
-            let buffers: usize = taken.iter().map(|seat| 4 * seat.buffer()).sum();
+            let buffers: usize = taken.iter().map(|slot| 4 * slot.buffer()).sum();
             assert!(
                 (buffers + pipes) as u64 <= memory / 4,
                 "{memory}: {buffers}"
             );
-            let spare = seats.spare;
-            taken.iter().for_each(|seat| seats.give(seat));
-            assert!(seats.spare > spare && seats.spare == memory / SPARE);
-            assert!(seats.clients.is_empty() && seats.taken == 0);
+            let spare = slots.spare;
+            taken.iter().for_each(|slot| slots.give(slot));
+            assert!(slots.spare > spare && slots.spare == memory / SPARE);
+            assert!(slots.clients.is_empty() && slots.taken == 0);
         }
         // A sandbox with little memory still gets some connections.
-        assert_eq!(Seats::of(0, 0).most(), FEWEST);
-        assert!(Seats::of(1 << 30, 256 << 10).most() < Seats::of(1 << 30, 0).most());
+        assert_eq!(Slots::of(0, 0).most(), MIN_CONNECTIONS);
+        assert!(Slots::of(1 << 30, 256 << 10).most() < Slots::of(1 << 30, 0).most());
     }
 
     #[test]
     fn nobody_takes_all_seats() {
-        let mut seats = Seats::of(0, 0);
-        let greedy: Vec<Seat> = (0..).map_while(|_| seats.take(client(7))).collect();
-        assert_eq!(greedy.len(), FEWEST * 3 / 4);
+        let mut slots = Slots::of(0, 0);
+        let greedy: Vec<Slot> = (0..).map_while(|_| slots.take(client(7))).collect();
+        assert_eq!(greedy.len(), MIN_CONNECTIONS * 3 / 4);
         // The same host by other addresses, as a dual-stack listener sees them.
-        assert!(seats.take("::ffff:0.0.0.7".parse().unwrap()).is_none());
-        let others: Vec<Seat> = (0..)
-            .map_while(|number| seats.take(client(100 + number)))
+        assert!(slots.take("::ffff:0.0.0.7".parse().unwrap()).is_none());
+        let others: Vec<Slot> = (0..)
+            .map_while(|number| slots.take(client(100 + number)))
             .collect();
-        assert_eq!(others.len(), FEWEST / 4);
-        seats.give(&greedy[0]);
-        assert!(seats.take(client(7)).is_none());
-        assert!(seats.take(client(8)).is_some());
+        assert_eq!(others.len(), MIN_CONNECTIONS / 4);
+        slots.give(&greedy[0]);
+        assert!(slots.take(client(7)).is_none());
+        assert!(slots.take(client(8)).is_some());
 
-        let mut seats = Seats::of(0, 0);
+        let mut slots = Slots::of(0, 0);
         let host = |number: u32| format!("2001:db8::{number:x}").parse().unwrap();
-        let greedy = (0..).map_while(|number| seats.take(host(number))).count();
-        assert_eq!(greedy, FEWEST * 3 / 4);
+        let greedy = (0..).map_while(|number| slots.take(host(number))).count();
+        assert_eq!(greedy, MIN_CONNECTIONS * 3 / 4);
     }
 }

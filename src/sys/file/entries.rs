@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Returns the paths in all `directories` except `but`. An unreadable directory counts as empty.
-pub fn siblings<'a>(
+pub fn entries_except<'a>(
     directories: &[PathBuf],
     but: &'a Path,
 ) -> impl Iterator<Item = PathBuf> + use<'a> {
