@@ -1,4 +1,4 @@
-//! Making the tree that was planned.
+//! Creation of a planned tree.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -8,11 +8,11 @@ use crate::sys::copy::{Copier, Existing, Report};
 use crate::sys::root::Root;
 use crate::tree::{Class, TreePlan};
 
-/// Makes the tree of `plan` in the empty directory `tree`, from the host below `root`, unless `interrupted` says to stop.
+/// Creates the tree of `plan` in the empty directory `tree`, from the host below `root`, until `interrupted` returns true.
 ///
 /// # Errors
-/// Where the host's files cannot be read or the tree cannot be written; a full disk is named as such. What was made until
-/// then is left for the caller to remove.
+/// The host's files cannot be read or the tree cannot be written; a full disk is named as such. The caller removes
+/// the partial tree.
 pub fn apply(
     plan: &TreePlan,
     root: &Path,

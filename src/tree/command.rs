@@ -1,4 +1,4 @@
-//! Directories that a command is given and the host does not have: where it starts, and its home.
+//! Directories that a command needs and the host lacks: working directory and home.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use crate::config::SandboxConfig;
 use crate::facts::discover::Service;
 use crate::tree::{Class, TreePlan, var};
 
-/// Plans them.
+/// Adds these directories to the plan.
 pub fn plan(plan: &mut TreePlan, root: &Path, config: &SandboxConfig, service: &Service) {
     let Some(command) = config.workload.command() else {
         return;

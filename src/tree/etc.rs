@@ -1,4 +1,4 @@
-//! `/etc`: a copy of the host's, without its identity, its secrets, and what it starts by itself.
+//! `/etc`: a copy of the host's, without its identity, its secrets, and its jobs and enabled units.
 
 use std::collections::BTreeSet;
 use std::fs::{self, Metadata};
@@ -13,8 +13,8 @@ use crate::facts::unit::special::Role;
 use crate::sys::root::Root;
 use crate::tree::{Class, TreePlan};
 
-/// Static boot-time units that every sandbox keeps: the journal, temporary files, the message bus, and leave to log in.
-/// `systemd-user-sessions` removes `/run/nologin`, without which logins by password are refused.
+/// Static boot-time units that every sandbox keeps: journal, temporary files, D-Bus and logins.
+/// `systemd-user-sessions` removes `/run/nologin`, with which logins by password are refused.
 pub(crate) const KEPT_UNITS: [&str; 9] = [
     "systemd-journald.service",
     "systemd-journald.socket",
@@ -27,8 +27,8 @@ pub(crate) const KEPT_UNITS: [&str; 9] = [
     "dbus.service",
 ];
 
-/// What of the host stays out although nothing secret is in it, and why. A directory keeps its
-/// place and starts empty.
+/// Paths of the host that stay out although they hold no secret, with the reason. A directory stays,
+/// but empty.
 const LEFT_OUT: &[(&str, &str)] = &[
     ("/etc/crypttab", "disks of the host"),
     ("/etc/fstab", "disks of the host"),
@@ -51,8 +51,8 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("/etc/.pwd.lock", "lock of the host"),
 ];
 
-/// Jobs and scripts that systemd or cron runs by themselves: only the service's own stay. Of a
-/// directory that is told of each entry; a table belongs to the scheduler that reads it.
+/// Places of jobs and scripts that systemd or cron runs: only the service's own stay. In a
+/// directory each entry is judged; a table belongs to the scheduler that reads it.
 const OWN_ONLY: &[&str] = &[
     "/etc/crontab",
     "/etc/anacrontab",
@@ -76,17 +76,17 @@ const OWN_ONLY: &[&str] = &[
     "/etc/xinetd.d",
 ];
 
-/// Where sandboxes are kept. It comes with the first of them and goes with the last, which is nothing that a sandbox should
-/// see: it has not even the place.
+/// Directory of sandboxes' configuration. It appears with the first sandbox and disappears with the last, which
+/// a sandbox must not notice, so even the empty directory is absent.
 const OURS: &str = "/etc/libvirt-sandbox";
 
-/// Where the host keeps units and what it has enabled.
+/// Directories with units of the host and with links of enabled ones.
 const UNIT_DIRS: [&str; 2] = ["/etc/systemd/system", "/etc/systemd/user"];
 
 /// Plans `/etc`.
 ///
 /// # Errors
-/// Where a directory of it cannot be read.
+/// One of its directories cannot be read.
 pub fn plan(plan: &mut TreePlan, root: &Path, service: &Service) -> Result<()> {
     let walk = Walk {
         root,
@@ -97,7 +97,7 @@ pub fn plan(plan: &mut TreePlan, root: &Path, service: &Service) -> Result<()> {
         ids: own_ids(service),
     };
     walk.directory(plan, Path::new("/etc"))?;
-    // Secrets that the service's own configuration names come in after all, one by one.
+    // Admit the secrets that the service's own configuration names, one by one.
     for (path, by) in &service.named {
         walk.admit(plan, path, by);
     }
@@ -137,7 +137,7 @@ impl Walk<'_> {
             return Ok(());
         };
         if let Some((_, reason)) = LEFT_OUT.iter().find(|(left, _)| Path::new(left) == path) {
-            // A place that is merely emptied is still found by who looks for it.
+            // An emptied directory still exists for programs that look for it.
             let class = if metadata.is_dir() && !self.service.ships(&path) {
                 Class::Empty
             } else {
@@ -173,7 +173,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Of a directory of jobs, what the service's packages ship or its units name.
+    /// Plans a directory of jobs: only entries that the service's packages ship or its units name.
     fn own_only(&self, plan: &mut TreePlan, dir: &Path) -> Result<()> {
         let path = below(self.root, dir);
         for entry in fs::read_dir(&path)
@@ -193,7 +193,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Of the host's units, those of the service, with their drop-ins and what is linked beside them.
+    /// Plans a directory of units: only those of the service, with drop-ins and links.
     fn units(&self, plan: &mut TreePlan, dir: &Path) -> Result<()> {
         let path = below(self.root, dir);
         for entry in fs::read_dir(&path)
@@ -210,7 +210,7 @@ impl Walk<'_> {
                 None if self.is_ours(&name) => {
                     plan.set(inside, Class::Copied, "unit of the service")
                 }
-                // The message bus has several makers; which one it is, an alias here says.
+                // D-Bus has several implementations; an alias here selects one.
                 None if KEPT_UNITS.contains(&name.as_str()) => {
                     plan.set(inside, Class::Copied, "every sandbox has it")
                 }
@@ -224,7 +224,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Of the units that a target of the host pulls in, those of the service.
+    /// Plans the links of a target: only those to units of the service.
     fn links(&self, plan: &mut TreePlan, dir: &Path) -> Result<()> {
         let path = below(self.root, dir);
         let mut any = false;
@@ -264,7 +264,7 @@ impl Walk<'_> {
         self.units.contains(name)
     }
 
-    /// Why something must not come in, unless it is the service's own.
+    /// Returns the reason why a file must stay out, or `None` if it may enter or belongs to the service.
     fn secret(&self, path: &Path, metadata: &Metadata) -> Option<SecretReason> {
         let head = if metadata.is_file() {
             self.head(path)
@@ -272,7 +272,7 @@ impl Walk<'_> {
             Vec::new()
         };
         match secrets::classify(path, metadata.mode(), &head)? {
-            // The keys by which the host is known are never anybody else's.
+            // Host keys identify the host and belong to no service.
             SecretReason::SshHostKey => Some(SecretReason::SshHostKey),
             reason @ (SecretReason::PrivateKey | SecretReason::NotWorldReadable) => {
                 (!self.is_own(path, metadata)).then_some(reason)
@@ -286,8 +286,8 @@ impl Walk<'_> {
             || (!metadata.is_dir() && self.is_made_by_service(path))
     }
 
-    /// Whether more than a mention says that a file is the service's: a comment mentions, too. A package that merely shares a directory
-    /// with it says nothing of what is elsewhere.
+    /// Returns true if a fact stronger than a mention says that the file belongs to the service: comments mention files too. A
+    /// package that merely shares a directory with the service does not count elsewhere.
     fn is_made_by_service(&self, path: &Path) -> bool {
         let Some(fact) = self.service.paths.get(path) else {
             return false;
@@ -300,11 +300,11 @@ impl Walk<'_> {
         }
     }
 
-    /// Lets in a secret file that the service's configuration names, and the way to it.
+    /// Admits a secret file that the service's configuration names, and its parent directories.
     fn admit(&self, plan: &mut TreePlan, path: &Path, by: &Path) {
         let mut path = path.to_owned();
         let mut is_of_root = true;
-        // A link of the service's own names what it leads to; one that others can have made, what they may read.
+        // A link of the service counts with its target; for a link that others can make, only targets that they may read.
         for _ in 0..8 {
             let Some(real) = self.real_parents(&path) else {
                 return;
@@ -349,7 +349,7 @@ impl Walk<'_> {
         }
     }
 
-    /// The path without links on the way to it: nothing can be made behind one in the tree.
+    /// Resolves links on the way to the path: nothing can be created behind one in the tree.
     fn real_parents(&self, path: &Path) -> Option<PathBuf> {
         let parent = self.host.canonical(path.parent()?).ok()?;
         Some(parent.join(path.file_name()?))
@@ -357,14 +357,14 @@ impl Walk<'_> {
 
     fn head(&self, path: &Path) -> Vec<u8> {
         let mut content = Vec::new();
-        // What cannot be read now is named when it is copied.
+        // An unreadable file is reported when it is copied.
         let file = self.host.object(path).and_then(|object| object.open());
         let _ = file.map(|file| file.take(secrets::HEAD as u64).read_to_end(&mut content));
         content
     }
 }
 
-/// The files that hold who the host and its people are; [`files`](super::files) writes them.
+/// Returns true for files with the identity of the host and its accounts; [`files`](super::files) writes them.
 fn is_identity(path: &Path) -> bool {
     [
         "/etc/passwd",
@@ -378,7 +378,7 @@ fn is_identity(path: &Path) -> bool {
     .any(|identity| Path::new(identity) == path)
 }
 
-/// Names under which units of the service are known.
+/// Returns all names and aliases of the service's units.
 fn unit_names(service: &Service) -> BTreeSet<String> {
     let members = service
         .closure
@@ -398,7 +398,7 @@ fn unit_names(service: &Service) -> BTreeSet<String> {
         .collect()
 }
 
-/// Numbers of the service's accounts, root's excepted.
+/// Returns the uids of the service's accounts, without root.
 fn own_ids(service: &Service) -> BTreeSet<u32> {
     service
         .users

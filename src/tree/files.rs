@@ -1,4 +1,4 @@
-//! The files that are written instead of copied: who the sandbox is, and who is in it.
+//! Files that are written rather than copied: identity and accounts of the sandbox.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,7 +13,7 @@ use crate::facts::accounts::{Limits, Needed};
 use crate::facts::discover::{Service, below};
 use crate::tree::{Class, TreePlan};
 
-/// Plans the written files. It comes last: the accounts that are kept depend on what is copied.
+/// Plans the written files. This comes last: which accounts are kept depends on the copied files.
 pub fn plan(plan: &mut TreePlan, root: &Path, config: &SandboxConfig, service: &Service) {
     let read = |path: &str| fs::read_to_string(below(root, Path::new(path))).unwrap_or_default();
     accounts(plan, root, service, &read("/etc/login.defs"));
@@ -62,7 +62,7 @@ pub fn plan(plan: &mut TreePlan, root: &Path, config: &SandboxConfig, service: &
             "identity of the sandbox",
         );
     }
-    // Where it is, journald keeps what it writes; the host reads it there.
+    // journald stores its files in this directory if it exists; the host reads them there.
     let journal = format!("/var/log/journal/{}", config.uuid.simple());
     let gid = service
         .accounts
@@ -88,7 +88,7 @@ pub fn plan(plan: &mut TreePlan, root: &Path, config: &SandboxConfig, service: &
     skeleton(plan, root);
 }
 
-/// Root's start-up files, as for a new account (`useradd(8)`, `-k`).
+/// Plans root's start-up files, as for a new account (useradd(8), `-k`).
 fn skeleton(plan: &mut TreePlan, root: &Path) {
     for entry in fs::read_dir(below(root, Path::new("/etc/skel")))
         .into_iter()
@@ -140,7 +140,7 @@ fn accounts(plan: &mut TreePlan, root: &Path, service: &Service, login_defs: &st
     }
 }
 
-/// `hosts(5)`: the loopback, the sandbox's own name, and what the host's admin has added.
+/// Returns hosts(5): the loopback, the sandbox's own name, and the entries that the host's administrator has added.
 fn hosts(host: &str, hostname: &str) -> String {
     let own = format!(
         "127.0.0.1\tlocalhost\n127.0.1.1\t{hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
@@ -154,8 +154,8 @@ fn hosts(host: &str, hostname: &str) -> String {
     added.fold(own, |text, line| format!("{text}{line}\n"))
 }
 
-/// `resolv.conf(5)` until DHCP says more. Without a network nothing is asked: the resolver's default is the
-/// loopback, which refuses at once where a server out of reach would cost seconds.
+/// Returns resolv.conf(5) as it is until DHCP answers. Without a network there is no name server: the resolver's default is the
+/// loopback, which refuses at once, while an unreachable server would cost seconds.
 fn resolv_conf(host: &str, config: &SandboxConfig) -> String {
     let has_static = config
         .networks
@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_keeps_what_the_admin_added() {
+    fn hosts_keeps_entries_of_the_administrator() {
         let text = hosts(
             "127.0.0.1 localhost\n127.0.1.1 big\n# comment\n192.0.2.9 db\n::1 localhost\nff02::1 x\n",
             "web1",

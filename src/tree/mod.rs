@@ -1,14 +1,14 @@
-//! The private tree of a sandbox, planned as data before anything is made.
+//! Private tree of a sandbox, planned as data before anything is created.
 //!
 //! | module | what it owns |
 //! |---|---|
-//! | [`etc`](mod@etc) | what of the host's `/etc` is copied, and what stays out |
-//! | [`var`] | the state and the empty directories of `/var`, `/srv`, `/home` and `/root` |
-//! | `command` | directories that a command is given |
-//! | [`files`] | the files that are written instead of copied: accounts, hosts, identity |
-//! | [`apply`](mod@apply) | making the tree |
-//! | [`manifest`] | what the tree was when it was made |
-//! | `place` | where the tree is, and its mark |
+//! | [`etc`](mod@etc) | the parts of the host's `/etc` that are copied, and those that stay out |
+//! | [`var`] | state and empty directories in `/var`, `/srv`, `/home` and `/root` |
+//! | `command` | working directory and home of a command |
+//! | [`files`] | files that are written rather than copied: accounts, hosts, identity |
+//! | [`apply`](mod@apply) | creation of the tree |
+//! | [`manifest`] | record of the tree at its creation |
+//! | `place` | location of the tree, and its mark |
 
 pub mod apply;
 mod command;
@@ -30,16 +30,16 @@ pub use apply::apply;
 
 crate::error::from_leaf!(manifest::ScanError);
 
-/// What becomes of one path.
+/// Treatment of one path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Class {
-    /// It is copied; of a directory, what is below has entries of its own.
+    /// Copied; for a directory, its content has its own entries.
     Copied,
-    /// It is copied from another place of the host, to which a link leads.
+    /// Copied from another place of the host, the target of a link.
     CopiedFrom(PathBuf),
-    /// It is a directory that starts empty, with the owner and mode of the host's.
+    /// An empty directory, with the owner and mode of the host's.
     Empty,
-    /// It is a directory made anew.
+    /// A new directory.
     Made {
         /// Permission bits.
         mode: u32,
@@ -48,18 +48,18 @@ pub enum Class {
         /// Group.
         gid: u32,
     },
-    /// It is written.
+    /// A written file.
     Written {
-        /// All of it.
+        /// Content.
         content: String,
         /// Permission bits; owner and group are those of the host's file, or root.
         mode: u32,
     },
-    /// It is a symbolic link, made anew.
+    /// A new symbolic link.
     Linked(PathBuf),
-    /// It is on the host and stays out.
+    /// Left out, although it exists on the host.
     LeftOut,
-    /// The sandbox sees the host's, read-only.
+    /// Shared read-only with the host.
     Shared,
 }
 
@@ -75,21 +75,21 @@ impl fmt::Display for Class {
     }
 }
 
-/// A path, its class and the fact that decided it.
+/// Class of a path, and the fact that decided it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// What becomes of it.
+    /// Treatment.
     pub class: Class,
-    /// Why, as a phrase.
+    /// Reason, as a phrase.
     pub reason: String,
 }
 
-/// The whole tree, parents before what they hold.
+/// The whole tree; parents come before their content.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TreePlan {
-    /// By absolute path in the sandbox, which is the path on the host too.
+    /// Entries by absolute path, which is the same in the sandbox and on the host.
     pub entries: BTreeMap<PathBuf, Entry>,
-    /// Paths with state of the service on the host that is copied.
+    /// Paths with state of the service that is copied.
     pub state: Vec<PathBuf>,
 }
 
@@ -97,7 +97,7 @@ impl TreePlan {
     /// Plans the tree of `config` from the host below `root`.
     ///
     /// # Errors
-    /// Where the host's files cannot be read.
+    /// The host's files cannot be read.
     pub fn new(
         root: &Path,
         config: &SandboxConfig,
@@ -112,7 +112,7 @@ impl TreePlan {
         Ok(plan)
     }
 
-    /// Sets what becomes of a path; a later decision replaces an earlier one.
+    /// Sets the class of a path; a later call replaces an earlier one.
     fn set(&mut self, path: impl Into<PathBuf>, class: Class, reason: impl Into<String>) {
         let entry = Entry {
             class,
@@ -121,7 +121,7 @@ impl TreePlan {
         self.entries.insert(path.into(), entry);
     }
 
-    /// Sets what becomes of a path nothing was decided about.
+    /// Sets the class of a path that has none yet.
     fn set_new(&mut self, path: impl Into<PathBuf>, class: Class, reason: impl Into<String>) {
         self.entries.entry(path.into()).or_insert_with(|| Entry {
             class,
@@ -129,7 +129,7 @@ impl TreePlan {
         });
     }
 
-    /// Sees to it that the directories above `path` are there.
+    /// Adds the directories above `path`.
     fn set_parents(&mut self, root: &Path, path: &Path, reason: &str) {
         for parent in path
             .ancestors()
@@ -156,8 +156,8 @@ impl TreePlan {
         }
     }
 
-    /// The plan as people read it: a line for every path, but one only for a whole directory that is
-    /// treated alike for one reason.
+    /// Formats the plan for people: a line for each path, but only one for a whole directory that is
+    /// treated alike for the same reason.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
         let mut lines = Vec::new();

@@ -1,4 +1,4 @@
-//! A whole host in a directory, and the plan that is made of it.
+//! Plans for a whole host in a directory.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -33,7 +33,7 @@ impl Host {
         self
     }
 
-    /// An installed package of dpkg's with its files.
+    /// Adds an installed dpkg package with its files.
     fn package(
         &self,
         name: &str,
@@ -178,7 +178,7 @@ fn accounts_have_no_people_and_no_passwords() {
 }
 
 #[test]
-fn our_own_directory_is_never_part_of_a_tree() {
+fn the_directory_of_sandboxes_is_never_part_of_a_tree() {
     let host = host();
     let of = |host: &Host| plan(host, State::Fresh);
     let before = of(&host);
@@ -193,7 +193,7 @@ fn our_own_directory_is_never_part_of_a_tree() {
 }
 
 #[test]
-fn who_shares_a_directory_brings_no_secrets_from_elsewhere() {
+fn a_package_that_shares_a_directory_brings_no_secrets_from_elsewhere() {
     let host = host();
     host.package(
         "base-tools",

@@ -1,4 +1,4 @@
-//! `/var`, `/srv`, `/home` and `/root`: the state of the service, and empty directories.
+//! `/var`, `/srv`, `/home` and `/root`: state of the service, and empty directories.
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
@@ -10,7 +10,7 @@ use crate::facts::discover::{Fact, Service, below, is_shared};
 use crate::sys::root::{Root, WalkEntry};
 use crate::tree::{Class, TreePlan};
 
-/// Directories that every system has, empty, as on the host; so are those directly in `/var`.
+/// Directories that every system has: empty, with the host's mode and owner. The same holds for those directly in `/var`.
 const SKELETON: [&str; 8] = [
     "/var/lib/misc",
     "/var/lib/systemd",
@@ -22,19 +22,19 @@ const SKELETON: [&str; 8] = [
     "/srv",
 ];
 
-/// The private directories besides `/etc`.
+/// Private top-level directories besides `/etc`.
 const TOPS: [&str; 4] = ["/var", "/home", "/root", "/srv"];
 
-/// Links of `/var` into `/run`.
+/// Links from `/var` into `/run`.
 const LINKS: [(&str, &str); 2] = [("/var/run", "/run"), ("/var/lock", "/run/lock")];
 
-/// What starts empty: what a service writes there it can write again.
+/// Directories that start empty: a service can write their content again.
 const TRANSIENT: [&str; 4] = ["/var/log", "/var/cache", "/var/spool", "/var/tmp"];
 
 /// Plans the rest of the tree.
 ///
 /// # Errors
-/// Where the package database cannot be read.
+/// The package database cannot be read.
 pub fn plan(plan: &mut TreePlan, root: &Path, service: &Service, state: State) -> Result<()> {
     let of_var = fs::read_dir(below(root, Path::new("/var")))
         .into_iter()
@@ -52,7 +52,7 @@ pub fn plan(plan: &mut TreePlan, root: &Path, service: &Service, state: State) -
             plan.set(dir, Class::Empty, "every system has it");
         }
     }
-    // Where the host has a link, what it leads to is elsewhere; the sandbox's own is a directory.
+    // If the host has a link here, its target is elsewhere; the sandbox gets a directory.
     for dir in TOPS {
         let mode = if dir == "/root" { 0o700 } else { 0o755 };
         plan.set_new(
@@ -81,7 +81,7 @@ pub fn plan(plan: &mut TreePlan, root: &Path, service: &Service, state: State) -
     for (path, fact) in &service.paths {
         let is_link = LINKS.iter().any(|(link, _)| path.starts_with(link));
         if is_private(path) && !is_link {
-            // What only a comment names may be anything: its place is enough.
+            // A path that only a comment names may be anything: an empty place is enough.
             let state = if matches!(fact, Fact::Commented(_)) {
                 State::Fresh
             } else {
@@ -94,13 +94,13 @@ pub fn plan(plan: &mut TreePlan, root: &Path, service: &Service, state: State) -
     Ok(())
 }
 
-/// Whether what is at `path` starts empty.
+/// Returns true if the content of `path` is not copied.
 #[must_use]
 pub fn is_transient(path: &Path) -> bool {
     TRANSIENT.iter().any(|dir| path.starts_with(dir))
 }
 
-/// Takes over a path that is the service's, and all below.
+/// Plans a path of the service, with everything below it.
 fn own(plan: &mut TreePlan, root: &Path, top: &Path, reason: &str, state: State) -> Result<()> {
     let is_transient = is_transient(top);
     let left_out = if is_transient {
@@ -140,7 +140,7 @@ fn own(plan: &mut TreePlan, root: &Path, top: &Path, reason: &str, state: State)
         } else {
             reason
         };
-        // What is copied for one reason stays copied, whatever another says.
+        // A path that is already copied for another reason stays copied.
         let is_copied = plan
             .entries
             .get(&path)
@@ -155,8 +155,8 @@ fn own(plan: &mut TreePlan, root: &Path, top: &Path, reason: &str, state: State)
     Ok(())
 }
 
-/// A file that was named by itself, as it was on its first day: its account may not be able to make it. A
-/// cache is whole or not at all.
+/// Returns an empty file in place of one that is named itself: its account may not be able to create it. A
+/// cache is complete or absent.
 fn empty_file(path: &Path, top: &Path, metadata: &Metadata) -> Option<Class> {
     let is_named = path == top && metadata.is_file();
     let may_be_empty = ["/var/log", "/var/spool"]
@@ -168,11 +168,11 @@ fn empty_file(path: &Path, top: &Path, metadata: &Metadata) -> Option<Class> {
     })
 }
 
-/// State of package managers and of other sandboxes: never that of a service.
+/// State of package managers and of other sandboxes, which belongs to no service.
 const NOBODYS: [&str; 3] = ["/var/lib/libvirt", "/var/lib/dpkg", "/var/lib/rpm"];
 
-/// Where a link leads that an admin has put in the place of a directory, as to a larger disk. A link to what the sandbox has, too,
-/// stays a link, as does one that somebody else can have put there.
+/// Returns the target of a link that an administrator has put in place of a directory, for example to a larger disk. A link
+/// to a path inside the sandbox stays a link, and so does one that others can have made.
 fn elsewhere(root: &Path, top: &Path) -> Option<PathBuf> {
     if !below(root, top).is_symlink() {
         return None;
@@ -186,13 +186,13 @@ fn elsewhere(root: &Path, top: &Path) -> Option<PathBuf> {
     (!is_shown).then_some(inside)
 }
 
-/// Whether a path lies in the part of the tree that is planned here.
+/// Returns true if the path is in the part of the tree that this module plans.
 #[must_use]
 pub fn is_private(path: &Path) -> bool {
     TOPS.iter().any(|top| path.starts_with(top))
 }
 
-/// Homes of the service's accounts that are nowhere yet, and the skeleton of root's.
+/// Plans the missing homes of the service's accounts, and the skeleton of root's.
 fn homes(plan: &mut TreePlan, root: &Path, service: &Service) {
     for user in service
         .users

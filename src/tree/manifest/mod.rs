@@ -1,8 +1,8 @@
-//! The recorded state of a private tree: what was put there, so that a later merge can tell what the
-//! host changed from what the sandbox changed.
+//! Recorded state of a private tree, with which a later merge tells changes of the
+//! host from changes of the sandbox.
 //!
-//! A manifest is a text file with one line for an object, sorted, so that it can be read and compared by
-//! eye:
+//! A manifest is a text file with one sorted line per object, which people can read and
+//! compare:
 //!
 //! ```text
 //! # virt-sandbox manifest 1
@@ -13,7 +13,7 @@
 //!
 //! Columns are separated by one tab: path inside the root, kind, permission bits, uid, gid, and then
 //! size and SHA-256, or the target. Bytes that are control characters, not UTF-8, or a backslash are
-//! written `\xHH`. Times, ACLs and other extended attributes are not recorded. Merging happens elsewhere.
+//! written `\xHH`. Times, ACLs and other extended attributes are not recorded. Upgrades merge two of them.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map;
@@ -31,13 +31,13 @@ use crate::sys::root::{Object, Root, RootError};
 
 const HEADER: &str = "# virt-sandbox manifest 1";
 
-/// The objects of a tree, by their absolute path inside it.
+/// Objects of a tree, by absolute path inside it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Manifest {
     entries: BTreeMap<PathBuf, Entry>,
 }
 
-/// What is recorded of one object.
+/// Record of one object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// The permission bits, with setuid, setgid and sticky: at most 0o7777.
@@ -46,32 +46,32 @@ pub struct Entry {
     pub uid: u32,
     /// The group.
     pub gid: u32,
-    /// What it is, and its content.
+    /// Kind and content.
     pub kind: Kind,
 }
 
-/// The kinds of objects that are recorded, with their content.
+/// Kind of a recorded object, with its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
     /// A regular file.
     File {
-        /// In bytes, holes included.
+        /// Size in bytes, holes included.
         size: u64,
-        /// Of the content; of its first GiB where it is longer.
+        /// Hash of the content, or of its first GiB if it is longer.
         sha256: [u8; 32],
     },
-    /// A directory; what is in it has entries of its own.
+    /// A directory; its content has its own entries.
     Directory,
     /// A symlink.
     Symlink {
-        /// As written in the link.
+        /// Target, as written in the link.
         target: PathBuf,
     },
     /// A fifo.
     Fifo,
 }
 
-/// How one path differs between two manifests.
+/// Difference of one path between two manifests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// Only the newer one has it.
@@ -96,7 +96,7 @@ impl Change {
     }
 }
 
-/// Looking at a tree failed.
+/// Error while a tree is scanned.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum ScanError {
@@ -110,7 +110,7 @@ pub enum ScanError {
     },
 }
 
-/// A text is not a manifest.
+/// Error in the text of a manifest.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum ParseError {
@@ -121,8 +121,8 @@ pub enum ParseError {
 }
 
 impl Manifest {
-    /// Records what is at and below the paths `below` inside `root`. Symlinks are not followed;
-    /// sockets and devices are not recorded, nor is what vanishes meanwhile.
+    /// Records all objects at and below the paths `below` inside `root`. Symbolic links are not followed;
+    /// sockets, devices and objects that vanish meanwhile are not recorded.
     pub fn scan(root: &Path, below: &[&Path]) -> Result<Manifest, ScanError> {
         let root = Root::new(root)?;
         let mut manifest = Manifest::default();
@@ -139,7 +139,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// The entry of a path.
+    /// Returns the entry of a path.
     pub fn get(&self, path: &Path) -> Option<&Entry> {
         self.entries.get(path)
     }
@@ -149,27 +149,27 @@ impl Manifest {
         self.entries.insert(path, entry);
     }
 
-    /// Forgets an entry.
+    /// Removes an entry.
     pub fn remove(&mut self, path: &Path) -> Option<Entry> {
         self.entries.remove(path)
     }
 
-    /// All entries, parents before what they hold.
+    /// Iterates over all entries; parents come before their content.
     pub fn iter(&self) -> btree_map::Iter<'_, PathBuf, Entry> {
         self.entries.iter()
     }
 
-    /// How many entries there are.
+    /// Returns the number of entries.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether there are none.
+    /// Returns true if there are no entries.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// What has happened from `self` to `newer`, sorted by path.
+    /// Returns the changes from `self` to `newer`, sorted by path.
     pub fn diff(&self, newer: &Manifest) -> Vec<Change> {
         let mut changes = BTreeMap::new();
         for (path, old) in &self.entries {
@@ -200,7 +200,7 @@ impl<'a> IntoIterator for &'a Manifest {
 }
 
 impl Entry {
-    /// The entry of an object, or None for a kind that is not recorded. `path` is for messages.
+    /// Reads the entry of an object; returns `None` for a kind that is not recorded. `path` is used in messages.
     pub fn read(object: &Object, path: &Path) -> Result<Option<Entry>, ScanError> {
         let metadata = object.metadata()?;
         let is = metadata.file_type();
@@ -235,10 +235,10 @@ impl Entry {
     }
 }
 
-/// How much of a file is hashed, in bytes: with a sparse file a sandbox could else keep the host busy for ever.
+/// Maximum number of bytes that are hashed: with a sparse file, a sandbox could keep the host busy for ever.
 const HASHED: u64 = 1 << 30;
 
-/// The size and hash of what is read, so that both belong to the same content.
+/// Returns size and hash of the same content, by reading it once.
 fn hash(from: &mut impl Read) -> io::Result<(u64, [u8; 32])> {
     let mut hasher = Sha256::new();
     let mut size = 0;
@@ -302,7 +302,7 @@ impl FromStr for Manifest {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Manifest, ParseError> {
-        // Not `lines()`: it would hide that the last line was cut off.
+        // `lines()` would hide a truncated last line.
         let mut lines = text.split_inclusive('\n').zip(1..);
         if lines.next().map(|(line, _)| line.trim_end_matches('\n')) != Some(HEADER) {
             return Err(ParseError::Header);

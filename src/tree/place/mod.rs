@@ -1,7 +1,7 @@
-//! The place of a sandbox's tree on the host: taken with care, and given back with more.
+//! Place of a sandbox's tree on the host: checks before it is taken, and removal.
 //!
-//! The tree's top holds a mark that names the sandbox. Only what is below the top is shown to the sandbox, so it can neither see
-//! nor change the mark; and nothing is ever removed that does not carry it.
+//! The top of the tree contains a mark with the identity of the sandbox. The sandbox only sees directories below the top, so it can
+//! neither see nor change the mark. A tree without the right mark is never removed.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -23,13 +23,13 @@ pub(crate) use reach::has_directory;
 /// Name of the mark.
 const MARK: &str = ".virt-sandbox.json";
 
-/// Name of the directory that an upgrade works in, beside the mark and as much out of the sandbox's reach.
+/// Name of the work directory of an upgrade, beside the mark and out of the sandbox's reach.
 const WORK: &str = ".upgrade";
 
-/// Name of the directory that has the snapshots of an image.
+/// Name of the directory with the snapshots of an image.
 const SNAPSHOTS: &str = ".snapshots";
 
-/// Whether what is at a path in a tree is the host's own, and no part of the sandbox.
+/// Returns true if a path in a tree belongs to the host and not to the sandbox.
 pub(crate) fn is_reserved(path: &Path) -> bool {
     let first = path
         .components()
@@ -41,20 +41,20 @@ pub(crate) fn is_reserved(path: &Path) -> bool {
     })
 }
 
-/// What the mark says.
+/// Content of the mark.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Mark {
-    /// The sandbox it belongs to.
+    /// Identity of the sandbox.
     uuid: Uuid,
-    /// The outermost directory that was made for it; none if the tree's own was there before and stays.
+    /// Outermost directory that was created for the tree; `None` if its top existed before and stays.
     made: Option<PathBuf>,
 }
 
-/// Checks that a tree can be made at `path`.
+/// Checks that a tree can be created at `path`.
 ///
 /// # Errors
-/// Where something else is there, the place lies in another sandbox's tree, or others could change it.
+/// Something else is there, the place is in another sandbox's tree, or other users could change it.
 pub fn check(path: &Path) -> Result<()> {
     reach::check(path)?;
     for ancestor in path.ancestors() {
@@ -85,11 +85,11 @@ pub fn check(path: &Path) -> Result<()> {
     }
 }
 
-/// Makes the top of a tree at `path` and marks it. Nobody but root may enter: the sandbox's root could leave a setuid program in
-/// its tree, which must be out of reach for the host's users.
+/// Creates the top of a tree at `path` and marks it. Only root may enter: the sandbox's root could leave a setuid program in
+/// its tree, which users of the host must not reach.
 ///
 /// # Errors
-/// Where it cannot be made.
+/// The top cannot be created.
 pub fn make(path: &Path, uuid: Uuid) -> Result<()> {
     check(path)?;
     let made = path
@@ -112,33 +112,33 @@ pub fn make(path: &Path, uuid: Uuid) -> Result<()> {
     }
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
         .map_err(Error::io("creating", path))?;
-    // Somebody may have been faster.
+    // Another process may have changed the place since the first check.
     reach::check(path)?;
     write(path, &Mark { uuid, made })
 }
 
-/// Where an upgrade of the tree at `path` works.
+/// Returns the work directory of an upgrade of the tree at `path`.
 #[must_use]
 pub fn work_of(path: &Path) -> PathBuf {
     path.join(WORK)
 }
 
-/// Where the snapshots of the image of the tree at `path` are.
+/// Returns the directory of snapshots of the image of the tree at `path`.
 #[must_use]
 pub fn snapshots_of(path: &Path) -> PathBuf {
     path.join(SNAPSHOTS)
 }
 
-/// The mark of the tree at `path`.
+/// Returns the path of the mark of the tree at `path`.
 #[must_use]
 pub fn mark_of(path: &Path) -> PathBuf {
     path.join(MARK)
 }
 
-/// Checks that the tree at `path` is that of sandbox `uuid`.
+/// Checks that the tree at `path` belongs to the sandbox `uuid`.
 ///
 /// # Errors
-/// Where it is not there, is not that sandbox's, or has a link in the place of a directory that the sandbox is given.
+/// The tree is missing, belongs to another sandbox, or has a link in place of a directory that the sandbox gets.
 pub fn must_be_of(path: &Path, uuid: Uuid) -> Result<()> {
     let file = path.join(MARK);
     let text = match fs::read(&file) {
@@ -160,10 +160,10 @@ pub fn must_be_of(path: &Path, uuid: Uuid) -> Result<()> {
     }
 }
 
-/// Marks a tree of another program as that of sandbox `uuid`, and closes it to all but root.
+/// Marks a tree of another program as that of the sandbox `uuid`, and closes it to all but root.
 ///
 /// # Errors
-/// Where it is that of another sandbox, or cannot be written.
+/// The tree belongs to another sandbox, or cannot be written.
 pub fn adopt(path: &Path, uuid: Uuid) -> Result<()> {
     if path.join(MARK).exists() {
         return must_be_of(path, uuid);
@@ -179,16 +179,16 @@ pub fn adopt(path: &Path, uuid: Uuid) -> Result<()> {
     Ok(())
 }
 
-/// Removes the tree at `path` if it is that of sandbox `uuid`, and what was made for it above. One that is not there is no error.
+/// Removes the tree at `path` if it belongs to the sandbox `uuid`, and the parents created for it. A missing tree is no error.
 ///
 /// # Errors
-/// Where it is not that sandbox's, or something is mounted in it: nothing is removed then.
+/// The tree belongs to another sandbox, or something is mounted in it; nothing is removed then.
 pub fn remove(path: &Path, uuid: Uuid) -> Result<()> {
     let Some(mark) = removable(path, uuid)? else {
         let _ = fs::remove_dir(path);
         return Ok(());
     };
-    // The mark goes last, so that a removal that is cut short can be finished.
+    // Remove the mark last, so that an interrupted removal can be finished.
     for entry in fs::read_dir(path)
         .map_err(Error::io("reading", path))?
         .flatten()
@@ -221,16 +221,16 @@ pub fn remove(path: &Path, uuid: Uuid) -> Result<()> {
 /// Checks that [`remove`] would not refuse the tree at `path`.
 ///
 /// # Errors
-/// Where it is not that of sandbox `uuid`, or something is mounted in it.
+/// The tree belongs to another sandbox than `uuid`, or something is mounted in it.
 pub fn check_removal(path: &Path, uuid: Uuid) -> Result<()> {
     removable(path, uuid).map(drop)
 }
 
-/// The mark of a tree that may be removed; none where there is nothing.
+/// Returns the mark of a tree that may be removed, or `None` if there is no tree.
 fn removable(path: &Path, uuid: Uuid) -> Result<Option<Mark>> {
     let mark = match fs::read(path.join(MARK)) {
         Ok(text) => serde_json::from_slice::<Mark>(&text).ok(),
-        // It was not marked yet; then there is nothing in it either.
+        // A tree without a mark has no content yet either.
         Err(error) if error.kind() == ErrorKind::NotFound && is_empty(path) => return Ok(None),
         Err(_) => None,
     };
@@ -249,7 +249,7 @@ fn removable(path: &Path, uuid: Uuid) -> Result<Option<Mark>> {
     Ok(Some(mark))
 }
 
-/// Whether the tree at `path` is that of sandbox `uuid`.
+/// Returns true if the tree at `path` belongs to the sandbox `uuid`.
 #[must_use]
 pub fn is_of(path: &Path, uuid: Uuid) -> bool {
     let mark = fs::read(path.join(MARK)).ok();
@@ -257,10 +257,10 @@ pub fn is_of(path: &Path, uuid: Uuid) -> bool {
         .is_some_and(|mark| mark.uuid == uuid)
 }
 
-/// Gives the tree of sandbox `uuid` at `from` the place `to` in the same directory. One that is there already is no error.
+/// Renames the tree of the sandbox `uuid` from `from` to `to` in the same directory. An already renamed tree is no error.
 ///
 /// # Errors
-/// Where something else is at `to`, or the tree is not that sandbox's.
+/// Something else is at `to`, or the tree belongs to another sandbox.
 pub fn rename(from: &Path, to: &Path, uuid: Uuid) -> Result<()> {
     let renaming = Error::io("renaming", from);
     match fs::symlink_metadata(from) {
@@ -285,10 +285,10 @@ pub fn rename(from: &Path, to: &Path, uuid: Uuid) -> Result<()> {
     Ok(())
 }
 
-/// Checks that the image of a new tree can be made.
+/// Checks that the image of a new tree can be created.
 ///
 /// # Errors
-/// Where something is there.
+/// Something is there already.
 pub fn check_image(config: &SandboxConfig) -> Result<()> {
     match config.image_file() {
         Some(file) if file.symlink_metadata().is_ok() => Err(Error::refused(format!(
@@ -299,10 +299,10 @@ pub fn check_image(config: &SandboxConfig) -> Result<()> {
     }
 }
 
-/// Removes the image of the tree at `path` if that is of sandbox `uuid`. One that is not there is no error.
+/// Removes the image of the tree at `path` if the tree belongs to the sandbox `uuid`. A missing image is no error.
 ///
 /// # Errors
-/// Where it cannot be removed.
+/// The image cannot be removed.
 pub fn remove_image(path: &Path, image: &Path, uuid: Uuid) -> Result<()> {
     if !is_of(path, uuid) {
         return Ok(());
@@ -315,10 +315,10 @@ pub fn remove_image(path: &Path, image: &Path, uuid: Uuid) -> Result<()> {
     }
 }
 
-/// Gives an image another name. One that has it already is no error.
+/// Renames an image. An already renamed image is no error.
 ///
 /// # Errors
-/// Where something else has the name.
+/// Something else has the new name.
 pub fn rename_image(from: &Path, to: &Path) -> Result<()> {
     match fs::symlink_metadata(from) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -333,7 +333,7 @@ fn write(tree: &Path, mark: &Mark) -> Result<()> {
     Ok(())
 }
 
-/// Whether nothing is there but perhaps an empty directory.
+/// Returns true if the path is missing or an empty directory.
 fn is_empty(path: &Path) -> bool {
     match fs::read_dir(path) {
         Ok(mut entries) => entries.next().is_none(),
@@ -355,7 +355,7 @@ mod tests {
     const UUID: Uuid = Uuid::from_u128(7);
 
     #[test]
-    fn a_place_is_given_back_as_it_was() {
+    fn removal_restores_the_place() {
         let root = tempfile::tempdir().unwrap();
         let tree = root.path().join("a/b/web1");
         make(&tree, UUID).unwrap();
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_was_renamed_is_given_back_too() {
+    fn removal_restores_a_renamed_place() {
         let root = tempfile::tempdir().unwrap();
         let (from, to) = (root.path().join("web1"), root.path().join("web2"));
         make(&from, UUID).unwrap();
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_ours_is_neither_taken_nor_removed() {
+    fn foreign_directories_are_neither_taken_nor_removed() {
         let root = tempfile::tempdir().unwrap();
         let tree = root.path().join("web1");
         fs::create_dir(&tree).unwrap();

@@ -1,4 +1,4 @@
-//! Checks of who could change a sandbox's place, and where the directories of its tree lead.
+//! Checks of access to a sandbox's place, and of links in place of its tree's directories.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -12,11 +12,11 @@ use crate::facts::discover::below;
 use crate::guest::PRIVATE_DIRS;
 use crate::sys::root::Root;
 
-/// Checks that nobody but root, or who runs this, has what is at `path`, or could put something else there. The host's users would
-/// come to what a sandbox has made, such as set-user-ID programs.
+/// Checks that only root, or the user of this process, owns `path` and could replace it. Otherwise users of the host could
+/// reach files that a sandbox has made, such as set-user-ID programs.
 ///
 /// # Errors
-/// Names who could.
+/// The message names the path and the account.
 pub fn check(path: &Path) -> Result<()> {
     let refused = |reason: String| {
         Error::refused(format!(
@@ -42,7 +42,7 @@ pub fn check(path: &Path) -> Result<()> {
         }
         let mode = Mode::from_bits_truncate(metadata.mode());
         let of_group = mode.contains(Mode::S_IWGRP) && metadata.gid() != 0;
-        // What root has in a sticky directory, others can neither remove nor rename.
+        // In a sticky directory, others can neither remove nor rename files of root.
         let is_open = (mode.contains(Mode::S_IWOTH) || of_group) && !mode.contains(Mode::S_ISVTX);
         if is_open && dir != path {
             return Err(refused(format!(
@@ -54,11 +54,11 @@ pub fn check(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Checks that the directories of the tree at `path` that the sandbox is given are directories: libvirt would follow a link. A tree in an
-/// image has none here.
+/// Checks that the directories that the sandbox gets from the tree at `path` are no links, which libvirt would follow. A tree in an
+/// image has no such directories.
 ///
 /// # Errors
-/// Names the first that is none.
+/// The message names the first one that is not a directory.
 pub(super) fn check_tops(path: &Path) -> Result<()> {
     for dir in PRIVATE_DIRS {
         let dir = below(path, Path::new(dir));
@@ -72,7 +72,7 @@ pub(super) fn check_tops(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether a tree has a directory at `path`.
+/// Returns true if a tree has a directory at `path`.
 pub fn has_directory(tree: &Root, path: &Path) -> bool {
     let found = tree.plain_object(path).and_then(|found| found.metadata());
     found.is_ok_and(|found| found.is_dir())
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_is_nobody_elses() {
+    fn a_place_that_others_can_change_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let top = dir.path();
         for name in ["own", "open", "sticky", "theirs"] {
@@ -110,7 +110,7 @@ mod tests {
         for (path, is_good) in expected {
             assert_eq!(check(&top.join(path)).is_ok(), is_good, "{path}");
         }
-        // As `make` closes it.
+        // `make` sets this mode.
         assert!(check(&top.join("open")).is_ok());
         if !geteuid().is_root() {
             eprintln!("skipped: a_place_is_nobody_elses: not root");
