@@ -1,5 +1,5 @@
-//! What a sandbox was made from: the manifest of its `/etc`, the entries of its accounts, the versions of the packages, and
-//! which paths were known to be the service's.
+//! Record of the origin of a sandbox: manifest of its `/etc`, entries of its accounts, versions of the packages, and
+//! the known paths of the service.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -18,12 +18,12 @@ use crate::sys::file::atomic;
 use crate::tree::manifest::Manifest;
 use crate::tree::{Class, TreePlan, var};
 
-/// All that is recorded of what a sandbox was made from.
+/// All records of the origin of a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Provenance {
-    /// Its `/etc`.
+    /// Manifest of `/etc`.
     pub manifest: Manifest,
-    /// The rest.
+    /// The other records.
     pub base: Base,
 }
 
@@ -31,7 +31,7 @@ impl Provenance {
     /// Writes the records of the sandbox `name`.
     ///
     /// # Errors
-    /// Where they cannot be written.
+    /// The records cannot be written.
     pub fn save(&self, store: &Store, name: &SandboxName) -> Result<()> {
         let text = self.manifest.to_string();
         atomic::write(&store.manifest(name), text.as_bytes(), 0o600)?;
@@ -40,10 +40,10 @@ impl Provenance {
 }
 
 impl Sandboxes {
-    /// The records of a sandbox.
+    /// Loads the records of a sandbox.
     ///
     /// # Errors
-    /// Where they cannot be read, or there is no manifest.
+    /// The records cannot be read, or there is no manifest.
     pub(super) fn recorded(&self, name: &SandboxName) -> Result<Provenance> {
         let path = self.store.manifest(name);
         let text = fs::read_to_string(&path).map_err(Error::io("reading", &path))?;
@@ -56,14 +56,14 @@ impl Sandboxes {
     }
 }
 
-/// Origin of a sandbox's units and packages: who has named them.
+/// Author of a sandbox's list of units and packages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Origin {
-    /// The admin of this host: what belongs to them belongs to the sandbox, secrets too.
+    /// The administrator of this host: the sandbox gets all files of the units and packages, secrets included.
     #[default]
     Admin,
-    /// An archive, whose maker may have chosen them for their secrets: an upgrade brings only what every user of the
+    /// An archive, whose author may be after their secrets: an upgrade brings only files that every user of the
     /// host may read.
     Archive,
 }
@@ -78,22 +78,22 @@ impl Origin {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Base {
-    /// Origin of the sandbox's units and packages: who has named them.
+    /// Author of the list of units and packages.
     #[serde(default, skip_serializing_if = "Origin::is_admin")]
     pub origin: Origin,
-    /// The account files as they were written.
+    /// Account files as they were written.
     pub accounts: Texts,
     /// Versions of the service's packages.
     pub versions: BTreeMap<String, String>,
-    /// Paths outside of `/etc` that belong to the service, as they were found: what is not among them is new to an upgrade.
+    /// Known paths outside of `/etc` that belong to the service: any other path is new to an upgrade.
     pub paths: BTreeSet<PathBuf>,
 }
 
 impl Base {
-    /// Returns the record of a sandbox that is made by `plan`, from units and packages that the admin has named.
+    /// Makes the record of a sandbox created by `plan`, from units and packages that the administrator named.
     ///
     /// # Errors
-    /// Where the package database cannot be read.
+    /// The package database cannot be read.
     pub fn of(plan: &TreePlan, service: &Service) -> Result<Self> {
         let written = |path: &str| match plan.entries.get(Path::new(path)) {
             Some(entry) => match &entry.class {
@@ -126,10 +126,10 @@ impl Base {
         })
     }
 
-    /// Reads the record; an empty one where there is none.
+    /// Loads the record; returns an empty one if there is none.
     ///
     /// # Errors
-    /// Where it cannot be read.
+    /// The record cannot be read.
     pub fn load(path: &Path) -> Result<Self> {
         match fs::read(path) {
             Ok(text) => serde_json::from_slice(&text).map_err(|error| Error::Config {
@@ -144,16 +144,16 @@ impl Base {
     /// Writes the record.
     ///
     /// # Errors
-    /// Where it cannot be written.
+    /// The record cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         atomic::write(path, &self.to_json()?, 0o600)?;
         Ok(())
     }
 
-    /// The record as it is written.
+    /// Serialises the record.
     ///
     /// # Errors
-    /// None that is known of.
+    /// The record cannot be written as JSON.
     pub fn to_json(&self) -> Result<Vec<u8>> {
         serde_json::to_vec_pretty(self)
             .map_err(Error::step("recording what a sandbox is made from"))

@@ -1,4 +1,4 @@
-//! What can be told of a service before anything is made or started: units that are not there, conditions that a sandbox does
+//! Checks of a service before anything is created or started: missing units, and conditions that a sandbox does
 //! not meet.
 
 use std::collections::BTreeSet;
@@ -15,7 +15,7 @@ use crate::facts::unit::special::Role;
 use crate::facts::unit::{UnitDirs, UnitFacts, UnitName};
 use crate::sys::root::Root;
 
-/// Devices that libvirt gives every container.
+/// Devices that libvirt gives to every container.
 const DEVICES: [&str; 8] = [
     "/dev/null",
     "/dev/zero",
@@ -27,11 +27,11 @@ const DEVICES: [&str; 8] = [
     "/dev/console",
 ];
 
-/// The first of these units of a sandbox that neither the host has nor the sandbox's own tree: systemd inside would make another
-/// of what it finds by its name. A command has none, and an image is not looked into for this.
+/// Returns the first of a sandbox's units that exists neither on the host nor in the sandbox's tree: systemd inside would guess another
+/// unit from its name. A command has no units, and images are not checked.
 ///
 /// # Errors
-/// Where the units of the host cannot be listed, or a name is none of a unit.
+/// The units of the host cannot be listed, or a name is not that of a unit.
 pub fn missing_unit<'u>(
     root: &Path,
     config: &SandboxConfig,
@@ -60,11 +60,11 @@ pub fn missing_unit<'u>(
     Ok(None)
 }
 
-/// Refuses a unit that was asked for and would silently not start in what systemd takes for a `container`, with these
-/// `capabilities`, or in a virtual machine where there is none.
+/// Refuses a requested unit that would silently not start in a container of the kind `container`, with these
+/// `capabilities`, or in a virtual machine if that is `None`.
 ///
 /// # Errors
-/// Names the unit and the condition or the capability.
+/// The message names the unit and the condition or capability.
 pub fn check(
     root: &Path,
     service: &Service,
@@ -76,7 +76,7 @@ pub fn check(
         Some(_) => (capabilities.dropped().iter())
             .map(|name| format!("CAP_{name}"))
             .collect(),
-        // A kernel of its own.
+        // A machine has its own kernel.
         None => BTreeSet::new(),
     };
     let modules = loaded_modules();
@@ -87,11 +87,11 @@ pub fn check(
             None => Virtualization::Vm(String::new()),
         },
         capabilities: None,
-        // A kernel of its own loads what is asked for.
+        // A machine's own kernel loads modules on demand.
         modules: modules.as_ref().filter(|_| container.is_some()),
     };
     for unit in &service.units {
-        // Nothing is looked up for these, so one that is not there would show only at the start.
+        // Facts are not collected for these, so a missing one would only show at the start.
         if service
             .closure
             .member(unit)
@@ -125,7 +125,7 @@ pub fn check(
                 .into_iter()
                 .find(|condition| match &condition.check {
                     Check::Virtualization(_) | Check::KernelModuleLoaded(_) => true,
-                    // The tree is a copy of what these look at; what is made at boot cannot be judged here.
+                    // The tree is a copy of these paths; files made at boot cannot be checked here.
                     Check::PathExists(path)
                     | Check::PathIsDirectory(path)
                     | Check::FileNotEmpty(path)
@@ -142,7 +142,7 @@ pub fn check(
     Ok(())
 }
 
-/// Refuses a unit that does not start without a capability that is `withheld` from everybody in the sandbox.
+/// Refuses a unit that needs a capability that is `withheld` from the whole sandbox.
 fn check_capabilities(
     unit: &UnitName,
     facts: &UnitFacts,
@@ -164,8 +164,8 @@ fn check_capabilities(
     });
     let conditions: Vec<&str> = conditions.map(String::as_str).collect();
     let withheld = || withheld.iter().map(String::as_str);
-    // systemd gives up where it cannot raise one (EXIT_CAPABILITIES, systemd.exec(5)); one of the bounding set alone is only
-    // missing.
+    // systemd fails if it cannot raise a capability (EXIT_CAPABILITIES, systemd.exec(5)); one in the bounding set alone is merely
+    // absent.
     let ambient = facts.ambient_capabilities.among(withheld());
     if let Some(bounding) = &facts.bounding_set {
         let missing = match bounding {
@@ -192,7 +192,8 @@ fn check_capabilities(
     Ok(())
 }
 
-/// What is missing below /etc and /usr is missing on the host too: that is for the admin to put right there.
+/// Makes the error for an unmet condition. A path missing below /etc or /usr is missing on the host too, where the administrator
+/// must add it.
 fn refusal(unit: &UnitName, condition: &Condition) -> Error {
     Error::refused(match condition.path() {
         Some(path) if !path.starts_with("/dev") => format!(
@@ -213,7 +214,7 @@ fn loaded_modules() -> Option<BTreeSet<String>> {
         .filter_map(|line| line.split(' ').next())
         .map(str::to_owned)
         .collect();
-    // A kernel without modules has all it has built in, and does not say what that is.
+    // A kernel without modules has everything built in and does not list it.
     (!names.is_empty()).then_some(names)
 }
 
@@ -222,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_host_lacks_is_told_from_what_a_sandbox_lacks() {
+    fn errors_tell_missing_files_of_the_host_from_those_of_a_sandbox() {
         let unit = UnitName::exact("web.service").unwrap();
         for (key, value, expected) in [
             (

@@ -1,16 +1,16 @@
-//! The account files merged by entry: new users and groups of the host appear, what the sandbox has stays.
+//! Three-way merge of the account files by entry: new users and groups of the host appear, those of the sandbox stay.
 //!
-//! Pure: three times four texts in, four texts out. The lines of the sandbox stay as they are and where they are, also
-//! those that mean nothing to us. Nobody is ever removed: their files may still be there.
+//! Pure: three sets of four texts in, four texts out. Lines of the sandbox keep their text and position, even
+//! invalid ones. No account is removed, because its files may still exist.
 
 use std::collections::BTreeMap;
 
 use crate::facts::accounts::Texts;
 
-/// The files that are merged by entry.
+/// Files that are merged by entry.
 pub const ACCOUNTS: [&str; 4] = ["/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow"];
 
-/// The files, and the fields of a line that count.
+/// One of the four files, with the meaning of its fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum File {
     Passwd,
@@ -20,12 +20,12 @@ enum File {
 }
 
 impl File {
-    /// The field with the number of the account.
+    /// Returns the index of the field with the id.
     fn number(self) -> Option<usize> {
         matches!(self, Self::Passwd | Self::Group).then_some(2)
     }
 
-    /// Whether the last field is a list of members, which is merged as a set.
+    /// Returns true if the last field is a list of members, which is merged as a set.
     fn has_members(self) -> bool {
         matches!(self, Self::Group | Self::Gshadow)
     }
@@ -40,18 +40,18 @@ impl File {
     }
 }
 
-/// What happened to one entry. Prints as a phrase without any password.
+/// Change of one entry. Its text is a phrase without passwords.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Note {
     /// The file.
     pub path: &'static str,
-    /// What happened, with the name of the account.
+    /// Description with the name of the account.
     pub text: String,
-    /// Whether the sandbox does not have what the host has.
+    /// True if the sandbox differs from the host afterwards.
     pub is_conflict: bool,
 }
 
-/// Merges the four files of the sandbox `own` with those of the host, of which it was made from `base`.
+/// Merges the four files of the sandbox, `own`, with the host's; `base` is the version that the sandbox was made from.
 #[must_use]
 pub fn merge(base: &Texts, host: &Texts, own: &Texts) -> (Texts, Vec<Note>) {
     let mut notes = Vec::new();
@@ -81,14 +81,14 @@ pub fn merge(base: &Texts, host: &Texts, own: &Texts) -> (Texts, Vec<Note>) {
     (merged, notes)
 }
 
-/// The lines with an entry, by its name.
+/// Returns the lines with an entry, by name.
 fn entries(text: &str) -> BTreeMap<&str, &str> {
     let lines = text.lines().filter_map(|line| Some((name(line)?, line)));
-    // The first counts, as for getpwnam(3).
+    // The first entry of a name counts, as for getpwnam(3).
     lines.rev().collect()
 }
 
-/// The name of the entry in a line, if it is one: not a comment, and not NIS.
+/// Returns the name of the entry in a line, unless the line is a comment or of NIS.
 fn name(line: &str) -> Option<&str> {
     let (name, _) = line.split_once(':')?;
     (!name.is_empty() && !name.starts_with(['#', '+', '-'])).then_some(name)
@@ -121,7 +121,7 @@ fn merge_file(
         .map(|line| {
             let merged = name(line).and_then(|name| {
                 let host = host_entries.get(name)?;
-                // Of two lines of one name the second means nothing.
+                // A second line with the same name has no effect.
                 let is_first = own_entries.get(name) == Some(&line);
                 is_first.then(|| merge_line(file, base.get(name).copied(), host, line))
             });
@@ -168,7 +168,7 @@ fn merge_file(
         note(format!("'{name}' is new on the host"), false);
         added.push(line.to_owned());
     }
-    // What stands behind the lines of NIS is asked for last.
+    // Lines after those of NIS are consulted last.
     let end = lines
         .iter()
         .position(|line| line.starts_with('+'))
@@ -177,12 +177,12 @@ fn merge_file(
     lines.into_iter().map(|line| line + "\n").collect()
 }
 
-/// The line of an entry that both have, and whether they disagree.
+/// Merges the line of an entry that both have; returns it with true if they conflict.
 fn merge_line(file: File, base: Option<&str>, host: &str, own: &str) -> (String, bool) {
     if base == Some(host) || host == own {
         return (own.to_owned(), false);
     }
-    // Files in the sandbox belong to the number it has.
+    // The id must stay: files in the sandbox belong to it.
     let number = |line| file.number().and_then(|index| field(line, index));
     if number(host) != number(own) {
         return (own.to_owned(), base.map(number) != Some(number(host)));
@@ -192,7 +192,7 @@ fn merge_line(file: File, base: Option<&str>, host: &str, own: &str) -> (String,
     }
     match base == Some(own) {
         true => (host.to_owned(), false),
-        // Ageing and passwords are each one's own affair.
+        // Passwords and their ageing are not shared.
         false => (own.to_owned(), file == File::Passwd),
     }
 }
@@ -269,16 +269,16 @@ mod tests {
         assert_eq!(conflicts.len(), 1, "{notes:?}");
         assert!(conflicts[0].text.contains("number 900 is that of 'own'"));
         assert!(notes.iter().all(|note| !note.text.contains('$')));
-        // A second time there is nothing to do.
+        // A second merge changes nothing.
         assert_eq!(merge(&host, &host, &merged), (merged.clone(), vec![]));
     }
 
     #[test]
-    fn lines_follow_the_host_where_the_sandbox_has_not_changed_them() {
+    fn unchanged_lines_follow_the_host() {
         let line = |shell: &str, uid| texts(&format!("web:x:{uid}:1::/:{shell}\n"), "", "");
         let (merged, _) = merge(&line("/a", 5), &line("/b", 5), &line("/a", 5));
         assert_eq!(merged, line("/b", 5));
-        // But not its number, and not what the sandbox changed.
+        // The id and the sandbox's own changes stay.
         let (merged, notes) = merge(&line("/a", 5), &line("/a", 6), &line("/a", 5));
         assert_eq!((merged, notes[0].is_conflict), (line("/a", 5), true));
         let (merged, notes) = merge(&line("/a", 5), &line("/b", 5), &line("/c", 5));

@@ -1,4 +1,4 @@
-//! What an upgrade would do, found out without touching the sandbox.
+//! Plan of an upgrade, made without changing the sandbox.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -22,39 +22,39 @@ use crate::sys::root::Root;
 use crate::tree::manifest::{Kind, Manifest};
 use crate::tree::{self, Class, TreePlan, var};
 
-/// Longest file of accounts, in bytes.
+/// Maximum size of an account file, in bytes.
 const LONGEST: u64 = 16 << 20;
 
-/// What an upgrade would do.
+/// Plan of an upgrade.
 #[derive(Debug)]
 pub struct Plan {
-    /// The configuration afterwards.
+    /// New configuration.
     pub config: SandboxConfig,
-    /// What happens in `/etc`.
+    /// Changes in `/etc`.
     pub changes: Vec<Change>,
-    /// What happens to accounts.
+    /// Changes of accounts.
     pub notes: Vec<Note>,
-    /// What appears outside of `/etc`, parents first.
+    /// New paths outside of `/etc`, parents first.
     pub appearing: BTreeMap<PathBuf, tree::Entry>,
-    /// Packages with another version than before, in words.
+    /// Descriptions of packages with another version than before.
     pub packages: Vec<String>,
-    /// Paths and mounts that the host has for the sandbox and it does not get, since an archive has named its units and packages.
+    /// Paths and mounts of the host that are withheld, because an archive named the units and packages.
     pub withheld: Vec<String>,
-    /// The account files that change, as they become.
+    /// New content of the account files that change.
     pub(super) accounts: BTreeMap<&'static str, String>,
-    /// What the host has now.
+    /// Present state of the host.
     pub(super) host: Manifest,
-    /// What the sandbox has now.
+    /// Present state of the sandbox.
     pub(super) sandbox: Manifest,
-    /// What is recorded afterwards.
+    /// New record.
     pub(super) base: Base,
-    /// Where the host's version of the tree is.
+    /// Directory with the host's version of the tree.
     pub(super) candidate: PathBuf,
 }
 
 impl Sandboxes {
-    /// Plans the upgrade of a sandbox whose tree has the top `tree`; the host's version of it is made in the empty directory
-    /// `candidate`. With `trust` it is taken as one that the admin has named from now on.
+    /// Plans the upgrade of a sandbox with the tree `tree`; the host's version is created in the empty directory
+    /// `candidate`. With `trust`, its units and packages count as named by the administrator from now on.
     pub(super) fn plan_upgrade_of(
         &self,
         old: &SandboxConfig,
@@ -143,7 +143,7 @@ impl Sandboxes {
         })
     }
 
-    /// What a sandbox's `/etc` was made from; nothing for one that was made by another program.
+    /// Returns the manifest that the sandbox's `/etc` was made from; empty for a sandbox of another program.
     fn manifest_of(&self, config: &SandboxConfig) -> Result<Manifest> {
         let path = self.store.manifest(&config.name);
         match fs::read_to_string(&path) {
@@ -157,7 +157,7 @@ impl Sandboxes {
 }
 
 impl Plan {
-    /// Whether what runs in the sandbox differs afterwards from what was there before.
+    /// Returns true if the upgrade changes anything that the sandbox runs.
     #[must_use]
     pub fn is_relevant(&self) -> bool {
         let is_change = |change: &Change| change.action != merge::Action::Keep;
@@ -168,7 +168,7 @@ impl Plan {
     }
 }
 
-/// The configuration with what was found now. What the admin has written stays.
+/// Returns the configuration with updated facts; settings of the administrator stay.
 fn renewed(old: &SandboxConfig, workload: Workload, service: &Service) -> SandboxConfig {
     let mut config = old.clone();
     if let Workload::Units(_) = workload {
@@ -192,7 +192,7 @@ fn renewed(old: &SandboxConfig, workload: Workload, service: &Service) -> Sandbo
     config
 }
 
-/// Returns the mounts of what the units run elsewhere that a sandbox does not have yet.
+/// Returns the missing mounts of programs outside of `/usr` that the units run.
 fn new_mounts(config: &SandboxConfig, service: &Service) -> Vec<Mount> {
     let mut mounts = shown_from_host(service, &config.workload);
     mounts.retain(|mount| {
@@ -202,7 +202,7 @@ fn new_mounts(config: &SandboxConfig, service: &Service) -> Vec<Mount> {
     mounts
 }
 
-/// A file that a package ships is no state of the service yet: it comes with its place.
+/// Plans files that a package ships in a state directory: they are no state of the service yet.
 fn take_shipped(plan: &mut TreePlan, service: &Service) {
     for (path, fact) in &service.paths {
         let is_shipped = matches!(fact, Fact::Package(_)) && !var::is_transient(path);
@@ -219,8 +219,8 @@ fn take_shipped(plan: &mut TreePlan, service: &Service) {
     }
 }
 
-/// What of the plan is new and not in the sandbox. What was there once and is gone was removed by somebody: it stays so, and
-/// so does whatever is in a place that the sandbox had before.
+/// Returns new paths of the plan that the sandbox lacks. A path that existed once was removed on purpose and stays away, and
+/// so does everything in a directory that the sandbox had before.
 fn appearing(
     plan: &TreePlan,
     before: &Base,
@@ -240,7 +240,7 @@ fn appearing(
             Some(top) => found.contains_key(top),
             None => matches!(entry.class, Class::Empty | Class::Made { .. }),
         };
-        // A link or a file of the sandbox's on the way is an error of its own kind: then nothing appears behind it.
+        // If a parent is a link or a file in the sandbox, nothing is added below it.
         let is_missing = matches!(sandbox.has(path), Ok(false));
         let parent = path.parent().unwrap_or(Path::new("/"));
         let has_parent = || {
@@ -257,7 +257,7 @@ fn appearing(
     Ok(found)
 }
 
-/// Leaves of the plan what is to be made of the host's version: `/etc`, what appears, and the way to it.
+/// Reduces the plan to `/etc`, the new paths, and their parents.
 fn retain(plan: &mut TreePlan, appearing: &BTreeMap<PathBuf, tree::Entry>) {
     let ways: BTreeSet<&Path> = appearing.keys().flat_map(|path| path.ancestors()).collect();
     plan.entries
@@ -305,7 +305,7 @@ fn merge_accounts(
     Ok((changed, notes))
 }
 
-/// The text of a file in the sandbox.
+/// Reads the text of a file in the sandbox.
 fn text(tree: &Root, path: &Path) -> Result<String> {
     let on_host = tree.host_path(path);
     let mut text = String::new();
@@ -322,7 +322,7 @@ fn text(tree: &Root, path: &Path) -> Result<String> {
     Ok(text)
 }
 
-/// Packages that changed, in words.
+/// Describes the packages whose version changed.
 fn newer(before: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> Vec<String> {
     let mut words = Vec::new();
     for (package, version) in now {

@@ -1,7 +1,7 @@
-//! Limits of an upgrade for a sandbox whose archive has named its units and packages: it brings only files of the host that every
+//! Limits of an upgrade for an imported sandbox, whose archive named its units and packages: it brings only files of the host that every
 //! user of the host may read.
 //!
-//! The archive's own records are no help: its maker has written them. So only the host's files are looked at.
+//! The records in the archive cannot be trusted, so only the host's files decide.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -18,11 +18,11 @@ use crate::service::upgrade::accounts::ACCOUNTS;
 use crate::tree::manifest::{Kind, Manifest};
 use crate::tree::{Class, Entry, TreePlan};
 
-/// Why something of the host stays out, as a phrase.
+/// Reason why a file of the host stays out, as a phrase.
 pub(super) const REASON: &str =
     "imported: it gets what every user of the host may read; --trust brings this, too";
 
-/// Takes from what is known of a service the paths that are named in a file which not every user may read.
+/// Removes from the facts of a service all paths that are named in a file which not every user may read.
 pub(super) fn keep_public_facts(service: &mut Service, root: &Path) {
     service.paths.retain(|_, fact| match fact {
         Fact::Mentioned(file) | Fact::Commented(file) | Fact::Tmpfiles(file) => {
@@ -35,15 +35,15 @@ pub(super) fn keep_public_facts(service: &mut Service, root: &Path) {
     service.named.retain(|_, file| is_public(root, file));
 }
 
-/// Takes out of a plan what has content of the host that not every user may read there, and directories whose names not every
-/// user can see. Returns the paths in the sandbox.
+/// Removes from a plan all content of the host that not every user may read there, and directories that not every
+/// user can list. Returns the removed paths.
 pub(super) fn keep_public(plan: &mut TreePlan, root: &Path) -> BTreeSet<PathBuf> {
     let mut skipped = BTreeSet::new();
     for (path, entry) in &mut plan.entries {
         let is_kept = match &entry.class {
             Class::Copied => is_public(root, path),
             Class::CopiedFrom(from) => is_public(root, from),
-            // Lines of the host's file may be in it. Those of accounts have no passwords.
+            // The text may contain lines of the host's file. Account files have no passwords.
             Class::Written { .. } => {
                 !path.starts_with("/etc")
                     || ACCOUNTS.iter().any(|known| Path::new(known) == path)
@@ -64,10 +64,10 @@ pub(super) fn keep_public(plan: &mut TreePlan, root: &Path) -> BTreeSet<PathBuf>
     skipped
 }
 
-/// Checks what was copied meanwhile: somebody who may write in the host's `/etc` can change it at any time.
+/// Checks the finished copies: an account with write access in the host's `/etc` can change files at any time.
 ///
 /// # Errors
-/// Names a copy that not everybody may read.
+/// The message names a copy that not everybody may read.
 pub(super) fn check_copies(plan: &TreePlan, copies: &Manifest) -> Result<()> {
     let secret = copies.iter().find(|(path, entry)| {
         let is_copied = (plan.entries.get(*path))
@@ -83,7 +83,7 @@ pub(super) fn check_copies(plan: &TreePlan, copies: &Manifest) -> Result<()> {
     }
 }
 
-/// Takes what was skipped, and all below, out of a manifest: an upgrade leaves it as it is in the sandbox.
+/// Removes skipped paths and everything below them from a manifest, so that the upgrade leaves them alone.
 pub(super) fn forget(manifest: &mut Manifest, skipped: &BTreeSet<PathBuf>) {
     let is_skipped = |path: &Path| path.ancestors().any(|above| skipped.contains(above));
     let paths: Vec<PathBuf> = (manifest.iter())
@@ -95,7 +95,7 @@ pub(super) fn forget(manifest: &mut Manifest, skipped: &BTreeSet<PathBuf>) {
     }
 }
 
-/// Returns the topmost of the paths that were skipped.
+/// Returns the topmost skipped paths.
 pub(super) fn tops(skipped: &BTreeSet<PathBuf>) -> impl Iterator<Item = &PathBuf> {
     let is_below = |path: &Path| {
         path.ancestors()
@@ -105,7 +105,7 @@ pub(super) fn tops(skipped: &BTreeSet<PathBuf>) -> impl Iterator<Item = &PathBuf
     skipped.iter().filter(move |path| !is_below(path))
 }
 
-/// Returns whether every user of the host below `root` may read what is at `path`, and get there. What cannot be told may not be.
+/// Returns true if every user of the host below `root` may reach and read `path`; false if that is unknown.
 fn is_public(root: &Path, path: &Path) -> bool {
     let on_host = below(root, path);
     let Ok(metadata) = on_host.symlink_metadata() else {
@@ -126,7 +126,7 @@ fn is_public(root: &Path, path: &Path) -> bool {
     read.is_ok() && secrets::classify(path, metadata.mode(), &head).is_none()
 }
 
-/// Returns whether every user of the host below `root` sees that there is something at `path`.
+/// Returns true if every user of the host below `root` can see that `path` exists.
 fn is_reached(root: &Path, path: &Path) -> bool {
     let (Some(Ok(parent)), Ok(top)) = (
         below(root, path).parent().map(fs::canonicalize),
@@ -139,7 +139,7 @@ fn is_reached(root: &Path, path: &Path) -> bool {
     modes.all(|mode| mode.is_ok_and(is_listed))
 }
 
-/// Returns whether others may look into a directory and at what is in it.
+/// Returns true if others may list a directory and access its content.
 fn is_listed(mode: u32) -> bool {
     Mode::from_bits_truncate(mode).contains(Mode::S_IROTH | Mode::S_IXOTH)
 }
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn public_is_what_others_reach_and_read() {
+    fn public_files_can_be_reached_and_read_by_others() {
         let host = host();
         for (path, expected) in [
             ("/etc/open", true),
@@ -210,7 +210,7 @@ mod tests {
             ("/etc/open/key", false),
             ("/etc/shut", false),
             ("/etc/shut/plain", false),
-            // By way of the link.
+            // Through the link.
             ("/etc/open/link/plain", false),
             ("/etc/entered", false),
             ("/etc/entered/plain", false),
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_loses_what_is_not_public() {
+    fn private_files_are_removed_from_a_plan() {
         let host = host();
         let written = || Class::Written {
             content: String::new(),
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_skipped_is_forgotten_with_all_below() {
+    fn skipped_paths_are_forgotten_with_their_content() {
         let host = host();
         let mut manifest = Manifest::scan(host.path(), &[Path::new("/etc")]).unwrap();
         forget(&mut manifest, &["/etc/pg".into()].into());

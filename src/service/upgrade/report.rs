@@ -1,4 +1,4 @@
-//! A plan as people read it: a line for each path, and what changes in texts.
+//! Text of a plan for people: a line for each path, and differences of texts.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,10 +12,10 @@ use crate::service::upgrade::public;
 use crate::sys::root::Root;
 use crate::tree::manifest::{Kind, Manifest};
 
-/// Largest file whose changes are shown, in bytes.
+/// Maximum size of a file whose differences are shown, in bytes.
 const LARGEST: u64 = 1 << 20;
 
-/// A line for each package, path and account that is concerned.
+/// Returns a line for each affected package, path and account.
 #[must_use]
 pub fn lines(plan: &Plan) -> Vec<String> {
     let line = |word: &str, what: &str, reason: &str| format!("{word:<9} {what}  [{reason}]");
@@ -52,7 +52,7 @@ pub fn lines(plan: &Plan) -> Vec<String> {
     lines
 }
 
-/// The plan in some words.
+/// Summarises the plan in a few words.
 #[must_use]
 pub fn summary(plan: &Plan, has_new_config: bool) -> String {
     let mut counts: BTreeMap<usize, (usize, &str)> = BTreeMap::new();
@@ -100,8 +100,8 @@ pub fn summary(plan: &Plan, has_new_config: bool) -> String {
     }
 }
 
-/// What changes in texts, as `diff -u` shows it; the sandbox's tree is `tree`. Of what not everybody may read on the host, only
-/// that it changes.
+/// Returns the differences of texts as `diff -u` shows them; `tree` is the sandbox's tree. For a file that not everybody may read
+/// on the host, the diff only says that it changes.
 #[must_use]
 pub fn diff(plan: &Plan, tree: &Root) -> String {
     let mut text = String::new();
@@ -134,7 +134,7 @@ fn of_change(plan: &Plan, tree: &Root, change: &Change) -> Option<String> {
     (!old.contains('\0') && !new.contains('\0')).then(|| unified(path, to, &old, &new))
 }
 
-/// The text of a file in the sandbox. The manifest says that it is a file; one that is a link by now is not followed.
+/// Reads a text in the sandbox. The manifest says that it is a file; if it has become a link, that is not followed.
 fn own(tree: &Root, path: &Path) -> Option<String> {
     std::io::read_to_string(tree.open_plain(path).ok()?).ok()
 }

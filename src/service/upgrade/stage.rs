@@ -1,4 +1,4 @@
-//! From a plan to steps: all that comes from the host is made ready in slots.
+//! Conversion of a plan to steps: objects of the host are prepared in slots.
 
 use std::path::{Path, PathBuf};
 
@@ -10,12 +10,12 @@ use crate::sys::copy::{Copied, Copier, Existing};
 use crate::sys::root::Root;
 use crate::tree::manifest::Entry;
 
-/// The steps of an upgrade in their order, each with what it expects at its path.
+/// Steps of an upgrade in order, each with the state that it expects at its path.
 #[derive(Debug, Default)]
 pub struct Staged {
     /// The steps.
     pub steps: Vec<Step>,
-    /// What the sandbox has at their paths.
+    /// State of the sandbox at the path of each step.
     pub before: Vec<Option<Entry>>,
 }
 
@@ -26,11 +26,11 @@ impl Staged {
     }
 }
 
-/// Makes ready in the slots of `work` what `plan` takes from the host. What goes comes first, from the leaves up; what
-/// comes follows, from the root down.
+/// Prepares objects of the host in the slots of `work`. Removals come first, from the leaves up; additions
+/// follow, from the root down.
 ///
 /// # Errors
-/// Where the slots cannot be written.
+/// The slots cannot be written.
 pub fn stage(plan: &Plan, work: &Work) -> Result<Staged> {
     let slots = Root::new(&work.slots())?;
     let candidate = Root::new(&plan.candidate)?;
@@ -50,7 +50,7 @@ pub fn stage(plan: &Plan, work: &Work) -> Result<Staged> {
             staged.push(step, plan.sandbox.get(&change.path).cloned());
         }
     }
-    // What is put in place of something else is known by its inode, which it has only after the copy.
+    // A replacement is recognised by its inode, which exists only after the copy.
     let mut replacing: Vec<(PathBuf, u32, Option<Entry>)> = Vec::new();
     for change in &plan.changes {
         let path = &change.path;
@@ -113,7 +113,7 @@ pub fn stage(plan: &Plan, work: &Work) -> Result<Staged> {
         let inode = object.inode()?;
         replace.push(Step::Replace { path, slot, inode }, before);
     }
-    // A file may become a directory, in which something appears: what is replaced comes before what is added.
+    // A file may become a directory with new content, so replacements come before additions.
     let removals = staged
         .steps
         .iter()

@@ -1,17 +1,17 @@
-//! The files of libvirt-sandbox 0.8 and before: keyfiles of GLib, read into what they say.
+//! Parser of GLib keyfiles, the configuration format of libvirt-sandbox up to 0.8.
 //!
-//! Pure. Groups are `[name]`, keys `key=value`, comments begin with `#`; a backslash makes `\s`, `\n`, `\t`, `\r` and
-//! `\\`. Lists of things are groups with numbers, which may have holes.
+//! Pure. Groups are `[name]`, keys `key=value`, comments begin with `#`; escapes are `\s`, `\n`, `\t`, `\r` and
+//! `\\`. A list is a sequence of numbered groups, which may have gaps.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Most networks, addresses and routes.
+/// Maximum number of networks, addresses and routes.
 const MOST_NETWORKS: usize = 100;
 
-/// Most mounts, variables, disks, includes and arguments.
+/// Maximum number of mounts, variables, disks, includes and arguments.
 const MOST: usize = 1024;
 
-/// A text is no such file. Prints as a phrase that follows a path.
+/// Error in a keyfile. Its text is a phrase that follows a path.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyfileError {
     /// A line that is neither a group, a key nor a comment.
@@ -20,10 +20,10 @@ pub enum KeyfileError {
     /// A key before the first group.
     #[error("line {0}: a key outside of any group")]
     NoGroup(usize),
-    /// A backslash that means nothing.
+    /// An invalid escape.
     #[error("line {0}: a backslash is followed by none of s, n, t, r and \\")]
     Escape(usize),
-    /// A key that has to be there.
+    /// A required key is missing.
     #[error("group '{group}': the key '{key}' is missing")]
     Missing {
         /// The group.
@@ -31,40 +31,40 @@ pub enum KeyfileError {
         /// The key.
         key: String,
     },
-    /// A value that cannot be.
+    /// An invalid value.
     #[error("group '{group}': the key '{key}' is '{value}', {problem}")]
     Value {
         /// The group.
         group: String,
         /// The key.
         key: String,
-        /// Its value.
+        /// Value.
         value: String,
-        /// What it is not.
+        /// Reason.
         problem: String,
     },
-    /// A number too high.
+    /// A number is too high.
     #[error("group '{group}': the number {index} is too high, there are at most {most}")]
     Index {
-        /// The group, or the one that has the key.
+        /// The group, or the group of the key.
         group: String,
         /// The number.
         index: usize,
-        /// How many there can be.
+        /// Maximum.
         most: usize,
     },
 }
 
 type Result<T> = std::result::Result<T, KeyfileError>;
 
-/// The groups of a file with their keys.
+/// Groups of a file with their keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Keyfile {
     groups: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 impl Keyfile {
-    /// Reads the text of a file. Of a key that is given twice the last counts.
+    /// Parses the text of a file. If a key occurs twice, the last value counts.
     ///
     /// # Errors
     /// Names the line.
@@ -99,18 +99,18 @@ impl Keyfile {
         Ok(Self { groups })
     }
 
-    /// The groups with their keys.
+    /// Iterates over the groups with their keys.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &BTreeMap<String, String>)> {
         self.groups.iter().map(|(name, keys)| (name.as_str(), keys))
     }
 
-    /// The value of a key, if it is there.
+    /// Returns the value of a key, if present.
     #[must_use]
     pub fn get(&self, group: &str, key: &str) -> Option<&str> {
         Some(self.groups.get(group)?.get(key)?.as_str())
     }
 
-    /// The value of a key that has to be there.
+    /// Returns the value of a required key.
     ///
     /// # Errors
     /// Names group and key.
@@ -121,24 +121,24 @@ impl Keyfile {
         })
     }
 
-    /// Whether a key is `true`; `default` where it is missing.
+    /// Returns true if a key is `true`, and `default` if it is missing.
     ///
     /// # Errors
-    /// Where it is neither `true` nor `false`.
+    /// The value is neither `true` nor `false`.
     pub fn flag(&self, group: &str, key: &str, default: bool) -> Result<bool> {
         match self.get(group, key) {
             None => Ok(default),
-            // GLib takes 1 and 0, too.
+            // GLib accepts 1 and 0, too.
             Some("true" | "1") => Ok(true),
             Some("false" | "0") => Ok(false),
             Some(value) => Err(wrong(group, key, value, "neither true nor false")),
         }
     }
 
-    /// A value made something else by its written form.
+    /// Parses the value of a key.
     ///
     /// # Errors
-    /// Where it is not that.
+    /// The value is invalid.
     pub fn read<T>(&self, group: &str, key: &str) -> Result<Option<T>>
     where
         T: std::str::FromStr,
@@ -155,7 +155,7 @@ impl Keyfile {
             .transpose()
     }
 
-    /// The groups `prefix.N`, in the order of their numbers. Holes are no harm.
+    /// Returns the groups `prefix.N` in the order of their numbers, which may have gaps.
     ///
     /// # Errors
     /// A number too high.
@@ -173,7 +173,7 @@ impl Keyfile {
             .collect())
     }
 
-    /// The values of the keys `prefix.N` of a group, in the order of their numbers.
+    /// Returns the values of the keys `prefix.N` of a group, in the order of their numbers.
     ///
     /// # Errors
     /// A number too high.
@@ -190,7 +190,7 @@ impl Keyfile {
     }
 }
 
-/// The error for a value that cannot be.
+/// Makes the error for an invalid value.
 pub fn wrong(group: &str, key: &str, value: &str, problem: &str) -> KeyfileError {
     KeyfileError::Value {
         group: group.to_owned(),
@@ -204,7 +204,7 @@ fn numbers<'a>(names: impl Iterator<Item = &'a str>, prefix: &str) -> BTreeSet<u
     names
         .filter_map(|name| {
             let number = name.strip_prefix(prefix)?.strip_prefix('.')?;
-            // `007` would be another group than `7`.
+            // `007` is another group than `7`.
             let is_plain = number == "0" || !number.starts_with(['0', '+']);
             number.parse().ok().filter(|_| is_plain)
         })

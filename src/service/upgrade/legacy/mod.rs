@@ -1,11 +1,11 @@
-//! Sandboxes of libvirt-sandbox 0.8 and before: found, read, and their files set aside.
+//! Sandboxes of libvirt-sandbox up to 0.8: search, conversion, and renaming of their files.
 //!
 //! | module | what it owns |
 //! |---|---|
-//! | [`keyfile`] | the syntax of their files |
-//! | [`convert`] | what they say, in a configuration of ours |
+//! | [`keyfile`] | the syntax of the files |
+//! | [`convert`] | conversion to a configuration of this program |
 //!
-//! Their tree stays where it is. What it has stays as the admin's own; what it lacks comes from the host, as for any upgrade.
+//! The tree stays in its place. Its files count as changed by the administrator; missing ones come from the host, as in any upgrade.
 
 pub mod convert;
 pub mod keyfile;
@@ -24,16 +24,16 @@ use crate::service::store::Store;
 use crate::sys::root::Root;
 use convert::{Foreign, filters};
 
-/// A sandbox of libvirt-sandbox as one of ours.
+/// A converted sandbox of libvirt-sandbox.
 #[derive(Debug)]
 pub struct Conversion {
-    /// Its configuration.
+    /// Configuration.
     pub config: SandboxConfig,
-    /// A line for each thing that cannot be carried over.
+    /// A line for each setting that cannot be converted.
     pub notes: Vec<String>,
 }
 
-/// The file of a sandbox of libvirt-sandbox, if there is one; the newer of its two places counts.
+/// Finds the file of a sandbox of libvirt-sandbox; the newer one of its two places counts.
 #[must_use]
 pub fn find(store: &Store, name: &SandboxName) -> Option<PathBuf> {
     [
@@ -44,10 +44,10 @@ pub fn find(store: &Store, name: &SandboxName) -> Option<PathBuf> {
     .find(|path| path.is_file())
 }
 
-/// Gives a file that was converted another name.
+/// Renames a converted file.
 ///
 /// # Errors
-/// Where it cannot be renamed.
+/// The file cannot be renamed.
 pub fn set_aside(file: &Path) -> Result<()> {
     let mut name = file.as_os_str().to_owned();
     name.push(".converted");
@@ -55,10 +55,10 @@ pub fn set_aside(file: &Path) -> Result<()> {
 }
 
 impl Sandboxes {
-    /// Reads the file of a sandbox of libvirt-sandbox. Nothing is changed.
+    /// Reads and converts the file of a sandbox of libvirt-sandbox. Nothing on disk changes.
     ///
     /// # Errors
-    /// Where it is not right or cannot be a sandbox of ours, and where nothing says which units run in it.
+    /// The file is invalid or cannot be converted, or its units cannot be determined.
     pub(super) fn convert(&self, name: &SandboxName, file: &Path) -> Result<Conversion> {
         let text = fs::read_to_string(file).map_err(Error::io("reading", file))?;
         let wrong = |error: convert::ConvertError| Error::Config {
@@ -104,7 +104,7 @@ impl Sandboxes {
     }
 }
 
-/// The units that are enabled in a tree, or else those whose reload the host's unit passes on.
+/// Returns the units that are enabled in a tree, or else those that the host's unit reloads.
 fn units(tree: &Path, host_unit: &Path) -> Result<Vec<String>> {
     const WANTS: &str = "/etc/systemd/system/multi-user.target.wants";
     let is_unit = |name: &str| name.parse::<UnitName>().is_ok();

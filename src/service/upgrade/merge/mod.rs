@@ -1,8 +1,8 @@
-//! Three states of a tree made one: what the sandbox was made from, what the host has now, and what the sandbox has now.
+//! Three-way merge of a tree: the base that the sandbox was made from, the host's present state, and the sandbox's present state.
 //!
-//! Pure. What the host changed is taken over, what the sandbox changed stays, and where both changed the same thing
-//! differently the sandbox's stays in its place and the host's is put beside it. Mode, owner and group are merged each by
-//! itself. Nothing of the sandbox is ever lost: a directory is only removed with the last that is in it.
+//! Pure. Changes of the host are taken over and changes of the sandbox stay. Where both changed the same object
+//! differently, the sandbox's stays and the host's is put beside it. Mode, owner and group are merged
+//! separately. Nothing of the sandbox is lost: a directory is only removed when it is empty.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::discriminant;
@@ -10,42 +10,42 @@ use std::path::{Path, PathBuf};
 
 use crate::tree::manifest::{Entry, Kind, Manifest};
 
-/// What is put behind the name of a file that the sandbox has changed, for the host's version of it.
+/// Suffix for the host's version of a file that the sandbox has changed.
 pub const SUFFIX: &str = ".virt-sandbox-new";
 
-/// Longest name of a file, in bytes (`NAME_MAX`).
+/// Maximum length of a file name, in bytes (`NAME_MAX`).
 const LONGEST_NAME: usize = 255;
 
-/// What happens at a path of the sandbox, and why.
+/// Change of a path in the sandbox, with its reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// The path inside.
+    /// Path inside the sandbox.
     pub path: PathBuf,
-    /// What happens.
+    /// Action.
     pub action: Action,
-    /// Why, as a phrase.
+    /// Reason, as a phrase.
     pub reason: &'static str,
 }
 
-/// What happens at a path of the sandbox.
+/// Action at a path of the sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// The host's object is put where nothing is.
+    /// Add the host's object.
     Add,
-    /// The host's object takes the place of the sandbox's, with mode and owner of this entry.
+    /// Replace the sandbox's object by the host's, with mode and owner of this entry.
     Replace(Entry),
-    /// The object stays and gets mode and owner of this entry.
+    /// Change mode and owner to those of this entry.
     Attributes(Entry),
-    /// The object is removed.
+    /// Remove the object.
     Remove,
-    /// The sandbox's object stays, and the host's is put at this path.
+    /// Keep the sandbox's object, and add the host's at this path.
     Conflict(PathBuf),
-    /// The sandbox's object, or that it has none, stays.
+    /// Keep the sandbox's object, or its absence.
     Keep,
 }
 
 impl Action {
-    /// The word for it in a listing.
+    /// Returns the word for listings.
     #[must_use]
     pub fn as_str(&self) -> &'static str {
         match self {
@@ -60,7 +60,7 @@ impl Action {
 
 type Decisions<'a> = BTreeMap<&'a Path, (Action, &'static str)>;
 
-/// What has to happen in the sandbox, in the order of the paths. What stays is named only where the host has changed it.
+/// Computes the changes in the sandbox, sorted by path. A kept object is listed only if the host has changed it.
 #[must_use]
 pub fn merge(base: &Manifest, host: &Manifest, sandbox: &Manifest) -> Vec<Change> {
     let paths: BTreeSet<&PathBuf> = [base, host, sandbox]
@@ -78,7 +78,7 @@ pub fn merge(base: &Manifest, host: &Manifest, sandbox: &Manifest) -> Vec<Change
     place(decisions, host, sandbox)
 }
 
-/// Decides about one path, without a look at others. A conflict's place is found later.
+/// Decides about one path on its own. The place of a conflict is chosen later.
 fn decide(
     base: Option<&Entry>,
     host: Option<&Entry>,
@@ -112,11 +112,11 @@ fn conflict() -> Action {
     Action::Conflict(PathBuf::new())
 }
 
-/// Merges content, mode, owner and group each by itself.
+/// Merges content, mode, owner and group separately.
 fn fields(base: &Entry, host: &Entry, sandbox: &Entry) -> Option<(Action, &'static str)> {
     let other_type = discriminant(&host.kind) != discriminant(&sandbox.kind);
     let kind = three(&base.kind, &host.kind, &sandbox.kind);
-    // What is said of a file makes no sense for a directory.
+    // The mode of a file has no meaning for a directory.
     let Some(kind) = kind.filter(|_| !other_type || base == sandbox) else {
         return Some((conflict(), "changed on the host and in the sandbox"));
     };
@@ -145,7 +145,7 @@ fn fields(base: &Entry, host: &Entry, sandbox: &Entry) -> Option<(Action, &'stat
     ))
 }
 
-/// The value that follows from two changes of one; none where they disagree.
+/// Merges three values; returns `None` if both sides changed it differently.
 fn three<'a, T: PartialEq>(base: &'a T, host: &'a T, sandbox: &'a T) -> Option<&'a T> {
     if host == sandbox || host == base {
         Some(sandbox)
@@ -156,7 +156,7 @@ fn three<'a, T: PartialEq>(base: &'a T, host: &'a T, sandbox: &'a T) -> Option<&
     }
 }
 
-/// A directory that something stays in cannot go.
+/// Keeps directories with content that stays.
 fn keep_what_is_in_use(decisions: &mut Decisions<'_>, sandbox: &Manifest) {
     let mut in_use: BTreeSet<&Path> = BTreeSet::new();
     for (path, entry) in sandbox.iter().rev() {
@@ -187,7 +187,7 @@ fn keep_what_is_in_use(decisions: &mut Decisions<'_>, sandbox: &Manifest) {
     }
 }
 
-/// Finds a place for what comes from the host.
+/// Chooses the paths for objects of the host.
 fn place(decisions: Decisions<'_>, host: &Manifest, sandbox: &Manifest) -> Vec<Change> {
     let is_dir = |manifest: &Manifest, path: &Path| {
         manifest
@@ -200,7 +200,7 @@ fn place(decisions: Decisions<'_>, host: &Manifest, sandbox: &Manifest) -> Vec<C
         .map(|(path, _)| path.clone())
         .chain([PathBuf::from("/")])
         .collect();
-    // Directories of the host that are put beside what the sandbox has.
+    // Directories of the host that go beside an object of the sandbox.
     let mut beside: BTreeMap<PathBuf, PathBuf> = BTreeMap::new();
     let mut changes = Vec::new();
     for (path, (mut action, mut reason)) in decisions {

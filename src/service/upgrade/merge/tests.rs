@@ -1,4 +1,4 @@
-//! Every combination of three states of one path, and random trees.
+//! All combinations of three states of one path, and random trees.
 
 use std::fmt::Write;
 
@@ -52,7 +52,7 @@ fn manifest(entries: &[(&str, Entry)]) -> Manifest {
     manifest
 }
 
-/// What becomes of the sandbox.
+/// Applies changes to a sandbox.
 fn after(host: &Manifest, sandbox: &Manifest, changes: &[Change]) -> Manifest {
     let mut result = sandbox.clone();
     for change in changes {
@@ -74,7 +74,7 @@ fn after(host: &Manifest, sandbox: &Manifest, changes: &[Change]) -> Manifest {
 }
 
 #[test]
-fn every_combination_of_one_path() {
+fn all_combinations_of_states_of_one_path_merge() {
     let mut table = String::new();
     for (base_name, base) in states() {
         for (host_name, host) in states() {
@@ -109,7 +109,7 @@ fn every_combination_of_one_path() {
 }
 
 #[test]
-fn mode_owner_and_content_are_merged_each_by_itself() {
+fn mode_owner_and_content_are_merged_separately() {
     let of = |entry: Entry| manifest(&[("/etc/x", entry)]);
     let owned = |uid, gid| Entry {
         uid,
@@ -122,7 +122,7 @@ fn mode_owner_and_content_are_merged_each_by_itself() {
         let after = after(&host, &own, &changes);
         after.get(Path::new("/etc/x")).unwrap().clone()
     };
-    // The host has new content, the sandbox another mode: both.
+    // The host changed the content and the sandbox the mode: take both.
     assert_eq!(
         result(file(1, 0o644), file(2, 0o644), file(1, 0o600)),
         file(2, 0o600)
@@ -136,7 +136,7 @@ fn mode_owner_and_content_are_merged_each_by_itself() {
 }
 
 #[test]
-fn a_directory_goes_with_the_last_that_is_in_it() {
+fn a_directory_is_removed_only_when_empty() {
     let dir = || entry(Kind::Directory, 0o755);
     let base = manifest(&[("/etc/d", dir()), ("/etc/d/a", file(1, 0o644))]);
     let gone = manifest(&[]);
@@ -156,7 +156,7 @@ fn a_directory_goes_with_the_last_that_is_in_it() {
         words(&merge(&base, &gone, &own)),
         [("/etc/d".into(), "kept"), ("/etc/d/a".into(), "removed")]
     );
-    // It became a file on the host.
+    // The directory became a file on the host.
     let host = manifest(&[("/etc/d", file(1, 0o644))]);
     assert_eq!(
         words(&merge(&base, &host, &base)),
@@ -184,7 +184,7 @@ fn a_directory_of_the_host_goes_beside_a_file_of_the_sandbox() {
         result.get(Path::new("/etc/d.virt-sandbox-new/a")),
         Some(&file(1, 0o644))
     );
-    // Where it is taken, nothing is overwritten.
+    // An existing file with the suffix is not overwritten.
     let mut taken = own.clone();
     taken.insert("/etc/d.virt-sandbox-new".into(), file(4, 0o644));
     let result = after(&host, &taken, &merge(&manifest(&[]), &host, &taken));
@@ -202,7 +202,7 @@ const PATHS: [&str; 8] = [
     "/etc/h",
 ];
 
-/// A tree that can be: what is in something is in a directory.
+/// A consistent tree: every parent is a directory.
 fn tree() -> impl Strategy<Value = Manifest> {
     proptest::collection::vec(0..7_usize, PATHS.len()).prop_map(|choices| {
         let mut manifest = manifest(&[]);
@@ -235,7 +235,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn what_the_sandbox_changed_stays(base in tree(), host in tree(), own in tree()) {
+    fn changes_of_the_sandbox_stay(base in tree(), host in tree(), own in tree()) {
         let changes = merge(&base, &host, &own);
         let result = after(&host, &own, &changes);
         prop_assert!(is_sound(&result), "{result}");
@@ -261,12 +261,12 @@ proptest! {
     }
 
     #[test]
-    fn a_host_that_has_not_changed_changes_nothing(base in tree(), own in tree()) {
+    fn an_unchanged_host_changes_nothing(base in tree(), own in tree()) {
         prop_assert_eq!(merge(&base, &base, &own), vec![]);
     }
 
     #[test]
-    fn a_sandbox_that_was_not_changed_becomes_like_the_host(base in tree(), host in tree()) {
+    fn an_unchanged_sandbox_becomes_like_the_host(base in tree(), host in tree()) {
         prop_assert_eq!(after(&host, &base, &merge(&base, &host, &base)), host);
     }
 

@@ -1,10 +1,10 @@
-//! The command of a file.
+//! Conversion of a command.
 
 use super::{Foreign, Result};
 use crate::config::Command;
 
 impl Foreign {
-    /// What it runs, and as whom.
+    /// Returns the command and its account.
     pub(super) fn command(&self) -> Result<Command> {
         let file = &self.file;
         let id = |key| file.read::<u32>("identity", key);

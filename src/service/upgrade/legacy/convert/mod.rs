@@ -1,6 +1,6 @@
-//! What a file of libvirt-sandbox says, as far as a sandbox of ours can be so; and what it cannot.
+//! Conversion of a file of libvirt-sandbox, with a note for each setting that cannot be converted.
 //!
-//! Pure: the units, which no such file names, are handed in.
+//! Pure: the units are handed in, because such a file does not name them.
 
 mod command;
 mod networks;
@@ -19,52 +19,52 @@ use crate::config::{
     Seccomp, Workload,
 };
 
-/// What the names of all types begin with.
+/// Prefix of the names of all types.
 const TYPES: &str = "GVirSandboxConfig";
 
-/// Mounts that every sandbox of ours has.
+/// Mounts that every sandbox has anyway.
 const OF_EVERY: [&str; 3] = ["/run", "/tmp", "/dev/shm"];
 
-/// Parts of the root that lie in the tree.
+/// Top-level directories in the tree.
 const IN_TREE: [&str; 5] = ["/etc", "/var", "/home", "/root", "/srv"];
 
-/// A sandbox of libvirt-sandbox cannot be one of ours. Prints as a phrase that follows a path.
+/// Reason why a sandbox of libvirt-sandbox cannot be converted. Its text is a phrase that follows a path.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConvertError {
-    /// The file is not right.
+    /// The file is invalid.
     #[error(transparent)]
     File(#[from] KeyfileError),
-    /// It is no service.
+    /// The sandbox is not a service.
     #[error("it is of a throw-away sandbox, which 'virt-sandbox' runs without a file")]
     Interactive,
-    /// All it has is in an image.
+    /// The files of the sandbox are in an image.
     #[error(
         "its files are in the image '{0}', and those of a sandbox are in a directory: mount the image, copy all that is in it to \
          '{1}', and remove the group '{2}' of the file"
     )]
     Image(String, String, String),
-    /// The name in the file.
+    /// The file has another name.
     #[error("group 'core': the key 'name' is '{0}', but it is the file of '{1}'")]
     Name(String, SandboxName),
 }
 
 type Result<T> = std::result::Result<T, ConvertError>;
 
-/// A file that was understood.
+/// A parsed file.
 #[derive(Debug)]
 pub struct Foreign {
     file: Keyfile,
-    /// The directory with its files.
+    /// Directory with the files of the sandbox.
     pub tree: PathBuf,
-    /// Whether it runs a command and no units.
+    /// True if it runs a command rather than units.
     pub is_command: bool,
 }
 
 impl Foreign {
-    /// Reads the text of the file of `name`, whose tree is below `trees` unless its mounts say otherwise.
+    /// Parses the file of the sandbox `name`; its tree is below `trees` unless its mounts say otherwise.
     ///
     /// # Errors
-    /// Where the text is wrong, names a type there is not, or is of a kind of sandbox that we do not have.
+    /// The text is invalid, names an unknown type, or describes an unsupported kind of sandbox.
     pub fn parse(text: &str, name: &SandboxName, trees: &Path) -> Result<Self> {
         let file = Keyfile::parse(text)?;
         let class = file.need("api", "class")?;
@@ -109,11 +109,11 @@ impl Foreign {
         })
     }
 
-    /// The configuration that follows, and a line for each thing that cannot be carried over. `fresh` is its identity if the file
-    /// has none, and `filters` those of its NICs, which no file has.
+    /// Converts the file; returns a configuration, and a note for each setting that cannot be converted. `fresh` is the identity if the file
+    /// has none; `filters` are those of the NICs, which the file does not contain.
     ///
     /// # Errors
-    /// Where a value is wrong, or a key is missing.
+    /// A value is invalid, or a key is missing.
     pub fn convert(
         &self,
         name: &SandboxName,
@@ -192,7 +192,7 @@ impl Foreign {
                         });
                     }
                 }
-                // Files in it would be files of the tree itself, and who the tree belongs to.
+                // The directory is the tree itself or part of it.
                 "HostBind" if self.tree.starts_with(source) => notes.push(format!(
                     "group '{group}': '{source}' at '{target}', where the sandbox's own tree is; move what it needs to a directory \
                      outside of '{source}' and add 'host-bind:{target}=DIRECTORY' to the mounts"
@@ -219,7 +219,7 @@ impl Foreign {
         Ok(mounts)
     }
 
-    /// Whether a mount is one of a part of the tree at its own place.
+    /// Returns true if a mount is a directory of the tree at its own place.
     fn is_in_tree(&self, target: &str, source: &str) -> bool {
         let is_part = IN_TREE.iter().any(|top| Path::new(target).starts_with(top));
         let inside = self.tree.join(target.trim_start_matches('/'));
@@ -227,7 +227,7 @@ impl Foreign {
     }
 }
 
-/// Type, target and source of a mount; a tmpfs has no source.
+/// Returns type, target and source of a mount; a tmpfs has an empty source.
 fn mount<'a>(file: &'a Keyfile, group: &str) -> Result<(&'a str, &'a str, &'a str)> {
     let class = file.need(group, "type")?;
     let target = file.need(group, "target")?;

@@ -1,4 +1,4 @@
-//! The NICs of a file.
+//! Conversion of NICs.
 
 use super::{Foreign, Result};
 use crate::config::Network;
@@ -52,7 +52,7 @@ impl Foreign {
         Ok(networks)
     }
 
-    /// The groups `GROUP.KIND.N`, as many as the key `count` of the group says.
+    /// Returns the groups `GROUP.KIND.N`; the key `count` of the group is their number.
     fn numbered_of(&self, group: &str, kind: &str, count: &str) -> Result<Vec<String>> {
         let prefix = format!("{group}.{kind}");
         let groups = self.file.numbered(&prefix)?;
@@ -76,7 +76,7 @@ impl Foreign {
     }
 }
 
-/// A field of a NIC. A comma would begin another.
+/// Formats a field of a NIC. A comma would begin another field.
 fn plain(group: &str, (key, value): (&str, &str)) -> std::result::Result<String, KeyfileError> {
     match value.contains(',') {
         true => Err(wrong(group, key, value, "which has a comma in it")),
@@ -84,7 +84,7 @@ fn plain(group: &str, (key, value): (&str, &str)) -> std::result::Result<String,
     }
 }
 
-/// The filters of the NICs of a domain, as fields of a NIC.
+/// Returns the filters of a domain's NICs, formatted as fields of a NIC.
 #[must_use]
 pub fn filters(document: &str) -> Vec<Option<String>> {
     let Ok(document) = roxmltree::Document::parse(document) else {

@@ -1,9 +1,9 @@
-//! What of a file has no place in a sandbox of ours.
+//! Settings of a file that cannot be converted.
 
 use super::{Foreign, Result};
 
-/// The groups and their keys, with `N` for numbers. What of them cannot be carried over is told of each; any other key is one
-/// that we do not know.
+/// Known groups and keys, with `N` for numbers. Those that cannot be converted get a note of their own; any other key
+/// is unknown.
 const KNOWN: [(&str, &[&str]); 13] = [
     ("api", &["class", "version"]),
     (
@@ -26,7 +26,7 @@ const KNOWN: [(&str, &[&str]); 13] = [
     ("service", &["bootTarget"]),
 ];
 
-/// A group with `N` for each number.
+/// Returns the name of a group with `N` in place of each number.
 fn shape(group: &str) -> String {
     let parts: Vec<&str> = group
         .split('.')
@@ -43,7 +43,7 @@ fn shape(group: &str) -> String {
 }
 
 impl Foreign {
-    /// All that has no place in a sandbox of ours.
+    /// Adds a note for each setting that cannot be converted.
     pub(super) fn rest(&self, notes: &mut Vec<String>) -> Result<()> {
         let file = &self.file;
         let variables = match self.is_command {

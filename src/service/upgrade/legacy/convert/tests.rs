@@ -1,4 +1,4 @@
-//! Files as libvirt-sandbox wrote them, and files that are wrong.
+//! Files as libvirt-sandbox wrote them, and invalid files.
 
 use std::path::Path;
 
@@ -94,7 +94,7 @@ fn convert(text: &str) -> Result<(SandboxConfig, Vec<String>)> {
 }
 
 #[test]
-fn a_whole_file_is_carried_over() {
+fn a_complete_file_is_converted() {
     let (config, notes) = convert(&GOOD.replace("x86_64", std::env::consts::ARCH)).unwrap();
     assert_eq!(notes, Vec::<String>::new());
     assert_eq!(config.check(), Ok(()));
@@ -102,7 +102,7 @@ fn a_whole_file_is_carried_over() {
 }
 
 #[test]
-fn what_has_no_place_is_named() {
+fn unsupported_settings_get_notes() {
     let text = GOOD
         .replace(
             "dynamic=true",
@@ -125,7 +125,7 @@ fn what_has_no_place_is_named() {
 }
 
 #[test]
-fn what_is_wrong_is_named_with_group_and_key() {
+fn errors_name_group_and_key() {
     let too_many = |kind: &str| format!("{GOOD}\n[{kind}]\nkey=a\nvalue=b\n");
     for (text, words) in [
         (
@@ -235,7 +235,7 @@ fn what_is_wrong_is_named_with_group_and_key() {
 }
 
 #[test]
-fn kinds_that_there_are_not_are_refused_with_what_to_do() {
+fn unsupported_kinds_of_sandboxes_are_refused() {
     let interactive = GOOD.replace("ServiceSystemd", "Interactive");
     assert!(convert(&interactive).is_err());
     let image = format!(
@@ -249,7 +249,7 @@ fn kinds_that_there_are_not_are_refused_with_what_to_do() {
 }
 
 #[test]
-fn a_command_is_carried_over_with_its_account_and_variables() {
+fn a_command_is_converted_with_its_account_and_variables() {
     let text = GOOD
         .replace("ServiceSystemd", "ServiceGeneric")
         .replace("uid=0\ngid=0", "uid=7\ngid=8")
