@@ -1,5 +1,4 @@
-//! Messages of PID 1: on the console of the domain, and in a file of the staging root that the host can
-//! read when the sandbox did not come up.
+//! Log of PID 1: on the console of the domain, and in a file of the staging root that the host reads if the sandbox fails to start.
 
 use std::fs::File;
 use std::io::Write;
@@ -7,18 +6,18 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use log::{LevelFilter, Log, Metadata, Record};
 
-/// The file in the staging root. It stays open when the staging root is gone.
+/// Log file in the staging root. It stays open after the staging root is released.
 const PATH: &str = "/guest.log";
 
 struct Console {
     file: OnceLock<File>,
-    /// What was said so far, for a caller that is told later.
-    said: Mutex<Vec<String>>,
+    /// Lines so far, for a caller that gets them later.
+    lines: Mutex<Vec<String>>,
 }
 
 static CONSOLE: Console = Console {
     file: OnceLock::new(),
-    said: Mutex::new(Vec::new()),
+    lines: Mutex::new(Vec::new()),
 };
 
 impl Log for Console {
@@ -28,32 +27,32 @@ impl Log for Console {
 
     fn log(&self, record: &Record<'_>) {
         let line = format!("guest-init: {}\n", record.args());
-        // A machine may have no console, for which eprint! would end it.
+        // A machine may have no console, and eprint! panics without one.
         let _ = std::io::stderr().write_all(line.as_bytes());
         if let Some(mut file) = self.file.get() {
             let _ = file.write_all(line.as_bytes());
         }
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        said.push(record.args().to_string());
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.push(record.args().to_string());
     }
 
     fn flush(&self) {}
 }
 
-/// Keeps what PID 1 says in the staging root, too.
+/// Writes the log to the staging root as well.
 pub fn keep_in_stage() {
     if let Ok(file) = File::create(PATH) {
         let _ = CONSOLE.file.set(file);
     }
 }
 
-/// Takes what was said so far.
+/// Takes the lines so far.
 pub fn take() -> Vec<String> {
-    let mut said = CONSOLE.said.lock().unwrap_or_else(PoisonError::into_inner);
-    std::mem::take(&mut said)
+    let mut lines = CONSOLE.lines.lock().unwrap_or_else(PoisonError::into_inner);
+    std::mem::take(&mut lines)
 }
 
-/// Shows warnings and errors, and every step with `debug`.
+/// Turns on warnings and errors, and with `debug` every step of the boot.
 pub fn init(debug: bool) {
     let level = if debug {
         LevelFilter::Debug

@@ -57,25 +57,25 @@ pub mod root;
 #[cfg(feature = "init")]
 mod session;
 
-/// Where the new root is assembled, in the staging root.
+/// Directory of the staging root in which the new root is assembled.
 pub const NEW_ROOT: &str = "/newroot";
 
-/// Where libvirt places the sources of the user's mounts, in the staging root.
+/// Directory of the staging root with the sources of the user's mounts, placed by libvirt.
 pub const STAGED_MOUNTS: &str = "/mnt";
 
-/// Where what is copied into the sandbox comes from, in the staging root.
+/// Directory of the staging root with the sources of files that are copied to the sandbox.
 pub const STAGED_INCLUDES: &str = "/include";
 
-/// Where the payload has its credentials. systemd takes them from where `$CREDENTIALS_DIRECTORY` says (CONTAINER_INTERFACE).
+/// Directory of the payload's credentials. systemd imports them from `$CREDENTIALS_DIRECTORY` (CONTAINER_INTERFACE).
 pub const CREDENTIALS: &str = "/run/virt-sandbox/credentials";
 
-/// Name of the variable that tells the payload where that is.
+/// Variable with the directory of the payload's credentials.
 pub const CREDENTIALS_VARIABLE: &str = "CREDENTIALS_DIRECTORY";
 
-/// Prefix of the variables that carry what `enter` adds to the environment of a command; a number follows. Everybody can see the
-/// arguments of a process, and only its user what is in its environment.
+/// Prefix of numbered variables that pass the environment of a command to `enter`. Every user can read the arguments of a process, but
+/// only its own user can read its environment.
 pub const ENTER_VARIABLE: &str = "VIRT_SANDBOX_ENTER_";
 
-/// Exit status of `guest-init try-ids` where the kernel or a filesystem has no way to give a sandbox ids of its own. Any other
-/// failure may pass.
+/// Exit status of `guest-init try-ids` if the kernel or a filesystem does not support ids of a sandbox's own. Other failures may be
+/// temporary.
 pub const IDS_UNSUPPORTED: u8 = 77;

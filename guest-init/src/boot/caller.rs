@@ -21,7 +21,7 @@ const CONFIG_PATH: &str = "/guest.json";
 /// Program on the host that started the sandbox.
 #[derive(Debug)]
 pub enum Caller {
-    /// Has not waited for the sandbox, or is not to be told any more.
+    /// No caller waits, or this process does not report to it any more.
     Absent,
     /// Waits at the other end of a channel.
     Connected {
@@ -38,7 +38,7 @@ impl Caller {
         if Path::new(CONFIG_PATH).exists() {
             return Self::Absent;
         }
-        let mut files = (CHANNEL_FD..).map_while(process::handed_down);
+        let mut files = (CHANNEL_FD..).map_while(process::inherited_file);
         match files.next() {
             Some(channel) => Self::Connected {
                 link: Link::new(channel),

@@ -1,10 +1,9 @@
-//! The sandbox's place in the cgroup hierarchies.
+//! Cgroup of the sandbox.
 //!
-//! libvirt limits memory, CPU and I/O of the whole domain outside; what it shows inside differs
-//! with the host's layout and can be the host's whole tree. PID 1 therefore takes a cgroup of its own in the
-//! unified hierarchy, enters a cgroup namespace there and shows that alone: systemd inside finds one layout
-//! on every host, and neither the host's groups nor another sandbox's. Processes are
-//! counted in a hierarchy that libvirt leaves alone.
+//! libvirt limits memory, CPU and I/O of the whole domain from outside. The hierarchy it shows inside depends on the host and can be
+//! the whole tree of the host. So PID 1 moves to a cgroup of its own in the unified hierarchy and enters a cgroup namespace there:
+//! systemd inside finds the same layout on every host, and sees no group of the host or of another sandbox. Processes are counted in
+//! a hierarchy that libvirt does not use.
 
 use std::fs::{self, File};
 use std::os::unix::fs::chown;
@@ -19,25 +18,25 @@ use nix::sched::{CloneFlags, unshare};
 use crate::root::{below, make_dir};
 use crate::sys::cgroup::{EMULATOR, Membership, SOCKET_MEMORY, parse, socket_memory};
 
-/// How many groups there may be below a sandbox's own, and how deep: the kernel has only so many for all (65535 with a memory
-/// controller). systemd has one for each unit.
+/// Limits of the number and depth of groups below that of a sandbox: the kernel has 65535 in all with a memory controller. systemd
+/// makes one for each unit.
 const DESCENDANTS: [(&str, &str); 2] = [
     ("cgroup.max.descendants", "1024"),
     ("cgroup.max.depth", "32"),
 ];
 
-/// How long the host may take to give controllers; one that does not know of it never does.
+/// Time for the host to enable controllers. A program of an older version never does.
 const CONTROLLERS: Duration = Duration::from_secs(5);
 
-/// Where a hierarchy is mounted for a moment, in the staging root: the new root may be read-only.
-const MOMENTARY: &str = "/.cgroup";
+/// Temporary mount point of a hierarchy, in the staging root: the new root may be read-only.
+const MOUNT_POINT: &str = "/.cgroup";
 
-/// Enters the cgroup `name` and a cgroup namespace, and mounts it below `root` at
-/// `/sys/fs/cgroup`. `max_pids` bounds processes and threads. The group in the unified hierarchy is given to `owner`, as far
-/// as it may change what is below and not its own limits (`cgroups(7)`, delegation). With `has_units` it waits until the host
-/// has taken its own processes out of the domain's group, so that controllers reach the sandbox.
+/// Enters the cgroup `name` and a cgroup namespace, and mounts the namespace below `root` at `/sys/fs/cgroup`. `max_pids` limits
+/// processes and threads. The group in the unified hierarchy is delegated to `owner`, who may change what is below it but not its own
+/// limits (`cgroups(7)`, "Cgroups delegation"). With `has_units` it waits until the host has moved its own processes out of the group
+/// of the domain, so that the sandbox gets controllers.
 ///
-/// Gives the files that take a process back to the groups it came from.
+/// Returns files that move a process back to the groups this one came from.
 pub fn enter(
     root: &Path,
     name: &str,
@@ -45,7 +44,7 @@ pub fn enter(
     owner: Option<u32>,
     has_units: bool,
 ) -> Result<Vec<File>> {
-    let mut back = Vec::new();
+    let mut original = Vec::new();
     let memberships = parse(
         &fs::read_to_string(root.join("proc/self/cgroup"))
             .context("reading '/proc/self/cgroup'")?,
@@ -58,7 +57,7 @@ pub fn enter(
 
     if let Some(limit) = max_pids {
         match pids {
-            Some(pids) => back.push(Hierarchy::mount(pids)?.join(name, Some(limit))?),
+            Some(pids) => original.push(Hierarchy::mount(pids)?.join(name, Some(limit))?),
             None => Hierarchy::mount(unified)?.limit_pids(limit)?,
         }
     }
@@ -69,13 +68,13 @@ pub fn enter(
         Hierarchy::mount(memory)?.limit_sockets()?;
     }
     let hierarchy = Hierarchy::mount(unified)?;
-    let shares = has_units && hierarchy.shares(unified);
-    if shares {
+    let gets_controllers = has_units && hierarchy.has_controllers(unified);
+    if gets_controllers {
         make_dir(&hierarchy.group.join(EMULATOR), 0o755)?;
     }
-    back.push(hierarchy.join(name, None)?);
+    original.push(hierarchy.join(name, None)?);
     hierarchy.limit_descendants(name)?;
-    if shares {
+    if gets_controllers {
         hierarchy.await_controllers(name);
     }
     if let Some(owner) = owner {
@@ -85,10 +84,10 @@ pub fn enter(
     unshare(CloneFlags::CLONE_NEWCGROUP).context("entering a cgroup namespace")?;
 
     let target = root.join("sys/fs/cgroup");
-    // What libvirt mounted there shows the host's groups.
+    // Mounts of libvirt show groups of the host.
     while umount2(&target, MntFlags::MNT_DETACH).is_ok() {}
     mount_cgroup(&target, None)?;
-    Ok(back)
+    Ok(original)
 }
 
 fn mount_cgroup(target: &Path, controllers: Option<&str>) -> Result<()> {
@@ -101,7 +100,7 @@ fn mount_cgroup(target: &Path, controllers: Option<&str>) -> Result<()> {
         .with_context(|| format!("mounting {kind} on '{}'", target.display()))
 }
 
-/// A hierarchy mounted for a moment, to work in it.
+/// A hierarchy that is mounted until this is dropped.
 struct Hierarchy {
     mount_point: PathBuf,
     group: PathBuf,
@@ -109,7 +108,7 @@ struct Hierarchy {
 
 impl Hierarchy {
     fn mount(membership: &Membership) -> Result<Self> {
-        let mount_point = Path::new(MOMENTARY).to_owned();
+        let mount_point = Path::new(MOUNT_POINT).to_owned();
         make_dir(&mount_point, 0o700)?;
         let controllers = (!membership.is_unified()).then_some(membership.controllers.as_str());
         mount_cgroup(&mount_point, controllers)?;
@@ -118,7 +117,7 @@ impl Hierarchy {
         Ok(Self { mount_point, group })
     }
 
-    /// Gives the way back.
+    /// Moves this process to the group `name`. Returns a file that moves it back.
     fn join(&self, name: &str, max_pids: Option<u64>) -> Result<File> {
         let emulator = self.group.join(EMULATOR);
         let before = if emulator.exists() {
@@ -138,12 +137,12 @@ impl Hierarchy {
         Ok(back)
     }
 
-    /// Whether controllers can reach the sandbox through this group.
-    fn shares(&self, membership: &Membership) -> bool {
+    /// Returns whether the sandbox can get controllers from this group.
+    fn has_controllers(&self, membership: &Membership) -> bool {
         membership.domain_group().is_some() && !controllers(&self.group).is_empty()
     }
 
-    /// Only the host can move what it has in the domain's group, and only then the group gives controllers to those below.
+    /// Waits until the group has controllers. They are enabled once the host has moved its own processes out of the domain's group.
     fn await_controllers(&self, name: &str) {
         let group = self.group.join(name);
         let begin = Instant::now();
@@ -156,13 +155,14 @@ impl Hierarchy {
         }
     }
 
-    /// Before the first socket of the sandbox: one that is there before the limit is never counted. libvirt has set that of memory.
+    /// Limits the memory of sockets, before the sandbox opens the first: a socket older than the limit is never counted. libvirt has set
+    /// the limit of memory.
     fn limit_sockets(&self) -> Result<()> {
         let (memory, sockets) = (
             self.group.join("memory.limit_in_bytes"),
             self.group.join(SOCKET_MEMORY),
         );
-        // A kernel without that counts no sockets in version 1.
+        // Without the file the kernel does not count sockets in version 1.
         if !sockets.exists() {
             return Ok(());
         }
@@ -175,11 +175,11 @@ impl Hierarchy {
         set(&sockets, &socket_memory(bytes).to_string())
     }
 
-    /// The files stay the host's when the group is handed over.
+    /// Limits groups below the sandbox's. The files are not delegated.
     fn limit_descendants(&self, name: &str) -> Result<()> {
         for (file, most) in DESCENDANTS {
             let file = self.group.join(name).join(file);
-            // Linux has it from 4.14 on.
+            // Since Linux 4.14.
             if file.exists() {
                 set(&file, most)?;
             }
@@ -198,9 +198,9 @@ impl Hierarchy {
         Ok(())
     }
 
-    /// Limits the number of processes of the domain. In a unified hierarchy the domain has a group of its own already. Below a
-    /// scope of systemd's libvirt makes another one, named after itself, in which the host may count processes only later; the
-    /// scope is tried first, therefore. Any group above is shared with others. A kernel that counts in none of them gets a warning.
+    /// Limits the number of processes of the domain, which has a group of its own in a unified hierarchy. libvirt may have made it
+    /// below a scope of systemd. The scope is tried first, since the group may get the pids controller only later. Groups further up
+    /// are shared with other processes. Logs a warning if neither group counts processes.
     fn limit_pids(&self, limit: u64) -> Result<()> {
         let scope = self
             .group
@@ -221,13 +221,13 @@ impl Hierarchy {
 impl Drop for Hierarchy {
     fn drop(&mut self) {
         if umount2(&self.mount_point, MntFlags::MNT_DETACH).is_ok() {
-            // Only the empty mount point is left; it would merely look odd in the root.
+            // The mount point is empty: a failure does no harm.
             let _ = fs::remove_dir(&self.mount_point);
         }
     }
 }
 
-/// Those that a group can bound by.
+/// Returns the controllers that are available in a group.
 fn controllers(group: &Path) -> String {
     let text = fs::read_to_string(group.join("cgroup.controllers")).unwrap_or_default();
     text.trim().to_owned()

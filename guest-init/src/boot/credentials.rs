@@ -1,4 +1,4 @@
-//! Credentials of the payload: files in memory that are its owner's alone.
+//! Credentials of the payload: files in memory that only its owner can read.
 
 use std::fs;
 use std::io::Write;
@@ -12,9 +12,6 @@ use crate::config::Credential;
 use crate::root::make_dir;
 
 /// Writes the credentials for the user and group `owner`.
-///
-/// # Errors
-/// Where a file cannot be written.
 pub fn write(credentials: &[Credential], (uid, gid): (u32, u32)) -> Result<()> {
     let dir = Path::new(CREDENTIALS);
     if let Some(parent) = dir.parent() {

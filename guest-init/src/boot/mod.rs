@@ -32,7 +32,7 @@ use crate::{NEW_ROOT, console_log, machine, process, root};
 
 /// Boots the sandbox. Returns when its command has ended, or after a failure, which it has reported.
 pub fn boot() {
-    if machine::is_one() {
+    if machine::is_machine() {
         console_log::init(false);
         let mut caller = Caller::Absent;
         report_failure(boot_machine(&mut caller), &mut caller);

@@ -1,8 +1,7 @@
-//! What PID 1 will do, as data.
+//! Steps of the boot, as data.
 //!
-//! [`plan`] is pure; `boot` carries the steps out. The order is the point: the root is assembled
-//! before anything is taken from the staging root for good, cgroups are entered while the host's
-//! hierarchy can still be seen, and the network is up before the payload looks for it.
+//! [`plan`] is pure; [`boot`](super::boot) carries out its steps. Their order matters: the root is complete before the staging root
+//! is released, the cgroup is entered while the hierarchy of the host is visible, and the network is up before the payload starts.
 
 use std::path::{Path, PathBuf};
 
@@ -13,98 +12,98 @@ use crate::config::{
 use crate::network::resolv::RESOLV_CONF;
 use crate::root::KERNEL_FILESYSTEMS;
 
-/// One thing PID 1 does.
+/// Step of the boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Mount something in the staging root.
+    /// Mount a share or an image in the staging root.
     Stage(Staged),
-    /// Make the user namespace of the sandbox, with namespaces of its own for what it may configure, and let what is
-    /// made from here on belong to its root.
+    /// Make the user namespace of the sandbox and the namespaces that it may configure. Files made from here on belong to root of the
+    /// sandbox.
     Namespaces {
-        /// The ids of the host that stand for those of the sandbox.
+        /// Ids of the host that the ids of the sandbox map to.
         ids: IdMap,
-        /// The NICs that come along.
+        /// NICs that are moved to the network namespace.
         nics: Vec<String>,
     },
-    /// Put what the root begins as where it is assembled.
+    /// Mount the tree that the root begins as.
     NewRoot {
-        /// What that is.
+        /// Tree of the root.
         root: Root,
-        /// Mount points it must have in the end.
+        /// Mount points that the root will need.
         targets: Vec<PathBuf>,
     },
-    /// Add to the new root.
+    /// Add a mount to the new root.
     Mount(Mount),
-    /// Carry `/proc`, `/sys` or `/dev` over, with all that is mounted below.
+    /// Move `/proc`, `/sys` or `/dev` to the new root, with all mounts below it.
     Move(PathBuf),
-    /// Mount a `/sys` of the sandbox's own network.
+    /// Mount a `/sys` that shows the network namespace of the sandbox.
     MountSys,
-    /// Limit the number of processes and enter a cgroup and a cgroup namespace of our own.
+    /// Limit the number of processes, and enter a cgroup and a cgroup namespace.
     Cgroup {
-        /// Name of the cgroup.
+        /// Name of the cgroup, below that of the domain.
         name: String,
         /// Highest number of processes and threads.
         max_pids: Option<u64>,
     },
-    /// Give the device nodes to the sandbox's ids.
+    /// Map the owners of device nodes to ids of the sandbox.
     AssignDevices(IdMap),
-    /// Let those use a device who may.
+    /// Set owner and mode of a device.
     Device(Device),
-    /// See the new root as the root, while the staging root can still be reached.
+    /// Make the new root the root of PID 1. The staging root can still be reached.
     Enter,
-    /// Link the block devices by their tags.
+    /// Link block devices by their tags.
     LinkDisks {
-        /// The devices.
+        /// Devices and their tags.
         disks: Vec<Disk>,
-        /// Who may use them.
+        /// User who may use them.
         owner: Option<u32>,
     },
-    /// Lay a file of the sandbox's own over `/etc/resolv.conf`.
+    /// Mount a file of the sandbox over `/etc/resolv.conf`.
     OwnResolvConf,
-    /// Copy into the new root.
+    /// Copy a file or directory to the new root.
     Include(Include),
-    /// Make the new root the root and let go of the staging root.
+    /// Make the new root the root of the mount namespace and release the staging root.
     Pivot(Platform),
-    /// Start the first process of the sandbox in its user namespace, where the mounts cannot be changed any more. What
-    /// follows is done by it; this process does nothing any more but wait for it.
+    /// Fork the first process of the sandbox into its user namespace, where the mounts are locked. That process carries out the
+    /// remaining steps; PID 1 only waits for it.
     ForkInto,
     /// Write a file.
     File(File),
     /// Write credentials.
     Credentials {
-        /// Credentials to write.
+        /// Names and contents.
         credentials: Vec<Credential>,
-        /// User and group whose they are.
+        /// User and group that may read them.
         owner: (u32, u32),
     },
-    /// Mask what `/usr` pulls in, but these.
+    /// Mask units that `/usr` starts in every boot.
     MaskStaticUnits {
-        /// Unit names that stay.
+        /// Names of units that are not masked.
         keep: Vec<String>,
     },
     /// Set the host name.
     Hostname(String),
-    /// Raise the loopback and the NICs and give them addresses.
+    /// Bring up the loopback and the NICs, with their addresses.
     Network(Vec<Nic>),
-    /// Tell this start from others.
+    /// Give this start a boot id of its own.
     BootId,
-    /// Let every user listen on low ports: the network is the sandbox's own, and its command has no capabilities.
+    /// Let every user listen on ports below 1024. The sandbox has a network of its own, and its command has no capabilities.
     LowPorts,
-    /// Cover what the kernel shows of the host.
+    /// Cover files of the kernel that show the host.
     MaskKernel,
-    /// Let mounts made in the sandbox be seen in the namespaces of its services, and the other way round.
+    /// Let mounts propagate between the sandbox and the mount namespaces of its services.
     ShareMounts,
-    /// Give up what the payload may not do, for good.
+    /// Drop capabilities and install the system call filter of the payload.
     Confine,
-    /// Bound the threads of a kernel of our own, have it write back soon what is mapped, since the host looks at the files, and spare
-    /// it what only a machine with disks has a use for.
+    /// Tune the kernel and systemd of a virtual machine: limit threads, write back mapped files soon, since the host reads them, and mask
+    /// generators that only a machine with disks needs.
     Kernel {
         /// Highest number of threads.
         max_threads: Option<u64>,
     },
-    /// Leave a process behind that answers the host on so many ports.
+    /// Start the agent, which answers the host on this number of ports.
     Agent(u32),
-    /// Keep a shell of root's on a device.
+    /// Keep a root shell on a device.
     Shell(PathBuf),
     /// Become the payload.
     Exec {
@@ -113,17 +112,17 @@ pub enum Step {
         /// All of its environment.
         environment: Vec<(String, String)>,
     },
-    /// Start the payload and watch it.
+    /// Run the payload and report its exit status.
     Run(Command),
 }
 
-/// The steps for `config`, in order.
+/// Returns the steps for `config`, in order. The last one is the payload.
 #[must_use]
 pub fn plan(config: &GuestConfig) -> Vec<Step> {
     let mut steps: Vec<Step> = config.staged.iter().cloned().map(Step::Stage).collect();
     let mounts = config.mounts.iter().map(Mount::target);
     let user_mounts = config.user_mounts.iter().map(Mount::target);
-    let kernels = KERNEL_FILESYSTEMS.map(Path::new);
+    let kernel_filesystems = KERNEL_FILESYSTEMS.map(Path::new);
     let resolv_conf = has_own_resolv_conf(config).then_some(Path::new(RESOLV_CONF));
     steps.extend(config.idmap.map(|ids| Step::Namespaces {
         ids,
@@ -131,9 +130,12 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
     }));
     steps.push(Step::NewRoot {
         root: config.root.clone(),
-        targets: (mounts.chain(kernels).chain(user_mounts).chain(resolv_conf))
-            .map(Path::to_owned)
-            .collect(),
+        targets: (mounts
+            .chain(kernel_filesystems)
+            .chain(user_mounts)
+            .chain(resolv_conf))
+        .map(Path::to_owned)
+        .collect(),
     });
     let sized = |mount: &Mount| Step::Mount(mount.clone().with_size(config.tmpfs_size));
     steps.extend(config.mounts.iter().map(sized));
@@ -167,12 +169,12 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
         disks: config.disks.clone(),
         owner: owner.map(|(uid, _)| uid),
     }));
-    // The user's mounts come above it.
+    // Before the user's mounts, which may cover it.
     steps.extend(resolv_conf.map(|_| Step::OwnResolvConf));
     steps.extend(config.user_mounts.iter().map(sized));
     steps.extend(config.includes.iter().cloned().map(Step::Include));
     steps.push(Step::Pivot(config.platform));
-    // The first process below finds it done.
+    // With a user namespace, the fork masks them in the new `/proc`.
     steps.push(match config.idmap {
         Some(_) => Step::ForkInto,
         None => Step::MaskKernel,
@@ -194,18 +196,18 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
         steps.push(Step::LowPorts);
     }
     if let (Platform::Container, Payload::Init { .. }) = (config.platform, &config.payload) {
-        // The network goes by the host's.
+        // After the network, which reads the boot id of the host.
         steps.push(Step::BootId);
-        // Nothing is moved any more, which the kernel refuses below a shared mount.
+        // After the last move of a mount: the kernel does not move mounts below a shared one (mount(2)).
         steps.push(Step::ShareMounts);
     }
     steps.push(Step::Confine);
     steps.extend(config.shell.iter().cloned().map(Step::Shell));
-    if config.ways > 0 {
+    if config.agent_ports > 0 {
         steps.push(Step::Kernel {
             max_threads: config.max_pids,
         });
-        steps.push(Step::Agent(config.ways));
+        steps.push(Step::Agent(config.agent_ports));
     }
     steps.push(match &config.payload {
         Payload::Init {
@@ -220,13 +222,13 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
     steps
 }
 
-/// A tree is the host's, an image or whatever directory: what a server of this boot says does not belong there.
+/// Returns whether resolv.conf must not be written to the tree: that is shared, and a DHCP server's answer is for this boot only.
 fn has_own_resolv_conf(config: &GuestConfig) -> bool {
     let mut addressings = config.network.iter().map(|nic| &nic.addressing);
     matches!(config.root, Root::Tree { .. }) && addressings.any(|it| *it == Addressing::Dhcp)
 }
 
-/// What libvirt's `/dev` lacks.
+/// Mounts that are missing in the `/dev` of libvirt.
 const DEVICE_MOUNTS: [(&str, u32); 1] = [("/dev/shm", 0o1777)];
 
 #[cfg(test)]
@@ -252,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_are_written_below_and_not_shown() {
+    fn credentials_are_written_in_the_user_namespace_and_not_logged() {
         let config = GuestConfig {
             idmap: Some(IdMap {
                 first: 1 << 20,
@@ -310,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_namespace_has_what_is_made_and_not_what_was_mounted() {
+    fn the_user_namespace_is_made_first_and_entered_after_the_pivot() {
         let config = GuestConfig {
             idmap: Some(IdMap {
                 first: 1 << 20,
@@ -328,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn systemd_in_a_container_finds_its_mounts_shared() {
+    fn mounts_are_shared_for_systemd_in_a_container() {
         let at = |config: &GuestConfig, wanted: &Step| {
             let steps = plan(config);
             steps.iter().position(|step| step == wanted)
@@ -337,7 +339,7 @@ mod tests {
         let shared = at(&container, &Step::ShareMounts);
         assert!(shared > at(&container, &Step::Pivot(Platform::Container)));
         assert!(shared < at(&container, &Step::Confine));
-        // There systemd is what the kernel starts, and does it.
+        // In a machine systemd shares them itself.
         let machine = GuestConfig {
             platform: Platform::Machine,
             ..config()
@@ -346,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn devices_are_let_be_used_in_the_end() {
+    fn device_access_is_set_after_owners_are_mapped() {
         let device = Device {
             path: "/dev/net/tun".into(),
             mode: 0o666,
@@ -369,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn the_root_is_whole_before_the_staging_root_goes() {
+    fn the_root_is_complete_before_the_pivot() {
         let config = config();
         let steps = plan(&config);
         let at = |wanted: &Step| steps.iter().position(|step| step == wanted).unwrap();

@@ -1,4 +1,4 @@
-//! A shell of root's on a device, for whoever looks into a sandbox.
+//! Root shell on a device, for debugging a sandbox.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -12,10 +12,10 @@ use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 
 use crate::process;
 
-/// How long it takes until there is another one.
+/// Delay before a new shell is started.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What a login on a terminal has; what is on the other side of the device understands this much.
+/// Environment of a login. Terminals that are used as a console understand `vt220`.
 const ENVIRONMENT: [(&str, &str); 5] = [
     (
         "PATH",
@@ -27,7 +27,7 @@ const ENVIRONMENT: [(&str, &str); 5] = [
     ("TERM", "vt220"),
 ];
 
-/// Leaves a process behind that keeps a shell on `device`.
+/// Starts a process that keeps a shell on `device`.
 pub fn keep(device: &Path) -> Result<()> {
     process::spawn(|| {
         let mut said = false;
@@ -57,7 +57,7 @@ fn run(device: &Path) -> u8 {
 }
 
 fn become_shell(device: &Path) -> Result<std::convert::Infallible> {
-    // Only who leads a session without a terminal can take one.
+    // Only the leader of a session without a terminal can get a controlling terminal (tty_ioctl(4)).
     setsid().context("beginning a session")?;
     let terminal = File::options()
         .read(true)

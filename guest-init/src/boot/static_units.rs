@@ -1,9 +1,9 @@
-//! Masking what `/usr` pulls into every boot.
+//! Masks of units that `/usr` starts in every boot.
 //!
-//! Packages ship `*.wants` directories below `/usr/lib/systemd/system`; a sandbox shares that tree with the host, so it
-//! would start the host's boot services. A link to `/dev/null` of the same name in a directory that precedes it
-//! makes systemd ignore the dependency (`systemd.unit(5)`). `/run` precedes `/usr` and is gone after the
-//! boot; `/etc` precedes both, so what an admin enables inside the sandbox is still started.
+//! Packages ship `*.wants` directories below `/usr/lib/systemd/system`. A sandbox shares that tree with the host, so it would start
+//! the boot services of the host. systemd ignores a dependency if a directory of higher precedence has a link to `/dev/null` with the
+//! same name (`systemd.unit(5)`). `/run` takes precedence over `/usr` and is empty at every boot; `/etc` takes precedence over both,
+//! so units that an administrator enables in the sandbox are still started.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,7 +21,7 @@ const VENDOR_DIRS: [&str; 3] = [
 ];
 const RUNTIME_DIR: &str = "/run/systemd/system";
 
-/// Masks every static dependency of a target below `root` that is not in `keep`.
+/// Masks every dependency of a target in `/usr` below `root`, except the units in `keep`. Returns the links.
 pub fn mask(root: &Path, keep: &[String]) -> Result<Vec<PathBuf>> {
     let mut masked = BTreeSet::new();
     for dir in VENDOR_DIRS {
@@ -48,19 +48,20 @@ pub fn mask(root: &Path, keep: &[String]) -> Result<Vec<PathBuf>> {
     Ok(masked.into_iter().collect())
 }
 
-/// Directories of generators of `/usr`, and where a link to `/dev/null` keeps one from being run (systemd.generator(7)).
+/// Directory of generators in `/usr`.
 const GENERATORS: &str = "/usr/lib/systemd/system-generators";
+/// Directory in which a link to `/dev/null` masks a generator (systemd.generator(7)).
 const MASKED_GENERATORS: &str = "/run/systemd/system-generators";
 
-/// Generators of systemd's own that a sandbox can have a use for: an admin's `/etc/fstab`, and services without a unit.
+/// Generators of systemd that are useful in a sandbox: for `/etc/fstab`, and for services without a unit.
 const USEFUL: [&str; 3] = [
     "systemd-fstab-generator",
     "systemd-sysv-generator",
     "systemd-rc-local-generator",
 ];
 
-/// Masks the generators of systemd's own that look for disks, consoles and words of a boot loader: each is a program to be started,
-/// which takes an emulated machine long.
+/// Masks generators of systemd that look for disks, consoles and boot loader settings. Each is a program to start, which is slow in an
+/// emulated machine.
 pub fn mask_generators(root: &Path) -> Result<()> {
     for name in list(&below(root, Path::new(GENERATORS)))? {
         if name.starts_with("systemd-") && !USEFUL.contains(&name.as_str()) {
@@ -92,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn generators_of_others_stay() {
+    fn only_unneeded_generators_of_systemd_are_masked() {
         let root = tempfile::tempdir().unwrap();
         let generators = below(root.path(), Path::new(GENERATORS));
         fs::create_dir_all(&generators).unwrap();
@@ -109,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_kept_stays() {
+    fn dependencies_of_targets_are_masked_unless_kept() {
         let root = tempfile::tempdir().unwrap();
         let wants = root
             .path()

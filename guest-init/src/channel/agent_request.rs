@@ -1,9 +1,9 @@
-//! What the host asks of a virtual machine that lives by itself.
+//! Requests to the agent of a virtual machine.
 //!
-//! Such a machine has several ports, each a way in for one host program at a time. Whoever takes one says
-//! [`Attach`](crate::channel::wire::Frame::Attach) with a number nobody else has said and waits for the [`Hello`](crate::channel::wire::Frame::Hello)
-//! that has it: all that comes before is what a predecessor has left. From then on each [`Config`](crate::channel::wire::Frame::Config) is
-//! an [`AgentRequest`], answered with the streams and at last the [`Exit`](crate::channel::wire::Frame::Exit).
+//! The machine of a service has several ports, each for one client at a time. A client sends
+//! [`Attach`](crate::channel::wire::Frame::Attach) with a random number and waits for the [`Hello`](crate::channel::wire::Frame::Hello)
+//! with that number. Everything before it was left by the previous client. Then each [`Config`](crate::channel::wire::Frame::Config) is
+//! an [`AgentRequest`], answered with data of streams and finally the [`Exit`](crate::channel::wire::Frame::Exit).
 
 use std::path::PathBuf;
 
@@ -11,13 +11,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Stdio;
 
-/// Version of what is said on such ports. A machine may have been started by another version of the host's program.
+/// Version of the protocol on these ports. A machine may have been started by another version of the program on the host.
 pub const VERSION: u32 = 1;
 
-/// Names of the ports begin with it, a number follows.
+/// Prefix of the names of the ports; a number follows.
 pub const PORTS: &str = "org.virt-sandbox.way.";
 
-/// One thing that is asked for.
+/// Request to the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     deny_unknown_fields,
@@ -28,16 +28,16 @@ pub const PORTS: &str = "org.virt-sandbox.way.";
 pub enum AgentRequest {
     /// Run a command to its end.
     Execute(Execute),
-    /// Say on standard output what is in these files, as a JSON array of strings: empty for one that cannot be read.
+    /// Send the contents of these files as standard output: a JSON array of strings, empty for a file that cannot be read.
     Read {
         /// Absolute paths.
         paths: Vec<PathBuf>,
     },
-    /// Carry connections to ports of the sandbox, until the host is gone.
+    /// Carry connections to ports of the sandbox, until the client is gone.
     Tunnel,
     /// Set the clock.
     Clock {
-        /// Since the beginning of 1970, in nanoseconds.
+        /// Nanoseconds since the Epoch.
         nanoseconds: u64,
     },
 }
@@ -50,10 +50,10 @@ pub struct Execute {
     pub command: Vec<String>,
     /// User of the sandbox, by name or number; root if absent.
     pub user: Option<String>,
-    /// The directory it starts in; the user's home if absent.
+    /// Working directory; the user's home if absent.
     pub directory: Option<PathBuf>,
-    /// Added to its environment.
+    /// Variables added to its environment.
     pub environment: Vec<(String, String)>,
-    /// What its standard streams are.
+    /// Standard streams.
     pub stdio: Stdio,
 }

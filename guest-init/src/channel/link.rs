@@ -1,8 +1,7 @@
-//! One side of the channel, and the streams that are carried over it.
+//! One side of the channel, and the streams on it.
 //!
-//! Host and guest use the same parts: a [`Link`] for the frames, a [`Source`] for each stream that is read here and
-//! written over there, a [`Sink`] for each one that comes from there. Nothing waits: what may be read or written is
-//! found out by the caller, with poll(2), from what each part [wants](Source::wants).
+//! Host and guest use the same parts: a [`Link`] for frames, a [`Source`] for each stream that is read here, and a [`Sink`] for each
+//! stream that is written here. No part blocks: the caller polls the files that each part [wants](Source::wants).
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,13 +12,13 @@ use nix::unistd::{read, write};
 
 use crate::channel::wire::{CHUNK, Frame, Hello, StreamId, WINDOW, WireError};
 
-/// Bytes that may wait for the channel before sources are left alone.
+/// Most bytes queued for the channel; with more, no source is read.
 const BACKLOG: usize = 64 << 10;
 
-/// What a terminal reads as the end of its input (`VEOF`, termios(3)).
+/// Character that a terminal reads as the end of input (`VEOF`, termios(3)).
 const END_OF_INPUT: u8 = 4;
 
-/// The frames on a channel.
+/// Frames on a channel, to and from the other side.
 #[derive(Debug)]
 pub struct Link {
     /// Nonblocking.
@@ -29,7 +28,7 @@ pub struct Link {
 }
 
 impl Link {
-    /// Takes over a channel, which must not block.
+    /// Wraps a nonblocking file.
     #[must_use]
     pub fn new(channel: OwnedFd) -> Self {
         Self {
@@ -39,7 +38,7 @@ impl Link {
         }
     }
 
-    /// What to wait for.
+    /// Returns the events to wait for.
     #[must_use]
     pub fn wants(&self) -> PollFlags {
         let mut events = PollFlags::POLLIN;
@@ -52,31 +51,31 @@ impl Link {
         frame.write(&mut self.outbox);
     }
 
-    /// Takes the answer to [`Frame::Attach`], and forgets what came before; `None` while it is not there.
+    /// Takes the answer to [`Frame::Attach`] and discards everything before it; `None` if it has not arrived.
     pub fn hello(&mut self, number: u64) -> Option<Hello> {
         Frame::take_hello(&mut self.inbox, number)
     }
 
-    /// Forgets what is queued: it was for somebody who is gone.
+    /// Discards queued frames, which were for a client that is gone.
     pub fn forget(&mut self) {
         self.outbox.clear();
     }
 
-    /// Whether all that was queued is written.
+    /// Returns whether all queued frames are written.
     #[must_use]
     pub fn is_flushed(&self) -> bool {
         self.outbox.is_empty()
     }
 
-    /// Whether sources may add to what waits.
+    /// Returns whether sources may queue more data.
     pub(crate) fn has_room(&self) -> bool {
         self.outbox.len() < BACKLOG
     }
 
-    /// Writes what the channel takes.
+    /// Writes queued frames until the channel is full.
     ///
     /// # Errors
-    /// Where the other side is gone.
+    /// If the other side is gone.
     pub fn flush(&mut self) -> io::Result<()> {
         while !self.outbox.is_empty() {
             match write(&self.channel, &self.outbox) {
@@ -89,17 +88,14 @@ impl Link {
         Ok(())
     }
 
-    /// Reads what is there; `false` once the other side has closed the channel.
-    ///
-    /// # Errors
-    /// Where the channel fails.
+    /// Reads available data. Returns `false` once the other side has closed the channel.
     pub fn fill(&mut self) -> io::Result<bool> {
         let mut buffer = [0; 64 << 10];
         let mut most = buffer.len();
-        // A virtio port gives no more than a page at a time.
+        // A read of a virtio port returns at most a page.
         while most > 0 {
             match read(&self.channel, &mut buffer[..most]) {
-                // A virtio port says EPIPE, a socket ECONNRESET, when nobody is there any more.
+                // The other side is gone: EPIPE from a virtio port, ECONNRESET from a socket.
                 Ok(0) | Err(Errno::EPIPE | Errno::ECONNRESET) => return Ok(false),
                 Ok(count) => {
                     self.inbox
@@ -114,10 +110,10 @@ impl Link {
         Ok(true)
     }
 
-    /// The next frame that was read whole.
+    /// Returns the next complete frame.
     ///
     /// # Errors
-    /// Where the other side sends what is none.
+    /// If the other side sends bytes that are no frame.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, WireError> {
         Frame::take(&mut self.inbox)
     }
@@ -129,18 +125,18 @@ impl AsFd for Link {
     }
 }
 
-/// A stream that is read here.
+/// A stream that is read here and sent over the channel.
 #[derive(Debug)]
 pub struct Source {
     channel: StreamId,
-    /// Gone once it has ended.
+    /// Absent once it has ended.
     stream: Option<OwnedFd>,
-    /// Bytes the other side has room for.
+    /// Bytes that may be sent before the other side reports room.
     room: u32,
 }
 
 impl Source {
-    /// Carries `stream` over as `channel`.
+    /// Sends `stream` as the stream `channel` of the command.
     #[must_use]
     pub fn new(channel: StreamId, stream: OwnedFd) -> Self {
         Self {
@@ -150,41 +146,35 @@ impl Source {
         }
     }
 
-    /// The stream, if there is something to wait for.
+    /// Returns the file to poll for input; `None` while it must not be read.
     #[must_use]
     pub fn wants(&self, link: &Link) -> Option<BorrowedFd<'_>> {
         let reads = self.room > 0 && link.has_room();
         self.stream.as_ref().filter(|_| reads).map(AsFd::as_fd)
     }
 
-    /// Whether more may come.
+    /// Returns whether the stream has not ended.
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.stream.is_some()
     }
 
-    /// The other side can take so many more bytes.
+    /// Adds room that the other side has reported.
     pub fn more_room(&mut self, count: u32) {
         self.room = self.room.saturating_add(count);
     }
 
-    /// The other side wants no more: whoever writes to the stream is told, as by a reader that is gone.
+    /// Closes the stream: its writer gets `SIGPIPE` or `EPIPE`.
     pub fn close(&mut self) {
         self.stream = None;
     }
 
-    /// Reads once, and says when the stream has ended.
-    ///
-    /// # Errors
-    /// Where the stream fails.
+    /// Reads once and queues the data, or the end of the stream.
     pub fn pump(&mut self, link: &mut Link) -> io::Result<()> {
         self.pump_unless(link, None).map(drop)
     }
 
-    /// As [`pump`](Self::pump), but `false`, and nothing carried over, where the first byte is `escape`.
-    ///
-    /// # Errors
-    /// Where the stream fails.
+    /// Reads once as [`pump`](Self::pump) does. If the first byte is `escape`, discards the data and returns `false`.
     pub fn pump_unless(&mut self, link: &mut Link, escape: Option<u8>) -> io::Result<bool> {
         let Some(stream) = &self.stream else {
             return Ok(true);
@@ -192,7 +182,7 @@ impl Source {
         let mut buffer = [0; CHUNK];
         let most = CHUNK.min(self.room as usize);
         match read(stream, &mut buffer[..most]) {
-            // EIO is what a terminal says that no process has open, or that was hung up.
+            // A terminal returns EIO if no process has it open, or after a hang-up.
             Ok(0) | Err(Errno::EIO) => {
                 self.stream = None;
                 link.send(&Frame::End(self.channel));
@@ -216,36 +206,36 @@ impl Source {
     }
 }
 
-/// What becomes of a stream when no more bytes come for it.
+/// Action when no more bytes come for a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AtEnd {
-    /// It is closed.
+    /// Close the stream.
     Close,
-    /// The key for the end of input is typed: it is a terminal.
+    /// Type the end-of-input character: the stream is a terminal.
     Type,
 }
 
-/// A stream that is written here.
+/// A stream that comes over the channel and is written here.
 #[derive(Debug)]
 pub struct Sink {
     channel: StreamId,
-    /// Gone once it is closed.
+    /// Absent once it is closed.
     stream: Option<OwnedFd>,
     pending: Vec<u8>,
-    /// Bytes written at once: all there are, or what a blocking pipe takes without waiting (`PIPE_BUF`, pipe(7)).
+    /// Most bytes of one write: a blocking pipe takes `PIPE_BUF` without waiting (pipe(7)).
     at_once: usize,
     at_end: AtEnd,
     ended: bool,
     mid_line: bool,
-    /// Bytes written since the other side was told of room.
+    /// Bytes written since room was last reported.
     written: u32,
 }
 
-/// Bytes that a pipe which poll(2) calls writable takes without blocking (`PIPE_BUF`).
+/// Bytes that a pipe takes without blocking once poll(2) reports it writable (`PIPE_BUF`).
 pub const PAGE: usize = 4096;
 
 impl Sink {
-    /// Writes what comes on `channel` to `stream`, at most `at_once` bytes at a time.
+    /// Writes the stream `channel` of the command to `stream`, at most `at_once` bytes at a time.
     #[must_use]
     pub fn new(channel: StreamId, stream: OwnedFd, at_once: usize, at_end: AtEnd) -> Self {
         Self {
@@ -260,10 +250,10 @@ impl Sink {
         }
     }
 
-    /// Bytes that came. What is more than the other side was told there is room for is not kept: it could take all memory.
+    /// Queues received bytes.
     ///
     /// # Errors
-    /// Where there is more of it.
+    /// If there are more than the reported room, which could take all memory.
     pub fn accept(&mut self, bytes: &[u8]) -> Result<(), WireError> {
         let waiting = self.pending.len() + bytes.len();
         if waiting > WINDOW as usize {
@@ -275,7 +265,7 @@ impl Sink {
         Ok(())
     }
 
-    /// No more come.
+    /// Ends the stream after the queued bytes.
     pub fn end(&mut self) {
         if self.ended {
             return;
@@ -287,7 +277,7 @@ impl Sink {
             AtEnd::Type => {
                 let last = self.pending.last();
                 let mid_line = last.map_or(self.mid_line, |byte| *byte != b'\n');
-                // In the middle of a line the first one only hands over what there is (termios(3)).
+                // In the middle of a line the first character only passes on the line so far (termios(3)).
                 let times = if mid_line { 2 } else { 1 };
                 self.pending
                     .extend(std::iter::repeat_n(END_OF_INPUT, times));
@@ -295,23 +285,23 @@ impl Sink {
         }
     }
 
-    /// The stream, if there is something to write.
+    /// Returns the file to poll for output; `None` while nothing is queued.
     #[must_use]
     pub fn wants(&self) -> Option<BorrowedFd<'_>> {
         let writes = !self.pending.is_empty();
         self.stream.as_ref().filter(|_| writes).map(AsFd::as_fd)
     }
 
-    /// Whether all that came is written, or nobody wants it.
+    /// Returns whether all queued bytes are written, or the stream is closed.
     #[must_use]
     pub fn is_drained(&self) -> bool {
         self.stream.is_none() || self.pending.is_empty()
     }
 
-    /// Writes once, and tells the other side of the room there is, or that nobody reads any more.
+    /// Writes once and reports room, or that the reader of the stream is gone.
     ///
     /// # Errors
-    /// Where the stream fails for another reason than that.
+    /// If the write fails for another reason than that.
     pub fn drain(&mut self, link: &mut Link) -> io::Result<()> {
         let Some(stream) = &self.stream else {
             return Ok(());
@@ -335,7 +325,7 @@ impl Sink {
                 self.stream = None;
                 self.pending.clear();
                 link.send(&Frame::End(self.channel));
-                // EIO is what a terminal says that was hung up.
+                // A terminal returns EIO after a hang-up.
                 if !matches!(error, Errno::EPIPE | Errno::EIO | Errno::ECONNRESET) {
                     return Err(error.into());
                 }
@@ -350,7 +340,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stream_that_nobody_reads_is_kept_up_to_the_window() {
+    fn a_sink_queues_no_more_than_the_window() {
         let (_reader, stream) = nix::unistd::pipe().unwrap();
         let mut sink = Sink::new(StreamId::Stdout, stream, PAGE, AtEnd::Close);
         let chunk = vec![0; CHUNK];

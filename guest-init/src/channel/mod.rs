@@ -1,4 +1,4 @@
-//! The channel between host and guest: what they say, and how it is sent.
+//! Channel between host and guest: frames, requests, and the file they are sent on.
 
 pub mod agent_request;
 #[cfg(feature = "link")]

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Why a text is not an address or a route.
+/// Error in a written address or route.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseNetError {
     /// Not an IPv4 or IPv6 address.
@@ -55,7 +55,7 @@ fn parse_prefixed(
     }
 }
 
-/// An address of a NIC with the length of its network prefix, `IP[/PREFIX][%BROADCAST]`.
+/// Address of a NIC with the length of its network prefix, `IP[/PREFIX][%BROADCAST]`.
 ///
 /// The prefix defaults to 24 for IPv4 and to 64 for IPv6.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -149,7 +149,7 @@ impl fmt::Display for Route {
     }
 }
 
-/// serde's way in and out of the written form.
+/// Serializes a type in its written form.
 macro_rules! as_text {
     ($($type:ty),*) => {$(
         impl TryFrom<String> for $type {
@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn written_forms_are_read_back() {
+    fn addresses_and_routes_round_trip() {
         for text in [
             "192.0.2.7/24",
             "192.0.2.7/16%192.0.255.255",
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn prefixes_have_defaults_of_their_family() {
+    fn the_default_prefix_depends_on_the_family() {
         assert_eq!("192.0.2.7".parse::<Address>().unwrap().prefix, 24);
         assert_eq!("2001:db8::7".parse::<Address>().unwrap().prefix, 64);
         assert_eq!("0.0.0.0%192.0.2.1".parse::<Route>().unwrap().prefix, 0);
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn malformed_addresses_are_refused() {
         for text in [
             "",
             "300.1.1.1",

@@ -1,4 +1,4 @@
-//! A command that a guest runs: as whom, where, and with which streams.
+//! A command that a guest runs: its user, directory and streams.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -10,19 +10,19 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Command {
-    /// The program with its arguments, looked up in the `PATH` of `environment`. Never empty.
+    /// Program and arguments; the program is looked up in the `PATH` of `environment`. Never empty.
     pub argv: Vec<OsString>,
-    /// All of its environment.
+    /// Complete environment.
     pub environment: Vec<(OsString, OsString)>,
-    /// Where it starts.
+    /// Working directory.
     pub directory: Directory,
-    /// Who it runs as.
+    /// User and groups.
     pub identity: Identity,
-    /// What its standard streams are.
+    /// Standard streams.
     pub stdio: Stdio,
 }
 
-/// Shows of the environment the names only: what is shown gets into logs.
+/// Shows only the names of the environment: debug output gets into logs.
 impl fmt::Debug for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
@@ -43,7 +43,7 @@ impl fmt::Debug for Command {
     }
 }
 
-/// The directory a command starts in.
+/// Working directory of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     deny_unknown_fields,
@@ -52,13 +52,13 @@ impl fmt::Debug for Command {
     content = "path"
 )]
 pub enum Directory {
-    /// This one, or the command does not start.
+    /// Directory without which the command does not start.
     Must(PathBuf),
-    /// This one if it can be entered, else `/`.
+    /// Directory that is replaced by `/` if it cannot be entered.
     Try(PathBuf),
 }
 
-/// Who a command runs as.
+/// User and groups of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Identity {
@@ -68,17 +68,17 @@ pub struct Identity {
     pub gid: u32,
     /// Other group ids.
     pub groups: Vec<u32>,
-    /// Whether it keeps the capabilities of PID 1. Otherwise it has none and cannot get any (`PR_SET_NO_NEW_PRIVS(2const)`).
+    /// Whether the command keeps the capabilities of PID 1. Otherwise it has none and cannot gain any (`PR_SET_NO_NEW_PRIVS(2const)`).
     pub privileged: bool,
 }
 
-/// What the standard streams of a command are.
+/// Standard streams of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stdio {
-    /// A terminal of the sandbox, its bytes on the channel.
+    /// Terminal of the sandbox, with its data on the channel.
     Terminal(WindowSize),
-    /// Each on its own, in the order standard input, output, error.
+    /// Standard input, output and error.
     Streams([Stream; 3]),
 }
 
@@ -86,11 +86,11 @@ pub enum Stdio {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stream {
-    /// The caller's own, handed down as a file descriptor.
+    /// Stream of the caller, inherited as a file descriptor.
     Inherited,
-    /// A pipe, its bytes on the channel.
+    /// Pipe, with its data on the channel.
     Channel,
-    /// Nothing: `/dev/null`.
+    /// `/dev/null`.
     None,
 }
 

@@ -13,11 +13,11 @@ pub struct File {
     pub path: PathBuf,
     /// Permission bits.
     pub mode: u32,
-    /// All of its content.
+    /// Complete content.
     pub content: String,
 }
 
-/// Shows no content that is for its owner alone: what is shown gets into logs.
+/// Hides content that only the owner may read: debug output gets into logs.
 impl fmt::Debug for File {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {

@@ -1,9 +1,9 @@
-//! What the host tells the guest: one JSON document, read once by PID 1.
+//! Guest config: one JSON document from the host, read once by PID 1.
 //!
-//! The host has resolved every choice before; the guest only carries it out.
+//! The host has made every choice; the guest only carries it out.
 //!
-//! Paths "of the staging root" are where the guest boots: the directory that libvirt made the container's
-//! `/`, or the initramfs. Paths "of the sandbox" are below the root that is made there.
+//! A path of the staging root is where the guest boots: below the directory that libvirt made the `/` of the container, or in the
+//! initramfs. A path of the sandbox is below the root that is assembled there.
 
 pub mod address;
 mod command;
@@ -25,7 +25,7 @@ use crate::seccomp::Program;
 /// with its config, so a difference means a damaged staging root.
 pub const VERSION: u32 = 4;
 
-/// Everything PID 1 does, in the order of the fields.
+/// Configuration of a guest, in the order in which PID 1 uses it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct GuestConfig {
@@ -37,50 +37,50 @@ pub struct GuestConfig {
     pub hostname: String,
     /// Print every step on the console.
     pub debug: bool,
-    /// What it runs in.
+    /// Container or virtual machine.
     pub platform: Platform,
-    /// The ids of the host that stand for those of the sandbox, in a user namespace of its own. Without, they are the host's.
+    /// Ids of the sandbox's user namespace. Without them the sandbox has the ids of the host.
     pub idmap: Option<IdMap>,
-    /// What the payload may not do.
+    /// Restrictions of the payload.
     pub confinement: Confinement,
-    /// What is mounted in the staging root before anything else, in this order. Empty in a container, where libvirt has
-    /// mounted all but images.
+    /// Mounts in the staging root, made first and in this order. In a container only images: libvirt has mounted everything else.
     pub staged: Vec<Staged>,
-    /// What the root begins as.
+    /// Tree that the root begins as.
     pub root: Root,
-    /// What is added to the root while it is made, in this order. Targets are taken literally.
+    /// Mounts of the new root, made in this order before it is entered. Links in targets are not followed.
     pub mounts: Vec<Mount>,
-    /// The user's mounts, made in the finished root, where links on the way to them lead where they should.
+    /// Mounts of the user, made in the new root once it is entered. Links in targets are followed there.
     pub user_mounts: Vec<Mount>,
-    /// What is copied into the finished root once all is mounted.
+    /// Files and directories copied to the root after all mounts.
     pub includes: Vec<Include>,
     /// Block devices that get a link in `/dev/disk/by-tag`.
     pub disks: Vec<Disk>,
-    /// Devices of the host that a container has as well. libvirt has made them, for root alone.
+    /// Devices of the host in a container. libvirt has made their nodes, for root alone.
     pub devices: Vec<Device>,
     /// Files written below `/run` before the payload starts.
     pub files: Vec<File>,
     /// Credentials of the payload, written to [`CREDENTIALS`](crate::CREDENTIALS).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub credentials: Vec<Credential>,
-    /// Where static dependencies of `/usr` are masked, and which are kept.
+    /// Units that are not masked, if dependencies in `/usr` are masked.
     pub static_units: Option<StaticUnits>,
     /// Highest number of processes and threads, if limited.
     pub max_pids: Option<u64>,
-    /// Size in bytes of each tmpfs that has none of its own; the kernel's default (half the memory) if absent.
+    /// Default size of a tmpfs, in bytes; the kernel's default (half the memory) if absent.
     pub tmpfs_size: Option<u64>,
     /// NICs in the order `eth0`, `eth1`…
     pub network: Vec<Nic>,
-    /// Ports of the [`ask`](crate::channel::agent_request) kind that the host gives a machine that lives by itself.
-    pub ways: u32,
-    /// Opens a shell of root's on this device, again and again: `/dev/tty2`, `/dev/hvc1`.
+    /// Number of ports on which the agent of a machine serves [requests](crate::channel::agent_request).
+    #[serde(rename = "ways")]
+    pub agent_ports: u32,
+    /// Device with a root shell, as `/dev/tty2` or `/dev/hvc1`.
     pub shell: Option<PathBuf>,
-    /// What runs in it.
+    /// Program that the sandbox runs.
     pub payload: Payload,
 }
 
 impl GuestConfig {
-    /// A guest that has nothing but its payload.
+    /// Returns the configuration of a guest with nothing but its payload.
     #[must_use]
     pub fn new(name: &str, hostname: &str, platform: Platform, payload: Payload) -> Self {
         Self {
@@ -104,14 +104,14 @@ impl GuestConfig {
             max_pids: None,
             tmpfs_size: None,
             network: vec![],
-            ways: 0,
+            agent_ports: 0,
             shell: None,
             payload,
         }
     }
 }
 
-/// What a guest runs in.
+/// Platform of a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Platform {
@@ -121,32 +121,32 @@ pub enum Platform {
     Machine,
 }
 
-/// Who may use a device.
+/// Device node, and who may use it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Device {
-    /// Where it is, below `/dev`.
+    /// Path below `/dev`.
     pub path: PathBuf,
     /// Permission bits.
     pub mode: u32,
-    /// Id of its owner in the sandbox.
+    /// Owner, as a user id of the sandbox.
     pub uid: u32,
-    /// Id of its group in the sandbox.
+    /// Group, as a group id of the sandbox.
     pub gid: u32,
 }
 
-/// A range of the host's user and group ids that stands for the ids from 0 in a sandbox (`user_namespaces(7)`).
+/// Range of user and group ids of the host that the ids from 0 in a sandbox map to (`user_namespaces(7)`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct IdMap {
-    /// The host's id that is 0 inside.
+    /// Id of the host that is 0 in the sandbox.
     pub first: u32,
-    /// How many ids there are inside.
+    /// Number of ids in the sandbox.
     pub count: u32,
 }
 
 impl IdMap {
-    /// The host's id that stands for an id of the sandbox; none where the sandbox has no such id.
+    /// Returns the id of the host for an id of the sandbox; `None` if the sandbox has no such id.
     #[must_use]
     pub fn on_host(self, id: u32) -> Option<u32> {
         let id = Some(id).filter(|id| *id < self.count)?;
@@ -154,21 +154,21 @@ impl IdMap {
     }
 }
 
-/// What the payload, and all that comes from it, may not do.
+/// Restrictions of the payload and all its children.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Confinement {
-    /// Capabilities that it cannot have, as `CAP_SYS_MODULE`. One that the kernel does not have is no matter.
+    /// Capabilities that the payload cannot have, as `CAP_SYS_MODULE`. Those that the kernel does not know are ignored.
     pub dropped: Vec<String>,
-    /// What becomes of its system calls; all are made if absent.
+    /// Filter of system calls; all are allowed if absent.
     pub filter: Option<Program>,
-    /// Files of the kernel's that show nothing, and directories that are empty: paths below `/proc` and `/sys`.
+    /// Paths below `/proc` and `/sys` that are covered by an empty file or directory.
     pub masked: Vec<PathBuf>,
-    /// What is to be read only there.
+    /// Paths below `/proc` and `/sys` that are read-only.
     pub read_only: Vec<PathBuf>,
 }
 
-/// What runs in the sandbox.
+/// Program that the sandbox runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     deny_unknown_fields,
@@ -177,18 +177,18 @@ pub struct Confinement {
     tag = "type"
 )]
 pub enum Payload {
-    /// A program that becomes PID 1.
+    /// Program that replaces guest-init as PID 1.
     Init {
-        /// The program with its arguments. Never empty.
+        /// Program and arguments. Never empty.
         command: Vec<String>,
-        /// All of its environment.
+        /// Complete environment.
         environment: Vec<(String, String)>,
     },
-    /// A command that PID 1 starts and watches, over the [channel](crate::channel::wire).
+    /// Command that PID 1 runs in a session on the [channel](crate::channel::wire).
     Command(Command),
 }
 
-/// Something that is mounted in the staging root.
+/// Mount in the staging root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     deny_unknown_fields,
@@ -197,11 +197,11 @@ pub enum Payload {
     tag = "type"
 )]
 pub enum Staged {
-    /// A directory of the host.
+    /// Directory of the host.
     Share {
-        /// How it gets here.
+        /// Protocol of the share.
         transport: Transport,
-        /// Its name on the device.
+        /// Name of the share.
         tag: String,
         /// Path in the staging root.
         path: PathBuf,
@@ -210,9 +210,9 @@ pub enum Staged {
     },
     /// The filesystem of an image.
     Image {
-        /// The device it is on.
+        /// Device with the filesystem.
         device: BlockDevice,
-        /// The partition, from 1. Without it the whole device, or its only partition with a filesystem that is known.
+        /// Partition, from 1. If absent: the whole device, or its only partition with a known filesystem.
         partition: Option<u32>,
         /// Path in the staging root.
         path: PathBuf,
@@ -221,7 +221,7 @@ pub enum Staged {
     },
 }
 
-/// How a directory of the host gets into a virtual machine.
+/// Protocol of a share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Transport {
@@ -231,27 +231,27 @@ pub enum Transport {
     Virtiofs,
 }
 
-/// A block device as the guest finds it.
+/// Block device, by what identifies it in the guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BlockDevice {
-    /// By its node.
+    /// Device node.
     Node(PathBuf),
-    /// By the serial number of a virtio disk.
+    /// Serial number of a virtio disk.
     Serial(String),
 }
 
-/// A block device with a name of the user's.
+/// Block device with a tag of the user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Disk {
-    /// The name: a link in `/dev/disk/by-tag`.
+    /// Name of the link in `/dev/disk/by-tag`.
     pub tag: String,
-    /// The device. Its node is given to the command's user.
+    /// Device. The user of the command becomes the owner of its node.
     pub device: BlockDevice,
 }
 
-/// What the root of a sandbox begins as.
+/// Tree that the root of a sandbox begins as.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     deny_unknown_fields,
@@ -266,38 +266,38 @@ pub enum Root {
     Tree {
         /// Path in the staging root.
         source: PathBuf,
-        /// What may become of it.
+        /// Access of the sandbox to the tree.
         access: Access,
     },
 }
 
-/// What a sandbox may do to the tree that is its root.
+/// Access of a sandbox to the tree that is its root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Access {
-    /// Read it. Mount points that it lacks are made beside it.
+    /// Read-only. Missing mount points are made in an overlay.
     ReadOnly,
-    /// Read it through overlays, so that no lock, socket, pipe or notification is shared with others who have it. Where
-    /// the kernel has no overlay for it this is as `ReadOnly`, and said.
+    /// Read-only through overlays, so that no lock, socket, pipe or notification is shared with other users of the tree. The same as
+    /// `ReadOnly`, with a warning, if the kernel cannot make the overlay.
     Isolated,
-    /// Change it.
+    /// Changes go to the tree.
     Writable,
-    /// Change what it sees of it; the changes are thrown away.
+    /// Changes go to an overlay and are lost at the end.
     Volatile,
 }
 
-/// Something that is copied into the sandbox.
+/// Copy of a file or directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Include {
-    /// Path in the staging root: a file, a link or a directory with all below it.
+    /// Path in the staging root of a file, a link or a directory.
     pub source: PathBuf,
     /// Path in the sandbox; parents are made.
     pub target: PathBuf,
 }
 
-/// One step in assembling the root. Targets are absolute paths in the sandbox; they are created
-/// where they are missing, as what their source is (directory or file).
+/// Mount, directory or link of the root. Targets are absolute paths in the sandbox. A missing target is created as a directory or
+/// file, like its source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     deny_unknown_fields,
@@ -308,7 +308,7 @@ pub struct Include {
 pub enum Mount {
     /// A directory or file, bound with its submounts.
     Bind {
-        /// Where it is.
+        /// Source of the bind mount.
         source: Source,
         /// Path in the sandbox.
         target: PathBuf,
@@ -324,14 +324,14 @@ pub enum Mount {
         /// Size in bytes; [`GuestConfig::tmpfs_size`] if absent.
         size: Option<u64>,
     },
-    /// An empty directory of the root's own; one that is there stays.
+    /// An empty directory, unless it exists.
     Directory {
         /// Path in the sandbox.
         target: PathBuf,
     },
     /// A symbolic link.
     Symlink {
-        /// What the link says.
+        /// Target of the link.
         points_to: PathBuf,
         /// Path of the link in the sandbox.
         target: PathBuf,
@@ -339,7 +339,7 @@ pub enum Mount {
 }
 
 impl Mount {
-    /// Path in the sandbox.
+    /// Returns the path in the sandbox.
     #[must_use]
     pub fn target(&self) -> &Path {
         match self {
@@ -350,7 +350,7 @@ impl Mount {
         }
     }
 
-    /// With this size in bytes, if it is a tmpfs that has none.
+    /// Sets the size of a tmpfs without a size, in bytes.
     #[must_use]
     pub fn with_size(mut self, usual: Option<u64>) -> Self {
         if let Self::Tmpfs { size, .. } = &mut self {
@@ -360,7 +360,7 @@ impl Mount {
     }
 }
 
-/// Where something that is bound is.
+/// Source of a bind mount.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Source {
@@ -370,12 +370,12 @@ pub enum Source {
     Sandbox(PathBuf),
 }
 
-/// Units that `/usr` pulls into every boot by `*.wants` directories. Those not kept are masked
-/// under `/run/systemd/system`, so that what an admin enables in the sandbox's `/etc` still wins.
+/// Units that `/usr` starts in every boot, by `*.wants` directories. All but those to keep are masked in `/run/systemd/system`, which
+/// units that an administrator enables in the `/etc` of the sandbox override.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct StaticUnits {
-    /// Unit names that stay.
+    /// Names of units that are not masked.
     pub keep: Vec<String>,
 }
 
@@ -385,15 +385,15 @@ pub struct StaticUnits {
 pub struct Nic {
     /// Interface name, `eth0`…
     pub name: String,
-    /// Its Ethernet address, if it is to be a certain one.
+    /// Ethernet address to set.
     pub mac: Option<[u8; 6]>,
-    /// How it gets its addresses.
+    /// Source of its addresses.
     pub addressing: Addressing,
-    /// With DHCP, an address that the server may well give: it is asked for that one first.
+    /// Address that DHCP requests first.
     pub hint: Option<Ipv4Addr>,
 }
 
-/// How a NIC gets its addresses.
+/// Source of the addresses of a NIC.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     deny_unknown_fields,
@@ -402,15 +402,15 @@ pub struct Nic {
     tag = "type"
 )]
 pub enum Addressing {
-    /// The interface is raised and otherwise left alone.
+    /// No address; the interface is up.
     None,
-    /// Asked for by DHCP and renewed as long as the sandbox runs.
+    /// DHCP, with renewals as long as the sandbox runs.
     Dhcp,
-    /// Given.
+    /// Fixed addresses.
     Static {
-        /// Addresses of the interface; never empty.
+        /// Never empty.
         addresses: Vec<Address>,
-        /// Routes through it.
+        /// Routes through this interface.
         routes: Vec<Route>,
     },
 }

@@ -15,7 +15,7 @@ pub struct Credential {
     pub content: Secret,
 }
 
-/// Bytes that are written in hexadecimal digits, and not shown.
+/// Bytes that are serialized as hexadecimal digits and hidden in debug output.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub Vec<u8>);
 
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_byte_is_written_and_read() {
+    fn every_byte_round_trips() {
         let secret = Secret((0..=255).collect());
         let text = serde_json::to_string(&secret).unwrap();
         assert!(text.starts_with("\"000102") && text.ends_with("feff\""));
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_not_shown() {
+    fn debug_output_hides_a_secret() {
         let credential = Credential {
             id: "password".to_owned(),
             content: Secret(b"hunter2".to_vec()),

@@ -1,7 +1,7 @@
-//! Resource limits, scheduling priority and OOM score adjustment, which a process inherits from its parent and hands on to its
-//! children. No cgroup bounds these, so a command is given no more of them than the sandbox's first process has.
+//! Resource limits, scheduling priority and OOM score adjustment of a command. A process inherits these from its parent, and no cgroup
+//! limits them. So a command that enters gets no more than the first process of the sandbox has.
 //!
-//! `unsafe` for system calls that have a number as their argument.
+//! `unsafe` for system calls that `nix` does not have.
 #![allow(unsafe_code)]
 
 use std::fs;
@@ -13,7 +13,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::sys::first_process::ProcDir;
 
-/// Limits in `/proc/PID/limits`, by their names there (`proc_pid_limits(5)`).
+/// Resource limits by their names in `/proc/PID/limits` (`proc_pid_limits(5)`).
 const LIMITS: [(&str, Resource); 16] = [
     ("Max cpu time", Resource::RLIMIT_CPU),
     ("Max file size", Resource::RLIMIT_FSIZE),
@@ -39,39 +39,34 @@ const NAME: usize = 26;
 /// Hard limits and OOM score adjustment of a sandbox's first process, which bound the commands that enter the sandbox.
 #[derive(Debug)]
 pub struct Bounds {
-    /// The most that each limit can be raised to.
+    /// Hard limits.
     hard: Vec<(Resource, u64)>,
-    /// `/proc/PID/oom_score_adj`: the greater, the sooner it is ended.
-    forgone: i32,
+    /// `/proc/PID/oom_score_adj`: the higher, the sooner the kernel kills the process.
+    oom_score_adj: i32,
 }
 
 impl Bounds {
-    /// Reads the bounds of a process from its directory in `/proc`.
-    ///
-    /// # Errors
-    /// Where it has ended, or the kernel says what nobody understands.
+    /// Reads the bounds of a process.
     pub fn of(process: &ProcDir) -> Result<Self> {
         let text = process.read("oom_score_adj")?;
         Ok(Self {
             hard: parse(&process.read("limits")?),
-            forgone: (text.trim().parse()).context("reading 'oom_score_adj'")?,
+            oom_score_adj: (text.trim().parse()).context("reading 'oom_score_adj'")?,
         })
     }
 
-    /// Takes the rank of an ordinary process of the sandbox, while `/proc` is the host's.
-    ///
-    /// # Errors
-    /// Where the kernel refuses, which it does to nobody who asks for less.
-    pub fn take_rank(&self) -> Result<()> {
+    /// Raises the OOM score adjustment and drops real-time scheduling and a raised priority. To be called while `/proc` is that of the
+    /// host.
+    pub fn apply_priority(&self) -> Result<()> {
         let own = "/proc/self/oom_score_adj";
         let doing = || format!("adjusting '{own}'");
         let text = fs::read_to_string(own).with_context(doing)?;
         if text
             .trim()
             .parse()
-            .is_ok_and(|score: i32| score < self.forgone)
+            .is_ok_and(|score: i32| score < self.oom_score_adj)
         {
-            fs::write(own, self.forgone.to_string()).with_context(doing)?;
+            fs::write(own, self.oom_score_adj.to_string()).with_context(doing)?;
         }
         let doing = "giving up the caller's priority";
         // SAFETY: numbers only, and a structure that outlives the call; 0 is this process.
@@ -89,11 +84,8 @@ impl Bounds {
         Ok(())
     }
 
-    /// Lowers the limits of this process to those that can be had in the sandbox.
-    ///
-    /// # Errors
-    /// Where the kernel refuses, which it does to nobody who asks for less.
-    pub fn take_limits(&self) -> Result<()> {
+    /// Lowers the resource limits of this process to the bounds.
+    pub fn apply_limits(&self) -> Result<()> {
         for (resource, most) in &self.hard {
             let doing = || format!("limiting {resource:?} to {most}");
             let (soft, hard) = getrlimit(*resource).with_context(doing)?;
@@ -105,7 +97,7 @@ impl Bounds {
     }
 }
 
-/// The hard limits in the text of `/proc/PID/limits`. `unlimited` is none.
+/// Parses the hard limits in `/proc/PID/limits`, without those that are `unlimited`.
 fn parse(text: &str) -> Vec<(Resource, u64)> {
     let of = |line: &str| {
         let (name, values) = line.split_at_checked(NAME)?;

@@ -1,10 +1,9 @@
-//! Running a command in a sandbox that is up:
-//! `guest-init enter --pid PID --identity NAMESPACE:START --config FILE [OPTION…] -- COMMAND`.
+//! `guest-init enter --pid PID --identity NAMESPACE:START --config FILE [OPTION…] -- COMMAND`: a command in a running container.
 //!
-//! The host starts this program from a sealed copy in memory. It makes sure that process PID is the sandbox's first, in namespaces
-//! that are the sandbox's, joins these and its cgroups, and gives up all that the sandbox may not do, *before* anything of the
-//! sandbox is looked at. The command's exit status becomes its own; death by signal N is 128+N, a command that
-//! is not found 127, one that cannot be run 126, and a failure of our own 125.
+//! The host starts this program from a sealed copy in memory. It checks that process PID is the first of the sandbox and in namespaces
+//! of the sandbox, joins these and the cgroups, and drops all rights that the sandbox does not have, *before* it reads any file of the
+//! sandbox. It exits with the status of the command: 128+N for signal N, 127 if the program is not found, 126 if it cannot be executed,
+//! and 125 for a failure of its own.
 
 mod bounds;
 mod relay;
@@ -30,15 +29,15 @@ use crate::sys::first_process::Identity;
 
 const OWN_FAILURE: u8 = 125;
 
-/// What is asked for.
+/// Parsed command line.
 #[derive(Debug, Default)]
 struct Request {
-    /// The first process of the sandbox.
+    /// First process of the sandbox.
     pid: u32,
-    /// Identity that tells it from earlier and later processes of the same number.
+    /// Identity of that process. Other processes with the same pid have another one.
     identity: Option<Identity>,
     terminal: bool,
-    /// The guest config of the sandbox, a file of the host.
+    /// Guest config of the sandbox, a file of the host.
     config: Option<PathBuf>,
     user: Option<String>,
     directory: Option<PathBuf>,
@@ -46,7 +45,7 @@ struct Request {
     command: Vec<String>,
 }
 
-/// Runs the command and gives its exit status.
+/// Runs the command and returns its exit status.
 #[must_use]
 pub fn main(arguments: &[String]) -> ExitCode {
     crate::console_log::init(false);
@@ -92,7 +91,7 @@ fn parse(arguments: &[String]) -> Result<Request> {
     Ok(request)
 }
 
-/// Takes a variable of the command from the environment, where it is `KEY=VALUE` behind a name of its own.
+/// Reads a variable of the command from our environment, where a numbered variable has `KEY=VALUE` as its value.
 fn variable(number: &str) -> Result<(String, String)> {
     let name = format!("{}{number}", crate::ENTER_VARIABLE);
     let pair = std::env::var(&name).with_context(|| format!("reading ${name}"))?;
@@ -105,18 +104,20 @@ fn split(pair: &str) -> Option<(String, String)> {
 }
 
 fn run(request: Request) -> Result<u8> {
-    // Nobody inside may look at what comes from outside (ptrace(2)), nor have any of it.
+    // 1. Processes of the sandbox must not trace this one, nor get its files (ptrace(2)).
     set_dumpable(false).context("hiding from the sandbox")?;
     close_other_files()?;
     let (Some(identity), Some(config)) = (request.identity, &request.config) else {
         bail!("--identity and --config are needed");
     };
-    let Confined { idmap, confinement } = confine::of_config(config)?;
+    // 2. Open the namespaces while nothing of the sandbox is used.
+    let Confined { idmap, confinement } = confine::read_config(config)?;
     let target = Target::open(request.pid, identity, idmap)?;
     let streams = Streams::of_caller(request.terminal);
+    // 3. Drop what no namespace holds: keys, then everything that `join` drops.
     leave_keys()?;
     let bounds = target.join(&confinement)?;
-    relay::run(streams, || match become_command(&request, &bounds) {
+    relay::run(streams, || match exec_command(&request, &bounds) {
         Ok(never) => match never {},
         Err(error) => match error.downcast_ref::<ExecError>() {
             Some(ExecError { program, source }) => {
@@ -128,10 +129,10 @@ fn run(request: Request) -> Result<u8> {
     })
 }
 
-/// Becomes the command, in a process that is in the sandbox by now in every way.
-fn become_command(request: &Request, bounds: &Bounds) -> Result<Infallible> {
+/// Executes the command in this process, which is in the sandbox completely.
+fn exec_command(request: &Request, bounds: &Bounds) -> Result<Infallible> {
     close_other_files()?;
-    bounds.take_limits()?;
+    bounds.apply_limits()?;
     let account = Account::find(request.user.as_deref().unwrap_or("root"))?;
     let environment = account.environment("lxc-libvirt", &request.environment);
     match &request.directory {
@@ -143,9 +144,9 @@ fn become_command(request: &Request, bounds: &Bounds) -> Result<Infallible> {
             .or_else(|_| chdir("/"))
             .context("entering '/'")?,
     }
-    account.become_it()?;
+    account.become_user()?;
     set_dumpable(false).context("hiding from the sandbox")?;
-    // Nobody waits for it once the process above is gone. Its own children do not inherit this.
+    // Nobody waits for the command once the parent is gone. Its children do not inherit the setting.
     crate::process::end_with_parent();
     Ok(crate::process::exec(&request.command, &environment)?)
 }

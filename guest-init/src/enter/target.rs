@@ -1,4 +1,4 @@
-//! The sandbox that is entered: who its first process is, and whether its namespaces are what they have to be.
+//! Target of `enter`: the first process of a sandbox, and the checks of its namespaces.
 //!
 //! `unsafe` for the ioctls of namespaces (`ioctl_ns(2)`).
 #![allow(unsafe_code)]
@@ -34,16 +34,16 @@ nix::ioctl_none!(
     2
 );
 nix::ioctl_read_bad!(
-    /// Reads the id of who made a user namespace (`NS_GET_OWNER_UID`).
+    /// Reads the user id of the creator of a user namespace (`NS_GET_OWNER_UID`).
     ns_get_owner_uid,
     nix::request_code_none!(0xb7, 4),
     uid_t
 );
 
-/// A process of the sandbox, with all that is needed to become one like it.
+/// First process of a sandbox, with all that is needed to become a process like it.
 #[derive(Debug)]
 pub struct Target {
-    /// In the order they are entered.
+    /// Namespaces, in the order in which they are entered.
     namespaces: Vec<(CloneFlags, File)>,
     cgroup_files: Vec<PathBuf>,
     has_ids: bool,
@@ -52,7 +52,7 @@ pub struct Target {
     bounds: Bounds,
 }
 
-/// Namespaces that belong to the user namespace. The one of mounts comes last, since it changes the root.
+/// Namespaces that the user namespace owns. The mount namespace comes last: it changes the root.
 const NAMESPACES: [(&str, CloneFlags); 6] = [
     ("ipc", CloneFlags::CLONE_NEWIPC),
     ("uts", CloneFlags::CLONE_NEWUTS),
@@ -62,33 +62,33 @@ const NAMESPACES: [(&str, CloneFlags); 6] = [
     ("mnt", CloneFlags::CLONE_NEWNS),
 ];
 
-/// Tells a namespace from others that are there: device and inode (`namespaces(7)`).
+/// Identity of a namespace: device and inode (`namespaces(7)`).
 type Id = (u64, u64);
 
-/// A namespace of the target beside our own.
+/// A namespace of the target and our own of the same kind.
 #[derive(Debug, Clone, Copy)]
-struct Seen {
+struct Namespace {
     name: &'static str,
     theirs: Id,
     ours: Id,
-    /// The user namespace it belongs to.
+    /// User namespace that owns that of the target.
     owner: Id,
 }
 
-/// The user namespace of the target beside our own.
+/// The user namespace of the target and our own.
 #[derive(Debug, Clone)]
-struct SeenUser {
+struct UserNamespace {
     theirs: Id,
     ours: Id,
-    /// Parent of the target's user namespace, and the host's id of its maker; absent where that namespace is ours.
-    made: Option<(Id, u32)>,
+    /// Parent of the target's user namespace, and the user id of its creator; absent if it is our own.
+    origin: Option<(Id, u32)>,
     /// Contents of `uid_map` and `gid_map`.
     maps: [String; 2],
 }
 
-/// Refuses a target with anything of the host's, or that is not below the user namespace that the sandbox was given: what runs or
-/// is loaded by whoever joins it would act on the host.
-fn check(seen: &[Seen], user: &SeenUser, idmap: Option<IdMap>) -> Result<()> {
+/// Refuses a target that has a namespace of the host, or another user namespace than the sandbox was given: a process that joins it
+/// could act on the host.
+fn check(seen: &[Namespace], user: &UserNamespace, idmap: Option<IdMap>) -> Result<()> {
     for namespace in seen {
         if namespace.theirs == namespace.ours {
             bail!("its {} namespace is the host's", namespace.name);
@@ -100,7 +100,7 @@ fn check(seen: &[Seen], user: &SeenUser, idmap: Option<IdMap>) -> Result<()> {
         }
         return Ok(());
     };
-    let Some((parent, maker)) = user.made.filter(|_| user.theirs != user.ours) else {
+    let Some((parent, maker)) = user.origin.filter(|_| user.theirs != user.ours) else {
         bail!("its user namespace is the host's");
     };
     if parent != user.ours || maker != ids.first {
@@ -124,13 +124,13 @@ fn check(seen: &[Seen], user: &SeenUser, idmap: Option<IdMap>) -> Result<()> {
 }
 
 impl Target {
-    /// Looks at the process `pid`, which has to be the one of this identity, in a sandbox with these ids.
+    /// Opens the process `pid`, which has to have this identity, in a sandbox with these ids.
     ///
     /// # Errors
-    /// Where it has ended, or has not the namespaces of such a sandbox.
+    /// If it has ended, or its namespaces are not those of such a sandbox.
     pub fn open(pid: u32, identity: Identity, idmap: Option<IdMap>) -> Result<Self> {
         let gone = || format!("process {pid} is not the sandbox's first any more");
-        // All that is read of it is read through this, and is thus of one process.
+        // All files are opened in this directory, so they belong to one process.
         let process = ProcDir::open(pid).with_context(gone)?;
         if process.identity().with_context(gone)? != identity {
             bail!("{}", gone());
@@ -140,13 +140,13 @@ impl Target {
             .into_iter()
             .map(|(name, flag)| Ok((name, flag, process.file(&format!("ns/{name}"))?)))
             .collect::<Result<_>>()?;
-        let seen: Vec<Seen> = (others.iter())
-            .map(|(name, _, file)| see(name, file))
+        let seen: Vec<Namespace> = (others.iter())
+            .map(|(name, _, file)| inspect(name, file))
             .collect::<Result<_>>()?;
-        let seen_user = SeenUser {
+        let seen_user = UserNamespace {
             theirs: id(&user)?,
             ours: own("user")?,
-            made: (id(&user)? != own("user")?)
+            origin: (id(&user)? != own("user")?)
                 .then(|| origin(&user))
                 .transpose()?,
             maps: [process.read("uid_map")?, process.read("gid_map")?],
@@ -173,7 +173,7 @@ impl Target {
             )
         })?;
         Ok(Self {
-            // A user namespace owns the rest; it is entered first.
+            // The user namespace comes first: it gives the capabilities to enter those it owns (setns(2)).
             namespaces: first.into_iter().chain(others).collect(),
             cgroup_files,
             has_ids,
@@ -183,30 +183,32 @@ impl Target {
         })
     }
 
-    /// Becomes a process of the sandbox, but for the namespace of processes, which only children are in. Nothing of the
-    /// sandbox's root is looked at before all is given up that the sandbox has not, but for limits of resources: those it gives.
+    /// Makes this process one of the sandbox, except for the pid namespace, which only its children enter. No file of the sandbox's root
+    /// is used before all rights are dropped that the sandbox does not have. Returns the resource limits, which are still to be set.
     ///
     /// # Errors
-    /// Where the kernel refuses. The process is fit for nothing then.
+    /// If a step fails. The process must not go on then.
     pub fn join(self, confinement: &Confinement) -> Result<Bounds> {
-        // The /proc of the sandbox could be anything.
+        // 1. The label, priority and cgroups while `/proc` and `/sys` are those of the host: the sandbox controls its own.
         if let Some(label) = &self.label {
             label.set_for_exec()?;
         }
-        self.bounds.take_rank()?;
+        self.bounds.apply_priority()?;
         for path in &self.cgroup_files {
             fs::write(path, "0")
                 .with_context(|| format!("joining the cgroup of '{}'", path.display()))?;
         }
+        // 2. The namespaces, the user namespace first.
         for (flag, file) in &self.namespaces {
             setns(file, *flag).with_context(|| format!("entering the sandbox ({flag:?})"))?;
         }
         if self.has_ids {
-            // Nobody's until now.
+            // 3. The user id of the host has no mapping in the user namespace.
             crate::namespaces::userns::become_root()?;
         }
-        // A filter takes CAP_SYS_ADMIN, which may go with the rest.
+        // 4. The filter before the capabilities: to install it takes CAP_SYS_ADMIN (seccomp(2)).
         crate::process::confine::confine(confinement)?;
+        // 5. The bounding set before the permitted set: dropping from it takes CAP_SETPCAP (capabilities(7)).
         for capability in caps::all() {
             if self.bounding & capability.bitmask() == 0 {
                 caps::drop(None, CapSet::Inheritable, capability)?;
@@ -214,7 +216,7 @@ impl Target {
                     .with_context(|| format!("giving up {capability}"))?;
             }
         }
-        // The bounding set counts at execve(2) only; until then a process of the sandbox could trace us.
+        // 6. The bounding set has no effect before execve(2), and a process of the sandbox could trace this one until then.
         let given_up: Vec<Capability> = (confinement.dropped.iter())
             .filter_map(|name| name.parse().ok())
             .collect();
@@ -229,7 +231,7 @@ impl Target {
             caps::set(None, set, &granted(set)?).context("giving up capabilities")?;
         }
         chdir("/").context("entering '/'")?;
-        // Whom the kernel's `fs.suid_dumpable` lets be looked at who has become another.
+        // 7. A change of the user resets the attribute to `fs.suid_dumpable` (PR_SET_DUMPABLE(2const)).
         set_dumpable(false).context("hiding from the sandbox")?;
         Ok(self.bounds)
     }
@@ -246,11 +248,11 @@ fn own(name: &str) -> Result<Id> {
     id(&file)
 }
 
-fn see(name: &'static str, file: &File) -> Result<Seen> {
+fn inspect(name: &'static str, file: &File) -> Result<Namespace> {
     let doing = || format!("asking whose the {name} namespace is");
     // SAFETY: the descriptor is open, and there is no argument.
     let owner = unsafe { ns_get_userns(file.as_raw_fd()) }.with_context(doing)?;
-    Ok(Seen {
+    Ok(Namespace {
         name,
         theirs: id(file)?,
         ours: own(name)?,
@@ -258,7 +260,7 @@ fn see(name: &'static str, file: &File) -> Result<Seen> {
     })
 }
 
-/// The parent of a user namespace, and the host's id of who made it.
+/// Returns the parent of a user namespace, and the user id of its creator.
 fn origin(user: &File) -> Result<(Id, u32)> {
     let doing = "asking whose the user namespace is";
     // SAFETY: as above.
@@ -285,37 +287,37 @@ mod tests {
         count: 1 << 16,
     };
 
-    fn good() -> (Vec<Seen>, SeenUser) {
-        let seen = |(index, (name, _)): (usize, (&'static str, CloneFlags))| Seen {
+    fn good() -> (Vec<Namespace>, UserNamespace) {
+        let seen = |(index, (name, _)): (usize, (&'static str, CloneFlags))| Namespace {
             name,
             theirs: (4, 100 + index as u64),
             ours: (4, 50 + index as u64),
             owner: USER,
         };
         let map = "         0    1048576      65536\n".to_owned();
-        let user = SeenUser {
+        let user = UserNamespace {
             theirs: USER,
             ours: HOST,
-            made: Some((HOST, IDS.first)),
+            origin: Some((HOST, IDS.first)),
             maps: [map.clone(), map],
         };
         (NAMESPACES.into_iter().enumerate().map(seen).collect(), user)
     }
 
     #[test]
-    fn a_sandbox_as_it_was_made_is_entered() {
+    fn a_sandbox_with_its_own_namespaces_is_accepted() {
         let (seen, user) = good();
         check(&seen, &user, Some(IDS)).unwrap();
-        let hosts = SeenUser {
+        let hosts = UserNamespace {
             theirs: HOST,
-            made: None,
+            origin: None,
             ..user
         };
         check(&seen, &hosts, None).unwrap();
     }
 
     #[test]
-    fn each_namespace_has_to_be_the_sandboxs() {
+    fn a_namespace_of_the_host_is_refused() {
         for index in 0..NAMESPACES.len() {
             for idmap in [Some(IDS), None] {
                 let (mut seen, mut user) = good();
@@ -333,17 +335,17 @@ mod tests {
     }
 
     #[test]
-    fn the_user_namespace_has_to_be_the_configured_one() {
-        let with = |change: fn(&mut SeenUser)| {
+    fn another_user_namespace_is_refused() {
+        let with = |change: fn(&mut UserNamespace)| {
             let (seen, mut user) = good();
             change(&mut user);
             check(&seen, &user, Some(IDS)).is_err()
         };
         assert!(with(|user| user.theirs = HOST));
-        assert!(with(|user| user.made = None));
-        // One that was made inside, by root there.
-        assert!(with(|user| user.made = Some((USER, IDS.first))));
-        assert!(with(|user| user.made = Some((HOST, 0))));
+        assert!(with(|user| user.origin = None));
+        // Made in the sandbox, by its root.
+        assert!(with(|user| user.origin = Some((USER, IDS.first))));
+        assert!(with(|user| user.origin = Some((HOST, 0))));
         assert!(with(|user| user.maps[0] = "0 0 4294967295\n".to_owned()));
         assert!(with(|user| user.maps[1] = "0 1048576 1\n".to_owned()));
         assert!(with(|user| user.maps[1].push_str("70000 0 1\n")));

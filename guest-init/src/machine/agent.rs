@@ -1,8 +1,8 @@
-//! The process of a virtual machine that answers the host while systemd is PID 1.
+//! Agent: the process of a virtual machine that answers the host while systemd is PID 1.
 //!
-//! It is started before systemd, and no unit of it, so it is there from before the first unit until after the last one: systemd
-//! takes it into `init.scope` and ends it when it turns the machine off. One process waits for hosts on all ports; for each port that
-//! somebody is at, it has a child.
+//! The agent starts before systemd and is no unit, so it runs from before the first unit until after the last one: systemd moves it to
+//! `init.scope` and kills it when the machine is turned off. One process waits for clients on all ports; each port with a client has a
+//! child process.
 
 use std::fs;
 use std::net::IpAddr;
@@ -36,17 +36,17 @@ use crate::tunnel::targets::Targets;
 use crate::tunnel::{Progress, Tunnel};
 use crate::{machine, process};
 
-/// The kernel ends it last when memory is short (`proc_pid_oom_score_adj(5)`): without it nobody could look what is wrong.
+/// The kernel kills the agent last when memory is short (`proc_pid_oom_score_adj(5)`): it is needed to find out what is wrong.
 const OOM_SCORE_ADJ: &str = "-900";
 
-/// A port, and who is at it.
+/// A port to the host, and the process that serves its client.
 struct Port {
     path: PathBuf,
     file: OwnedFd,
     child: Option<Pid>,
 }
 
-/// Leaves the process behind that answers on `port_count` ports.
+/// Starts the agent on `port_count` ports.
 pub fn start(port_count: u32) -> Result<()> {
     let mut paths = Vec::new();
     let all_there = wait_for(|| {
@@ -123,7 +123,7 @@ impl Port {
         Ok(port)
     }
 
-    /// Whether the kernel sends SIGIO when the host comes or goes: poll(2) cannot wait for one to come.
+    /// Turns on or off SIGIO for clients that open or close the port: poll(2) cannot wait for a client.
     fn notify(&self, wanted: bool) -> Result<()> {
         let mut flags = OFlag::O_NONBLOCK;
         flags.set(OFlag::O_ASYNC, wanted);
@@ -132,7 +132,7 @@ impl Port {
         Ok(())
     }
 
-    /// Whether somebody of the host has opened it.
+    /// Returns whether a client on the host has opened the port.
     fn has_client(&self) -> Result<bool> {
         let mut polled = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
         poll(&mut polled, PollTimeout::ZERO).context("looking for the host")?;
@@ -140,25 +140,25 @@ impl Port {
         Ok(!events.contains(PollFlags::POLLHUP))
     }
 
-    /// Throws away what somebody who is gone has said.
+    /// Discards data of a client that is gone.
     fn drain(&self) -> Result<()> {
         let mut buffer = [0; 4096];
         while !self.has_client()? && matches!(read(&self.file, &mut buffer), Ok(1..)) {}
         Ok(())
     }
 
-    /// Leaves it to a child until the host is gone.
+    /// Starts a child process that serves the client until it is gone.
     fn serve(&mut self) -> Result<()> {
         self.notify(false)?;
         let file = self.file.try_clone().context("copying a port")?;
         let child = process::spawn(|| {
-            // What the host runs is no more precious than anything else.
+            // Commands that the host runs get no protection.
             let _ = fs::write("/proc/self/oom_score_adj", "0");
             match serve_client(Link::new(file)) {
                 Ok(()) => 0,
                 Err(error) => {
                     log::warn!("answering on '{}': {error:#}", self.path.display());
-                    // A host that is not understood is gone for us; it is not to be listened to at once again.
+                    // A client that sends garbage is not served again at once.
                     thread::sleep(Duration::from_millis(200));
                     1
                 }
@@ -169,7 +169,7 @@ impl Port {
     }
 }
 
-/// Answers one host after the other, until none is there.
+/// Serves clients one after the other, until the port is closed.
 fn serve_client(mut link: Link) -> Result<()> {
     let mut greeting = None;
     loop {
@@ -188,13 +188,13 @@ fn serve_client(mut link: Link) -> Result<()> {
                 Outcome::HostGone { successor: None } => return Ok(()),
                 Outcome::HostGone { successor } => greeting = successor,
             },
-            // What belongs to a command that has ended meanwhile.
+            // Left over from a command that has ended.
             Some(_) => {}
         }
     }
 }
 
-/// The next frame; `None` once the host is gone.
+/// Returns the next frame, or `None` once the client is gone.
 fn next_frame(link: &mut Link) -> Result<Option<Frame>> {
     loop {
         if let Some(frame) = link.next_frame().context("reading what the host says")? {
@@ -214,7 +214,7 @@ fn next_frame(link: &mut Link) -> Result<Option<Frame>> {
     }
 }
 
-/// Does what is asked. Of what cannot be done the host is told; an error is one of the port.
+/// Carries out a request. A request that fails is answered with the reason; an error is a failure of the port.
 fn handle_request(text: &[u8], link: &mut Link) -> Result<Outcome> {
     let failed = |error: anyhow::Error| {
         Ok(Outcome::Exit(Exit::Failed {
@@ -251,7 +251,7 @@ fn handle_request(text: &[u8], link: &mut Link) -> Result<Outcome> {
     }
 }
 
-/// Carries connections until the host is gone.
+/// Serves a tunnel until the client is gone.
 fn run_tunnel(link: &mut Link) -> Result<Outcome> {
     let (files, most) = getrlimit(Resource::RLIMIT_NOFILE).context("asking for limits")?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most).context("raising a limit")?;
@@ -263,12 +263,12 @@ fn run_tunnel(link: &mut Link) -> Result<Outcome> {
             Progress::Closed { successor, .. } => break successor,
         }
     };
-    // What the next host runs here has what is usual.
+    // Commands of the next client get the usual limit.
     setrlimit(Resource::RLIMIT_NOFILE, files, most).context("lowering a limit")?;
     Ok(Outcome::HostGone { successor })
 }
 
-/// The machine's own addresses, without the loopback's and link-local ones.
+/// Returns the addresses of the machine, except those of the loopback and link-local ones.
 fn addresses() -> Vec<IpAddr> {
     let found = getifaddrs().into_iter().flatten();
     let mut addresses: Vec<IpAddr> = found
@@ -286,7 +286,7 @@ fn addresses() -> Vec<IpAddr> {
     addresses
 }
 
-/// What is asked to be run, as a session takes it.
+/// Returns the command of a request as a session takes it.
 fn to_command(execute: Execute) -> Result<Command> {
     let account = Account::find(execute.user.as_deref().unwrap_or("root"))?;
     let words = |pairs: Vec<(String, String)>| {
@@ -305,7 +305,7 @@ fn to_command(execute: Execute) -> Result<Command> {
             uid: account.uid,
             gid: account.gid,
             groups: account.groups,
-            // Who is not root has no capabilities anyway (capabilities(7)), but may become root with what the sandbox has for that.
+            // Users other than root have no capabilities (capabilities(7)), but may use the set-user-ID programs of the sandbox.
             privileged: true,
         },
         argv: execute.command.into_iter().map(Into::into).collect(),

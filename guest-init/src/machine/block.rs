@@ -1,4 +1,4 @@
-//! Block devices, and what is mounted from the outside in the staging root.
+//! Block devices, and the mounts of shares and images in the staging root.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{chown, symlink};
@@ -14,18 +14,18 @@ use crate::config::{BlockDevice, Disk, Staged, Transport};
 use crate::root::make_dir;
 use crate::sys::filesystem::{Partition, choose};
 
-/// How long the kernel has to find a device that the host has given.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Time for a device of the host to appear.
+const DEVICE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where disks are linked by their tags.
+/// Directory of links to disks, by their tags.
 const BY_TAG: &str = "/dev/disk/by-tag";
 
-/// As much as virtio has room for (`VIRTIO_BLK_ID_BYTES`).
-const LONGEST_SERIAL: usize = 20;
+/// Bytes of a serial number in virtio (`VIRTIO_BLK_ID_BYTES`).
+const MAX_SERIAL: usize = 20;
 
-/// Asks again and again until there is an answer.
+/// Polls until `look` finds a device, or until the time is up.
 pub fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + DEVICE_TIMEOUT;
     loop {
         if let Some(found) = look() {
             return Some(found);
@@ -47,7 +47,7 @@ fn node(device: &BlockDevice) -> Result<PathBuf> {
 
 fn by_serial(serial: &str) -> Option<PathBuf> {
     let serial = serial.as_bytes();
-    let wanted = &serial[..serial.len().min(LONGEST_SERIAL)];
+    let wanted = &serial[..serial.len().min(MAX_SERIAL)];
     let disks = fs::read_dir("/sys/block").ok()?;
     disks.flatten().find_map(|disk| {
         let found = fs::read(disk.path().join("serial")).ok()?;
@@ -56,7 +56,7 @@ fn by_serial(serial: &str) -> Option<PathBuf> {
     })
 }
 
-/// The node of a partition, which the kernel names after the disk.
+/// Returns the node of a partition, which the kernel names after the disk.
 fn partition_node(disk: &Path, partition: Partition) -> Result<PathBuf> {
     let look = || {
         let directory = Path::new("/sys/class/block").join(disk.file_name()?);
@@ -71,7 +71,7 @@ fn partition_node(disk: &Path, partition: Partition) -> Result<PathBuf> {
         .with_context(|| format!("'{}': the kernel has no partition {number}", disk.display()))
 }
 
-/// Mounts something in the staging root.
+/// Mounts a share or an image in the staging root.
 pub fn stage(staged: &Staged) -> Result<()> {
     match staged {
         Staged::Share {
@@ -95,8 +95,8 @@ pub fn stage(staged: &Staged) -> Result<()> {
             image(&node, *partition, path, *read_only)
                 .with_context(|| format!("mounting the image '{}'", node.display()))?;
             if let BlockDevice::Node(node) = device {
-                // Whoever is root in a container could write to it below the filesystem. Making it anew takes CAP_MKNOD,
-                // which libvirt gives no container.
+                // Root of a container could write to the device below the filesystem. To create the node again takes CAP_MKNOD, which
+                // libvirt gives to no container.
                 fs::remove_file(node).with_context(|| format!("removing '{}'", node.display()))?;
             }
             Ok(())
@@ -113,9 +113,9 @@ fn access(read_only: bool) -> MsFlags {
 
 fn share(transport: Transport, tag: &str, path: &Path, read_only: bool) -> Result<()> {
     let (kind, options) = match transport {
-        // The largest message is what the ring has room for: 128 descriptors, three of them taken. What nobody changes
-        // may be kept as long as there is memory. Else pages are kept only while a file is open, without which
-        // it could not be mapped (the kernel's Documentation/filesystems/9p.rst).
+        // msize is the most that fits the ring: 128 descriptors, three of them in use. A read-only share may be cached without
+        // bounds. `cache=mmap` caches pages only while a file is open, which mapping a file needs (the kernel's
+        // Documentation/filesystems/9p.rst).
         Transport::Plan9 => (
             "9p",
             match read_only {
@@ -132,7 +132,7 @@ fn share(transport: Transport, tag: &str, path: &Path, read_only: bool) -> Resul
         access(read_only),
         Some(options),
     )
-    .map_err(|error| explained(error, kind))
+    .map_err(|error| explain(error, kind))
 }
 
 fn image(disk: &Path, partition: Option<u32>, path: &Path, read_only: bool) -> Result<()> {
@@ -147,15 +147,15 @@ fn image(disk: &Path, partition: Option<u32>, path: &Path, read_only: bool) -> R
     let attempt =
         |options: Option<&str>| mount(Some(&node), path, Some(kind), access(read_only), options);
     match (attempt(None), chosen.filesystem.without_journal()) {
-        // It was not unmounted cleanly, and its journal cannot be replayed on a device that is read-only.
+        // A filesystem that was not unmounted cleanly: its journal cannot be replayed on a read-only device.
         (Err(Errno::EROFS), Some(option)) if read_only => attempt(Some(option)),
         (outcome, _) => outcome,
     }
-    .map_err(|error| explained(error, kind))
+    .map_err(|error| explain(error, kind))
 }
 
-/// mount(2) says no more than "no such device" where the type of the filesystem is meant.
-fn explained(error: Errno, kind: &str) -> anyhow::Error {
+/// Names the filesystem in an error of mount(2), which returns ENODEV if the kernel lacks it.
+fn explain(error: Errno, kind: &str) -> anyhow::Error {
     if error == Errno::ENODEV {
         let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         anyhow::anyhow!("the kernel {} has no {kind}", release.trim_end())
@@ -164,7 +164,7 @@ fn explained(error: Errno, kind: &str) -> anyhow::Error {
     }
 }
 
-/// Links the disks by their tags, and gives them to `owner`.
+/// Links disks by their tags and makes `owner` their owner.
 pub fn link_disks(disks: &[Disk], owner: Option<u32>) -> Result<()> {
     make_dir(Path::new(BY_TAG), 0o755)?;
     for Disk { tag, device } in disks {

@@ -1,6 +1,6 @@
-//! A virtual machine, from the first process of an initramfs to the end.
+//! Virtual machines: from the first process of an initramfs to power-off.
 //!
-//! The kernel has started it with nothing but the files of the archive: what libvirt gives a container is made here.
+//! The kernel starts PID 1 with nothing but the files of the initramfs. Everything that libvirt sets up for a container is made here.
 
 pub mod agent;
 pub mod block;
@@ -31,23 +31,23 @@ use crate::machine::block::wait_for;
 use crate::root::make_dir;
 use crate::sys::mountinfo;
 
-/// Where the host puts modules, named so that each comes after those it needs.
+/// Directory of kernel modules, named so that each sorts after those it needs.
 const MODULES: &str = "/modules";
 
-/// How long the host may take to open the channel: it does as soon as the machine runs.
-const HOST_PATIENCE: Duration = Duration::from_secs(30);
+/// Time for the host to open the channel, which it does as soon as the machine runs.
+const HOST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What the kernel does not mount by itself: type, place and options.
+/// Filesystems that the kernel does not mount by itself: type, mount point and options.
 const FILESYSTEMS: [(&str, &str, &str); 5] = [
     ("proc", "/proc", ""),
     ("sysfs", "/sys", ""),
     ("devtmpfs", "/dev", "mode=755"),
-    // Group 5 is tty everywhere; grantpt(3) wants it.
+    // Group 5 is tty in every distribution; grantpt(3) needs it.
     ("devpts", "/dev/pts", "gid=5,mode=620,ptmxmode=666"),
     ("cgroup2", "/sys/fs/cgroup", ""),
 ];
 
-/// What programs expect in `/dev` and no driver makes.
+/// Links that programs expect in `/dev` and no driver makes.
 const LINKS: [(&str, &str); 4] = [
     ("/proc/self/fd", "/dev/fd"),
     ("fd/0", "/dev/stdin"),
@@ -55,13 +55,13 @@ const LINKS: [(&str, &str); 4] = [
     ("fd/2", "/dev/stderr"),
 ];
 
-/// Whether this is the first process of a virtual machine. In a container libvirt has mounted `/proc` before.
+/// Returns whether this is PID 1 of a virtual machine. In a container libvirt has mounted `/proc` already.
 #[must_use]
-pub fn is_one() -> bool {
+pub fn is_machine() -> bool {
     !Path::new("/proc/self").exists()
 }
 
-/// Mounts what the kernel shows of itself and loads the modules.
+/// Mounts the filesystems of the kernel, loads the modules and opens the console.
 pub fn prepare() -> Result<()> {
     for (kind, at, options) in FILESYSTEMS {
         make_dir(Path::new(at), 0o755)?;
@@ -86,7 +86,7 @@ pub fn prepare() -> Result<()> {
     Ok(())
 }
 
-/// The kernel gives the first process its console where there is one by then; ours comes with a module.
+/// Opens the console. Its driver is a module, so the kernel could not open it for PID 1.
 fn take_console() {
     let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     let Ok(console) = open("/dev/console", flags, Mode::empty()) else {
@@ -100,11 +100,11 @@ fn take_console() {
     }
 }
 
-/// A module that cannot be loaded is only said: whether anything needs it, that will tell.
+/// Loads the modules. A module that cannot be loaded is logged; whatever needs it fails later.
 fn load_modules() -> Result<()> {
     let doing = || format!("reading '{MODULES}'");
     let entries = match fs::read_dir(MODULES) {
-        // A kernel may have all that is needed built in.
+        // A kernel may have all drivers built in.
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         entries => entries.with_context(doing)?,
     };
@@ -120,7 +120,7 @@ fn load_modules() -> Result<()> {
             Err(error) => warn!("loading '{}': {error}", path.display()),
         }
         drop(file);
-        // The files of an initramfs are memory.
+        // Files of an initramfs take memory.
         if let Err(error) = fs::remove_file(&path) {
             debug!("removing '{}': {error}", path.display());
         }
@@ -128,13 +128,13 @@ fn load_modules() -> Result<()> {
     Ok(())
 }
 
-/// The ports to the host that are there by now, each with its name.
+/// Returns the virtio-serial ports that have appeared, each with its name.
 pub fn ports() -> Vec<(String, PathBuf)> {
     let entries = fs::read_dir("/sys/class/virtio-ports")
         .into_iter()
         .flatten();
     let port = |entry: fs::DirEntry| {
-        // The name comes in a message of its own, later than the port.
+        // The host sends the name after the port.
         let name = fs::read_to_string(entry.path().join("name")).ok()?;
         let node = Path::new("/dev").join(entry.file_name());
         node.exists().then(|| (name.trim_end().to_owned(), node))
@@ -142,7 +142,7 @@ pub fn ports() -> Vec<(String, PathBuf)> {
     entries.flatten().filter_map(port).collect()
 }
 
-/// Opens the port to the host, which can be opened only once at a time, and waits until the host says something.
+/// Opens the port of the channel and waits for the first data of the host. A port can be opened only once at a time.
 pub fn channel() -> Result<OwnedFd> {
     let path = wait_for(|| {
         let found = ports().into_iter().find(|(name, _)| name == PORT);
@@ -152,8 +152,8 @@ pub fn channel() -> Result<OwnedFd> {
     let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     let port = open(&path, flags, Mode::empty())
         .with_context(|| format!("opening '{}'", path.display()))?;
-    // Until the host has connected, poll(2) says at once that it is gone; which it may be for ever.
-    let end = Instant::now() + HOST_PATIENCE;
+    // Until the host has opened the port, poll(2) returns POLLHUP at once.
+    let end = Instant::now() + HOST_TIMEOUT;
     while Instant::now() < end {
         let mut polled = [PollFd::new(port.as_fd(), PollFlags::POLLIN)];
         poll(&mut polled, PollTimeout::NONE).context("waiting for the host")?;
@@ -166,11 +166,11 @@ pub fn channel() -> Result<OwnedFd> {
     bail!("waiting for the host: nobody has opened the channel");
 }
 
-/// What is mapped and changed is written back after so many hundredths of a second, instead of thirty seconds: the host reads the
-/// journal, which is written so.
+/// Hundredths of a second until changes of mapped files are written back, instead of thirty seconds: the host reads the journal, whose
+/// files are mapped.
 const WRITE_BACK: &str = "100";
 
-/// Sets what the kernel of a sandbox that lasts has to know. It works without, so a failure is only said.
+/// Tunes the kernel of a service sandbox. A failure is logged only: the sandbox works without.
 pub fn tune(max_threads: Option<u64>) {
     let threads = max_threads.map(|most| ("kernel/threads-max", most.to_string()));
     let write_back = ["dirty_expire_centisecs", "dirty_writeback_centisecs"]
@@ -184,9 +184,9 @@ pub fn tune(max_threads: Option<u64>) {
     }
 }
 
-/// Turns the machine off, once what was written to its disks is there.
+/// Turns the machine off after its disks are synced.
 pub fn power_off() -> ! {
-    // kill(2): all but this process itself, which is the first.
+    // All processes but this one, which is PID 1 (kill(2)).
     let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
     while wait().is_ok() {}
     sync_filesystems();
@@ -197,7 +197,7 @@ pub fn power_off() -> ! {
     }
 }
 
-/// Leaves no filesystem of a disk writable, so that none has a journal to replay.
+/// Makes all filesystems on disks read-only, so that none has a journal to replay.
 pub fn sync_filesystems() {
     sync();
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
@@ -206,7 +206,7 @@ pub fn sync_filesystems() {
         if !mounted.source.starts_with("/dev/") {
             continue;
         }
-        // The filesystem as a whole, of which there may be other mounts that cannot be seen from here.
+        // Remount the filesystem itself, without MS_BIND: there may be other mounts of it, invisible here.
         let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
         let none = None::<&str>;
         if let Err(error) = mount(none, &mounted.point, none, flags, none) {

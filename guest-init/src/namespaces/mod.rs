@@ -58,7 +58,7 @@ impl Namespaces {
             let mut netlink = Netlink::open()?;
             for link in netlink.links()? {
                 if names.contains(&link.name) {
-                    netlink.give(&link, &self.network)?;
+                    netlink.move_to_namespace(&link, &self.network)?;
                 }
             }
         }
@@ -86,7 +86,8 @@ fn make<T>(ids: IdMap, others: CloneFlags, open: impl FnOnce(Pid) -> Result<T>) 
     };
     drop((user_told, told, wait_for));
     let mut go = File::from(go);
-    // 2. It makes the user namespace. 3. Only a process outside with the capabilities of root may map several ids.
+    // 2. It makes the user namespace. 3. This process maps the ids: that takes CAP_SETUID in the parent
+    //    namespace (user_namespaces(7)).
     // 4. It makes the other namespaces, with the ids mapped. 5. They are opened before it ends.
     let made = wait_done(user_report)
         .map_err(name_limit)

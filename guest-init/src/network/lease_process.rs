@@ -1,7 +1,7 @@
-//! The process that outlives PID 1's own work: it keeps the leases of the sandbox.
+//! Process that renews the DHCP leases of the sandbox.
 //!
-//! Leases are remembered in the sandbox's `/var`, so that the next start asks for the same address and need
-//! not wait until the server has made sure that a new one is free.
+//! Leases are stored in `/var` of the sandbox. The next start requests the same address and does not wait until the server has checked
+//! that a new one is free.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -22,17 +22,17 @@ use crate::network::resolv;
 use crate::process;
 use crate::root::boot_id::BOOT_ID;
 
-/// Where what is learnt is written.
+/// Files that leases are written to.
 #[derive(Debug, Clone)]
 pub struct Files {
     /// resolv.conf(5).
     pub resolv_conf: PathBuf,
-    /// The leases, where a next start will find them.
+    /// Leases for the next start, if they are stored.
     pub leases: Option<PathBuf>,
 }
 
 impl Files {
-    /// Those of a sandbox that lasts: its own `/etc` and `/var`.
+    /// Returns the files of a service sandbox, in its `/etc` and `/var`.
     #[must_use]
     pub fn persistent() -> Self {
         Self {
@@ -41,7 +41,7 @@ impl Files {
         }
     }
 
-    /// Those of a sandbox that is thrown away: a file that is held open.
+    /// Returns the files of a one-shot sandbox: an open resolv.conf only.
     #[must_use]
     pub fn volatile(resolv_conf: &File) -> Self {
         Self {
@@ -51,11 +51,11 @@ impl Files {
     }
 }
 
-/// How long the payload waits for an address. A bridge with STP takes four seconds until it lets anything through,
-/// and libvirt's server three more to make sure that a new address is free.
+/// Time for a server to answer. A bridge with STP forwards nothing for four seconds, and libvirt's server takes three more to check that
+/// a new address is free.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// All that keeping a lease takes.
+/// Capabilities needed to renew a lease.
 const CAPABILITIES: [Capability; 3] = [
     Capability::CAP_NET_ADMIN,
     Capability::CAP_NET_RAW,
@@ -65,17 +65,17 @@ const CAPABILITIES: [Capability; 3] = [
 /// Leases by [`LeasedNic::key`].
 type Leases = BTreeMap<String, Lease>;
 
-/// What is remembered of a run.
+/// Leases of the last run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct Record {
-    /// The boot of the host in which the leases were got.
+    /// Boot id of the host when the leases were obtained.
     boot: String,
     leases: Leases,
 }
 
 impl Record {
-    /// The leases as they are seen from the boot `boot`.
+    /// Returns the leases, without their times if the host has booted since.
     fn into_leases(self, boot: &str) -> Leases {
         if self.boot == boot && !boot.is_empty() {
             return self.leases;
@@ -85,8 +85,7 @@ impl Record {
     }
 }
 
-/// Raises the loopback and the NICs, gives them addresses, and leaves a process behind that renews
-/// those which are leased.
+/// Brings up the loopback and the NICs with their addresses, and starts a process that renews leases.
 pub fn start(nics: &[Nic], hostname: &str, files: &Files) -> Result<()> {
     let boot = host_boot();
     let kept = network::configure(nics, hostname, &files.remembered(&boot), DEADLINE)
@@ -137,7 +136,7 @@ impl Files {
             .unwrap_or_default()
     }
 
-    /// Writes down what is known; the sandbox works without, so a failure is only said.
+    /// Stores the leases. A failure is logged only: the sandbox works without.
     fn record(&self, leases: &Leases, boot: &str) {
         if let Some(content) = network::resolv_conf(leases.values())
             && let Err(error) = resolv::write(&self.resolv_conf, &content)
@@ -163,8 +162,7 @@ fn remember(path: &Path, leases: &Leases, boot: &str) -> Result<()> {
     Ok(fs::write(path, serde_json::to_vec(&record)?)?)
 }
 
-/// The boot of the host, with which the clock that leases are measured by changes. To be read before the sandbox has a boot id
-/// of its own; empty if the kernel does not say.
+/// Reads the boot id of the host, before the sandbox gets its own: the clock of leases restarts with each boot. Empty if unknown.
 fn host_boot() -> String {
     let id = fs::read_to_string(BOOT_ID).unwrap_or_default();
     id.trim_end().to_owned()
@@ -184,7 +182,7 @@ mod tests {
     use crate::network::dhcp::lease::Terms;
 
     #[test]
-    fn a_lease_of_another_boot_is_but_an_address() {
+    fn of_a_lease_of_another_boot_only_the_address_is_used() {
         let lease = Lease {
             address: Ipv4Addr::new(192, 0, 2, 7),
             prefix: 24,

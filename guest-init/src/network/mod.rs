@@ -1,7 +1,5 @@
-//! Brings up the network of the sandbox.
-//!
-//! libvirt has named the interfaces already (`eth0`…). It does not keep leases alive: what is to be
-//! kept is handed back, for a process that outlives PID 1's own work.
+//! Network of the sandbox. libvirt has named the interfaces (`eth0`…); [`configure`] gives them addresses, and [`lease_process`] renews
+//! the leases.
 
 pub mod dhcp;
 pub(crate) mod lease_process;
@@ -20,21 +18,21 @@ use crate::config::{Addressing, Nic};
 use crate::network::dhcp::{DhcpError, Interface, Known, Lease};
 use crate::network::netlink::{Hop, Link, Netlink, NetlinkError};
 
-/// Why a NIC cannot be configured.
+/// Error in the configuration of a NIC.
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
-    /// The kernel refused.
+    /// The kernel has refused.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
-    /// DHCP could not even be tried.
+    /// A system call of the DHCP client has failed.
     #[error(transparent)]
     Dhcp(#[from] DhcpError),
     /// The config names an interface that was not given to the sandbox.
     #[error("looking for interface {name}: there are only {}", present.join(", "))]
     Missing {
-        /// Its name.
+        /// Configured name.
         name: String,
-        /// The interfaces there are.
+        /// Interfaces of the sandbox.
         present: Vec<String>,
     },
     /// DHCP on something other than Ethernet.
@@ -42,23 +40,23 @@ pub enum NetworkError {
     NotEthernet(String),
 }
 
-/// An interface whose address [`dhcp::maintain`] has to keep, or still to get.
+/// Interface with DHCP, for [`dhcp::maintain`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeasedNic {
     /// The interface.
     pub interface: Interface,
-    /// What is known of its lease. One that is known is applied.
+    /// Lease so far. It is applied.
     pub known: Known,
 }
 
 impl LeasedNic {
-    /// The name under which its lease is remembered: another NIC of the same name must not take it over.
+    /// Returns the key of its stored lease: the Ethernet address, since another NIC may get the same name.
     #[must_use]
     pub fn key(&self) -> String {
         key(&self.interface)
     }
 
-    /// The lease that is applied.
+    /// Returns the applied lease.
     #[must_use]
     pub fn lease(&self) -> Option<&Lease> {
         match &self.known {
@@ -72,10 +70,10 @@ fn key(interface: &Interface) -> String {
     interface.mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-/// Raises the loopback and all NICs and gives them their addresses.
+/// Brings up the loopback and all NICs, with their addresses.
 ///
-/// A NIC on DHCP has `deadline` to get one; if no server answers, the sandbox starts without.
-/// `previous` are the leases of the last run by [`LeasedNic::key`]; one that still holds is used at once.
+/// A DHCP server has `deadline` to answer; without an answer the sandbox starts without an address. `previous` has the leases of the last
+/// run by [`LeasedNic::key`]; a lease that has not expired is used at once.
 pub fn configure(
     nics: &[Nic],
     hostname: &str,
@@ -84,13 +82,12 @@ pub fn configure(
 ) -> Result<Vec<LeasedNic>, NetworkError> {
     let mut netlink = Netlink::open()?;
     let links = netlink.links()?;
-    // 127.0.0.1 and ::1 come by themselves with it.
+    // The kernel adds 127.0.0.1 and ::1.
     netlink.set_up(find(&links, "lo")?)?;
     let mut dynamic = Vec::new();
     for nic in nics {
         let mut link = find(&links, &nic.name)?.clone();
-        // udev of the host gives a new veth an address of its own choice (`MACAddressPolicy=` of systemd.link(5)), and that may
-        // come after libvirt has given it this one.
+        // udev of the host may change the address of a new veth after libvirt has set it (`MACAddressPolicy=` of systemd.link(5)).
         if let Some(mac) = nic.mac.filter(|mac| link.mac != Some(*mac)) {
             netlink.set_mac(&link, mac)?;
             link.mac = Some(mac);
@@ -124,7 +121,7 @@ pub fn configure(
                         let known = Known::Remembered(lease.clone());
                         return Ok(LeasedNic { interface, known });
                     }
-                    // What is remembered may have been damaged; a server knows better.
+                    // The stored lease may be damaged: ask a server.
                     Err(error) => log::warn!("{error}"),
                 }
             }
@@ -145,19 +142,19 @@ pub fn configure(
         .collect()
 }
 
-/// The first port that anybody may listen on, in `/proc` (ip(7)).
+/// First port that every user may listen on, in `/proc` (ip(7)).
 const FIRST_PORT: &str = "sys/net/ipv4/ip_unprivileged_port_start";
 
-/// Where a view of `/proc` of our own is for a moment: libvirt makes the one of a container read-only there.
-const MOMENTARY: &str = "/run";
+/// Temporary mount point of a writable `/proc`: libvirt makes that of a container read-only.
+const MOUNT_POINT: &str = "/run";
 
-/// Lets every user listen on all ports. The sandbox works without, so a failure is only said.
+/// Lets every user listen on all ports. A failure is logged only: the sandbox works without.
 pub fn allow_low_ports() {
     let elsewhere = || -> io::Result<()> {
         let kind = Some("proc");
-        mount(kind, MOMENTARY, kind, MsFlags::empty(), None::<&str>)?;
-        let written = fs::write(Path::new(MOMENTARY).join(FIRST_PORT), "0");
-        umount2(MOMENTARY, MntFlags::MNT_DETACH)?;
+        mount(kind, MOUNT_POINT, kind, MsFlags::empty(), None::<&str>)?;
+        let written = fs::write(Path::new(MOUNT_POINT).join(FIRST_PORT), "0");
+        umount2(MOUNT_POINT, MntFlags::MNT_DETACH)?;
         written
     };
     if let Err(error) = fs::write(Path::new("/proc").join(FIRST_PORT), "0").or_else(|_| elsewhere())
@@ -166,8 +163,7 @@ pub fn allow_low_ports() {
     }
 }
 
-/// resolv.conf for leases of several NICs, first come, first asked; `None` if they name no server,
-/// so that the file is better left as it is.
+/// Renders resolv.conf for the leases of several NICs, in their order; `None` if they have no server, so that the file stays as it is.
 #[must_use]
 pub fn resolv_conf<'a>(leases: impl IntoIterator<Item = &'a Lease>) -> Option<String> {
     let mut dns = Vec::new();

@@ -1,6 +1,4 @@
 //! `/etc/resolv.conf` (resolv.conf(5)).
-//!
-//! It says what to write; which servers there are is known to [`crate::network::dhcp`].
 
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
@@ -8,23 +6,23 @@ use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-/// Where it is, in the sandbox.
+/// Path in the sandbox.
 pub const RESOLV_CONF: &str = "/etc/resolv.conf";
 
-/// More name servers than that are ignored by the C library (`MAXNS`).
+/// Name servers that the C library uses (`MAXNS`); it ignores more.
 const MAX_SERVERS: usize = 3;
 
-/// resolv.conf cannot be written.
+/// Failure to write resolv.conf.
 #[derive(Debug, thiserror::Error)]
 #[error("writing '{}': {reason}", path.display())]
 pub struct WriteError {
-    /// The file.
+    /// Path of the file.
     pub path: PathBuf,
-    /// Why.
+    /// Cause of the failure.
     pub reason: io::Error,
 }
 
-/// The content of resolv.conf. Without a search list, short names are looked up in the domain.
+/// Renders resolv.conf. Without a search list, short names are looked up in the domain.
 #[must_use]
 pub fn render(dns: &[IpAddr], domain: Option<&str>, search: &[String]) -> String {
     let mut content = String::new();
@@ -53,14 +51,12 @@ pub fn render(dns: &[IpAddr], domain: Option<&str>, search: &[String]) -> String
     content
 }
 
-/// Writes resolv.conf at `path` in place: it may be a bind mount, which nothing can be
-/// renamed over. Content that is there already is not written again.
+/// Writes resolv.conf in place, since no file can be renamed over a bind mount. Unchanged content is not written.
 pub fn write(path: &Path, content: &str) -> Result<(), WriteError> {
     if fs::read(path).is_ok_and(|present| present == content.as_bytes()) {
         return Ok(());
     }
-    // Cut to length after writing, not before: a reader at the wrong moment then finds a server
-    // rather than an empty file, which would mean a server on localhost.
+    // Truncated after the write: a concurrent reader must not find an empty file, which means a server on localhost.
     let written = OpenOptions::new()
         .write(true)
         .create(true)

@@ -1,4 +1,4 @@
-//! Accounts of the sandbox, and what a login as one of them has.
+//! Accounts of the sandbox.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// An account of the sandbox. A static program has no name service: the file is read.
+/// Account of the sandbox. A static program has no name service, so it is read from the files.
 #[derive(Debug)]
 pub struct Account {
     name: String,
@@ -23,13 +23,13 @@ pub struct Account {
 }
 
 impl Account {
-    /// The account of this name or number.
+    /// Finds an account by name or number.
     pub fn find(name: &str) -> Result<Self> {
         let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
         let group = fs::read_to_string("/etc/group").unwrap_or_default();
         match Self::parse(name, &passwd, &group) {
             Some(account) => Ok(account),
-            // A sandbox whose passwd is gone can still be repaired by root.
+            // Root can repair a sandbox without a passwd file.
             None if name == "root" => Ok(Self {
                 name: name.to_owned(),
                 uid: 0,
@@ -65,7 +65,7 @@ impl Account {
         })
     }
 
-    /// The environment of a login, with `container` as systemd's CONTAINER_INTERFACE has it, empty where there is none, and `more`.
+    /// Returns the environment of a login and the variables `more`. `container` is that of systemd's CONTAINER_INTERFACE, or empty.
     pub fn environment(&self, container: &str, more: &[(String, String)]) -> Vec<(String, String)> {
         let usual = [
             ("PATH", PATH),
@@ -87,8 +87,8 @@ impl Account {
         environment
     }
 
-    /// Becomes it.
-    pub fn become_it(&self) -> Result<()> {
+    /// Makes this process run as the account.
+    pub fn become_user(&self) -> Result<()> {
         let groups: Vec<Gid> = self.groups.iter().copied().map(Gid::from_raw).collect();
         setgroups(&groups).context("setting the groups")?;
         setgid(Gid::from_raw(self.gid)).context("setting the group")?;

@@ -1,4 +1,4 @@
-//! The label that a security module knows a process by.
+//! Label of a process in a security module.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
@@ -8,17 +8,17 @@ use anyhow::{Context, Result};
 
 use crate::sys::first_process::ProcDir;
 
-/// A label other than ours, as it is written to have it.
+/// Label that differs from that of this process, in the form that `attr/exec` takes.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Label(String);
 
 impl Label {
-    /// The label of a process; `None` where there is no security module, or the process has no label of its own.
+    /// Reads the label of a process; `None` without a security module, or if the label is the same as ours.
     pub fn of_process(process: &ProcDir) -> Result<Option<Self>> {
         let read = |path: &Path| {
             match fs::read_to_string(path) {
                 Ok(text) => Ok(text),
-                // No security module: EINVAL, or none that the kernel was built with.
+                // No security module: EINVAL from a kernel with support, ENOENT from one without.
                 Err(error)
                     if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::NotFound) =>
                 {
@@ -32,7 +32,7 @@ impl Label {
         Ok(Self::parse(&theirs).filter(|_| ours().is_ok_and(|ours| ours != theirs)))
     }
 
-    /// What a process's `attr/current` says: `NAME (MODE)` of AppArmor, `unconfined`, or a context of SELinux.
+    /// Parses `attr/current`: `NAME (MODE)` of AppArmor, `unconfined`, or a context of SELinux.
     fn parse(text: &str) -> Option<Self> {
         let text = text.trim_end_matches(['\0', '\n']);
         match text
@@ -46,10 +46,10 @@ impl Label {
         }
     }
 
-    /// What this process and its children become with their next program.
+    /// Sets the label that this process and its children get at the next execve(2).
     pub fn set_for_exec(&self) -> Result<()> {
         let path = "/proc/thread-self/attr/exec";
-        // A policy may have it that nobody makes such a file.
+        // Without O_CREAT: a policy may deny creating the file.
         let mut file = File::options()
             .write(true)
             .open(path)
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_are_read() {
+    fn labels_are_parsed() {
         for (text, expected) in [
             ("libvirt-1 (enforce)\n", Some("exec libvirt-1")),
             ("a b (c) (complain)\n", Some("exec a b (c)")),
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn our_own_is_not_another_one() {
+    fn our_own_label_is_none() {
         let own = ProcDir::open(std::process::id()).unwrap();
         assert_eq!(Label::of_process(&own).unwrap(), None);
     }

@@ -1,5 +1,5 @@
-//! Forking and waiting. The one place with `unsafe`: this program has a single thread, for which
-//! fork(2) is sound.
+//! Processes: fork, exec, file descriptors, keys. `unsafe` for fork(2), which is sound in a program with a single thread, and for system
+//! calls that `nix` does not have.
 #![allow(unsafe_code)]
 
 pub mod account;
@@ -21,7 +21,7 @@ nix::ioctl_write_int_bad!(
     nix::libc::TIOCSCTTY
 );
 
-/// Runs `child` in a new process, whose exit status is what it returns, and gives the pid.
+/// Runs `child` in a new process and returns the pid. The exit status is what `child` returns.
 pub fn spawn(child: impl FnOnce() -> u8) -> Result<Pid> {
     // SAFETY: guest-init never starts a thread before it forks, so the child may call anything.
     match unsafe { unistd::fork() }.context("forking")? {
@@ -30,7 +30,7 @@ pub fn spawn(child: impl FnOnce() -> u8) -> Result<Pid> {
     }
 }
 
-/// Goes on in two processes: gives the pid of the new one here, and nothing there.
+/// Forks. Returns the pid of the child, and `None` in the child.
 pub fn fork() -> Result<Option<Pid>> {
     // SAFETY: as in `spawn`.
     match unsafe { unistd::fork() }.context("forking")? {
@@ -39,14 +39,13 @@ pub fn fork() -> Result<Option<Pid>> {
     }
 }
 
-/// Lets a signal do what it does by itself (signal(7)).
+/// Restores the default action of a signal (signal(7)).
 pub fn default_action(which: Signal) -> nix::Result<()> {
     // SAFETY: no handler is installed that could run at a bad moment.
     unsafe { signal(which, SigHandler::SigDfl) }.map(drop)
 }
 
-/// Closes all files but the standard streams: a directory of the caller's would be a way out of the
-/// sandbox. What follows cannot use any of them.
+/// Closes all files but the standard streams: an open directory of the caller leads out of the sandbox.
 pub fn close_other_files() -> Result<()> {
     // SAFETY: the caller is about to become another program and uses none of these files again.
     let closed = unsafe { nix::libc::syscall(nix::libc::SYS_close_range, 3_u32, u32::MAX, 0_u32) };
@@ -54,26 +53,24 @@ pub fn close_other_files() -> Result<()> {
     Ok(())
 }
 
-/// Takes over the file that was handed down as `number`, and keeps it from programs; `None` if there is none.
-///
-/// To be called once for each number.
-pub fn handed_down(number: i32) -> Option<OwnedFd> {
+/// Takes over the inherited file `number` and sets close-on-exec; `None` if there is none. To be called once for each number.
+pub fn inherited_file(number: i32) -> Option<OwnedFd> {
     // SAFETY: fcntl(2) with F_SETFD takes numbers only.
     if unsafe { nix::libc::fcntl(number, nix::libc::F_SETFD, nix::libc::FD_CLOEXEC) } < 0 {
         return None;
     }
-    // SAFETY: the file is open, and whoever handed it down leaves it to us.
+    // SAFETY: the file is open, and no other code owns it.
     Some(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Makes the terminal `fd` the controlling terminal. The caller leads a session without one.
+/// Makes `fd` the controlling terminal of this process, which has to lead a session without one.
 pub fn take_terminal(fd: BorrowedFd<'_>) -> Result<()> {
     // SAFETY: the descriptor is open for as long as it is borrowed, and the argument is a number.
     unsafe { tiocsctty(fd.as_raw_fd(), 0) }.context("taking the controlling terminal")?;
     Ok(())
 }
 
-/// Has the signals about a file (`O_ASYNC`, open(2)) sent to `process`.
+/// Makes the kernel send the signals of a file (`O_ASYNC`, open(2)) to `process`.
 pub fn own_signals(file: &impl AsRawFd, process: Pid) -> Result<()> {
     // SAFETY: the descriptor is open for as long as it is borrowed, and the argument is a number.
     let owned =
@@ -82,30 +79,30 @@ pub fn own_signals(file: &impl AsRawFd, process: Pid) -> Result<()> {
     Ok(())
 }
 
-/// Takes an empty session keyring in place of that of whoever started us (`session-keyring(7)`): who has it may read the keys in it,
-/// and that is in no namespace.
+/// Replaces the session keyring, inherited from the caller, by an empty one (`session-keyring(7)`). Keyrings are in no namespace, and
+/// whoever has one may read its keys.
 pub fn leave_keys() -> Result<()> {
     let (join, unnamed) = (nix::libc::KEYCTL_JOIN_SESSION_KEYRING, 0_usize);
     // SAFETY: without a name nothing is read.
     let joined = unsafe { nix::libc::syscall(nix::libc::SYS_keyctl, join, unnamed) };
     match nix::errno::Errno::result(joined) {
-        // Where there are no keys, or a filter that we are below refuses them, nobody reaches any from here.
+        // The kernel has no keys, or a filter refuses the call: then no key can be read.
         Ok(_) | Err(nix::errno::Errno::ENOSYS | nix::errno::Errno::EPERM) => Ok(()),
         Err(error) => Err(error).context("leaving the caller's keys"),
     }
 }
 
-/// Has this process killed when the one that started it ends: of a container whose keeper is gone libvirt knows no more.
+/// Makes the kernel kill this process when its parent ends: libvirt does not know a container whose controller process is gone.
 ///
-/// It lasts over exec(2), but not over a change of who one is (prctl(2)).
+/// The setting survives execve(2), but not a change of the user (`PR_SET_PDEATHSIG(2const)`).
 pub fn end_with_parent() {
     if let Err(error) = set_pdeathsig(Signal::SIGKILL) {
         log::warn!("asking to end with the process above: {error}");
     }
 }
 
-/// Replaces this process by `command`, which is looked up in the `PATH` of `environment` unless it is a
-/// path. Returns only on failure.
+/// Executes `command` in this process. The program is looked up in the `PATH` of `environment` unless it is a path. Returns only on
+/// failure.
 pub fn exec<S: AsRef<OsStr>>(
     command: &[S],
     environment: &[(S, S)],
@@ -122,14 +119,13 @@ pub fn exec<S: AsRef<OsStr>>(
     let Some(program) = argv.first() else {
         return Err(failed(nix::errno::Errno::ENOENT));
     };
-    // A payload starts with no signal blocked, and with SIGPIPE as it was before Rust's runtime set it
-    // to be ignored: that outlives execve(2).
+    // Blocked and ignored signals survive execve(2), and Rust's runtime ignores SIGPIPE.
     let _ = default_action(Signal::SIGPIPE);
     let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
     if program.as_bytes().contains(&b'/') {
         return execve(program, &argv, &envp).map_err(failed);
     }
-    // execvpe(3) would search our own PATH, not the payload's.
+    // execvpe(3) searches the PATH of this process, not that of the payload.
     let path = environment.iter().find(|(key, _)| key.as_ref() == "PATH");
     let path = path.map_or(&b""[..], |(_, dirs)| dirs.as_ref().as_bytes());
     let mut reason = nix::errno::Errno::ENOENT;
@@ -146,13 +142,13 @@ pub fn exec<S: AsRef<OsStr>>(
     Err(failed(reason))
 }
 
-/// Why a program did not start.
+/// Failure of execve(2).
 #[derive(Debug, thiserror::Error)]
 #[error("running '{program}'")]
 pub struct ExecError {
-    /// The program as it was asked for.
+    /// Program as it was given.
     pub program: String,
-    /// What execve(2) said.
+    /// Error of execve(2).
     pub source: nix::errno::Errno,
 }
 

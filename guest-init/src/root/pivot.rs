@@ -23,8 +23,8 @@ pub fn enter(place: &mut Place) -> Result<()> {
 
 /// Makes the new root the root of this mount namespace and releases the staging root.
 pub fn pivot(place: &mut Place, platform: Platform) -> Result<()> {
-    // 1. Leave the chroot of `enter`. pivot_root(2) fails with EINVAL for a process whose root is not the root of its mount
-    //    namespace, and chroot(2) does not change the current directory, so fchdir(2) comes first.
+    // 1. Return from the chroot of `enter`: what follows changes the root of the mount namespace, by paths of the staging root.
+    //    chroot(2) takes "." here, so the current directory is changed first.
     if let Some(stage) = &place.stage {
         fchdir(stage).context("returning to the staging root")?;
         chroot(".").context("returning to the staging root")?;
@@ -35,7 +35,7 @@ pub fn pivot(place: &mut Place, platform: Platform) -> Result<()> {
         Platform::Container => {
             // 3. Exchange the roots. With both arguments the same, the old root ends up stacked over the new one (pivot_root(2)).
             pivot_root(".", ".").context("changing to the new root")?;
-            // 4. "." is the old root now. It is detached with all its mounts, some of which are busy.
+            // 4. umount2(2) resolves "." to the topmost mount, which is the old root. MNT_DETACH, since it is busy.
             umount2(".", MntFlags::MNT_DETACH).context("letting go of the staging root")?;
         }
         Platform::Machine => {

@@ -1,4 +1,4 @@
-//! A policy as a program of classic BPF (the kernel's Documentation/userspace-api/seccomp_filter.rst).
+//! Compiler from a policy to a program of classic BPF (the kernel's Documentation/userspace-api/seccomp_filter.rst).
 
 use std::collections::BTreeMap;
 
@@ -14,12 +14,12 @@ const IF_EQUAL: u16 = 0x15;
 const IF_GREATER: u16 = 0x25;
 const IF_GREATER_EQUAL: u16 = 0x35;
 
-// `struct seccomp_data`; both architectures that we know are little-endian.
+// `struct seccomp_data`; all known architectures are little-endian.
 const NUMBER: u32 = 0;
 const ARCH: u32 = 4;
 const ARGUMENTS: u32 = 16;
 
-/// Numbers of x32 begin here (`__X32_SYSCALL_BIT`).
+/// First number of x32 (`__X32_SYSCALL_BIT`).
 const X32: u32 = 0x4000_0000;
 
 const ENOSYS: u16 = 38;
@@ -28,7 +28,7 @@ pub fn program(policy: &Policy, arches: &[Arch]) -> Result<Program, SeccompError
     let mut program = vec![instruction(LOAD, 0, 0, ARCH)];
     for arch in arches {
         let section = section(policy, *arch)?;
-        // A jump of 8 bits does not reach over a section, but one to the next instruction and one of 32 bits do.
+        // A conditional jump has 8 bits, too few for a section. An unconditional one has 32.
         let length = u32::try_from(section.len()).unwrap_or(u32::MAX);
         program.push(instruction(IF_EQUAL, 1, 0, arch.audit()));
         program.push(instruction(0x05, 0, 0, length));
@@ -38,7 +38,7 @@ pub fn program(policy: &Policy, arches: &[Arch]) -> Result<Program, SeccompError
     Ok(program)
 }
 
-/// All that an architecture needs; it begins with the number being loaded and ends with a result.
+/// Compiles the section of an architecture, from loading the number to a result.
 fn section(policy: &Policy, arch: Arch) -> Result<Program, SeccompError> {
     let numbers = arch.numbers();
     let mut section = vec![instruction(LOAD, 0, 0, NUMBER)];
@@ -52,7 +52,7 @@ fn section(policy: &Policy, arch: Arch) -> Result<Program, SeccompError> {
     Ok(section)
 }
 
-/// Refuses every number that has no name: those above the highest, x32 among them, and those between two others.
+/// Refuses every number without a name: numbers above the highest, x32 among them, and those between two others.
 fn unknown(numbers: &BTreeMap<&'static str, u32>) -> Program {
     let mut known: Vec<u32> = numbers.values().copied().collect();
     known.sort_unstable();
@@ -71,7 +71,7 @@ fn unknown(numbers: &BTreeMap<&'static str, u32>) -> Program {
     program
 }
 
-/// One rule: falls through where it does not fit, with the number loaded.
+/// Compiles one rule. If it does not match, the program goes on after it with the number loaded.
 fn block(rule: &Rule, number: u32) -> Result<Program, SeccompError> {
     if rule.conditions.is_empty() {
         let skip = instruction(IF_EQUAL, 0, 1, number);
@@ -104,7 +104,7 @@ fn block(rule: &Rule, number: u32) -> Result<Program, SeccompError> {
     Ok(block)
 }
 
-/// The way from one instruction to another. A rule has six arguments at most, each a few instructions.
+/// Returns the offset of a jump. A rule has at most six conditions, each a few instructions long.
 fn jump(from: usize, to: usize) -> u8 {
     u8::try_from(to.saturating_sub(from + 1)).unwrap_or(u8::MAX)
 }
@@ -123,7 +123,7 @@ struct Test {
     k: u32,
 }
 
-/// A comparison of 64 bits, which the machine of BPF does by halves.
+/// Compiles a comparison of 64 bits, which BPF does in halves.
 fn tests(condition: &Condition) -> Result<Vec<Test>, SeccompError> {
     if condition.argument > 5 {
         return Err(SeccompError::Argument(condition.argument));

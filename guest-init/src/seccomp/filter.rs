@@ -1,6 +1,4 @@
-//! Installing a filter of system calls.
-//!
-//! `unsafe` for this one call.
+//! Installation of a filter of system calls. `unsafe` for this one call.
 #![allow(unsafe_code)]
 
 use anyhow::{Context, Result, bail};
@@ -9,10 +7,7 @@ use nix::libc;
 
 use crate::seccomp::{self, Program};
 
-/// Filters the system calls of this process and of all that come from it. It needs `CAP_SYS_ADMIN`, or `no_new_privs`.
-///
-/// # Errors
-/// Where the kernel has no filters, or does not take this one.
+/// Filters the system calls of this process and its children. Takes `CAP_SYS_ADMIN` or `no_new_privs`.
 pub fn install(program: &Program) -> Result<()> {
     let doing = "filtering system calls";
     let mut instructions = seccomp::instructions(program);

@@ -1,5 +1,6 @@
-//! System calls that a sandbox may not make: a policy by name, and the program of the kernel's that it becomes
-//! (`seccomp(2)`). Pure: the host compiles it, the guest only installs it.
+//! Filters of system calls: a policy by name, compiled to a program for the kernel (`seccomp(2)`).
+//!
+//! Pure: the host compiles the program, and the guest only installs it.
 
 mod compile;
 #[cfg(feature = "init")]
@@ -9,7 +10,7 @@ pub mod usual;
 
 use std::collections::BTreeMap;
 
-/// The kernel's program: each instruction as `code`, `jt`, `jf` and `k`, from the lowest bits on (`struct sock_filter`).
+/// Program for the kernel: each instruction as `code`, `jt`, `jf` and `k`, from the lowest bits on (`struct sock_filter`).
 pub type Program = Vec<u64>;
 
 /// Returns the instructions of a program as the kernel takes them.
@@ -27,80 +28,80 @@ pub fn instructions(program: &Program) -> Vec<nix::libc::sock_filter> {
         .collect()
 }
 
-/// What becomes of a system call.
+/// Action for a system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// It is made.
+    /// Allowed.
     Allow,
-    /// It is made, and the kernel's log says so.
+    /// Allowed and logged by the kernel.
     Log,
-    /// Whoever has the filter's listener answers it (`seccomp_unotify(2)`).
+    /// Answered by the listener of the filter (`seccomp_unotify(2)`).
     Notify,
-    /// It fails with this number.
+    /// Failed with this errno.
     Errno(u16),
-    /// The process gets `SIGSYS`.
+    /// Failed with `SIGSYS`.
     Trap,
-    /// The thread ends.
+    /// The thread is killed.
     KillThread,
-    /// The process ends.
+    /// The process is killed.
     KillProcess,
 }
 
 impl Action {
-    /// Whether the kernel makes the call.
+    /// Returns whether the kernel makes the call.
     #[must_use]
     pub fn is_made(self) -> bool {
         matches!(self, Self::Allow | Self::Log)
     }
 }
 
-/// How an argument is compared.
+/// Comparison of an argument.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Comparison {
-    /// It is the value.
+    /// Equal to the value.
     Equal,
-    /// It is greater.
+    /// Greater than the value.
     Greater,
-    /// It is greater, or the value.
+    /// Greater than or equal to the value.
     GreaterEqual,
 }
 
-/// What an argument of a system call has to be.
+/// Condition on an argument of a system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Condition {
-    /// Which one, from 0 to 5.
+    /// Index of the argument, from 0 to 5.
     pub argument: u8,
-    /// The bits of it that count.
+    /// Bits of the argument that are compared.
     pub mask: u64,
-    /// How these are compared to `value`.
+    /// Comparison with `value`.
     pub comparison: Comparison,
-    /// Whether the comparison has to fail instead.
+    /// Whether the condition holds if the comparison does not.
     pub negated: bool,
-    /// What it is compared to.
+    /// Value to compare with.
     pub value: u64,
 }
 
-/// What becomes of one system call, if all conditions hold.
+/// Action for one system call under conditions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// Its name, as `openat`. One that an architecture does not have is no matter there.
+    /// Name, as `openat`. The rule has no effect on an architecture without the call.
     pub syscall: String,
-    /// All of them have to hold.
+    /// Conditions, all of which have to hold.
     pub conditions: Vec<Condition>,
-    /// What becomes of it.
+    /// Action if they hold.
     pub action: Action,
 }
 
-/// What becomes of system calls.
+/// Policy for all system calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
-    /// Of two rules that fit the first counts.
+    /// Rules, of which the first that matches counts.
     pub rules: Vec<Rule>,
-    /// What becomes of those with no rule that fits.
+    /// Action for calls without a matching rule.
     pub otherwise: Action,
 }
 
-/// An architecture whose programs a kernel runs.
+/// Architecture of programs that a kernel runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arch {
     /// `x86_64`, without its variant x32.
@@ -112,7 +113,8 @@ pub enum Arch {
 }
 
 impl Arch {
-    /// Those that run on a host of the architecture `name`, as Rust calls it; none where we have no numbers.
+    /// Returns the architectures of programs that run on a host; `name` is Rust's name of its architecture. Empty if the numbers of its
+    /// calls are unknown.
     #[must_use]
     pub fn of_host(name: &str) -> &'static [Self] {
         match name {
@@ -122,7 +124,7 @@ impl Arch {
         }
     }
 
-    /// `AUDIT_ARCH_*` of linux/audit.h.
+    /// Returns `AUDIT_ARCH_*` of linux/audit.h.
     const fn audit(self) -> u32 {
         match self {
             Self::X86_64 => 0xc000_003e,
@@ -139,7 +141,7 @@ impl Arch {
         }
     }
 
-    /// Numbers by name.
+    /// Returns the numbers of system calls by name.
     fn numbers(self) -> BTreeMap<&'static str, u32> {
         let lines = TABLE.lines().filter(|line| !line.starts_with('#'));
         lines
@@ -153,20 +155,20 @@ impl Arch {
 
 const TABLE: &str = include_str!("syscalls.txt");
 
-/// Whether there is a system call of this name on any architecture.
+/// Returns whether any architecture has a system call of this name.
 #[must_use]
 pub fn is_known(name: &str) -> bool {
     let names = TABLE.lines().filter_map(|line| line.split(' ').next());
     names.into_iter().any(|known| known == name)
 }
 
-/// Why a policy cannot be a program.
+/// Error in a policy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SeccompError {
-    /// The kernel takes no longer one (`BPF_MAXINSNS`).
+    /// The program is longer than the kernel allows (`BPF_MAXINSNS`).
     #[error("it has {0} instructions, and the kernel takes {MOST}")]
     TooLong(usize),
-    /// An argument that no system call has.
+    /// System calls have no such argument.
     #[error("system calls have no argument {0}")]
     Argument(u8),
 }
@@ -175,7 +177,7 @@ pub enum SeccompError {
 const MOST: usize = 4096;
 
 impl Policy {
-    /// Every action that a call of this name may meet, by its arguments.
+    /// Returns all actions that a call of this name may get, depending on its arguments.
     fn possible(&self, name: &str) -> Vec<Action> {
         let mut possible = Vec::new();
         for rule in self.rules.iter().filter(|rule| rule.syscall == name) {
@@ -188,11 +190,7 @@ impl Policy {
         possible
     }
 
-    /// The program for a host that runs programs of `arches`. A number that is in no table of ours fails as on a kernel
-    /// that does not have it.
-    ///
-    /// # Errors
-    /// Where it gets too long.
+    /// Compiles the policy for a host that runs programs of `arches`. Calls with an unknown number fail as on a kernel without them.
     pub fn compile(&self, arches: &[Arch]) -> Result<Program, SeccompError> {
         let program = compile::program(self, arches)?;
         match program.len() > MOST {

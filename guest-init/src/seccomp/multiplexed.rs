@@ -1,21 +1,21 @@
-//! System calls that stand for others: `socketcall(2)` and `ipc(2)` of 32-bit x86. Their first argument says which one is meant.
-//! The arguments of that call lie in memory, which no filter can read.
+//! Multiplexers: `socketcall(2)` and `ipc(2)` of 32-bit x86. Their first argument selects a system call, whose arguments are in memory,
+//! which a filter cannot read.
 
 use super::{Action, Comparison, Condition, Policy, Rule};
 
 const ENOSYS: Action = Action::Errno(38);
 
-/// A system call that stands for others.
+/// System call that selects another one by its first argument.
 struct Multiplexer {
     name: &'static str,
-    /// The bits of its first argument that the kernel looks at.
+    /// Bits of the first argument that the kernel uses.
     mask: u64,
-    /// Values of the first argument, each with the call that it means.
+    /// Values of the first argument, and the calls they select.
     calls: &'static [(u64, &'static str)],
 }
 
 const MULTIPLEXERS: [Multiplexer; 2] = [
-    // net/socket.c and linux/net.h; a program that may not `send` has no other way to it than `sendto`.
+    // net/socket.c and linux/net.h. `send` is treated as `sendto`, and `recv` as `recvfrom`: they have no numbers of their own.
     Multiplexer {
         name: "socketcall",
         mask: 0xffff_ffff,
@@ -63,8 +63,8 @@ const MULTIPLEXERS: [Multiplexer; 2] = [
     },
 ];
 
-/// The rules that a policy needs before its own, so that nothing is reached through a multiplexer that is refused when it is called
-/// by its own number. Where its arguments decide, it is as if it were not there: the C library may then take the other way.
+/// Returns rules that come before those of a policy, so that a refused call is refused through a multiplexer as well. A call whose
+/// arguments decide fails with `ENOSYS`: the C library may then call it by its own number.
 pub fn rules(policy: &Policy) -> Vec<Rule> {
     let is_open = |name: &str| policy.possible(name).iter().any(|action| action.is_made());
     let open = MULTIPLEXERS.iter().filter(|one| is_open(one.name));
@@ -87,7 +87,7 @@ pub fn rules(policy: &Policy) -> Vec<Rule> {
     .collect()
 }
 
-/// How a call is refused whose arguments nobody sees; `None` where no argument gets it refused.
+/// Returns the refusal of a call with unknown arguments; `None` if no argument gets it refused.
 fn refusal(possible: &[Action]) -> Option<Action> {
     let refused = *possible.iter().find(|action| !action.is_made())?;
     let is_certain = possible.iter().all(|action| *action == refused);

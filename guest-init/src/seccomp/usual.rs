@@ -1,8 +1,8 @@
-//! The policy that a sandbox has unless said otherwise.
+//! Default policy of a sandbox.
 //!
-//! It says what is refused: what reaches past the namespaces, what only the host's administrator needs, and what the kernel
-//! had most holes in. All else is there, up to the newest number that is known. The lists of systemd-nspawn and of podman
-//! were compared; where they refuse with `EPERM` so does this, and with `ENOSYS` what programs then do another way.
+//! It refuses calls that reach past the namespaces, that only the administrator of the host needs, or that have a history of
+//! vulnerabilities. All others are allowed, up to the highest known number. The lists of systemd-nspawn and podman were compared. As
+//! there, a refused call fails with `EPERM`, or with `ENOSYS` if programs then use another call.
 
 use super::{Action, Comparison, Condition, Policy, Rule};
 
@@ -11,7 +11,7 @@ const ENOSYS: Action = Action::Errno(38);
 const EPROTONOSUPPORT: Action = Action::Errno(93);
 const EAFNOSUPPORT: Action = Action::Errno(97);
 
-/// Of no use in any sandbox, and refused to those who may do it.
+/// Calls that are useless in a sandbox, and refused even to those with the capability.
 const REFUSED: [&str; 31] = [
     // Modules, kernels, the machine.
     "init_module",
@@ -50,8 +50,7 @@ const REFUSED: [&str; 31] = [
     "_sysctl",
 ];
 
-/// What programs do without where the kernel does not have it: keys are not in namespaces, and rings go past what is
-/// watched here.
+/// Calls that programs can do without, as on a kernel that lacks them: keys are not in namespaces, and io_uring bypasses the filter.
 const MISSING: [&str; 6] = [
     "add_key",
     "keyctl",
@@ -61,7 +60,7 @@ const MISSING: [&str; 6] = [
     "io_uring_register",
 ];
 
-/// What those have no use for who cannot get privileges, and what would give them those of a user namespace.
+/// Calls that a process without privileges cannot use, or that would give it those of a user namespace.
 const FOR_PRIVILEGED: [&str; 15] = [
     "mount",
     "umount",
@@ -83,13 +82,13 @@ const FOR_PRIVILEGED: [&str; 15] = [
 /// Flags of `clone(2)` and `unshare(2)` that make namespaces.
 const NAMESPACES: u64 = 0x7e02_0080;
 
-/// `TIOCSTI`, `TIOCLINUX` and `TIOCCONS`: typing into a terminal for whoever is at it, and taking what is written to the host's
+/// `TIOCSTI`, `TIOCLINUX` and `TIOCCONS`: input for a terminal as if typed, and redirection of the output of the host's
 /// console (`ioctl_tty(2)`, `ioctl_console(2)`).
 const TERMINALS: [u64; 3] = [0x5412, 0x541c, 0x541d];
 
-/// Families of sockets that there are: `AF_UNIX`, `AF_INET`, `AF_INET6`, `AF_NETLINK` and `AF_PACKET` (linux/socket.h). `AF_VSOCK`
-/// is in no namespace and reaches virtual machines and their host. Asking for one of the others has the kernel load a module,
-/// and most of these are old, seldom used and rich in holes (`AF_ALG`, `AF_RDS`, `AF_TIPC`, `AF_KEY`), or are of hardware.
+/// Allowed families of sockets: `AF_UNIX`, `AF_INET`, `AF_INET6`, `AF_NETLINK` and `AF_PACKET` (linux/socket.h). `AF_VSOCK`
+/// is in no namespace and reaches virtual machines and their host. Any other family makes the kernel load a module,
+/// and most of these are old, seldom used and full of vulnerabilities (`AF_ALG`, `AF_RDS`, `AF_TIPC`, `AF_KEY`), or for hardware.
 const FAMILIES: [u64; 5] = [1, 2, 10, 16, 17];
 
 /// `AF_INET` and `AF_INET6` with `IPPROTO_SMC` are `AF_SMC` by another name.
@@ -103,18 +102,18 @@ const AUDIT: (u64, u64) = (16, 9);
 const READ_ONLY: u64 = 1;
 const REMOUNT: u64 = 32;
 
-/// Whom a policy is for.
+/// Privileges of the processes that a policy is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Confined {
-    /// A root in a user namespace of its own: mounts are locked there.
+    /// Root in a user namespace of its own, where mounts are locked.
     OwnRoot,
-    /// A root that is the host's: it may not make anything writable again.
+    /// Root of the host. It may not make a mount writable again.
     HostsRoot,
-    /// Somebody without privileges, who cannot get any.
+    /// No privileges, and no way to gain any.
     Unprivileged,
 }
 
-/// The policy.
+/// Returns the default policy.
 #[must_use]
 pub fn policy(confined: Confined) -> Policy {
     let always = |names: &[&str], action: Action| -> Vec<Rule> {
@@ -136,7 +135,7 @@ pub fn policy(confined: Confined) -> Policy {
     match confined {
         Confined::OwnRoot => {}
         Confined::HostsRoot => {
-            // As mount(2) reads its flags; what the newer calls are asked cannot be seen.
+            // By the flags of mount(2). The arguments of the newer calls are in memory, which a filter cannot read.
             let writable = vec![is(3, REMOUNT | READ_ONLY, REMOUNT)];
             rules.push(refuse("mount", EPERM, writable));
             rules.extend(always(&["mount_setattr", "fspick"], ENOSYS));
@@ -146,7 +145,7 @@ pub fn policy(confined: Confined) -> Policy {
             let some = not(is(0, NAMESPACES, 0));
             rules.push(refuse("unshare", EPERM, vec![some]));
             rules.push(refuse("clone", EPERM, vec![some]));
-            // Its flags cannot be seen, and the C library then takes the other.
+            // A filter cannot read its flags, which are in memory. The C library falls back to clone.
             rules.push(refuse("clone3", ENOSYS, vec![]));
         }
     }

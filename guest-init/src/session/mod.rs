@@ -1,7 +1,7 @@
-//! A command that PID 1 starts and watches, with its streams, signals and end on the channel.
+//! Session: a command with its streams, signals and exit status on the channel.
 //!
-//! When the command has ended, every other process of the sandbox is ended too, so that what is left in its pipes
-//! comes to an end and nothing is lost. The last frame says how it ended.
+//! When the command of PID 1 has ended, all other processes of the sandbox are killed, so that its pipes are closed and no output is
+//! lost. The last frame is the exit status.
 
 mod start;
 
@@ -21,15 +21,14 @@ use crate::channel::wire::{Exit, Frame, Milestone, STARTED, SignalFrame, StreamI
 use crate::config::Command;
 use crate::stdio::terminal::set_window_size;
 
-/// Milliseconds the host may take to close the channel after the last frame.
-const FAREWELL: u16 = 5000;
+/// Milliseconds for the host to close the channel after the last frame.
+const CLOSE_TIMEOUT: u16 = 5000;
 
-/// Runs `command` to its end, with `link` to the host, and says how it ended. `inherited` are the caller's streams, in the
-/// order of their numbers.
+/// Runs `command` to its end and returns its exit status. `inherited` are streams of the caller, in the order of their numbers.
 pub fn run(command: &Command, inherited: Vec<OwnedFd>, link: &mut Link) -> Exit {
     match watch(command, inherited, link) {
         Ok(Outcome::Exit(exit)) => exit,
-        // A caller that is gone will not ask.
+        // Nobody reads the status.
         Ok(Outcome::HostGone { .. }) => Exit::Signal {
             number: Signal::SIGKILL as u8,
         },
@@ -39,25 +38,25 @@ pub fn run(command: &Command, inherited: Vec<OwnedFd>, link: &mut Link) -> Exit 
     }
 }
 
-/// The end of a session.
+/// Outcome of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// The command has ended.
     Exit(Exit),
-    /// The caller is gone.
+    /// The client on the host is gone.
     HostGone {
-        /// What the next one has said to attach, if there is one already.
+        /// Number with which the next client has attached, if there is one already.
         successor: Option<u64>,
     },
 }
 
-/// Sends the last frame and waits until the host has closed the channel: until then it may not have read it.
+/// Sends the exit status and waits until the host has closed the channel: before, it may not have read the status.
 pub fn send_exit(link: &mut Link, exit: &Exit) {
     link.send(&Frame::Exit(exit.clone()));
     let mut is_open = true;
     while is_open {
         let mut polled = [PollFd::new(link.as_fd(), link.wants())];
-        match poll(&mut polled, FAREWELL) {
+        match poll(&mut polled, CLOSE_TIMEOUT) {
             Ok(0) => return,
             Ok(_) => {}
             Err(Errno::EINTR) => continue,
@@ -70,20 +69,19 @@ pub fn send_exit(link: &mut Link, exit: &Exit) {
     }
 }
 
-/// The state of a session.
 struct Session<'a> {
     link: &'a mut Link,
     pid: Pid,
     stdin: Option<Sink>,
     outputs: Vec<(StreamId, Source)>,
-    /// A terminal's end, to resize it.
+    /// Master of the command's terminal, to resize it.
     terminal: Option<OwnedFd>,
     exit: Option<Exit>,
     host_is_there: bool,
     successor: Option<u64>,
 }
 
-/// As [`run`], and says also whether the caller is still there.
+/// Runs `command` as [`run`] does, and tells whether the client is still there.
 pub fn watch(command: &Command, inherited: Vec<OwnedFd>, link: &mut Link) -> Result<Outcome> {
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGCHLD);
@@ -92,8 +90,8 @@ pub fn watch(command: &Command, inherited: Vec<OwnedFd>, link: &mut Link) -> Res
         .context("listening for signals")?;
 
     let started = match start::start(command, inherited)? {
-        Started::Runs(running) => running,
-        Started::Not(exit) => return Ok(Outcome::Exit(exit)),
+        Started::Running(running) => running,
+        Started::Failed(exit) => return Ok(Outcome::Exit(exit)),
     };
     link.send(&Frame::Milestone(Milestone::now(STARTED)));
     let mut session = Session {
@@ -106,7 +104,7 @@ pub fn watch(command: &Command, inherited: Vec<OwnedFd>, link: &mut Link) -> Res
         host_is_there: true,
         successor: None,
     };
-    // What came with the config, which nothing announces any more.
+    // Frames read together with the config: poll(2) does not report them again.
     session.handle_frames()?;
     while !session.is_over() {
         session.poll_once(&signals)?;
@@ -125,7 +123,7 @@ pub fn watch(command: &Command, inherited: Vec<OwnedFd>, link: &mut Link) -> Res
     })
 }
 
-/// How long a command may take to end once its caller is gone, in milliseconds.
+/// Milliseconds for a command to end after its client is gone.
 const GRACE: u16 = 2000;
 
 impl Session<'_> {
@@ -134,7 +132,7 @@ impl Session<'_> {
         !self.host_is_there || (self.exit.is_some() && is_drained && self.link.is_flushed())
     }
 
-    /// Waits until something can be done, and does it.
+    /// Waits for an event and handles it.
     fn poll_once(&mut self, signals: &SignalFd) -> Result<()> {
         let mut polled = vec![
             PollFd::new(signals.as_fd(), PollFlags::POLLIN),
@@ -192,8 +190,8 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Whether the command has ended, all that it has said is on its way, and a process that it left behind in a sandbox that
-    /// lives on still holds a stream of it open.
+    /// Returns whether the command has ended, all its output is sent, and a process that it left in a service sandbox holds a stream
+    /// open.
     fn is_left_open(&self) -> bool {
         let mut open = self.outputs.iter().filter(|(_, source)| source.is_open());
         std::process::id() != 1
@@ -203,7 +201,7 @@ impl Session<'_> {
             && open.all(|(_, source)| source.wants(self.link).is_some())
     }
 
-    /// Ends a command that nobody waits for any more, with all of its session that has not left it.
+    /// Kills a command without a client, and its process group.
     fn end_command(&mut self) {
         if std::process::id() == 1 {
             return;
@@ -233,7 +231,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Takes notice of every process that ended; orphans of the sandbox are children of PID 1.
+    /// Reaps all processes that have ended: orphans of the sandbox are children of PID 1.
     fn reap(&mut self) {
         while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             let exit = match status {
@@ -253,7 +251,7 @@ impl Session<'_> {
             };
             if self.exit.is_none() {
                 self.exit = Some(exit);
-                // Whoever still holds a pipe of the command would keep it open. As PID 1 this reaches all others (kill(2)).
+                // Other processes may hold a pipe of the command open. From PID 1 the signal reaches all of them (kill(2)).
                 if std::process::id() == 1 {
                     let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
                 }
@@ -295,7 +293,7 @@ impl Session<'_> {
                     log_failure(set_window_size(terminal.as_fd(), rows, columns));
                 }
             }
-            // Nothing of the host's.
+            // Never sent by the host.
             Frame::Config(_)
             | Frame::Milestone(_)
             | Frame::Log(_)
@@ -314,7 +312,7 @@ impl Session<'_> {
     }
 
     fn signal(&self, signal: SignalFrame) {
-        // The pid may be that of another process once the command was reaped.
+        // Once the command is reaped, its pid may belong to another process.
         if self.exit.is_some() {
             return;
         }
@@ -330,7 +328,7 @@ impl Session<'_> {
     }
 }
 
-/// A stream that fails has ended, and the other side was told.
+/// Logs the failure of a stream. The stream is closed, and the other side knows.
 fn log_failure<E: std::fmt::Display>(result: Result<(), E>) {
     if let Err(error) = result {
         log::warn!("{error}");

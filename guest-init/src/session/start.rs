@@ -1,4 +1,4 @@
-//! Starting the command of a session: its streams, its identity, and whether it runs at all.
+//! Start of the command of a session: its streams and its identity.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -22,15 +22,14 @@ use crate::process::{self, ExecError};
 use crate::stdio::pty::Pty;
 use crate::stdio::terminal::set_window_size;
 
-/// What came of starting a command.
+/// Result of starting a command.
 pub enum Started {
-    /// It runs.
-    Runs(Running),
-    /// It does not.
-    Not(Exit),
+    Running(Running),
+    /// Not started, for this reason.
+    Failed(Exit),
 }
 
-/// A command that runs, and our ends of its streams.
+/// A running command, and our ends of its streams.
 pub struct Running {
     pub pid: Pid,
     pub stdin: Option<Sink>,
@@ -38,48 +37,48 @@ pub struct Running {
     pub terminal: Option<OwnedFd>,
 }
 
-/// What the child makes its standard streams of.
-enum Theirs {
+/// Ends of the streams that the child makes its standard streams.
+enum ChildStdio {
     Terminal(Pty),
     Files([OwnedFd; 3]),
 }
 
-/// Starts `command`; `inherited` are the streams it shares with the caller, in the order of their numbers.
+/// Starts `command`. `inherited` are streams that it shares with the caller, in the order of their numbers.
 pub fn start(command: &Command, inherited: Vec<OwnedFd>) -> Result<Started> {
-    let (theirs, mut running) = streams(command, inherited)?;
-    // Closed by execve(2): nothing comes where the program runs, else why it does not.
+    let (child, mut running) = streams(command, inherited)?;
+    // execve(2) closes the pipe: the parent reads nothing if the program runs, else the reason why it does not.
     let (report, failure) = pipe2(OFlag::O_CLOEXEC).context("making a pipe")?;
     running.pid = process::spawn(|| {
-        let exit = become_it(command, &theirs).unwrap_or_else(|error| Exit::Failed {
+        let exit = exec_command(command, &child).unwrap_or_else(|error| Exit::Failed {
             reason: format!("{error:#}"),
         });
         let text = serde_json::to_vec(&exit).unwrap_or_default();
-        // PID 1 is gone if this fails.
+        // Fails only if PID 1 is gone.
         let _ = File::from(failure.try_clone().unwrap_or(failure)).write_all(&text);
         exit.code()
     })?;
-    drop(theirs);
+    drop(child);
     let mut text = Vec::new();
     File::from(report)
         .read_to_end(&mut text)
         .context("starting the command")?;
     if text.is_empty() {
-        return Ok(Started::Runs(running));
+        return Ok(Started::Running(running));
     }
     let exit = serde_json::from_slice(&text).context("starting the command")?;
-    Ok(Started::Not(exit))
+    Ok(Started::Failed(exit))
 }
 
-fn streams(command: &Command, inherited: Vec<OwnedFd>) -> Result<(Theirs, Running)> {
+fn streams(command: &Command, inherited: Vec<OwnedFd>) -> Result<(ChildStdio, Running)> {
     let mut running = Running {
-        // Not known yet.
+        // Set after the fork.
         pid: Pid::from_raw(0),
         stdin: None,
         outputs: Vec::new(),
         terminal: None,
     };
-    let theirs = match &command.stdio {
-        Stdio::Terminal(size) => Theirs::Terminal(terminal(command, *size, &mut running)?),
+    let child = match &command.stdio {
+        Stdio::Terminal(size) => ChildStdio::Terminal(terminal(command, *size, &mut running)?),
         Stdio::Streams(streams) => {
             let mut inherited = inherited.into_iter();
             let mut file = |stream: Stream, channel| match stream {
@@ -89,19 +88,19 @@ fn streams(command: &Command, inherited: Vec<OwnedFd>) -> Result<(Theirs, Runnin
                 Stream::Channel => pipe(channel, command, &mut running),
                 Stream::None => null(),
             };
-            Theirs::Files([
+            ChildStdio::Files([
                 file(streams[0], StreamId::Stdin)?,
                 file(streams[1], StreamId::Stdout)?,
                 file(streams[2], StreamId::Stderr)?,
             ])
         }
     };
-    Ok((theirs, running))
+    Ok((child, running))
 }
 
 fn terminal(command: &Command, size: WindowSize, running: &mut Running) -> Result<Pty> {
     let pty = Pty::open()?;
-    // The group `tty` of write(1) and wall(1) stays, as devpts made it.
+    // The group stays `tty`, which write(1) and wall(1) need.
     fchown(&pty.slave, Some(Uid::from_raw(command.identity.uid)), None)
         .context("handing over the terminal")?;
     fchmod(&pty.slave, Mode::from_bits_truncate(0o620)).context("handing over the terminal")?;
@@ -125,19 +124,19 @@ fn null() -> Result<OwnedFd> {
     Ok(options.context("opening '/dev/null'")?.into())
 }
 
-/// A pipe of which our end is carried over the channel; gives the command's.
+/// Makes a pipe for a stream on the channel and returns the end of the command.
 fn pipe(channel: StreamId, command: &Command, running: &mut Running) -> Result<OwnedFd> {
     let (read, write) = pipe2(OFlag::O_CLOEXEC).context("making a pipe")?;
-    let (ours, theirs) = match channel {
+    let (ours, child) = match channel {
         StreamId::Stdin => (write, read),
         StreamId::Stdout | StreamId::Stderr => (read, write),
     };
-    // Of our end only: the command's is a description of its own.
+    // The ends are separate open files: that of the command stays blocking.
     fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).context("making a pipe")?;
-    // So that it may open /dev/stdout.
+    // The command may open /dev/stdout.
     let identity = &command.identity;
     fchown(
-        &theirs,
+        &child,
         Some(Uid::from_raw(identity.uid)),
         Some(Gid::from_raw(identity.gid)),
     )
@@ -150,14 +149,14 @@ fn pipe(channel: StreamId, command: &Command, running: &mut Running) -> Result<O
             running.outputs.push((channel, Source::new(channel, ours)));
         }
     }
-    Ok(theirs)
+    Ok(child)
 }
 
-/// Becomes the command. Returns only where it cannot, with the reason.
-fn become_it(command: &Command, theirs: &Theirs) -> Result<Exit> {
-    match theirs {
-        Theirs::Terminal(pty) => Pty::attach(pty.slave.as_fd())?,
-        Theirs::Files([stdin, stdout, stderr]) => {
+/// Executes the command in this process. Returns only on failure, with the reason.
+fn exec_command(command: &Command, child: &ChildStdio) -> Result<Exit> {
+    match child {
+        ChildStdio::Terminal(pty) => Pty::attach(pty.slave.as_fd())?,
+        ChildStdio::Files([stdin, stdout, stderr]) => {
             setsid().context("starting a session")?;
             dup2_stdin(stdin).context("connecting the streams")?;
             dup2_stdout(stdout).context("connecting the streams")?;
@@ -165,7 +164,7 @@ fn become_it(command: &Command, theirs: &Theirs) -> Result<Exit> {
         }
     }
     umask(Mode::S_IWGRP | Mode::S_IWOTH);
-    take_identity(&command.identity)?;
+    become_user(&command.identity)?;
     match &command.directory {
         Directory::Must(path) => {
             chdir(path).with_context(|| format!("entering '{}'", path.display()))?;
@@ -186,11 +185,11 @@ fn become_it(command: &Command, theirs: &Theirs) -> Result<Exit> {
     }
 }
 
-/// Becomes the user. Without privileges no capability is left, nor a way to get one: the bounding set is empty, and
-/// `PR_SET_NO_NEW_PRIVS(2const)` makes set-user-ID programs ordinary ones.
-fn take_identity(identity: &Identity) -> Result<()> {
+/// Becomes the user. Without privileges no capability is left and none can be gained: the bounding set is empty, and set-user-ID has
+/// no effect after `PR_SET_NO_NEW_PRIVS(2const)`.
+fn become_user(identity: &Identity) -> Result<()> {
     if !identity.privileged {
-        // CAP_SETPCAP is needed for that, and goes with the rest.
+        // 1. First the bounding set: dropping from it takes CAP_SETPCAP, which step 3 drops.
         for capability in caps::all() {
             match caps::drop(None, CapSet::Bounding, capability) {
                 Err(error) if caps::has_cap(None, CapSet::Bounding, capability)? => {
@@ -200,11 +199,13 @@ fn take_identity(identity: &Identity) -> Result<()> {
             }
         }
     }
+    // 2. The groups before the user: setuid(2) drops the right to change them.
     let groups: Vec<Gid> = identity.groups.iter().copied().map(Gid::from_raw).collect();
     setgroups(&groups).context("setting the groups")?;
     setgid(Gid::from_raw(identity.gid)).context("setting the group")?;
     setuid(Uid::from_raw(identity.uid)).context("setting the user")?;
     if !identity.privileged {
+        // 3. A root user keeps its capabilities over setuid(2). 4. No later program gains any.
         for set in [
             CapSet::Ambient,
             CapSet::Inheritable,

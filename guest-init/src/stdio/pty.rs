@@ -1,4 +1,4 @@
-//! Terminals of the sandbox: their names are known there, so that `tty` and `ps` work.
+//! Terminals of the sandbox. They are in its own devpts, so `tty` and `ps` find their names.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -9,20 +9,20 @@ use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 
 use crate::process::take_terminal;
 
-/// A terminal of the sandbox.
+/// Pseudoterminal of the sandbox (pty(7)).
 #[derive(Debug)]
 pub struct Pty {
-    /// The end of who types and reads, which does not block.
+    /// End of the user; nonblocking.
     pub master: OwnedFd,
-    /// The end of the command.
+    /// End of the command.
     pub slave: OwnedFd,
 }
 
 impl Pty {
-    /// Opens one.
+    /// Opens a new pseudoterminal.
     pub fn open() -> Result<Self> {
         let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-        // A command that does not read must not keep us from taking what it writes.
+        // A write to a command that does not read must not keep us from reading its output.
         let master =
             posix_openpt(flags | OFlag::O_NONBLOCK).context("opening a terminal in the sandbox")?;
         grantpt(&master).context("opening a terminal in the sandbox")?;
@@ -36,7 +36,7 @@ impl Pty {
         })
     }
 
-    /// Makes the command's end the controlling terminal and the standard streams of this process, in a session of its own.
+    /// Starts a session with the command's end as its controlling terminal and the standard streams of this process.
     pub fn attach(slave: BorrowedFd<'_>) -> Result<()> {
         setsid().context("starting a session")?;
         take_terminal(slave)?;

@@ -1,10 +1,9 @@
-//! Which of a caller's standard streams a sandbox may have itself. Host and guest-init decide by this alone.
+//! Standard streams of a caller that a sandbox may get itself. Host and guest-init use the same rule.
 //!
-//! Almost every open file is a way to more than its bytes: a terminal takes what is typed into the caller's session
-//! (`TIOCSTI(2const)`) and gives the keys that are meant for others, a file can be written anywhere once `O_APPEND` is taken from it, a
-//! directory is a way out of the root, a device can be configured, a socket stays in the network it was made in and may be connected
-//! to something else there. Only a pipe without a name has nothing more to give, and that only in one direction. All else is relayed
-//! through pipes that belong to the sandbox.
+//! Almost every open file gives access to more than its bytes: a terminal accepts input for the caller's session (`TIOCSTI(2const)`)
+//! and reads keys meant for others, a file can be written anywhere without `O_APPEND`, a directory leads out of the root, a device can
+//! be configured, and a socket stays in the network namespace it was made in and can be connected anew there. Only an unnamed pipe
+//! gives nothing more, and only in one direction. All other streams are relayed through pipes of the sandbox.
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -15,10 +14,10 @@ use nix::libc;
 use nix::sys::stat::{Mode, SFlag, fchmod, fstat};
 use nix::sys::statfs::{FsType, fstatfs};
 
-/// Filesystem of pipes without a name (`PIPEFS_MAGIC` of statfs(2)); a FIFO is in the filesystem of its name.
+/// Filesystem of unnamed pipes (`PIPEFS_MAGIC` of statfs(2)); a FIFO is in the filesystem of its name.
 const PIPES: FsType = FsType(0x5049_5045);
 
-/// Which way the bytes of a stream go.
+/// Direction of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     /// To the command.
@@ -27,10 +26,10 @@ pub enum Direction {
     Output,
 }
 
-/// Opens the pipe behind `stream` once more, for a sandbox to have it; `None` where the stream has to be relayed.
+/// Opens the pipe of `stream` again for a sandbox; `None` if the stream has to be relayed.
 ///
-/// The sandbox gets an open file of its own, so that its flags (fcntl(2), `F_SETFL`) are not the caller's. The pipe keeps its
-/// owner: the sandbox's users may open it again, as `/dev/stdout`, in this direction only.
+/// The sandbox gets an open file of its own, so it does not share its flags (fcntl(2), `F_SETFL`) with the caller. The pipe keeps its
+/// owner. Users of the sandbox may open it again, as `/dev/stdout`, in this direction only.
 #[must_use]
 pub fn hand_down(stream: BorrowedFd<'_>, direction: Direction) -> Option<OwnedFd> {
     let (access, others) = match direction {
@@ -52,7 +51,7 @@ pub fn hand_down(stream: BorrowedFd<'_>, direction: Direction) -> Option<OwnedFd
         .custom_flags(libc::O_CLOEXEC)
         .open(format!("/proc/self/fd/{}", stream.as_raw_fd()))
         .ok()?;
-    // Somebody else's pipe works as well, but for /dev/stdout.
+    // Fails for a pipe of another user, which then cannot be opened as /dev/stdout.
     let mode = Mode::from_bits_truncate(status.st_mode);
     let _ = fchmod(pipe.as_fd(), mode | others);
     Some(pipe.into())
@@ -87,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn all_else_is_relayed() {
+    fn all_other_streams_are_relayed() {
         let dir = tempfile::tempdir().unwrap();
         let fifo = dir.path().join("fifo");
         mkfifo(&fifo, Mode::S_IRWXU).unwrap();

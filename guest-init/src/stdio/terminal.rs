@@ -1,4 +1,4 @@
-//! Terminals: the caller's raw mode, and the size of windows.
+//! Terminals: raw mode and window size.
 #![allow(unsafe_code)]
 
 use std::io::stdin;
@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::{getpgrp, tcgetpgrp};
 
-/// Standard input in raw mode, for as long as this lives.
+/// Raw mode of standard input, until this is dropped.
 #[derive(Debug)]
 pub struct RawMode {
     before: Termios,
@@ -15,10 +15,7 @@ pub struct RawMode {
 }
 
 impl RawMode {
-    /// Sets it; `None` if standard input is no terminal.
-    ///
-    /// # Errors
-    /// Where the terminal refuses.
+    /// Sets raw mode; `None` if standard input is no terminal.
     pub fn enter() -> nix::Result<Option<Self>> {
         let Ok(before) = tcgetattr(stdin()) else {
             return Ok(None);
@@ -30,17 +27,14 @@ impl RawMode {
         Ok(Some(mode))
     }
 
-    /// Sets it once more, where a shell may have set the terminal to its own mode.
-    ///
-    /// # Errors
-    /// Where the terminal refuses.
+    /// Sets raw mode again, since a shell may have set its own mode meanwhile.
     pub fn enter_again(&self) -> nix::Result<()> {
         tcsetattr(stdin(), SetArg::TCSADRAIN, &self.raw)
     }
 
-    /// Sets it to what it was before.
+    /// Restores the previous mode.
     pub fn leave(&self) {
-        // One that was hung up has no mode.
+        // Fails for a terminal after a hang-up, which has no mode.
         let _ = tcsetattr(stdin(), SetArg::TCSADRAIN, &self.before);
     }
 }
@@ -64,7 +58,7 @@ nix::ioctl_write_ptr_bad!(
     nix::libc::winsize
 );
 
-/// Whether a file may be read by this job: it is no terminal, or one whose keys are for the group of this process at the moment.
+/// Returns whether this job may read a file: it is no terminal, or a terminal with this process group in the foreground.
 #[must_use]
 pub fn is_ours(file: BorrowedFd<'_>) -> bool {
     match tcgetpgrp(file) {
@@ -73,10 +67,10 @@ pub fn is_ours(file: BorrowedFd<'_>) -> bool {
     }
 }
 
-/// The size of a terminal's window, in rows and columns.
+/// Returns the size of a terminal's window, in rows and columns.
 ///
 /// # Errors
-/// Where it is no terminal.
+/// If it is no terminal.
 pub fn window_size(terminal: BorrowedFd<'_>) -> nix::Result<(u16, u16)> {
     let mut size = NONE;
     // SAFETY: the descriptor is open for as long as it is borrowed, and `size` outlives the call.
@@ -87,7 +81,7 @@ pub fn window_size(terminal: BorrowedFd<'_>) -> nix::Result<(u16, u16)> {
 /// Sets the size of a terminal's window, in rows and columns.
 ///
 /// # Errors
-/// Where it is no terminal.
+/// If it is no terminal.
 pub fn set_window_size(terminal: BorrowedFd<'_>, rows: u16, columns: u16) -> nix::Result<()> {
     let size = nix::libc::winsize {
         ws_row: rows,

@@ -1,16 +1,16 @@
-//! Which cgroups a process is in, as the kernel tells it (`cgroups(7)`). Pure: host and guest read the same tables.
+//! Cgroups of a process, from the tables of the kernel (`cgroups(7)`). Pure.
 
 use std::path::{Path, PathBuf};
 
-/// The group for what keeps a domain, beside the domain's own: a group that has others below it, with controllers, can have no
-/// processes (`cgroups(7)`). libvirt calls it so for its virtual machines, and knows a domain by it (`vircgroupv2.c`).
+/// Group of the controller process of a domain, below the group of the domain: a group with controllers for its children has no
+/// processes (`cgroups(7)`). libvirt uses this name for its virtual machines, and finds a domain by it (`vircgroupv2.c`).
 pub const EMULATOR: &str = "emulator";
 
-/// Bounds what sockets hold in a hierarchy of version 1, whose memory limit does not count that (the kernel's
-/// Documentation/admin-guide/cgroup-v1/memory.rst, 2.7); in version 2 it does.
+/// Limit of the memory of sockets in version 1, whose memory limit does not count it (the kernel's
+/// Documentation/admin-guide/cgroup-v1/memory.rst, 2.7). That of version 2 does.
 pub const SOCKET_MEMORY: &str = "memory.kmem.tcp.limit_in_bytes";
 
-/// Returns how many bytes sockets may hold in a group with this memory limit: a quarter of it, in addition to the limit.
+/// Returns the limit of the memory of sockets in a group with this memory limit: a quarter of it, in addition.
 #[must_use]
 pub const fn socket_memory(memory: u64) -> u64 {
     memory / 4
@@ -21,19 +21,19 @@ pub const fn socket_memory(memory: u64) -> u64 {
 pub struct Membership {
     /// Controllers of a version 1 hierarchy, as mount options; empty for version 2.
     pub controllers: String,
-    /// The cgroup, from the root of the hierarchy.
+    /// Path of the cgroup from the root of the hierarchy.
     pub path: PathBuf,
 }
 
 impl Membership {
-    /// Whether this is the unified hierarchy.
+    /// Returns whether this is the unified hierarchy.
     #[must_use]
     pub fn is_unified(&self) -> bool {
         self.controllers.is_empty()
     }
 
-    /// The group of the whole domain in a unified hierarchy: what libvirt has named for itself, in a scope of systemd's or
-    /// elsewhere. Other groups are shared with other processes. [`EMULATOR`] below it is a part of it.
+    /// Returns the group of the whole domain in a unified hierarchy: the one that libvirt has named, in a scope of systemd or elsewhere.
+    /// [`EMULATOR`] below it belongs to it. Other groups are shared with other processes.
     #[must_use]
     pub fn domain_group(&self) -> Option<&Path> {
         let is_part = self.path.ends_with(EMULATOR);
@@ -47,14 +47,14 @@ impl Membership {
             .then_some(group)
     }
 
-    /// Whether it is the hierarchy of this controller.
+    /// Returns whether this is the hierarchy of a controller.
     #[must_use]
     pub fn has(&self, controller: &str) -> bool {
         self.controllers.split(',').any(|name| name == controller)
     }
 }
 
-/// Reads the text of `/proc/PID/cgroup`.
+/// Parses `/proc/PID/cgroup`.
 #[must_use]
 pub fn parse(text: &str) -> Vec<Membership> {
     text.lines()
@@ -68,8 +68,7 @@ pub fn parse(text: &str) -> Vec<Membership> {
         .collect()
 }
 
-/// The file that takes processes into the cgroup of `membership`, if its hierarchy is mounted according to
-/// `mountinfo`.
+/// Returns the file that moves processes to the cgroup of `membership`, if `mountinfo` has a mount of its hierarchy.
 #[must_use]
 pub fn procs_file(membership: &Membership, mountinfo: &str) -> Option<PathBuf> {
     mountinfo.lines().find_map(|line| {
@@ -88,10 +87,10 @@ pub fn procs_file(membership: &Membership, mountinfo: &str) -> Option<PathBuf> {
     })
 }
 
-/// The files that take a process of the groups `own` to the groups `wanted`.
+/// Returns the files that move a process from the groups `own` to the groups `wanted`.
 ///
 /// # Errors
-/// Names a group that bounds what is in it and whose hierarchy is not mounted: the process would be bounded by its own in its place.
+/// A group with limits whose hierarchy is not mounted: the process would keep the limits of its own group instead.
 pub fn procs_files<'a>(
     wanted: &'a [Membership],
     own: &[Membership],
@@ -99,7 +98,7 @@ pub fn procs_files<'a>(
 ) -> Result<Vec<PathBuf>, &'a Membership> {
     let has_controllers =
         |one: &Membership| !one.is_unified() && !one.controllers.starts_with("name=");
-    // The unified hierarchy has the controllers that no other has.
+    // The unified hierarchy has the controllers that no other hierarchy has.
     let is_unified_alone = !wanted.iter().any(has_controllers);
     let bounds = |one: &Membership| has_controllers(one) || (one.is_unified() && is_unified_alone);
     let others = wanted.iter().filter(|one| !own.contains(one));
@@ -116,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memberships_of_both_versions_are_read() {
+    fn memberships_of_both_versions_are_parsed() {
         let found =
             parse("9:name=systemd:/\n8:pids:/user:odd\n1:cpu,cpuacct:/x\n0::/machine/web1\n");
         assert_eq!(found.len(), 4);
@@ -126,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn the_group_of_a_domain_is_told_from_shared_ones() {
+    fn the_group_of_a_domain_is_distinguished_from_shared_ones() {
         let group = |text: &str| parse(text)[0].domain_group().map(Path::to_owned);
         let scope = "/machine.slice/machine-lxc-1-web1.scope/libvirt";
         assert_eq!(group(&format!("0::{scope}")), Some(scope.into()));
@@ -139,15 +138,15 @@ mod tests {
     }
 
     #[test]
-    fn a_group_that_bounds_is_never_left_out() {
+    fn a_group_with_limits_is_never_left_out() {
         let memory = "30 24 0:26 / /m rw,nosuid - cgroup cgroup rw,memory\n";
         let unified = "31 24 0:27 / /u rw - cgroup2 cgroup2 rw\n";
-        let ways = |wanted: &str, mounted: &str| {
+        let move_to = |wanted: &str, mounted: &str| {
             let (wanted, own) = (parse(wanted), parse("4:memory:/\n3:pids:/\n0::/user\n"));
             super::procs_files(&wanted, &own, mounted).map_err(|one| one.controllers.clone())
         };
         let both = "4:memory:/web1\n0::/web1\n";
-        let found = ways(both, &format!("{memory}{unified}")).unwrap();
+        let found = move_to(both, &format!("{memory}{unified}")).unwrap();
         assert_eq!(
             found,
             [
@@ -155,12 +154,12 @@ mod tests {
                 Path::new("/u/web1/cgroup.procs")
             ]
         );
-        assert_eq!(ways(both, unified), Err("memory".to_owned()));
-        assert_eq!(ways("0::/web1\n", memory), Err(String::new()));
-        // Without controllers, and where we are already.
-        assert_eq!(ways(both, memory).unwrap().len(), 1);
+        assert_eq!(move_to(both, unified), Err("memory".to_owned()));
+        assert_eq!(move_to("0::/web1\n", memory), Err(String::new()));
+        // A group without controllers, and one of our own.
+        assert_eq!(move_to(both, memory).unwrap().len(), 1);
         let others = "9:name=systemd:/web1\n3:pids:/\n0::/web1\n";
-        assert!(ways(others, "").unwrap().is_empty());
+        assert!(move_to(others, "").unwrap().is_empty());
     }
 
     #[test]

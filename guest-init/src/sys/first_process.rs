@@ -1,8 +1,8 @@
-//! The first process of a container, as guest-init hands it over to the host.
+//! First process of a container, as guest-init hands it over to the host.
 //!
-//! A number of a process says little: while a container starts there is libvirt's own process, then guest-init, then the first
-//! process of the sandbox, and numbers are used again. So guest-init writes a [`Record`] into the staging root, which the sandbox
-//! cannot reach, once nothing but the payload is left to start. The host takes the process that the record describes, or none.
+//! A pid is not enough: while a container starts there is a process of libvirt, then guest-init, then the first process of the
+//! sandbox, and pids are reused. So guest-init writes a [`Record`] to the staging root, which the sandbox cannot reach, once only the
+//! payload is left to start. The host enters the process that the record describes, or none.
 
 use std::fmt::{self, Display};
 use std::fs::{self, File};
@@ -14,32 +14,32 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Name of the record in the staging root. It is empty until the sandbox has booted.
+/// File name of the record in the staging root. The file is empty until the sandbox has booted.
 pub const RECORD: &str = "first.json";
 
-/// Tells the first process of a namespace of processes from all others, also from later ones: the kernel uses inode numbers of
-/// namespaces again, but not within a clock tick.
+/// Identity of the first process of a pid namespace. No other process has the same: the kernel reuses inode numbers of namespaces, but
+/// not within a clock tick.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Identity {
-    /// Inode number of its namespace of processes (`namespaces(7)`).
+    /// Inode number of its pid namespace (`namespaces(7)`).
     pub namespace: u64,
     /// Clock ticks from the host's boot to its start (field 22 of `proc_pid_stat(5)`).
     pub started: u64,
 }
 
-/// The processes that a container begins with.
+/// First processes of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Record {
-    /// The process that libvirt has started.
+    /// Process that libvirt has started.
     pub init: Identity,
-    /// The first process of the sandbox: a child of `init` where the sandbox has a user namespace, else `init` itself.
+    /// First process of the sandbox: a child of `init` where the sandbox has a user namespace, else `init` itself.
     pub first: Identity,
 }
 
-/// A process, held by its directory in `/proc`: once it has ended all that is opened there fails, also when another process has
-/// its number.
+/// Directory of a process in `/proc`, held open. Once the process has ended, access to its files fails, even if another process has the
+/// same pid.
 #[derive(Debug)]
 pub struct ProcDir {
     pid: u32,
@@ -47,47 +47,38 @@ pub struct ProcDir {
 }
 
 impl ProcDir {
-    /// Opens the directory of the process that has this number now.
-    ///
-    /// # Errors
-    /// Where there is none.
+    /// Opens the directory of the process with this pid.
     pub fn open(pid: u32) -> io::Result<Self> {
         let directory = File::open(format!("/proc/{pid}"))?;
         Ok(Self { pid, directory })
     }
 
-    /// Returns its number.
+    /// Returns the pid.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Returns a path to one of its files, which is good while this lives.
+    /// Returns the path of a file, which is valid until this is dropped.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         format!("/proc/self/fd/{}/{name}", self.directory.as_raw_fd()).into()
     }
 
-    /// Opens one of its files.
-    ///
-    /// # Errors
-    /// Names the file as `/proc` has it.
+    /// Opens a file of the process. An error names it as `/proc/PID/…`.
     pub fn file(&self, name: &str) -> io::Result<File> {
         File::open(self.path(name)).map_err(|error| self.failed(name, &error))
     }
 
-    /// Reads one of its files.
-    ///
-    /// # Errors
-    /// Names the file as `/proc` has it.
+    /// Reads a file of the process. An error names it as `/proc/PID/…`.
     pub fn read(&self, name: &str) -> io::Result<String> {
         fs::read_to_string(self.path(name)).map_err(|error| self.failed(name, &error))
     }
 
-    /// Reads what tells it from other processes.
+    /// Reads the identity of the process.
     ///
     /// # Errors
-    /// Where it has ended, or is not ours to look at.
+    /// If it has ended, or this process may not read it.
     pub fn identity(&self) -> io::Result<Identity> {
         let namespace = fs::metadata(self.path("ns/pid"));
         let namespace = namespace.map_err(|error| self.failed("ns/pid", &error))?;
@@ -105,7 +96,7 @@ impl ProcDir {
     }
 }
 
-/// Field 22 of `/proc/PID/stat`, whose second field has brackets around it and may have some of its own.
+/// Parses the start time in `/proc/PID/stat` (field 22). The second field is in parentheses and may contain some.
 #[must_use]
 pub fn parse_start(text: &str) -> Option<u64> {
     let (_, rest) = text.rsplit_once(')')?;
@@ -140,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_identity_is_written_and_read() {
+    fn an_identity_round_trips() {
         let identity = Identity {
             namespace: 4_026_531_836,
             started: 7,
@@ -152,14 +143,14 @@ mod tests {
     }
 
     #[test]
-    fn the_start_of_a_process_is_read() {
+    fn the_start_time_is_parsed() {
         let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 12345 99 1";
         assert_eq!(parse_start(stat), Some(12345));
         assert_eq!(parse_start("7 (a S 1"), None);
     }
 
     #[test]
-    fn a_process_that_has_ended_has_no_files() {
+    fn files_of_an_ended_process_cannot_be_read() {
         let mut child = Command::new("sleep").arg("100").spawn().unwrap();
         let process = ProcDir::open(child.id()).unwrap();
         let own = ProcDir::open(std::process::id()).unwrap();

@@ -1,6 +1,4 @@
-//! Mounts as files (`open_tree(2)`, `mount_setattr(2)`, `move_mount(2)`), for which `nix` has no functions.
-//!
-//! `unsafe` for these system calls.
+//! Detached mounts (`open_tree(2)`, `mount_setattr(2)`, `move_mount(2)`). `nix` has no functions for these system calls.
 #![allow(unsafe_code)]
 
 use std::ffi::CString;
@@ -12,15 +10,12 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::libc;
 
-/// A copy of one mount that is not to be seen anywhere yet.
+/// Copy of one mount that is not attached anywhere.
 #[derive(Debug)]
 pub struct Detached(OwnedFd);
 
 impl Detached {
-    /// Copies the mount at `path`, without what is mounted below.
-    ///
-    /// # Errors
-    /// What the kernel says.
+    /// Copies the mount at `path`, without the mounts below it.
     pub fn copy(path: &Path) -> nix::Result<Self> {
         let path = c_path(path)?;
         let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
@@ -32,10 +27,10 @@ impl Detached {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(number) }))
     }
 
-    /// Shows the owners of its files as the ids of a user namespace that stand for them.
+    /// Maps the owners of its files to ids of a user namespace.
     ///
     /// # Errors
-    /// `EINVAL` where its filesystem does not have this, or it is so already.
+    /// `EINVAL` if the filesystem has no support, or the mount is mapped already.
     pub fn map_ids(&self, namespace: impl AsFd) -> nix::Result<()> {
         let number = namespace.as_fd().as_raw_fd();
         let attributes = libc::mount_attr {
@@ -59,10 +54,7 @@ impl Detached {
         Errno::result(done).map(drop)
     }
 
-    /// Mounts it at `target`.
-    ///
-    /// # Errors
-    /// What the kernel says.
+    /// Attaches the mount at `target`.
     pub fn attach(self, target: &Path) -> nix::Result<()> {
         let target = c_path(target)?;
         // SAFETY: the file is open, and both paths end with a zero.

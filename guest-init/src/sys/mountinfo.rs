@@ -2,22 +2,22 @@
 
 use std::path::{Path, PathBuf};
 
-/// A line of the table.
+/// Line of the table: a mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
-    /// Identifies the mount while it lasts.
+    /// Id of the mount, unique while it exists.
     pub id: u32,
-    /// The mount it is on.
+    /// Id of the mount that this one is on.
     pub parent: u32,
-    /// Where it is, from the root of the process.
+    /// Mount point, from the root of the process.
     pub point: PathBuf,
     /// Type of the filesystem.
     pub filesystem: String,
-    /// What was mounted: a device, or any word.
+    /// Device, or an arbitrary name.
     pub source: String,
 }
 
-/// The mounts of a table, in its order: a mount comes after the one it is on.
+/// Parses the mounts of a table, in its order: a mount comes after the one it is on.
 pub fn mounts(table: &str) -> impl Iterator<Item = Mount> {
     table.lines().filter_map(|line| {
         let (mount, filesystem) = line.split_once(" - ")?;
@@ -33,13 +33,12 @@ pub fn mounts(table: &str) -> impl Iterator<Item = Mount> {
     })
 }
 
-/// The mount points of a table, in its order.
+/// Parses the mount points of a table, in its order.
 pub fn mount_points(table: &str) -> impl Iterator<Item = PathBuf> {
     mounts(table).map(|mount| mount.point)
 }
 
-/// The mount that is seen at `path` and all that is on it, outermost first; mounts that were there before and are hidden by
-/// it are not.
+/// Returns the mount points of the visible mount at `path` and of all mounts on it, outermost first. Mounts that it hides are left out.
 #[must_use]
 pub fn tree_at(table: &[Mount], path: &Path) -> Vec<PathBuf> {
     let Some(top) = table.iter().rfind(|mount| mount.point == path) else {
@@ -58,7 +57,7 @@ pub fn tree_at(table: &[Mount], path: &Path) -> Vec<PathBuf> {
     points
 }
 
-/// The places below `directory`, which is of the mount `id`, where something else is mounted.
+/// Returns the visible mount points below `directory`, which is on the mount `id`.
 #[must_use]
 pub fn places_on(table: &[Mount], id: u32, directory: &Path) -> Vec<PathBuf> {
     let mut points: Vec<PathBuf> = table
@@ -68,7 +67,7 @@ pub fn places_on(table: &[Mount], id: u32, directory: &Path) -> Vec<PathBuf> {
         .map(|mount| mount.point.clone())
         .collect();
     points.sort();
-    // What was mounted first may be hidden by another mount above it.
+    // An earlier mount may be hidden by a later one above it.
     let mut seen: Vec<PathBuf> = Vec::new();
     for point in points {
         if !seen.iter().any(|above| point.starts_with(above)) {
@@ -92,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_mount_hides_is_not_of_its_tree() {
+    fn hidden_mounts_are_not_in_a_tree() {
         let table = "1 0 8:1 / / rw - ext4 a rw\n\
                      2 1 0:5 / /mnt/old rw - tmpfs b rw\n\
                      3 1 8:2 / /mnt rw - ext4 c rw\n\
@@ -113,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_can_be_seen_is_on_a_directory() {
+    fn hidden_mounts_are_not_on_a_directory() {
         let table = "5 1 0:1 / /r rw shared:1 - ext4 /dev/vda rw\n\
                      6 5 0:2 / /r/a/b rw - tmpfs tmpfs rw\n\
                      7 5 0:3 / /r/a rw - tmpfs tmpfs rw\n\

@@ -1,13 +1,12 @@
-//! Telling what a kernel or filesystem cannot do from what went wrong this time.
+//! Errors that mean a missing feature of the kernel or a filesystem, as opposed to temporary failures.
 //!
-//! Only the first is a reason to confine a sandbox less. What may pass (`ENOSPC`, `EMFILE`, `EAGAIN`, `EIO`…) is an error.
+//! Only a missing feature is a reason to confine a sandbox less. A temporary failure (`ENOSPC`, `EMFILE`, `EAGAIN`, `EIO`…) is an error.
 
 use std::io;
 
 use nix::errno::Errno;
 
-/// Whether an error says that a feature is not there: the kernel or the filesystem lacks it, or whoever runs this kernel keeps it
-/// from us.
+/// Returns whether an error means a missing feature: the kernel or the filesystem lacks it, or the administrator has disabled it.
 #[must_use]
 pub fn is_unsupported(error: &anyhow::Error) -> bool {
     let of_io = |error: &io::Error| error.raw_os_error().map(Errno::from_raw);
@@ -30,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_may_pass_is_not_unsupported() {
+    fn temporary_failures_are_not_unsupported() {
         let wrapped = |errno: Errno| anyhow::Result::<()>::Err(errno.into());
         let wrapped = |errno| wrapped(errno).context("one").context("two").unwrap_err();
         for errno in [Errno::EINVAL, Errno::EPERM, Errno::ENOSYS, Errno::ENODEV] {

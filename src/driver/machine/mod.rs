@@ -89,7 +89,7 @@ pub(super) fn build(
         staged: assembly.staged,
         mounts: assembly.mounts,
         user_mounts: assembly.user_mounts,
-        ways: WAYS,
+        agent_ports: WAYS,
         files,
         credentials: contents.credentials,
         static_units: Some(StaticUnits {

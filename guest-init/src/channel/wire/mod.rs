@@ -1,12 +1,12 @@
-//! What host and guest say to each other while a command runs.
+//! Protocol between host and guest.
 //!
-//! They share one byte stream, the channel: a socket in a container, a virtio-serial port in a virtual machine.
-//! On it are frames: a kind (1 byte), the length of the payload (4 bytes, little-endian), the payload. The host
-//! speaks first, with the [config](crate::config::GuestConfig).
+//! The channel is one byte stream: a socket in a container, a virtio-serial port in a virtual machine. A frame is its kind (1 byte),
+//! the length of the payload (4 bytes, little-endian) and the payload. The host sends the
+//! [config](crate::config::GuestConfig) first.
 //!
-//! Bytes of the command's streams may be sent only as far as the other side has room ([`WINDOW`], and
-//! [`Frame::Room`] when some was used up). Whoever reads the channel can therefore always take what comes, and a
-//! stream that nobody reads does not hold up another stream, a signal or the end.
+//! A side sends bytes of a stream only while the other side has room for them: [`WINDOW`] at the start, and more with each
+//! [`Frame::Room`]. So every frame can be read at once, and a stream that nobody reads does not hold up another stream, a signal or
+//! the exit status.
 
 mod tunnel_frame;
 
@@ -14,54 +14,54 @@ use serde::{Deserialize, Serialize};
 
 pub use tunnel_frame::{Kind, TunnelFrame};
 
-/// Bytes of one stream that may be on their way before the other side says that it has more room.
+/// Bytes of one stream that may be sent before the other side reports room.
 pub const WINDOW: u32 = 256 << 10;
 
-/// The largest payload of a frame, in bytes: a config with very many arguments and mounts.
+/// Largest payload of a frame, in bytes. A config with very many arguments and mounts fits.
 pub const LARGEST: usize = 16 << 20;
 
-/// Bytes of a stream that are put into one frame at most.
+/// Most bytes of a stream in one frame.
 pub const CHUNK: usize = 32 << 10;
 
-/// Bytes before a payload.
+/// Bytes of a frame before its payload.
 pub const HEADER: usize = 5;
 
-/// Name of the virtio-serial port that is the channel.
+/// Name of the virtio-serial port of the channel.
 pub const PORT: &str = "org.virt-sandbox.channel.0";
 
 /// Name of the [`Milestone`] after which the command runs.
 pub const STARTED: &str = "started";
 
-/// File descriptor of the channel in a container: the first that libvirt hands down. Streams that are inherited follow in
-/// the order of their numbers.
+/// File descriptor of the channel in a container: the first that libvirt passes on. Inherited streams follow in the order of their
+/// numbers.
 pub const CHANNEL_FD: i32 = 3;
 
-/// One message.
+/// Message on the channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
     /// To the guest, first: a [`GuestConfig`](crate::config::GuestConfig) as JSON.
     Config(Vec<u8>),
-    /// To the host: a moment of the boot was reached.
+    /// To the host: a moment of the boot.
     Milestone(Milestone),
     /// To the host: a line of the guest's log.
     Log(Vec<u8>),
-    /// Bytes of a stream.
+    /// Data of a stream.
     Data(StreamId, Vec<u8>),
-    /// The stream has ended: no more bytes come, or, said by who receives it, none are wanted.
+    /// End of a stream: the sender has no more data, or the receiver wants none.
     End(StreamId),
-    /// Whoever received bytes of this stream can take so many more.
+    /// Number of bytes of a stream that the receiver can take in addition.
     Room(StreamId, u32),
-    /// To the guest: pass on a signal.
+    /// To the guest: a signal for the command.
     Signal(SignalFrame),
-    /// To the guest: the window of the terminal has another size, in rows and columns.
+    /// To the guest: a new size of the terminal, in rows and columns.
     Resize(u16, u16),
-    /// To the host, last: how it ended.
+    /// To the host, last: the exit status.
     Exit(Exit),
-    /// To a machine that lives by itself, first: whoever was there before is gone. The number is one nobody has said before.
+    /// To the agent, first: a new client, with a random number. The previous client is gone.
     Attach(u64),
-    /// To the host: the answer to that.
+    /// To the host: the answer to [`Frame::Attach`].
     Hello(Hello),
-    /// About a connection, by its number.
+    /// Frame of a connection of a tunnel, with the number of the connection.
     Tunnel(u32, TunnelFrame),
 }
 
@@ -70,19 +70,19 @@ pub enum Frame {
 pub struct Hello {
     /// [`VERSION`](crate::channel::agent_request::VERSION) of the guest.
     pub version: u32,
-    /// What was said to attach.
+    /// Number of the [`Frame::Attach`].
     pub number: u64,
 }
 
-/// By which a [`Hello`] is found among what was meant for somebody else.
+/// Marks a [`Hello`] among data for a previous client.
 const MAGIC: [u8; 16] = *b"virt-sandbox way";
 
-/// A stream of the command.
+/// Standard stream of the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StreamId {
     /// Standard input.
     Stdin,
-    /// Standard output, and all that a terminal says.
+    /// Standard output, or all output of a terminal.
     Stdout,
     /// Standard error.
     Stderr,
@@ -92,17 +92,17 @@ pub enum StreamId {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Milestone {
-    /// What was reached: `booted`, `root`, `network`, `started`.
+    /// Name of the moment: `booted`, `root`, `network`, `started`.
     pub name: String,
-    /// Milliseconds since the guest's kernel began.
+    /// Milliseconds since the kernel of the guest started.
     pub millis: u64,
 }
 
 impl Milestone {
-    /// The moment now.
+    /// Returns a milestone at the current time.
     #[must_use]
     pub fn now(name: &str) -> Self {
-        // Seconds with two digits behind the point (proc_uptime(5)).
+        // Seconds with two decimal places (proc_uptime(5)).
         let uptime = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
         let seconds = uptime.split(' ').next().unwrap_or("").replace('.', "");
         Self {
@@ -115,53 +115,53 @@ impl Milestone {
 /// A signal to pass on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SignalFrame {
-    /// Its number (`signal(7)`); the same in host and guest, which are of one architecture.
+    /// Number (`signal(7)`), which is the same in host and guest: they have the same architecture.
     pub number: u8,
-    /// To the whole foreground group, as for a key typed at a terminal, instead of the command alone.
+    /// Whether the whole process group gets the signal, as for a key at a terminal.
     pub group: bool,
 }
 
-/// How a command ended.
+/// Exit status of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "type")]
 pub enum Exit {
-    /// By itself, with this status.
+    /// The command has exited.
     Status {
         /// 0 to 255.
         code: u8,
     },
-    /// By a signal.
+    /// A signal has killed the command.
     Signal {
-        /// Its number.
+        /// Number of the signal.
         number: u8,
     },
-    /// It did not start: there is no such program, or it cannot be run.
+    /// The program does not exist or cannot be executed.
     NotRun {
-        /// Whether there is none.
+        /// Whether the program does not exist.
         missing: bool,
-        /// Why, on one line.
+        /// Reason, on one line.
         reason: String,
     },
-    /// The guest could not do what the host asked.
+    /// The guest could not carry out a request.
     Failed {
-        /// Why, on one line.
+        /// Reason, on one line.
         reason: String,
     },
 }
 
-/// Why bytes are no frame.
+/// Error in received bytes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
-    /// A kind there is not.
+    /// Unknown kind of frame.
     #[error("a message of unknown kind {0}")]
     Kind(u8),
-    /// A payload longer than [`LARGEST`].
+    /// Payload longer than [`LARGEST`].
     #[error("a message of {0} bytes")]
     Length(usize),
-    /// Bytes of a stream that nobody has said there is room for.
+    /// More bytes of a stream than the reported room.
     #[error("{0} bytes of a stream at once, for which there is no room")]
     Room(usize),
-    /// A payload that is not what its kind has.
+    /// Payload that does not fit its kind.
     #[error("a message of kind {0} that makes no sense")]
     Payload(u8),
 }
@@ -196,8 +196,8 @@ impl StreamId {
 }
 
 impl Exit {
-    /// The status a shell would give it: 128+N for signal N, 127 and 126 for a command that is missing or
-    /// cannot be run, and 125 for a failure that is not the command's (`podman-run(1)`, `env(1)`).
+    /// Returns the exit status as a shell has it: 128+N for signal N, 127 and 126 for a program that does not exist or cannot be
+    /// executed, and 125 for a failure that is not the command's (`podman-run(1)`, `env(1)`).
     #[must_use]
     pub fn code(&self) -> u8 {
         match self {
@@ -262,10 +262,10 @@ impl Frame {
         }
     }
 
-    /// Takes the first frame out of `buffer`; `None` while it is not all there.
+    /// Takes the first frame out of `buffer`; `None` if it is not complete.
     ///
     /// # Errors
-    /// Where the bytes are no frame. Nothing that follows can be read then.
+    /// If the bytes are no frame. The bytes that follow cannot be read then.
     pub fn take(buffer: &mut Vec<u8>) -> Result<Option<Self>, WireError> {
         let Some(header) = buffer.get(..HEADER) else {
             return Ok(None);
@@ -286,7 +286,7 @@ impl Frame {
         })
     }
 
-    /// Takes the [`Hello`] with `number` out of `buffer`, and drops all that comes before; `None` while it is not there.
+    /// Takes the [`Hello`] with `number` out of `buffer` and discards everything before it; `None` if it has not arrived.
     pub fn take_hello(buffer: &mut Vec<u8>, number: u64) -> Option<Hello> {
         let mut wanted = vec![];
         Self::Hello(Hello { version: 0, number }).write(&mut wanted);
@@ -295,7 +295,7 @@ impl Frame {
             .windows(wanted.len())
             .position(|found| found.starts_with(&wanted[..head]) && found.ends_with(&tail));
         let Some(at) = at else {
-            // What is here may be the beginning of it.
+            // The buffer may end with the beginning of it.
             buffer.drain(..buffer.len().saturating_sub(wanted.len() - 1));
             return None;
         };
@@ -337,7 +337,7 @@ impl Frame {
     }
 }
 
-/// These types have nothing that JSON cannot carry.
+/// Writes a value as JSON. The types in frames always serialize.
 fn json(value: &impl Serialize, buffer: &mut Vec<u8>) {
     buffer.extend(serde_json::to_vec(value).unwrap_or_default());
 }

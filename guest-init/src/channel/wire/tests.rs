@@ -36,7 +36,7 @@ fn frames() -> Vec<Frame> {
 }
 
 #[test]
-fn frames_are_read_back_however_they_are_cut() {
+fn frames_are_read_back_from_chunks_of_any_size() {
     let mut bytes = Vec::new();
     for frame in frames() {
         frame.write(&mut bytes);
@@ -56,7 +56,7 @@ fn frames_are_read_back_however_they_are_cut() {
 }
 
 #[test]
-fn a_hello_is_found_in_what_others_left() {
+fn a_hello_is_found_after_data_for_a_previous_client() {
     let hello = |number| Frame::Hello(Hello { version: 1, number });
     let mut bytes = b"\x04\xff\xff the middle of something".to_vec();
     hello(7).write(&mut bytes);
@@ -75,7 +75,7 @@ fn a_hello_is_found_in_what_others_left() {
 }
 
 #[test]
-fn statuses_are_those_of_a_shell() {
+fn exit_statuses_are_those_of_a_shell() {
     for (exit, code) in [
         (Exit::Status { code: 7 }, 7),
         (Exit::Signal { number: 9 }, 137),
@@ -92,13 +92,13 @@ fn statuses_are_those_of_a_shell() {
 
 proptest! {
     #[test]
-    fn garbage_is_refused_or_waited_for(mut bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+    fn arbitrary_bytes_do_not_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
         while let Ok(Some(_)) = Frame::take(&mut bytes) {}
     }
 
-    // What a sandbox that means harm could send: frames of every kind, with the right or another length.
+    // Frames of a malicious sandbox: of every kind, with the right or a wrong length.
     #[test]
-    fn what_is_framed_but_wrong_ends_too(
+    fn malformed_frames_do_not_loop(
         parts in proptest::collection::vec((0..14_u8, proptest::collection::vec(any::<u8>(), 0..40), any::<Option<u32>>()), 0..8)
     ) {
         let mut bytes = Vec::new();
@@ -111,7 +111,7 @@ proptest! {
         let mut left = bytes.len();
         let mut hello = bytes.clone();
         while let Ok(Some(_)) = Frame::take(&mut bytes) {
-            // Each takes some away, so there is an end, and nothing is kept but what was sent.
+            // Each frame shortens the buffer, so the loop ends.
             prop_assert!(bytes.len() < left);
             left = bytes.len();
         }

@@ -1,28 +1,28 @@
-//! What is said of a connection that is carried over the channel, beside others.
+//! Frames of the connections of a tunnel.
 
 use super::Frame;
 
-/// What goes over one connection.
+/// Protocol of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Bytes in order, each direction with an end of its own.
+    /// Bytes in order. Each direction ends by itself.
     Stream,
-    /// Messages, each whole or not at all. Those without a byte are not carried.
+    /// Messages, each delivered whole or lost. Empty messages are not carried.
     Datagrams,
 }
 
-/// One message about a connection.
+/// Frame of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TunnelFrame {
-    /// To the guest: connect to this port of yours.
+    /// To the guest: connect to this port.
     Open(Kind, u16),
-    /// Bytes, or a datagram. Of a stream only as many as the other side has room for.
+    /// Bytes of a stream, within the reported room, or one datagram.
     Data(Vec<u8>),
-    /// No more bytes come.
+    /// End of the sender's bytes.
     End,
-    /// Whoever received bytes of a stream can take so many more.
+    /// Number of bytes that the receiver can take in addition.
     Room(u32),
-    /// It is over, and not all may have arrived: nobody listens there, or one side has failed.
+    /// The connection has failed, and data may be lost: nobody listens, or one side has failed.
     Reset,
 }
 
@@ -34,7 +34,7 @@ const ROOM: u8 = 4;
 const RESET: u8 = 5;
 
 impl TunnelFrame {
-    /// Appends the payload of a frame about the connection `id`.
+    /// Appends the payload of a frame of the connection `id`.
     pub(super) fn write(&self, id: u32, buffer: &mut Vec<u8>) {
         buffer.extend(id.to_le_bytes());
         match self {
@@ -58,7 +58,7 @@ impl TunnelFrame {
         }
     }
 
-    /// Reads such a payload.
+    /// Parses the payload of a frame.
     pub(super) fn read(payload: &[u8]) -> Option<Frame> {
         let (id, rest) = payload.split_first_chunk::<4>()?;
         let frame = match rest {

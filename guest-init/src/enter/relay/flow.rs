@@ -1,6 +1,4 @@
-//! Bytes on their way from one file to another.
-//!
-//! A flow never waits: its caller finds out which files can be read or written.
+//! One direction of a relayed stream. A flow never blocks: its caller polls the files.
 
 use std::fmt::{self, Display};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -15,23 +13,23 @@ use crate::stdio::terminal::is_ours;
 
 /// Character that a terminal reads as the end of its input (`VEOF`).
 const END_OF_INPUT: u8 = 4;
-/// Bytes that can be written without waiting to whatever poll(2) calls writable (`PIPE_BUF`).
+/// Bytes that a file takes without blocking once poll(2) reports it writable (`PIPE_BUF`).
 const PAGE: usize = 4096;
 /// Bytes read at once.
 pub const ROOM: usize = 256 << 10;
-/// More than a terminal holds for its reader.
+/// Most bytes that a terminal holds for its reader.
 const OF_TERMINAL: usize = 64 << 10;
 
 /// Action on the other side when no more bytes come for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AtEnd {
-    /// The other side is closed.
+    /// Close the other side.
     Close,
-    /// The key for the end of input is typed: it is a terminal.
+    /// Type the end-of-input character: the other side is a terminal.
     Type,
 }
 
-/// Why a stream of the caller fails.
+/// Failure of a stream of the caller.
 #[derive(Debug)]
 pub struct Failure {
     doing: &'static str,
@@ -51,27 +49,27 @@ impl Display for Failure {
 pub struct Flow {
     /// Name of the stream in messages.
     name: &'static str,
-    /// Gone once it has ended.
+    /// Absent once it has ended.
     from: Option<OwnedFd>,
-    /// Gone once it is closed.
+    /// Absent once it is closed.
     to: Option<OwnedFd>,
     buffer: Vec<u8>,
     written: usize,
     at_once: usize,
     at_end: AtEnd,
-    /// Whether the last line is still without its end.
+    /// Whether the last byte was not a newline.
     mid_line: bool,
-    /// Bytes still taken from a command that has ended.
+    /// Bytes still to be read, once the command has ended.
     leftover: Option<usize>,
 }
 
 impl Flow {
-    /// From the caller to the command, who is at a file that does not block.
+    /// Returns a flow from the caller to the command, whose file is nonblocking.
     pub fn input(from: OwnedFd, to: OwnedFd, at_end: AtEnd) -> Self {
         Self::new("standard input", from, to, usize::MAX, at_end)
     }
 
-    /// From the command to the caller.
+    /// Returns a flow from the command to the caller.
     pub fn output(name: &'static str, from: OwnedFd, to: OwnedFd) -> Self {
         let is_regular = fstat(&to).is_ok_and(|status| {
             SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG
@@ -94,7 +92,7 @@ impl Flow {
         }
     }
 
-    /// The command has ended: all that it wrote is there. What comes after that is of processes it left behind.
+    /// Limits the rest to what a pipe or terminal holds: the command has ended, and later data is of processes it left behind.
     pub fn end(&mut self) {
         let Some(from) = &self.from else { return };
         let held = fcntl(from, FcntlArg::F_GETPIPE_SZ).ok();
@@ -102,22 +100,22 @@ impl Flow {
         self.leftover.get_or_insert(held.unwrap_or(OF_TERMINAL));
     }
 
-    /// Nothing more is to be taken.
+    /// Stops reading.
     pub fn stop(&mut self) {
         self.from = None;
     }
 
-    /// Whether nothing more comes, and all that came was passed on.
+    /// Returns whether the flow has ended and all data is written.
     pub fn is_over(&self) -> bool {
         self.to.is_none() || (self.from.is_none() && self.is_idle())
     }
 
-    /// Whether nothing that came waits to be passed on.
+    /// Returns whether all data read is written.
     pub fn is_idle(&self) -> bool {
         self.buffer.is_empty()
     }
 
-    /// Whether what it reads is no terminal that is another job's at the moment.
+    /// Returns whether the source may be read: it is not a terminal with another job in the foreground.
     pub fn reads_ours(&self) -> bool {
         self.from.as_ref().is_none_or(|from| is_ours(from.as_fd()))
     }
@@ -132,15 +130,15 @@ impl Flow {
             false => PollFlags::POLLOUT,
         };
         let from = from.map(|from| (from.as_fd(), PollFlags::POLLIN));
-        // A terminal that nobody has open may still be opened: that it is not would be told again and again.
+        // A terminal without an open end may still be opened, and poll(2) would report POLLHUP all the time.
         let watches = !self.is_idle() || self.at_end == AtEnd::Close;
         let to = self.to.as_ref().filter(|_| watches);
         let to = to.map(|to| (to.as_fd(), writing));
         from.into_iter().chain(to)
     }
 
-    /// Does what can be done, as poll(2) has said of these files.
-    pub fn turn(&mut self, ready: &[(i32, PollFlags)]) -> Result<(), Failure> {
+    /// Handles the events that poll(2) has reported.
+    pub fn advance(&mut self, ready: &[(i32, PollFlags)]) -> Result<(), Failure> {
         let events = |file: &Option<OwnedFd>| {
             let number = file.as_ref().map(AsRawFd::as_raw_fd);
             let found = ready.iter().find(|(fd, _)| Some(*fd) == number);
@@ -167,7 +165,7 @@ impl Flow {
         let count = read(from, &mut self.buffer);
         self.buffer.truncate(*count.as_ref().unwrap_or(&0));
         match count {
-            // EIO is what a terminal says that no process has open any more, or that was hung up.
+            // A terminal returns EIO if no process has it open, or after a hang-up.
             Ok(0) | Err(Errno::EIO) => self.end_of_input(),
             Ok(count) => {
                 self.mid_line = self.buffer.last() != Some(&b'\n');
@@ -192,7 +190,7 @@ impl Flow {
         match self.at_end {
             AtEnd::Close => self.to = None,
             AtEnd::Type => {
-                // In the middle of a line the first one only hands over what there is (termios(3)).
+                // In the middle of a line the first character only passes on the line so far (termios(3)).
                 let times = if self.mid_line { 2 } else { 1 };
                 self.buffer.extend(std::iter::repeat_n(END_OF_INPUT, times));
             }
@@ -218,7 +216,7 @@ impl Flow {
             Err(Errno::EINTR | Errno::EAGAIN) => Ok(()),
             Err(errno) => {
                 self.close();
-                // Nobody reads it any more: no error.
+                // The reader is gone, which is no error.
                 let is_gone = matches!(errno, Errno::EPIPE | Errno::ECONNRESET | Errno::EIO);
                 match is_gone {
                     true => Ok(()),
@@ -228,7 +226,7 @@ impl Flow {
         }
     }
 
-    /// Nobody takes any more: whoever writes is told, as by a reader that is gone.
+    /// Closes both sides: the writer gets `SIGPIPE` or `EPIPE`.
     fn close(&mut self) {
         self.from = None;
         self.to = None;
@@ -256,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_come_through_and_the_end_is_passed_on() {
+    fn data_and_the_end_are_passed_on() {
         let (from, mut writer) = pipe().unwrap();
         let (mut reader, to) = pipe().unwrap();
         let mut flow = Flow::output("standard output", from.into(), to.into());
@@ -267,7 +265,7 @@ mod tests {
             let wanted: Vec<_> = (flow.wants(true))
                 .map(|(fd, events)| (fd.as_raw_fd(), events))
                 .collect();
-            flow.turn(&wanted).unwrap();
+            flow.advance(&wanted).unwrap();
             turns += 1;
             assert!(turns < 20);
         }
@@ -277,24 +275,24 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_is_gone_is_told_on() {
+    fn a_closed_reader_closes_the_writer() {
         let (from, writer) = pipe().unwrap();
         let (reader, to) = pipe().unwrap();
         drop(reader);
         let ready = all(&to, PollFlags::POLLERR);
         let mut flow = Flow::input(from.into(), to.into(), AtEnd::Close);
-        flow.turn(&ready).unwrap();
+        flow.advance(&ready).unwrap();
         assert!(flow.is_over());
         assert!(write(&writer, b"x").is_err());
     }
 
     #[test]
-    fn what_fails_is_named() {
+    fn failures_name_the_stream() {
         let (reader, to) = pipe().unwrap();
         let directory = File::open("/").unwrap();
         let ready = all(&directory, PollFlags::POLLIN);
         let mut flow = Flow::input(directory.into(), to.into(), AtEnd::Close);
-        let failure = flow.turn(&ready).unwrap_err();
+        let failure = flow.advance(&ready).unwrap_err();
         assert_eq!(
             failure.to_string(),
             "reading standard input: Is a directory"
@@ -308,7 +306,7 @@ mod tests {
             (full.as_raw_fd(), PollFlags::POLLOUT),
         ];
         let mut flow = Flow::output("standard output", from.into(), full.into());
-        let failure = flow.turn(&ready).unwrap_err();
+        let failure = flow.advance(&ready).unwrap_err();
         assert_eq!(
             failure.to_string(),
             "writing standard output: No space left on device"
@@ -317,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn of_an_ended_command_no_more_is_taken_than_its_pipe_holds() {
+    fn after_the_end_no_more_is_read_than_a_pipe_holds() {
         let (from, mut writer) = pipe().unwrap();
         let (_reader, to) = pipe().unwrap();
         let mut flow = Flow::output("standard output", from.into(), to.into());
@@ -326,7 +324,7 @@ mod tests {
         while !flow.is_over() {
             writer.write_all(&[0; PAGE]).unwrap();
             let ready = all(flow.from.as_ref().unwrap(), PollFlags::POLLIN);
-            flow.turn(&ready).unwrap();
+            flow.advance(&ready).unwrap();
             taken += flow.buffer.len();
             flow.buffer.clear();
             assert!(taken <= 1 << 20);

@@ -1,8 +1,8 @@
-//! Between the caller's standard streams and a command in the sandbox.
+//! Relay between the caller's standard streams and a command in the sandbox.
 //!
-//! The command leads a session of its own, in which the caller's terminal does not exist. It has the caller's pipes themselves, and
-//! pipes of the sandbox, or with `--terminal` a terminal of it, for all else ([`crate::stdio::streams`]): this process copies, outside of the
-//! sandbox's namespace of processes.
+//! The command leads a session of its own, without the caller's terminal. It gets pipes of the caller as they are, and pipes of the
+//! sandbox for all other streams, or a terminal of the sandbox with `--terminal` ([`crate::stdio::streams`]). This process copies the
+//! data, outside of the pid namespace of the sandbox.
 
 mod flow;
 mod streams;
@@ -20,7 +20,7 @@ use nix::unistd::Pid;
 
 use self::flow::Flow;
 pub use self::streams::Streams;
-use self::streams::{Flows, Theirs};
+use self::streams::{ChildStdio, Flows};
 use crate::process::{default_action, end_with_parent, spawn};
 use crate::stdio::terminal::{RawMode, set_window_size, window_size};
 
@@ -35,24 +35,24 @@ const FORWARDED: [Signal; 7] = [
     Signal::SIGCONT,
 ];
 
-/// Signals that ask for the end.
-const ASKING: [Signal; 4] = [
+/// Signals that ask to terminate.
+const TERMINATING: [Signal; 4] = [
     Signal::SIGINT,
     Signal::SIGTERM,
     Signal::SIGHUP,
     Signal::SIGQUIT,
 ];
 
-/// Status of a command that succeeded, but whose output was lost here.
+/// Exit status if the command succeeded but output was lost.
 const LOST: u8 = 125;
 
-/// Milliseconds until the caller's terminal is looked at again that is another job's: nobody tells.
-const LOOK: u16 = 200;
+/// Milliseconds between checks whether the caller's job is in the foreground again: there is no event for it.
+const FOREGROUND_CHECK: u16 = 200;
 
-/// Runs `child` in a process of its own and gives its exit status, 128+N for signal N. `child` replaces its
-/// process; if it returns, its status and message are what went wrong.
+/// Runs `child` in a new process and returns the exit status, 128+N for signal N. `child` executes the command; if it returns, it has
+/// failed with this status and message.
 pub fn run(streams: Streams, child: impl FnOnce() -> (u8, String)) -> Result<u8> {
-    // Were it ignored, as a caller may leave it, the kernel would not say that the command ended.
+    // With SIGCHLD ignored, as a caller may leave it, there is no status to wait for (sigaction(2)).
     default_action(Signal::SIGCHLD).context("listening for signals")?;
     let mut mask = SigSet::empty();
     let others = [Signal::SIGCHLD, Signal::SIGWINCH, Signal::SIGTSTP];
@@ -68,13 +68,13 @@ pub fn run(streams: Streams, child: impl FnOnce() -> (u8, String)) -> Result<u8>
         copy_window_size(std::io::stdin().as_fd(), master.as_fd());
     }
     let pid = spawn(|| {
-        // The sandbox's files can keep it for ever before it is the command.
+        // Access to files of the sandbox may block for ever.
         end_with_parent();
         let begun = theirs.attach();
         let begun = begun.and_then(|()| mask.thread_unblock().context("unblocking signals"));
         fail(begun.map_or_else(|error| (LOST, format!("{error:#}")), |()| child()))
     })?;
-    drop::<Theirs>(theirs);
+    drop::<ChildStdio>(theirs);
     let Flows {
         input,
         outputs,
@@ -103,9 +103,9 @@ fn fail((status, message): (u8, String)) -> u8 {
 
 /// Both ends of a session with a terminal.
 struct Terminal {
-    /// Of the terminal the command has.
+    /// Master of the command's terminal.
     master: OwnedFd,
-    /// The caller's, if it has one.
+    /// Raw mode of the caller's terminal, if it has one.
     raw: Option<RawMode>,
 }
 
@@ -115,14 +115,14 @@ impl Terminal {
     }
 }
 
-/// Where one of them is no terminal there is no size to copy.
+/// Copies the window size, if both are terminals.
 fn copy_window_size(from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
     if let Ok((rows, columns)) = window_size(from) {
         let _ = set_window_size(to, rows, columns);
     }
 }
 
-/// A command that runs, or has ended with output left.
+/// A command that runs, or has ended and has output left.
 struct Relay {
     pid: Pid,
     input: Option<Flow>,
@@ -131,16 +131,16 @@ struct Relay {
     status: Option<u8>,
     /// Whether output could not be written.
     has_lost: bool,
-    /// Nobody takes the output that is left, and nobody wants to wait any more.
+    /// Whether a signal has ended the wait for a reader of the remaining output.
     gives_up: bool,
 }
 
 impl Relay {
-    /// Passes on signals and bytes until the command has ended and all that it has said is passed on.
+    /// Relays signals and data until the command has ended and all output is written.
     fn run(mut self, signals: &SignalFd) -> Result<u8> {
         loop {
             if let Some(status) = self.status {
-                // What is typed from now on is for the caller.
+                // Later input is for the caller.
                 self.input = None;
                 self.outputs.iter_mut().for_each(Flow::end);
                 if self.gives_up || self.outputs.iter().all(Flow::is_over) {
@@ -151,13 +151,13 @@ impl Relay {
                     });
                 }
             }
-            self.turn(signals)?;
+            self.poll_once(signals)?;
         }
     }
 
-    /// Waits until something can be done, and does it.
-    fn turn(&mut self, signals: &SignalFd) -> Result<()> {
-        // A job in the background that reads its terminal is stopped, and takes what was typed for another one.
+    /// Waits for an event and handles it.
+    fn poll_once(&mut self, signals: &SignalFd) -> Result<()> {
+        // A background job that reads its terminal is stopped by SIGTTIN, or takes input of another job.
         let reads = self.input.as_ref().is_some_and(Flow::reads_ours);
         let input = self.input.iter().flat_map(|input| input.wants(reads));
         let outputs = self.outputs.iter().flat_map(|output| output.wants(true));
@@ -167,12 +167,12 @@ impl Relay {
                 .chain(outputs)
                 .map(|(fd, events)| PollFd::new(fd, events)),
         );
-        // Once the command has ended, what is left in its streams is taken without waiting: a
-        // process it left behind may hold them open for ever.
+        // Once the command has ended, the rest of its output is read without waiting: a process that it left behind may hold the
+        // streams open for ever.
         let is_left = self.status.is_some() && self.outputs.iter().all(Flow::is_idle);
         let timeout = match (is_left, self.input.is_some() && !reads) {
             (true, _) => PollTimeout::ZERO,
-            (false, true) => LOOK.into(),
+            (false, true) => FOREGROUND_CHECK.into(),
             (false, false) => PollTimeout::NONE,
         };
         let is_silent = match poll(&mut polled, timeout) {
@@ -193,11 +193,11 @@ impl Relay {
         {
             self.take_signals(signals)?;
         }
-        if let Some(Err(failure)) = self.input.as_mut().map(|input| input.turn(&ready)) {
+        if let Some(Err(failure)) = self.input.as_mut().map(|input| input.advance(&ready)) {
             fail((0, failure.to_string()));
         }
         for output in &mut self.outputs {
-            if let Err(failure) = output.turn(&ready) {
+            if let Err(failure) = output.advance(&ready) {
                 fail((0, failure.to_string()));
                 self.has_lost = true;
             }
@@ -211,8 +211,8 @@ impl Relay {
                 continue;
             };
             if self.status.is_some() {
-                // The pid may be that of another process by now.
-                self.gives_up |= ASKING.contains(&which);
+                // The command is reaped: its pid may belong to another process.
+                self.gives_up |= TERMINATING.contains(&which);
             } else if which == Signal::SIGCHLD {
                 self.status = reap(self.pid)?;
             } else if which == Signal::SIGTSTP {
@@ -222,7 +222,7 @@ impl Relay {
             } else if which == Signal::SIGWINCH {
                 self.terminal.iter().for_each(Terminal::resize);
             } else {
-                // A key is for all processes of a job, which are those of our group and of the command's.
+                // A key at the terminal signals all processes of a job, which includes the command's group.
                 let is_typed = signal.ssi_code == nix::libc::SI_KERNEL;
                 self.pass_on(which, is_typed);
             }
@@ -232,14 +232,14 @@ impl Relay {
 
     fn pass_on(&self, signal: Signal, to_group: bool) {
         let group = Pid::from_raw(-self.pid.as_raw());
-        // It has no group yet when it has just begun.
+        // The command has no group of its own before setsid(2).
         if !to_group || kill(group, signal) == Err(Errno::ESRCH) {
             let _ = kill(self.pid, signal);
         }
     }
 
-    /// Stops the command, then us, with the caller's terminal as it was. In a session of its own the command would not stop for
-    /// `SIGTSTP`.
+    /// Stops the command and this process, with the caller's mode of the terminal restored. `SIGTSTP` does not stop the command, whose
+    /// process group is orphaned (setpgid(2)).
     fn suspend(&self) {
         let raw = self.terminal.as_ref().and_then(|it| it.raw.as_ref());
         raw.inspect(|raw| raw.leave());
@@ -248,7 +248,7 @@ impl Relay {
         self.resume();
     }
 
-    /// After a stop: a shell has set its terminal to its own mode, and the window may be another.
+    /// Continues after a stop. A shell may have changed the mode of the terminal, and the window its size.
     fn resume(&self) {
         if let Some(terminal) = &self.terminal {
             let _ = terminal.raw.as_ref().map(RawMode::enter_again);

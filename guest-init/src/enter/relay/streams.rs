@@ -1,4 +1,4 @@
-//! The caller's standard streams on their way to a command.
+//! Standard streams of a command, made from those of the caller.
 
 use std::io::{stderr, stdin, stdout};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,7 +12,7 @@ use super::flow::{AtEnd, Flow, ROOM};
 use crate::stdio::pty::Pty;
 use crate::stdio::streams::{Direction, hand_down};
 
-/// Standard streams of the caller, and how a command gets them. To be found out while the caller's `/proc` is at hand.
+/// Standard streams of the caller as the command gets them.
 #[derive(Debug)]
 pub enum Streams {
     /// The command gets a terminal of the sandbox.
@@ -23,7 +23,7 @@ pub enum Streams {
 
 /// Standard streams of a command.
 #[derive(Debug)]
-pub enum Theirs {
+pub enum ChildStdio {
     /// A terminal.
     Terminal(OwnedFd),
     /// Pipes.
@@ -37,12 +37,12 @@ pub struct Flows {
     pub input: Option<Flow>,
     /// From the command.
     pub outputs: Vec<Flow>,
-    /// The other end of its terminal.
+    /// Master of its terminal.
     pub master: Option<OwnedFd>,
 }
 
 impl Streams {
-    /// Looks at those of this process.
+    /// Finds the streams of this process. To be called while `/proc` is that of the host.
     pub fn of_caller(terminal: bool) -> Self {
         if terminal {
             return Self::Terminal;
@@ -54,8 +54,8 @@ impl Streams {
         ])
     }
 
-    /// Makes all that has not been handed down, in the sandbox. Those of this process are taken over, but for its standard error.
-    pub fn connect(self) -> Result<(Theirs, Flows)> {
+    /// Makes the remaining streams, in the sandbox. Takes over standard input and output of this process.
+    pub fn connect(self) -> Result<(ChildStdio, Flows)> {
         match self {
             Self::Terminal => {
                 let pty = Pty::open()?;
@@ -67,7 +67,7 @@ impl Streams {
                     outputs: vec![output],
                     master: Some(pty.master),
                 };
-                Ok((Theirs::Terminal(pty.slave), flows))
+                Ok((ChildStdio::Terminal(pty.slave), flows))
             }
             Self::Pipes([input, output, error]) => {
                 let mut flows = Flows {
@@ -95,19 +95,19 @@ impl Streams {
                 };
                 let error = match error {
                     Some(pipe) => pipe,
-                    // In the order in which it was written.
+                    // One pipe keeps the order of both outputs.
                     None if is_one => copy(output.as_fd())?,
                     None => relayed("standard error", stderr().as_fd())?,
                 };
                 let_go()?;
-                Ok((Theirs::Pipes([input, output, error]), flows))
+                Ok((ChildStdio::Pipes([input, output, error]), flows))
             }
         }
     }
 }
 
-impl Theirs {
-    /// Makes them the standard streams of this process, in a session of its own, which has no terminal but this.
+impl ChildStdio {
+    /// Makes these the standard streams of this process, in a new session.
     pub fn attach(&self) -> Result<()> {
         match self {
             Self::Terminal(slave) => Pty::attach(slave.as_fd()),
@@ -127,7 +127,7 @@ fn copy(stream: BorrowedFd<'_>) -> Result<OwnedFd> {
         .context("copying a file descriptor")
 }
 
-/// Whether standard output and standard error are one file.
+/// Returns whether standard output and standard error are the same file.
 fn are_one() -> bool {
     let (Ok(output), Ok(error)) = (fstat(stdout()), fstat(stderr())) else {
         return false;
@@ -135,7 +135,7 @@ fn are_one() -> bool {
     (output.st_dev, output.st_ino) == (error.st_dev, error.st_ino)
 }
 
-/// A pipe of the sandbox: the command's end, and ours, which does not block.
+/// Makes a pipe in the sandbox. Returns the command's end, and ours, which is nonblocking.
 fn pipe(direction: Direction) -> Result<(OwnedFd, OwnedFd)> {
     let doing = "making a pipe";
     let (read, write) = pipe2(OFlag::O_CLOEXEC).context(doing)?;
@@ -144,14 +144,14 @@ fn pipe(direction: Direction) -> Result<(OwnedFd, OwnedFd)> {
         Direction::Output => (write, read),
     };
     fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).context(doing)?;
-    // The fewer turns, the faster; that it may not be so large is no matter.
+    // A large pipe needs fewer system calls. It may be limited, which does no harm.
     let _ = fcntl(&ours, FcntlArg::F_SETPIPE_SZ(ROOM as i32));
-    // So that whoever it becomes may open /dev/stdout. Others have no way to it.
+    // Every user that the command may become can open /dev/stdout. No other process has a path to the pipe.
     fchmod(theirs.as_fd(), Mode::from_bits_truncate(0o666)).context(doing)?;
     Ok((theirs, ours))
 }
 
-/// Has this process hold nothing open that the command closes.
+/// Replaces standard input and output, so that this process does not hold the caller's streams open.
 fn let_go() -> Result<()> {
     let (input, output) = pipe2(OFlag::O_CLOEXEC).context("making a pipe")?;
     dup2_stdin(input).context("letting go of the streams")?;

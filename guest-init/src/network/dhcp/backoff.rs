@@ -1,24 +1,22 @@
-//! How long a DHCP client waits before it says something again.
+//! Delays of a DHCP client between two messages.
 
 use std::time::Duration;
 
-/// How long the server has to confirm an address: it needs not look whether it is free, so it is
-/// quick, and one that does not know us is silent for good. But a bridge with STP lets nothing
-/// through for its first four seconds, so it is asked again and again until that is over. The first
-/// request is often lost as well: it goes out before the other end of the link is up.
+/// Wait for a confirmation. A server confirms at once, without checking that the address is free, or never answers if it does not know
+/// the client. But a bridge with STP forwards nothing for four seconds, so the request is repeated beyond that. The first request is
+/// often lost, too: it is sent before the other end of the link is up.
 const CONFIRMATION_WAIT: Duration = Duration::from_millis(500);
 const FIRST_CONFIRMATION_WAIT: Duration = Duration::from_millis(50);
-/// How often a server is asked to confirm an address.
+/// Requests for the confirmation of an address.
 pub const CONFIRMATIONS: u32 = 12;
-/// How often an address is sought at the first pace before the pauses grow, for the same reason.
+/// Searches before the delay grows, for the same reason.
 const STEADY_TRIES: u32 = 6;
-/// Longest wait between two tries for an address.
+/// Longest delay between two searches for an address.
 const MAX_WAIT: Duration = Duration::from_secs(64);
-/// Shortest wait between two tries to renew a lease (RFC 2131, 4.4.5).
+/// Shortest delay between two attempts to renew a lease (RFC 2131, 4.4.5).
 const MIN_RENEWAL_WAIT: Duration = Duration::from_secs(60);
 
-/// The wait after a request to confirm an address, if `sent` went before it; `None` if those were
-/// enough.
+/// Returns the wait after a request for confirmation with `sent` requests before it; `None` if there were enough.
 pub fn confirmation_wait(sent: u32) -> Option<Duration> {
     match sent {
         0..=1 => Some(FIRST_CONFIRMATION_WAIT),
@@ -27,7 +25,7 @@ pub fn confirmation_wait(sent: u32) -> Option<Duration> {
     }
 }
 
-/// The wait after a request for more time: half of what is left, again and again.
+/// Returns the wait after a request for renewal: half of the time that is left.
 pub fn renewal_wait(left: Duration) -> Duration {
     (left / 2).max(MIN_RENEWAL_WAIT).min(left)
 }
@@ -49,13 +47,13 @@ impl Random {
         ((mixed ^ (mixed >> 31)) >> 32) as u32
     }
 
-    /// The wait after a DISCOVER, if `sent` went before it.
+    /// Returns the wait after a DISCOVER with `sent` before it.
     pub fn search_wait(&mut self, sent: u32) -> Duration {
         self.backoff((sent + 1).saturating_sub(STEADY_TRIES))
     }
 
-    /// 1 s, 2 s, 4 s… with a quarter of jitter, so that sandboxes started together do not stay in
-    /// step. RFC 2131 begins with 4 s, made for slower networks.
+    /// Returns 1 s, 2 s, 4 s… with a quarter of jitter, so that sandboxes started together do not stay in step. RFC 2131 begins with 4 s,
+    /// for slower networks.
     pub fn backoff(&mut self, tries: u32) -> Duration {
         let base = Duration::from_secs(1_u64 << tries.min(6)).min(MAX_WAIT);
         let thousandths = 875 + self.next() % 250;

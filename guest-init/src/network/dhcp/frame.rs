@@ -15,13 +15,12 @@ const UDP: u8 = 17;
 /// "More fragments" and the fragment offset (RFC 791, 3.1).
 const FRAGMENTED: u16 = 0x3fff;
 
-/// A broadcast datagram from nobody in particular, client to server.
+/// Returns a broadcast datagram from client to server, without a source address.
 #[must_use]
 pub fn wrap(payload: &[u8]) -> Vec<u8> {
     let source = Ipv4Addr::UNSPECIFIED.octets();
     let destination = Ipv4Addr::BROADCAST.octets();
-    // A DHCP message has some hundred bytes, and a datagram that does not fit 16 bits is cut by
-    // nobody but the receiver, who then drops it.
+    // A DHCP message has a few hundred bytes. The receiver would drop a datagram that does not fit 16 bits.
     let udp_length = u16::try_from(UDP_HEADER + payload.len()).unwrap_or(u16::MAX);
     let total = u16::try_from(IP_HEADER + UDP_HEADER + payload.len()).unwrap_or(u16::MAX);
 
@@ -50,10 +49,9 @@ pub fn wrap(payload: &[u8]) -> Vec<u8> {
     [ip.as_slice(), udp.as_slice(), payload].concat()
 }
 
-/// What a datagram carries to our port; `None` for anything else.
+/// Returns the payload of a datagram to the client's port; `None` for any other packet.
 ///
-/// The UDP checksum is not looked at: a server on the same host leaves it to a network card that is
-/// never met on the way through a veth pair, so that it arrives half done.
+/// The UDP checksum is ignored: a server on the same host leaves it to the network card, and a veth pair has none that completes it.
 #[must_use]
 pub fn unwrap(packet: &[u8]) -> Option<&[u8]> {
     let first = *packet.first()?;
@@ -108,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_has_valid_checksums() {
+    fn sent_packets_have_valid_checksums() {
         let packet = wrap(b"odd");
         assert_eq!(checksum(&[&packet[..20]]), 0);
         let pseudo = [0, UDP, 0, 11];
@@ -139,12 +137,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+        fn arbitrary_bytes_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
             let _ = unwrap(&bytes);
         }
 
         #[test]
-        fn any_payload_goes_round(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+        fn any_payload_round_trips(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
             let packet = reply(&bytes);
             prop_assert_eq!(unwrap(&packet), Some(bytes.as_slice()));
         }

@@ -1,6 +1,4 @@
-//! What a DHCP server gave, and until when.
-//!
-//! Pure: made from an acknowledgement. [`super::apply`] gives it to the kernel.
+//! A lease: an address with its options and times, as a DHCP server has granted it. Pure.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -13,14 +11,14 @@ use crate::config::address::Address;
 
 /// "Infinity" as a lease time (RFC 2131, 3.3).
 const FOREVER: u32 = u32::MAX;
-/// Used when the server names no lease time, though it must.
+/// Lease time if the server sends none, though it must.
 const DEFAULT_SECONDS: u32 = 3600;
-/// A lease of some seconds would keep client and server busy with nothing else.
+/// Shortest lease time: a shorter one would keep client and server busy.
 const MIN_SECONDS: u32 = 30;
-/// Every IPv4 host takes packets of this size (RFC 791, 3.1); less is a mistake of the server.
+/// Smallest MTU: every IPv4 host accepts packets of this size (RFC 791, 3.1), so less is a mistake of the server.
 const MIN_MTU: u16 = 576;
 
-/// A route the server gave.
+/// Route of a lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct LeaseRoute {
@@ -32,10 +30,9 @@ pub struct LeaseRoute {
     pub gateway: Option<Ipv4Addr>,
 }
 
-/// An address and all that came with it.
+/// An address and its options.
 ///
-/// LeasedNic as JSON between two runs of a sandbox it lets the next one ask for the same address, even
-/// if it has expired by then.
+/// Stored as JSON between two runs of a sandbox. The next run requests the same address, even if the lease has expired.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Lease {
@@ -45,7 +42,7 @@ pub struct Lease {
     pub prefix: u8,
     /// Broadcast address, if the server names it.
     pub broadcast: Option<Ipv4Addr>,
-    /// Who gave it.
+    /// Server that granted the lease.
     pub server: Ipv4Addr,
     /// Classless routes, or else the default route through the first router.
     pub routes: Vec<LeaseRoute>,
@@ -57,10 +54,9 @@ pub struct Lease {
     pub search: Vec<String>,
     /// Largest packet of the link, in bytes.
     pub mtu: Option<u16>,
-    /// When the request was sent that brought it, in seconds of `CLOCK_BOOTTIME`; of no meaning
-    /// after the host was booted anew.
+    /// Time of the request, in seconds of `CLOCK_BOOTTIME`. Meaningless after a boot of the host.
     pub obtained: u64,
-    /// When to renew, rebind and give up, in seconds after that; `None` for ever.
+    /// Times to renew, rebind and expire, in seconds after that; `None` for an infinite lease.
     pub terms: Option<Terms>,
 }
 
@@ -68,16 +64,16 @@ pub struct Lease {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Terms {
-    /// T1: when its server is asked for more time.
+    /// T1: start of requests to its server.
     pub renewal: u32,
-    /// T2: when any server is asked.
+    /// T2: start of requests to any server.
     pub rebinding: u32,
-    /// When the address is no longer ours.
+    /// End of the lease.
     pub expiry: u32,
 }
 
 impl Lease {
-    /// What an offer or acknowledgement gives, if it was asked for at `asked` on `CLOCK_BOOTTIME`.
+    /// Reads the lease of an offer or acknowledgement. `asked` is the time of the request on `CLOCK_BOOTTIME`.
     #[must_use]
     pub fn from_message(message: &Message, asked: Duration) -> Option<Self> {
         let address = message.yours;
@@ -113,7 +109,7 @@ impl Lease {
         })
     }
 
-    /// The address as the kernel takes it.
+    /// Returns the address in the form for the kernel.
     #[must_use]
     pub fn as_address(&self) -> Address {
         Address {
@@ -123,8 +119,7 @@ impl Lease {
         }
     }
 
-    /// The lease as it is remembered after the host was booted anew: its address can be asked for,
-    /// but nothing is known of its age.
+    /// Returns the lease for use after a boot of the host: its address can be requested, but its age is unknown.
     #[must_use]
     pub fn of_another_boot(self) -> Self {
         Self {
@@ -133,7 +128,7 @@ impl Lease {
         }
     }
 
-    /// Whether an address is in the network of the lease.
+    /// Returns whether an address is in the network of the lease.
     #[must_use]
     pub fn reaches(&self, address: Ipv4Addr) -> bool {
         let host_bits = 32_u32.saturating_sub(self.prefix.into());
@@ -188,7 +183,7 @@ fn routes_of(message: &Message) -> Vec<LeaseRoute> {
     })
 }
 
-/// Option 121: the prefix length, the octets of the network that matter, the router (RFC 3442).
+/// Parses option 121: for each route the prefix length, the significant octets of the network, the router (RFC 3442).
 /// `None` if anything is malformed: half of a routing table is worse than the default route.
 fn classless_routes(mut bytes: &[u8]) -> Option<Vec<LeaseRoute>> {
     let mut routes = Vec::new();
@@ -205,7 +200,7 @@ fn classless_routes(mut bytes: &[u8]) -> Option<Vec<LeaseRoute>> {
         routes.push(LeaseRoute {
             network: network.into(),
             prefix,
-            // 0.0.0.0 says that the network is on the link.
+            // 0.0.0.0 means that the network is on the link.
             gateway: (!gateway.is_unspecified()).then_some(gateway),
         });
         bytes = rest;
@@ -213,14 +208,14 @@ fn classless_routes(mut bytes: &[u8]) -> Option<Vec<LeaseRoute>> {
     (!routes.is_empty()).then_some(routes)
 }
 
-/// Length of a netmask's prefix; `None` if it has holes.
+/// Returns the prefix length of a netmask; `None` if it has holes.
 fn prefix_of(mask: Ipv4Addr) -> Option<u8> {
     let bits = mask.to_bits();
     let ones = bits.leading_ones();
     (ones == bits.count_ones()).then(|| u8::try_from(ones).ok())?
 }
 
-/// The prefix of the address classes, from a time before netmasks.
+/// Returns the prefix length of the class of an address, for a server without a netmask.
 fn class_prefix(address: Ipv4Addr) -> u8 {
     match address.octets() {
         [0..128, ..] => 8,
@@ -324,7 +319,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_routes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
+        fn arbitrary_routes_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
             let _ = classless_routes(&bytes);
         }
     }

@@ -1,9 +1,7 @@
-//! A DHCPv4 client: gets an address, keeps it, and gives it to the kernel.
+//! DHCPv4 client: obtains and renews a lease and configures the kernel.
 //!
-//! The states are in [`client`], pure; here is the thin loop around them.
-//!
-//! It does not write resolv.conf and does not keep leases on disk: its caller is told of every
-//! change. IPv6 needs no client, the kernel follows router advertisements by itself.
+//! The states are in [`client`], which is pure; this module has the loop around it. The caller writes resolv.conf and stores leases: it
+//! gets every change. IPv6 needs no client, since the kernel handles router advertisements.
 
 mod backoff;
 pub mod client;
@@ -29,37 +27,37 @@ pub use self::lease::{Lease, LeaseRoute};
 use self::socket::Socket;
 use crate::network::netlink::{Hop, Link, Netlink, NetlinkError};
 
-/// poll(2) does not count the time the host sleeps, the lease does: look at the clock that often.
+/// Longest wait between checks of the clock: poll(2) does not count time that the host sleeps, but a lease does.
 const LONGEST_POLL: Duration = Duration::from_secs(300);
-/// Before a socket that failed is opened again; the link may be down for long.
+/// Delay before a failed socket is opened again; the link may be down for long.
 const PAUSE: Duration = Duration::from_secs(2);
-/// Routes of DHCP give way to those that were written down, and those of `eth1` to those of `eth0`.
+/// Metric of routes from DHCP, plus the index of the link: static routes take precedence, and `eth0` over `eth1`.
 const METRIC: u32 = 1024;
 
-/// Why there is no lease.
+/// Failure to obtain a lease.
 #[derive(Debug, thiserror::Error)]
 pub enum DhcpError {
     /// A system call failed.
     #[error("{operation} on {nic}: {}", errno.desc())]
     System {
-        /// What was tried.
+        /// Failed operation.
         operation: &'static str,
         /// The interface.
         nic: String,
-        /// What came of it.
+        /// Error of the system call.
         errno: Errno,
     },
-    /// Nobody gave us an address in time.
+    /// No server has answered in time.
     #[error("asking for an address on {nic}: no DHCP server answered within {seconds} s")]
     NoAnswer {
         /// The interface.
         nic: String,
-        /// How long we waited.
+        /// Seconds waited.
         seconds: u64,
     },
 }
 
-/// A link that DHCP can be spoken on.
+/// Link that DHCP can use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interface {
     /// The link.
@@ -69,31 +67,31 @@ pub struct Interface {
 }
 
 impl Interface {
-    /// `None` if the link has no Ethernet address.
+    /// Returns the interface of a link; `None` without an Ethernet address.
     #[must_use]
     pub fn new(link: Link) -> Option<Self> {
         link.mac.map(|mac| Self { link, mac })
     }
 }
 
-/// What became of a lease.
+/// Change of a lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LeaseEvent {
-    /// It holds: a new one, or the previous one for some more time.
+    /// A lease was obtained or renewed.
     Obtained {
-        /// What holds.
+        /// Lease from now on.
         lease: Lease,
-        /// What held until now.
+        /// Lease until now.
         previous: Option<Lease>,
     },
-    /// It expired or was refused, and another is being sought.
+    /// A lease has expired or was refused; the client looks for another.
     Lost(Lease),
 }
 
-/// Gets a lease, which [`apply`] then puts to use. The link has to be up.
+/// Obtains a lease for a link that is up. [`apply`] configures it.
 ///
-/// The address `wanted` is asked for first, which takes but an instant if the server knows us or may give it; to
-/// find one takes the server some seconds if it looks whether it is free.
+/// The address `wanted` is requested first: a server grants it at once if it can, while it takes seconds to check that a new address is
+/// free.
 pub fn acquire(
     nic: &Interface,
     hostname: &str,
@@ -106,7 +104,7 @@ pub fn acquire(
     let client = Client::new(identity(nic, hostname), known, seed(now), now);
     let mut session = Session::new(nic, client);
     while boottime(nic)? < end {
-        for event in session.step(Some(end))? {
+        for event in session.poll_once(Some(end))? {
             match event {
                 LeaseEvent::Obtained { lease, .. } => return Ok(lease),
                 LeaseEvent::Lost(_) => {}
@@ -119,8 +117,8 @@ pub fn acquire(
     })
 }
 
-/// Keeps what is `known` as long as the process lives, and seeks another lease when it is lost; with nothing it
-/// begins by seeking. The kernel's configuration follows; `on_change` is called afterwards.
+/// Renews the `known` lease for ever, and obtains a new one if there is none or it is lost. Configures the kernel at every change, then
+/// calls `on_change`.
 pub fn maintain(
     nic: &Interface,
     hostname: &str,
@@ -136,7 +134,7 @@ pub fn maintain(
     let client = Client::new(identity(nic, hostname), known, seed(now), now);
     let mut session = Session::new(nic, client);
     loop {
-        let events = session.step(None).unwrap_or_else(|error| {
+        let events = session.poll_once(None).unwrap_or_else(|error| {
             pause(&error);
             Vec::new()
         });
@@ -155,24 +153,22 @@ pub fn maintain(
     }
 }
 
-/// Whether a lease of an earlier run still holds, by the clock that counts from the host's boot.
+/// Returns whether a lease of an earlier run has not expired, by the clock since the boot of the host.
 ///
-/// One without end is said not to: were its server gone, nothing would ever take it back, so it is
-/// better asked for anew.
+/// An infinite lease counts as expired: it has to be confirmed, since it would otherwise outlive its server.
 #[must_use]
 pub fn still_holds(lease: &Lease) -> bool {
     let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |now| Duration::from(now).as_secs());
     let expiry = lease
         .terms
         .map(|terms| lease.obtained.saturating_add(terms.expiry.into()));
-    // A lease of the future is one of another boot, see `Lease::of_another_boot`.
+    // A lease of another boot is in the future, see `Lease::of_another_boot`.
     lease.obtained <= now && expiry.is_some_and(|expiry| now < expiry)
 }
 
-/// Gives a lease to the kernel: address, MTU and routes, instead of those of the previous one. To do
-/// so again changes nothing.
+/// Configures address, MTU and routes of a lease, replacing those of the previous one. Repeating it changes nothing.
 ///
-/// Fails if the address cannot be set; a route or MTU that the kernel refuses is logged.
+/// Fails if the address cannot be set; a failed route or MTU is logged.
 pub fn apply(link: &Link, lease: &Lease, previous: Option<&Lease>) -> Result<(), NetlinkError> {
     let mut netlink = Netlink::open()?;
     let hops = hops(link, lease);
@@ -184,7 +180,7 @@ pub fn apply(link: &Link, lease: &Lease, previous: Option<&Lease>) -> Result<(),
                 }
             }
         } else {
-            // Its routes go with it.
+            // The kernel removes its routes as well.
             netlink.remove_address(link, &previous.as_address())?;
         }
     }
@@ -198,7 +194,7 @@ pub fn apply(link: &Link, lease: &Lease, previous: Option<&Lease>) -> Result<(),
     Ok(())
 }
 
-/// Takes a lease from the kernel again.
+/// Removes the configuration of a lease.
 pub fn withdraw(link: &Link, lease: &Lease) -> Result<(), NetlinkError> {
     Netlink::open()?.remove_address(link, &lease.as_address())
 }
@@ -209,7 +205,7 @@ fn warn(result: Result<(), NetlinkError>) {
     }
 }
 
-/// The routes of a lease; those on the link first, as gateways may be reached through them.
+/// Returns the routes of a lease. Routes on the link come first, since a gateway may be reached through them.
 fn hops(link: &Link, lease: &Lease) -> Vec<Hop> {
     let mut hops: Vec<Hop> = lease
         .routes
@@ -235,7 +231,7 @@ fn identity(nic: &Interface, hostname: &str) -> Identity {
     }
 }
 
-/// Early in the boot of a host the kernel's random numbers may be missing; the time will do.
+/// Returns a seed. The kernel may have no random numbers early in the boot; then the time is used.
 fn seed(now: Duration) -> u64 {
     getrandom::u64().unwrap_or(now.as_nanos() as u64)
 }
@@ -260,7 +256,7 @@ fn pause(error: &DhcpError) {
     thread::sleep(PAUSE);
 }
 
-/// A client with its sockets.
+/// A client and its socket.
 struct Session<'a> {
     nic: &'a Interface,
     client: Client,
@@ -276,8 +272,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Waits for what comes first of a packet, the client's deadline and `limit`, and deals with it.
-    fn step(&mut self, limit: Option<Duration>) -> Result<Vec<LeaseEvent>, DhcpError> {
+    /// Waits for a packet, the client's deadline or `limit`, and handles the first of them.
+    fn poll_once(&mut self, limit: Option<Duration>) -> Result<Vec<LeaseEvent>, DhcpError> {
         let now = boottime(self.nic)?;
         if self.client.deadline().is_some_and(|due| due <= now) {
             let actions = self.client.timer(now);
@@ -297,7 +293,7 @@ impl<'a> Session<'a> {
         let message = match socket.receive() {
             Ok(message) => message,
             Err(errno) => {
-                // The link went down, most likely; the timers go on.
+                // Most likely the link is down. The timers go on.
                 self.socket = None;
                 pause(&system(self.nic, "receiving")(errno));
                 return Ok(Vec::new());
@@ -312,7 +308,7 @@ impl<'a> Session<'a> {
     }
 
     fn wait(&self, fds: &mut [PollFd], wait: Duration) -> Result<i32, DhcpError> {
-        // Rounded up, not to come round again and again in the last millisecond.
+        // Rounded up, to avoid a busy loop in the last millisecond.
         let milliseconds = wait.min(LONGEST_POLL).as_millis() as i32 + 1;
         let timeout = PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::MAX);
         match poll(fds, timeout) {
@@ -321,7 +317,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Opens the socket the client wants, and closes the other.
+    /// Opens the socket that the client needs, and closes the other.
     fn listen(&mut self) -> Result<(), DhcpError> {
         match (self.client.listening(), &self.socket) {
             (Listening::No, _) => self.socket = None,
@@ -339,8 +335,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Does what the client says. A message that cannot be sent counts as one that was lost: it is
-    /// sent again.
+    /// Carries out actions of the client. A message that cannot be sent is treated as lost, and sent again later.
     fn perform(&mut self, actions: Vec<Action>) -> Result<Vec<LeaseEvent>, DhcpError> {
         let mut events = Vec::new();
         for action in actions {

@@ -1,14 +1,12 @@
-//! Domain names as DHCP options carry them.
-//!
-//! Pure. It lets only names through that may be written to a file.
+//! Domain names in DHCP options. Pure; accepts only names that may be written to a file.
 
-/// More labels and jumps than a valid name has (RFC 1035, 2.3.4): the end of loops.
+/// Upper bound of the labels and jumps of a name (RFC 1035, 2.3.4), which ends loops.
 const MAX_NAME: usize = 255;
 
-/// A name that is safe to write to resolv.conf: anything else could add lines to it.
+/// Returns a name that is safe to write to resolv.conf, without characters that could add lines.
 pub fn domain_name(bytes: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(bytes).ok()?;
-    // Some servers send the terminating zero, which they must not (RFC 2132, 2).
+    // Some servers send a terminating zero, against RFC 2132, 2.
     let name = text.trim_end_matches('\0').trim_end_matches('.');
     let valid = |label: &str| {
         (1..=63).contains(&label.len())
@@ -19,8 +17,7 @@ pub fn domain_name(bytes: &[u8]) -> Option<String> {
     (name.len() < MAX_NAME && name.split('.').all(valid)).then(|| name.to_owned())
 }
 
-/// Option 119: names one after another, compressed as in DNS (RFC 3397, RFC 1035 4.1.4). Names that
-/// are not valid are left out, and all after one that is cut off.
+/// Parses option 119: names compressed as in DNS (RFC 3397, RFC 1035 4.1.4). Leaves out invalid names, and all names after a truncated one.
 pub fn search_list(bytes: &[u8]) -> Vec<String> {
     let mut names = Vec::new();
     let mut at = 0;
@@ -34,7 +31,7 @@ pub fn search_list(bytes: &[u8]) -> Vec<String> {
     names
 }
 
-/// The name at a position, and where the next one begins.
+/// Parses the name at a position. Returns it with the position of the next one.
 fn compressed_name(bytes: &[u8], mut at: usize) -> Option<(Vec<u8>, usize)> {
     let mut name = Vec::new();
     let mut next = None;
@@ -102,7 +99,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_search_list_is_survived(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn arbitrary_search_lists_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             for name in search_list(&bytes) {
                 prop_assert!(!name.contains(char::is_whitespace));
             }

@@ -1,7 +1,6 @@
 //! DHCP messages as bytes (RFC 2131, RFC 2132).
 //!
-//! Pure, and every read is bounds-checked: what comes from the network is `None`, never a panic.
-//! It knows where options begin and end; what they mean is said in [`super::lease`].
+//! Pure. Every read is bounds-checked: malformed data is `None`, never a panic. [`super::lease`] interprets the options.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -37,14 +36,14 @@ const SNAME: std::ops::Range<usize> = 44..108;
 const FILE: std::ops::Range<usize> = 108..236;
 const COOKIE: [u8; 4] = [99, 130, 83, 99];
 const OPTIONS: usize = 240;
-/// A message is padded to the size of a BOOTP message; some relays drop shorter ones (RFC 1542, 2.1).
+/// Size of a BOOTP message, to which messages are padded: some relays drop shorter ones (RFC 1542, 2.1).
 const MIN_SIZE: usize = 300;
 
 const BOOTREQUEST: u8 = 1;
 const BOOTREPLY: u8 = 2;
 const ETHERNET: u8 = 1;
 
-/// Who speaks and what for (RFC 2132, 9.6).
+/// Message type (RFC 2132, 9.6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Kind {
@@ -97,24 +96,24 @@ impl Kind {
 /// A DHCP message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
-    /// What it is.
+    /// Message type.
     pub kind: Kind,
     /// Transaction id, the same in request and reply.
     pub xid: u32,
-    /// Seconds since the client began.
+    /// Seconds since the client started.
     pub secs: u16,
-    /// Address the client has and answers on (`ciaddr`).
+    /// Current address of the client (`ciaddr`).
     pub client: Ipv4Addr,
-    /// Address the server gives (`yiaddr`).
+    /// Address that the server assigns (`yiaddr`).
     pub yours: Ipv4Addr,
     /// Ethernet address of the client.
     pub mac: [u8; 6],
-    /// All options but the message type, long ones put together (RFC 3396).
+    /// Options except the message type. The parts of long ones are joined (RFC 3396).
     pub options: BTreeMap<u8, Vec<u8>>,
 }
 
 impl Message {
-    /// A message of a client, without options.
+    /// Returns a message of a client, without options.
     #[must_use]
     pub fn request(kind: Kind, xid: u32, mac: [u8; 6]) -> Self {
         Self {
@@ -128,7 +127,7 @@ impl Message {
         }
     }
 
-    /// Reads a message; `None` if it is none, or one of BOOTP, or of another kind of network.
+    /// Parses a message; `None` if it is malformed, a BOOTP message, or not for Ethernet.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         if bytes.get(1..3)? != [ETHERNET, 6] || bytes.get(FILE.end..OPTIONS)? != COOKIE {
@@ -136,7 +135,7 @@ impl Message {
         }
         let mut options = BTreeMap::new();
         read_options(bytes.get(OPTIONS..)?, &mut options);
-        // Options may go on in fields meant for net boot (RFC 2132, 9.3).
+        // Options may continue in fields for net boot (RFC 2132, 9.3).
         let overload = options.remove(&option::OVERLOAD);
         let overload = overload
             .and_then(|value| value.first().copied())
@@ -166,14 +165,14 @@ impl Message {
         })
     }
 
-    /// Writes the message.
+    /// Serializes the message.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(MIN_SIZE);
         bytes.extend([self.kind.operation(), ETHERNET, 6, 0]);
         bytes.extend(self.xid.to_be_bytes());
         bytes.extend(self.secs.to_be_bytes());
-        // No broadcast flag: we listen below IP, so a reply may well be sent to the new address.
+        // No broadcast flag: a packet socket also receives a reply to the new address.
         bytes.extend([0, 0]);
         bytes.extend(self.client.octets());
         bytes.extend(self.yours.octets());
@@ -192,13 +191,13 @@ impl Message {
         bytes
     }
 
-    /// An option that is one address.
+    /// Returns an option that is one address.
     #[must_use]
     pub fn address(&self, code: u8) -> Option<Ipv4Addr> {
         self.fixed::<4>(code).map(Ipv4Addr::from)
     }
 
-    /// An option that is a list of addresses; empty if it is missing or malformed.
+    /// Returns an option that is a list of addresses; empty if it is missing or malformed.
     #[must_use]
     pub fn addresses(&self, code: u8) -> Vec<Ipv4Addr> {
         let value = self.options.get(&code).map_or(&[][..], Vec::as_slice);
@@ -210,13 +209,13 @@ impl Message {
         }
     }
 
-    /// An option that is a number of 32 bits, most often of seconds.
+    /// Returns an option that is a number of 32 bits, mostly of seconds.
     #[must_use]
     pub fn number(&self, code: u8) -> Option<u32> {
         self.fixed(code).map(u32::from_be_bytes)
     }
 
-    /// An option of exactly that many bytes.
+    /// Returns an option of exactly `N` bytes.
     #[must_use]
     pub fn fixed<const N: usize>(&self, code: u8) -> Option<[u8; N]> {
         self.options.get(&code)?.as_slice().try_into().ok()
@@ -227,7 +226,7 @@ fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..at + N)?.try_into().ok()
 }
 
-/// Reads options up to the end or to the first that is cut off.
+/// Parses options up to the end or the first truncated one.
 fn read_options(mut bytes: &[u8], options: &mut BTreeMap<u8, Vec<u8>>) {
     while let Some((&code, rest)) = bytes.split_first() {
         match code {
@@ -247,7 +246,7 @@ fn read_options(mut bytes: &[u8], options: &mut BTreeMap<u8, Vec<u8>>) {
     }
 }
 
-/// Writes an option, in parts if it is longer than one can be (RFC 3396).
+/// Writes an option, in parts if it is too long for one (RFC 3396).
 fn write_option(code: u8, value: &[u8], bytes: &mut Vec<u8>) {
     if value.is_empty() {
         bytes.extend([code, 0]);
@@ -275,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn options_are_read_by_their_type() {
+    fn options_are_parsed_by_their_type() {
         let message = Message::parse(&offer().to_bytes()).unwrap();
         assert_eq!(message, offer());
         assert_eq!(
@@ -292,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn overloaded_fields_are_read() {
+    fn overloaded_fields_are_parsed() {
         let mut bytes = offer().to_bytes();
         let end = bytes.iter().rposition(|byte| *byte == option::END).unwrap();
         bytes.splice(end..end, [option::OVERLOAD, 1, 3]);
@@ -307,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_dhcp_message_is_ignored() {
+    fn malformed_messages_are_refused() {
         let good = offer().to_bytes();
         for length in 0..OPTIONS + 3 {
             assert_eq!(Message::parse(&good[..length]), None, "cut to {length}");
@@ -341,12 +340,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+        fn arbitrary_bytes_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
             let _ = Message::parse(&bytes);
         }
 
         #[test]
-        fn damaged_messages_are_survived(
+        fn damaged_messages_do_not_panic(
             message in any_message(),
             damage in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..9),
         ) {
@@ -359,7 +358,7 @@ mod tests {
         }
 
         #[test]
-        fn any_message_goes_round(message in any_message()) {
+        fn any_message_round_trips(message in any_message()) {
             prop_assert_eq!(Message::parse(&message.to_bytes()), Some(message));
         }
     }

@@ -1,7 +1,6 @@
-//! The sockets DHCP messages go through: packets while there is no address, UDP afterwards.
+//! Sockets of the client: a packet socket while there is no address, UDP afterwards.
 //!
-//! A packet socket wakes us for every IP packet of the interface, so neither is kept open longer
-//! than an answer is awaited.
+//! A packet socket receives every IP packet of the interface, so it is open only while an answer is expected.
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -18,39 +17,38 @@ use super::client::Destination;
 use super::frame::{self, CLIENT_PORT, SERVER_PORT};
 use super::packet::Message;
 
-/// Larger than any message we said to take.
+/// Larger than the largest message that the client accepts.
 const BUFFER: usize = 2048;
 
 /// A socket on one interface.
 #[derive(Debug)]
 pub enum Socket {
-    /// `AF_PACKET` (packet(7)), with IP and UDP headers made by us.
+    /// `AF_PACKET` (packet(7)), with IP and UDP headers of our own.
     Packets(OwnedFd),
-    /// UDP, port 68, from our address.
+    /// UDP port 68, from our address.
     Datagrams(OwnedFd),
 }
 
 impl Socket {
-    /// Takes what comes in on the interface whoever it is sent to: servers answer to the address
-    /// they are about to give.
+    /// Opens a socket for all packets of the interface: a server sends its answer to the address that it is about to assign.
     pub fn packets(nic: &Interface) -> Result<Self, Errno> {
-        // Protocol 0 takes nothing before the socket is bound to the interface.
+        // With protocol 0 the socket receives nothing before it is bound to the interface.
         let flags = SockFlag::SOCK_CLOEXEC;
         let socket = socket::socket(AddressFamily::Packet, SockType::Datagram, flags, None)?;
         socket::bind(socket.as_raw_fd(), &broadcast_on(nic.link.index)?)?;
         Ok(Self::Packets(socket))
     }
 
-    /// Takes what is sent to our address, or to all.
+    /// Opens a socket for datagrams to our address or to all.
     pub fn datagrams(nic: &Interface) -> Result<Self, Errno> {
         let flags = SockFlag::SOCK_CLOEXEC;
         let socket = socket::socket(AddressFamily::Inet, SockType::Datagram, flags, None)?;
-        // Several interfaces each have a socket on that port.
+        // Each interface has a socket on this port.
         socket::setsockopt(&socket, sockopt::ReuseAddr, &true)?;
         socket::setsockopt(&socket, sockopt::Broadcast, &true)?;
         let name = OsString::from(&nic.link.name);
         socket::setsockopt(&socket, sockopt::BindToDevice, &name)?;
-        // Not to our address: a refusal is sent to all (RFC 2131, 4.1).
+        // Any address: a refusal is broadcast (RFC 2131, 4.1).
         let any = SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, CLIENT_PORT));
         socket::bind(socket.as_raw_fd(), &any)?;
         Ok(Self::Datagrams(socket))
@@ -82,7 +80,7 @@ impl Socket {
         Ok(())
     }
 
-    /// Takes one packet from the socket; `None` if it is no DHCP message.
+    /// Receives one packet; `None` if it is no DHCP message.
     pub fn receive(&self) -> Result<Option<Message>, Errno> {
         let mut buffer = [0; BUFFER];
         let flags = MsgFlags::MSG_DONTWAIT;
@@ -107,7 +105,7 @@ impl AsFd for Socket {
     }
 }
 
-/// All stations on an interface, for IPv4.
+/// Returns the broadcast address of an interface, for IPv4.
 #[allow(unsafe_code)]
 fn broadcast_on(index: u32) -> Result<LinkAddr, Errno> {
     let raw = libc::sockaddr_ll {

@@ -1,4 +1,4 @@
-//! rtnetlink messages, made and read; pure.
+//! Building and parsing of rtnetlink messages. Pure.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -14,10 +14,10 @@ use nix::errno::Errno;
 use super::{Cause, Hop, Link};
 use crate::config::address::{Address, max_prefix};
 
-/// Types below are those of netlink itself (`NLMSG_MIN_TYPE`, netlink(7)).
+/// First message type of rtnetlink; lower ones are control messages of netlink (`NLMSG_MIN_TYPE`, netlink(7)).
 const FIRST_OF_RTNETLINK: u16 = 16;
 
-/// Takes the messages of one datagram; true when the answer is complete.
+/// Collects the messages of one datagram. Returns whether the answer is complete.
 #[allow(clippy::wildcard_enum_match_arm)] // the codec's payloads are non-exhaustive
 pub fn gather(
     mut datagram: &[u8],
@@ -27,7 +27,7 @@ pub fn gather(
     while !datagram.is_empty() {
         let raw = NetlinkBuffer::new_checked(datagram).map_err(|_| Cause::Malformed)?;
         let length = raw.length() as usize;
-        // A datagram left over from a request that was given up.
+        // A message of an earlier request has another number.
         let ours = raw.sequence_number() == sequence;
         match NetlinkMessage::<RouteNetlinkMessage>::deserialize(datagram) {
             Ok(_) if !ours => {}
@@ -42,11 +42,11 @@ pub fn gather(
                 }
                 _ => {}
             },
-            // The end of the answer, which would be waited for in vain.
+            // A control message ends the answer: skipping it would wait for ever.
             Err(_) if ours && raw.message_type() < FIRST_OF_RTNETLINK => {
                 return Err(Cause::Malformed);
             }
-            // Kernels newer than the codec describe links in ways it does not know.
+            // A newer kernel may send attributes that the codec does not know.
             Err(error) => log::debug!("skipping a netlink message: {error}"),
         }
         datagram = datagram
@@ -158,7 +158,7 @@ pub fn route_message(link: &Link, hop: &Hop) -> RouteMessage {
     message
 }
 
-/// First address of a network; the kernel refuses routes with host bits set.
+/// Returns the first address of a network. The kernel refuses routes with host bits set.
 fn first_of(ip: IpAddr, prefix: u8) -> IpAddr {
     let host_bits = u32::from(max_prefix(ip).saturating_sub(prefix));
     match ip {
@@ -173,7 +173,7 @@ fn first_of(ip: IpAddr, prefix: u8) -> IpAddr {
     }
 }
 
-/// The broadcast address of a network; networks of one or two addresses have none (RFC 3021).
+/// Returns the broadcast address of a network; `None` for networks of one or two addresses (RFC 3021).
 pub fn last_of(ip: Ipv4Addr, prefix: u8) -> Option<Ipv4Addr> {
     (prefix < 31).then(|| {
         let host_mask = u32::MAX.checked_shr(prefix.into()).unwrap_or(0);
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn datagrams_of_nonsense_are_refused() {
+    fn malformed_datagrams_are_refused() {
         let mut answers = Vec::new();
         assert_eq!(gather(&[1, 2, 3], 1, &mut answers), Err(Cause::Malformed));
         assert_eq!(gather(&[0; 16], 1, &mut answers), Err(Cause::Malformed));

@@ -1,9 +1,6 @@
 //! Links, addresses and routes of this network namespace, over a blocking rtnetlink(7) socket.
 //!
-//! Every call is one request and its answer. What is there already is success, so that a lease can
-//! be applied again and again.
-//!
-//! It does not decide which addresses there are: [`crate::network`] and [`crate::network::dhcp`] do.
+//! Every call is one request and its answer. A state that exists already is success, so a lease can be applied repeatedly.
 
 mod message;
 
@@ -28,23 +25,23 @@ use crate::config::address::{Address, Route};
 /// The kernel never builds a larger datagram for a dump (`netlink_dump()`, `SKB_WITH_OVERHEAD`).
 const BUFFER: usize = 32 * 1024;
 
-/// Why the kernel did not do what it was asked.
+/// Failure of a request.
 #[derive(Debug, thiserror::Error)]
 #[error("{operation}: {cause}")]
 pub struct NetlinkError {
-    /// What was tried, as in `adding address 192.0.2.7/24 to eth0`.
+    /// Operation, as in `adding address 192.0.2.7/24 to eth0`.
     pub operation: String,
-    /// What came of it.
+    /// Cause of the failure.
     pub cause: Cause,
 }
 
-/// What went wrong between us and the kernel.
+/// Cause of a failed request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Cause {
-    /// The kernel refused, or the socket failed.
+    /// The kernel has refused, or the socket has failed.
     #[error("{}", .0.desc())]
     Errno(Errno),
-    /// An answer that makes no sense.
+    /// The answer of the kernel cannot be parsed.
     #[error("malformed answer of the kernel")]
     Malformed,
 }
@@ -71,7 +68,7 @@ impl<T> During<T> for std::result::Result<T, Cause> {
     }
 }
 
-/// Answers that mean the state that was asked for is there already.
+/// Treats errors that mean the requested state as success.
 fn unless(
     already: &[Errno],
     result: std::result::Result<Vec<RouteNetlinkMessage>, Cause>,
@@ -94,7 +91,7 @@ pub struct Link {
     pub mac: Option<[u8; 6]>,
 }
 
-/// A route to set: [`Route`] with what only programs need.
+/// Route to set: [`Route`] with attributes that only programs use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hop {
     /// First address of the network that is reached.
@@ -103,14 +100,13 @@ pub struct Hop {
     pub prefix: u8,
     /// The next hop; without one the network is on the link itself.
     pub gateway: Option<IpAddr>,
-    /// Trust that the gateway is on the link though no address of the link is in its network.
+    /// Whether the gateway is on the link although no address of the link is in its network.
     pub gateway_on_link: bool,
-    /// Source address of what is sent this way. When the kernel loses that address it drops the
-    /// route too.
+    /// Source address of packets. The kernel removes the route together with this address.
     pub source: Option<IpAddr>,
-    /// Of two routes to the same network the lower metric wins; equal ones replace each other.
+    /// Priority among routes to the same network; the lowest metric wins. A route with the same metric is replaced.
     pub metric: u32,
-    /// Who set it; shown by `ip route`.
+    /// Origin of the route, which `ip route` shows.
     pub protocol: RouteProtocol,
 }
 
@@ -162,7 +158,7 @@ impl Netlink {
         .during(|| "opening a netlink socket".to_owned())
     }
 
-    /// All links of the namespace. One whose description cannot be read is left out.
+    /// Lists the links of the namespace. A link that cannot be parsed is left out.
     pub fn links(&mut self) -> Result<Vec<Link>> {
         let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
         let answers = self
@@ -171,7 +167,7 @@ impl Netlink {
         Ok(answers.iter().filter_map(link_of).collect())
     }
 
-    /// Raises a link, as `ip link set NAME up`.
+    /// Sets a link up, as `ip link set NAME up`.
     pub fn set_up(&mut self, link: &Link) -> Result<()> {
         let mut message = LinkMessage::default();
         message.header.index = link.index;
@@ -183,7 +179,7 @@ impl Netlink {
     }
 
     /// Moves a link to another network namespace, as `ip link set NAME netns`.
-    pub fn give(&mut self, link: &Link, namespace: &impl AsRawFd) -> Result<()> {
+    pub fn move_to_namespace(&mut self, link: &Link, namespace: &impl AsRawFd) -> Result<()> {
         let mut message = LinkMessage::default();
         message.header.index = link.index;
         let number = namespace.as_raw_fd();
@@ -215,8 +211,7 @@ impl Netlink {
             .during(|| format!("setting the MTU of {} to {mtu}", link.name))
     }
 
-    /// The addresses of a link but IPv6 link-local ones, which the kernel makes by itself and IPv6
-    /// does not work without.
+    /// Lists the addresses of a link, except IPv6 link-local ones, which the kernel makes and IPv6 needs.
     pub fn addresses(&mut self, link: &Link) -> Result<Vec<Address>> {
         let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
         let answers = self
@@ -228,8 +223,7 @@ impl Netlink {
             .collect())
     }
 
-    /// Adds an address. An IPv6 address is usable at once: duplicate detection would take a second
-    /// or two, in which no service can bind it.
+    /// Adds an address. Duplicate detection of IPv6 is off: for a second or two no service could bind the address.
     pub fn add_address(&mut self, link: &Link, address: &Address) -> Result<()> {
         let mut message = address_message(link, address);
         match address.ip {
@@ -257,7 +251,7 @@ impl Netlink {
             .during(|| format!("removing address {address} from {}", link.name))
     }
 
-    /// Removes all that [`Self::addresses`] lists.
+    /// Removes all addresses that [`Self::addresses`] lists.
     pub fn flush_addresses(&mut self, link: &Link) -> Result<()> {
         for address in self.addresses(link)? {
             self.remove_address(link, &address)?;
@@ -265,7 +259,7 @@ impl Netlink {
         Ok(())
     }
 
-    /// Sets a route, in place of the one to the same network with the same metric.
+    /// Sets a route, replacing one to the same network with the same metric.
     pub fn set_route(&mut self, link: &Link, hop: &Hop) -> Result<()> {
         self.exchange(
             RouteNetlinkMessage::NewRoute(route_message(link, hop)),
@@ -283,7 +277,7 @@ impl Netlink {
             .during(|| format!("removing route {hop} from {}", link.name))
     }
 
-    /// Sends a request and gathers its answers: up to the ACK, or up to the end of a dump.
+    /// Sends a request and collects its answers, up to the ACK or the end of a dump.
     fn exchange(
         &mut self,
         request: RouteNetlinkMessage,

@@ -1,4 +1,4 @@
-//! The kernel's machine, to run the programs on.
+//! Interpreter of BPF, to run compiled programs.
 
 mod tables;
 
@@ -8,7 +8,7 @@ use super::*;
 const X86_64: u32 = 0xc000_003e;
 const I386: u32 = 0x4000_0003;
 
-/// What a program says of a call, as `linux/seccomp.h` has it.
+/// Runs a program on a call and returns its result, as in `linux/seccomp.h`.
 fn run(program: &Program, arch: u32, number: u32, arguments: [u64; 6]) -> u32 {
     let load = |at: u32| match at {
         0 => number,
@@ -78,11 +78,11 @@ fn the_usual_policy_refuses_on_every_architecture() {
         (&own, I386, 128, [0; 6], PERM),
         (&own, X86_64, 246, [0; 6], PERM),
         (&own, X86_64, 250, [0; 6], NOSYS),
-        // x32, what is newer, what is no architecture of this host
+        // x32, an unknown number, an architecture of another host
         (&own, X86_64, 0x4000_0000, [0; 6], NOSYS),
         (&own, X86_64, 700, [0; 6], NOSYS),
         (&own, 0x4000_0028, 3, [0; 6], KILL),
-        // ioctl with TIOCSTI, also where the upper half, which the kernel does not look at, is not 0
+        // ioctl with TIOCSTI, also with a nonzero upper half, which the kernel ignores
         (&own, X86_64, 16, [0, 0x5412, 0, 0, 0, 0], PERM),
         (&own, X86_64, 16, [0, 0x541d, 0, 0, 0, 0], PERM),
         (&own, X86_64, 16, [0, 0xdead_0000_5412, 0, 0, 0, 0], PERM),

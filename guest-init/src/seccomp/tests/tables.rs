@@ -1,4 +1,4 @@
-//! Every number that a program can call with, by the kernel's own tables (Debian's `linux-libc-dev`) and beyond them.
+//! Tests of every number of a system call, by the tables of the kernel (Debian's `linux-libc-dev`) and beyond them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,7 +8,7 @@ use super::*;
 const AARCH64: u32 = 0xc000_00b7;
 const X32: u32 = 0x4000_0000;
 
-/// Numbers that are looked at: all that have a name, and as many after them.
+/// Numbers that are tested: all with a name, and as many after them.
 const NUMBERS: u32 = 1024;
 
 const POLICIES: [Confined; 3] = [
@@ -23,7 +23,7 @@ const ARCHES: [(Arch, u32); 3] = [
     (Arch::Aarch64, AARCH64),
 ];
 
-/// Arguments that some rule asks for, and others; the kernel reads the lower half of most.
+/// Returns arguments that rules depend on, and others. The kernel reads only the lower half of most.
 fn probes() -> Vec<[u64; 6]> {
     let mut probes = vec![[0; 6], [u64::MAX; 6]];
     for upper in [0, 0xdead_0000_0000] {
@@ -74,7 +74,7 @@ fn code(action: Action) -> u32 {
     }
 }
 
-/// Names by number, of a header of the kernel's.
+/// Parses the names and numbers in a header of the kernel.
 fn header(file: &str) -> Option<BTreeMap<String, u32>> {
     let places = ["x86_64-linux-gnu/asm", "asm", "linux"];
     let paths = places.map(|place| format!("/usr/include/{place}/{file}"));
@@ -94,7 +94,7 @@ fn header(file: &str) -> Option<BTreeMap<String, u32>> {
     Some(text?.lines().filter_map(defined).collect())
 }
 
-/// The system calls of a header.
+/// Returns the system calls of a header.
 fn calls(file: &str) -> BTreeMap<String, u32> {
     let all = header(file).unwrap_or_default().into_iter();
     let calls = all.filter_map(|(name, number)| Some((name.strip_prefix("__NR_")?.into(), number)));
@@ -106,7 +106,7 @@ fn the_table_has_the_numbers_of_the_kernel() {
     for (file, arch) in [("unistd_64.h", Arch::X86_64), ("unistd_32.h", Arch::I386)] {
         let ours = arch.numbers();
         for (name, number) in calls(file) {
-            // What is newer than the table is refused by its number.
+            // Calls newer than our table are refused by their numbers.
             if number <= 462 {
                 assert_eq!(ours.get(name.as_str()), Some(&number), "{file}: {name}");
             }
@@ -162,7 +162,7 @@ fn x32_is_not_there() {
     }
 }
 
-/// Names of one and the same: `chown32`, `clock_settime64`, `oldumount`.
+/// Returns another name of the same call: `chown32`, `clock_settime64`, `oldumount`.
 fn twin(name: &str) -> Option<&str> {
     let endings = ["_time64", "64", "32", "_time32"];
     let base = endings.iter().find_map(|ending| name.strip_suffix(ending));
@@ -170,7 +170,7 @@ fn twin(name: &str) -> Option<&str> {
         .filter(|base| is_known(base))
 }
 
-/// Names of what does the same in another way.
+/// Pairs of calls that do the same.
 const TWINS: [(&str, &str); 14] = [
     ("umount", "umount2"),
     ("vm86old", "vm86"),
@@ -188,7 +188,7 @@ const TWINS: [(&str, &str); 14] = [
     ("move_mount", "open_tree"),
 ];
 
-/// Names of what does the same, asked with a structure that no filter sees.
+/// Pairs of calls that do the same, of which one has its arguments in memory.
 const BLIND: [(&str, &str); 3] = [
     ("clone3", "clone"),
     ("mount_setattr", "mount"),
@@ -221,7 +221,7 @@ fn twins_have_one_verdict() {
     }
 }
 
-/// The calls behind a number of `socketcall` and `ipc`, by the kernel's headers.
+/// Returns the calls that `socketcall` and `ipc` select, by the headers of the kernel.
 fn behind(file: &str, prefix: &str) -> Vec<(u64, String)> {
     let all = header(file).unwrap_or_default().into_iter();
     let all = all.filter_map(|(name, number)| {
@@ -244,7 +244,7 @@ fn nothing_that_is_refused_is_behind_a_multiplexer() {
         assert_eq!((sockets.len(), ipc.len()), (20, 12), "{sockets:?} {ipc:?}");
     }
     let mut policies = POLICIES.map(usual::policy).to_vec();
-    // One that says what is allowed, as profiles of containers do, and one that refuses each of them.
+    // An allow-list, as in profiles of containers, and a policy that refuses each call.
     let allow = |name: &str, conditions: Vec<Condition>| Rule {
         syscall: name.to_owned(),
         conditions,
@@ -293,7 +293,7 @@ fn nothing_that_is_refused_is_behind_a_multiplexer() {
             }
         }
     }
-    // A socket cannot be had, but one that was handed down can be used.
+    // An inherited socket can be used, but no new one can be made.
     let own = usual::policy(Confined::OwnRoot)
         .compile(&[Arch::I386])
         .unwrap();

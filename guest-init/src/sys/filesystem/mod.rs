@@ -1,7 +1,6 @@
-//! Which filesystem is on a device, and which partitions, read from their first bytes.
+//! Filesystem and partitions of a device, recognized by their first bytes.
 //!
-//! Host and guest read images alike: the host where it hands a partition to a container, the guest where a virtual
-//! machine has the whole disk.
+//! The host reads images to pass a partition to a container; the guest reads the disk of a virtual machine.
 
 mod partition;
 
@@ -10,7 +9,7 @@ use std::io::{Read, Seek, SeekFrom};
 
 pub use partition::{Partition, partitions};
 
-/// A filesystem that is known.
+/// Known filesystem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum FsType {
@@ -26,11 +25,11 @@ pub enum FsType {
 }
 
 impl FsType {
-    /// The kernel's driver for it, which is also the name of its module.
+    /// Returns the kernel's driver, which is also the name of its module.
     #[must_use]
     pub fn driver(self) -> &'static str {
         match self {
-            // ext4(5): it mounts the older ones, too.
+            // The ext4 driver also mounts the older versions (ext4(5)).
             Self::Ext2 | Self::Ext3 | Self::Ext4 => "ext4",
             Self::Xfs => "xfs",
             Self::Btrfs => "btrfs",
@@ -41,7 +40,7 @@ impl FsType {
         }
     }
 
-    /// The option to mount it read-only without replaying its journal, which would write, if it has one.
+    /// Returns the mount option for a read-only mount without journal replay, which would write; `None` without a journal.
     #[must_use]
     pub fn without_journal(self) -> Option<&'static str> {
         match self {
@@ -69,7 +68,7 @@ impl fmt::Display for FsType {
     }
 }
 
-/// The filesystem that begins at `start`. What cannot be read is none.
+/// Returns the filesystem that begins at `start`; `None` if it is unknown or cannot be read.
 pub fn probe_at(device: &mut (impl Read + Seek), start: u64) -> Option<FsType> {
     let mut at = |offset: u64| {
         let mut bytes = [0; 512];
@@ -105,12 +104,12 @@ pub fn probe_at(device: &mut (impl Read + Seek), start: u64) -> Option<FsType> {
     is_vfat(&first).then_some(FsType::Vfat)
 }
 
-/// The filesystem of a whole device. What cannot be read is none.
+/// Returns the filesystem of a whole device; `None` if it is unknown or cannot be read.
 pub fn probe(device: &mut (impl Read + Seek)) -> Option<FsType> {
     probe_at(device, 0)
 }
 
-/// A number of up to eight bytes, the lowest first.
+/// Reads a little-endian number of up to eight bytes.
 fn le(bytes: &[u8], at: usize, length: usize) -> u64 {
     let bytes = bytes.get(at..at + length).unwrap_or_default();
     bytes
@@ -119,7 +118,7 @@ fn le(bytes: &[u8], at: usize, length: usize) -> u64 {
         .fold(0, |n, byte| n << 8 | u64::from(*byte))
 }
 
-/// Told apart by features that the older drivers do not know, as e2fsprogs does.
+/// Distinguishes ext2, ext3 and ext4 by features that the older drivers do not know, as e2fsprogs does.
 fn ext(superblock: &[u8]) -> Option<FsType> {
     const HAS_JOURNAL: u64 = 0x4;
     /// The device holds the journal of another one.
@@ -143,7 +142,7 @@ fn ext(superblock: &[u8]) -> Option<FsType> {
     )
 }
 
-/// A boot sector says little; a plausible block of parameters tells it from code and a table of partitions.
+/// Recognizes vfat by plausible parameters: other boot sectors have the same signature.
 fn is_vfat(sector: &[u8]) -> bool {
     let sector_size = le(sector, 11, 2);
     le(sector, 510, 2) == 0xAA55
@@ -156,42 +155,39 @@ fn is_vfat(sector: &[u8]) -> bool {
         && (sector[21] == 0xF0 || sector[21] >= 0xF8)
 }
 
-/// What of a device is to be mounted.
+/// Filesystem of a device that is chosen to be mounted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chosen {
-    /// The partition; none for the whole device.
+    /// Partition; `None` for the whole device.
     pub partition: Option<Partition>,
-    /// What is on it.
+    /// Filesystem on it.
     pub filesystem: FsType,
 }
 
-/// Why nothing of a device can be mounted.
+/// Error in the choice of a filesystem.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChooseError {
     /// Neither a filesystem nor partitions.
     #[error("no filesystem that is known, and no partitions")]
     Nothing,
-    /// The partition that was asked for is not there, or has no filesystem that is known.
+    /// The requested partition does not exist, or has no known filesystem.
     #[error("partition {asked} has no filesystem that is known; there are: {present}")]
     Partition {
-        /// Its number.
+        /// Requested number.
         asked: u32,
-        /// The partitions and what is on them.
+        /// Partitions and their filesystems.
         present: String,
     },
-    /// Several could be meant, or none.
+    /// Not exactly one partition qualifies.
     #[error("say which partition is meant; there are: {present}")]
     Unclear {
-        /// The partitions and what is on them.
+        /// Partitions and their filesystems.
         present: String,
     },
 }
 
-/// Chooses what to mount: the whole device if it has a filesystem; else the partition `asked` for; else the only one
-/// with a filesystem that is not vfat, which is what firmware boots from.
-///
-/// # Errors
-/// If that leaves nothing, or a choice.
+/// Chooses the filesystem to mount: that of the whole device if it has one, else that of the partition `asked` for, else the only one
+/// that is not vfat, which firmware boots from.
 pub fn choose(device: &mut (impl Read + Seek), asked: Option<u32>) -> Result<Chosen, ChooseError> {
     if let Some(filesystem) = probe(device) {
         let partition = None;

@@ -1,4 +1,4 @@
-//! Tables of partitions: GPT, and the MBR with its chain of logical partitions.
+//! Partition tables: GPT, and the MBR with its chain of logical partitions.
 
 use std::io::{Read, Seek, SeekFrom};
 
@@ -7,13 +7,13 @@ use super::le;
 /// Bytes of a sector in an MBR.
 const SECTOR: u64 = 512;
 
-/// More than that many are not read: a table may be damaged.
-const MOST: u32 = 256;
+/// Most partitions that are read, since a table may be damaged.
+const MAX_PARTITIONS: u32 = 256;
 
 /// A part of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Partition {
-    /// As the kernel numbers it, from 1.
+    /// Number, as in the kernel, from 1.
     pub number: u32,
     /// First byte.
     pub start: u64,
@@ -21,7 +21,7 @@ pub struct Partition {
     pub size: u64,
 }
 
-/// The partitions of a device, as the kernel numbers them. What cannot be read is none.
+/// Returns the partitions of a device, numbered as in the kernel. A table that cannot be read has none.
 pub fn partitions(device: &mut (impl Read + Seek)) -> Vec<Partition> {
     let Some(first) = read(device, 0, SECTOR) else {
         return Vec::new();
@@ -48,7 +48,7 @@ pub fn partitions(device: &mut (impl Read + Seek)) -> Vec<Partition> {
     found
 }
 
-/// Type of the entry that stands for a GPT.
+/// Type of the MBR entry that covers a GPT.
 const PROTECTIVE: u8 = 0xEE;
 
 /// An entry of an MBR, in sectors.
@@ -73,7 +73,7 @@ impl Entry {
     }
 }
 
-/// A boot sector of a filesystem ends like an MBR, but has something else where that marks what to boot from.
+/// Parses an MBR. A boot sector of a filesystem has the same signature, but other bytes in place of the boot flags.
 fn mbr(sector: &[u8]) -> Option<[Entry; 4]> {
     let entries = [446, 462, 478, 494].map(|at| &sector[at..at + 16]);
     let is_one = le(sector, 510, 2) == 0xAA55 && entries.iter().all(|entry| entry[0] & 0x7F == 0);
@@ -86,11 +86,11 @@ fn mbr(sector: &[u8]) -> Option<[Entry; 4]> {
     })
 }
 
-/// Logical partitions: each has a table of its own, which says where the next one is. Their starts are from their
-/// own table, but that of the next table is from the first.
+/// Reads logical partitions. Each has a table of its own, which also locates the next table. A partition is located from its own table, a
+/// table from the first one.
 fn chain(device: &mut (impl Read + Seek), begin: u64, found: &mut Vec<(u64, Entry)>) {
     let mut table = begin;
-    for _ in 0..MOST {
+    for _ in 0..MAX_PARTITIONS {
         let Some(entries) = read(device, table * SECTOR, SECTOR).and_then(|sector| mbr(&sector))
         else {
             return;
@@ -110,7 +110,7 @@ fn gpt(device: &mut (impl Read + Seek), sector_size: u64) -> Option<Vec<Partitio
         return None;
     }
     let table = le(&header, 72, 8).checked_mul(sector_size)?;
-    let count = u32::try_from(le(&header, 80, 4)).ok()?.min(MOST);
+    let count = u32::try_from(le(&header, 80, 4)).ok()?.min(MAX_PARTITIONS);
     let length = le(&header, 84, 4);
     if !(128..=4096).contains(&length) {
         return None;

@@ -36,7 +36,7 @@ fn image(directory: &Path, mebibytes: u64) -> String {
 }
 
 #[test]
-fn filesystems_are_told_apart() {
+fn filesystems_are_recognized() {
     let directory = tempfile::tempdir().unwrap();
     let tree = tempfile::tempdir().unwrap();
     let tree = tree.path().to_str().unwrap();
@@ -74,7 +74,7 @@ fn filesystems_are_told_apart() {
     }
 }
 
-/// A device with these bytes at these places.
+/// Returns a device with bytes at given offsets.
 fn device(size: usize, pieces: &[(usize, &[u8])]) -> Cursor<Vec<u8>> {
     let mut bytes = vec![0; size];
     for (at, piece) in pieces {
@@ -84,7 +84,7 @@ fn device(size: usize, pieces: &[(usize, &[u8])]) -> Cursor<Vec<u8>> {
 }
 
 #[test]
-fn headers_are_enough() {
+fn filesystems_are_recognized_by_their_magic() {
     for (at, magic, expected) in [
         (0, &b"XFSB"[..], Some(FsType::Xfs)),
         (1024, &[0xE2, 0xE1, 0xF5, 0xE0], Some(FsType::Erofs)),
@@ -149,13 +149,13 @@ fn gpt(sector: usize, entries: &[(u32, u64, u64)]) -> Cursor<Vec<u8>> {
 }
 
 #[test]
-fn sectors_may_be_large() {
+fn a_gpt_may_have_large_sectors() {
     let found = partitions(&mut gpt(4096, &[(2, 256, 511)]));
     assert_eq!(numbers(&found), [(2, 1, 1)]);
 }
 
 #[test]
-fn what_is_meant_is_found_or_asked_for() {
+fn an_ambiguous_choice_names_the_partitions() {
     let with = |filesystems: &[(u64, &[u8])]| {
         let entries: Vec<_> = (1..=filesystems.len() as u32)
             .map(|n| (n, u64::from(n) * 2048, u64::from(n) * 2048 + 1))
@@ -193,7 +193,7 @@ fn what_is_meant_is_found_or_asked_for() {
 
 proptest! {
     #[test]
-    fn garbage_is_survived(seed in proptest::collection::vec(any::<u8>(), 2048)) {
+    fn arbitrary_bytes_do_not_panic(seed in proptest::collection::vec(any::<u8>(), 2048)) {
         let mut bytes = seed;
         bytes[510..512].copy_from_slice(&[0x55, 0xAA]);
         bytes[512..520].copy_from_slice(b"EFI PART");

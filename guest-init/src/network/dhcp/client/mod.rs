@@ -1,7 +1,6 @@
-//! The states of a DHCP client (RFC 2131, figure 5), without sockets and clocks.
+//! States of a DHCP client (RFC 2131, figure 5), without sockets and clocks.
 //!
-//! It is told the time and what was received, and says what to do and until when to wait.
-//! The loop in [`super`] does it.
+//! The input is the time and received messages; the output is actions and a deadline. The loop in [`super`] carries them out.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -10,10 +9,10 @@ use crate::network::dhcp::backoff::{Random, confirmation_wait, renewal_wait};
 use crate::network::dhcp::lease::Lease;
 use crate::network::dhcp::packet::{Kind, Message, option};
 
-/// What we ask servers to tell.
+/// Options requested from servers.
 const PARAMETERS: [u8; 8] = [
     option::SUBNET_MASK,
-    // Before the router, as RFC 3442 wants it.
+    // Before the router, as RFC 3442 requires.
     option::CLASSLESS_ROUTES,
     option::ROUTER,
     option::DNS,
@@ -22,68 +21,68 @@ const PARAMETERS: [u8; 8] = [
     option::BROADCAST,
     option::MTU,
 ];
-/// Largest DHCP message we take, in bytes: an Ethernet packet without its headers.
+/// Largest DHCP message accepted, in bytes: an Ethernet packet without its headers.
 const MAX_SIZE: u16 = 1472;
-/// How often a request for an offered address is sent before we look for another offer.
+/// Requests for an offered address before the client looks for another offer.
 const REQUESTS: u32 = 4;
 
-/// Who the client is.
+/// Identity of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// Ethernet address, which is the client id as well.
+    /// Ethernet address, also used as the client id.
     pub mac: [u8; 6],
     /// Host name sent to the server; none if empty.
     pub hostname: String,
 }
 
-/// What a client begins with.
+/// Knowledge that a client starts with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Known {
-    /// Nothing.
+    /// No address.
     Nothing,
-    /// An address that may be had: the server is asked for it first.
+    /// Address to request first.
     Address(Ipv4Addr),
-    /// The lease of an earlier run that has not expired and is in use; the server is asked to confirm it.
+    /// Lease of an earlier run, not expired and in use. The server is asked to confirm it.
     Remembered(Lease),
-    /// A lease the server has just given.
+    /// Lease that the server has just granted.
     Confirmed(Lease),
 }
 
-/// What is to be done.
+/// Action of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Send a message.
     Send(Message, Destination),
-    /// The lease holds from now on: a new one, or the previous one renewed.
+    /// Configure a new or renewed lease.
     Configure {
-        /// What holds.
+        /// Lease from now on.
         lease: Lease,
-        /// What held until now.
+        /// Lease until now.
         previous: Option<Lease>,
     },
-    /// The lease holds no longer.
+    /// Remove the configuration of a lease.
     Deconfigure(Lease),
 }
 
-/// Where a message goes.
+/// Destination of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Destination {
-    /// To all, from no address.
+    /// Broadcast, without a source address.
     Unconfigured,
-    /// To all, from our address.
+    /// Broadcast from our address.
     Broadcast,
-    /// To our server, from our address.
+    /// Our server, from our address.
     Server(Ipv4Addr),
 }
 
-/// On what the answers to a client come in.
+/// Socket on which a client expects answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Listening {
-    /// None are awaited.
+    /// No answer is expected.
     No,
-    /// Below IP, for there is no address.
+    /// Packet socket, while there is no address.
     Packets,
-    /// As an ordinary UDP program.
+    /// UDP socket.
     Datagrams,
 }
 
@@ -95,17 +94,17 @@ enum State {
     Selecting,
     /// REQUEST was sent for an offer.
     Requesting { offer: Lease },
-    /// REQUEST was sent for an address that we know of.
+    /// REQUEST was sent for a known address.
     Rebooting {
         address: Ipv4Addr,
-        /// The lease of an earlier run that has not expired: it is ours until somebody says no.
+        /// Lease of an earlier run that has not expired. It is in use until a server refuses it.
         held: Option<Box<Lease>>,
     },
-    /// There is a lease.
+    /// A lease is in use.
     Bound { lease: Lease },
-    /// Its server was asked for more time.
+    /// REQUEST was sent to the server of the lease.
     Renewing { lease: Lease },
-    /// Any server was asked for more time.
+    /// REQUEST was sent to all servers.
     Rebinding { lease: Lease },
 }
 
@@ -115,23 +114,21 @@ pub struct Client {
     identity: Identity,
     state: State,
     random: Random,
-    /// Of the transaction that is under way.
+    /// Id of the current transaction.
     xid: u32,
     /// Messages sent in this state.
     sent: u32,
-    /// When the search for an address began.
+    /// Start of the search for an address.
     began: Duration,
-    /// When the last message was sent: a lease counts from its request (RFC 2131, 4.4.1).
+    /// Time of the last message: a lease counts from its request (RFC 2131, 4.4.1).
     asked: Duration,
-    /// Rounds that came to nothing, one after the other.
+    /// Failed rounds in a row.
     failures: u32,
     deadline: Duration,
 }
 
 impl Client {
-    /// A client that begins with what is known.
-    ///
-    /// All times are on `CLOCK_BOOTTIME`; `seed` is for transaction ids and jitter.
+    /// Returns a client with this knowledge. All times are on `CLOCK_BOOTTIME`; `seed` is for transaction ids and jitter.
     #[must_use]
     pub fn new(identity: Identity, known: Known, seed: u64, now: Duration) -> Self {
         let mut random = Random::new(seed);
@@ -164,13 +161,13 @@ impl Client {
         client
     }
 
-    /// When [`Self::timer`] wants to be called; `None` for never.
+    /// Returns the time to call [`Self::timer`]; `None` for never.
     #[must_use]
     pub fn deadline(&self) -> Option<Duration> {
         (self.deadline != Duration::MAX).then_some(self.deadline)
     }
 
-    /// What the answers come in on.
+    /// Returns the socket on which answers are expected.
     #[must_use]
     pub fn listening(&self) -> Listening {
         match self.state {
@@ -182,7 +179,7 @@ impl Client {
         }
     }
 
-    /// The deadline has come.
+    /// Handles the deadline.
     pub fn timer(&mut self, now: Duration) -> Vec<Action> {
         if now < self.deadline {
             return Vec::new();
@@ -207,7 +204,7 @@ impl Client {
                     self.wait(now, wait);
                     vec![Action::Send(message, Destination::Unconfigured)]
                 }
-                // RFC 2131, 3.2: where no server answers, a lease that has not expired may be used on.
+                // Without an answer, a lease that has not expired may be used further (RFC 2131, 3.2).
                 None => match held {
                     Some(lease) => {
                         self.bind(*lease);
@@ -230,7 +227,7 @@ impl Client {
         }
     }
 
-    /// A message came in.
+    /// Handles a received message.
     pub fn received(&mut self, message: &Message, now: Duration) -> Vec<Action> {
         if message.xid != self.xid || message.mac != self.identity.mac {
             return Vec::new();
@@ -241,7 +238,7 @@ impl Client {
                 let Some(offer) = Lease::from_message(message, self.asked) else {
                     return Vec::new();
                 };
-                // The transaction id stays that of the offer (RFC 2131, 4.4.1).
+                // The transaction keeps the id of the offer (RFC 2131, 4.4.1).
                 self.state = State::Requesting {
                     offer: offer.clone(),
                 };
@@ -292,8 +289,7 @@ impl Client {
         self.enter(State::Bound { lease });
     }
 
-    /// Begins anew: at once the first time, then after longer and longer waits, so that a server
-    /// that always refuses is not flooded.
+    /// Starts a new search: at once the first time, then with growing delays, so that a server that always refuses is not flooded.
     fn restart(&mut self, now: Duration) {
         self.enter(State::Init);
         self.began = now;
@@ -304,7 +300,7 @@ impl Client {
         self.failures = self.failures.saturating_add(1);
     }
 
-    /// Takes a state with a transaction of its own.
+    /// Changes the state and starts a new transaction.
     fn enter(&mut self, state: State) {
         self.state = state;
         self.xid = self.random.next();
@@ -327,7 +323,7 @@ impl Client {
         Action::Send(message, Destination::Unconfigured)
     }
 
-    /// Asks for more time: the server until T2, then all, until the lease has expired.
+    /// Requests a renewal: from the server until T2, then from all, until the lease has expired.
     fn renew(&mut self, lease: Lease, now: Duration) -> Vec<Action> {
         let Some(terms) = lease.terms else {
             self.bind(lease);

@@ -19,7 +19,7 @@ fn client(known: Known) -> Client {
     Client::new(identity(), known, 42, START)
 }
 
-/// What a server answers to the client's last message: a lease of 120 s.
+/// Returns the answer of a server to the client's last message: a lease of 120 s.
 fn reply(client: &Client, kind: Kind, server: Ipv4Addr) -> Message {
     let mut message = Message::request(kind, client.xid, MAC);
     message.yours = ADDRESS;
@@ -35,7 +35,7 @@ fn lease(obtained: u64) -> Lease {
     Lease::from_message(&message, Duration::from_secs(obtained)).unwrap()
 }
 
-/// Lets the deadline come, and says when that was.
+/// Advances the clock to the deadline and returns it.
 fn expire(client: &mut Client) -> (Duration, Vec<Action>) {
     let now = client.deadline().unwrap();
     (now, client.timer(now))
@@ -204,7 +204,7 @@ fn an_address_nobody_confirms_is_given_up() {
     let (now, actions) = expire(&mut silent);
     assert_eq!(sent(&actions).0.kind, Kind::Discover);
     let waited = now - START;
-    // Longer than a bridge takes that begins with STP, and no more than one would wait.
+    // Longer than the forwarding delay of a bridge with STP.
     assert!(waited > Duration::from_secs(4) && waited < Duration::from_secs(6));
 
     let mut refused = client(Known::Address(ADDRESS));
