@@ -1,5 +1,5 @@
 //! Commands entered by the real program, in namespaces that are made for it: streams, terminals, signals, exit statuses, and
-//! what is not entered. Needs root; is skipped without.
+//! targets that are refused. Needs root; skipped without.
 #![allow(clippy::unwrap_used)]
 
 mod refused;
@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 
 use guest_init::sys::first_process::ProcDir;
 
-/// Nothing here takes as long.
+/// Time limit of each command.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// `guest-init enter` with these options; `None` without the right to do so.
+/// Returns `guest-init enter` with these options; `None` without root.
 pub fn enter(options: &[&str], script: &str) -> Option<Command> {
     let mut command = enter_command(options, &["sh", "-c", script])?;
     command.stdin(Stdio::null()).stdout(Stdio::piped());
@@ -35,11 +35,11 @@ fn enter_command(options: &[&str], words: &[&str]) -> Option<Command> {
     Some(place.command(options, words))
 }
 
-/// Options of unshare(1) for what a sandbox without ids of its own has.
+/// Options of unshare(1) for the namespaces of a sandbox without a user namespace.
 const ALL: [&str; 6] = ["--mount", "--pid", "--net", "--ipc", "--uts", "--cgroup"];
 const NO_IDS: &str = "{\"idmap\":null}";
 
-/// A process in namespaces of its own, which ends with this one, and a guest config.
+/// A guest config, and a process in namespaces of its own, which ends with this one.
 #[derive(Debug)]
 pub struct Place {
     first: ProcDir,
@@ -47,7 +47,7 @@ pub struct Place {
     _holder: Holder,
 }
 
-/// unshare(1), which ends its child when it is ended.
+/// unshare(1), which kills its child when it is killed.
 #[derive(Debug)]
 struct Holder(Child);
 
@@ -59,11 +59,11 @@ impl Drop for Holder {
 }
 
 impl Place {
-    /// Makes them as the options of unshare(1) say; all ids of a user namespace are the host's.
+    /// Starts a process with these options of unshare(1). A user namespace maps all ids to those of the host.
     pub fn new(namespaces: &[&str], config: &str) -> Self {
         let mut holder = Command::new("unshare");
         holder.args(namespaces).args(["--fork", "--kill-child"]);
-        // It ends when nobody holds the other end of its input any more.
+        // cat ends when its input is closed.
         let script = if namespaces.contains(&"--user") || !namespaces.starts_with(&ALL[..2]) {
             "echo up && exec cat"
         } else {
@@ -91,7 +91,7 @@ impl Place {
         }
     }
 
-    /// `guest-init enter` with these options.
+    /// Returns `guest-init enter` with these options.
     pub fn command(&self, options: &[&str], words: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_guest-init"));
         let identity = self.first.identity().unwrap().to_string();
@@ -104,7 +104,7 @@ impl Place {
     }
 }
 
-/// The exit status, within the limit.
+/// Waits for the exit status, within the limit.
 pub fn status(child: &mut Child) -> i32 {
     let end = Instant::now() + LIMIT;
     loop {
@@ -119,13 +119,13 @@ pub fn status(child: &mut Child) -> i32 {
     }
 }
 
-/// Runs it with some input and gives its exit status and output.
+/// Runs a command with some input and returns its exit status and output.
 pub fn run(mut command: Command, input: &[u8]) -> (i32, String) {
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let input = input.to_vec();
-    // It may well end without having read everything.
+    // The command may end before it has read everything.
     let writer = thread::spawn(move || stdin.write_all(&input).is_ok());
     let mut stdout = child.stdout.take().unwrap();
     let reader = thread::spawn(move || {
@@ -145,7 +145,7 @@ fn the_exit_status_is_that_of_the_command() {
             (&["sh", "-c", "exit 7"][..], 7),
             (&["sh", "-c", "kill -TERM $$"], 143),
             (&["sh", "-c", "kill -KILL $$"], 137),
-            // Rust's runtime ignores it, the command has not to.
+            // Rust's runtime ignores SIGPIPE, the command must not.
             (&["sh", "-c", "kill -PIPE $$"], 141),
             (&["/no/such/program"], 127),
             (&["no-such-program"], 127),
@@ -161,7 +161,7 @@ fn the_exit_status_is_that_of_the_command() {
 }
 
 #[test]
-fn a_directory_that_is_asked_for_has_to_be_there() {
+fn a_missing_directory_is_an_error() {
     for (directory, expected) in [("/usr", (0, "/usr\n")), ("/no/such", (125, ""))] {
         let Some(command) = enter(&["--directory", directory], "pwd") else {
             return;
@@ -178,7 +178,7 @@ fn streams_are_the_callers_own() {
     assert_eq!(run(command, b"a\0\x04b"), (1, "a\0\x04b".to_owned()));
 }
 
-/// Runs a command line of a shell in whose place the program is run.
+/// Runs `enter` by exec from a shell, after a prologue.
 fn run_from_shell(prologue: &str, script: &str) -> Option<(i32, String)> {
     let entering = enter(&[], script)?;
     let mut shell = Command::new("sh");
@@ -197,7 +197,7 @@ fn files_of_the_caller_stay_outside() {
 }
 
 #[test]
-fn a_caller_that_ignores_its_children_is_no_hindrance() {
+fn a_caller_may_ignore_sigchld() {
     let Some((status, _)) = run_from_shell("trap '' CHLD", "exit 4") else {
         return;
     };

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::{ALL, NO_IDS, Place, enter, run};
 
-/// Shows whether the command has run, wherever.
+/// Returns exit status, output and errors of a command.
 fn says(command: &mut Command) -> (i32, String, String) {
     let output = command.output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 
 use crate::{enter, run, status};
 
-/// Device and inode of each stream inside.
+/// Prints device and inode of each stream in the sandbox.
 const WHOSE: &str = "stat -L -c %d:%i /proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2";
 
 fn id(file: &File) -> String {
@@ -64,7 +64,7 @@ fn only_pipes_are_the_callers_own() {
         let mut text = String::new();
         log.rewind().unwrap();
         log.read_to_string(&mut text).unwrap();
-        // What is said of a directory goes to the same file.
+        // The error about a directory goes to the same file.
         let ids: Vec<&str> = text.lines().filter(|line| !line.contains(' ')).collect();
         assert_eq!(ids[0] == own, handed_down, "{what}: {text}");
         assert!(
@@ -101,7 +101,7 @@ fn a_terminal_is_relayed_where_only_one_stream_is_one() {
     };
     let terminal = nix::pty::openpty(None, None).unwrap();
     let mut keys = File::from(terminal.master);
-    // A session whose terminal it is.
+    // A session with this controlling terminal.
     let mut session = Command::new("setsid");
     session
         .arg("--ctty")
@@ -260,7 +260,7 @@ fn output_that_is_closed_has_ended() {
         };
         let mut child = command.spawn().unwrap();
         drop(command);
-        // Ends while the command waits for its line.
+        // The output ends while the command waits for a line.
         assert_eq!(reader.read(&mut [0]).unwrap(), 0);
         ours.write_all(b"line\n").unwrap();
         assert_eq!(status(&mut child), 6);
@@ -286,7 +286,7 @@ fn signals_reach_the_command_and_a_kill_ends_it() {
     stdout.read_exact(&mut [0; 3]).unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
-    // Its end of the pipe is closed with it.
+    // The pipe is closed when the command is killed.
     let ended = thread::spawn(move || stdout.read(&mut [0]).unwrap());
     assert_eq!(ended.join().unwrap(), 0);
 }

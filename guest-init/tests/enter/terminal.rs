@@ -26,7 +26,7 @@ fn all_output_arrives() {
         let (status, output) = run(command, b"");
         assert_eq!(status, 3);
         let expected: String = (1..=20000).map(|line| format!("{line}\r\n")).collect();
-        // The end of our input is echoed.
+        // The terminal echoes the end of the input.
         assert_eq!(output.replace("^D\u{8}\u{8}", ""), expected);
     }
 }
@@ -85,7 +85,7 @@ fn much_goes_both_ways_at_once() {
         stdin
     });
     let reader = thread::spawn(move || {
-        // The command is kept waiting for us, too.
+        // Make the command wait for its reader as well.
         thread::sleep(Duration::from_millis(200));
         let mut output = Vec::new();
         stdout.read_to_end(&mut output).unwrap();

@@ -1,4 +1,4 @@
-//! What the config gives to the kernel.
+//! Static addresses and routes of the guest config.
 
 use std::collections::BTreeMap;
 use std::path::Path;

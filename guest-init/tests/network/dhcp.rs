@@ -15,13 +15,13 @@ use tempfile::TempDir;
 use crate::wire::{Wire, dynamic, eth0, in_sandbox, ip};
 
 pub const DEADLINE: Duration = Duration::from_secs(15);
-/// A confirmation takes no longer, a search with a look for the address does.
+/// Longer than a confirmation takes, shorter than a search with a check of the address.
 pub const AT_ONCE: Duration = Duration::from_millis(400);
 
-/// Of the NIC of the sandbox.
+/// Ethernet address of the NIC of the sandbox.
 pub const KEY: &str = "02:00:00:00:00:01";
 
-/// dnsmasq on the host side; ended when dropped.
+/// dnsmasq on the host side; killed on drop.
 pub struct Server {
     process: Child,
     state: TempDir,
@@ -87,7 +87,7 @@ impl Drop for Server {
     }
 }
 
-/// Gets a lease, and says how long it took.
+/// Obtains a lease. Returns it with the time that took.
 pub fn acquire(wanted: Option<Ipv4Addr>) -> (Lease, Duration) {
     let began = Instant::now();
     let lease = dhcp::acquire(&eth0(), "box", wanted, DEADLINE).unwrap();
@@ -133,7 +133,7 @@ fn a_lease_is_got_and_applied() {
         let known = format!("02:00:00:00:00:01 {address} box 01:02:00:00:00:00:01");
         assert!(leases.contains(&known), "{leases}");
 
-        // Again, and then another in its place.
+        // The same lease again, then another one.
         let link = &kept[0].interface.link;
         dhcp::apply(link, &lease, Some(&lease)).unwrap();
         let moved = Lease {
@@ -215,7 +215,7 @@ fn a_free_address_is_given_at_once_by_an_authoritative_server() {
         assert_eq!(lease.address, wanted);
         assert!(took < AT_ONCE, "{took:?}\n{}", authoritative.log());
 
-        // Of another network: refused, so that the search begins at once.
+        // An address of another network is refused, so the search begins at once.
         let (lease, took) = acquire(Some(Ipv4Addr::new(203, 0, 113, 7)));
         println!(
             "wrong network, authoritative: {} after {took:?}",
@@ -240,7 +240,7 @@ fn a_lease_is_kept() {
         let server = Server::start(&wire, &["--no-ping", "--dhcp-authoritative"]);
         let (lease, _) = acquire(None);
         dhcp::apply(&eth0().link, &lease, None).unwrap();
-        // As if that had been long ago: T1 is 60 s, T2 105 s, the end 120 s.
+        // Age the lease: T1 is 60 s, T2 105 s, expiry 120 s.
         for (age, requests) in [(61, 1), (106, 2)] {
             let aged = Lease {
                 obtained: lease.obtained.checked_sub(age).unwrap(),
@@ -277,7 +277,7 @@ fn a_lease_is_kept() {
     });
 }
 
-/// Keeps a lease in a thread, which lives as long as the tests do.
+/// Renews a lease in a thread, which lives as long as the tests do.
 pub fn keep(wire: &Wire, known: Known) -> mpsc::Receiver<LeaseEvent> {
     let (sender, receiver) = mpsc::channel();
     let sandbox = wire.sandbox.try_clone().unwrap();

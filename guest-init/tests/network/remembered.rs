@@ -1,4 +1,4 @@
-//! Starting with what is known of an earlier run.
+//! Start of the network with leases of an earlier run.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -39,7 +39,7 @@ fn lease_of(address: [u8; 4]) -> Lease {
     }
 }
 
-/// Starts the network with one NIC, and says how long it took.
+/// Configures one NIC. Returns it with the time that took.
 fn configure(key: &str, lease: &Lease) -> (LeasedNic, Duration) {
     configure_nic(
         dynamic("eth0"),
@@ -62,7 +62,7 @@ fn shown(address: [u8; 4]) -> bool {
 fn a_remembered_lease_is_used_at_once_and_confirmed() {
     in_sandbox(|wire| {
         let lease = lease_of([192, 0, 2, 77]);
-        // Nobody has to answer for that.
+        // Without an answer of a server.
         let (kept, took) = configure(KEY, &lease);
         assert!(took < AT_ONCE, "{took:?}");
         assert_eq!(kept.known, Known::Remembered(lease.clone()));
@@ -89,7 +89,7 @@ fn a_remembered_lease_is_used_at_once_and_confirmed() {
 #[test]
 fn a_remembered_lease_that_is_refused_gives_way_to_another() {
     in_sandbox(|wire| {
-        // Of another network.
+        // An address of another network.
         let lease = lease_of([203, 0, 113, 7]);
         let (kept, _) = configure(KEY, &lease);
         assert!(shown([203, 0, 113, 7]));
@@ -119,7 +119,7 @@ fn a_remembered_lease_nobody_answers_for_is_kept() {
     in_sandbox(|wire| {
         let (kept, _) = configure(KEY, &lease_of([192, 0, 2, 77]));
         let events = keep(&wire, kept.known);
-        // Longer than a confirmation is waited for.
+        // Longer than the wait for a confirmation.
         assert!(events.recv_timeout(Duration::from_secs(7)).is_err());
         assert!(shown([192, 0, 2, 77]));
     });

@@ -10,7 +10,7 @@ use guest_init::network::dhcp::Interface;
 use guest_init::network::netlink::{Link, Netlink};
 use nix::sched::{CloneFlags, setns, unshare};
 
-/// Why these tests cannot run here.
+/// Returns the reason why these tests cannot run here.
 fn missing() -> Option<&'static str> {
     if !nix::unistd::geteuid().is_root() {
         return Some("not root");
@@ -26,14 +26,14 @@ fn missing() -> Option<&'static str> {
     if !found("dnsmasq") || !found("ip") {
         return Some("no dnsmasq(8) or no ip(8)");
     }
-    // A container's root may not.
+    // Root of a container may not have the capability.
     match thread::spawn(|| unshare(CloneFlags::CLONE_NEWNET)).join() {
         Ok(Ok(())) => None,
         Ok(Err(_)) | Err(_) => Some("no network namespaces"),
     }
 }
 
-/// Runs a test in a namespace of its own, which goes away with the thread.
+/// Runs a test in a network namespace, which ends with the thread.
 pub fn in_sandbox(test: impl FnOnce(Wire) + Send + 'static) {
     if let Some(reason) = missing() {
         println!("SKIP: {reason}");

@@ -1,4 +1,4 @@
-//! Images, on loop devices. Needs losetup(8) and mkfs.ext4(8); is skipped without.
+//! Images, on loop devices. Needs losetup(8) and mkfs.ext4(8); skipped without.
 
 use std::fs;
 use std::path::Path;
@@ -26,7 +26,7 @@ fn run(program: &str, arguments: &[&str]) -> Option<String> {
     }
 }
 
-/// A loop device, given back when it is not mounted any more.
+/// Loop device, which is released after its last unmount.
 struct Loop(String);
 
 impl Loop {

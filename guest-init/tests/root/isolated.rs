@@ -1,4 +1,4 @@
-//! A tree that is read through overlays: what of it is not shared with the host.
+//! A tree behind overlays shares no inode with the host.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Read, Write};
@@ -47,7 +47,7 @@ fn it_is_read_only_and_has_the_hosts_content() {
             let mut text = String::new();
             file.read_to_string(&mut text).unwrap();
             assert_eq!(text, "changed");
-            // One device, as `find -xdev` and `tar --one-file-system` want it.
+            // One device, which `find -xdev` and `tar --one-file-system` need.
             let device = |path: &str| fs::symlink_metadata(path).unwrap().dev();
             assert_eq!(device("/etc/passwd"), device("/etc"));
             assert_ne!(device("/home/me"), device("/etc"));
@@ -59,7 +59,7 @@ fn it_is_read_only_and_has_the_hosts_content() {
 fn sockets_are_out_of_reach_whenever_they_were_bound() {
     isolated(
         |stage| {
-            // A listener that outlives the test's preparation.
+            // A listener that outlives the setup of the test.
             let before = UnixListener::bind(stage.path("/host/srv/before")).unwrap();
             fs::hard_link(
                 stage.path("/host/srv/before"),
@@ -172,7 +172,7 @@ fn what_cannot_be_kept_apart_is_left_out() {
                     &stage.path(&format!("/host/srv/root/{kernels}")),
                 );
             }
-            // An overlay over an overlay is all that the kernel allows.
+            // The kernel stacks at most two overlays.
             let deep = stage.path("/host/srv/deep");
             fs::create_dir(&deep).unwrap();
             for name in ["one", "two", "three"] {

@@ -1,5 +1,5 @@
-//! The root of a sandbox, made of real mounts: a staging root in a tmpfs, in a mount namespace of the test's own, which
-//! goes away with its thread. Needs root; is skipped without.
+//! The root of a sandbox with real mounts: a staging root in a tmpfs, in a mount namespace that ends with the thread of the test.
+//! Needs root; skipped without.
 #![allow(clippy::unwrap_used)]
 
 mod image;
@@ -33,7 +33,7 @@ fn is_read_only(path: &str) -> bool {
     }
 }
 
-/// A small tree with another filesystem at `/home`, and one on that.
+/// Makes a small tree with another filesystem at `/home`, and a third one below it.
 fn host(stage: &Stage) {
     for directory in ["proc", "sys", "dev", "etc", "home", "srv/a"] {
         fs::create_dir_all(stage.path(&format!("/host/{directory}"))).unwrap();
@@ -137,7 +137,7 @@ fn mount_points_are_made_deep_in_a_read_only_tree() {
         symlink("/srv/a", stage.path("/host/link")).unwrap();
         stage.root(Access::ReadOnly, &[]);
         stage.enter();
-        // Over a directory with a mount on it, which has to stay.
+        // In a directory with a mount below it, which has to stay.
         stage
             .add(&stage_mount("/mnt/0", "/home/you/x", false))
             .unwrap();
@@ -145,7 +145,7 @@ fn mount_points_are_made_deep_in_a_read_only_tree() {
             .add(&stage_mount("/file", "/home/one", false))
             .unwrap();
         stage.add(&stage_mount("/mnt/0", "/link/b", true)).unwrap();
-        // In a read-only mount of the user's.
+        // In a read-only mount of the user.
         stage
             .add(&stage_mount("/mnt/0", "/srv/a/b/sub/c", false))
             .unwrap();
@@ -235,7 +235,7 @@ fn what_is_included_is_like_its_source() {
             fs::read_link("/srv/a/b/link").unwrap(),
             Path::new("nowhere")
         );
-        // A link is replaced, what it leads to is not.
+        // A link is replaced, its target is not.
         stage
             .include(&include("/in/tree/deep/file", "/srv/over"))
             .unwrap();

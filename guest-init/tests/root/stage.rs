@@ -1,4 +1,4 @@
-//! A staging root.
+//! Staging root of a test.
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
@@ -10,7 +10,7 @@ use guest_init::root::{self, Place};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
-/// Where it is. Nothing is written below: it is covered in the namespace of the test.
+/// Path of the staging root. The namespace of the test covers the directory, so nothing is written to it.
 const AT: &str = "/mnt";
 
 /// Runs a test in a mount namespace of its own.
@@ -34,7 +34,7 @@ pub fn in_stage(test: impl FnOnce(Stage) + Send + 'static) {
 /// A staging root with `/proc`, `/sys` and `/dev`, and the place of the steps.
 pub struct Stage {
     place: Option<Place>,
-    /// Keeps what is outside within reach.
+    /// Keeps the root of the host open.
     held: Vec<File>,
 }
 
@@ -54,19 +54,19 @@ impl Stage {
         }
     }
 
-    /// A path of the staging root, before the sandbox is entered.
+    /// Returns a path in the staging root, valid until the sandbox is entered.
     pub fn path(&self, inside: &str) -> PathBuf {
         Path::new(AT).join(&inside[1..])
     }
 
-    /// The same, and after.
+    /// Returns a path in the staging root that stays valid after the sandbox is entered.
     pub fn outside(&mut self, inside: &str) -> PathBuf {
         self.held.push(File::open(self.path(inside)).unwrap());
         let fd = self.held.last().unwrap().as_raw_fd();
         format!("/proc/self/fd/{fd}").into()
     }
 
-    /// The tree at `/host` becomes the new root.
+    /// Makes the tree at `/host` the new root.
     pub fn root(&mut self, access: Access, targets: &[&str]) {
         let kernels = ["/proc", "/sys", "/dev"];
         let targets: Vec<PathBuf> = targets.iter().chain(&kernels).map(PathBuf::from).collect();
@@ -103,7 +103,7 @@ impl Stage {
     }
 }
 
-/// Whether something that can be seen is an overlay of ours.
+/// Returns whether a visible mount is an overlay of guest-init.
 pub fn has_overlay() -> bool {
     let table = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
     table.contains(" - overlay virt-sandbox ")
