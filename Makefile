@@ -4,6 +4,8 @@ PREFIX  = /usr
 DESTDIR =
 CARGO   = cargo
 export CARGO_TERM_COLOR ?= never
+# Nobody debugs what is built here for tests: it links in half the time without.
+export CARGO_PROFILE_DEV_DEBUG ?= 0
 
 bin        = $(DESTDIR)$(PREFIX)/bin
 libexec    = $(DESTDIR)$(PREFIX)/libexec/virt-sandbox
@@ -11,6 +13,8 @@ share      = $(DESTDIR)$(PREFIX)/share
 
 setup   = bash tests/setup/packages.sh
 harness = target/debug/test-harness
+# The whole workspace at once: a crate alone has other features, and would be compiled again.
+tests   = $(CARGO) test --locked --workspace
 # An uninstalled program finds its parts here.
 parts   = VIRT_SANDBOX_GUEST_INIT='$(CURDIR)/target/guest-init/guest-init'
 
@@ -48,37 +52,57 @@ check:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
-	$(CARGO) test --locked --workspace --lib --bins
-	$(CARGO) test --locked --test architecture
-	$(CARGO) test --locked --test docs
+	$(tests) --lib --bins
+	$(tests) --test architecture
+	$(tests) --test docs
 
 setup:
 	$(setup) base
 
+# Tests, the programs that they run and the harness.
 programs: setup
-	$(CARGO) build --locked -p virt-sandbox -p test-harness
+	$(tests) --no-run
 	$(CARGO) xtask guest-init
 
-# One test at a time: each looks at the host for what it left behind.
+# Each suite has a libvirtd and state directories of its own, so they run side by side, and the output of each is shown at its
+# end. In a suite it is one test at a time: each looks at the host for what it left behind.
+suites = suite-escape suite-service suite-run suite-docs suite-harness suite-guest-init suite-zoo
+JOBS   = 3
+
+.PHONY: $(suites)
 test: setup
 	$(MAKE) check
 	$(MAKE) programs
-	$(parts) $(harness) with-libvirtd -- $(CARGO) test --locked --workspace --test '*' -- --test-threads=1
-	$(parts) $(harness) with-libvirtd -- $(harness) zoo --first 8
+	@# Here, since suites that run side by side would wait for each other's apt.
+	$(setup) tests
+	$(harness) zoo --first 8 --only-install
+	$(MAKE) --no-print-directory --keep-going --output-sync=target -j$(JOBS) $(suites)
+
+suite-escape suite-service suite-run suite-docs: suite-%:
+	$(parts) $(harness) with-libvirtd -- $(tests) --test $* -- --test-threads=1
+
+suite-harness:
+	$(parts) $(harness) with-libvirtd -- $(tests) --test libvirtd --test qemu -- --test-threads=1
+
+suite-guest-init:
+	$(tests) --test enter --test network --test root -- --test-threads=1
+
+suite-zoo:
+	$(parts) $(harness) with-libvirtd -- $(harness) zoo --first 8 --no-install
 
 # Cases of services and attempts to get out that are like those of `make test` and take long.
 test-slow: programs
-	$(parts) $(harness) with-libvirtd -- $(CARGO) test --locked --test escape -- --test-threads=1 --ignored --nocapture
-	$(parts) $(harness) with-libvirtd -- $(CARGO) test --locked --test docs -- --test-threads=1 --ignored
-	$(parts) $(harness) with-libvirtd -- $(CARGO) test --locked --test service -- --test-threads=1 --ignored --skip drivers:: --skip machines:: --skip kills::
+	$(parts) $(harness) with-libvirtd -- $(tests) --test escape -- --test-threads=1 --ignored --nocapture
+	$(parts) $(harness) with-libvirtd -- $(tests) --test docs -- --test-threads=1 --ignored
+	$(parts) $(harness) with-libvirtd -- $(tests) --test service -- --test-threads=1 --ignored --skip drivers:: --skip machines:: --skip kills::
 
 # Every case of virt-sandbox in virtual machines; `make test` runs some.
 test-machines: programs
-	$(parts) $(harness) with-libvirtd -- $(CARGO) test --locked --test run -- --test-threads=1 --ignored
+	$(parts) $(harness) with-libvirtd -- $(tests) --test run -- --test-threads=1 --ignored
 
 # Services in virtual machines: every verb with every driver, and the first rows of the zoo.
 test-vm: programs
-	$(parts) $(harness) with-libvirtd -- $(CARGO) test --locked --test service -- --test-threads=1 --ignored --nocapture drivers:: images:: machines:: kills::
+	$(parts) $(harness) with-libvirtd -- $(tests) --test service -- --test-threads=1 --ignored --nocapture drivers:: images:: machines:: kills::
 	$(parts) $(harness) with-libvirtd -- $(harness) zoo --machines --first 8
 
 # All rows, or some: make zoo ZOO='apache2 nginx'

@@ -47,7 +47,7 @@ impl Host {
         libvirtd::require(page)?;
         static INSTALLED: OnceLock<()> = OnceLock::new();
         INSTALLED.get_or_init(install);
-        let lock = File::create("/run/virt-sandbox-tests.lock").unwrap();
+        let lock = File::create("/run/virt-sandbox-tests-docs.lock").unwrap();
         let turn = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error);
         let work = tempfile::Builder::new()
             .prefix("virt-sandbox-docs.")
@@ -142,7 +142,9 @@ impl Host {
             self.sandboxes,
             "sandboxes are left: the page does not delete them"
         );
-        let is_ours = |line: &str| host::is_of_daemon(line).unwrap_or(true);
+        let is_ours = |line: &str| {
+            host::is_of_daemon(line).unwrap_or_else(|| !host::is_of_other_suite(line, ""))
+        };
         // Files of the page go with it.
         let before = self.before.clone();
         drop(self);

@@ -198,7 +198,7 @@ fn who_reads_nothing_holds_little_of_the_hosts_memory() {
         return;
     };
     let unit = HostFile::unit(
-        "t-deaf.service",
+        "t-esc-deaf.service",
         "[Service]\nExecStart=/usr/bin/python3 /srv/deaf\n",
     );
     let port = TcpListener::bind("127.0.0.1:0")
@@ -214,7 +214,7 @@ fn who_reads_nothing_holds_little_of_the_hosts_memory() {
         "--memory",
         "256M",
         "-u",
-        "t-deaf.service",
+        "t-esc-deaf.service",
     ];
     ok(&[&create[..], &["--publish", &publish, "t-esc"]].concat());
     std::fs::write(crate::support::in_tree("t-esc", "srv/deaf"), DEAF).unwrap();

@@ -303,7 +303,7 @@ fn a_tree_image_that_names_files_is_not_opened() {
     let Some(test) = Test::begin("a_tree_image_that_names_files_is_not_opened") else {
         return;
     };
-    let name = "t-c-tree";
+    let name = "t-esc-tree";
     let file = format!("{TREES}/{name}.qcow2");
     for uri in [container(), machine()] {
         let evil = Evil::new(&uri);

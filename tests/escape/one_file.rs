@@ -121,7 +121,7 @@ fn root_of_a_command_has_a_file_and_not_its_directory() {
 fn attack_from_a_service(flavour: Flavour) {
     let (unit, prey) = (crate::unit(), Prey::new());
     let bind = format!("host-bind:{INSIDE}={FILE}");
-    let create = ["create", "-N", "none", "-u", "t-esc.service", "t-one"];
+    let create = ["create", "-N", "none", "-u", "t-esc.service", "t-esc-one"];
     let (uri, kernel) = (qemu_uri().unwrap(), release(flavour));
     ok(&[
         &["-c", &uri],
@@ -129,10 +129,13 @@ fn attack_from_a_service(flavour: Flavour) {
         &["--kernver", &kernel, "-m", &bind],
     ]
     .concat());
-    ok(&["start", "t-one"]);
-    assert_alone(&inside("t-one", ATTEMPTS));
+    ok(&["start", "t-esc-one"]);
+    assert_alone(&inside("t-esc-one", ATTEMPTS));
     prey.assert_untouched();
-    let done = inside("t-one", &format!("echo written >{INSIDE} && cat {INSIDE}"));
+    let done = inside(
+        "t-esc-one",
+        &format!("echo written >{INSIDE} && cat {INSIDE}"),
+    );
     assert_eq!(
         (done.code, done.stdout.as_str()),
         (0, "written\n"),
@@ -142,10 +145,10 @@ fn attack_from_a_service(flavour: Flavour) {
     // It is the file itself.
     fs::write(FILE, "of the host").unwrap();
     assert_eq!(
-        inside("t-one", &format!("cat {INSIDE}")).stdout,
+        inside("t-esc-one", &format!("cat {INSIDE}")).stdout,
         "of the host"
     );
-    ok(&["delete", "--force", "t-one"]);
+    ok(&["delete", "--force", "t-esc-one"]);
     drop((unit, prey));
 }
 

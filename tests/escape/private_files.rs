@@ -15,7 +15,7 @@ use test_harness::user::{self, UserDirectory};
 use crate::support::{Done, Test, eventually, finish, ok, run, service_program};
 
 const SECRET: &str = "t-escape-boot-secret";
-const STAGE: &str = "/var/lib/libvirt-sandbox/t-boot";
+const STAGE: &str = "/var/lib/libvirt-sandbox/t-esc-boot";
 const CACHE: &str = "/var/cache/virt-sandbox";
 
 /// Connects to each of these sockets, and says how many took it.
@@ -118,13 +118,21 @@ fn secrets_of_a_machine_are_for_nobody_else_and_gone_once_it_runs() {
     };
     let variable = format!("DB_PASSWORD={SECRET}");
     let create = [
-        "create", "-N", "none", "--env", &variable, "t-boot", "--", "sleep", "1000",
+        "create",
+        "-N",
+        "none",
+        "--env",
+        &variable,
+        "t-esc-boot",
+        "--",
+        "sleep",
+        "1000",
     ];
     ok(&[&["-c", &qemu_uri().unwrap()], &create[..]].concat());
     let stage = Path::new(STAGE);
     let boot_files = stage.join("boot-files");
     assert!(!boot_files.exists(), "it has not started yet");
-    let seen = watch(stage, || drop(ok(&["start", "t-boot"])));
+    let seen = watch(stage, || drop(ok(&["start", "t-esc-boot"])));
     for name in ["kernel", "initrd"] {
         let of_name = seen.iter().filter(|(path, ..)| path.ends_with(name));
         assert!(of_name.count() > 0, "{name} was not seen: {seen:?}");
@@ -154,10 +162,10 @@ fn secrets_of_a_machine_are_for_nobody_else_and_gone_once_it_runs() {
     }
 
     // It finds what it boots from when it reboots.
-    ok(&["execute", "t-boot", "--", "touch", "/run/before"]);
+    ok(&["execute", "t-esc-boot", "--", "touch", "/run/before"]);
     run(&[
         "execute",
-        "t-boot",
+        "t-esc-boot",
         "--",
         "systemctl",
         "--no-block",
@@ -167,7 +175,15 @@ fn secrets_of_a_machine_are_for_nobody_else_and_gone_once_it_runs() {
     let has_rebooted = || {
         let mut asked = Command::new("timeout");
         asked.args(["--signal=KILL", "60"]).arg(service_program());
-        asked.args(["execute", "t-boot", "--", "test", "!", "-e", "/run/before"]);
+        asked.args([
+            "execute",
+            "t-esc-boot",
+            "--",
+            "test",
+            "!",
+            "-e",
+            "/run/before",
+        ]);
         finish(asked, "").code == 0
     };
     // An emulated machine on a busy host takes minutes.
@@ -175,7 +191,7 @@ fn secrets_of_a_machine_are_for_nobody_else_and_gone_once_it_runs() {
         (0..6).any(|_| host::becomes_so(has_rebooted)),
         "it has started anew"
     );
-    ok(&["stop", "t-boot"]);
+    ok(&["stop", "t-esc-boot"]);
     assert!(!boot_files.exists());
     assert_cache_is_roots();
 
@@ -184,7 +200,7 @@ fn secrets_of_a_machine_are_for_nobody_else_and_gone_once_it_runs() {
     fs::write(boot_files.join("initrd"), SECRET).unwrap();
     ok(&["list"]);
     assert_empty(&boot_files);
-    ok(&["delete", "t-boot"]);
+    ok(&["delete", "t-esc-boot"]);
     test.end();
 }
 

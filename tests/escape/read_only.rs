@@ -151,7 +151,7 @@ fn root_of_a_command_writes_nothing_over_virtiofs() {
 fn attack_from_a_service(flavour: Flavour) {
     let (unit, prey) = (crate::unit(), Prey::new());
     let bind = format!("host-bind:/mnt/private={PRIVATE},ro");
-    let create = ["create", "-N", "none", "-u", "t-esc.service", "t-ro"];
+    let create = ["create", "-N", "none", "-u", "t-esc.service", "t-esc-ro"];
     let uri = qemu_uri().unwrap();
     let kernel = release(flavour);
     ok(&[
@@ -160,12 +160,12 @@ fn attack_from_a_service(flavour: Flavour) {
         &["--kernver", &kernel, "-m", &bind],
     ]
     .concat());
-    ok(&["start", "t-ro"]);
+    ok(&["start", "t-esc-ro"]);
     let in_usr = IN_USR.strip_prefix("/usr").unwrap();
     let places = [IN_USR, in_usr, "/mnt/private", ""];
     let attempt = [
         "execute",
-        "t-ro",
+        "t-esc-ro",
         "--",
         "/usr/bin/python3",
         "-ISc",
@@ -178,17 +178,17 @@ fn attack_from_a_service(flavour: Flavour) {
     at_daemon(&format!(
         "mount -t tmpfs t-escape {MOUNTED}; cp -r {IN_USR}/. {MOUNTED}"
     ));
-    let done = inside("t-ro", "echo changed >/mnt/private/mounted/file");
+    let done = inside("t-esc-ro", "echo changed >/mnt/private/mounted/file");
     assert!(done.stderr.contains("Read-only file system"), "{done:?}");
     at_daemon(&format!("umount {MOUNTED}"));
-    let said = ok(&["security", "t-ro"]);
+    let said = ok(&["security", "t-esc-ro"]);
     assert!(
         said.contains("only its own tree; the host refuses to write to /usr"),
         "{said}"
     );
-    let said = run(&["inspect", "t-ro"]);
+    let said = run(&["inspect", "t-esc-ro"]);
     assert!(!said.stdout.contains("nothing of the host"), "{said:?}");
-    ok(&["delete", "--force", "t-ro"]);
+    ok(&["delete", "--force", "t-esc-ro"]);
     drop((unit, prey));
 }
 

@@ -17,14 +17,21 @@ use test_harness::snapshot::Snapshot;
 /// Where the trees of sandboxes are.
 pub const TREES: &str = "/var/lib/libvirt/filesystems";
 const CONFIGS: &str = "/etc/libvirt-sandbox/services";
-/// Sandboxes of these tests begin with it, so that others on the host are left alone.
+/// Prefix of the sandboxes of these tests: others on the host are left alone.
 const PREFIX: &str = "t-";
+/// Name of the suite that this file is part of.
+const SUITE: &str = env!("CARGO_CRATE_NAME");
+/// Prefix of this suite's own sandboxes and units.
+const SUITE_PREFIX: &str = match SUITE.as_bytes() {
+    b"escape" => "t-esc",
+    _ => PREFIX,
+};
 
 /// A test that has a libvirtd. What it made is removed when it is dropped, also by a panic.
 #[must_use]
 pub struct Test {
     before: Snapshot,
-    /// Two runs at a time on one host would take each other's sandboxes: the names and the places are the same.
+    /// Held for the test: two runs of one suite on a host would take each other's files outside of the state directories.
     _turn: Flock<fs::File>,
 }
 
@@ -34,7 +41,7 @@ impl Test {
         require(name)?;
         static INSTALLED: OnceLock<()> = OnceLock::new();
         INSTALLED.get_or_init(install);
-        let lock = fs::File::create("/run/virt-sandbox-tests.lock").unwrap();
+        let lock = fs::File::create(format!("/run/virt-sandbox-tests-{SUITE}.lock")).unwrap();
         let turn = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error);
         Some(Self {
             _turn: turn.unwrap(),
@@ -85,7 +92,7 @@ fn is_of_tests(line: &str) -> bool {
     if let Some(mount) = line.strip_prefix("mount ") {
         return mount.contains("t-") || mount.contains("libvirt-sandbox");
     }
-    line.contains("/t-") || line.contains("-t-")
+    !host::is_of_other_suite(line, SUITE_PREFIX) && (line.contains("/t-") || line.contains("-t-"))
 }
 
 /// The first three numbers of the subnet of the network `default`, as "192.168.150".

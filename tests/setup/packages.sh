@@ -2,6 +2,7 @@
 # Installs Debian packages for the tests; nothing is started by it.
 #
 #   packages.sh base               what building and testing needs
+#   packages.sh tests              what tests run services of
 #   packages.sh host               what `make test-host` needs beside it
 #   packages.sh bench              what `make bench` needs beside it
 #   packages.sh install PACKAGE…   those of the packages that are missing
@@ -21,6 +22,9 @@ base=(
     # filesystems for images
     e2fsprogs xfsprogs btrfs-progs squashfs-tools fdisk
 )
+
+# What tests run services of, and look them up with.
+tests=(apache2 curl python3 redis-server libnss-libvirt)
 
 # What one-shot sandboxes are compared with, and what that needs.
 bench=(podman crun bubblewrap systemd-container xz-utils python3-venv busybox-static)
@@ -81,10 +85,11 @@ shift || true
 wanted=("$@")
 case $action in
     base) wanted=("${base[@]}") action=install ;;
+    tests) wanted=("${tests[@]}") action=install ;;
     host) wanted=("${host[@]}") action=install ;;
     bench) wanted=("${bench[@]}") action=install ;;
     install | purge) ;;
-    *) echo "usage: packages.sh base|host|bench|install|purge [PACKAGE…]" >&2; exit 2 ;;
+    *) echo "usage: packages.sh base|tests|host|bench|install|purge [PACKAGE…]" >&2; exit 2 ;;
 esac
 
 chosen=()

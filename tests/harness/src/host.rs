@@ -116,6 +116,40 @@ pub fn is_of_daemon(line: &str) -> Option<bool> {
     line.starts_with("domain ").then_some(true)
 }
 
+/// Returns whether a line of a snapshot is of a kind that other test runs on the host make, too: their state directories are
+/// private, these are not.
+fn is_shared(line: &str) -> bool {
+    const KINDS: [&str; 4] = [
+        "cgroup ",
+        "file /etc/logrotate.d/",
+        "file /etc/systemd/system/",
+        "loop device ",
+    ];
+    KINDS.iter().any(|kind| line.starts_with(kind))
+}
+
+/// Prefixes of the names that suites give to sandboxes and units. The first one that matches counts.
+const PREFIXES: [&str; 5] = ["t-esc", "t-", "r-", "zoo-", "harness-"];
+
+/// Returns whether a line of a snapshot is of a suite with another prefix than `own`, which may run at the same time. A suite
+/// whose names have no prefix gives an empty one.
+#[must_use]
+pub fn is_of_other_suite(line: &str, own: &str) -> bool {
+    let is_named = |prefix: &&&str| {
+        ['/', '-', '@']
+            .iter()
+            .any(|before| line.contains(&format!("{before}{prefix}")))
+    };
+    let prefix = PREFIXES.iter().find(is_named);
+    is_shared(line) && prefix.is_some_and(|prefix| *prefix != own)
+}
+
+/// Returns whether a line of a snapshot is of this test run, whose sandbox is `name`.
+#[must_use]
+pub fn is_of_run(line: &str, name: &str) -> bool {
+    is_of_daemon(line).unwrap_or_else(|| line.contains(name) || !is_shared(line))
+}
+
 fn is_below(mut pid: u32, ancestor: u32) -> bool {
     while pid > 1 {
         if pid == ancestor {
@@ -150,4 +184,25 @@ fn of_network(attribute: &str) -> Result<String> {
     let xml = output("virsh", &["--quiet", "net-dumpxml", "default"])?;
     let rest = xml.split(attribute).nth(1).context("reading the network")?;
     Ok(rest.split('\'').next().unwrap_or_default().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn suites_are_told_apart_by_their_prefix() {
+        let unit = "file /etc/systemd/system/t-esc.service";
+        assert!(is_of_other_suite(unit, "t-"));
+        assert!(!is_of_other_suite(unit, "t-esc"));
+        assert!(is_of_other_suite(unit, ""));
+        assert!(!is_of_other_suite(
+            "file /etc/systemd/system/web1.service",
+            ""
+        ));
+        assert!(!is_of_other_suite("file /etc/libvirt-sandbox/t-esc", "t-"));
+        let cgroup = "cgroup /sys/fs/cgroup/machine/lxc-4711-t-web.libvirt-lxc";
+        assert!(is_of_other_suite(cgroup, "t-esc"));
+        assert!(!is_of_other_suite(cgroup, "t-"));
+    }
 }

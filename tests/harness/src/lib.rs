@@ -7,6 +7,7 @@
 //! | [`serve`] | the process the daemons live under: it reaps their orphans and takes them down |
 //! | [`host`] | running programs, waiting, what of a snapshot is a test's |
 //! | [`guest`] | the smallest guest there can be, to compare with |
+//! | [`namespace`] | private state directories of a run, and the daemons' view of the host |
 //! | [`network`] | the libvirt network `default` of the private daemon |
 //! | [`programs`] | copies of the programs under test that every user can run |
 //! | [`prey`] | what the escape suite has on the host to be reached |
@@ -20,7 +21,7 @@
 pub mod guest;
 pub mod host;
 pub mod libvirtd;
-mod namespace;
+pub mod namespace;
 pub mod network;
 pub mod prey;
 mod process;

@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use nix::sys::stat::{Mode, umask};
 use test_harness::libvirtd::Libvirtd;
 use test_harness::user::UserDirectory;
-use test_harness::{programs, serve, whole, zoo};
+use test_harness::{namespace, programs, serve, whole, zoo};
 
 /// Runs commands and services against a private libvirtd
 #[derive(Debug, Parser)]
@@ -20,7 +20,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Run COMMAND with a private libvirtd as libvirt's default, then stop it
+    /// Run COMMAND with a private libvirtd as libvirt's default and private state directories, then stop it
     WithLibvirtd {
         /// The command and its arguments
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
@@ -65,6 +65,7 @@ fn with_libvirtd(command: &[String]) -> Result<ExitCode> {
     // A strict one of the caller's would keep the ordinary user from what tests make for it.
     umask(Mode::S_IWGRP | Mode::S_IWOTH);
     let programs = programs::Directory::make()?;
+    namespace::enter_private_state(programs.path())?;
     let daemon = Libvirtd::start(&std::env::current_exe().context("finding this program")?)?;
     let status = Command::new(&command[0])
         .args(&command[1..])

@@ -1,6 +1,8 @@
-//! What the private daemons see of the host: their own mount namespace and configuration.
+//! Mount namespaces of a test run: one with private state of sandboxes, and below it that of the private daemons, with their
+//! own configuration.
 
-use std::fs;
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -48,8 +50,45 @@ fn copy_filters(to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Gives this process, and so the daemons, a view of their own.
-pub(crate) fn enter(dir: &Path) -> Result<()> {
+/// Directories in which sandboxes have files, but for `/etc/systemd/system` and `/etc/logrotate.d`, which packages write to.
+const STATE: [&str; 4] = [
+    "/etc/libvirt-sandbox",
+    "/var/lib/libvirt/filesystems",
+    "/var/lib/libvirt-sandbox",
+    "/var/lib/virt-sandbox",
+];
+
+/// Where running sandboxes have files.
+const RUNTIME: &str = "/run/libvirt-sandbox";
+
+/// Gives this process, and all that it starts, empty state directories, kept in `dir`: several test runs can go on at the same
+/// time, and none sees the host's own sandboxes.
+///
+/// # Errors
+/// The caller is not root, or there is no space.
+pub fn enter_private_state(dir: &Path) -> Result<()> {
+    unshare_mounts()?;
+    // One-shot sandboxes see the host's files, and must not see these in a second place.
+    let state = dir.join("state");
+    DirBuilder::new()
+        .mode(0o700)
+        .create(&state)
+        .with_context(|| format!("creating '{}'", state.display()))?;
+    for target in STATE {
+        bind(&state.join(target.replace('/', "-")), target)?;
+    }
+    fs::create_dir_all(RUNTIME).with_context(|| format!("creating '{RUNTIME}'"))?;
+    mount(
+        Some("virt-sandbox-test"),
+        RUNTIME,
+        Some("tmpfs"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+        Some("mode=0755"),
+    )
+    .with_context(|| format!("mounting a tmpfs at '{RUNTIME}'"))
+}
+
+fn unshare_mounts() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).context("unsharing the mount namespace")?;
     // A slave still sees what the host mounts later, and never mounts anything there.
     mount(
@@ -59,7 +98,30 @@ pub(crate) fn enter(dir: &Path) -> Result<()> {
         MsFlags::MS_REC | MsFlags::MS_SLAVE,
         None::<&str>,
     )
-    .context("making mounts slaves")?;
+    .context("making mounts slaves")
+}
+
+/// Binds the new directory `source` at `target`, with the target's mode.
+fn bind(source: &Path, target: &str) -> Result<()> {
+    for path in [source, Path::new(target)] {
+        fs::create_dir_all(path).with_context(|| format!("creating '{}'", path.display()))?;
+    }
+    fs::metadata(target)
+        .and_then(|metadata| fs::set_permissions(source, metadata.permissions()))
+        .with_context(|| format!("copying the mode of '{target}'"))?;
+    mount(
+        Some(source),
+        target,
+        None::<&str>,
+        MsFlags::MS_BIND,
+        None::<&str>,
+    )
+    .with_context(|| format!("binding '{target}'"))
+}
+
+/// Gives this process, and so the daemons, a view of their own.
+pub(crate) fn enter(dir: &Path) -> Result<()> {
+    unshare_mounts()?;
 
     // libvirt's LXC driver takes a hybrid layout for a unified one and fails to create its cgroup;
     // without the two hierarchies that have no controllers it is plain v1. A host with pure
@@ -75,18 +137,7 @@ pub(crate) fn enter(dir: &Path) -> Result<()> {
 
     copy_filters(&dir.join("etc/nwfilter"))?;
     for (name, target) in PRIVATE {
-        let source = dir.join(name);
-        for path in [source.as_path(), Path::new(target)] {
-            fs::create_dir_all(path).with_context(|| format!("creating '{}'", path.display()))?;
-        }
-        mount(
-            Some(&source),
-            target,
-            None::<&str>,
-            MsFlags::MS_BIND,
-            None::<&str>,
-        )
-        .with_context(|| format!("binding '{target}'"))?;
+        bind(&dir.join(name), target)?;
     }
     // libvirt_lxc writes there and libvirtd does not create it.
     fs::create_dir_all("/var/log/libvirt/lxc").context("creating '/var/log/libvirt/lxc'")?;

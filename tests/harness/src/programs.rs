@@ -33,6 +33,12 @@ impl Directory {
             .context("creating a directory in '/var/lib'")
     }
 
+    /// Returns its path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
     /// Returns the environment that leads tests to the directory, and programs to a copy of the guest-init that the
     /// caller's environment names.
     ///

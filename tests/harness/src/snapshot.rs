@@ -95,20 +95,6 @@ impl Snapshot {
             sleep(Duration::from_millis(100));
         }
     }
-
-    /// Fails, naming each, when something is left.
-    ///
-    /// # Errors
-    ///
-    /// Something is left, or as [`Snapshot::take`].
-    pub fn assert_clean(&self) -> Result<()> {
-        let left = self.leftovers()?;
-        if left.is_empty() {
-            Ok(())
-        } else {
-            bail!("left behind:\n  {}", left.join("\n  "))
-        }
-    }
 }
 
 fn domains(uri: &str, of: &str, seen: &mut BTreeSet<String>) -> Result<()> {

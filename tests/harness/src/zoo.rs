@@ -31,6 +31,9 @@ pub struct Options {
     /// Do not install packages; they are there
     #[arg(long)]
     no_install: bool,
+    /// Install the packages of the rows that have no conflicts, and do nothing else
+    #[arg(long, conflicts_with = "no_install")]
+    only_install: bool,
     /// The tables
     #[arg(long, default_values = ["tests/zoo/zoo.tsv", "tests/zoo/more.tsv"])]
     table: Vec<PathBuf>,
@@ -90,7 +93,11 @@ pub fn run(options: &Options) -> Result<ExitCode> {
             .filter(|row| row.conflicts.is_empty())
             .flat_map(Row::needs)
             .collect();
-        if let Err(error) = packages::install(installer, &free) {
+        let installed = packages::install(installer, &free);
+        if options.only_install {
+            return installed.map(|()| ExitCode::SUCCESS);
+        }
+        if let Err(error) = installed {
             println!("installing all at once: {error:#}");
         }
     }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use test_harness::guest::{COMMAND_LINE, DONE, Flavour, Kernel};
+use test_harness::host;
 use test_harness::libvirtd::{qemu_uri, require};
 use test_harness::snapshot::Snapshot;
 use test_harness::user::UserDirectory;
@@ -76,7 +77,7 @@ fn run(virsh: &dyn Fn(&[&str]) -> String, dir: &Path, xml: &str, wanted: &[&str]
         assert!(begin.elapsed() < Duration::from_secs(120), "{NAME} hangs");
         sleep(Duration::from_millis(100));
     }
-    before.assert_clean().unwrap();
+    host::assert_clean(&before, |line| host::is_of_run(line, "harness-")).unwrap();
     fs::read_to_string(dir.join("console")).unwrap()
 }
 
@@ -174,5 +175,5 @@ fn state_directories_of_both_are_seen() {
         // Its owner makes it: one of root's would keep the user out. One that is used stays.
         let _ = fs::remove_dir(place.join("virt-sandbox"));
     }
-    before.assert_clean().unwrap();
+    host::assert_clean(&before, |line| host::is_of_run(line, "harness-")).unwrap();
 }

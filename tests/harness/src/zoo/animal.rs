@@ -17,9 +17,6 @@ use crate::snapshot::Snapshot;
 /// How long a service may take, after it is active, to give its first answer.
 const WARM_UP: Duration = Duration::from_secs(60);
 
-/// What others on the host make, too, as lines of a [`Snapshot`] begin.
-const SHARED: [&str; 3] = ["cgroup ", "file /etc/logrotate.d/", "loop device "];
-
 /// How a visit went.
 #[derive(Debug, Default)]
 pub struct Outcome {
@@ -128,14 +125,11 @@ impl Keeper {
                 outcome.note(done);
             }
         }
-        // Other sandboxes and packages come and go on the host meanwhile.
-        let is_ours = |line: &String| {
-            host::is_of_daemon(line).unwrap_or_else(|| {
-                line.contains(&name) || !SHARED.iter().any(|of| line.starts_with(of))
-            })
-        };
         let left = before.leftovers();
-        let left = left.map(|left| left.into_iter().filter(is_ours).collect::<Vec<_>>());
+        let left = left.map(|left| {
+            let is_ours = |line: &String| host::is_of_run(line, &name);
+            left.into_iter().filter(is_ours).collect::<Vec<_>>()
+        });
         if let Some(left) = outcome.note(left)
             && !left.is_empty()
         {
