@@ -1,91 +1,173 @@
-//! What can go wrong, said once: what was being done, to which thing, why it failed, and what to do.
+//! Errors of the library: each says what failed, on what, why, and what to do, and has a [kind](ErrorKind) that programs can match.
 
 use std::io;
 use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
 
 /// Result of this library's operations.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Any failure of this library.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
-    /// A file or directory of the host.
-    #[error("{doing} '{}'", shown(path))]
+    /// A system call on a file or directory of the host failed.
+    #[error("{doing} '{}'", abbreviate(path))]
     Io {
         /// A gerund: "reading".
         doing: &'static str,
         /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The kernel's answer.
         source: io::Error,
     },
-    /// A configuration file that is not right.
+    /// A configuration file is wrong.
     #[error("reading '{}': {reason}", path.display())]
     Config {
         /// The file.
         path: PathBuf,
-        /// Where and what.
+        /// Where in the file, and what is wrong there.
         reason: String,
     },
-    /// A request of libvirt's that failed.
+    /// libvirt failed, or does not answer.
     #[error("{doing}: {reason}")]
     Libvirt {
-        /// What was being done.
+        /// A gerund: "starting domain 'web1'".
         doing: String,
-        /// What libvirt said.
+        /// libvirt's message.
         reason: String,
     },
-    /// The host or the request is not as it must be; the text says what to do.
-    #[error("{0}")]
-    Refused(String),
-    /// The sandbox runs, but its units do not; the text names them.
-    #[error("{0}")]
-    NotReady(String),
-    /// The user, or the host's systemd, has asked to stop.
+    /// A failure that is fully told by its message.
+    #[error("{message}")]
+    Failed {
+        /// Selects the exit status of the commands.
+        kind: ErrorKind,
+        /// Whole sentence for the user, with the remedy.
+        message: String,
+    },
+    /// The user or the host's systemd asked to stop.
     #[error("interrupted")]
     Interrupted,
-    /// A failure of a part that says all by itself.
+    /// A failure of a lower layer, with a message of its own.
     #[error(transparent)]
-    Leaf(Box<dyn std::error::Error + Send + Sync>),
-    /// A step with the failure of a part inside.
+    Lower(Box<dyn std::error::Error + Send + Sync>),
+    /// A step that failed because of what is inside.
     #[error("{doing}")]
     Step {
-        /// What was being done.
+        /// A gerund: "listening for signals".
         doing: String,
-        /// The part's failure.
+        /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
-/// A path as an error says it: a path that a sandbox has made can be longer than all that is worth reading, so of one that long the
-/// two ends are said.
-pub(crate) fn shown(path: &Path) -> String {
-    let text = path.to_string_lossy();
-    let length = text.chars().count();
-    if length <= 2 * SHOWN + 1 {
-        return text.into_owned();
+/// Class of an [`Error`], for programs: messages may change, kinds stay.
+///
+/// The commands turn a kind into their exit status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// There is no such sandbox, snapshot, unit, package, network, kernel, account or program.
+    NotFound,
+    /// There is something of that name already.
+    Exists,
+    /// The sandbox runs, and has to be stopped first.
+    Running,
+    /// The sandbox does not run, or has ended meanwhile.
+    NotRunning,
+    /// Somebody else uses it at the moment; try again later.
+    Busy,
+    /// The caller may not do this.
+    Permission,
+    /// The request cannot be granted as it is.
+    Refused,
+    /// The host lacks something that this takes.
+    Unsupported,
+    /// A configuration file is wrong.
+    Config,
+    /// libvirt failed, or does not answer.
+    Libvirt,
+    /// The sandbox does not answer, or its units did not come up.
+    NotReady,
+    /// The user or the host's systemd asked to stop.
+    Interrupted,
+    /// A system call failed.
+    Io,
+    /// None of the others.
+    Other,
+}
+
+/// An error of a lower layer, which `?` turns into an [`Error`].
+pub trait LowerError: std::error::Error + Send + Sync + Sized + 'static {
+    /// Returns the kind, if that is not [`ErrorKind::Io`]. An error with another kind has no source.
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::Io
     }
-    let first: String = text.chars().take(SHOWN).collect();
-    let last: String = text.chars().skip(length - SHOWN).collect();
-    format!("{first}…{last}")
 }
 
-/// How many characters are said of each end of a path that is too long.
-const SHOWN: usize = 200;
-
-/// Makes errors of leaves ours without a word of their own.
-macro_rules! from_leaf {
-    ($($leaf:ty),* $(,)?) => {$(
-        impl From<$leaf> for crate::error::Error {
-            fn from(error: $leaf) -> Self {
-                Self::Leaf(Box::new(error))
-            }
+impl<E: LowerError> From<E> for Error {
+    fn from(error: E) -> Self {
+        let kind = error.kind();
+        if kind == ErrorKind::Io {
+            Self::Lower(Box::new(error))
+        } else if kind == ErrorKind::Interrupted {
+            Self::Interrupted
+        } else {
+            Self::new(kind, error.to_string())
         }
-    )*};
+    }
 }
-pub(crate) use from_leaf;
 
 impl Error {
+    /// Makes an error of a kind; `message` says what failed, on what, why, and what to do.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self::Failed {
+            kind,
+            message: message.into(),
+        }
+    }
+
+    /// Makes an [`ErrorKind::NotFound`].
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::NotFound, message)
+    }
+
+    /// Makes an [`ErrorKind::Exists`].
+    pub fn exists(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Exists, message)
+    }
+
+    /// Makes an [`ErrorKind::Running`].
+    pub fn running(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Running, message)
+    }
+
+    /// Makes an [`ErrorKind::NotRunning`].
+    pub fn not_running(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::NotRunning, message)
+    }
+
+    /// Makes an [`ErrorKind::NotReady`].
+    pub fn not_ready(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::NotReady, message)
+    }
+
+    /// Makes an [`ErrorKind::Busy`].
+    pub fn busy(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Busy, message)
+    }
+
+    /// Makes an [`ErrorKind::Refused`].
+    pub fn refused(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Refused, message)
+    }
+
+    /// Makes an [`ErrorKind::Unsupported`].
+    pub fn unsupported(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Unsupported, message)
+    }
+
     /// For `map_err` on a system call: `fs::read(path).map_err(Error::io("reading", path))`.
     pub fn io<'a>(doing: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Self + use<'a> {
         move |source| Self::Io {
@@ -95,24 +177,15 @@ impl Error {
         }
     }
 
-    /// All that it says, with what is inside of it.
-    #[must_use]
-    pub fn told(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(inner) = cause {
-            text = format!("{text}: {inner}");
-            cause = inner.source();
+    /// For `map_err` on a parser: `parse(&text).map_err(Error::config(path))`.
+    pub fn config<R: ToString>(path: &Path) -> impl Fn(R) -> Self + use<'_, R> {
+        move |reason| Self::Config {
+            path: path.to_owned(),
+            reason: reason.to_string().trim_end().to_owned(),
         }
-        text
     }
 
-    /// Something the user has to change.
-    pub fn refused(text: impl Into<String>) -> Self {
-        Self::Refused(text.into())
-    }
-
-    /// Wraps the failure of a part.
+    /// For `map_err` on anything else: `doing` is a gerund, with what it is done to.
     pub fn step<E>(doing: impl Into<String>) -> impl FnOnce(E) -> Self
     where
         E: std::error::Error + Send + Sync + 'static,
@@ -123,6 +196,50 @@ impl Error {
             source: Box::new(source),
         }
     }
+
+    /// Returns what a program can act on. A step has the kind of its cause.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Failed { kind, .. } => *kind,
+            Self::Config { .. } => ErrorKind::Config,
+            Self::Libvirt { .. } => ErrorKind::Libvirt,
+            Self::Interrupted => ErrorKind::Interrupted,
+            Self::Io { .. } | Self::Lower(_) => ErrorKind::Io,
+            Self::Step { source, .. } => match source.downcast_ref::<Self>() {
+                Some(cause) => cause.kind(),
+                None if source.is::<io::Error>() || source.is::<Errno>() => ErrorKind::Io,
+                None => ErrorKind::Other,
+            },
+        }
+    }
+
+    /// Returns the message with those of all causes, on one line.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(inner) = cause {
+            text = format!("{text}: {inner}");
+            cause = inner.source();
+        }
+        text
+    }
+}
+
+/// Characters that [`abbreviate`] keeps of each end of a long path.
+const KEPT: usize = 200;
+
+/// Shortens a path for a message: one made in a sandbox can be too long to read, so only its two ends are kept.
+pub(crate) fn abbreviate(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let length = text.chars().count();
+    if length <= 2 * KEPT + 1 {
+        return text.into_owned();
+    }
+    let first: String = text.chars().take(KEPT).collect();
+    let last: String = text.chars().skip(length - KEPT).collect();
+    format!("{first}…{last}")
 }
 
 #[cfg(test)]
@@ -130,12 +247,58 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_a_path_without_end_both_ends_are_said() {
+    fn a_step_has_the_kind_of_its_cause() {
+        let missing = Error::new(ErrorKind::NotFound, "there is no sandbox 'web1'");
+        let step = Error::step("stopping 'web1'")(Error::step("looking for it")(missing));
+        assert_eq!(step.kind(), ErrorKind::NotFound);
+        assert_eq!(
+            step.chain(),
+            "stopping 'web1': looking for it: there is no sandbox 'web1'"
+        );
+        let failed = Error::step("listening")(Errno::EMFILE);
+        assert_eq!(failed.kind(), ErrorKind::Io);
+    }
+
+    #[test]
+    fn errors_of_lower_layers_keep_their_kind_and_causes() {
+        #[derive(Debug, thiserror::Error)]
+        enum Lower {
+            #[error("interrupted")]
+            Interrupted,
+            #[error("'/x' exists already")]
+            Exists,
+            #[error("writing '/x'")]
+            Write(#[source] io::Error),
+        }
+        impl LowerError for Lower {
+            fn kind(&self) -> ErrorKind {
+                match self {
+                    Self::Interrupted => ErrorKind::Interrupted,
+                    Self::Exists => ErrorKind::Exists,
+                    Self::Write(_) => ErrorKind::Io,
+                }
+            }
+        }
+        assert!(matches!(
+            Error::from(Lower::Interrupted),
+            Error::Interrupted
+        ));
+        assert_eq!(Error::from(Lower::Exists).kind(), ErrorKind::Exists);
+        let full = Error::from(Lower::Write(Errno::ENOSPC.into()));
+        assert_eq!(full.kind(), ErrorKind::Io);
+        assert!(full.chain().starts_with("writing '/x': No space left"));
+    }
+
+    #[test]
+    fn a_long_path_is_shortened_in_the_middle() {
         let long = format!("/top/{}/é", "d/".repeat(3000));
-        let said = shown(Path::new(&long));
-        assert!(said.starts_with("/top/d/d/") && said.ends_with("/d//é"));
-        assert!(said.contains('…') && said.len() < 500, "{said}");
+        let shortened = abbreviate(Path::new(&long));
+        assert!(shortened.starts_with("/top/d/d/") && shortened.ends_with("/d//é"));
+        assert!(
+            shortened.contains('…') && shortened.len() < 500,
+            "{shortened}"
+        );
         let usual = format!("/{}", "x".repeat(255));
-        assert_eq!(shown(Path::new(&usual)), usual);
+        assert_eq!(abbreviate(Path::new(&usual)), usual);
     }
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::ValueEnum;
 use log::{Level, LevelFilter};
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 pub use crate::sys::text::printable::printable;
 use crate::sys::text::printable::{printable_json, printable_line, printable_message};
 
@@ -133,20 +133,31 @@ pub fn progress(text: &str) {
     }
 }
 
-/// Prints an error with its causes on one line and gives the exit status: 3 where the sandbox started but its units did not
-/// come up, else 1.
+/// Prints an error with its causes and returns the exit status for its kind.
 #[must_use]
 pub fn fail(program: &str, error: &Error) -> ExitCode {
-    eprintln!("{program}: error: {}", printable_message(&error.told()));
-    match error {
-        Error::NotReady(_) => ExitCode::from(3),
-        Error::Io { .. }
-        | Error::Config { .. }
-        | Error::Libvirt { .. }
-        | Error::Refused(_)
-        | Error::Interrupted
-        | Error::Leaf(_)
-        | Error::Step { .. } => ExitCode::FAILURE,
+    eprintln!("{program}: error: {}", printable_message(&error.chain()));
+    ExitCode::from(exit_status(error.kind()))
+}
+
+/// Returns the exit status of `virt-sandbox-service` for a kind of error. Only failures that a script can react to have a number of
+/// their own; clap takes 2 for a wrong command line.
+fn exit_status(kind: ErrorKind) -> u8 {
+    match kind {
+        ErrorKind::NotReady => 3,
+        ErrorKind::NotFound => 4,
+        ErrorKind::Exists => 5,
+        ErrorKind::Running => 6,
+        ErrorKind::NotRunning => 7,
+        ErrorKind::Busy => 8,
+        ErrorKind::Permission
+        | ErrorKind::Refused
+        | ErrorKind::Unsupported
+        | ErrorKind::Config
+        | ErrorKind::Libvirt
+        | ErrorKind::Interrupted
+        | ErrorKind::Io
+        | ErrorKind::Other => 1,
     }
 }
 

@@ -165,44 +165,46 @@ pub struct Cli {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Escape(Option<u8>);
 
-fn escape(text: &str) -> std::result::Result<Escape, String> {
+fn escape(text: &str) -> Result<Escape> {
     match text.as_bytes() {
         b"none" => Ok(Escape(None)),
         // What a terminal sends for a key with Ctrl (ascii(7)).
         [character @ b'@'..=b'_'] => Ok(Escape(Some(character & 0x1f))),
         [character @ b'a'..=b'z'] => Ok(Escape(Some(character & 0x1f))),
-        _ => Err(format!("'{text}' is not a letter, one of @[\\]^_, or none")),
+        _ => Err(Error::refused(format!(
+            "'{text}' is not a letter, one of @[\\]^_, or none"
+        ))),
     }
 }
 
-fn seconds(text: &str) -> std::result::Result<Duration, String> {
+fn seconds(text: &str) -> Result<Duration> {
     text.parse::<f64>()
         .ok()
         .filter(|seconds| *seconds > 0.0 && *seconds <= 31_536_000.0)
         .map(Duration::from_secs_f64)
-        .ok_or_else(|| format!("'{text}' is not a number of seconds, up to a year"))
+        .ok_or_else(|| Error::refused(format!("'{text}' is not a number of seconds, up to a year")))
 }
 
-fn pair(text: OsString) -> std::result::Result<(OsString, OsString), String> {
+fn pair(text: OsString) -> Result<(OsString, OsString)> {
     let bytes = text.as_bytes();
     let (key, value) = match bytes.iter().position(|byte| *byte == b'=') {
         Some(at) => (&bytes[..at], OsString::from_vec(bytes[at + 1..].to_vec())),
         None => {
             let value = std::env::var_os(&text);
             let value = value.ok_or_else(|| {
-                format!(
+                Error::refused(format!(
                     "'{}' is not KEY=VALUE, nor in the environment",
                     text.to_string_lossy()
-                )
+                ))
             })?;
             (bytes, value)
         }
     };
     if key.is_empty() {
-        return Err(format!(
+        return Err(Error::refused(format!(
             "'{}' has no name before '='",
             text.to_string_lossy()
-        ));
+        )));
     }
     Ok((OsStr::from_bytes(key).to_owned(), value))
 }
@@ -391,7 +393,7 @@ mod tests {
             ("A", Some(1)),
             ("none", None),
         ] {
-            assert_eq!(escape(text), Ok(Escape(byte)));
+            assert_eq!(escape(text).unwrap(), Escape(byte));
         }
         assert!(escape("1").is_err() && escape("").is_err());
     }
@@ -413,8 +415,8 @@ mod tests {
     #[test]
     fn variables_are_split_at_the_first_sign() {
         let of = |text: &str| pair(text.into());
-        assert_eq!(of("A=b=c"), Ok(("A".into(), "b=c".into())));
-        assert_eq!(of("A="), Ok(("A".into(), "".into())));
+        assert_eq!(of("A=b=c").unwrap(), ("A".into(), "b=c".into()));
+        assert_eq!(of("A=").unwrap(), ("A".into(), "".into()));
         assert!(of("=x").is_err() && of("NO_SUCH_VARIABLE").is_err());
     }
 }

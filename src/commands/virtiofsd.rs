@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::driver::ability::find_virtiofsd;
+use crate::error::{Error, Result};
 pub use crate::sys::mount::read_only::Access;
 use crate::sys::mount::read_only::{self, ALONE};
 use crate::sys::process::command;
@@ -17,30 +18,30 @@ use crate::sys::process::command;
 #[must_use]
 pub fn main(access: Access) -> ExitCode {
     let arguments = std::env::args_os().skip(1).collect();
-    let failure = prepare(access, arguments).map_or_else(
-        |failure| failure,
-        |(program, arguments)| {
-            let error = command::exec(&program, arguments);
-            format!("starting '{}': {error}", program.display())
-        },
-    );
-    eprintln!("virtiofsd of virt-sandbox: {failure}");
+    let error = match prepare(access, arguments) {
+        Ok((program, arguments)) => {
+            Error::io("starting", &program)(command::exec(&program, arguments))
+        }
+        Err(error) => error,
+    };
+    eprintln!("virtiofsd of virt-sandbox: {}", error.chain());
     ExitCode::FAILURE
 }
 
 /// Enters the namespace; gives what is to be run there.
-fn prepare(access: Access, arguments: Vec<OsString>) -> Result<(PathBuf, Vec<OsString>), String> {
-    let program = find_virtiofsd()?;
+fn prepare(access: Access, arguments: Vec<OsString>) -> Result<(PathBuf, Vec<OsString>)> {
+    let program = find_virtiofsd().map_err(|missing| Error::unsupported(missing.to_string()))?;
     match shared(&arguments) {
         Some(file) if !file.is_dir() => {
-            read_only::enter_with(&file, access)
-                .map_err(|error| format!("sharing '{}' by itself: {error}", file.display()))?;
+            read_only::enter_with(&file, access).map_err(Error::step(format!(
+                "sharing '{}' by itself",
+                file.display()
+            )))?;
             Ok((program, share_alone(arguments)))
         }
         // Without one it is asked what it can do.
         Some(_) | None => {
-            read_only::enter()
-                .map_err(|error| format!("making the mounts of virtiofsd read-only: {error}"))?;
+            read_only::enter().map_err(Error::step("making the mounts of virtiofsd read-only"))?;
             Ok((program, arguments))
         }
     }

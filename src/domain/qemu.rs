@@ -10,6 +10,7 @@ use crate::config::{Mac, Publish};
 use crate::domain::interface::Interface;
 use crate::domain::tune::{Tune, quota_us};
 use crate::domain::{BlockDevice, BlockKind, Domain, SecLabelView, disk_name};
+use crate::error::{Error, Result};
 use crate::host::HostFacts;
 
 mod check;
@@ -169,15 +170,15 @@ struct Disk {
 }
 
 impl std::str::FromStr for Emulation {
-    type Err = String;
+    type Err = Error;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self> {
         match text {
             "kvm" => Ok(Self::Kvm),
             "qemu" | "tcg" => Ok(Self::Tcg),
-            _ => Err(format!(
+            _ => Err(Error::refused(format!(
                 "'{text}' is not a type of virtual machine: use kvm or qemu"
-            )),
+            ))),
         }
     }
 }

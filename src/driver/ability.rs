@@ -29,17 +29,22 @@ const VIRTIOFSD: [&str; 4] = [
     "/usr/libexec/qemu-virtiofsd",
 ];
 
+/// Why the host cannot share something in one of the ways there are.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unavailable(String);
+
 /// What a virtual machine of this host can be.
 #[derive(Debug)]
 pub struct Abilities<'a> {
     kernel: &'a Kernel,
     authority: Authority,
     /// Virtiofsd that libvirt starts for directories that are written to; or why there is none.
-    writer: std::result::Result<PathBuf, String>,
+    writer: std::result::Result<PathBuf, Unavailable>,
     /// Program that libvirt starts as virtiofsd for directories that are only read; or why there is none.
-    reader: std::result::Result<PathBuf, String>,
+    reader: std::result::Result<PathBuf, Unavailable>,
     /// Program that libvirt starts as virtiofsd for single files that are written to; or why there is none.
-    file_writer: std::result::Result<PathBuf, String>,
+    file_writer: std::result::Result<PathBuf, Unavailable>,
     libvirt_version: u32,
 }
 
@@ -88,7 +93,7 @@ impl<'a> Abilities<'a> {
         };
         match (first, second) {
             (Ok(transport), _) | (Err(_), Ok(transport)) => Ok(transport),
-            (Err(one), Err(other)) => Err(Error::refused(format!(
+            (Err(one), Err(other)) => Err(Error::unsupported(format!(
                 "sharing '{}' with a virtual machine: {one}, and {other}",
                 source.display()
             ))),
@@ -126,7 +131,7 @@ impl<'a> Abilities<'a> {
             },
             (Authority::User, true) => match self.plan9(true)? {
                 Ok(transport) => Ok(OfFile::Copy(transport)),
-                Err(reason) => Err(refused(&reason)),
+                Err(reason) => Err(refused(&reason.to_string())),
             },
             (Authority::User, false) => Err(refused(
                 "only root's virtual machines can write to a file without having its directory (',ro' gives a copy)",
@@ -141,7 +146,7 @@ impl<'a> Abilities<'a> {
     /// Where there is no way; the message says why.
     pub fn with_owners(&self, source: &Path) -> Result<Transport> {
         self.virtiofs(false)?.map_err(|reason| {
-            Error::refused(format!(
+            Error::unsupported(format!(
                 "sharing '{}' with a virtual machine with its owners: {reason}; export the sandbox, delete it and import \
                  it again to have its tree in an image",
                 source.display()
@@ -154,10 +159,10 @@ impl<'a> Abilities<'a> {
     /// # Errors
     /// Where the lists of the kernel's modules cannot be read.
     pub fn no_owners(&self) -> Result<Option<String>> {
-        Ok(self.virtiofs(false)?.err())
+        Ok(self.virtiofs(false)?.err().map(|reason| reason.to_string()))
     }
 
-    fn plan9(&self, read_only: bool) -> Result<std::result::Result<Transport, String>> {
+    fn plan9(&self, read_only: bool) -> Result<std::result::Result<Transport, Unavailable>> {
         let release = &self.kernel.release;
         Ok(
             if self.kernel.has("9p")? && self.kernel.has("9pnet_virtio")? {
@@ -167,14 +172,14 @@ impl<'a> Abilities<'a> {
                     read_only,
                 })
             } else {
-                Err(format!(
+                Err(Unavailable(format!(
                     "the kernel {release} has no 9p (choose one that has, such as linux-image-amd64, with --kernver)"
-                ))
+                )))
             },
         )
     }
 
-    fn virtiofs(&self, read_only: bool) -> Result<std::result::Result<Transport, String>> {
+    fn virtiofs(&self, read_only: bool) -> Result<std::result::Result<Transport, Unavailable>> {
         let program = match read_only {
             true => &self.reader,
             false => &self.writer,
@@ -184,18 +189,20 @@ impl<'a> Abilities<'a> {
 
     fn virtiofs_by(
         &self,
-        program: &std::result::Result<PathBuf, String>,
+        program: &std::result::Result<PathBuf, Unavailable>,
         read_only: bool,
-    ) -> Result<std::result::Result<Transport, String>> {
+    ) -> Result<std::result::Result<Transport, Unavailable>> {
         let release = &self.kernel.release;
         if !self.kernel.has("virtiofs")? {
-            return Ok(Err(format!("the kernel {release} has no virtiofs")));
+            return Ok(Err(Unavailable(format!(
+                "the kernel {release} has no virtiofs"
+            ))));
         }
         if self.authority == Authority::User && self.libvirt_version < VIRTIOFS_FOR_USERS {
-            return Ok(Err(format!(
+            return Ok(Err(Unavailable(format!(
                 "libvirt {} shares with virtiofs for root only (from {VIRTIOFS_FOR_USERS} on, for users)",
                 self.libvirt_version
-            )));
+            ))));
         }
         Ok(program.clone().map(|binary| Transport::Virtiofs {
             binary,
@@ -219,34 +226,39 @@ pub enum OfFile {
 ///
 /// # Errors
 /// Names the places where one was looked for.
-pub fn find_virtiofsd() -> std::result::Result<PathBuf, String> {
+pub fn find_virtiofsd() -> std::result::Result<PathBuf, Unavailable> {
     let places = VIRTIOFSD.iter().map(PathBuf::from);
     first_file(places).ok_or_else(|| {
         let places = VIRTIOFSD.join(", ");
-        format!("there is no virtiofsd in any of {places}")
+        Unavailable(format!("there is no virtiofsd in any of {places}"))
     })
 }
 
 /// The program of ours with `name` that libvirt starts as virtiofsd, in mounts that keep it from writing to anything else, or why there
 /// is none: libvirt 9 tells no virtiofsd to refuse to write.
-fn find_own(name: &str, authority: Authority) -> std::result::Result<PathBuf, String> {
+fn find_own(name: &str, authority: Authority) -> std::result::Result<PathBuf, Unavailable> {
     find_virtiofsd()?;
     if authority == Authority::User {
-        return Err("only root's virtiofsd can be kept from writing to it".to_owned());
+        return Err(Unavailable(
+            "only root's virtiofsd can be kept from writing to it".to_owned(),
+        ));
     }
     if !read_only::is_supported() {
-        return Err(
+        return Err(Unavailable(
             "this host's kernel cannot keep virtiofsd from writing to it (Linux 5.12 can)"
                 .to_owned(),
-        );
+        ));
     }
-    let own = command::current_exe().map_err(|error| format!("finding this program: {error}"))?;
+    let own = command::current_exe()
+        .map_err(|error| Unavailable(format!("finding this program: {error}")))?;
     let beside = own.ancestors().skip(1).take(2);
     let places = beside
         .map(|directory| directory.join(name))
         .chain([Path::new("/usr/bin").join(name)]);
     first_file(places).ok_or_else(|| {
-        format!("there is no {name}, which keeps virtiofsd from writing to it; install virt-sandbox whole")
+        Unavailable(format!(
+            "there is no {name}, which keeps virtiofsd from writing to it; install virt-sandbox whole"
+        ))
     })
 }
 
@@ -270,8 +282,7 @@ pub fn for_guest(transport: &Transport) -> guest::Transport {
 pub fn emulation_of_environment() -> Result<Option<Emulation>> {
     let text = std::env::var("VIRT_SANDBOX_VIRT_TYPE").ok();
     let text = text.filter(|text| !text.is_empty());
-    let emulation = text.map(|text| text.parse().map_err(Error::Refused));
-    emulation.transpose()
+    text.map(|text| text.parse()).transpose()
 }
 
 /// KVM where the CPU has what it takes and the device can be opened; a software KVM cannot boot a stock kernel.

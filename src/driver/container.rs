@@ -265,13 +265,13 @@ impl Container {
             match first_process::find(self.controller, &self.stage)? {
                 Stage::Runs(first) => return Ok(first),
                 Stage::Ended => {
-                    return Err(Error::refused(format!(
+                    return Err(Error::not_running(format!(
                         "the sandbox '{}' has ended meanwhile",
                         self.name
                     )));
                 }
                 Stage::Boots if begin.elapsed() >= limit => {
-                    return Err(Error::refused(format!(
+                    return Err(Error::not_ready(format!(
                         "the sandbox '{}' is still booting; try again in a moment",
                         self.name
                     )));
@@ -360,22 +360,21 @@ impl Inside for Container {
     }
 
     /// The number of processes is no limit of libvirt's.
-    fn limit_processes(&self, most: u64) -> std::result::Result<(), String> {
+    fn limit_processes(&self, most: u64) -> Result<()> {
         // While it boots the group need not be there yet.
-        self.first_within(BOOT).map_err(|error| error.to_string())?;
+        self.first_within(BOOT)?;
         let group = cgroup::pids_group(self.controller, &self.name)
-            .ok_or("no group of the sandbox counts processes")?;
+            .ok_or_else(|| Error::unsupported("no group of the sandbox counts processes"))?;
         let file = group.join("pids.max");
-        fs::write(&file, most.to_string())
-            .map_err(|error| format!("writing '{}': {error}", file.display()))
+        fs::write(&file, most.to_string()).map_err(Error::io("writing", &file))
     }
 
-    fn adapt(&self, limit: &Limit) -> std::result::Result<(), String> {
+    fn adapt(&self, limit: &Limit) -> Result<()> {
         let Limit::Memory(kib) = limit else {
             return Ok(());
         };
         cgroup::limit_sockets(self.controller, kib.saturating_mul(1024))
-            .map_err(|error| format!("limiting the memory of sockets: {error}"))
+            .map_err(Error::step("limiting the memory of sockets"))
     }
 
     /// Its kernel is the host's.

@@ -42,7 +42,7 @@ pub trait Inside: Debug + Send {
     fn capture(&self, command: &[&str]) -> Result<Captured> {
         let captured = self.capture_within(command, ANSWER)?;
         captured.ok_or_else(|| {
-            Error::refused(format!(
+            Error::not_ready(format!(
                 "'{}' has not ended in the sandbox within {} s; look what hangs there, or restart it",
                 command.join(" "),
                 ANSWER.as_secs()
@@ -77,13 +77,13 @@ pub trait Inside: Debug + Send {
     ///
     /// # Errors
     /// Says why that cannot be.
-    fn limit_processes(&self, most: u64) -> std::result::Result<(), String>;
+    fn limit_processes(&self, most: u64) -> Result<()>;
 
     /// Whether it can do with a limit that is about to be changed outside.
     ///
     /// # Errors
     /// Says why it cannot.
-    fn bears(&self, limit: &Limit) -> std::result::Result<(), String> {
+    fn bears(&self, limit: &Limit) -> Result<()> {
         let _ = limit;
         Ok(())
     }
@@ -92,7 +92,7 @@ pub trait Inside: Debug + Send {
     ///
     /// # Errors
     /// Says why that cannot be.
-    fn adapt(&self, limit: &Limit) -> std::result::Result<(), String> {
+    fn adapt(&self, limit: &Limit) -> Result<()> {
         let _ = limit;
         Ok(())
     }

@@ -26,7 +26,16 @@ pub mod unit;
 
 use std::path::{Component, Path, PathBuf};
 
-crate::error::from_leaf!(package::PackageError);
+use crate::error::{ErrorKind, LowerError};
+
+impl LowerError for package::PackageError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NotInstalled { .. } => ErrorKind::NotFound,
+            Self::Read { .. } | Self::Start { .. } | Self::Failed { .. } => ErrorKind::Io,
+        }
+    }
+}
 
 /// Makes a path absolute and lexically normal: no `.`, `..`, `//` or trailing slash.
 pub(crate) fn normalize(path: &Path) -> PathBuf {

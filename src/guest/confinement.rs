@@ -58,7 +58,7 @@ fn filter(seccomp: &Seccomp, confined: Confined, arch: &str) -> Result<Option<Pr
     };
     let arches = Arch::of_host(arch);
     if arches.is_empty() {
-        return Err(Error::refused(format!(
+        return Err(Error::unsupported(format!(
             "system calls cannot be filtered: nothing is known of those of '{arch}'; use --seccomp off (seccomp = \"off\" in \
              sandbox.toml) to go without"
         )));

@@ -89,7 +89,7 @@ impl Registry {
                 let chosen =
                     had.or_else(|| choose(&pool, uuid, |range| is_free(range) && is_ours(range)));
                 chosen.ok_or_else(|| {
-                    Error::refused(format!(
+                    Error::unsupported(format!(
                         "no {USUAL_COUNT} ids are free for the sandbox; give 'root' more in {0}/subuid and {0}/subgid",
                         self.etc.display()
                     ))
@@ -197,7 +197,7 @@ pub fn decide(
     let mut shared = (filesystems.iter()).filter(|shared| shared.target != Path::new("/"));
     if let Some(missing) = shared.find(|shared| !shared.source.exists()) {
         let path = missing.source.display();
-        return Err(Error::refused(format!(
+        return Err(Error::unsupported(format!(
             "'{path}' is missing, which the sandbox has; put it back, or take it out of the sandbox's configuration"
         )));
     }

@@ -324,7 +324,7 @@ pub fn find_init() -> Result<PathBuf> {
         .chain([PathBuf::from("/usr/libexec/virt-sandbox/guest-init")])
         .collect();
     candidates.iter().find(|path| path.is_file()).cloned().ok_or_else(|| {
-        Error::refused(format!(
+        Error::unsupported(format!(
             "there is no guest-init in any of {}; install virt-sandbox whole, or build it with 'make build'",
             candidates
                 .iter()

@@ -89,7 +89,7 @@ impl Libvirt {
                 [] => "there is none at all".to_owned(),
                 names => format!("there is {}", names.join(", ")),
             };
-            Error::refused(format!(
+            Error::not_found(format!(
                 "libvirt has no network '{name}' ({others}); choose one with -N dhcp,source=NAME, or -N none"
             ))
         })
@@ -102,7 +102,7 @@ impl Libvirt {
 
     fn must_find(&self, name: &str) -> Result<Domain> {
         self.find(name)?.ok_or_else(|| {
-            Error::refused(format!("libvirt at '{}' has no domain '{name}'", self.uri))
+            Error::not_found(format!("libvirt at '{}' has no domain '{name}'", self.uri))
         })
     }
 }
@@ -222,10 +222,7 @@ impl Hypervisor for Libvirt {
 
     fn limit(&self, name: &str, limit: &Limit) -> Result<()> {
         let domain = self.must_find(name)?;
-        limit::apply(&domain, limit).map_err(|reason| Error::Libvirt {
-            doing: format!("changing a limit of '{name}'"),
-            reason,
-        })
+        limit::apply(&domain, name, limit)
     }
 
     fn usage(&self, name: &str) -> Result<Usage> {

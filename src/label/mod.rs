@@ -189,7 +189,7 @@ pub fn resolve(asked: Option<&Security>, model: Option<SecModel>) -> Result<Opti
                 Ok(None)
             }
             Some(Security::Dynamic { label: Some(label) } | Security::Static { label }) => {
-                Err(Error::refused(format!(
+                Err(Error::unsupported(format!(
                     "the label '{}' cannot be given: this host runs neither SELinux nor AppArmor; leave out --security",
                     label.as_str()
                 )))

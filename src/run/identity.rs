@@ -86,7 +86,7 @@ impl Account {
                     None => by_number().transpose().map_err(lookup)?,
                 };
                 let user = user.ok_or_else(|| {
-                    Error::refused(format!(
+                    Error::not_found(format!(
                         "this host has no user '{wanted}'; 'getent passwd' lists those it has"
                     ))
                 })?;

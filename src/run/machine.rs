@@ -30,10 +30,7 @@ pub fn plan(
     stdio: Stdio,
     (state, places): (&Path, &Places),
 ) -> Result<Plan> {
-    request
-        .confinement
-        .check_machine()
-        .map_err(Error::refused)?;
+    request.confinement.check_machine()?;
     let account = Account::find(&request.who)?;
     let layout = Layout::new(request, state, Granularity::Directories)?;
     let kernel = Kernel::find(Path::new("/"), &request.kernel)?;

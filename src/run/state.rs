@@ -134,7 +134,7 @@ impl Places {
                     io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists
                 ) =>
             {
-                return Err(Error::refused(format!(
+                return Err(Error::running(format!(
                     "a sandbox '{name}' runs already; choose another --name, or none"
                 )));
             }

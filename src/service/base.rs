@@ -132,10 +132,7 @@ impl Base {
     /// The record cannot be read.
     pub fn load(path: &Path) -> Result<Self> {
         match fs::read(path) {
-            Ok(text) => serde_json::from_slice(&text).map_err(|error| Error::Config {
-                path: path.to_owned(),
-                reason: error.to_string(),
-            }),
+            Ok(text) => serde_json::from_slice(&text).map_err(Error::config(path)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => Err(Error::io("reading", path)(error)),
         }

@@ -154,13 +154,13 @@ impl Sandboxes {
         let config = self.store.load(name)?;
         let state = self.hypervisor(&config)?.state(name.as_str())?;
         if let DomainState::Paused { .. } = state {
-            return Err(Error::refused(format!(
+            return Err(Error::not_ready(format!(
                 "the sandbox '{name}' is paused; resume it with 'virsh -c {} resume {name}'",
                 config.connection
             )));
         }
         self.inside_of(&config, state)?.ok_or_else(|| {
-            Error::refused(format!(
+            Error::not_running(format!(
                 "the sandbox '{name}' does not run; start it with 'virt-sandbox-service start {name}'"
             ))
         })

@@ -12,10 +12,8 @@ pub mod process;
 pub mod root;
 pub mod text;
 
-crate::error::from_leaf!(
-    archive::ArchiveError,
-    copy::CopyError,
-    file::atomic::WriteError,
-    file::lock::LockError,
-    root::RootError,
-);
+use crate::error::LowerError;
+
+impl LowerError for file::atomic::WriteError {}
+impl LowerError for file::lock::LockError {}
+impl LowerError for root::RootError {}

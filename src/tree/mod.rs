@@ -28,7 +28,7 @@ use crate::facts::discover::Service;
 
 pub use apply::apply;
 
-crate::error::from_leaf!(manifest::ScanError);
+impl crate::error::LowerError for manifest::ScanError {}
 
 /// Treatment of one path.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -43,7 +43,7 @@ fn a_sandbox_comes_back_as_it_was() {
     }
     let done = run(&["export", "t-one", "-o", &path("a.tar")]);
     assert!(
-        done.code == 1 && done.stderr.contains("already"),
+        done.code == 5 && done.stderr.contains("already"),
         "{done:?}"
     );
 

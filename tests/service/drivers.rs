@@ -242,7 +242,7 @@ fn start(cell: &Cell) {
     ok(&["start", &cell.name]);
     assert_eq!(cell.state(), "running");
     assert!(cell.answers());
-    assert_eq!(run(&["start", &cell.name]).code, 1);
+    assert_eq!(run(&["start", &cell.name]).code, 6);
 }
 
 fn look(cell: &Cell) {

@@ -31,7 +31,7 @@ fn a_wrong_create_says_why_and_leaves_nothing() {
     let cases: [(&[&str], i32, &[&str]); 14] = [
         (
             &["-u", "apache.service", "t-x"],
-            1,
+            4,
             &["'apache.service'", "'apache2.service'"],
         ),
         (&["-u", "apache2.service", "../x"], 2, &["'../x'", "'/'"]),
@@ -41,12 +41,12 @@ fn a_wrong_create_says_why_and_leaves_nothing() {
         (&["-u", "../../x.service", "t-x"], 1, &["../../x.service"]),
         (
             &["-u", "apache2.service", "-P", "no-such-package", "t-x"],
-            1,
+            4,
             &["'no-such-package'"],
         ),
         (
             &["-u", "apache2.service", "-N", "dhcp,source=nonet", "t-x"],
-            1,
+            4,
             &["'nonet'", "default"],
         ),
         (
@@ -111,11 +111,11 @@ fn an_unknown_sandbox_is_named_by_every_verb() {
         eprintln!("{verb}");
         check(
             &run(&[verb, "t-none"]),
-            1,
+            4,
             &["there is no sandbox 't-none'"],
         );
     }
-    check(&run(&["delete", "--force", "t-none"]), 1, &["'t-none'"]);
+    check(&run(&["delete", "--force", "t-none"]), 4, &["'t-none'"]);
     check(&run(&["connect", "t-none"]), 125, &["'t-none'"]);
     check(&run(&["execute", "t-none", "--", "ls"]), 125, &["'t-none'"]);
     test.end();
@@ -132,18 +132,18 @@ fn what_is_there_is_not_overwritten() {
     );
     let create = ["create", "-N", "none", "-u", "t-sleep.service", "t-one"];
     ok(&create);
-    check(&run(&create), 1, &["'t-one' already", "delete t-one"]);
+    check(&run(&create), 5, &["'t-one' already", "delete t-one"]);
     for verb in ["reload", "connect"] {
         let done = run(&[verb, "t-one"]);
         check(
             &done,
-            if verb == "connect" { 125 } else { 1 },
+            if verb == "connect" { 125 } else { 7 },
             &["does not run", "start t-one"],
         );
     }
     ok(&["start", "t-one"]);
-    check(&run(&["start", "t-one"]), 1, &["running already"]);
-    check(&run(&["delete", "t-one"]), 1, &["is running", "stop t-one"]);
+    check(&run(&["start", "t-one"]), 6, &["running already"]);
+    check(&run(&["delete", "t-one"]), 6, &["is running", "stop t-one"]);
     check(&run(&["reload", "t-one"]), 1, &["t-sleep.service"]);
     ok(&["delete", "--force", "t-one"]);
 
@@ -160,7 +160,7 @@ fn what_is_there_is_not_overwritten() {
         "t-sleep.service",
         "t-two",
     ]);
-    check(&done, 1, &["t-two", "empty"]);
+    check(&done, 5, &["t-two", "empty"]);
     assert_eq!(
         std::fs::read_to_string(base.path().join("t-two/mine")).unwrap(),
         "mine"

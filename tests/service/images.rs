@@ -72,7 +72,7 @@ fn keeps_its_tree(image: &[&str]) {
     assert!(!started.status.success() && said.contains("lock"), "{said}");
     let refused = run(&["start", "t-disk"]);
     assert!(
-        refused.code == 1 && refused.stderr.contains("in use"),
+        refused.code == 8 && refused.stderr.contains("in use"),
         "{refused:?}"
     );
     reader.kill().unwrap();

@@ -342,7 +342,7 @@ fn an_image_is_let_go_of_however_its_sandbox_ends() {
     let foreign = HostFile::new(&format!("{TREES}/t-kill.raw"), "mine");
     let refused = run(&create("raw", "64M"));
     assert!(
-        refused.code == 1 && refused.stderr.contains("is there already"),
+        refused.code == 5 && refused.stderr.contains("is there already"),
         "{refused:?}"
     );
     assert_eq!(

@@ -48,7 +48,7 @@ fn what_starts_at_boot_is_said_with_or_without_systemd() {
     ok(&["create", "-N", "none", "-u", "t-day2.service", "t-day2"]);
     let link = |name: &str| Path::new(WANTS).join(format!("{name}_sandbox.service"));
     // All or none, where a name is wrong.
-    assert_eq!(run(&["enable", "t-day", "t-none"]).code, 1);
+    assert_eq!(run(&["enable", "t-day", "t-none"]).code, 4);
     assert!(!link("t-day").is_symlink());
     ok(&["enable", "t-day", "t-day2"]);
     assert!(link("t-day").is_symlink() && link("t-day2").is_symlink());
@@ -60,7 +60,7 @@ fn what_starts_at_boot_is_said_with_or_without_systemd() {
     // One that fails keeps no other from it.
     ok(&["start", "t-day3"]);
     let done = run(&["start", "t-day3", "t-day"]);
-    assert_eq!(done.code, 1);
+    assert_eq!(done.code, 6);
     assert!(
         done.stderr.contains("'t-day3' is running already"),
         "{done:?}"
@@ -261,7 +261,7 @@ fn logs_are_rotated_inside_and_no_line_is_lost() {
     let unit = HostFile::unit("t-rot.service", COUNTING);
     let host = HostFile::new("/var/lib/t-out/host.log", "mine\n");
     ok(&["create", "-N", "none", "-u", "t-rot.service", "t-rot"]);
-    assert_eq!(run(&["rotate", "t-rot"]).code, 1, "it does not run");
+    assert_eq!(run(&["rotate", "t-rot"]).code, 7, "it does not run");
     let tree = |path: &str| -> PathBuf { in_tree("t-rot", path) };
     fs::create_dir_all(tree("etc/logrotate.d")).unwrap();
     let rules = |text: &str| fs::write(tree("etc/logrotate.d/t-rot"), text).unwrap();

@@ -20,7 +20,7 @@ fn a_renamed_sandbox_is_the_same() {
     let before = address("t-old");
     let done = run(&["rename", "t-old", "t-new"]);
     assert!(
-        done.code == 1 && done.stderr.contains("stop t-old"),
+        done.code == 6 && done.stderr.contains("stop t-old"),
         "{done:?}"
     );
     ok(&["stop", "t-old"]);
@@ -28,7 +28,7 @@ fn a_renamed_sandbox_is_the_same() {
     for taken in ["t-taken", "t-old"] {
         let done = run(&["rename", "t-old", taken]);
         assert!(
-            done.code == 1 && done.stderr.contains("already"),
+            done.code == 5 && done.stderr.contains("already"),
             "{done:?}"
         );
     }
@@ -76,7 +76,7 @@ fn what_did_not_come_from_the_name_stays() {
     fs::create_dir("/var/lib/t-base/t-new").unwrap();
     let done = run(&["rename", "t-old", "t-new"]);
     assert!(
-        done.code == 1 && done.stderr.contains("/var/lib/t-base/t-new"),
+        done.code == 5 && done.stderr.contains("/var/lib/t-base/t-new"),
         "{done:?}"
     );
     fs::remove_dir("/var/lib/t-base/t-new").unwrap();

@@ -144,7 +144,7 @@ fn what_is_used_is_shown() {
     ok(&["stop", "t-busy"]);
     let done = run(&["stats", "t-busy"]);
     assert!(
-        done.code == 1 && done.stderr.contains("start t-busy"),
+        done.code == 7 && done.stderr.contains("start t-busy"),
         "{done:?}"
     );
     assert!(!ok(&["stats", "--interval", "0.1"]).contains("t-busy"));

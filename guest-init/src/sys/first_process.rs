@@ -109,10 +109,22 @@ impl Display for Identity {
     }
 }
 
-impl FromStr for Identity {
-    type Err = String;
+/// A text is not the identity of a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParseIdentityError(String);
 
-    fn from_str(text: &str) -> Result<Self, String> {
+impl Display for ParseIdentityError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "'{}' is not NAMESPACE:START", self.0)
+    }
+}
+
+impl std::error::Error for ParseIdentityError {}
+
+impl FromStr for Identity {
+    type Err = ParseIdentityError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIdentityError> {
         let parse = || {
             let (namespace, started) = text.split_once(':')?;
             Some(Self {
@@ -120,7 +132,7 @@ impl FromStr for Identity {
                 started: started.parse().ok()?,
             })
         };
-        parse().ok_or_else(|| format!("'{text}' is not NAMESPACE:START"))
+        parse().ok_or_else(|| ParseIdentityError(text.to_owned()))
     }
 }
 

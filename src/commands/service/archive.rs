@@ -88,7 +88,7 @@ pub fn export(args: &ExportArgs, sandboxes: &Sandboxes) -> Result<()> {
     let path = &args.output;
     let failed = |error: io::Error| {
         if error.kind() == ErrorKind::AlreadyExists {
-            return Error::refused(format!(
+            return Error::exists(format!(
                 "'{}' is there already; remove it, or choose another name",
                 path.display()
             ));

@@ -84,7 +84,7 @@ fn edit(file: &Path) -> Result<()> {
                 .find(there)
                 .map(|program| (*program).to_owned())
         })
-        .ok_or_else(|| Error::refused("there is no editor; name one in $VISUAL or $EDITOR"))?;
+        .ok_or_else(|| Error::unsupported("there is no editor; name one in $VISUAL or $EDITOR"))?;
     let script = format!("{editor} \"$@\"");
     let path = file.display().to_string();
     let status = command::interact("sh", ["-c", &script, &editor, &path])

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use super::{Name, PROGRAM};
 use crate::commands::output;
 use crate::driver::ExecOptions;
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::service::Sandboxes;
 
 /// Run a command in a running sandbox
@@ -47,10 +47,10 @@ pub struct ConnectArgs {
 /// Status of our own failures, as of podman-exec(1).
 const OWN_FAILURE: u8 = 125;
 
-pub fn pair(text: &str) -> Result<(String, String), String> {
+pub fn pair(text: &str) -> Result<(String, String)> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        Some(_) | None => Err(format!("'{text}' is not KEY=VALUE")),
+        Some(_) | None => Err(Error::refused(format!("'{text}' is not KEY=VALUE"))),
     }
 }
 

@@ -171,7 +171,7 @@ pub fn start(args: &StartArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
     each(&args.names.names, sandboxes, &interrupted, |name| {
         // systemd would say nothing. What runs without its unit being active is taken over.
         if is_up(name) {
-            return Err(Error::refused(format!(
+            return Err(Error::running(format!(
                 "the sandbox '{name}' is running already"
             )));
         }
@@ -260,7 +260,7 @@ fn start_unit(name: &SandboxName) -> Result<()> {
         "journalctl",
         &["--no-pager", "--output=cat", "-n", "25", "-u", &unit],
     )?;
-    Err(Error::NotReady(format!(
+    Err(Error::not_ready(format!(
         "systemctl start {unit}: {}\n{}",
         done.stderr,
         journal.stdout.trim_end()

@@ -8,7 +8,7 @@ use super::{Name, lifecycle};
 use crate::commands::complete;
 use crate::commands::output::{self, Format};
 use crate::config::{Change, SandboxName};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::service::Sandboxes;
 use crate::service::inspect::stats::Stats;
 
@@ -40,12 +40,12 @@ pub struct StatsArgs {
     names: Vec<SandboxName>,
 }
 
-pub fn seconds(text: &str) -> std::result::Result<f64, String> {
+pub fn seconds(text: &str) -> Result<f64> {
     let seconds = text
         .parse()
         .ok()
         .filter(|seconds| (0.05..=3600.0).contains(seconds));
-    seconds.ok_or_else(|| format!("'{text}' is not a number from 0.05 to 3600"))
+    seconds.ok_or_else(|| Error::refused(format!("'{text}' is not a number from 0.05 to 3600")))
 }
 
 pub fn set(args: &SetArgs, sandboxes: &Sandboxes) -> Result<()> {

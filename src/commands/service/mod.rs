@@ -24,7 +24,7 @@ use clap_complete::ArgValueCandidates;
 use crate::commands::{complete, output};
 use crate::config::SandboxName;
 use crate::driver::Keeper;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::service::Sandboxes;
 use crate::service::image::HOLD;
 use crate::sys::process::confined;
@@ -34,10 +34,19 @@ const PROGRAM: &str = "virt-sandbox-service";
 /// Runs services of this host in sandboxes of their own
 #[derive(Debug, Parser)]
 #[command(name = PROGRAM, version, max_term_width = 100, help_expected = true)]
-#[command(
-    after_help = "Exit status: 0 success, 1 failure, 2 wrong usage, 3 the units of the sandbox did not come up; \
-                        'execute' and 'connect' give that of the command, or 125 for a failure of their own."
-)]
+#[command(after_help = "Exit status:\n  \
+                  0  success\n  \
+                  1  any other failure\n  \
+                  2  wrong command line\n  \
+                  3  the units of the sandbox did not come up, or it does not answer\n  \
+                  4  there is no such sandbox, snapshot, unit, package or network\n  \
+                  5  there is something of that name already\n  \
+                  6  the sandbox is running\n  \
+                  7  the sandbox is not running\n  \
+                  8  something else uses it at the moment; try again\n\n\
+                  Of several sandboxes, the first failure counts. 'execute' and 'connect' exit with the\n\
+                  status of the command, or with 125 for a failure of their own; 'run' exits with the\n\
+                  status of a command that was to run once.")]
 pub struct Cli {
     /// libvirt connection of new sandboxes: lxc:/// for containers, qemu:///system for virtual machines [default: $LIBVIRT_DEFAULT_URI if it is one of these, else lxc:///]
     #[arg(short, long, value_name = "URI", global = true)]
@@ -123,7 +132,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if !nix::unistd::geteuid().is_root() {
-        return Err(Error::refused(
+        return Err(Error::new(
+            ErrorKind::Permission,
             "sandboxes of services are made and run by root; use sudo",
         ));
     }

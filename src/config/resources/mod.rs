@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::values::size::ParseBytesError;
 use crate::config::{Bytes, as_text};
+use crate::error::{Error, Result};
 
 /// Resource limits of a sandbox. An absent limit means unlimited, except for memory (2 GiB for a container, 1
 /// GiB for a virtual machine) and the number of processes (16384, and for a container no more than an eighth
@@ -82,12 +83,14 @@ pub struct Resources {
 /// Minimum memory: with less nothing starts, and nothing can report it.
 const LEAST_MEMORY: Bytes = Bytes::mebi(16);
 
-fn memory(text: &str) -> Result<Bytes, String> {
+fn memory(text: &str) -> Result<Bytes> {
     let memory: Bytes = text
         .parse()
-        .map_err(|error: ParseBytesError| error.to_string())?;
+        .map_err(|error: ParseBytesError| Error::refused(error.to_string()))?;
     match memory < LEAST_MEMORY {
-        true => Err(format!("'{text}' is too little: {LEAST_MEMORY} or more")),
+        true => Err(Error::refused(format!(
+            "'{text}' is too little: {LEAST_MEMORY} or more"
+        ))),
         false => Ok(memory),
     }
 }

@@ -126,10 +126,6 @@ impl SandboxConfig {
     /// # Errors
     /// Names the file, the line and what is wrong there.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
-        let wrong = |reason: String| Error::Config {
-            path: path.to_owned(),
-            reason,
-        };
         // serde's own message would say less.
         #[derive(Deserialize)]
         struct Workloads {
@@ -141,22 +137,22 @@ impl SandboxConfig {
                 units: Some(_),
                 command: Some(_),
             }) => {
-                return Err(wrong(
-                    "there are both 'units' and '[command]'; a sandbox runs one or the other"
-                        .to_owned(),
+                return Err(Error::config(path)(
+                    "there are both 'units' and '[command]'; a sandbox runs one or the other",
                 ));
             }
             Ok(Workloads {
                 units: None,
                 command: None,
             }) => {
-                return Err(wrong("it says neither 'units' nor '[command]'".to_owned()));
+                return Err(Error::config(path)(
+                    "it says neither 'units' nor '[command]'",
+                ));
             }
             Ok(_) | Err(_) => {}
         }
-        let config: Self =
-            toml::from_str(text).map_err(|error| wrong(error.to_string().trim_end().to_owned()))?;
-        config.check().map_err(wrong)?;
+        let config: Self = toml::from_str(text).map_err(Error::config(path))?;
+        config.check().map_err(Error::config(path))?;
         Ok(config)
     }
 
@@ -176,55 +172,63 @@ impl SandboxConfig {
     ///
     /// # Errors
     /// The contradiction, as a sentence.
-    pub fn check(&self) -> std::result::Result<(), String> {
+    pub fn check(&self) -> Result<()> {
         if self.version != VERSION {
-            return Err(format!(
+            return Err(Error::refused(format!(
                 "version {}, but this program knows version {VERSION}",
                 self.version
-            ));
+            )));
         }
         self.workload.check()?;
         if !self.path.is_absolute() {
-            return Err(format!("'path' is not absolute: '{}'", self.path.display()));
+            return Err(Error::refused(format!(
+                "'path' is not absolute: '{}'",
+                self.path.display()
+            )));
         }
         self.check_ports()?;
         self.check_credentials()?;
         self.mounts.iter().try_for_each(check_mount)
     }
 
-    fn check_ports(&self) -> std::result::Result<(), String> {
+    fn check_ports(&self) -> Result<()> {
         for (index, publish) in self.publish.iter().enumerate() {
             let others = self.publish.iter().take(index);
             if let Some(other) = others.into_iter().find(|other| other.collides(publish)) {
-                return Err(format!(
+                return Err(Error::refused(format!(
                     "'{other}' and '{publish}' publish the same port of the host"
-                ));
+                )));
             }
         }
         if self.on_demand && self.publish.is_empty() {
-            return Err("starting on demand needs a published port that is asked for".to_owned());
+            return Err(Error::refused(
+                "starting on demand needs a published port that is asked for",
+            ));
         }
         if self.idle_stop.is_some() && !self.on_demand {
-            return Err(
-                "a sandbox that is stopped when it is idle has to be started on demand".to_owned(),
-            );
+            return Err(Error::refused(
+                "a sandbox that is stopped when it is idle has to be started on demand",
+            ));
         }
         if self.idle_stop == Some(0) {
-            return Err("'idle-stop' is 0 seconds".to_owned());
+            return Err(Error::refused("'idle-stop' is 0 seconds"));
         }
         Ok(())
     }
 
-    fn check_credentials(&self) -> std::result::Result<(), String> {
+    fn check_credentials(&self) -> Result<()> {
         for (index, credential) in self.credentials.iter().enumerate() {
             let mut others = self.credentials.iter().take(index);
             if others.any(|other| other.id == credential.id) {
-                return Err(format!("there are two credentials '{}'", credential.id));
+                return Err(Error::refused(format!(
+                    "there are two credentials '{}'",
+                    credential.id
+                )));
             }
             if !credential.source.is_absolute() {
-                return Err(format!(
+                return Err(Error::refused(format!(
                     "the file of the credential '{credential}' is not an absolute path"
-                ));
+                )));
             }
         }
         Ok(())
@@ -248,10 +252,7 @@ impl SandboxConfig {
     /// # Errors
     /// If a path is not UTF-8.
     pub fn to_toml(&self) -> Result<String> {
-        toml::to_string(self).map_err(|error| Error::Config {
-            path: self.path.clone(),
-            reason: error.to_string(),
-        })
+        toml::to_string(self).map_err(Error::config(&self.path))
     }
 
     /// Reads a file.
@@ -275,7 +276,7 @@ impl SandboxConfig {
 }
 
 /// Refuses mounts that a service cannot have: its root is private, and it outlives anything temporary.
-fn check_mount(mount: &Mount) -> std::result::Result<(), String> {
+fn check_mount(mount: &Mount) -> Result<()> {
     let reason = match mount {
         mount if mount.is_root() => "the root of a service sandbox cannot be replaced",
         Mount::HostImage { .. } => {
@@ -290,7 +291,7 @@ fn check_mount(mount: &Mount) -> std::result::Result<(), String> {
         } if !source.is_absolute() => "its source is not an absolute path",
         Mount::HostBind { .. } | Mount::GuestBind { .. } | Mount::Ram { .. } => return Ok(()),
     };
-    Err(format!("the mount '{mount}': {reason}"))
+    Err(Error::refused(format!("the mount '{mount}': {reason}")))
 }
 
 #[cfg(test)]

@@ -191,7 +191,7 @@ fn credentials_have_names_of_their_own_and_absolute_files() {
             credentials: credentials.map(|it| it.parse().unwrap()).to_vec(),
             ..full()
         };
-        let reason = config.check().unwrap_err();
+        let reason = config.check().unwrap_err().to_string();
         assert!(reason.contains(word), "{reason}");
     }
 }

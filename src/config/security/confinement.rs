@@ -1,6 +1,7 @@
 //! Restrictions that keep root inside a sandbox from being root of the host.
 
 use crate::config::{Capabilities, Idmap, SandboxConfig, Seccomp};
+use crate::error::{Error, Result};
 
 /// Restrictions of root inside a sandbox, in addition to the hypervisor.
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
@@ -22,7 +23,7 @@ impl Confinement {
     ///
     /// # Errors
     /// Names the setting that is for containers only.
-    pub fn check_machine(&self) -> Result<(), String> {
+    pub fn check_machine(&self) -> Result<()> {
         let asked = match self {
             Self {
                 idmap: Idmap::Range(_),
@@ -35,10 +36,10 @@ impl Confinement {
             Self { capabilities, .. } if !capabilities.is_usual() => "--cap-add and --cap-drop",
             _ => return Ok(()),
         };
-        Err(format!(
+        Err(Error::refused(format!(
             "{asked}: a virtual machine has a kernel of its own, which root inside may do with as it likes; leave it out, or \
              use a container"
-        ))
+        )))
     }
 
     /// Returns the restrictions of a service.

@@ -20,10 +20,8 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<(String, String)>> {
         if line.is_empty() || line.starts_with(['#', ';']) {
             continue;
         }
-        let variable = variable(line).map_err(|reason| Error::Config {
-            path: path.to_owned(),
-            reason: format!("line {}: {reason}", index + 1),
-        })?;
+        let variable = variable(line)
+            .map_err(|reason| Error::config(path)(format!("line {}: {reason}", index + 1)))?;
         variables.push(variable);
     }
     Ok(variables)
@@ -137,7 +135,7 @@ mod tests {
             "A=hunter2\u{7}",
         ] {
             let error = parse(&format!("B=1\n{line}\n"), Path::new("/x.env")).unwrap_err();
-            let told = error.told();
+            let told = error.chain();
             assert!(told.contains("/x.env") && told.contains("line 2"), "{told}");
             assert!(!told.contains("hunter2"), "{told}");
         }

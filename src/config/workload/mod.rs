@@ -13,6 +13,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{as_text, is_unwritable};
+use crate::error::{Error, Result};
 
 /// Workload of a service sandbox. In the file it is `units = [...]` or a table `[command]`, never both.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -189,9 +190,9 @@ impl Workload {
     }
 
     /// Checks that a unit can carry the workload.
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self) -> Result<()> {
         match self {
-            Self::Units(units) if units.is_empty() => Err("'units' is empty".to_owned()),
+            Self::Units(units) if units.is_empty() => Err(Error::refused("'units' is empty")),
             Self::Units(_) => Ok(()),
             Self::Command(command) => command.check(),
         }
@@ -219,15 +220,17 @@ impl Command {
     ///
     /// # Errors
     /// The problem, as a sentence.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<()> {
         if self.program().is_empty() {
-            return Err("the command is empty".to_owned());
+            return Err(Error::refused("the command is empty"));
         }
         if let Some(word) = self.argv.iter().find(|word| word.contains('\0')) {
-            return Err(format!("the command has a NUL in {word:?}"));
+            return Err(Error::refused(format!("the command has a NUL in {word:?}")));
         }
         if let Some(user) = self.user.as_ref().filter(|user| !is_account(user)) {
-            return Err(format!("'{user}' is not a name of an account"));
+            return Err(Error::refused(format!(
+                "'{user}' is not a name of an account"
+            )));
         }
         for path in self.directory.iter().chain(&self.home) {
             let text = path.to_str().unwrap_or("\0");
@@ -235,20 +238,22 @@ impl Command {
             let is_plain =
                 path.is_absolute() && !text.contains(|c: char| c == ':' || is_control(c));
             if !is_plain {
-                return Err(format!(
+                return Err(Error::refused(format!(
                     "'{}' is not an absolute path that a unit can carry",
                     path.display()
-                ));
+                )));
             }
         }
         for (key, value) in &self.environment {
             if !environment::is_name(key) {
-                return Err(format!("'{key}' is not a name of a variable"));
+                return Err(Error::refused(format!(
+                    "'{key}' is not a name of a variable"
+                )));
             }
             if value.contains(|c: char| c != '\t' && is_control(c)) {
-                return Err(format!(
+                return Err(Error::refused(format!(
                     "the value of the variable '{key}' has a character that a unit cannot carry"
-                ));
+                )));
             }
         }
         Ok(())

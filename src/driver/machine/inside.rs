@@ -59,7 +59,7 @@ impl Machine {
     /// Asks on a way that is attached; one that fails is not used again.
     fn ask(&self, ask: &AgentRequest, patience: Duration, limit: Duration) -> Result<Captured> {
         let captured = self.ask_within(ask, patience, limit)?;
-        captured.ok_or_else(|| Error::refused("the virtual machine does not answer"))
+        captured.ok_or_else(|| Error::not_ready("the virtual machine does not answer"))
     }
 
     /// The same, but `None` where the end is not reached within `limit`: what is asked is given up then.
@@ -101,7 +101,7 @@ impl Machine {
                 None => thread::sleep(Duration::from_millis(50)),
             }
             if left.is_zero() {
-                return Err(Error::refused(match self.way.borrow().is_some() {
+                return Err(Error::not_ready(match self.way.borrow().is_some() {
                     true => {
                         "the virtual machine does not answer; it may still be booting, or hang: see what it says on its console"
                     }
@@ -175,9 +175,9 @@ impl Inside for Machine {
         match conversation.ending {
             Ending::Exit(exit) => exit_status(&exit),
             Ending::Interrupted(signal) => Ok(128_u8.saturating_add(signal as u8)),
-            Ending::Lost => Err(Error::refused("the sandbox has ended meanwhile")),
+            Ending::Lost => Err(Error::not_running("the sandbox has ended meanwhile")),
             Ending::Escaped | Ending::Silent | Ending::TimedOut => {
-                Err(Error::refused("the virtual machine does not answer"))
+                Err(Error::not_ready("the virtual machine does not answer"))
             }
         }
     }
@@ -220,21 +220,20 @@ impl Inside for Machine {
         })
     }
 
-    fn limit_processes(&self, most: u64) -> std::result::Result<(), String> {
+    fn limit_processes(&self, most: u64) -> Result<()> {
         let script = format!("echo {most} > /proc/sys/kernel/threads-max");
-        let written = self.capture(&["/bin/sh", "-c", &script]);
-        match written {
-            Ok(written) if written.success => Ok(()),
-            Ok(written) => Err(written.stderr),
-            Err(error) => Err(error.to_string()),
+        let written = self.capture(&["/bin/sh", "-c", &script])?;
+        match written.success {
+            true => Ok(()),
+            false => Err(Error::refused(written.stderr)),
         }
     }
 
-    fn bears(&self, limit: &Limit) -> std::result::Result<(), String> {
+    fn bears(&self, limit: &Limit) -> Result<()> {
         super::limits::bears(self, limit)
     }
 
-    fn adapt(&self, limit: &Limit) -> std::result::Result<(), String> {
+    fn adapt(&self, limit: &Limit) -> Result<()> {
         super::limits::adapt(self, limit)
     }
 

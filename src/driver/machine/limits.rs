@@ -9,6 +9,7 @@ use crate::config::Resources;
 use crate::config::resources::DEFAULT_MACHINE_MEMORY;
 use crate::domain::tune::{CPU_PERIOD_US, quota_us};
 use crate::driver::Inside;
+use crate::error::{Error, Result};
 use crate::hypervisor::Limit;
 
 /// Memory is taken back, up to what the machine was started with; CPUs come and go, up to those of the host.
@@ -49,17 +50,16 @@ getconf _NPROCESSORS_ONLN
 const RESERVE: u64 = 128 << 10;
 
 /// A balloon takes what it is told to, and a kernel without free memory answers nobody and ends its services: it is asked before.
-pub(super) fn bears(machine: &Machine, limit: &Limit) -> Result<(), String> {
+pub(super) fn bears(machine: &Machine, limit: &Limit) -> Result<()> {
     let Limit::Balloon(kib) = limit else {
         return Ok(());
     };
-    let said = machine.capture(&["cat", "/proc/meminfo"]);
-    let said = said.map_err(|error| error.to_string())?.stdout;
-    match least_memory(&said) {
-        Some(least) if least > *kib => Err(format!(
+    let captured = machine.capture(&["cat", "/proc/meminfo"])?;
+    match least_memory(&captured.stdout) {
+        Some(least) if least > *kib => Err(Error::refused(format!(
             "its kernel does not do with less than {}M",
             least >> 10
-        )),
+        ))),
         Some(_) | None => Ok(()),
     }
 }
@@ -75,7 +75,7 @@ fn least_memory(meminfo: &str) -> Option<u64> {
 }
 
 /// Waits until the guest has what it was given, and takes it into use.
-pub(super) fn adapt(machine: &Machine, limit: &Limit) -> Result<(), String> {
+pub(super) fn adapt(machine: &Machine, limit: &Limit) -> Result<()> {
     let wanted = match limit {
         Limit::VirtualCpus(count) => *count,
         Limit::Balloon(_)
@@ -88,12 +88,15 @@ pub(super) fn adapt(machine: &Machine, limit: &Limit) -> Result<(), String> {
     let (begin, count) = (Instant::now(), wanted.to_string());
     loop {
         let said = machine.capture(&["/bin/sh", "-c", ONLINE, "online", &count]);
-        let said = said.map_err(|error| error.to_string())?.stdout;
+        let said = said?.stdout;
         if said.trim().parse() == Ok(wanted) {
             return Ok(());
         }
         if begin.elapsed() > PATIENCE {
-            return Err(format!("its kernel has {} CPUs", said.trim()));
+            return Err(Error::refused(format!(
+                "its kernel has {} CPUs",
+                said.trim()
+            )));
         }
         thread::sleep(Duration::from_millis(200));
     }

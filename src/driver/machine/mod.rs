@@ -43,7 +43,7 @@ pub(super) fn check(config: &SandboxConfig) -> Result<()> {
         )));
     }
     let confinement = Confinement::of_service(config);
-    confinement.check_machine().map_err(Error::refused)?;
+    confinement.check_machine()?;
     // What depends on the kernel is checked when the machine is built.
     qemu::check_domain(&Domain::of_service(config), Authority::Root)
 }

@@ -222,7 +222,7 @@ impl Way {
 
     /// Waits until something can be read or written, and does it; `false` where nothing could be by `end`.
     fn turn(&mut self, end: Instant) -> Result<bool> {
-        let gone = || Error::refused("the sandbox has ended meanwhile");
+        let gone = || Error::not_running("the sandbox has ended meanwhile");
         let left = end.saturating_duration_since(Instant::now());
         let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
         let mut polled = [PollFd::new(self.link.as_fd(), self.link.wants())];

@@ -31,7 +31,7 @@ pub(super) fn resolve(command: &mut Command, accounts: &mut Accounts) -> Result<
             )));
         }
         (Some((name, None)), None) => {
-            return Err(Error::refused(format!(
+            return Err(Error::not_found(format!(
                 "there is no account '{name}' on this host; --uid N makes one in the sandbox"
             )));
         }

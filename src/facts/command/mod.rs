@@ -38,7 +38,7 @@ pub(crate) struct ResolvedCommand {
 /// # Errors
 /// No such program or account, or a sandbox could not see the program.
 pub(crate) fn resolve(command: &Command, accounts: &mut Accounts) -> Result<ResolvedCommand> {
-    command.check().map_err(Error::refused)?;
+    command.check()?;
     let program = program(command.program())?;
     let mut found = command.clone();
     if let Some(first) = found.argv.first_mut() {
@@ -97,7 +97,7 @@ fn program(name: &str) -> Result<PathBuf> {
         .map(|dir| dir.join(name))
         .find(is_program)
         .ok_or_else(|| {
-            Error::refused(format!(
+            Error::not_found(format!(
                 "there is no program '{name}' in {}",
                 search.to_string_lossy()
             ))

@@ -259,7 +259,7 @@ impl Service {
         let Some(database) = &self.database else {
             return match extra {
                 [] => Ok(()),
-                [first, ..] => Err(Error::refused(format!(
+                [first, ..] => Err(Error::unsupported(format!(
                     "this host has no package database that can be read, so '{first}' cannot be looked up"
                 ))),
             };
@@ -393,7 +393,15 @@ fn missing(closure: &mut Closure) -> Error {
         | LoadError::Read { .. }
         | LoadError::Scan(_) => "",
     };
-    Error::refused(format!("{}{needed}{advice}", first.error))
+    let message = format!("{}{needed}{advice}", first.error);
+    match &first.error {
+        LoadError::NotFound { .. } => Error::not_found(message),
+        LoadError::Masked { .. }
+        | LoadError::Dangling { .. }
+        | LoadError::NoInstance { .. }
+        | LoadError::Read { .. }
+        | LoadError::Scan(_) => Error::refused(message),
+    }
 }
 
 /// Reads the accounts of the host below `root`.

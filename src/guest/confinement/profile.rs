@@ -63,14 +63,12 @@ struct Argument {
 /// Reads the profile at `path`.
 pub fn read(path: &Path) -> Result<Policy> {
     let text = fs::read_to_string(path).map_err(Error::io("reading the seccomp profile", path))?;
-    parse(&text).map_err(|reason| Error::Config {
-        path: path.to_owned(),
-        reason,
-    })
+    parse(&text).map_err(Error::config(path))
 }
 
-fn parse(text: &str) -> std::result::Result<Policy, String> {
-    let profile: Profile = serde_json::from_str(text).map_err(|error| error.to_string())?;
+fn parse(text: &str) -> Result<Policy> {
+    let profile: Profile =
+        serde_json::from_str(text).map_err(|error| Error::refused(error.to_string()))?;
     let mut rules = Vec::new();
     for entry in &profile.syscalls {
         let action = action(&entry.action, entry.errno_ret.or(profile.default_errno_ret))?;
@@ -81,10 +79,7 @@ fn parse(text: &str) -> std::result::Result<Policy, String> {
             continue;
         }
         let arguments = entry.args.as_deref().unwrap_or_default();
-        let conditions: Vec<Condition> = arguments
-            .iter()
-            .map(condition)
-            .collect::<std::result::Result<_, _>>()?;
+        let conditions: Vec<Condition> = arguments.iter().map(condition).collect::<Result<_>>()?;
         for name in entry.names.iter().chain(&entry.name) {
             rules.push(Rule {
                 syscall: name.clone(),
@@ -99,7 +94,7 @@ fn parse(text: &str) -> std::result::Result<Policy, String> {
     })
 }
 
-fn action(name: &str, number: Option<u16>) -> std::result::Result<Action, String> {
+fn action(name: &str, number: Option<u16>) -> Result<Action> {
     Ok(match name {
         "SCMP_ACT_ALLOW" => Action::Allow,
         "SCMP_ACT_LOG" => Action::Log,
@@ -109,14 +104,14 @@ fn action(name: &str, number: Option<u16>) -> std::result::Result<Action, String
         "SCMP_ACT_KILL" | "SCMP_ACT_KILL_THREAD" => Action::KillThread,
         "SCMP_ACT_KILL_PROCESS" => Action::KillProcess,
         other => {
-            return Err(format!(
+            return Err(Error::refused(format!(
                 "the action '{other}' cannot be done: use SCMP_ACT_ALLOW, _ERRNO, _LOG, _TRAP or _KILL_PROCESS"
-            ));
+            )));
         }
     })
 }
 
-fn condition(argument: &Argument) -> std::result::Result<Condition, String> {
+fn condition(argument: &Argument) -> Result<Condition> {
     let (comparison, negated) = match argument.op.as_str() {
         "SCMP_CMP_EQ" | "SCMP_CMP_MASKED_EQ" => (Comparison::Equal, false),
         "SCMP_CMP_NE" => (Comparison::Equal, true),
@@ -124,10 +119,17 @@ fn condition(argument: &Argument) -> std::result::Result<Condition, String> {
         "SCMP_CMP_GE" => (Comparison::GreaterEqual, false),
         "SCMP_CMP_LT" => (Comparison::GreaterEqual, true),
         "SCMP_CMP_LE" => (Comparison::Greater, true),
-        other => return Err(format!("'{other}' is no comparison of seccomp")),
+        other => {
+            return Err(Error::refused(format!(
+                "'{other}' is no comparison of seccomp"
+            )));
+        }
     };
     if argument.index > 5 {
-        return Err(format!("system calls have no argument {}", argument.index));
+        return Err(Error::refused(format!(
+            "system calls have no argument {}",
+            argument.index
+        )));
     }
     let (mask, value) = match argument.op.as_str() {
         "SCMP_CMP_MASKED_EQ" => (argument.value, argument.value_two),
@@ -180,7 +182,7 @@ mod tests {
                 "argument 9",
             ),
         ] {
-            let error = parse(text).unwrap_err();
+            let error = parse(text).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         }
     }

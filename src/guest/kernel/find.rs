@@ -44,7 +44,7 @@ fn find(root: &Path, request: &KernelRequest, running: &str) -> Result<Kernel> {
         (None, Some(version)) => {
             let places = images(version).map(|place| below(root, Path::new(&place)));
             let image = first_file(&places).ok_or_else(|| {
-                Error::refused(format!(
+                Error::not_found(format!(
                     "there is no kernel {version}: looked for {}; install it, or name its image with --kernpath",
                     quoted(&places)
                 ))

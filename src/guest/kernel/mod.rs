@@ -353,7 +353,7 @@ fn needed(kernel: &Kernel, index: &Index, features: &BTreeSet<Feature>) -> Resul
         wanted.extend(optional.filter(|module| index.closure([**module]).is_ok()));
     }
     // Each of them was found above.
-    index.closure(wanted).map_err(Error::refused)
+    (index.closure(wanted)).map_err(|module| Error::unsupported(module.to_string()))
 }
 
 #[cfg(test)]

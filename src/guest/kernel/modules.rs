@@ -134,7 +134,7 @@ impl Index {
     pub(super) fn closure<'a>(
         &self,
         modules: impl IntoIterator<Item = &'a str>,
-    ) -> std::result::Result<Vec<Module>, String> {
+    ) -> std::result::Result<Vec<Module>, MissingModule> {
         let mut order = Vec::new();
         let mut seen = BTreeSet::new();
         for module in modules {
@@ -148,11 +148,14 @@ impl Index {
         name: &str,
         seen: &mut BTreeSet<String>,
         order: &mut Vec<Module>,
-    ) -> std::result::Result<(), String> {
+    ) -> std::result::Result<(), MissingModule> {
         if !seen.insert(name.to_owned()) || self.built_in.contains(name) {
             return Ok(());
         }
-        let file = self.files.get(name).ok_or(name)?;
+        let file = self
+            .files
+            .get(name)
+            .ok_or_else(|| MissingModule(name.to_owned()))?;
         let soft = self.soft.get(name).into_iter().flatten();
         for provider in soft.filter_map(|wanted| self.provider(wanted)) {
             self.visit(provider, seen, order)?;
@@ -188,6 +191,11 @@ impl Index {
         providers.first().copied()
     }
 }
+
+/// Name of a module that the kernel has neither as a file nor built in.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct MissingModule(pub String);
 
 /// The texts of the files `modules.*`.
 #[derive(Debug, Default)]

@@ -80,7 +80,10 @@ fn the_file_is_kept_as_it_is_written() {
 
 #[test]
 fn what_the_kernel_does_not_have_is_named() {
-    assert_eq!(debian().closure(["virtio", "9p"]), Err("9p".into()));
+    assert_eq!(
+        debian().closure(["virtio", "9p"]),
+        Err(MissingModule("9p".into()))
+    );
 }
 
 #[test]

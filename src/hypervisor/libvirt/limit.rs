@@ -7,16 +7,18 @@ use virt::domain::{Domain, MemoryParameters, SchedBandwidth, SchedulerInfo};
 use virt::error::{Error as VirtError, ErrorNumber};
 
 use crate::config::resources::IdSet;
+use crate::error::{Error, Result};
 use crate::hypervisor::Limit;
-use crate::hypervisor::libvirt::{is, text};
+use crate::hypervisor::libvirt::{failed, is};
 
 /// How long a guest may take to give memory back.
 const BALLOON: Duration = Duration::from_secs(30);
 
 type Done = std::result::Result<(), VirtError>;
 
-/// Changes one, or says why it is as it was.
-pub(super) fn apply(domain: &Domain, limit: &Limit) -> std::result::Result<(), String> {
+/// Changes a limit of the running `domain` called `name`.
+pub(super) fn apply(domain: &Domain, name: &str, limit: &Limit) -> Result<()> {
+    let doing = format!("changing a limit of '{name}'");
     let live = virt::sys::VIR_DOMAIN_AFFECT_LIVE;
     let schedule =
         |info: SchedulerInfo| domain.set_scheduler_parameters_flags(&info, live).map(drop);
@@ -28,7 +30,7 @@ pub(super) fn apply(domain: &Domain, limit: &Limit) -> std::result::Result<(), S
             };
             domain.set_memory_parameters(parameters, live).map(drop)
         }
-        Limit::Balloon(kib) => return set_balloon(domain, *kib),
+        Limit::Balloon(kib) => return set_balloon(domain, &doing, *kib),
         Limit::VirtualCpus(count) => match domain.set_vcpus_flags(*count, live) {
             // libvirt waits for some seconds for a guest to let go of one; it does not take that back then.
             Err(error) if is(&error, ErrorNumber::OperationTimeout) => Ok(()),
@@ -49,38 +51,30 @@ pub(super) fn apply(domain: &Domain, limit: &Limit) -> std::result::Result<(), S
         }),
         Limit::IoWeight(weight) => set_io_weight(domain, *weight),
     };
-    done.map_err(|error| text(&error))
+    done.map_err(|error| failed(doing, &error))
 }
 
 /// Asks the guest for memory, or gives it back, and waits until it has done so. A guest that keeps more gets back what it has
 /// given: with nothing free it would end its services for want of memory.
-fn set_balloon(domain: &Domain, kib: u64) -> std::result::Result<(), String> {
+fn set_balloon(domain: &Domain, doing: &str, kib: u64) -> Result<()> {
     let live = virt::sys::VIR_DOMAIN_AFFECT_LIVE;
-    let has = || {
-        domain
-            .info()
-            .map(|info| info.memory)
-            .map_err(|error| text(&error))
-    };
-    let set = |kib| {
-        domain
-            .set_memory_flags(kib, live)
-            .map_err(|error| text(&error))
-    };
-    let before = has()?;
+    let failed = |error| failed(doing, &error);
+    let memory = || domain.info().map(|info| info.memory).map_err(failed);
+    let set = |kib| domain.set_memory_flags(kib, live).map_err(failed);
+    let before = memory()?;
     set(kib)?;
     let begin = Instant::now();
     loop {
-        let now = has()?;
+        let now = memory()?;
         if now == kib {
             return Ok(());
         }
         if begin.elapsed() >= BALLOON {
             set(before)?;
-            return Err(format!(
-                "its kernel does not do with less than {}M",
+            return Err(Error::refused(format!(
+                "{doing}: its kernel does not do with less than {}M",
                 now >> 10
-            ));
+            )));
         }
         sleep(Duration::from_millis(100));
     }

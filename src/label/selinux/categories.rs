@@ -81,7 +81,7 @@ impl Registry {
             return Ok(had);
         }
         let chosen = choose(uuid, |pair| !taken.contains(pair))
-            .ok_or_else(|| Error::refused("no two categories of SELinux are free"))?;
+            .ok_or_else(|| Error::unsupported("no two categories of SELinux are free"))?;
         atomic::write(&dir.join(NOTE), format!("{chosen}\n").as_bytes(), 0o600)?;
         Ok(chosen)
     }

@@ -53,7 +53,7 @@ fn policy(etc: &Path) -> Result<PathBuf> {
         .next_back();
     match name.map(str::trim) {
         Some(name) if !name.is_empty() && !name.contains('/') => Ok(etc.join("selinux").join(name)),
-        Some(_) | None => Err(Error::refused(format!(
+        Some(_) | None => Err(Error::unsupported(format!(
             "'{}' names no policy: there is no line SELINUXTYPE=NAME",
             path.display()
         ))),

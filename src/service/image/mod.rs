@@ -152,7 +152,7 @@ pub(super) fn open_tree_at(
 fn device_of(name: &SandboxName, image: TreeImage, file: &Path, stage: &Path) -> Result<Device> {
     Device::new(file, image, stage).map_err(|error| {
         match image_lock::is_locked(file) {
-            Ok(true) => Error::refused(format!(
+            Ok(true) => Error::running(format!(
                 "'{name}' runs and has its image '{}' to itself; stop it first with 'virt-sandbox-service stop {name}'",
                 file.display()
             )),
@@ -229,7 +229,7 @@ pub(super) fn device(config: &SandboxConfig, stage: &Path) -> Result<Option<Devi
     check_references(image, &file)?;
     match is_released(image, &file, stage) {
         true => Ok(None),
-        false => Err(Error::refused(format!(
+        false => Err(Error::busy(format!(
             "'{}' is in use on the host, which '{}' cannot share it with; end what reads it, such as 'logs --follow'",
             file.display(),
             config.name

@@ -136,10 +136,7 @@ fn additions() -> Result<BTreeMap<String, Addition>> {
     texts
         .into_iter()
         .map(|(name, (path, text))| {
-            let addition = toml::from_str(&text).map_err(|error| Error::Config {
-                path,
-                reason: error.to_string().trim_end().to_owned(),
-            })?;
+            let addition = toml::from_str(&text).map_err(Error::config(&path))?;
             Ok((name, addition))
         })
         .collect()

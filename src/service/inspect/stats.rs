@@ -187,7 +187,7 @@ impl Sandboxes {
         let config = self.store.load(name)?;
         let hypervisor = connections.of(&config)?;
         let inside = self.inside(&config, hypervisor)?.ok_or_else(|| {
-            Error::refused(format!(
+            Error::not_running(format!(
                 "the sandbox '{name}' does not run; start it with 'virt-sandbox-service start {name}'"
             ))
         })?;

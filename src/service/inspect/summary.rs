@@ -162,14 +162,14 @@ impl Sandboxes {
             match self.summary_at(&name, &mut connections) {
                 Ok(summary) => summaries.push(summary),
                 Err(error @ Error::Libvirt { .. }) => silent.push((name, error)),
-                Err(error) => log::warn!("{name}: {}", error.told()),
+                Err(error) => log::warn!("{name}: {}", error.chain()),
             }
         }
         if summaries.is_empty() && !silent.is_empty() {
             return Err(silent.remove(0).1);
         }
         for (name, error) in silent {
-            log::warn!("{name}: {}", error.told());
+            log::warn!("{name}: {}", error.chain());
         }
         Ok(ask_all(summaries, |(summary, look)| summary.seen(look)))
     }

@@ -25,7 +25,7 @@ impl Sandboxes {
         for name in names {
             let (_lock, config) = self.store.lock(name)?;
             if !self.write_unit(&config)? {
-                return Err(Error::refused(format!(
+                return Err(Error::unsupported(format!(
                     "this host has no '{}' for systemd to read at boot; have what starts its services run \
                      'virt-sandbox-service start {name}'",
                     self.store.units.display()
@@ -95,7 +95,7 @@ fn links(verb: &str, names: &[SandboxName]) -> Result<()> {
     ) {
         Ok(done) if done.success => Ok(()),
         Ok(done) => Err(Error::refused(format!("{shown}: {}", done.stderr))),
-        Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::refused(format!(
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::unsupported(format!(
             "{shown}: this host has no systemctl, so nothing of systemd's starts a sandbox at boot; have what starts its \
              services run 'virt-sandbox-service start NAME'"
         ))),

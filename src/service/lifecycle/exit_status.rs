@@ -108,7 +108,7 @@ impl Sandboxes {
             .iter()
             .map(|line| failure::quoted(line))
             .collect();
-        Some(Err(Error::NotReady(format!(
+        Some(Err(Error::not_ready(format!(
             "{}{awaited}{shown}",
             failure.text
         ))))

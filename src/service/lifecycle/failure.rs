@@ -67,7 +67,7 @@ pub(in crate::service) fn failure(
             text.push_str(&format!("\n  hint: {hint}"));
         }
     }
-    Error::NotReady(text)
+    Error::not_ready(text)
 }
 
 /// A line of a journal, as it is shown below what it is about.

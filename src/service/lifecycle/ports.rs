@@ -192,7 +192,7 @@ impl Sandboxes {
             sleep(Duration::from_millis(5));
         }
         let said = fs::read_to_string(&log).unwrap_or_default();
-        Err(Error::NotReady(format!(
+        Err(Error::not_ready(format!(
             "the ports of '{name}' are not served: {}",
             said.trim()
         )))

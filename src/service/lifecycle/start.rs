@@ -43,7 +43,7 @@ impl Sandboxes {
     ///
     /// # Errors
     /// Where it runs already, a port that it publishes is taken, or it does not start. Where its units do not come up,
-    /// [`Error::NotReady`] names them, their result, the end of their journal, and what may help; the sandbox is stopped again.
+    /// [`ErrorKind::NotReady`](crate::error::ErrorKind::NotReady) names them, their result, the end of their journal, and what may help; the sandbox is stopped again.
     pub fn start(
         &self,
         name: &SandboxName,
@@ -68,7 +68,7 @@ impl Sandboxes {
         let (_lock, config) = self.store.lock_with_tree(name)?;
         let hypervisor = self.hypervisor(&config)?;
         if hypervisor.state(name.as_str())?.is_active() {
-            return Err(Error::refused(format!(
+            return Err(Error::running(format!(
                 "the sandbox '{name}' is running already"
             )));
         }
@@ -157,7 +157,7 @@ impl Sandboxes {
     ) -> Result<Box<dyn Inside>> {
         let name = &config.name;
         if let Some(unit) = preflight::missing_unit(Path::new("/"), config, config.units())? {
-            return Err(Error::refused(format!(
+            return Err(Error::unsupported(format!(
                 "this host has no unit '{unit}' any more, which the sandbox '{name}' runs; install its package again, or remove \
                  the sandbox with 'virt-sandbox-service delete {name}'"
             )));
@@ -202,7 +202,7 @@ impl Sandboxes {
             "" => "it said nothing".to_owned(),
             said => format!("its init said:\n{said}"),
         };
-        Error::NotReady(format!(
+        Error::not_ready(format!(
             "the sandbox '{name}' ended before its units were up; {said}"
         ))
     }
@@ -273,7 +273,7 @@ impl Sandboxes {
                 }
             };
             if begin.elapsed() > timeout {
-                return Err(Error::NotReady(if waiting.is_empty() {
+                return Err(Error::not_ready(if waiting.is_empty() {
                     format!(
                         "the sandbox '{}' did not come up within {} s; --timeout gives it more",
                         config.name,

@@ -144,7 +144,7 @@ impl Sandboxes {
             capabilities: request.confinement.capabilities.clone(),
             resources: request.resources.clone(),
         };
-        config.check().map_err(Error::refused)?;
+        config.check()?;
         keeper.check(&config)?;
         let mut tree = TreePlan::new(root, &config, &service, request.state)?;
         if request.state == State::Auto {

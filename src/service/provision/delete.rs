@@ -27,7 +27,7 @@ impl Sandboxes {
         let (lock, config) = self.store.lock_to_end(name)?;
         let hypervisor = self.hypervisor(&config)?;
         if hypervisor.state(name.as_str())?.is_active() {
-            return Err(Error::refused(format!(
+            return Err(Error::running(format!(
                 "the sandbox '{name}' is running; stop it with 'virt-sandbox-service stop {name}', or use --force"
             )));
         }

@@ -68,7 +68,7 @@ impl<'a> Still<'a> {
                 // From now on it is thawed whatever comes: freezing may have been cut short.
                 still.thawing = Some(hypervisor);
                 suspended.map_err(|error| {
-                    Error::refused(format!(
+                    Error::unsupported(format!(
                         "{what} '{name}' while it runs needs it frozen, which libvirt cannot do here ({error}); stop it first \
                          with 'virt-sandbox-service stop {name}'"
                     ))

@@ -184,7 +184,7 @@ fn archived(text: &[u8]) -> Result<SandboxConfig> {
     config.idmap = Idmap::Auto;
     config.seccomp = Seccomp::Default;
     config.capabilities = Capabilities::default();
-    check_words(&config).map_err(wrong)?;
+    check_words(&config).map_err(|error| wrong(error.to_string()))?;
     Ok(config)
 }
 

@@ -103,7 +103,7 @@ impl Metadata {
             .map(String::as_str)
             .collect();
         if !missing.is_empty() {
-            return Err(Error::refused(format!(
+            return Err(Error::unsupported(format!(
                 "the sandbox needs what this host has not installed: {}",
                 Vec::from_iter(missing).join(", ")
             )));
@@ -119,7 +119,7 @@ impl Metadata {
                 Located::Dangling { .. } | Located::Nowhere => false,
             };
             if !is_there {
-                return Err(Error::refused(format!(
+                return Err(Error::unsupported(format!(
                     "the sandbox runs '{unit}', which this host does not have; install what it comes with"
                 )));
             }

@@ -107,7 +107,7 @@ impl Sandboxes {
         self.store.check_free(name)?;
         let unit = self.store.unit(name);
         if unit.symlink_metadata().is_ok() {
-            return Err(Error::refused(format!(
+            return Err(Error::exists(format!(
                 "there is a unit '{}' already; choose another name",
                 unit.display()
             )));
@@ -124,7 +124,7 @@ impl Sandboxes {
         match hypervisor.state(name.as_str())? {
             DomainState::Missing => Ok(()),
             DomainState::Stopped | DomainState::Running { .. } | DomainState::Paused { .. } => {
-                Err(Error::refused(format!(
+                Err(Error::exists(format!(
                     "libvirt has a domain '{name}' that is not a sandbox's; choose another name"
                 )))
             }
@@ -139,22 +139,26 @@ impl Sandboxes {
 
 /// Checks what of a configuration is written into units and documents of this host, and onto command lines: that it is what it
 /// seems, where it was not made by us.
-pub(in crate::service) fn check_words(config: &SandboxConfig) -> std::result::Result<(), String> {
+pub(in crate::service) fn check_words(config: &SandboxConfig) -> Result<()> {
     for unit in config
         .workload
         .host_units()
         .iter()
         .chain(&config.keep_units)
     {
-        UnitName::exact(unit).map_err(|error| error.to_string())?;
+        UnitName::exact(unit).map_err(|error| Error::refused(error.to_string()))?;
     }
     for package in config.packages.iter().chain(&config.service_packages) {
         if !is_package(package) {
-            return Err(format!("'{package}' is not a name of a package"));
+            return Err(Error::refused(format!(
+                "'{package}' is not a name of a package"
+            )));
         }
     }
     let hostname: std::result::Result<Hostname, _> = config.hostname.parse();
-    hostname.map(drop).map_err(|error| error.to_string())
+    hostname
+        .map(drop)
+        .map_err(|error| Error::refused(error.to_string()))
 }
 
 /// Whether a text can be the name of a package, of dpkg or of rpm, and nothing else on a command line.

@@ -46,7 +46,7 @@ impl Sandboxes {
         let (lock, config) = self.store.lock_with_tree(old)?;
         let hypervisor = self.hypervisor(&config)?;
         if hypervisor.state(old.as_str())?.is_active() {
-            return Err(Error::refused(format!(
+            return Err(Error::running(format!(
                 "the sandbox '{old}' is running; stop it with 'virt-sandbox-service stop {old}'"
             )));
         }
@@ -77,7 +77,7 @@ impl Sandboxes {
     /// Refuses a sandbox whose tree an upgrade is at work in.
     pub(in crate::service) fn check_not_upgrading(&self, name: &SandboxName) -> Result<()> {
         match self.store.upgrade(name).is_dir() {
-            true => Err(Error::refused(format!(
+            true => Err(Error::busy(format!(
                 "the sandbox '{name}' is being upgraded; try again when that is done"
             ))),
             false => Ok(()),
@@ -192,7 +192,7 @@ fn place_of(old: &SandboxConfig, name: &SandboxName) -> Result<PathBuf> {
     }
     let path = base.join(name.as_str());
     if path.symlink_metadata().is_ok() {
-        return Err(Error::refused(format!(
+        return Err(Error::exists(format!(
             "'{}', where the tree would go, is there already; move it away, or choose another name",
             path.display()
         )));

@@ -35,23 +35,19 @@ impl Sandboxes {
         let _lock = self.store.lock_alone(name)?;
         let path = self.store.config(name);
         if self.configuration(name)? != before {
-            return Err(Error::refused(format!(
+            return Err(Error::busy(format!(
                 "'{}' was changed by another command meanwhile; nothing of yours was kept, edit it again",
                 path.display()
             )));
         }
-        let wrong = |reason: String| Error::Config {
-            path: path.clone(),
-            reason,
-        };
         let config = SandboxConfig::parse(text, &path)?;
-        check_words(&config).map_err(&wrong)?;
+        check_words(&config).map_err(Error::config(&path))?;
         let old = SandboxConfig::parse(before, &path).ok();
-        check_identity(name, old.as_ref(), &config).map_err(&wrong)?;
+        check_identity(name, old.as_ref(), &config).map_err(Error::config(&path))?;
         check_mounts(&config.mounts)?;
         let added = added_units(old.as_ref(), &config);
         if let Some(unit) = preflight::missing_unit(Path::new("/"), &config, &added)? {
-            return Err(wrong(format!(
+            return Err(Error::config(&path)(format!(
                 "'units': neither this host nor the sandbox's tree has '{unit}'; 'systemctl list-unit-files' lists the host's"
             )));
         }
@@ -67,7 +63,7 @@ impl Sandboxes {
             .as_ref()
             .is_some_and(|old| old.hostname != config.hostname);
         if runs && is_renamed && config.image.is_some() && self.keeper(&config)?.has_own_kernel() {
-            return Err(wrong(format!(
+            return Err(Error::config(&path)(format!(
                 "'hostname' is written into the tree, which '{name}' has to itself while it runs; stop it first with \
                  'virt-sandbox-service stop {name}'"
             )));
@@ -123,14 +119,16 @@ fn check_identity(
     name: &SandboxName,
     old: Option<&SandboxConfig>,
     new: &SandboxConfig,
-) -> std::result::Result<(), String> {
+) -> Result<()> {
     if new.name != *name {
-        return Err(format!(
+        return Err(Error::refused(format!(
             "'name' is not changed by hand; use 'virt-sandbox-service rename {name} {}'",
             new.name
-        ));
+        )));
     }
-    let differs = |key: &str, change: &str| format!("'{key}' is not changed by hand: {change}");
+    let differs = |key: &str, change: &str| {
+        Error::refused(format!("'{key}' is not changed by hand: {change}"))
+    };
     if let Some(old) = old {
         if new.uuid != old.uuid {
             return Err(differs(
@@ -158,11 +156,11 @@ fn check_identity(
         }
     }
     if !place::is_of(&new.path, new.uuid) {
-        return Err(format!(
+        return Err(Error::refused(format!(
             "'{}' is not the tree of the sandbox {}",
             new.path.display(),
             new.uuid
-        ));
+        )));
     }
     Ok(())
 }
@@ -215,7 +213,7 @@ mod tests {
                 "'connection'",
             ),
         ] {
-            let reason = check(&change).unwrap_err();
+            let reason = check(&change).unwrap_err().to_string();
             assert!(reason.contains(said), "{reason}");
             // Where the file was broken before, the tree still tells.
             if change.uuid != old.uuid || change.path != old.path {

@@ -21,7 +21,7 @@ impl Sandboxes {
             &mut config.resources,
             changed.map_err(|error| Error::refused(error.to_string()))?,
         );
-        config.check().map_err(Error::refused)?;
+        config.check()?;
         let keeper = Keeper::of(&config.connection)?;
         keeper.check(&config)?;
         let differing = before.differing_keys(&config.resources);
@@ -36,8 +36,8 @@ impl Sandboxes {
         };
         let mut later = Vec::new();
         for key in differing {
-            if let Err(reason) = apply(&config, &key, (keeper, &*inside), &hypervisor) {
-                later.push((key, reason));
+            if let Err(error) = apply(&config, &key, (keeper, &*inside), &hypervisor) {
+                later.push((key, error.chain()));
             }
         }
         if later.is_empty() {
@@ -67,16 +67,17 @@ fn apply(
     key: &str,
     (keeper, inside): (Keeper, &dyn Inside),
     hypervisor: &dyn Hypervisor,
-) -> std::result::Result<(), String> {
+) -> Result<()> {
     let resources = &config.resources;
     let Some(limit) = keeper.limit(resources, key) else {
         return match key {
             "pids" => inside.limit_processes(keeper.pids(resources)),
-            _ => Err("it cannot be changed while the sandbox runs".to_owned()),
+            _ => Err(Error::refused(
+                "it cannot be changed while the sandbox runs",
+            )),
         };
     };
     inside.bears(&limit)?;
-    let limited = hypervisor.limit(config.name.as_str(), &limit);
-    limited.map_err(|error| error.to_string())?;
+    hypervisor.limit(config.name.as_str(), &limit)?;
     inside.adapt(&limit)
 }

@@ -123,7 +123,7 @@ impl Sandboxes {
         let places = Places::of(&config);
         let path = places.snapshot(snapshot);
         if path.symlink_metadata().is_ok() {
-            return Err(Error::refused(format!(
+            return Err(Error::exists(format!(
                 "'{name}' has a snapshot '{snapshot}' already; choose another name, or remove it with \
                  'virt-sandbox-service snapshot delete {name} {snapshot}'"
             )));
@@ -194,7 +194,7 @@ impl Sandboxes {
         let path = places.existing(name, snapshot)?;
         let hypervisor = self.hypervisor(&config)?;
         if hypervisor.state(name.as_str())?.is_active() {
-            return Err(Error::refused(format!(
+            return Err(Error::running(format!(
                 "the sandbox '{name}' is running; stop it with 'virt-sandbox-service stop {name}'"
             )));
         }

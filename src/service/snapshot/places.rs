@@ -72,7 +72,7 @@ impl Places {
             return Ok(path);
         }
         let names: Vec<String> = self.names()?.iter().map(ToString::to_string).collect();
-        Err(Error::refused(format!(
+        Err(Error::not_found(format!(
             "'{sandbox}' has no snapshot '{name}'; {}",
             match names.as_slice() {
                 [] => "it has none".to_owned(),
@@ -126,7 +126,7 @@ pub(super) fn claimed(file: &Path, name: &SandboxName) -> Result<File> {
     let open = OpenOptions::new().read(true).write(true).open(file);
     let open = open.map_err(Error::io("opening", file))?;
     image_lock::acquire(&open).map_err(|error| {
-        Error::refused(format!(
+        Error::busy(format!(
             "'{}' is in use ({error}); end what reads it, such as 'logs --follow {name}'",
             file.display()
         ))

@@ -179,10 +179,13 @@ impl Store {
             return Ok(());
         }
         if self.started(name).exists() && !self.removal(name).exists() {
-            return Err(Error::refused(format!(
-                "the sandbox '{name}' has no '{}' any more: put it back, or remove the sandbox with 'virt-sandbox-service delete --force {name}'",
-                self.config(name).display()
-            )));
+            return Err(Error::new(
+                crate::error::ErrorKind::Config,
+                format!(
+                    "the sandbox '{name}' has no '{}' any more: put it back, or remove the sandbox with 'virt-sandbox-service delete --force {name}'",
+                    self.config(name).display()
+                ),
+            ));
         }
         let names = self.names()?;
         let known = match names.as_slice() {
@@ -193,7 +196,7 @@ impl Store {
                 format!("there is {}", names.join(", "))
             }
         };
-        Err(Error::refused(format!(
+        Err(Error::not_found(format!(
             "there is no sandbox '{name}'; {known}"
         )))
     }
@@ -205,7 +208,7 @@ impl Store {
     pub fn check_free(&self, name: &SandboxName) -> Result<()> {
         match self.dir(name).symlink_metadata() {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            Ok(_) | Err(_) => Err(Error::refused(format!(
+            Ok(_) | Err(_) => Err(Error::exists(format!(
                 "there is a sandbox '{name}' already; choose another name, or remove it with 'virt-sandbox-service delete {name}'"
             ))),
         }
@@ -234,7 +237,7 @@ impl Store {
                 Err(error) => return Err(error.into()),
             }
         }
-        Err(Error::refused(format!(
+        Err(Error::busy(format!(
             "other commands keep removing '{}'; try again",
             dir.display()
         )))
@@ -274,7 +277,7 @@ impl Store {
                 Err(error) => return Err(error.into()),
             }
         }
-        Err(Error::refused(format!(
+        Err(Error::busy(format!(
             "other commands keep replacing the sandbox '{name}'; try again"
         )))
     }

@@ -213,7 +213,7 @@ impl Sandboxes {
         let hypervisor = self.hypervisor(old)?;
         let is_running = hypervisor.state(name.as_str())?.is_active();
         if is_running && origin.converted.is_some() {
-            return Err(Error::refused(format!(
+            return Err(Error::running(format!(
                 "the sandbox '{name}' is running; stop it with 'virsh -c {} shutdown {name}' to convert it",
                 old.connection
             )));

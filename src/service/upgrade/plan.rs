@@ -83,10 +83,8 @@ impl Sandboxes {
             Origin::Admin => config.mounts.extend(new_mounts.iter().cloned()),
             Origin::Archive => {}
         }
-        config.check().map_err(|reason| Error::Config {
-            path: self.store.config(&old.name),
-            reason,
-        })?;
+        let path = self.store.config(&old.name);
+        config.check().map_err(Error::config(&path))?;
         keeper.check(&config)?;
         let in_sandbox = Root::new(tree)?;
         let mut planned = TreePlan::new(root, &config, &service, State::Fresh)?;

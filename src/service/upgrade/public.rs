@@ -75,7 +75,7 @@ pub(super) fn check_copies(plan: &TreePlan, copies: &Manifest) -> Result<()> {
         is_copied && matches!(entry.kind, Kind::File { .. }) && entry.mode & 0o004 == 0
     });
     match secret {
-        Some((path, _)) => Err(Error::refused(format!(
+        Some((path, _)) => Err(Error::busy(format!(
             "'{}' has changed while it was copied; upgrade once more",
             path.display()
         ))),

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::config::SandboxName;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::host;
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::libvirt::Libvirt;
@@ -33,8 +33,8 @@ impl Sandboxes {
             Ok(()) => format!("the upgrade of '{name}' was undone, and it runs as before"),
             Err(second) => format!("the upgrade of '{name}' was not undone in full: {second}"),
         };
-        if let Error::NotReady(text) = error {
-            return Error::NotReady(format!("{text}\n{end}"));
+        if error.kind() == ErrorKind::NotReady {
+            return Error::not_ready(format!("{error}\n{end}"));
         }
         log::warn!("{end}");
         error

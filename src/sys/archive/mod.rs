@@ -23,7 +23,7 @@ pub use read::{Kind, Member, Reader};
 pub use unpack::Extractor;
 pub use write::Writer;
 
-use crate::error::shown;
+use crate::error::{ErrorKind, LowerError, abbreviate};
 use crate::sys::copy::Omission;
 use crate::sys::root::RootError;
 
@@ -47,9 +47,9 @@ pub enum ArchiveError {
     Truncated,
     #[error("reading the archive: it is none, or it is damaged ({0})")]
     Damaged(&'static str),
-    #[error("reading the archive: '{}' {reason}", shown(name))]
+    #[error("reading the archive: '{}' {reason}", abbreviate(name))]
     Refused { name: PathBuf, reason: &'static str },
-    #[error("archiving '{}'", shown(path))]
+    #[error("archiving '{}'", abbreviate(path))]
     Archive {
         path: PathBuf,
         #[source]
@@ -57,10 +57,10 @@ pub enum ArchiveError {
     },
     #[error(
         "archiving '{}': it was written to while it was read, stop its writer first",
-        shown(path)
+        abbreviate(path)
     )]
     Changed { path: PathBuf },
-    #[error("unpacking '{}'", shown(path))]
+    #[error("unpacking '{}'", abbreviate(path))]
     Unpack {
         path: PathBuf,
         #[source]
@@ -68,6 +68,21 @@ pub enum ArchiveError {
     },
     #[error("interrupted")]
     Interrupted,
+}
+
+impl LowerError for ArchiveError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Interrupted => ErrorKind::Interrupted,
+            Self::Truncated | Self::Damaged(_) | Self::Refused { .. } => ErrorKind::Refused,
+            Self::Changed { .. } => ErrorKind::Busy,
+            Self::Root(_)
+            | Self::Write(_)
+            | Self::Read(_)
+            | Self::Archive { .. }
+            | Self::Unpack { .. } => ErrorKind::Io,
+        }
+    }
 }
 
 type Result<T, E = ArchiveError> = std::result::Result<T, E>;

@@ -27,7 +27,7 @@ use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat2};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, linkat, mkfifoat, symlinkat, unlinkat};
 
-use crate::error::shown;
+use crate::error::{ErrorKind, LowerError, abbreviate};
 use crate::sys::file::atomic::temporary_name;
 use crate::sys::root::{Object, Parents, Root, RootError, WalkEntry};
 use attributes::Attributes;
@@ -49,7 +49,7 @@ pub fn content(from: &File, to: &File, stop: &dyn Fn() -> bool) -> io::Result<()
 pub enum CopyError {
     #[error(transparent)]
     Root(#[from] RootError),
-    #[error("copying '{}' to '{}'", shown(from), shown(to))]
+    #[error("copying '{}' to '{}'", abbreviate(from), abbreviate(to))]
     Io {
         from: PathBuf,
         to: PathBuf,
@@ -58,21 +58,33 @@ pub enum CopyError {
     },
     #[error(
         "copying '{}': no space or quota left for '{}'",
-        shown(from),
-        shown(to)
+        abbreviate(from),
+        abbreviate(to)
     )]
     Full { from: PathBuf, to: PathBuf },
-    #[error("copying '{}': '{}' exists already", shown(from), shown(to))]
+    #[error("copying '{}': '{}' exists already", abbreviate(from), abbreviate(to))]
     Exists { from: PathBuf, to: PathBuf },
     #[error(
         "copying '{}': it was written to while it was read, stop its writer first",
-        shown(path)
+        abbreviate(path)
     )]
     Changed { path: PathBuf },
-    #[error("copying '{}': the destination lies inside it", shown(path))]
+    #[error("copying '{}': the destination lies inside it", abbreviate(path))]
     IntoItself { path: PathBuf },
     #[error("interrupted")]
     Interrupted,
+}
+
+impl LowerError for CopyError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Interrupted => ErrorKind::Interrupted,
+            Self::Exists { .. } => ErrorKind::Exists,
+            Self::Changed { .. } => ErrorKind::Busy,
+            Self::IntoItself { .. } => ErrorKind::Refused,
+            Self::Root(_) | Self::Io { .. } | Self::Full { .. } => ErrorKind::Io,
+        }
+    }
 }
 
 type Result<T, E = CopyError> = std::result::Result<T, E>;

@@ -49,7 +49,7 @@ pub enum Omission {
 
 impl std::fmt::Display for Skipped {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "'{}' ", crate::error::shown(&self.path))?;
+        write!(f, "'{}' ", crate::error::abbreviate(&self.path))?;
         match &self.what {
             Omission::Socket => f.write_str("is a socket"),
             Omission::BlockDevice => f.write_str("is a block device"),

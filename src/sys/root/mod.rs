@@ -17,7 +17,7 @@ use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2, readlinkat};
 use nix::sys::stat::{Mode, fchmod, mkdirat};
 use nix::unistd::{Gid, Uid, fchown, fchownat, symlinkat};
 
-use crate::error::shown;
+use crate::error::abbreviate;
 use crate::sys::file::atomic::{self, Durability};
 
 mod swap;
@@ -30,32 +30,35 @@ pub use walk::WalkEntry;
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum RootError {
-    #[error("{action} '{}'", shown(path))]
+    #[error("{action} '{}'", abbreviate(path))]
     Io {
         action: &'static str,
         path: PathBuf,
         #[source]
         source: io::Error,
     },
-    #[error("reading '{}': neither a regular file nor a directory", shown(path))]
+    #[error(
+        "reading '{}': neither a regular file nor a directory",
+        abbreviate(path)
+    )]
     NotAFile { path: PathBuf },
-    #[error("using '{}': it names no object of its own", shown(path))]
+    #[error("using '{}': it names no object of its own", abbreviate(path))]
     NoName { path: PathBuf },
     #[error(
         "opening '{}': a symbolic link is on the way, and none is followed there",
-        shown(path)
+        abbreviate(path)
     )]
     Link { path: PathBuf },
     #[error(
         "opening '{}': '{}' is a symbolic link that others than root can have made, so it is not followed; stop who writes there, or \
          put a directory in its place",
-        shown(path),
-        shown(link)
+        abbreviate(path),
+        abbreviate(link)
     )]
     Untrusted { path: PathBuf, link: PathBuf },
     #[error(
         "opening '{}': it has other names, and others than root can have given it this one; set fs.protected_hardlinks=1, or remove it",
-        shown(path)
+        abbreviate(path)
     )]
     ForeignName { path: PathBuf },
 }

@@ -72,13 +72,13 @@ pub fn check(path: &Path) -> Result<()> {
             let mut entries = fs::read_dir(path).map_err(Error::io("reading", path))?;
             match entries.next() {
                 None => Ok(()),
-                Some(_) => Err(Error::refused(format!(
+                Some(_) => Err(Error::exists(format!(
                     "'{}' is not empty; move it away, or choose another place with --path",
                     path.display()
                 ))),
             }
         }
-        Ok(_) => Err(Error::refused(format!(
+        Ok(_) => Err(Error::exists(format!(
             "'{}' is there and no directory; move it away, or choose another place with --path",
             path.display()
         ))),
@@ -291,7 +291,7 @@ pub fn rename(from: &Path, to: &Path, uuid: Uuid) -> Result<()> {
 /// Something is there already.
 pub fn check_image(config: &SandboxConfig) -> Result<()> {
     match config.image_file() {
-        Some(file) if file.symlink_metadata().is_ok() => Err(Error::refused(format!(
+        Some(file) if file.symlink_metadata().is_ok() => Err(Error::exists(format!(
             "'{}', where the image would go, is there already; move it away, or choose another place with --path",
             file.display()
         ))),

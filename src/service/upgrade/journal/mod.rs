@@ -231,7 +231,7 @@ fn check(slots: &Root, slot: u32, path: &Path, before: Option<&Entry>) -> Result
 }
 
 fn changed(path: &Path) -> Error {
-    Error::refused(format!(
+    Error::busy(format!(
         "'{}' was changed in the sandbox while it was upgraded; upgrade it again",
         path.display()
     ))
@@ -250,10 +250,7 @@ impl Journal {
         match fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text)
                 .map(Some)
-                .map_err(|error| Error::Config {
-                    path,
-                    reason: error.to_string(),
-                }),
+                .map_err(Error::config(&path)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Error::io("reading", &path)(error)),
         }

@@ -61,11 +61,11 @@ impl Sandboxes {
     /// The file is invalid or cannot be converted, or its units cannot be determined.
     pub(super) fn convert(&self, name: &SandboxName, file: &Path) -> Result<Conversion> {
         let text = fs::read_to_string(file).map_err(Error::io("reading", file))?;
-        let wrong = |error: convert::ConvertError| Error::Config {
-            path: file.to_owned(),
-            reason: format!("{error}; nothing was changed"),
+        let wrong = |error: &dyn std::fmt::Display| {
+            Error::config(file)(format!("{error}; nothing was changed"))
         };
-        let foreign = Foreign::parse(&text, name, &self.store.trees).map_err(wrong)?;
+        let foreign = Foreign::parse(&text, name, &self.store.trees);
+        let foreign = foreign.map_err(|error| wrong(&error))?;
         if !foreign.tree.is_dir() {
             return Err(Error::Config {
                 path: file.to_owned(),
@@ -95,11 +95,9 @@ impl Sandboxes {
         let fresh = uuid::Uuid::new_v4();
         let (config, notes) = foreign
             .convert(name, &self.connection, units, fresh, &filters)
-            .map_err(wrong)?;
-        config.check().map_err(|reason| Error::Config {
-            path: file.to_owned(),
-            reason: format!("{reason}; nothing was changed"),
-        })?;
+            .map_err(|error| wrong(&error))?;
+        let checked = config.check();
+        checked.map_err(|error| wrong(&error))?;
         Ok(Conversion { config, notes })
     }
 }

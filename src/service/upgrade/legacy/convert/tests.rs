@@ -97,7 +97,7 @@ fn convert(text: &str) -> Result<(SandboxConfig, Vec<String>)> {
 fn a_complete_file_is_converted() {
     let (config, notes) = convert(&GOOD.replace("x86_64", std::env::consts::ARCH)).unwrap();
     assert_eq!(notes, Vec::<String>::new());
-    assert_eq!(config.check(), Ok(()));
+    config.check().unwrap();
     insta::assert_snapshot!(config.to_toml().unwrap());
 }
 
