@@ -17,11 +17,11 @@ use crate::config::{
     SandboxName, Security,
 };
 use crate::domain::qemu::Emulation;
-use crate::driver::ability;
+use crate::driver::emulation;
 use crate::error::{Error, Result};
 use crate::hypervisor::libvirt;
 use crate::run::{
-    self, Account, Connection, OWN_FAILURE, Outcome, Places, Request, Surroundings, Who,
+    self, Account, Connection, Environment, OWN_FAILURE, Outcome, Places, Request, Who,
 };
 use crate::sys::text::printable::{printable_line, printable_message};
 
@@ -244,7 +244,7 @@ fn execute(cli: Cli) -> Result<u8> {
     let is_root = nix::unistd::geteuid().is_root();
     let home = Account::find(&Who::Caller)?.home;
     let places = Places::of_user(is_root, &home)?;
-    let around = Surroundings::of_process(is_root);
+    let around = Environment::of_process(is_root);
     let connection = Connection::choose(cli.connect.as_deref(), &around)?;
     let (print_xml, dry_run, timing) = (cli.print_xml, cli.dry_run, cli.timing);
     let request = request(cli)?;
@@ -310,7 +310,7 @@ fn request(cli: Cli) -> Result<Request> {
         shell: cli.shell,
         emulation: match cli.virt_type {
             Some(emulation) => Some(emulation),
-            None => ability::emulation_of_environment()?,
+            None => emulation::emulation_of_environment()?,
         },
         terminal: cli.tty || (is_terminal && !cli.no_tty),
         hands_over: true,
@@ -341,10 +341,10 @@ fn traced(command: Vec<OsString>, filter: Option<OsString>) -> Vec<OsString> {
 
 fn show(request: &Request, connection: &Connection, places: &Places, whole: bool) -> Result<()> {
     let plan = run::preview(request, connection, places)?;
-    output::print(&plan.xml)?;
+    output::print(&plan.boot.xml)?;
     if whole {
         output::print("\n")?;
-        output::print_json(&plan.guest)?;
+        output::print_json(&plan.boot.guest)?;
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::driver::ability::find_virtiofsd;
+use crate::driver::transport::find_virtiofsd;
 use crate::error::{Error, Result};
 pub use crate::sys::mount::read_only::Access;
 use crate::sys::mount::read_only::{self, ALONE};

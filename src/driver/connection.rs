@@ -1,73 +1,65 @@
-//! Which hypervisor runs a sandbox: the URI that is asked for, or what can run here.
+//! Connections to libvirt: the URI that the user names, or the default of this host and user.
 
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use crate::domain::qemu::Authority;
+use crate::driver::{Driver, Qemu};
 use crate::error::{Error, Result};
 
 /// A libvirt connection whose driver is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connection {
-    /// As libvirt takes it.
+    /// URI, as libvirt takes it.
     pub uri: String,
-    /// The driver behind it.
+    /// Driver that the URI names.
     pub driver: Driver,
 }
 
-/// A driver in this process whose directory is that of the sandbox.
+/// URI of a driver in this process whose directory is that of the sandbox.
 pub(crate) const EMBEDDED: &str = "qemu:///embed";
 
-/// A driver of libvirt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Driver {
-    /// Containers.
-    Lxc,
-    /// Virtual machines of root's daemon, whose QEMU is a user of its own.
-    QemuSystem,
-    /// Virtual machines of the user's daemon.
-    QemuSession,
-    /// Virtual machines, with libvirt's driver in this process.
-    QemuEmbedded,
-}
-
-/// What the choice of a connection depends on.
+/// Facts that the default connection depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Surroundings {
+pub struct Environment {
     /// `$LIBVIRT_DEFAULT_URI`.
     pub default_uri: Option<String>,
-    /// Whether we are root.
+    /// Whether this process is root's.
     pub is_root: bool,
-    /// Whether a daemon of the system answers for containers.
+    /// Whether a daemon of the system listens.
     pub has_system_daemon: bool,
-    /// Whether a daemon of the user's can be had.
+    /// Whether libvirt can start a daemon of the user's.
     pub has_session_daemon: bool,
 }
 
 impl Connection {
-    /// The one that `asked` names, else the environment's, else what can run here.
+    /// Chooses the connection that `asked` names, else `$LIBVIRT_DEFAULT_URI`, else the default of this host and user.
     ///
     /// # Errors
-    /// Where it is of another host, of a driver that we do not know, or not for this user; the message says what is.
-    pub fn choose(asked: Option<&str>, around: &Surroundings) -> Result<Self> {
-        let default = around.default_uri.as_deref().filter(|uri| !uri.is_empty());
+    /// Where it is of another host, of a driver that runs no sandboxes, or not for this user; the message says which is.
+    pub fn choose(asked: Option<&str>, environment: &Environment) -> Result<Self> {
+        let default = environment
+            .default_uri
+            .as_deref()
+            .filter(|uri| !uri.is_empty());
         match asked.or(default) {
             Some(uri) => {
                 let connection = Self::parse(uri)?;
-                connection.check(around)?;
+                connection.check(environment)?;
                 Ok(connection)
             }
-            None if around.is_root && around.has_system_daemon => Self::parse("lxc:///"),
-            None if !around.is_root && around.has_session_daemon => Self::parse("qemu:///session"),
+            None if environment.is_root && environment.has_system_daemon => Self::parse("lxc:///"),
+            None if !environment.is_root && environment.has_session_daemon => {
+                Self::parse("qemu:///session")
+            }
             None => Self::parse(EMBEDDED),
         }
     }
 
-    /// Reads a connection of this host.
+    /// Parses the URI of a connection of this host.
     ///
     /// # Errors
-    /// Where it is of another host, or of a driver that we do not know.
+    /// Where it is of another host, or of a driver that runs no sandboxes.
     pub fn parse(uri: &str) -> Result<Self> {
         let refused = |why: &str| Err(Error::refused(format!("'{uri}' {why}")));
         let Some((scheme, rest)) = uri.split_once("://") else {
@@ -92,10 +84,10 @@ impl Connection {
         }
         let driver = match (driver, path) {
             ("lxc", "" | "system") => Driver::Lxc,
-            ("qemu", "system") => Driver::QemuSystem,
-            ("qemu", "session") => Driver::QemuSession,
+            ("qemu", "system") => Driver::Qemu(Qemu::System),
+            ("qemu", "session") => Driver::Qemu(Qemu::Session),
             ("qemu", "embed") if root(uri).is_none_or(|root| root.is_absolute()) => {
-                Driver::QemuEmbedded
+                Driver::Qemu(Qemu::Embedded)
             }
             ("qemu", "embed") => {
                 return refused(
@@ -117,39 +109,26 @@ impl Connection {
         })
     }
 
-    fn check(&self, around: &Surroundings) -> Result<()> {
+    fn check(&self, environment: &Environment) -> Result<()> {
         let refused = |why: String| Err(Error::refused(format!("'{}' {why}", self.uri)));
-        match (self.driver, around.is_root) {
+        match (self.driver, environment.is_root) {
             (Driver::Lxc, false) => refused(
                 "runs containers, which takes root; use sudo, or -c qemu:///session for a virtual machine".to_owned(),
             ),
-            (Driver::QemuSystem, false) => refused(
+            (Driver::Qemu(Qemu::System), false) => refused(
                 "is for root; use sudo, or -c qemu:///session, where virtual machines are your own".to_owned(),
             ),
-            (Driver::QemuSession, true) => refused(
+            (Driver::Qemu(Qemu::Session), true) => refused(
                 "is for ordinary users; root uses lxc:/// or qemu:///system".to_owned(),
             ),
-            (Driver::Lxc | Driver::QemuSystem, true)
-            | (Driver::QemuSession, false)
-            | (Driver::QemuEmbedded, _) => Ok(()),
+            (Driver::Lxc | Driver::Qemu(Qemu::System), true)
+            | (Driver::Qemu(Qemu::Session), false)
+            | (Driver::Qemu(Qemu::Embedded), _) => Ok(()),
         }
     }
 }
 
-impl Driver {
-    /// Who libvirt's driver runs as.
-    #[must_use]
-    pub fn authority(self) -> Authority {
-        match self {
-            Self::Lxc | Self::QemuSystem => Authority::Root,
-            Self::QemuSession => Authority::User,
-            Self::QemuEmbedded if nix::unistd::geteuid().is_root() => Authority::Root,
-            Self::QemuEmbedded => Authority::User,
-        }
-    }
-}
-
-/// The directory that the URI of an embedded driver names.
+/// Returns the directory that the URI of an embedded driver names.
 pub(crate) fn root(uri: &str) -> Option<PathBuf> {
     let (_, query) = uri.split_once('?')?;
     let mut fields = query.split('&');
@@ -168,8 +147,8 @@ pub(crate) fn root(uri: &str) -> Option<PathBuf> {
     Some(std::ffi::OsString::from_vec(bytes).into())
 }
 
-impl Surroundings {
-    /// Those of this process.
+impl Environment {
+    /// Reads the environment of this process.
     #[must_use]
     pub fn of_process(is_root: bool) -> Self {
         let exists = |path: &Path| fs::metadata(path).is_ok();
@@ -179,7 +158,7 @@ impl Surroundings {
             default_uri: std::env::var("LIBVIRT_DEFAULT_URI").ok(),
             is_root,
             has_system_daemon: sockets.iter().any(|socket| exists(Path::new(socket))),
-            // libvirt starts one where none runs.
+            // libvirt starts one if none runs.
             has_session_daemon: programs.iter().any(|program| exists(Path::new(program))),
         }
     }
@@ -189,8 +168,8 @@ impl Surroundings {
 mod tests {
     use super::*;
 
-    fn around(is_root: bool) -> Surroundings {
-        Surroundings {
+    fn environment(is_root: bool) -> Environment {
+        Environment {
             default_uri: None,
             is_root,
             has_system_daemon: true,
@@ -199,22 +178,25 @@ mod tests {
     }
 
     #[test]
-    fn connections_of_this_host_are_known() {
+    fn connections_of_this_host_are_parsed() {
         for (uri, driver) in [
             ("lxc:///", Driver::Lxc),
             ("lxc:///system", Driver::Lxc),
             ("lxc+unix:///system?socket=/run/x", Driver::Lxc),
-            ("qemu:///system", Driver::QemuSystem),
-            ("qemu+unix:///session?socket=/x", Driver::QemuSession),
-            ("qemu:///embed?root=/x", Driver::QemuEmbedded),
-            ("qemu:///embed", Driver::QemuEmbedded),
+            ("qemu:///system", Driver::Qemu(Qemu::System)),
+            (
+                "qemu+unix:///session?socket=/x",
+                Driver::Qemu(Qemu::Session),
+            ),
+            ("qemu:///embed?root=/x", Driver::Qemu(Qemu::Embedded)),
+            ("qemu:///embed", Driver::Qemu(Qemu::Embedded)),
         ] {
             assert_eq!(Connection::parse(uri).unwrap().driver, driver, "{uri}");
         }
     }
 
     #[test]
-    fn others_are_refused_with_the_way_out() {
+    fn other_connections_are_refused_with_those_to_use() {
         for (uri, expected) in [
             ("lxc+ssh://far/", "another host"),
             ("lxc://far/", "another host"),
@@ -233,7 +215,7 @@ mod tests {
 
     #[test]
     fn each_user_has_connections_of_their_own() {
-        let choose = |uri, is_root| Connection::choose(uri, &around(is_root));
+        let choose = |uri, is_root| Connection::choose(uri, &environment(is_root));
         assert!(choose(Some("lxc:///"), true).is_ok());
         assert!(choose(Some("lxc:///"), false).is_err());
         assert!(choose(Some("qemu:///system"), false).is_err());
@@ -241,9 +223,9 @@ mod tests {
         assert!(choose(Some("qemu:///embed?root=/x"), false).is_ok());
         assert_eq!(choose(None, true).unwrap().uri, "lxc:///");
         assert_eq!(choose(None, false).unwrap().uri, "qemu:///session");
-        let without_daemon = Surroundings {
+        let without_daemon = Environment {
             has_system_daemon: false,
-            ..around(true)
+            ..environment(true)
         };
         let chosen = Connection::choose(None, &without_daemon).unwrap();
         assert_eq!(chosen.uri, "qemu:///embed");

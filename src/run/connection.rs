@@ -6,65 +6,60 @@ use std::path::Path;
 use uuid::Uuid;
 
 use crate::config::SandboxName;
-use crate::driver::connection::{Connection, Driver, EMBEDDED, root};
+use crate::driver::connection::{Connection, EMBEDDED, root};
+use crate::driver::{Driver, Qemu};
 use crate::error::Result;
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::libvirt::Libvirt;
 use crate::run::{Places, embedded};
 
 impl Connection {
-    /// The same for the sandbox whose directory is `state`: it has a driver in this process, too, unless that was given
-    /// another one.
+    /// Returns the connection of the sandbox whose directory is `state`: a driver in this process keeps its files there, unless the
+    /// user named another directory.
     #[must_use]
     pub fn within(&self, state: &Path) -> Self {
         match (self.driver, root(&self.uri)) {
-            (Driver::QemuEmbedded, None) => Self {
-                // The paths of sockets in it are long enough.
+            (Driver::Qemu(Qemu::Embedded), None) => Self {
+                // A short name: the paths of sockets in it are long enough.
                 uri: format!("{EMBEDDED}?root={}", escaped(&state.join("d"))),
                 driver: self.driver,
             },
-            (Driver::QemuEmbedded, Some(_))
-            | (Driver::Lxc | Driver::QemuSystem | Driver::QemuSession, _) => self.clone(),
+            (Driver::Qemu(Qemu::Embedded), Some(_))
+            | (Driver::Lxc | Driver::Qemu(Qemu::System | Qemu::Session), _) => self.clone(),
         }
     }
 
     /// Connects, for the domain `name`. A driver in this process gets threads of its own, and its directory is made.
-    ///
-    /// # Errors
-    /// Where nobody answers.
     pub fn open(&self, name: &SandboxName, state: &Path, places: &Places) -> Result<Libvirt> {
         match (self.driver, root(&self.uri)) {
-            (Driver::QemuEmbedded, Some(root)) => {
+            (Driver::Qemu(Qemu::Embedded), Some(root)) => {
                 let cache = places.cache.join("libvirt");
                 let cache = root.starts_with(state).then_some(cache.as_path());
                 embedded::prepare(&root, name, cache)?;
                 embedded::reap(&root);
                 Libvirt::open_embedded(&self.uri)
             }
-            (Driver::QemuEmbedded, None)
-            | (Driver::Lxc | Driver::QemuSystem | Driver::QemuSession, _) => {
+            (Driver::Qemu(Qemu::Embedded), None)
+            | (Driver::Lxc | Driver::Qemu(Qemu::System | Qemu::Session), _) => {
                 Libvirt::open(&self.uri)
             }
         }
     }
 
     /// Ends the domain `name` that a killed client has left.
-    ///
-    /// # Errors
-    /// Where it cannot be ended.
     pub fn end(&self, name: &SandboxName, uuid: Uuid) -> Result<()> {
         match (self.driver, root(&self.uri)) {
-            (Driver::QemuEmbedded, Some(root)) => embedded::end(&root, name.as_str()),
-            // Without a directory it has not run.
-            (Driver::QemuEmbedded, None) => Ok(()),
-            (Driver::Lxc | Driver::QemuSystem | Driver::QemuSession, _) => {
+            (Driver::Qemu(Qemu::Embedded), Some(root)) => embedded::end(&root, name.as_str()),
+            // A domain without a directory has not run.
+            (Driver::Qemu(Qemu::Embedded), None) => Ok(()),
+            (Driver::Lxc | Driver::Qemu(Qemu::System | Qemu::Session), _) => {
                 Libvirt::open(&self.uri)?.destroy_own(name.as_str(), uuid)
             }
         }
     }
 }
 
-/// A path as a URI's query has it.
+/// Escapes a path for the query of a URI.
 fn escaped(path: &Path) -> String {
     let bytes = path.as_os_str().as_bytes().iter();
     bytes

@@ -1,4 +1,4 @@
-//! Who a command runs as, and its environment.
+//! Account that a command runs as, and its environment.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use guest_init::config as guest;
 use nix::unistd::{User, getegid, geteuid};
 
+use crate::config::Idmap;
+use crate::config::security::idmap::USUAL_COUNT;
 use crate::error::{Error, Result};
 
-/// Who a command is to run as.
+/// User that a command is to run as.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Who {
     /// The caller, without capabilities.
@@ -22,26 +24,23 @@ pub enum Who {
 /// A user as a command sees itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
-    /// What the kernel knows.
+    /// Ids and privileges.
     pub identity: guest::Identity,
-    /// Its name.
+    /// User name.
     pub name: String,
-    /// Its home.
+    /// Home directory.
     pub home: PathBuf,
-    /// Its shell.
+    /// Login shell.
     pub shell: PathBuf,
 }
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What of the caller's environment a command should have: how text and time are shown.
+/// Variables of the caller that a command inherits: language, time zone and colours.
 const INHERITED: [&str; 4] = ["LANG", "LANGUAGE", "TZ", "COLORTERM"];
 
 impl Account {
     /// Looks the user up on the host.
-    ///
-    /// # Errors
-    /// Where there is no such user.
     pub fn find(who: &Who) -> Result<Self> {
         let lookup = |error: nix::Error| Error::step("looking up the user")(error);
         match who {
@@ -110,13 +109,12 @@ impl Account {
         }
     }
 
-    /// The environment of a command: what a login has, `container` as systemd knows it unless it is
-    /// empty, and `added`.
+    /// Returns the environment of a command: that of a login, `container` as systemd knows it, and `added`.
     #[must_use]
     pub fn environment(
         &self,
         terminal: bool,
-        container: &str,
+        container: Option<&str>,
         added: &[(OsString, OsString)],
     ) -> Vec<(OsString, OsString)> {
         let inherited = std::env::vars_os().filter(|(key, _)| {
@@ -131,7 +129,7 @@ impl Account {
             ("USER", self.name.clone().into()),
             ("LOGNAME", self.name.clone().into()),
             ("SHELL", self.shell.clone().into()),
-            ("container", container.into()),
+            ("container", container.unwrap_or_default().into()),
         ];
         let own = own.into_iter().filter(|(_, value)| !value.is_empty());
         let mut environment: Vec<(OsString, OsString)> =
@@ -144,19 +142,44 @@ impl Account {
     }
 }
 
+/// Chooses the map of ids for a command of `account`. With `auto` an ordinary user whose id is beyond a usual range keeps it: a
+/// command without capabilities is no more than that user, and could not read its own files else.
+///
+/// # Errors
+/// Where the account is not among the ids that are asked for.
+pub fn idmap_for(asked: Idmap, account: &Account) -> Result<Idmap> {
+    let (uid, gid) = (account.identity.uid, account.identity.gid);
+    let count = match asked {
+        Idmap::No => return Ok(Idmap::No),
+        Idmap::Auto => USUAL_COUNT,
+        Idmap::Range(range) => range.count(),
+    };
+    if uid.max(gid) < count {
+        return Ok(asked);
+    }
+    if asked == Idmap::Auto && uid != 0 && gid != 0 {
+        log::info!("'{}' ({uid}:{gid}) keeps the ids of the host", account.name);
+        return Ok(Idmap::No);
+    }
+    Err(Error::refused(format!(
+        "the user '{}' ({uid}:{gid}) is not among the {count} ids of the sandbox; use --idmap START:COUNT with more, or --idmap no",
+        account.name
+    )))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn what_is_added_wins() {
+    fn added_variables_win() {
         let account = Account::find(&Who::Privileged).unwrap();
         let added = [
             ("HOME".into(), "/x".into()),
             ("A".into(), "b=c".into()),
             ("A".into(), "d".into()),
         ];
-        let environment = account.environment(false, "lxc-libvirt", &added);
+        let environment = account.environment(false, Some("lxc-libvirt"), &added);
         let of = |key: &str| {
             let found: Vec<_> = environment.iter().filter(|(k, _)| k == key).collect();
             assert_eq!(found.len(), 1, "{key}");
@@ -177,5 +200,28 @@ mod tests {
         }
         let error = Account::find(&Who::User("no-such-user".to_owned())).unwrap_err();
         assert!(error.to_string().contains("'no-such-user'"));
+    }
+
+    #[test]
+    fn a_user_beyond_the_range_keeps_its_ids_and_root_never_does() {
+        let account = |uid, gid| {
+            let mut account = Account::find(&Who::Privileged).unwrap();
+            (account.identity.uid, account.identity.gid) = (uid, gid);
+            account
+        };
+        let range: Idmap = "1000000:100000".parse().unwrap();
+        for (asked, uid, gid, chosen) in [
+            (Idmap::Auto, 0, 0, Some(Idmap::Auto)),
+            (Idmap::Auto, 65534, 65534, Some(Idmap::Auto)),
+            (Idmap::Auto, 65536, 65536, Some(Idmap::No)),
+            (Idmap::Auto, 0, 65536, None),
+            (Idmap::Auto, 65536, 0, None),
+            (Idmap::No, 0, 65536, Some(Idmap::No)),
+            (range, 65536, 0, Some(range)),
+            (range, 100_000, 0, None),
+        ] {
+            let found = idmap_for(asked, &account(uid, gid));
+            assert_eq!(found.ok(), chosen, "{asked:?} {uid}:{gid}");
+        }
     }
 }

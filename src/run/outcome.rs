@@ -1,4 +1,4 @@
-//! How a run ended: the status for the caller, what there is to say, and the time each stage took.
+//! Outcome of a run: the status for the caller, a message, and the time that each stage took.
 
 use std::time::{Duration, Instant};
 
@@ -9,25 +9,25 @@ use crate::console::Ending;
 use crate::domain::qemu::Emulation;
 use crate::run::Plan;
 
-/// How a run ended.
+/// Outcome of a run.
 #[derive(Debug)]
 pub struct Outcome {
-    /// The exit status that the caller should have.
+    /// Exit status for the caller.
     pub code: u8,
-    /// What there is to say of it.
+    /// Message for the user.
     pub message: Option<String>,
-    /// When what was reached.
-    pub stages: Stages,
+    /// Time that each stage took.
+    pub stages: Timeline,
 }
 
-/// Stages of a run with the time each took.
+/// Stages of a run, with the time that each took.
 #[derive(Debug)]
-pub struct Stages {
+pub struct Timeline {
     begin: Instant,
     reached: Vec<(String, Instant)>,
 }
 
-impl Stages {
+impl Timeline {
     pub(super) fn new() -> Self {
         Self {
             begin: Instant::now(),
@@ -43,7 +43,7 @@ impl Stages {
         self.reached.push((name.to_owned(), at));
     }
 
-    /// Each stage with the time from the begin to its end, and its own part of that.
+    /// Yields each stage with the time from the begin to its end, and its own part of that.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Duration, Duration)> {
         let before = std::iter::once(self.begin).chain(self.reached.iter().map(|(_, at)| *at));
         let reached = self.reached.iter().zip(before);
@@ -54,16 +54,21 @@ impl Stages {
     }
 }
 
-/// Status where the command took longer than it may, as of `timeout(1)`.
+/// Exit status of a command that took longer than it may, as of `timeout(1)`.
 const TIMED_OUT: u8 = 124;
-/// Status of failures that are not the command's, as of `podman-run(1)`.
+/// Exit status of failures that are not the command's, as of `podman-run(1)`.
 pub const OWN_FAILURE: u8 = 125;
 
-/// What a conversation that ended so comes to.
-pub(super) fn outcome(ending: Ending, last_words: &str, plan: &Plan, stages: Stages) -> Outcome {
-    let with_last_words = |text: &str| match last_words.trim_end() {
+/// Returns the outcome of a session with this ending.
+pub(super) fn outcome(
+    ending: Ending,
+    guest_output: &str,
+    plan: &Plan,
+    stages: Timeline,
+) -> Outcome {
+    let with_output = |text: &str| match guest_output.trim_end() {
         // It has been shown.
-        _ if plan.guest.debug => text.to_owned(),
+        _ if plan.boot.guest.debug => text.to_owned(),
         "" => format!("{text}; try --debug to see how far it comes"),
         words => format!("{text}; the last it said was:\n{words}"),
     };
@@ -77,13 +82,13 @@ pub(super) fn outcome(ending: Ending, last_words: &str, plan: &Plan, stages: Sta
         }
         Ending::Lost => (
             OWN_FAILURE,
-            Some(with_last_words("the sandbox ended without telling how")),
+            Some(with_output("the sandbox ended without telling how")),
         ),
         Ending::Escaped => (OWN_FAILURE, None),
         Ending::Interrupted(signal) => return interrupted(signal, stages),
         Ending::Silent => (
             OWN_FAILURE,
-            Some(with_last_words(match plan.emulation {
+            Some(with_output(match plan.emulation() {
                 Some(Emulation::Kvm) => {
                     "the virtual machine did not report in time (--virt-type qemu needs no KVM, and --start-timeout gives it \
                      longer)"
@@ -102,8 +107,8 @@ pub(super) fn outcome(ending: Ending, last_words: &str, plan: &Plan, stages: Sta
     }
 }
 
-/// What a signal comes to that came before the command.
-pub(super) fn interrupted(signal: Signal, stages: Stages) -> Outcome {
+/// Returns the outcome of a signal before the command has started.
+pub(super) fn interrupted(signal: Signal, stages: Timeline) -> Outcome {
     Outcome {
         code: 128_u8.saturating_add(signal as u8),
         message: None,

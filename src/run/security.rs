@@ -2,55 +2,46 @@
 
 use std::path::Path;
 
-use uuid::Uuid;
-
-use crate::config::{SandboxName, Security};
+use crate::config::Security;
 use crate::domain::{SecModel, template};
-use crate::driver::connection::Driver;
+use crate::driver::{Driver, Qemu};
 use crate::error::Result;
 use crate::guest;
 use crate::label::selinux::{self, Kind};
 use crate::label::{self, Given};
-use crate::run::Places;
+use crate::run::{Planning, Purpose};
 
-/// Labels the sandbox that is to be started in the directory `state`.
-///
-/// # Errors
-/// As [`label::give`].
-pub(super) fn give(
-    asked: Option<&Security>,
-    model: Option<SecModel>,
-    driver: Driver,
-    (name, uuid): (&SandboxName, Uuid),
-    (state, places): (&Path, &Places),
-) -> Result<Given> {
-    match (driver, model) {
+/// Chooses the label of the sandbox of `planning`. If it is about to start, its profile is loaded and its categories are noted.
+pub(super) fn label(planning: &Planning<'_>) -> Result<Given> {
+    let asked = planning.request.security.as_ref();
+    let model = planning.model;
+    if planning.purpose == Purpose::Show {
+        return resolve(asked, model);
+    }
+    match (planning.connection.driver, model) {
         (Driver::Lxc, _) => {
             let sandbox = label::Sandbox {
-                name,
-                uuid,
+                name: planning.name,
+                uuid: planning.uuid,
                 kind: Kind::Container,
-                record: state,
-                records: &[Path::new(guest::SERVICES), &places.runtime],
+                record: planning.state,
+                records: &[Path::new(guest::SERVICES), &planning.places.runtime],
                 templates: Path::new(template::OVERRIDES),
                 file_type: None,
             };
             label::give(asked, model, &sandbox)
         }
-        // What a virtual machine is given is labelled by libvirt, which may not make its sockets just anywhere.
-        (Driver::QemuSystem, Some(SecModel::SeLinux)) => Ok(Given {
+        // libvirt labels the files of a machine, but may not make its sockets in any directory.
+        (Driver::Qemu(Qemu::System), Some(SecModel::SeLinux)) => Ok(Given {
             domain: label::resolve(asked, model)?,
             files: Some(selinux::types(Kind::Machine { emulated: true })?.file),
         }),
-        (Driver::QemuSystem | Driver::QemuSession | Driver::QemuEmbedded, _) => show(asked, model),
+        (Driver::Qemu(_), _) => resolve(asked, model),
     }
 }
 
-/// What libvirt would be told; nothing is labelled for it.
-///
-/// # Errors
-/// As [`label::resolve`].
-pub(super) fn show(asked: Option<&Security>, model: Option<SecModel>) -> Result<Given> {
+/// Returns the label for libvirt; nothing is labelled for it.
+fn resolve(asked: Option<&Security>, model: Option<SecModel>) -> Result<Given> {
     Ok(Given {
         domain: label::resolve(asked, model)?,
         files: None,

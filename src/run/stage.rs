@@ -7,27 +7,32 @@ use std::path::Path;
 
 use nix::libc;
 
+use crate::driver::FileCopy;
 use crate::error::{Error, Result};
 use crate::guest;
+use crate::guest::kernel;
 use crate::label::selinux;
-use crate::run::{Copied, Plan, Reach};
+use crate::run::Plan;
+use crate::run::channel::ChannelKind;
 use crate::sys::file::private;
 
-/// Makes what `plan` needs, in the directory `state` where it is the sandbox's own. `qemu` is the user with the group that QEMU runs
-/// as, where that is not ours.
+/// Makes the files of `plan`, in the directory `state` of the sandbox. `qemu` is the user and group that QEMU runs as, if they are
+/// not ours.
 pub(super) fn make(plan: &Plan, qemu: Option<(u32, u32)>, state: &Path) -> Result<()> {
-    match &plan.reach {
-        Reach::HandedDown { stage, .. } => guest::stage_init(stage, &guest::find_init()?)?,
-        // libvirt opens them for QEMU: who connects to the channel first says what is run.
-        Reach::Sockets { directory, .. } => {
+    match &plan.channel {
+        ChannelKind::Inherited { stage, .. } => guest::stage_init(stage, &guest::find_init()?)?,
+        // libvirt opens them for QEMU: the first program that connects to the channel decides what is run.
+        ChannelKind::Sockets(sockets) => {
+            let directory = &sockets.directory;
             private::directory(directory, 0o700).map_err(Error::io("creating", directory))?;
         }
     }
-    if let Some(boot) = &plan.boot {
-        boot.copy(qemu)?;
-    }
-    for Copied { source, directory } in &plan.copies {
-        copy_file(source, directory).map_err(Error::io("copying for the sandbox", source))?;
+    let boot_files = state.join(kernel::BOOT_FILES);
+    if let Some(machine) = &plan.boot.machine {
+        machine.boot.copy_to(&boot_files, qemu, &[])?;
+        for FileCopy { source, directory } in &machine.copies {
+            copy_file(source, directory).map_err(Error::io("copying for the sandbox", source))?;
+        }
     }
     for path in &plan.temporary {
         fs::create_dir_all(path).map_err(Error::io("creating", path))?;
@@ -37,7 +42,7 @@ pub(super) fn make(plan: &Plan, qemu: Option<(u32, u32)>, state: &Path) -> Resul
             std::os::unix::fs::chown(path, Some(uid), Some(gid))
                 .map_err(Error::io("handing over", path))?;
         } else {
-            // It cannot be given to somebody else, but nobody of the host comes here.
+            // It cannot be given to another user, but no other user of the host can enter the directory above.
             fs::set_permissions(path, fs::Permissions::from_mode(0o777))
                 .map_err(Error::io("opening", path))?;
         }
@@ -45,8 +50,8 @@ pub(super) fn make(plan: &Plan, qemu: Option<(u32, u32)>, state: &Path) -> Resul
     if let Some(files) = &plan.files {
         selinux::label(state, files)?;
     }
-    if let Some(boot) = &plan.boot {
-        boot.label();
+    if plan.boot.machine.is_some() {
+        selinux::share_with_machines(&boot_files);
     }
     Ok(())
 }
@@ -54,7 +59,7 @@ pub(super) fn make(plan: &Plan, qemu: Option<(u32, u32)>, state: &Path) -> Resul
 /// Copies a file, with its permissions, into a directory that is made for it.
 fn copy_file(source: &Path, directory: &Path) -> io::Result<()> {
     let name = source.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    // Somebody may have put a FIFO there since it was looked at.
+    // It may have become a FIFO since it was looked at.
     let mut from = File::options()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)

@@ -34,7 +34,7 @@ impl Sandboxes {
 
     /// Empties what killed commands have left of what virtual machines boot from.
     fn empty_boot_files(&self) -> Result<()> {
-        let files = |name: &SandboxName| self.store.stage(name).join(kernel::COPIES);
+        let files = |name: &SandboxName| self.store.stage(name).join(kernel::BOOT_FILES);
         let has_content = |name: &SandboxName| kernel::Boot::has_content(&files(name));
         for (name, lock) in self.store.abandoned_where(has_content)? {
             if let Err(error) = kernel::Boot::empty(&files(&name)) {

@@ -5,7 +5,7 @@ use std::path::Path;
 use guest_init::config::Credential;
 
 use crate::config::{SandboxConfig, SandboxName};
-use crate::driver::{Contents, Inside, Keeper, Owners, Shared, Site};
+use crate::driver::{Driver, Guest, InitUnits, Owners, ServiceBuild, SharedDirectory};
 use crate::error::{Error, Result};
 use crate::host::HostFacts;
 use crate::hypervisor::libvirt::Libvirt;
@@ -78,7 +78,13 @@ impl Sandboxes {
             Occasion::Change { tree } => (false, None, tree, vec![]),
         };
         let facts = HostFacts::probe(Path::new("/"))?;
-        let site = Site {
+        let service = ServiceBuild {
+            config,
+            units: InitUnits {
+                credentials,
+                ..init_units::init_units(config, &self.store.templates)?
+            },
+            facts: &facts,
             stage: &self.store.stage(&config.name),
             record: &self.store.dir(&config.name),
             templates: &self.store.templates,
@@ -86,23 +92,18 @@ impl Sandboxes {
             starts,
             changed,
         };
-        let keeper = self.keeper(config)?;
-        let contents = Contents {
-            credentials,
-            ..init_units::contents(config, &self.store.templates)?
-        };
-        hypervisor.define(&keeper.build(config, contents, &facts, site, hypervisor)?)?;
+        hypervisor.define(&service.build(hypervisor)?)?;
         self.store.unlink_journal(config.uuid);
         self.write_unit(config)?;
         Ok(())
     }
 
-    /// The driver that keeps a sandbox.
+    /// Returns the driver of a sandbox.
     ///
     /// # Errors
     /// Where its configuration names none.
-    pub(super) fn keeper(&self, config: &SandboxConfig) -> Result<Keeper> {
-        Keeper::of(&config.connection)
+    pub(super) fn driver(&self, config: &SandboxConfig) -> Result<Driver> {
+        Driver::of_service(&config.connection)
     }
 
     /// Reaches the tree of a sandbox, also while it runs.
@@ -113,29 +114,29 @@ impl Sandboxes {
         image::open_tree(config, &self.store.stage(&config.name))
     }
 
-    /// The way into a sandbox; `None` where it does not run.
+    /// Returns a handle on a running sandbox; `None` if it does not run.
     ///
     /// # Errors
     /// Where libvirt does not answer.
-    pub(super) fn inside(
+    pub(super) fn guest(
         &self,
         config: &SandboxConfig,
         hypervisor: &dyn Hypervisor,
-    ) -> Result<Option<Box<dyn Inside>>> {
-        self.inside_of(config, hypervisor.state(config.name.as_str())?)
+    ) -> Result<Option<Box<dyn Guest>>> {
+        self.guest_of(config, hypervisor.state(config.name.as_str())?)
     }
 
-    /// The way into a sandbox that is in this state.
+    /// Returns a handle on a sandbox that is in this state.
     ///
     /// # Errors
     /// Where its configuration names no driver.
-    pub(super) fn inside_of(
+    pub(super) fn guest_of(
         &self,
         config: &SandboxConfig,
         state: DomainState,
-    ) -> Result<Option<Box<dyn Inside>>> {
+    ) -> Result<Option<Box<dyn Guest>>> {
         let stage = self.store.stage(&config.name);
-        Ok(self.keeper(config)?.inside(config, &stage, state))
+        Ok(self.driver(config)?.guest(config, &stage, state))
     }
 
     /// A connection for the domain of a sandbox.
@@ -150,7 +151,7 @@ impl Sandboxes {
     ///
     /// # Errors
     /// Where it does not run; the message says how to start it.
-    pub fn enter(&self, name: &SandboxName) -> Result<Box<dyn Inside>> {
+    pub fn enter(&self, name: &SandboxName) -> Result<Box<dyn Guest>> {
         let config = self.store.load(name)?;
         let state = self.hypervisor(&config)?.state(name.as_str())?;
         if let DomainState::Paused { .. } = state {
@@ -159,22 +160,22 @@ impl Sandboxes {
                 config.connection
             )));
         }
-        self.inside_of(&config, state)?.ok_or_else(|| {
+        self.guest_of(&config, state)?.ok_or_else(|| {
             Error::not_running(format!(
                 "the sandbox '{name}' does not run; start it with 'virt-sandbox-service start {name}'"
             ))
         })
     }
 
-    /// Has the files of a sandbox on the host be as it sees them, where it runs.
+    /// Syncs a running sandbox's files to the host; does nothing if it is stopped.
     ///
     /// # Errors
     /// Where there is no such sandbox, or libvirt or the sandbox does not answer.
     pub fn settle(&self, name: &SandboxName) -> Result<()> {
         let config = self.store.load(name)?;
         match self.hypervisor(&config)?.state(name.as_str())? {
-            state @ DomainState::Running { .. } => match self.inside_of(&config, state)? {
-                Some(inside) => inside.settle(),
+            state @ DomainState::Running { .. } => match self.guest_of(&config, state)? {
+                Some(guest) => guest.sync(),
                 None => Ok(()),
             },
             DomainState::Paused { .. } | DomainState::Stopped | DomainState::Missing => Ok(()),
@@ -188,15 +189,15 @@ impl Sandboxes {
     pub fn owners(&self, config: &SandboxConfig) -> Result<Owners> {
         let facts = HostFacts::probe(Path::new("/"))?;
         let record = self.store.dir(&config.name);
-        self.keeper(config)?.owners(config, &facts, &record)
+        self.driver(config)?.owners(config, &facts, &record)
     }
 
-    /// How the directories of the host get into a sandbox.
+    /// Returns the directories of the host that a sandbox has, and how each gets into it.
     ///
     /// # Errors
     /// Where one cannot.
-    pub fn sharing(&self, config: &SandboxConfig) -> Result<Vec<Shared>> {
+    pub fn sharing(&self, config: &SandboxConfig) -> Result<Vec<SharedDirectory>> {
         let facts = HostFacts::probe(Path::new("/"))?;
-        self.keeper(config)?.sharing(config, &facts)
+        self.driver(config)?.shared_directories(config, &facts)
     }
 }

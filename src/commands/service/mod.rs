@@ -23,7 +23,7 @@ use clap_complete::ArgValueCandidates;
 
 use crate::commands::{complete, output};
 use crate::config::SandboxName;
-use crate::driver::Keeper;
+use crate::driver::Driver;
 use crate::error::{Error, ErrorKind, Result};
 use crate::service::Sandboxes;
 use crate::service::image::HOLD;
@@ -185,12 +185,12 @@ fn run(cli: Cli) -> Result<ExitCode> {
 fn connection(asked: Option<String>) -> Result<String> {
     let from_environment = || {
         let uri = std::env::var("LIBVIRT_DEFAULT_URI").ok();
-        uri.filter(|uri| Keeper::of(uri).is_ok())
+        uri.filter(|uri| Driver::of_service(uri).is_ok())
     };
     let uri = asked
         .or_else(from_environment)
         .unwrap_or_else(|| "lxc:///".to_owned());
-    Keeper::of(&uri)?;
+    Driver::of_service(&uri)?;
     Ok(uri)
 }
 

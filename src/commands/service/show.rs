@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::Name;
 use crate::commands::output::{self, Format};
 use crate::config::{SandboxConfig, workload};
-use crate::driver::{Owners, Shared};
+use crate::driver::{Owners, SharedDirectory};
 use crate::error::Result;
 use crate::service::{Sandboxes, Summary};
 use crate::sys::text::printable::printable_message;
@@ -179,7 +179,7 @@ pub fn inspect(args: &InspectArgs, sandboxes: &Sandboxes) -> Result<()> {
         summary: Summary,
         config: SandboxConfig,
         owners: Owners,
-        shared: Vec<Shared>,
+        shared: Vec<SharedDirectory>,
     }
     let name = &args.name.name;
     let config = sandboxes.store.load(name)?;
@@ -197,7 +197,7 @@ pub fn inspect(args: &InspectArgs, sandboxes: &Sandboxes) -> Result<()> {
             let owners = sandboxes.owners(&config)?.explained();
             text.push_str(&format!("\n# Owners in its tree: {owners}\n"));
             text.push_str("# Directories and images of the host:\n");
-            for Shared {
+            for SharedDirectory {
                 source,
                 read_only,
                 how,

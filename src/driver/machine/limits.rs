@@ -1,18 +1,19 @@
-//! Limits of a virtual machine that runs.
+//! Limits of a machine that runs.
 
 use std::num::NonZero;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::inside::{Machine, PATIENCE};
+use super::PATIENCE;
 use crate::config::Resources;
 use crate::config::resources::DEFAULT_MACHINE_MEMORY;
 use crate::domain::tune::{CPU_PERIOD_US, quota_us};
-use crate::driver::Inside;
+use crate::driver::guest::Guest;
 use crate::error::{Error, Result};
 use crate::hypervisor::Limit;
 
-/// Memory is taken back, up to what the machine was started with; CPUs come and go, up to those of the host.
+/// Returns the limit `key` as libvirt changes it: memory is taken back, up to what the machine was started with; CPUs come and
+/// go, up to those of the host.
 pub(in crate::driver) fn limit(resources: &Resources, key: &str) -> Option<Limit> {
     match key {
         "memory" => Some(Limit::Balloon(
@@ -29,15 +30,15 @@ pub(in crate::driver) fn limit(resources: &Resources, key: &str) -> Option<Limit
     }
 }
 
-/// CPUs that a machine can have while it runs: those of the host, of which a machine without an IOMMU has 255 at most.
+/// Returns the number of CPUs that a machine can have while it runs: that of the host; without an IOMMU 255 at most.
 pub(super) fn most_cpus(resources: &Resources) -> u32 {
     let of_host = thread::available_parallelism().map_or(1, NonZero::get);
     let of_host = u32::try_from(of_host).unwrap_or(u32::MAX).min(255);
     resources.cpus.unwrap_or(1).max(of_host)
 }
 
-/// Takes CPUs into use that came, which nothing else in a guest does, and says how many there are. One that is on its way out
-/// is left alone.
+/// Script that takes new CPUs into use, which no program of a guest does by itself, and prints how many there are. A CPU that is on its
+/// way out is left alone.
 const ONLINE: &str = r#"
 for cpu in /sys/devices/system/cpu/cpu[0-9]*/online; do
     [ "$(getconf _NPROCESSORS_ONLN)" -lt "$1" ] || break
@@ -46,16 +47,17 @@ done 2>/dev/null
 getconf _NPROCESSORS_ONLN
 "#;
 
-/// What a kernel of its own keeps for itself, and some to breathe, in KiB.
+/// Memory of the guest's kernel that a balloon must leave, in KiB.
 const RESERVE: u64 = 128 << 10;
 
-/// A balloon takes what it is told to, and a kernel without free memory answers nobody and ends its services: it is asked before.
-pub(super) fn bears(machine: &Machine, limit: &Limit) -> Result<()> {
+/// Returns an error if the guest has not enough free memory for a new limit: a balloon takes it all the same, and a kernel without
+/// free memory does not answer and ends its services.
+pub(super) fn check(guest: &dyn Guest, limit: &Limit) -> Result<()> {
     let Limit::Balloon(kib) = limit else {
         return Ok(());
     };
-    let captured = machine.capture(&["cat", "/proc/meminfo"])?;
-    match least_memory(&captured.stdout) {
+    let meminfo = guest.capture(&["cat", "/proc/meminfo"])?.stdout;
+    match least_memory(&meminfo) {
         Some(least) if least > *kib => Err(Error::refused(format!(
             "its kernel does not do with less than {}M",
             least >> 10
@@ -64,7 +66,7 @@ pub(super) fn bears(machine: &Machine, limit: &Limit) -> Result<()> {
     }
 }
 
-/// What cannot be taken away, in KiB, from what `/proc/meminfo` says (proc_meminfo(5)).
+/// Returns the memory in KiB that cannot be taken away, according to `/proc/meminfo` (proc_meminfo(5)).
 fn least_memory(meminfo: &str) -> Option<u64> {
     let value = |key: &str| {
         let line = meminfo.lines().find_map(|line| line.strip_prefix(key))?;
@@ -74,8 +76,8 @@ fn least_memory(meminfo: &str) -> Option<u64> {
     Some(used + RESERVE)
 }
 
-/// Waits until the guest has what it was given, and takes it into use.
-pub(super) fn adapt(machine: &Machine, limit: &Limit) -> Result<()> {
+/// Waits until the guest has its new CPUs, and takes them into use.
+pub(super) fn apply(guest: &dyn Guest, limit: &Limit) -> Result<()> {
     let wanted = match limit {
         Limit::VirtualCpus(count) => *count,
         Limit::Balloon(_)
@@ -87,16 +89,15 @@ pub(super) fn adapt(machine: &Machine, limit: &Limit) -> Result<()> {
     };
     let (begin, count) = (Instant::now(), wanted.to_string());
     loop {
-        let said = machine.capture(&["/bin/sh", "-c", ONLINE, "online", &count]);
-        let said = said?.stdout;
-        if said.trim().parse() == Ok(wanted) {
+        let online = guest
+            .capture(&["/bin/sh", "-c", ONLINE, "online", &count])?
+            .stdout;
+        if online.trim().parse() == Ok(wanted) {
             return Ok(());
         }
         if begin.elapsed() > PATIENCE {
-            return Err(Error::refused(format!(
-                "its kernel has {} CPUs",
-                said.trim()
-            )));
+            let online = online.trim();
+            return Err(Error::refused(format!("its kernel has {online} CPUs")));
         }
         thread::sleep(Duration::from_millis(200));
     }
@@ -107,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_kernel_uses_is_not_taken_away() {
+    fn memory_in_use_is_not_taken_away() {
         let text = "MemTotal:         983496 kB\nMemFree:          300000 kB\nMemAvailable:     483496 kB\n";
         assert_eq!(least_memory(text), Some(500_000 + RESERVE));
         assert_eq!(least_memory("MemTotal:         983496 kB\n"), None);

@@ -1,89 +1,88 @@
-//! The directories of the host that a defined machine has, read back from its document: that is what libvirt starts, whatever the
-//! configuration, a template of the admin's or an older version of this program says.
+//! Devices of a machine for the directories and files of a layout.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use roxmltree::Node;
+use guest_init::config::Staged;
 
-use crate::driver::ability::READER;
+use super::transport::{FileTransport, Transports, for_guest};
+use crate::domain::qemu::{Share as Device, Transport};
+use crate::driver::build::FileCopy;
+use crate::error::Result;
+use crate::guest::layout::{Layout, Share, ShareKind};
+use crate::guest::{PRIVATE_DIRS, below};
 
-/// A directory of the host in a domain's document.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DefinedShare {
-    /// The directory.
-    pub source: PathBuf,
-    /// `9p` or `virtiofs`.
-    pub transport: &'static str,
-    /// Whether the host refuses to write.
-    pub read_only: bool,
+/// Name of the directory of copies of single files, in that of the sandbox.
+const COPIES: &str = "copied";
+
+/// Devices of a machine, where its guest mounts them, and what has to be copied for them.
+#[derive(Debug, Default)]
+pub(in crate::driver) struct Devices {
+    /// The devices.
+    pub shares: Vec<Device>,
+    /// Their mounts in the guest's staging root.
+    pub staged: Vec<Staged>,
+    /// Copies of single files.
+    pub copies: Vec<FileCopy>,
 }
 
-/// The shares in the document of a domain; none of what is no document.
-pub fn of_document(xml: &str) -> Vec<DefinedShare> {
-    let Ok(document) = roxmltree::Document::parse(xml) else {
-        return vec![];
-    };
-    let filesystems = document
-        .descendants()
-        .filter(|node| node.has_tag_name("filesystem"));
-    filesystems.filter_map(of_filesystem).collect()
-}
-
-fn of_filesystem(node: Node<'_, '_>) -> Option<DefinedShare> {
-    let child = |name| node.children().find(|child| child.has_tag_name(name));
-    let attribute = |name, attribute| child(name).and_then(|child| child.attribute(attribute));
-    let is_virtiofs = attribute("driver", "type") == Some("virtiofs");
-    let program = attribute("binary", "path").and_then(|path| Path::new(path).file_name());
-    Some(DefinedShare {
-        source: attribute("source", "dir")?.into(),
-        transport: match is_virtiofs {
-            true => "virtiofs",
-            false => "9p",
-        },
-        read_only: child("readonly").is_some()
-            || (is_virtiofs && program.is_some_and(|name| name == READER)),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_share_is_read_only_where_the_host_refuses_to_write() {
-        let virtiofs = "<driver type='virtiofs'/>";
-        for (inside, transport, read_only) in [
-            ("<readonly/>", "9p", true),
-            ("", "9p", false),
-            (virtiofs, "virtiofs", false),
-            (
-                "<driver type='virtiofs'/><binary path='/usr/libexec/virtiofsd'/>",
-                "virtiofs",
-                false,
-            ),
-            (
-                "<driver type='virtiofs'/><binary path='/usr/bin/virt-sandbox-virtiofsd'/>",
-                "virtiofs",
-                true,
-            ),
-            ("<driver type='virtiofs'/><readonly/>", "virtiofs", true),
-            (
-                "<binary path='/usr/bin/virt-sandbox-virtiofsd'/>",
-                "9p",
-                false,
-            ),
-        ] {
-            let xml = format!(
-                "<domain><devices><filesystem>{inside}<source dir='/usr'/></filesystem></devices></domain>"
-            );
-            let expected = DefinedShare {
-                source: "/usr".into(),
-                transport,
+impl Devices {
+    /// Returns the devices for the shares of `layout`, with copies in the directory `stage` of the sandbox.
+    ///
+    /// # Errors
+    /// Where a share has no way into the machine; the message says why.
+    pub fn new(layout: &Layout, transports: &Transports<'_>, stage: &Path) -> Result<Self> {
+        let mut devices = Self::default();
+        for (index, share) in layout.shares.iter().enumerate() {
+            let Share {
+                source,
+                staged,
                 read_only,
-            };
-            assert_eq!(of_document(&xml), [expected], "{inside}");
+                kind,
+            } = share;
+            match kind {
+                ShareKind::Directory => {
+                    devices.add(transports.of_directory(source, *read_only)?, source, staged);
+                }
+                ShareKind::PrivateDirectory => {
+                    let transport = transports.of_private_directory(source, *read_only)?;
+                    devices.add(transport, source, staged);
+                }
+                ShareKind::Tree => {
+                    // Each on its own: the top of the tree has the mark that says whose it is.
+                    for dir in PRIVATE_DIRS.map(Path::new) {
+                        let source = below(source, dir);
+                        let transport = transports.with_owners(&source)?;
+                        devices.add(transport, &source, &below(staged, dir));
+                    }
+                }
+                ShareKind::File => match transports.of_file(source, *read_only)? {
+                    FileTransport::Itself(transport) => devices.add(transport, source, staged),
+                    FileTransport::Copy(transport) => {
+                        let directory = stage.join(COPIES).join(index.to_string());
+                        devices.add(transport, &directory, staged);
+                        devices.copies.push(FileCopy {
+                            source: source.clone(),
+                            directory,
+                        });
+                    }
+                },
+            }
         }
-        assert_eq!(of_document("<domain/>"), []);
-        assert_eq!(of_document("no document"), []);
+        Ok(devices)
+    }
+
+    fn add(&mut self, transport: Transport, source: &Path, staged: &Path) {
+        let tag = format!("share{}", self.shares.len());
+        self.staged.push(Staged::Share {
+            transport: for_guest(&transport),
+            tag: tag.clone(),
+            path: staged.to_owned(),
+            read_only: transport.is_read_only(),
+        });
+        self.shares.push(Device {
+            tag,
+            source: source.to_owned(),
+            transport,
+        });
     }
 }

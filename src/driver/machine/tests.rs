@@ -7,19 +7,22 @@ use std::time::Instant;
 use guest_init::channel::agent_request::AgentRequest;
 use guest_init::channel::wire::{Exit, Frame, Hello, StreamId};
 
-use super::inside::FILES;
-use super::way::Way;
+use guest_init::config::{Payload, Platform};
+
+use super::channel::AgentPort;
+use super::guest::FILES;
+use super::limits::most_cpus;
 use super::*;
 use crate::config::Resources;
-use crate::driver::inside::ANSWER;
-use crate::driver::{DEFAULT_SHARES, Inside, Keeper};
+use crate::driver::guest::{ANSWER, Guest};
+use crate::driver::{DEFAULT_SHARES, Driver, Qemu, SYSTEMD};
 use crate::hypervisor::Limit;
 use crate::sys::process::deadline::{MAX_STDERR, MAX_STDOUT};
 
 #[test]
-fn what_can_change_while_a_machine_runs_is_what_was_asked_for_or_what_is_usual() {
+fn limits_of_a_running_machine_have_a_usual_value() {
     let mut resources = Resources::default();
-    let limit = |resources: &Resources, key: &str| Keeper::Machines.limit(resources, key);
+    let limit = |resources: &Resources, key: &str| Driver::Qemu(Qemu::System).limit(resources, key);
     assert_eq!(limit(&resources, "memory"), Some(Limit::Balloon(1 << 20)));
     assert_eq!(limit(&resources, "cpus"), Some(Limit::VirtualCpus(1)));
     assert_eq!(limit(&resources, "cpu-pinning"), None);
@@ -32,7 +35,7 @@ fn what_can_change_while_a_machine_runs_is_what_was_asked_for_or_what_is_usual()
 }
 
 #[test]
-fn a_machine_boots_from_what_is_in_its_initramfs() {
+fn a_machine_boots_from_its_own_copies_with_its_config() {
     let dir = tempfile::tempdir().unwrap();
     let boot = kernel::Boot::below(dir.path());
     fs::write(&boot.kernel, "the kernel").unwrap();
@@ -61,7 +64,7 @@ fn example() -> GuestConfig {
     GuestConfig::new("vm1", "vm1", Platform::Machine, payload)
 }
 
-/// A guest at the other end of a way: it has the end of somebody else's words on its tongue.
+/// Plays the guest of an agent port that begins with the rest of an answer to somebody else.
 fn guest(listener: UnixListener) {
     let (mut stream, _) = listener.accept().unwrap();
     let mut inbox = Vec::new();
@@ -100,13 +103,13 @@ fn guest(listener: UnixListener) {
 }
 
 #[test]
-fn a_way_is_ours_alone_and_begins_with_our_hello() {
+fn an_agent_port_has_one_user_and_begins_with_its_hello() {
     let dir = tempfile::tempdir().unwrap();
     let listener = UnixListener::bind(dir.path().join("0")).unwrap();
     let guest = std::thread::spawn(|| guest(listener));
-    let mut way = Way::take(dir.path()).unwrap().unwrap();
-    assert!(way.attach(Duration::from_secs(30)).unwrap());
-    let done = way
+    let mut port = AgentPort::take(dir.path()).unwrap().unwrap();
+    assert!(port.attach(Duration::from_secs(30)).unwrap());
+    let done = port
         .capture(
             &AgentRequest::Read { paths: vec![] },
             Instant::now() + ANSWER,
@@ -119,13 +122,13 @@ fn a_way_is_ours_alone_and_begins_with_our_hello() {
         expected
     );
     // The next one has no socket here, but the first is not given to two.
-    assert!(Way::take(dir.path()).is_err());
-    drop(way);
+    assert!(AgentPort::take(dir.path()).is_err());
+    drop(port);
     guest.join().unwrap();
 }
 
 #[test]
-fn a_guest_that_never_says_hello_holds_nobody_up() {
+fn a_guest_that_never_says_hello_is_given_up() {
     let dir = tempfile::tempdir().unwrap();
     let listener = UnixListener::bind(dir.path().join("0")).unwrap();
     let guest = std::thread::spawn(move || {
@@ -133,13 +136,13 @@ fn a_guest_that_never_says_hello_holds_nobody_up() {
         // All that it can say but what it is asked for.
         while stream.write_all(&[11; 4096]).is_ok() {}
     });
-    let mut way = Way::take(dir.path()).unwrap().unwrap();
-    assert!(!way.attach(Duration::from_millis(300)).unwrap());
-    drop(way);
+    let mut port = AgentPort::take(dir.path()).unwrap().unwrap();
+    assert!(!port.attach(Duration::from_millis(300)).unwrap());
+    drop(port);
     guest.join().unwrap();
 }
 
-/// The guest's side of a way that somebody has attached to.
+/// Returns the guest's end of an agent port that a program has attached to.
 fn attached(listener: &UnixListener) -> UnixStream {
     let (mut stream, _) = listener.accept().unwrap();
     let mut said = [0; guest_init::channel::wire::HEADER + 8];
@@ -153,7 +156,7 @@ fn attached(listener: &UnixListener) -> UnixStream {
 }
 
 #[test]
-fn a_guest_that_says_hello_alone_holds_up_nobody_who_glances_at_many() {
+fn a_guest_that_says_nothing_but_hello_is_left_soon() {
     let dir = tempfile::tempdir().unwrap();
     let listener = UnixListener::bind(dir.path().join("0")).unwrap();
     let guest = std::thread::spawn(move || {
@@ -184,17 +187,17 @@ fn a_guest_that_never_comes_to_an_end_is_given_up() {
         Frame::Data(StreamId::Stdout, vec![b'x'; 30000]).write(&mut bytes);
         while stream.write_all(&bytes).is_ok() {}
     });
-    let mut way = Way::take(dir.path()).unwrap().unwrap();
-    assert!(way.attach(Duration::from_secs(30)).unwrap());
+    let mut port = AgentPort::take(dir.path()).unwrap().unwrap();
+    assert!(port.attach(Duration::from_secs(30)).unwrap());
     let ask = AgentRequest::Read { paths: vec![] };
     let limit = Instant::now() + Duration::from_millis(500);
-    assert!(way.capture(&ask, limit).unwrap().is_none());
-    drop(way);
+    assert!(port.capture(&ask, limit).unwrap().is_none());
+    drop(port);
     guest.join().unwrap();
 }
 
 #[test]
-fn no_more_is_kept_of_what_a_guest_says_than_of_a_command() {
+fn output_of_a_guest_is_kept_up_to_a_limit() {
     let dir = tempfile::tempdir().unwrap();
     let listener = UnixListener::bind(dir.path().join("0")).unwrap();
     let guest = std::thread::spawn(move || {
@@ -215,14 +218,17 @@ fn no_more_is_kept_of_what_a_guest_says_than_of_a_command() {
             stream.write_all(&bytes).unwrap();
         });
     });
-    let mut way = Way::take(dir.path()).unwrap().unwrap();
-    assert!(way.attach(Duration::from_secs(30)).unwrap());
+    let mut port = AgentPort::take(dir.path()).unwrap().unwrap();
+    assert!(port.attach(Duration::from_secs(30)).unwrap());
     let ask = AgentRequest::Read { paths: vec![] };
-    let done = way.capture(&ask, Instant::now() + ANSWER).unwrap().unwrap();
+    let done = port
+        .capture(&ask, Instant::now() + ANSWER)
+        .unwrap()
+        .unwrap();
     assert_eq!(
         (done.stdout.len(), done.stderr.len()),
         (MAX_STDOUT, MAX_STDERR)
     );
-    drop(way);
+    drop(port);
     guest.join().unwrap();
 }

@@ -157,7 +157,7 @@ impl Feature {
 pub const CACHE: &str = "/var/cache/virt-sandbox";
 
 /// Name of the directory with the copies of one guest, in that of its sandbox.
-pub const COPIES: &str = "boot-files";
+pub const BOOT_FILES: &str = "boot-files";
 
 /// What a guest finds as `/NAME` where this is appended to its initramfs.
 #[must_use]

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::storage::tree_image::{TreeFilesystem, TreeFormat};
 use crate::config::{SandboxConfig, SandboxName, TreeImage};
-use crate::driver::Keeper;
+use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::sys::copy;
 use crate::sys::image::holder::{HeldImage, HolderFiles};
@@ -223,7 +223,7 @@ pub(super) fn device(config: &SandboxConfig, stage: &Path) -> Result<Option<Devi
         return Ok(None);
     };
     let file = image.file(&config.path);
-    if !Keeper::of(&config.connection)?.has_own_kernel() {
+    if !Driver::of_service(&config.connection)?.has_own_kernel() {
         return Device::new(&file, image, stage).map(Some);
     }
     check_references(image, &file)?;

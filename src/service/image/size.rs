@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::config::storage::tree_image::{TreeFilesystem, TreeFormat};
 use crate::config::{Bytes, KernelRequest, TreeImage};
-use crate::driver::Keeper;
+use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::facts::discover::below;
 use crate::tree::{Class, TreePlan};
@@ -20,16 +20,16 @@ const USUAL: Bytes = Bytes::mebi(8192);
 /// As small as mkfs.xfs(8) makes them.
 const SMALLEST_XFS: u64 = 300 << 20;
 
-/// The image of a tree that nobody has asked one for, where `keeper` needs one.
+/// The image of a tree that nobody has asked one for, where `driver` needs one.
 ///
 /// # Errors
 /// Where that cannot be told.
 pub(in crate::service) fn needed_by(
-    keeper: Keeper,
+    driver: Driver,
     kernel: &KernelRequest,
     plan: Option<(&TreePlan, &Path)>,
 ) -> Result<Option<TreeImage>> {
-    let Some(reason) = keeper.needs_image(kernel)? else {
+    let Some(reason) = driver.needs_image(kernel)? else {
         return Ok(None);
     };
     let filesystem = TreeFilesystem::default();

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::config::{SandboxConfig, SandboxName};
 use crate::domain::template::Template;
-use crate::driver::Contents;
+use crate::driver::InitUnits;
 use crate::error::Result;
 use crate::facts::unit::name::escape::escape_path;
 use crate::guest;
@@ -43,7 +43,7 @@ const TMP: (&str, &str) = (
 ///
 /// # Errors
 /// Where a template or a file of `services.d` is wrong.
-pub(super) fn contents(config: &SandboxConfig, templates: &Path) -> Result<Contents> {
+pub(super) fn init_units(config: &SandboxConfig, templates: &Path) -> Result<InitUnits> {
     #[derive(Serialize)]
     struct View<'a> {
         name: &'a SandboxName,
@@ -78,7 +78,7 @@ pub(super) fn contents(config: &SandboxConfig, templates: &Path) -> Result<Conte
     );
     files.extend(lasting(config).map(|(name, text)| unit_file(&name, text.to_owned())));
     let keep = KEPT_UNITS.iter().map(ToString::to_string);
-    Ok(Contents {
+    Ok(InitUnits {
         files,
         credentials: vec![],
         keep_units: keep.chain(config.keep_units.iter().cloned()).collect(),

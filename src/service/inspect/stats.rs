@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::config::SandboxName;
-use crate::driver::{Activity, Inside};
+use crate::driver::{Guest, GuestUsage};
 use crate::error::{Error, Result};
 use crate::hypervisor::{Hypervisor, Usage};
 use crate::service::connections::Connections;
@@ -52,7 +52,7 @@ pub struct Stats {
 /// A look at a sandbox.
 #[derive(Debug)]
 struct Sample {
-    activity: Activity,
+    activity: GuestUsage,
     usage: Usage,
     at: Instant,
 }
@@ -60,7 +60,7 @@ struct Sample {
 /// A look that lacks what only the sandbox tells.
 #[derive(Debug)]
 struct Look {
-    inside: Box<dyn Inside>,
+    inside: Box<dyn Guest>,
     usage: Usage,
     at: Instant,
 }
@@ -68,7 +68,7 @@ struct Look {
 impl Look {
     fn sample(self) -> Result<Sample> {
         let Self { inside, usage, at } = self;
-        let activity = inside.activity()?;
+        let activity = inside.usage()?;
         Ok(Sample {
             activity,
             usage,
@@ -186,7 +186,7 @@ impl Sandboxes {
     fn look_at(&self, name: &SandboxName, connections: &mut Connections) -> Result<Look> {
         let config = self.store.load(name)?;
         let hypervisor = connections.of(&config)?;
-        let inside = self.inside(&config, hypervisor)?.ok_or_else(|| {
+        let inside = self.guest(&config, hypervisor)?.ok_or_else(|| {
             Error::not_running(format!(
                 "the sandbox '{name}' does not run; start it with 'virt-sandbox-service start {name}'"
             ))
@@ -216,7 +216,7 @@ fn stats(name: &SandboxName, before: &Sample, now: &Sample) -> Stats {
         .zip(now.usage.io)
         .map(|(before, now)| (rate(before.0, now.0), rate(before.1, now.1)));
     let net_rate =
-        |count: fn(&Activity) -> u64| rate(count(&before.activity), count(&now.activity));
+        |count: fn(&GuestUsage) -> u64| rate(count(&before.activity), count(&now.activity));
     Stats {
         name: name.clone(),
         cpu_seconds: seconds(now.usage.cpu),
@@ -252,10 +252,10 @@ mod tests {
     fn rates_are_those_between_two_looks() {
         let begin = Instant::now();
         let sample = |seconds: u64, cpu: u64, io: Option<(u64, u64)>, net: u64| Sample {
-            activity: Activity {
+            activity: GuestUsage {
                 net_received: net,
                 net_sent: 2 * net,
-                ..Activity::default()
+                ..GuestUsage::default()
             },
             usage: Usage {
                 cpu,

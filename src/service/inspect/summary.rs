@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::config::{Publish, SandboxName};
-use crate::driver::Inside;
+use crate::driver::Guest;
 use crate::error::{Error, Result};
 use crate::hypervisor::{DomainState, Hypervisor};
 use crate::service::connections::Connections;
@@ -52,7 +52,7 @@ pub struct Summary {
 /// Handle to ask a running sandbox for its addresses, and the addresses that it can have.
 #[derive(Debug)]
 struct Look {
-    inside: Box<dyn Inside>,
+    inside: Box<dyn Guest>,
     expected: Expected,
 }
 
@@ -107,7 +107,7 @@ impl Sandboxes {
         let config = self.store.load(name)?;
         let state = connections.of(&config)?.state(name.as_str())?;
         let inside = match state {
-            DomainState::Running { .. } => self.inside_of(&config, state)?,
+            DomainState::Running { .. } => self.guest_of(&config, state)?,
             DomainState::Paused { .. } | DomainState::Stopped | DomainState::Missing => None,
         };
         let failure = match state {
@@ -129,7 +129,7 @@ impl Sandboxes {
             }
             .to_owned(),
             failure,
-            driver: self.keeper(&config)?.name().to_owned(),
+            driver: self.driver(&config)?.name().to_owned(),
             units: config.units().to_vec(),
             command: config
                 .workload

@@ -2,7 +2,7 @@
 
 use crate::config::SandboxConfig;
 use crate::config::workload::Ready;
-use crate::driver::Inside;
+use crate::driver::Guest;
 use crate::error::Error;
 use crate::service::lifecycle::ready::UnitState;
 
@@ -11,7 +11,7 @@ pub(in crate::service) const LINES: &str = "--lines=15";
 
 /// Names the units, why, the end of their journal, and what may help.
 pub(in crate::service) fn failure(
-    inside: &dyn Inside,
+    inside: &dyn Guest,
     config: &SandboxConfig,
     units: &[UnitState],
 ) -> Error {

@@ -140,7 +140,7 @@ impl Sandboxes {
             program: program.display().to_string(),
             // Where the units do not come up the sandbox is stopped again before it is said why.
             start_seconds: u64::from(config.timeout)
-                + self.keeper(config)?.boot_time()?.as_secs()
+                + self.driver(config)?.boot_time()?.as_secs()
                 + super::stop::STOP_SECONDS
                 + 30,
             stop_seconds: super::stop::STOP_SECONDS + 30,

@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 
 use crate::config::network::publish::Protocol;
 use crate::config::{Publish, SandboxConfig, SandboxName};
-use crate::driver::{Inside, Reach};
+use crate::driver::{Entrance, Guest};
 use crate::error::{Error, Result};
 use crate::ports::forward::{self, Destination, Outcome, Port};
 use crate::ports::listening::Listener;
@@ -50,11 +50,11 @@ impl Ports {
     /// Where the kernel refuses.
     pub(in crate::service) fn serve(
         &self,
-        inside: &dyn Inside,
+        inside: &dyn Guest,
         stop: &dyn Fn() -> bool,
     ) -> io::Result<Outcome> {
         let reach = loop {
-            match inside.reach() {
+            match inside.entrance() {
                 Ok(reach) => break reach,
                 Err(_) if !inside.is_alive() => return Ok(Outcome::Gone),
                 Err(_) if stop() => return Ok(Outcome::Stopped),
@@ -64,12 +64,12 @@ impl Ports {
         let addresses = || inside.addresses();
         let carry;
         let reach = match reach {
-            Reach::Network(namespace) => forward::Reach::Network {
+            Entrance::Network(namespace) => forward::Reach::Network {
                 namespace,
                 addresses: &addresses,
             },
-            Reach::Channel(carrier) => {
-                carry = move |kind, port| carrier.carry(kind, port);
+            Entrance::Tunnel(connector) => {
+                carry = move |kind, port| connector.connect(kind, port);
                 forward::Reach::Connector(&carry)
             }
         };
@@ -123,7 +123,7 @@ impl Sandboxes {
         }
         Ok(Ports {
             ports,
-            memory: self.keeper(config)?.memory(&config.resources).get(),
+            memory: self.driver(config)?.memory(&config.resources).get(),
             // Somebody has to listen on to start it again.
             idle: config
                 .idle_stop

@@ -6,7 +6,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::{SandboxConfig, SandboxName};
-use crate::driver::Inside;
+use crate::driver::Guest;
 use crate::error::{Error, Result};
 use crate::guest::{self, kernel};
 use crate::host::cgroup;
@@ -136,7 +136,7 @@ impl Sandboxes {
     ) -> Result<Ports> {
         let config = self.store.load(name)?;
         let state = self.hypervisor(&config)?.state(name.as_str())?;
-        match self.inside_of(&config, state)? {
+        match self.guest_of(&config, state)? {
             Some(inside) if !matches!(state, DomainState::Paused { .. }) => {
                 inside.share_controllers();
                 self.release_ports(name);
@@ -154,7 +154,7 @@ impl Sandboxes {
         config: &SandboxConfig,
         device: Option<&Device>,
         hypervisor: &dyn Hypervisor,
-    ) -> Result<Box<dyn Inside>> {
+    ) -> Result<Box<dyn Guest>> {
         let name = &config.name;
         if let Some(unit) = preflight::missing_unit(Path::new("/"), config, config.units())? {
             return Err(Error::unsupported(format!(
@@ -178,13 +178,13 @@ impl Sandboxes {
             .and_then(|()| hypervisor.start(name.as_str()));
         let stage = self.store.stage(name);
         match started {
-            Ok(()) => self.keeper(config)?.empty_boot_files(&stage)?,
+            Ok(()) => self.driver(config)?.empty_boot_files(&stage)?,
             Err(error) => {
-                kernel::Boot::remove(&stage.join(kernel::COPIES))?;
+                kernel::Boot::remove(&stage.join(kernel::BOOT_FILES))?;
                 return Err(error);
             }
         }
-        let inside = self.inside(config, hypervisor)?;
+        let inside = self.guest(config, hypervisor)?;
         if let Some(inside) = &inside {
             inside.share_controllers();
         }
@@ -219,7 +219,7 @@ impl Sandboxes {
     fn wait_ready(
         &self,
         config: &SandboxConfig,
-        inside: &dyn Inside,
+        inside: &dyn Guest,
         begun: SystemTime,
         timeout: Option<Duration>,
         interrupted: &dyn Fn() -> bool,
@@ -227,7 +227,7 @@ impl Sandboxes {
         let timeout = match timeout {
             Some(timeout) => timeout,
             None => {
-                Duration::from_secs(config.timeout.into()) + self.keeper(config)?.boot_time()?
+                Duration::from_secs(config.timeout.into()) + self.driver(config)?.boot_time()?
             }
         };
         let begin = Instant::now();
@@ -305,8 +305,8 @@ impl Sandboxes {
     ) -> Result<Outcome> {
         let config = self.store.load(name)?;
         let _presence = Presence::new(&config.connection, config.name.as_str());
-        let look = || -> Result<Option<Box<dyn Inside>>> {
-            self.inside(&config, &self.hypervisor(&config)?)
+        let look = || -> Result<Option<Box<dyn Guest>>> {
+            self.guest(&config, &self.hypervisor(&config)?)
         };
         let mut inside = look()?;
         while let Some(watched) = inside {
@@ -330,7 +330,7 @@ impl Sandboxes {
 }
 
 /// What systemd inside says of the units; `None` while it does not answer yet.
-fn look(inside: &dyn Inside, units: &[String]) -> Option<Readiness> {
+fn look(inside: &dyn Guest, units: &[String]) -> Option<Readiness> {
     let asked = show(inside, units.iter().map(String::as_str))?;
     let mut services: Vec<&str> = asked.iter().flat_map(UnitState::services).collect();
     services.sort_unstable();
@@ -343,7 +343,7 @@ fn look(inside: &dyn Inside, units: &[String]) -> Option<Readiness> {
     Some(judge(&asked, &behind))
 }
 
-fn show<'a>(inside: &dyn Inside, units: impl Iterator<Item = &'a str>) -> Option<Vec<UnitState>> {
+fn show<'a>(inside: &dyn Guest, units: impl Iterator<Item = &'a str>) -> Option<Vec<UnitState>> {
     let mut command = vec!["systemctl", "show", "--property", ready::PROPERTIES, "--"];
     command.extend(units);
     let shown = inside

@@ -43,7 +43,7 @@ impl Sandboxes {
         let name = config.name.as_str();
         let state = self.hypervisor(config)?.state(name)?;
         let is_frozen = matches!(state, DomainState::Paused { .. });
-        if let Some(inside) = self.inside_of(config, state)?.filter(|_| !is_frozen) {
+        if let Some(inside) = self.guest_of(config, state)?.filter(|_| !is_frozen) {
             let begin = Instant::now();
             let limit = Duration::from_secs(STOP_SECONDS);
             let asked = inside.capture_within(&POWER_OFF, limit);
@@ -60,7 +60,7 @@ impl Sandboxes {
         // The daemon takes a moment to notice that a domain has ended.
         let begin = Instant::now();
         while self
-            .inside(config, &hypervisor)?
+            .guest(config, &hypervisor)?
             .is_some_and(|inside| !inside.is_alive())
             && begin.elapsed() < Duration::from_secs(5)
         {
@@ -68,11 +68,11 @@ impl Sandboxes {
         }
         hypervisor.destroy(name)?;
         let stage = self.store.stage(&config.name);
-        kernel::Boot::remove(&stage.join(kernel::COPIES))?;
+        kernel::Boot::remove(&stage.join(kernel::BOOT_FILES))?;
         cgroup::remove(&config.name);
         self.release_ports(&config.name);
         image::await_release(config, &stage);
-        self.keeper(config)?.settle(config);
+        self.driver(config)?.relabel(config);
         if !config.credentials.is_empty() {
             // What it boots from has them no more: they are read again at the next start.
             self.render(config, &hypervisor)?;

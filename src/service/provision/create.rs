@@ -10,7 +10,7 @@ use crate::config::{
     Confinement, Credential, Device, FileType, Hostname, KernelRequest, Mac, Mount, Network,
     Publish, Resources, SandboxConfig, SandboxName, Security, State, TreeImage, Workload,
 };
-use crate::driver::Keeper;
+use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::facts::discover::{self, Fact, Service};
 use crate::facts::unit::special::Role;
@@ -95,8 +95,8 @@ impl Sandboxes {
             .unwrap_or_else(|| Hostname::of(&request.name))
             .to_string();
         let (workload, service) = found(root, &request.workload, &request.packages, &hostname)?;
-        let keeper = Keeper::of(&self.connection)?;
-        let container = keeper.container();
+        let driver = Driver::of_service(&self.connection)?;
+        let container = driver.container();
         let devices = match container {
             Some(_) => devices(&request.devices, &service),
             None => request.devices.clone(),
@@ -145,13 +145,13 @@ impl Sandboxes {
             resources: request.resources.clone(),
         };
         config.check()?;
-        keeper.check(&config)?;
+        driver.check(&config)?;
         let mut tree = TreePlan::new(root, &config, &service, request.state)?;
         if request.state == State::Auto {
             in_use::refuse_live_state(&service, &tree.state)?;
         }
         if config.image.is_none() {
-            config.image = image::needed_by(keeper, &config.kernel, Some((&tree, root)))?;
+            config.image = image::needed_by(driver, &config.kernel, Some((&tree, root)))?;
         }
         if let Some(image) = config.image {
             image::check_size(image, &tree, root)?;

@@ -57,8 +57,8 @@ impl<'a> Still<'a> {
         match state {
             DomainState::Missing | DomainState::Stopped | DomainState::Paused { .. } => {}
             state @ DomainState::Running { .. } => {
-                if let Some(inside) = sandboxes.inside_of(config, state)?
-                    && let Err(error) = inside.settle()
+                if let Some(inside) = sandboxes.guest_of(config, state)?
+                    && let Err(error) = inside.sync()
                 {
                     log::warn!("'{name}' holds back what it has written: {error}");
                 }
@@ -119,7 +119,7 @@ impl<'a> StillTree<'a> {
     ) -> Result<Self> {
         let still = Still::new(sandboxes, config, what)?;
         match config.image {
-            Some(image) if still.is_active && sandboxes.keeper(config)?.has_own_kernel() => {
+            Some(image) if still.is_active && sandboxes.driver(config)?.has_own_kernel() => {
                 let copy = tempfile::tempfile_in(&config.path)
                     .map_err(Error::io("making a file in", &config.path))?;
                 image::copy_to(config, image, &copy, interrupted)?;
@@ -146,8 +146,8 @@ impl Sandboxes {
     fn let_run_on(&self, config: &SandboxConfig, hypervisor: &dyn Hypervisor) -> Result<()> {
         let name = &config.name;
         hypervisor.resume(name.as_str())?;
-        if let Some(inside) = self.inside(config, hypervisor)?
-            && let Err(error) = inside.wake()
+        if let Some(inside) = self.guest(config, hypervisor)?
+            && let Err(error) = inside.set_clock()
         {
             log::warn!("'{name}' was not told how long it was frozen: {error}");
         }

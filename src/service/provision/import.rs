@@ -13,7 +13,7 @@ use crate::config::{
     Capabilities, Hostname, Idmap, KernelRequest, Mac, Network, SandboxConfig, SandboxName,
     Seccomp, Trust,
 };
-use crate::driver::Keeper;
+use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::guest::PRIVATE_DIRS;
 use crate::hypervisor::Hypervisor;
@@ -120,7 +120,8 @@ impl Sandboxes {
             ..archived.clone()
         };
         if config.image.is_none() {
-            config.image = image::needed_by(Keeper::of(&self.connection)?, &config.kernel, None)?;
+            config.image =
+                image::needed_by(Driver::of_service(&self.connection)?, &config.kernel, None)?;
         }
         if let Some(networks) = &request.networks {
             config.networks.clone_from(networks);

@@ -51,7 +51,7 @@ impl Sandboxes {
                 "'units': neither this host nor the sandbox's tree has '{unit}'; 'systemctl list-unit-files' lists the host's"
             )));
         }
-        self.keeper(&config)?.check(&config)?;
+        self.driver(&config)?.check(&config)?;
         let hypervisor = self.hypervisor(&config)?;
         for network in &config.networks {
             if let Some(source) = network.container_network() {
@@ -62,7 +62,7 @@ impl Sandboxes {
         let is_renamed = old
             .as_ref()
             .is_some_and(|old| old.hostname != config.hostname);
-        if runs && is_renamed && config.image.is_some() && self.keeper(&config)?.has_own_kernel() {
+        if runs && is_renamed && config.image.is_some() && self.driver(&config)?.has_own_kernel() {
             return Err(Error::config(&path)(format!(
                 "'hostname' is written into the tree, which '{name}' has to itself while it runs; stop it first with \
                  'virt-sandbox-service stop {name}'"

@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::config::{Change, SandboxConfig, SandboxName};
-use crate::driver::{Inside, Keeper};
+use crate::driver::{Driver, Guest};
 use crate::error::{Error, Result};
 use crate::hypervisor::Hypervisor;
 use crate::service::sandboxes::Sandboxes;
@@ -22,8 +22,8 @@ impl Sandboxes {
             changed.map_err(|error| Error::refused(error.to_string()))?,
         );
         config.check()?;
-        let keeper = Keeper::of(&config.connection)?;
-        keeper.check(&config)?;
+        let driver = Driver::of_service(&config.connection)?;
+        driver.check(&config)?;
         let differing = before.differing_keys(&config.resources);
         let hypervisor = self.hypervisor(&config)?;
         let path = self.store.config(name);
@@ -31,12 +31,12 @@ impl Sandboxes {
         let written = config.resources.write_into(&text, &differing);
         let text = written.map_err(|error| Error::refused(error.to_string()))?;
         atomic::write(&path, text.as_bytes(), 0o600)?;
-        let Some(inside) = self.inside(&config, &hypervisor)? else {
+        let Some(inside) = self.guest(&config, &hypervisor)? else {
             return Ok(vec![]);
         };
         let mut later = Vec::new();
         for key in differing {
-            if let Err(error) = apply(&config, &key, (keeper, &*inside), &hypervisor) {
+            if let Err(error) = apply(&config, &key, (driver, &*inside), &hypervisor) {
                 later.push((key, error.chain()));
             }
         }
@@ -65,19 +65,19 @@ impl Sandboxes {
 fn apply(
     config: &SandboxConfig,
     key: &str,
-    (keeper, inside): (Keeper, &dyn Inside),
+    (driver, inside): (Driver, &dyn Guest),
     hypervisor: &dyn Hypervisor,
 ) -> Result<()> {
     let resources = &config.resources;
-    let Some(limit) = keeper.limit(resources, key) else {
+    let Some(limit) = driver.limit(resources, key) else {
         return match key {
-            "pids" => inside.limit_processes(keeper.pids(resources)),
+            "pids" => inside.limit_processes(driver.pids(resources)),
             _ => Err(Error::refused(
                 "it cannot be changed while the sandbox runs",
             )),
         };
     };
-    inside.bears(&limit)?;
+    inside.check_limit(&limit)?;
     hypervisor.limit(config.name.as_str(), &limit)?;
-    inside.adapt(&limit)
+    inside.apply_limit(&limit)
 }

@@ -152,7 +152,7 @@ impl Sandboxes {
         let to = create(&file)?;
         let still = Still::new(self, config, "making a snapshot of")?;
         let running = still.is_active();
-        if running && !self.keeper(config)?.has_own_kernel() {
+        if running && !self.driver(config)?.has_own_kernel() {
             // What runs on the host's kernel leaves its writing to that.
             self.tree(config)?.settle()?;
         }
@@ -200,7 +200,7 @@ impl Sandboxes {
         }
         let old = SandboxConfig::load(&path.join(CONFIG))?;
         let new = reverted(&old, &config);
-        self.keeper(&new)?.check(&new)?;
+        self.driver(&new)?.check(&new)?;
         check_mounts(&new.mounts)?;
         for network in &new.networks {
             if let Some(source) = network.container_network() {

@@ -69,11 +69,11 @@ impl Sandboxes {
         if origin == Origin::Archive {
             public::keep_public_facts(&mut service, root);
         }
-        let keeper = self.keeper(old)?;
+        let driver = self.driver(old)?;
         preflight::check(
             root,
             &service,
-            keeper.container(),
+            driver.container(),
             &old.capabilities,
             &old.devices,
         )?;
@@ -85,7 +85,7 @@ impl Sandboxes {
         }
         let path = self.store.config(&old.name);
         config.check().map_err(Error::config(&path))?;
-        keeper.check(&config)?;
+        driver.check(&config)?;
         let in_sandbox = Root::new(tree)?;
         let mut planned = TreePlan::new(root, &config, &service, State::Fresh)?;
         take_shipped(&mut planned, &service);

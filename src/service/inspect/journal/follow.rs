@@ -33,7 +33,7 @@ const CURSOR: &[u8] = b"-- cursor: ";
 /// # Errors
 /// Where the sandbox cannot be kept here.
 pub fn are_needed(sandboxes: &Sandboxes, config: &SandboxConfig) -> Result<bool> {
-    Ok(config.image.is_none() && sandboxes.keeper(config)?.has_own_kernel())
+    Ok(config.image.is_none() && sandboxes.driver(config)?.has_own_kernel())
 }
 
 /// Hands `show` each line that journalctl prints with `arguments`, and those of entries that are added, until `wait` says that

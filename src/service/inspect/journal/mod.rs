@@ -36,7 +36,7 @@ fn start(sandboxes: &Sandboxes, config: &SandboxConfig, arguments: &[String]) ->
     words.extend_from_slice(arguments);
     let name = config.name.as_str();
     if config.image.is_some()
-        && sandboxes.keeper(config)?.has_own_kernel()
+        && sandboxes.driver(config)?.has_own_kernel()
         && sandboxes.hypervisor(config)?.state(name)?.is_active()
     {
         words.push(format!("--directory={}", inside.display()));

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::config::network::Source;
 use crate::config::{Confinement, Idmap, Mount, SandboxConfig, SandboxName, Seccomp};
-use crate::driver::{DefinedShare, Keeper};
+use crate::driver::DefinedShare;
 use crate::error::Result;
 use crate::hypervisor::Hypervisor;
 use crate::service::inspect::summary;
@@ -378,13 +378,10 @@ impl Facts {
             cpu_limited: config.resources.cpus.is_some() || config.resources.cpu_quota.is_some(),
             // Always: what says nothing of it has a limit all the same.
             memory_limited: true,
-            pids: Some(
-                match machine {
-                    true => Keeper::Machines,
-                    false => Keeper::Containers,
-                }
-                .pids(&config.resources),
-            ),
+            pids: Some(match machine {
+                true => config.resources.machine_pids(),
+                false => config.resources.container_pids(host::pid_max()),
+            }),
         }
     }
 }
@@ -411,7 +408,7 @@ impl Sandboxes {
     /// Where there is no such sandbox, or libvirt does not answer.
     pub fn security(&self, name: &SandboxName) -> Result<Report> {
         let config = self.store.load(name)?;
-        let machine = self.keeper(&config)? == Keeper::Machines;
+        let machine = self.driver(&config)?.has_own_kernel();
         let state = self.hypervisor(&config)?.state(name.as_str())?;
         let told = self.store.stage(name).join(guest::CONFIG);
         let runs: Option<GuestConfig> = (state.id().is_some() && !machine)
@@ -427,7 +424,7 @@ impl Sandboxes {
         };
         let mut facts = Facts::new(&config, machine, label, runs.as_ref());
         if let Some(xml) = self.hypervisor(&config)?.definition(name.as_str())? {
-            facts.add_shares(self.keeper(&config)?.defined_shares(&xml), &config.path);
+            facts.add_shares(self.driver(&config)?.defined_shares(&xml), &config.path);
         }
         let checks = judge(&facts);
         let (exposure, level) = exposure(&checks);

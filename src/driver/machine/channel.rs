@@ -1,8 +1,9 @@
-//! The ways into a virtual machine: sockets, each for one program of the host at a time.
+//! Agent ports of a machine: sockets on the host that lead to its agent, each for one program of the host at a time.
 //!
-//! Whoever takes one holds the lock beside it. What a predecessor that was killed has left on it, in either direction, is told
-//! apart by a number that only we have said (see [`ask`](guest_init::channel::agent_request)).
+//! A program holds the lock beside the socket. It sends a random number and discards input until the agent repeats it, so leftovers of
+//! a killed program are never taken for an answer (see [`ask`](guest_init::channel::agent_request)).
 
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -23,17 +24,17 @@ use crate::sys::process::command::Captured;
 use crate::sys::process::deadline::{MAX_STDERR, MAX_STDOUT};
 use crate::sys::process::pidfd::Process;
 
-/// How many programs of the host can be in one machine at a time.
-pub const WAYS: u32 = 16;
+/// Number of programs of the host that can be in one machine at a time.
+pub const AGENT_PORTS: u32 = 16;
 
-/// How long an answer to attaching may take until it is tried again: a guest may miss that somebody has gone if the next one comes at
-/// once, in the middle of what it was told.
+/// Time that an answer to attaching may take until it is tried again: a guest may miss that a program has gone if the next one comes
+/// at once, in the middle of a frame.
 const TRY: Duration = Duration::from_secs(3);
 
-/// How long it is left alone then.
+/// Time that a port is left alone before the next attempt.
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// The directory of the sockets, in that of the sandbox.
+/// Returns the directory of the sockets, in that of the sandbox.
 #[must_use]
 pub fn directory(stage: &Path) -> PathBuf {
     stage.join("ways")
@@ -43,15 +44,15 @@ fn socket(directory: &Path, index: u32) -> PathBuf {
     directory.join(index.to_string())
 }
 
-/// A socket that QEMU has and no port of the guest's uses: who is at its other end is the process of the machine.
+/// Returns the socket of a port that the guest does not use: the process at its other end is the machine's QEMU.
 fn life(directory: &Path) -> PathBuf {
     directory.join("life")
 }
 
-/// The ports of a machine whose sockets are in `directory`.
+/// Returns the ports of a machine whose sockets are in `directory`.
 #[must_use]
 pub fn channels(directory: &Path) -> Vec<qemu::Channel> {
-    let way = |index| qemu::Channel {
+    let agent_port = |index| qemu::Channel {
         name: format!("{PORTS}{index}"),
         socket: socket(directory, index),
     };
@@ -59,22 +60,88 @@ pub fn channels(directory: &Path) -> Vec<qemu::Channel> {
         name: "org.virt-sandbox.life".to_owned(),
         socket: life(directory),
     };
-    (0..WAYS).map(way).chain([life]).collect()
+    (0..AGENT_PORTS).map(agent_port).chain([life]).collect()
 }
 
-/// The process of the machine whose sockets are in `directory`; `None` where it has ended.
+/// Returns the process of the machine whose sockets are in `directory`; `None` if it has ended.
 #[must_use]
 pub fn process(directory: &Path) -> Option<Process> {
     let stream = UnixStream::connect(life(directory)).ok()?;
-    // The kernel notes who has made a socket listen (unix(7)), which QEMU does once more with what libvirt hands it.
+    // The kernel notes which process made a socket listen (unix(7)); QEMU does so once more with the socket that libvirt hands it.
     let peer = getsockopt(&stream, PeerCredentials).ok()?;
     Process::open(u32::try_from(peer.pid()).ok()?).ok()
 }
 
-/// A way that is ours.
+/// The agent ports of a machine, of which the one that was used last is kept.
 #[derive(Debug)]
-pub struct Way {
-    /// Closed before the lock is free.
+pub struct AgentPorts {
+    directory: PathBuf,
+    kept: RefCell<Option<AgentPort>>,
+}
+
+impl AgentPorts {
+    /// Returns those whose sockets are in `directory`.
+    #[must_use]
+    pub fn new(directory: PathBuf) -> Self {
+        let kept = RefCell::new(None);
+        Self { directory, kept }
+    }
+
+    /// Returns the directory of the sockets.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Keeps a port for the next request.
+    pub fn keep(&self, port: AgentPort) {
+        *self.kept.borrow_mut() = Some(port);
+    }
+
+    /// Returns the port that was used last, or another one, once the agent has answered.
+    ///
+    /// # Errors
+    /// Where the machine has ended, does not answer within `patience`, or all ports are in use.
+    pub fn attach(&self, patience: Duration) -> Result<AgentPort> {
+        let end = Instant::now() + patience;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let kept = self.kept.borrow_mut().take();
+            let taken = match kept {
+                Some(port) => Some(port),
+                None => AgentPort::take(&self.directory)?,
+            };
+            match taken {
+                Some(mut port) => {
+                    if port.attach(left.min(Duration::from_millis(100)))? {
+                        return Ok(port);
+                    }
+                    if port.is_stale() {
+                        port.release();
+                    } else {
+                        self.keep(port);
+                    }
+                }
+                None => std::thread::sleep(Duration::from_millis(50)),
+            }
+            if left.is_zero() {
+                return Err(Error::not_ready(match self.kept.borrow().is_some() {
+                    true => {
+                        "the virtual machine does not answer; it may still be booting, or hang: see what it says on its console"
+                    }
+                    false => {
+                        "all ways into the virtual machine are in use; try again when fewer commands run in it"
+                    }
+                }));
+            }
+        }
+    }
+}
+
+/// An agent port that is ours.
+#[derive(Debug)]
+pub struct AgentPort {
+    /// Closed before the lock is released.
     link: Link,
     lock: Lock,
     number: u64,
@@ -82,13 +149,13 @@ pub struct Way {
     since: Instant,
 }
 
-impl Way {
-    /// Takes a way that is free, without waiting for an answer; `None` if none is free.
+impl AgentPort {
+    /// Takes a free port, without waiting for an answer; `None` if none is free.
     ///
     /// # Errors
-    /// Where the machine has ended, or has no ways.
+    /// Where the machine has ended, or has no agent ports.
     pub fn take(directory: &Path) -> Result<Option<Self>> {
-        for index in 0..WAYS {
+        for index in 0..AGENT_PORTS {
             let lock = directory.join(format!("{index}.lock"));
             let Ok(lock) = Lock::try_acquire(&lock, Sharing::Exclusive)? else {
                 continue;
@@ -111,10 +178,10 @@ impl Way {
         Ok(None)
     }
 
-    /// Waits until the guest answers; `false` if it does not in this time.
+    /// Waits until the guest answers; `false` if it does not within `patience`.
     ///
     /// # Errors
-    /// Where the machine has ended, or was started by a version of this program that speaks otherwise.
+    /// Where the machine has ended, or was started by a version of this program that speaks another protocol.
     pub fn attach(&mut self, patience: Duration) -> Result<bool> {
         let end = Instant::now() + patience;
         while !self.is_attached {
@@ -127,32 +194,32 @@ impl Way {
                     )));
                 }
                 self.is_attached = true;
-            } else if !self.turn(end)? || Instant::now() >= end {
-                // It may say other things without end.
+            } else if !self.poll_once(end)? || Instant::now() >= end {
+                // It may send other frames without end.
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    /// Whether it has waited in vain for so long that another attempt may do better.
+    /// Returns whether it has waited in vain for so long that another attempt may do better.
     #[must_use]
     pub fn is_stale(&self) -> bool {
         !self.is_attached && self.since.elapsed() > TRY
     }
 
-    /// Gives the way back, and leaves it alone for as long as a guest takes to notice.
-    pub fn give_up(self) {
+    /// Releases the port after the time that a guest takes to notice.
+    pub fn release(self) {
         let Self { link, lock, .. } = self;
         drop(link);
         std::thread::sleep(PAUSE);
         drop(lock);
     }
 
-    /// Asks, and collects what is said until the end; `None` where that is not reached by `end`.
+    /// Sends a request and collects the output until its end; `None` if that is not reached by `end`.
     ///
     /// # Errors
-    /// Where the machine ends meanwhile, or cannot do what is asked.
+    /// Where the machine ends meanwhile, or cannot do what it is asked.
     pub fn capture(&mut self, ask: &AgentRequest, end: Instant) -> Result<Option<Captured>> {
         self.ask(ask)?;
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
@@ -170,7 +237,7 @@ impl Way {
                     *taken += u32::try_from(bytes.len()).unwrap_or(0);
                     let left = most - said.len();
                     said.extend(bytes.into_iter().take(left));
-                    // Not for every byte: a guest that does not listen would have the answers pile up here.
+                    // Not for every byte: the frames would pile up here if a guest does not read.
                     if *taken >= WINDOW / 4 {
                         self.link.send(&Frame::Room(channel, *taken));
                         *taken = 0;
@@ -180,7 +247,7 @@ impl Way {
                 Some(_) => {}
                 None if Instant::now() >= end => return Ok(None),
                 None => {
-                    self.turn(end)?;
+                    self.poll_once(end)?;
                 }
             }
         };
@@ -205,10 +272,7 @@ impl Way {
         }
     }
 
-    /// Asks; what comes of it is heard on the link, and the lock is to be held for as long.
-    ///
-    /// # Errors
-    /// None but of programming.
+    /// Sends a request and returns the link that its output comes on, with the lock that holds the port.
     pub fn into_asked(mut self, ask: &AgentRequest) -> Result<(Link, Lock)> {
         self.ask(ask)?;
         Ok((self.link, self.lock))
@@ -220,8 +284,8 @@ impl Way {
         Ok(())
     }
 
-    /// Waits until something can be read or written, and does it; `false` where nothing could be by `end`.
-    fn turn(&mut self, end: Instant) -> Result<bool> {
+    /// Waits until the link can be read or written, and does it; `false` if it could not be by `end`.
+    fn poll_once(&mut self, end: Instant) -> Result<bool> {
         let gone = || Error::not_running("the sandbox has ended meanwhile");
         let left = end.saturating_duration_since(Instant::now());
         let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);

@@ -1,116 +1,75 @@
-//! A virtual machine that runs, reached through a port of it.
+//! A machine that runs, reached through its agent ports.
 
-use std::cell::RefCell;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use guest_init::channel::agent_request::{AgentRequest, Execute};
 use guest_init::config::{Stdio as GuestStdio, Stream};
 
-use super::carrier::Tunnelling;
-use super::way::{self, Way};
+use super::PATIENCE;
+use super::channel::{self, AgentPorts};
+use super::limits;
+use super::tunnel::HostTunnel;
 use crate::console::{Console, Ending, Patience, Signals, Stdio};
-use crate::driver::{ANSWER, Activity, Inside, Reach, addresses};
+use crate::driver::guest::{ANSWER, Entrance, Guest, GuestUsage};
+use crate::driver::proc;
 use crate::error::{Error, Result};
 use crate::hypervisor::Limit;
 use crate::sys::process::command::Captured;
 use crate::sys::process::enter::ExecOptions;
 use crate::sys::process::pidfd::Process;
 
-/// How long an answer may take from a machine that is up: an emulated one on a busy host is slow.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
-
-/// How long it may take until one answers of the many that are asked, some of which may hang.
+/// Time that the agent may take to answer where many machines are asked, some of which may hang.
 const GLANCE: Duration = Duration::from_secs(2);
 
-/// How long the answer itself may take then: files of the kernel's.
+/// Time that files of the guest's kernel may take to come, after the agent has answered.
 pub(super) const FILES: Duration = Duration::from_secs(5);
 
-/// How long it may take until a command runs.
+/// Time that a command may take to start.
 const START: Duration = Duration::from_secs(60);
 
-/// A virtual machine that runs.
+/// A machine that runs.
 #[derive(Debug)]
 pub(in crate::driver) struct Machine {
-    ways: PathBuf,
+    ports: AgentPorts,
     /// QEMU; none if it has ended.
     process: Option<Process>,
-    /// The way that was used last.
-    way: RefCell<Option<Way>>,
 }
 
 impl Machine {
-    /// The one whose directory is `stage`.
+    /// Returns the machine of the sandbox whose directory is `stage`.
     pub(in crate::driver) fn new(stage: &Path) -> Self {
-        Self::at(way::directory(stage))
+        Self::at(channel::directory(stage))
     }
 
-    /// The one whose sockets are in `ways`.
-    pub(super) fn at(ways: PathBuf) -> Self {
+    /// Returns the machine whose sockets are in `ports`.
+    pub(super) fn at(ports: PathBuf) -> Self {
         Self {
-            process: way::process(&ways),
-            ways,
-            way: RefCell::new(None),
+            process: channel::process(&ports),
+            ports: AgentPorts::new(ports),
         }
     }
 
-    /// Asks on a way that is attached; one that fails is not used again.
+    /// Sends a request to the agent; a port that fails is not used again.
     fn ask(&self, ask: &AgentRequest, patience: Duration, limit: Duration) -> Result<Captured> {
         let captured = self.ask_within(ask, patience, limit)?;
         captured.ok_or_else(|| Error::not_ready("the virtual machine does not answer"))
     }
 
-    /// The same, but `None` where the end is not reached within `limit`: what is asked is given up then.
+    /// Sends a request to the agent, and gives it up if its end is not reached within `limit`.
     fn ask_within(
         &self,
         ask: &AgentRequest,
         patience: Duration,
         limit: Duration,
     ) -> Result<Option<Captured>> {
-        let mut way = self.attached(patience)?;
-        let captured = way.capture(ask, Instant::now() + limit)?;
+        let mut port = self.ports.attach(patience)?;
+        let captured = port.capture(ask, Instant::now() + limit)?;
         if captured.is_some() {
-            *self.way.borrow_mut() = Some(way);
+            self.ports.keep(port);
         }
         Ok(captured)
-    }
-
-    /// The way that was used last, or another one, attached.
-    pub(super) fn attached(&self, patience: Duration) -> Result<Way> {
-        let end = Instant::now() + patience;
-        loop {
-            let left = end.saturating_duration_since(Instant::now());
-            let kept = self.way.borrow_mut().take();
-            let taken = match kept {
-                Some(way) => Some(way),
-                None => Way::take(&self.ways)?,
-            };
-            match taken {
-                Some(mut way) => {
-                    if way.attach(left.min(Duration::from_millis(100)))? {
-                        return Ok(way);
-                    }
-                    if way.is_stale() {
-                        way.give_up();
-                    } else {
-                        *self.way.borrow_mut() = Some(way);
-                    }
-                }
-                None => thread::sleep(Duration::from_millis(50)),
-            }
-            if left.is_zero() {
-                return Err(Error::not_ready(match self.way.borrow().is_some() {
-                    true => {
-                        "the virtual machine does not answer; it may still be booting, or hang: see what it says on its console"
-                    }
-                    false => {
-                        "all ways into the virtual machine are in use; try again when fewer commands run in it"
-                    }
-                }));
-            }
-        }
     }
 
     fn read(&self, paths: &[&str]) -> Result<Vec<String>> {
@@ -130,7 +89,7 @@ fn asked(how: &ExecOptions, command: Vec<String>, stdio: GuestStdio) -> AgentReq
     })
 }
 
-/// A command of root's whose output is for a program.
+/// Returns the request to run a command as root, whose output is for a program.
 fn captured(command: &[&str]) -> AgentRequest {
     let command = command.iter().map(ToString::to_string).collect();
     let how = ExecOptions {
@@ -141,20 +100,17 @@ fn captured(command: &[&str]) -> AgentRequest {
     asked(&how, command, stdio)
 }
 
-impl Inside for Machine {
+impl Guest for Machine {
     fn is_alive(&self) -> bool {
         let process = self.process.as_ref();
         process.is_some_and(|process| !process.wait(Duration::ZERO))
     }
 
     fn answers(&self) -> bool {
-        match self.attached(Duration::from_millis(100)) {
-            Ok(way) => {
-                *self.way.borrow_mut() = Some(way);
-                true
-            }
-            Err(_) => false,
-        }
+        let attached = self.ports.attach(Duration::from_millis(100));
+        let answers = attached.is_ok();
+        attached.into_iter().for_each(|port| self.ports.keep(port));
+        answers
     }
 
     fn capture_within(&self, command: &[&str], limit: Duration) -> Result<Option<Captured>> {
@@ -162,11 +118,11 @@ impl Inside for Machine {
     }
 
     fn execute(&self, how: &ExecOptions, command: &[String]) -> Result<u8> {
-        let way = self.attached(PATIENCE)?;
+        let port = self.ports.attach(PATIENCE)?;
         let signals = Signals::hold()?;
         let stdio = Stdio::of_process(how.terminal, false)?;
         let ask = asked(how, command.to_vec(), stdio.for_guest());
-        let (link, _lock) = way.into_asked(&ask)?;
+        let (link, _lock) = port.into_asked(&ask)?;
         let patience = Patience {
             start: START,
             run: None,
@@ -185,7 +141,7 @@ impl Inside for Machine {
     fn addresses(&self) -> Vec<IpAddr> {
         let tables = self.read(&["/proc/net/fib_trie", "/proc/net/if_inet6"]);
         match tables.as_deref() {
-            Ok([v4, v6]) => addresses::of_tables(v4, v6),
+            Ok([v4, v6]) => proc::addresses(v4, v6),
             Ok(_) => vec![],
             Err(error) => {
                 log::debug!("asking for addresses: {error}");
@@ -194,11 +150,12 @@ impl Inside for Machine {
         }
     }
 
-    fn reach(&self) -> Result<Reach> {
-        Ok(Reach::Channel(Box::new(Tunnelling::new(&self.ways))))
+    fn entrance(&self) -> Result<Entrance> {
+        let tunnel = HostTunnel::new(self.ports.directory());
+        Ok(Entrance::Tunnel(Box::new(tunnel)))
     }
 
-    fn activity(&self) -> Result<Activity> {
+    fn usage(&self) -> Result<GuestUsage> {
         let files = [
             "/proc/net/dev",
             "/proc/uptime",
@@ -208,15 +165,15 @@ impl Inside for Machine {
         ];
         let texts = self.read(&files)?;
         let text = |index: usize| texts.get(index).map_or("", String::as_str);
-        let (net_received, net_sent) = crate::driver::parse_net_dev(text(0));
+        let (net_received, net_sent) = proc::parse_net_dev(text(0));
         let counts = texts.iter().skip(2);
         let counts: Vec<u64> = counts.filter_map(|text| text.trim().parse().ok()).collect();
-        Ok(Activity {
+        Ok(GuestUsage {
             net_received,
             net_sent,
             processes: (!counts.is_empty())
                 .then(|| counts.into_iter().fold(0, u64::saturating_add)),
-            uptime: crate::driver::parse_uptime(text(1)).unwrap_or_default(),
+            uptime: proc::parse_uptime(text(1)).unwrap_or_default(),
         })
     }
 
@@ -229,19 +186,19 @@ impl Inside for Machine {
         }
     }
 
-    fn bears(&self, limit: &Limit) -> Result<()> {
-        super::limits::bears(self, limit)
+    fn check_limit(&self, limit: &Limit) -> Result<()> {
+        limits::check(self, limit)
     }
 
-    fn adapt(&self, limit: &Limit) -> Result<()> {
-        super::limits::adapt(self, limit)
+    fn apply_limit(&self, limit: &Limit) -> Result<()> {
+        limits::apply(self, limit)
     }
 
-    fn settle(&self) -> Result<()> {
+    fn sync(&self) -> Result<()> {
         self.capture(&["sync"]).map(drop)
     }
 
-    fn wake(&self) -> Result<()> {
+    fn set_clock(&self) -> Result<()> {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
@@ -251,7 +208,7 @@ impl Inside for Machine {
     }
 }
 
-/// A failure of the guest's own is one of ours; a command that cannot be run has said why where there is a standard error.
+/// Returns the exit status of a command, and logs why one could not be run. A failure of the guest itself is an error.
 fn exit_status(exit: &guest_init::channel::wire::Exit) -> Result<u8> {
     use guest_init::channel::wire::Exit;
     match exit {

@@ -1,4 +1,4 @@
-//! Connections into a virtual machine, carried by a thread over one of its ways.
+//! Connections into a machine, which a thread carries over one of its agent ports.
 
 use std::cell::RefCell;
 use std::io::{self, Read, Write};
@@ -15,87 +15,88 @@ use guest_init::channel::wire::Kind;
 use guest_init::tunnel::{Connection, Progress, Tunnel};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
 
-use super::inside::{Machine, PATIENCE};
-use crate::driver::Carrier;
+use super::PATIENCE;
+use super::channel::AgentPorts;
+use crate::driver::guest::Connector;
 use crate::error::{Error, Result};
 
-/// Takes a way once the first connection is to be carried, and another one if that fails.
+/// Tunnel into a machine. It takes an agent port at the first connection, and another one if that fails.
 #[derive(Debug)]
-pub struct Tunnelling {
-    ways: PathBuf,
+pub struct HostTunnel {
+    ports: PathBuf,
     thread: RefCell<Option<Thread>>,
 }
 
-/// The thread that carries. It ends once this is dropped.
+/// Handle on the thread of a tunnel, which ends once the handle is dropped.
 #[derive(Debug)]
 struct Thread {
-    jobs: Sender<Connection>,
-    /// A byte is written for each job.
+    connections: Sender<Connection>,
+    /// A byte is written for each connection.
     wake: UnixStream,
 }
 
-impl Tunnelling {
-    /// Into the machine whose sockets are in `ways`.
-    pub fn new(ways: &Path) -> Self {
+impl HostTunnel {
+    /// Returns a tunnel into the machine whose sockets are in `ports`.
+    pub fn new(ports: &Path) -> Self {
         Self {
-            ways: ways.to_owned(),
+            ports: ports.to_owned(),
             thread: RefCell::new(None),
         }
     }
 
-    /// Leaves a job to the thread that there is; gives it back where that has ended.
-    fn leave(&self, job: Connection) -> std::result::Result<(), Connection> {
+    /// Hands a connection to the thread; returns it if the thread has ended.
+    fn hand_over(&self, connection: Connection) -> std::result::Result<(), Connection> {
         let mut thread = self.thread.borrow_mut();
         match thread.as_mut() {
-            None => Err(job),
+            None => Err(connection),
             Some(there) => {
-                there.jobs.send(job).map_err(|refused| refused.0)?;
-                // Where there is no room for the byte, others tell it.
+                (there.connections.send(connection)).map_err(|refused| refused.0)?;
+                // If there is no room for the byte, others wake it.
                 let _ = there.wake.write(&[0]);
                 Ok(())
             }
         }
     }
 
-    fn begin(&self) -> io::Result<()> {
-        let (jobs, waiting) = channel();
+    fn start(&self) -> io::Result<()> {
+        let (connections, waiting) = channel();
         let (wake, woken) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
         woken.set_nonblocking(true)?;
-        let ways = self.ways.clone();
+        let ports = self.ports.clone();
         thread::Builder::new()
             .name("tunnel".to_owned())
             .spawn(move || {
-                if let Err(error) = carry(ways, &waiting, woken) {
+                if let Err(error) = carry(ports, &waiting, woken) {
                     log::warn!("carrying connections into the virtual machine: {error}");
                 }
                 waiting.try_iter().for_each(refuse);
             })?;
-        *self.thread.borrow_mut() = Some(Thread { jobs, wake });
+        *self.thread.borrow_mut() = Some(Thread { connections, wake });
         Ok(())
     }
 }
 
-impl Carrier for Tunnelling {
-    fn carry(&self, kind: Kind, port: u16) -> io::Result<Connection> {
-        let spoken = match kind {
+impl Connector for HostTunnel {
+    fn connect(&self, kind: Kind, port: u16) -> io::Result<Connection> {
+        let socket_type = match kind {
             Kind::Stream => SockType::Stream,
             Kind::Datagrams => SockType::SeqPacket,
         };
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let (ours, theirs) = socketpair(AddressFamily::Unix, spoken, None, flags)?;
-        // What nobody has read yet is counted for who has written it (unix(7)). The kernel doubles it; a datagram has to fit in whole.
+        let (ours, theirs) = socketpair(AddressFamily::Unix, socket_type, None, flags)?;
+        // Unread bytes are counted for the writer (unix(7)). The kernel doubles the size; a datagram has to fit in whole.
         setsockopt(&theirs, sockopt::SndBuf, &(64 << 10))?;
         let is_reset = Arc::default();
-        let job = Connection {
+        let connection = Connection {
             kind,
             port,
             socket: theirs,
             is_reset: Arc::clone(&is_reset),
         };
-        if let Err(job) = self.leave(job) {
-            self.begin()?;
-            self.leave(job)
+        if let Err(connection) = self.hand_over(connection) {
+            self.start()?;
+            self.hand_over(connection)
                 .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
         }
         Ok(Connection {
@@ -107,28 +108,28 @@ impl Carrier for Tunnelling {
     }
 }
 
-/// Ends what is not carried.
-fn refuse(job: Connection) {
-    job.is_reset.store(true, Ordering::Release);
+/// Resets a connection that cannot be carried.
+fn refuse(connection: Connection) {
+    connection.is_reset.store(true, Ordering::Release);
 }
 
-/// Carries what there is until nobody has any more, or the machine wants no more.
-fn carry(ways: PathBuf, jobs: &Receiver<Connection>, mut woken: UnixStream) -> Result<()> {
-    let way = Machine::at(ways).attached(PATIENCE)?;
-    let (mut link, _lock) = way.into_asked(&AgentRequest::Tunnel)?;
+/// Carries connections until the tunnel is dropped, or the machine ends it.
+fn carry(ports: PathBuf, connections: &Receiver<Connection>, mut woken: UnixStream) -> Result<()> {
+    let port = AgentPorts::new(ports).attach(PATIENCE)?;
+    let (mut link, _lock) = port.into_asked(&AgentRequest::Tunnel)?;
     let mut tunnel = Tunnel::of_host(&mut link);
     let mut buffer = [0; 256];
     loop {
         while matches!(woken.read(&mut buffer), Ok(1..)) {}
         loop {
-            match jobs.try_recv() {
-                Ok(job) => tunnel.open(job),
+            match connections.try_recv() {
+                Ok(connection) => tunnel.open(connection),
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => return Ok(()),
             }
         }
-        let turn = tunnel.poll_once(Some(woken.as_fd()));
-        match turn.map_err(Error::step("carrying connections"))? {
+        let progress = tunnel.poll_once(Some(woken.as_fd()));
+        match progress.map_err(Error::step("carrying connections"))? {
             Progress::Made => {}
             Progress::Closed { reason: None, .. } => return Ok(()),
             Progress::Closed {

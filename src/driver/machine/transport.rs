@@ -1,27 +1,27 @@
-//! What a virtual machine of this host can be: how files get into it, and what runs it.
+//! Transports that take directories and files of the host into a machine: 9p and virtiofs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use guest_init::config as guest;
 
-use crate::domain::qemu::{Authority, Emulation, Transport};
+use crate::domain::qemu::{Authority, Transport};
 use crate::error::{Error, Result};
 use crate::guest::kernel::Kernel;
 use crate::hypervisor::libvirt;
 use crate::sys::mount::read_only;
 use crate::sys::process::command;
 
-/// First version of libvirt that starts a virtiofsd for an ordinary user.
+/// FirstProcess version of libvirt that starts a virtiofsd for an ordinary user.
 const VIRTIOFS_FOR_USERS: u32 = 10;
 
-/// The program of ours that becomes a virtiofsd with read-only mounts.
+/// Name of the program of ours that becomes a virtiofsd with read-only mounts.
 pub const READER: &str = "virt-sandbox-virtiofsd";
 
-/// The one that becomes a virtiofsd that can write to a single file.
-const FILE_WRITER: &str = "virt-sandbox-virtiofsd-file";
+/// Name of the program of ours that becomes a virtiofsd that can write to a single file.
+pub const FILE_WRITER: &str = "virt-sandbox-virtiofsd-file";
 
-/// Where distributions have virtiofsd.
+/// Paths of virtiofsd on distributions.
 const VIRTIOFSD: [&str; 4] = [
     "/usr/libexec/virtiofsd",
     "/usr/lib/virtiofsd",
@@ -29,27 +29,30 @@ const VIRTIOFSD: [&str; 4] = [
     "/usr/libexec/qemu-virtiofsd",
 ];
 
-/// Why the host cannot share something in one of the ways there are.
+/// Reason why the host cannot share something over one of the transports.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Unavailable(String);
+pub struct Unavailable(pub String);
 
-/// What a virtual machine of this host can be.
+/// Transports into a machine with a kernel.
 #[derive(Debug)]
-pub struct Abilities<'a> {
-    kernel: &'a Kernel,
-    authority: Authority,
+pub struct Transports<'a> {
+    /// The guest's kernel.
+    pub kernel: &'a Kernel,
+    /// User that libvirt's driver runs as.
+    pub authority: Authority,
     /// Virtiofsd that libvirt starts for directories that are written to; or why there is none.
-    writer: std::result::Result<PathBuf, Unavailable>,
+    pub writer: std::result::Result<PathBuf, Unavailable>,
     /// Program that libvirt starts as virtiofsd for directories that are only read; or why there is none.
-    reader: std::result::Result<PathBuf, Unavailable>,
+    pub reader: std::result::Result<PathBuf, Unavailable>,
     /// Program that libvirt starts as virtiofsd for single files that are written to; or why there is none.
-    file_writer: std::result::Result<PathBuf, Unavailable>,
-    libvirt_version: u32,
+    pub file_writer: std::result::Result<PathBuf, Unavailable>,
+    /// Major version of libvirt.
+    pub libvirt_version: u32,
 }
 
-impl<'a> Abilities<'a> {
-    /// Those with `kernel`, where libvirt's driver runs as `authority`.
+impl<'a> Transports<'a> {
+    /// Returns the transports of this host for `kernel`, where libvirt's driver runs as `authority`.
     ///
     /// # Errors
     /// Where libvirt does not tell its version.
@@ -64,23 +67,23 @@ impl<'a> Abilities<'a> {
         })
     }
 
-    /// How a directory gets into the guest. The host enforces `read_only`, whatever the guest's kernel does.
+    /// Chooses the transport of a directory. The host enforces `read_only`, whatever the guest's kernel does.
     ///
     /// Over 9p QEMU itself reads the files, as whoever it runs as, and refuses to write where it is told to. A virtiofsd
     /// of root's keeps owners as they are; one that is to write nothing has read-only mounts alone.
     ///
     /// # Errors
     /// Where there is no way; the message says why.
-    pub fn transport(&self, source: &Path, read_only: bool) -> Result<Transport> {
+    pub fn of_directory(&self, source: &Path, read_only: bool) -> Result<Transport> {
         self.choose(source, read_only, read_only)
     }
 
-    /// Returns how a directory that not everybody may read gets into the guest. Root's virtual machines prefer virtiofs for it,
+    /// Chooses the transport of a directory that not everybody may read. Root's virtual machines prefer virtiofs for it,
     /// also where it is only read: QEMU is not root, and a virtiofsd is.
     ///
     /// # Errors
     /// Where there is no way; the message says why.
-    pub fn private_transport(&self, source: &Path, read_only: bool) -> Result<Transport> {
+    pub fn of_private_directory(&self, source: &Path, read_only: bool) -> Result<Transport> {
         self.choose(source, read_only, false)
     }
 
@@ -100,12 +103,12 @@ impl<'a> Abilities<'a> {
         }
     }
 
-    /// How a single file gets into the guest, without anything that is beside it. The file is a share of its own, which a virtiofsd of
+    /// Chooses the transport of a single file, without anything that is beside it. The file is a share of its own, which a virtiofsd of
     /// root's shows in a directory with nothing else. 9p knows directories alone: what is only read can be a copy there.
     ///
     /// # Errors
     /// Where there is no way; the message says why.
-    pub fn of_file(&self, source: &Path, read_only: bool) -> Result<OfFile> {
+    pub fn of_file(&self, source: &Path, read_only: bool) -> Result<FileTransport> {
         let refused = |reason: &str| {
             Error::refused(format!(
                 "sharing '{}' with a virtual machine: {reason}; share a directory that is made for it",
@@ -124,13 +127,13 @@ impl<'a> Abilities<'a> {
         };
         match (self.authority, read_only) {
             (Authority::Root, _) => match self.virtiofs_by(program, read_only)? {
-                Ok(transport) => Ok(OfFile::Itself(transport)),
+                Ok(transport) => Ok(FileTransport::Itself(transport)),
                 Err(reason) => Err(refused(&format!(
                     "a file by itself needs virtiofs, and {reason}"
                 ))),
             },
             (Authority::User, true) => match self.plan9(true)? {
-                Ok(transport) => Ok(OfFile::Copy(transport)),
+                Ok(transport) => Ok(FileTransport::Copy(transport)),
                 Err(reason) => Err(refused(&reason.to_string())),
             },
             (Authority::User, false) => Err(refused(
@@ -139,7 +142,7 @@ impl<'a> Abilities<'a> {
         }
     }
 
-    /// How a directory gets into the guest with its owners, of a sandbox's whole tree: QEMU is not root, and over 9p could neither give
+    /// Chooses the transport of a directory of a service's tree, whose files keep their owners: QEMU is not root, and over 9p could neither give
     /// files to others nor read all of theirs.
     ///
     /// # Errors
@@ -154,7 +157,7 @@ impl<'a> Abilities<'a> {
         })
     }
 
-    /// Why no directory gets into the guest with its owners; `None` where one can.
+    /// Returns why no directory gets into the guest with its owners; `None` if one can.
     ///
     /// # Errors
     /// Where the lists of the kernel's modules cannot be read.
@@ -213,16 +216,16 @@ impl<'a> Abilities<'a> {
     }
 }
 
-/// How a single file gets into the guest.
+/// Transport of a single file.
 #[derive(Debug)]
-pub enum OfFile {
+pub enum FileTransport {
     /// The file itself, as a share of its own.
     Itself(Transport),
     /// A copy of the file, in a directory that is shared.
     Copy(Transport),
 }
 
-/// The virtiofsd of this host, or why there is none.
+/// Finds the virtiofsd of this host, or says why there is none.
 ///
 /// # Errors
 /// Names the places where one was looked for.
@@ -234,8 +237,8 @@ pub fn find_virtiofsd() -> std::result::Result<PathBuf, Unavailable> {
     })
 }
 
-/// The program of ours with `name` that libvirt starts as virtiofsd, in mounts that keep it from writing to anything else, or why there
-/// is none: libvirt 9 tells no virtiofsd to refuse to write.
+/// Finds the program of ours with `name` that libvirt starts as virtiofsd, in mounts that keep it from writing to anything else, or why there
+/// is none: libvirt 9 cannot tell a virtiofsd to refuse to write.
 fn find_own(name: &str, authority: Authority) -> std::result::Result<PathBuf, Unavailable> {
     find_virtiofsd()?;
     if authority == Authority::User {
@@ -256,9 +259,7 @@ fn find_own(name: &str, authority: Authority) -> std::result::Result<PathBuf, Un
         .map(|directory| directory.join(name))
         .chain([Path::new("/usr/bin").join(name)]);
     first_file(places).ok_or_else(|| {
-        Unavailable(format!(
-            "there is no {name}, which keeps virtiofsd from writing to it; install virt-sandbox whole"
-        ))
+        Unavailable(format!("there is no {name}, which keeps virtiofsd from writing to it; install virt-sandbox whole"))
     })
 }
 
@@ -266,59 +267,11 @@ fn first_file(mut places: impl Iterator<Item = PathBuf>) -> Option<PathBuf> {
     places.find(|path| path.is_file())
 }
 
-/// A transport as the guest is told of it.
+/// Returns a transport as the guest's config has it.
 #[must_use]
 pub fn for_guest(transport: &Transport) -> guest::Transport {
     match transport {
         Transport::Plan9 { .. } => guest::Transport::Plan9,
         Transport::Virtiofs { .. } => guest::Transport::Virtiofs,
-    }
-}
-
-/// What `$VIRT_SANDBOX_VIRT_TYPE` asks for, if it does.
-///
-/// # Errors
-/// Where it names what there is not.
-pub fn emulation_of_environment() -> Result<Option<Emulation>> {
-    let text = std::env::var("VIRT_SANDBOX_VIRT_TYPE").ok();
-    let text = text.filter(|text| !text.is_empty());
-    text.map(|text| text.parse()).transpose()
-}
-
-/// KVM where the CPU has what it takes and the device can be opened; a software KVM cannot boot a stock kernel.
-#[must_use]
-pub fn usable_emulation() -> Emulation {
-    let device = fs::File::options().read(true).write(true).open("/dev/kvm");
-    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    match device.is_ok() && is_hardware(&cpu, std::env::consts::ARCH) {
-        true => Emulation::Kvm,
-        false => Emulation::Tcg,
-    }
-}
-
-/// Whether `/proc/cpuinfo` shows a CPU that runs guests itself. Only x86 says so there.
-fn is_hardware(cpuinfo: &str, arch: &str) -> bool {
-    let has_flag = |line: &str| {
-        line.starts_with("flags")
-            && line
-                .split_whitespace()
-                .any(|flag| ["vmx", "svm"].contains(&flag))
-    };
-    !["x86", "x86_64"].contains(&arch) || cpuinfo.lines().any(has_flag)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hardware_is_told_by_flags() {
-        assert!(is_hardware("flags\t\t: fpu vmx de\n", "x86_64"));
-        assert!(is_hardware("flags\t\t: fpu svm\n", "x86_64"));
-        assert!(!is_hardware(
-            "flags\t\t: fpu vmxnet\nmodel: vmx\n",
-            "x86_64"
-        ));
-        assert!(is_hardware("", "aarch64"));
     }
 }

@@ -1,4 +1,4 @@
-//! Starting a domain with a channel to its guest.
+//! The channel to the guest of a one-shot sandbox, and its last output.
 
 use std::convert::Infallible;
 use std::io::{self, Read};
@@ -15,82 +15,97 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, getsockopt, socketpair
 use nix::unistd::geteuid;
 
 use crate::console::Stdio;
+use crate::driver::Sockets;
 use crate::error::{Error, Result};
 use crate::hypervisor::Hypervisor;
-use crate::run::{Plan, Reach};
+use crate::run::Plan;
 use crate::sys::text::printable::printable;
+
+/// How the channel to a guest is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChannelKind {
+    /// A socket that a container inherits when the domain starts.
+    Inherited {
+        /// The directory that becomes the staging root.
+        stage: PathBuf,
+        /// File of guest-init for errors that it cannot send on the channel.
+        log: PathBuf,
+    },
+    /// Unix sockets that the hypervisor makes.
+    Sockets(Sockets),
+}
 
 /// A guest that was started.
 #[derive(Debug)]
-pub struct Contact {
+pub struct StartedGuest {
     /// The channel to it.
     pub link: Link,
-    /// What it says beside.
-    pub last_words: LastWords,
+    /// Its output beside the channel.
+    pub output: GuestOutput,
 }
 
-/// What a guest said where it could not say it on the channel.
+/// Output of a guest beside the channel.
 #[derive(Debug)]
-pub enum LastWords {
+pub enum GuestOutput {
     /// In a file of its staging root.
     File(PathBuf),
     /// On its consoles.
-    Consoles(Words),
+    Consoles(ConsoleOutput),
 }
 
-/// The end of what was said on consoles.
+/// The end of the output on consoles.
 #[derive(Debug)]
-pub struct Words {
-    said: Arc<Mutex<Vec<u8>>>,
-    /// Says nothing, until all consoles have ended.
+pub struct ConsoleOutput {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    /// Disconnected once all consoles have ended.
     listeners: Receiver<Infallible>,
 }
 
-/// Bytes of a console that are kept.
+/// Bytes of consoles that are kept.
 const KEPT: usize = 8 << 10;
 
-/// How long the end of a console may take to come, when that of the machine has.
+/// Time that the end of a console may take to come, after that of the machine.
 const END: Duration = Duration::from_secs(2);
 
 /// Starts the domain of `plan`.
 ///
 /// # Errors
 /// Where it does not start, or cannot be reached then.
-pub fn start(plan: &Plan, hypervisor: &dyn Hypervisor, stdio: &Stdio) -> Result<Contact> {
-    match &plan.reach {
-        Reach::HandedDown { log, .. } => {
+pub fn start(plan: &Plan, hypervisor: &dyn Hypervisor, stdio: &Stdio) -> Result<StartedGuest> {
+    let xml = &plan.boot.xml;
+    match &plan.channel {
+        ChannelKind::Inherited { log, .. } => {
             let (ours, theirs) = channel()?;
             let mut files: Vec<BorrowedFd<'_>> = vec![theirs.as_fd()];
             files.extend(stdio.shared());
-            hypervisor.run(&plan.xml, &files)?;
-            Ok(Contact {
+            hypervisor.run(xml, &files)?;
+            Ok(StartedGuest {
                 link: Link::new(ours),
-                last_words: LastWords::File(log.clone()),
+                output: GuestOutput::File(log.clone()),
             })
         }
-        Reach::Sockets {
-            channel, consoles, ..
-        } => {
-            hypervisor.run(&plan.xml, &[])?;
+        ChannelKind::Sockets(sockets) => {
+            hypervisor.run(xml, &[])?;
             let (listener, listeners) = mpsc::channel();
-            let said = Arc::new(Mutex::new(Vec::new()));
-            for console in consoles {
-                let (said, listener) = (Arc::clone(&said), listener.clone());
-                listen(connect(console)?, said, listener, plan.guest.debug);
+            let bytes = Arc::new(Mutex::new(Vec::new()));
+            for console in std::iter::once(&sockets.console).chain(&sockets.serial) {
+                let (bytes, listener) = (Arc::clone(&bytes), listener.clone());
+                listen(connect(console)?, bytes, listener, plan.boot.guest.debug);
             }
             drop(listener);
-            let channel = connect(channel)?;
+            let channel = connect(&sockets.channel)?;
             channel
                 .set_nonblocking(true)
                 .map_err(Error::step("connecting to the guest"))?;
-            Ok(Contact {
+            Ok(StartedGuest {
                 link: Link::new(channel.into()),
-                last_words: LastWords::Consoles(Words { said, listeners }),
+                output: GuestOutput::Consoles(ConsoleOutput { bytes, listeners }),
             })
         }
     }
 }
 
+/// Makes the two ends of a channel.
 fn channel() -> Result<(OwnedFd, OwnedFd)> {
     socketpair(
         AddressFamily::Unix,
@@ -101,7 +116,8 @@ fn channel() -> Result<(OwnedFd, OwnedFd)> {
     .map_err(|errno| Error::step("making a channel")(errno))
 }
 
-/// Connects to a socket of QEMU's. That of an ordinary user runs as that user: somebody else who listens there is not told what is run.
+/// Connects to a socket of QEMU. The QEMU of an ordinary user runs as that user: another user who listens there does not learn the
+/// command.
 fn connect(socket: &Path) -> Result<UnixStream> {
     let failed = Error::io("connecting to", socket);
     let stream = UnixStream::connect(socket).map_err(&failed)?;
@@ -117,10 +133,10 @@ fn connect(socket: &Path) -> Result<UnixStream> {
     )))
 }
 
-/// Reads a console for as long as it is there: a guest whose console nobody reads stands still. `shown` prints it.
+/// Reads a console for as long as it is there: a guest whose console is not read stands still. `shown` prints it.
 fn listen(
     mut console: UnixStream,
-    said: Arc<Mutex<Vec<u8>>>,
+    kept: Arc<Mutex<Vec<u8>>>,
     listener: Sender<Infallible>,
     shown: bool,
 ) {
@@ -129,30 +145,29 @@ fn listen(
         while let Ok(count @ 1..) = console.read(&mut buffer) {
             let bytes = buffer.get(..count).unwrap_or_default();
             if shown {
-                // Nobody can do anything about a failure to print.
-                // A serial line ends its lines with both.
+                // A serial port ends lines with both characters. A failure to print is no reason to stop reading.
                 let text = printable(&String::from_utf8_lossy(bytes).replace('\r', ""));
                 let _ = io::Write::write_all(&mut io::stderr(), text.as_bytes());
             }
-            let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
-            said.extend_from_slice(bytes);
-            let excess = said.len().saturating_sub(KEPT);
-            said.drain(..excess);
+            let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.extend_from_slice(bytes);
+            let excess = kept.len().saturating_sub(KEPT);
+            kept.drain(..excess);
         }
         drop(listener);
     });
 }
 
-impl LastWords {
-    /// All of it, or the end of it, once the guest has ended.
+impl GuestOutput {
+    /// Returns the output, or the end of it, once the guest has ended.
     #[must_use]
     pub fn read(&self) -> String {
         match self {
             Self::File(path) => std::fs::read_to_string(path).unwrap_or_default(),
-            Self::Consoles(words) => {
-                let _ = words.listeners.recv_timeout(END);
-                let said = words.said.lock().unwrap_or_else(PoisonError::into_inner);
-                String::from_utf8_lossy(&said).replace('\r', "")
+            Self::Consoles(output) => {
+                let _ = output.listeners.recv_timeout(END);
+                let bytes = output.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+                String::from_utf8_lossy(&bytes).replace('\r', "")
             }
         }
     }

@@ -1,5 +1,5 @@
-//! Disks and images of the host: what they are, what the guest's kernel needs for them, and block devices made of them for
-//! containers, which take no files.
+//! Disks and images of the host: their checks, the features that a guest's kernel needs for them, and the block devices that
+//! containers have in their place, since they take no files.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileTypeExt;
@@ -11,15 +11,15 @@ use crate::config::{Disk, ImageFormat};
 use crate::domain::{BlockDevice, BlockKind};
 use crate::error::{Error, Result};
 use crate::guest::kernel::Feature;
-use crate::run::layout::Image;
+use crate::guest::layout::{Image, Layout};
 use crate::sys::image::loopdev::{Extent, LoopDevice};
-use crate::sys::image::references;
+use crate::sys::image::references as reference;
 use crate::sys::image::storage_daemon::{self, RawView};
 
 /// A block device of the host, for as long as this lives or something has it open.
 #[derive(Debug)]
 pub struct Attached {
-    /// What a container is given.
+    /// The device as a container has it.
     pub device: BlockDevice,
     /// Let go of before what it lies on.
     _device: Option<LoopDevice>,
@@ -27,9 +27,8 @@ pub struct Attached {
 }
 
 impl Attached {
-    /// What it would be, in a plan that is only shown.
-    #[must_use]
-    pub fn pretended(source: &Path, read_only: bool) -> Self {
+    /// Returns a stand-in for a plan that is only shown.
+    fn pretended(source: &Path, read_only: bool) -> Self {
         Self {
             device: block(source, read_only),
             _device: None,
@@ -38,7 +37,26 @@ impl Attached {
     }
 }
 
-/// What is behind a disk, which must be what was said.
+/// Attaches block devices of the host to the images of a layout, then to its disks, in the order that a container has them in.
+///
+/// # Errors
+/// Where an image has no such filesystem, names other files, or the host cannot make devices of such images.
+pub fn attach(layout: &Layout) -> Result<Vec<Attached>> {
+    let images = layout.images.iter().map(attach_image);
+    images.chain(layout.disks.iter().map(attach_disk)).collect()
+}
+
+/// Returns the same as [`attach`] for a plan that is only shown: nothing is attached.
+#[must_use]
+pub fn pretend(layout: &Layout) -> Vec<Attached> {
+    let images = layout.images.iter();
+    let images = images.map(|image| Attached::pretended(&image.source, image.read_only));
+    let disks = layout.disks.iter();
+    let disks = disks.map(|disk| Attached::pretended(disk.source(), disk.is_read_only()));
+    images.chain(disks).collect()
+}
+
+/// Returns the kind of a disk; the file must be of the kind that the user named.
 pub fn kind(disk: &Disk) -> Result<BlockKind> {
     let source = disk.source();
     let metadata = fs::metadata(source).map_err(Error::io("looking at the disk", source))?;
@@ -59,8 +77,11 @@ pub fn kind(disk: &Disk) -> Result<BlockKind> {
     }
 }
 
-/// What the guest's kernel needs to mount an image.
+/// Returns the features that a guest's kernel needs to mount an image.
 pub fn features(image: &Image) -> Result<Vec<Feature>> {
+    if let Some(filesystem) = image.filesystem {
+        return features_of(filesystem, image);
+    }
     if image.format != ImageFormat::Raw {
         // What is in it cannot be told from outside.
         return Ok(vec![
@@ -70,8 +91,11 @@ pub fn features(image: &Image) -> Result<Vec<Feature>> {
             Feature::Squashfs,
         ]);
     }
-    let chosen = choose(image, &image.source)?;
-    match chosen.filesystem {
+    features_of(choose(image, &image.source)?.filesystem, image)
+}
+
+fn features_of(filesystem: FsType, image: &Image) -> Result<Vec<Feature>> {
+    match filesystem {
         FsType::Ext2 | FsType::Ext3 | FsType::Ext4 => Ok(vec![Feature::Ext4]),
         FsType::Xfs => Ok(vec![Feature::Xfs]),
         FsType::Btrfs => Ok(vec![Feature::Btrfs]),
@@ -85,7 +109,7 @@ pub fn features(image: &Image) -> Result<Vec<Feature>> {
     }
 }
 
-/// The filesystem of an image that is seen raw at `raw`.
+/// Finds the filesystem of an image whose bytes are at `raw`.
 fn choose(image: &Image, raw: &Path) -> Result<filesystem::Chosen> {
     let mut file = File::open(raw).map_err(Error::io("reading the image", &image.source))?;
     filesystem::choose(&mut file, image.partition).map_err(Error::step(format!(
@@ -94,7 +118,7 @@ fn choose(image: &Image, raw: &Path) -> Result<filesystem::Chosen> {
     )))
 }
 
-/// Refuses an image that names other files which are not to be opened, before anything looks at it that would open them.
+/// Refuses an image that names other files that are not to be opened, before any program opens them.
 ///
 /// # Errors
 /// Names the image, the file and the option. Also where the image cannot be read.
@@ -102,10 +126,7 @@ pub fn check_image(image: &Image) -> Result<()> {
     check(&image.source, image.format, image.backing)
 }
 
-/// Refuses a disk with such an image, as [`check_image`].
-///
-/// # Errors
-/// Names the image, the file and the option. Also where the image cannot be read.
+/// Does the same for a disk as [`check_image`].
 pub fn check_disk(disk: &Disk) -> Result<()> {
     check(disk.source(), disk.format(), disk.has_backing())
 }
@@ -114,8 +135,8 @@ fn check(source: &Path, format: ImageFormat, backing: bool) -> Result<()> {
     if backing || format == ImageFormat::Raw {
         return Ok(());
     }
-    let found = references::open(source, true)
-        .and_then(|image| references::find(&image, format.as_str()))
+    let found = reference::open(source, true)
+        .and_then(|image| reference::find(&image, format.as_str()))
         .map_err(Error::io("reading the image", source))?;
     match found {
         None => Ok(()),
@@ -127,11 +148,8 @@ fn check(source: &Path, format: ImageFormat, backing: bool) -> Result<()> {
     }
 }
 
-/// Makes a block device of the filesystem in `image`.
-///
-/// # Errors
-/// Where there is no such filesystem, the image names other files, or the host cannot make devices of such images.
-pub fn attach_image(image: &Image) -> Result<Attached> {
+/// Attaches a block device to the filesystem in `image`.
+fn attach_image(image: &Image) -> Result<Attached> {
     check_image(image)?;
     let export = export(&image.source, image.format, image.read_only, image.backing)?;
     let raw = raw_view(export.as_ref(), &image.source);
@@ -143,11 +161,8 @@ pub fn attach_image(image: &Image) -> Result<Attached> {
     attached(&image.source, &raw, extent, image.read_only, export)
 }
 
-/// Makes a block device of a disk, unless it is one.
-///
-/// # Errors
-/// As [`attach_image`].
-pub fn attach_disk(disk: &Disk) -> Result<Attached> {
+/// Attaches a block device to a disk, unless it is one.
+fn attach_disk(disk: &Disk) -> Result<Attached> {
     let (source, read_only) = (disk.source(), disk.is_read_only());
     match kind(disk)? {
         BlockKind::Block => Ok(Attached {

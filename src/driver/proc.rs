@@ -1,18 +1,18 @@
-//! The addresses of a sandbox, in its kernel's tables.
+//! Tables of a sandbox's kernel below `/proc`. Root inside decides what they say.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Addresses in `/proc/net/fib_trie` and `/proc/net/if_inet6` by which others may reach who has them; IPv4 first.
+/// Returns the addresses in `/proc/net/fib_trie` and `/proc/net/if_inet6` by which others may reach the sandbox; IPv4 first.
 #[must_use]
-pub fn of_tables(fib_trie: &str, if_inet6: &str) -> Vec<IpAddr> {
+pub fn addresses(fib_trie: &str, if_inet6: &str) -> Vec<IpAddr> {
     let v4 = parse_fib_trie(fib_trie).into_iter().map(IpAddr::from);
     let v6 = parse_if_inet6(if_inet6).into_iter().map(IpAddr::from);
     v4.chain(v6).filter(is_of_one_host).collect()
 }
 
-/// Whether an address can be that of one host to others: not a loopback's, none that counts on one link alone, none of many hosts or of
-/// nobody, and no IPv4 address in the clothes of IPv6, with which a kernel speaks IPv4 (RFC 4291, 2.5.5).
+/// Returns whether an address is of one host, to others: no loopback, link-local, multicast or unspecified address, and no IPv4
+/// address written as an IPv6 one, for which a kernel uses IPv4 (RFC 4291, 2.5.5).
 fn is_of_one_host(address: &IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
@@ -27,7 +27,7 @@ fn is_of_one_host(address: &IpAddr) -> bool {
     }
 }
 
-/// Local addresses of `fib_trie`: a line `|-- ADDRESS` followed by `/32 host LOCAL`.
+/// Returns the local addresses of `fib_trie`: a line `|-- ADDRESS` followed by `/32 host LOCAL`.
 fn parse_fib_trie(text: &str) -> BTreeSet<Ipv4Addr> {
     let mut last = None;
     let mut found = BTreeSet::new();
@@ -41,7 +41,7 @@ fn parse_fib_trie(text: &str) -> BTreeSet<Ipv4Addr> {
     found
 }
 
-/// Global addresses of `if_inet6`: 32 hex digits, then index, prefix length and scope, which is 00 for global.
+/// Returns the global addresses of `if_inet6`: 32 hex digits, then index, prefix length and scope, which is 00 for global.
 fn parse_if_inet6(text: &str) -> Vec<Ipv6Addr> {
     text.lines()
         .filter_map(|line| {
@@ -52,21 +52,44 @@ fn parse_if_inet6(text: &str) -> Vec<Ipv6Addr> {
         .collect()
 }
 
+/// Returns the bytes received and sent by all NICs but the loopback: the first and the ninth number of `/proc/net/dev`.
+#[must_use]
+pub fn parse_net_dev(text: &str) -> (u64, u64) {
+    let numbers = text.lines().filter_map(|line| {
+        let (name, rest) = line.split_once(':')?;
+        let numbers: Vec<u64> = rest
+            .split_whitespace()
+            .map(|number| number.parse().ok())
+            .collect::<Option<_>>()?;
+        (name.trim() != "lo").then_some((*numbers.first()?, *numbers.get(8)?))
+    });
+    // The kernel of a virtual machine may write anything.
+    numbers.fold((0, 0), |sum: (u64, u64), one| {
+        (sum.0.saturating_add(one.0), sum.1.saturating_add(one.1))
+    })
+}
+
+/// Returns the seconds since the boot: the first number of `/proc/uptime`.
+#[must_use]
+pub fn parse_uptime(text: &str) -> Option<f64> {
+    text.split(' ').next()?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn tables_of_the_kernel_are_read() {
+    fn addresses_are_parsed() {
         let trie = "Local:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 127.0.0.1\n        /32 host LOCAL\n     |-- 192.168.122.7\n        /32 host LOCAL\n     |-- 192.168.122.255\n        /32 link BROADCAST\n";
         let v6 = "00000000000000000000000000000001 01 80 10 80       lo\n20010db8000000000000000000000007 02 40 00 80     eth0\nfe800000000000005054fffe4512aa11 02 40 20 80     eth0\n";
         let expected: [IpAddr; 2] =
             ["192.168.122.7", "2001:db8::7"].map(|text| text.parse().unwrap());
-        assert_eq!(of_tables(trie, v6), expected);
+        assert_eq!(addresses(trie, v6), expected);
     }
 
     #[test]
-    fn addresses_that_nobody_can_have_are_dropped() {
+    fn addresses_of_no_single_host_are_dropped() {
         let lies = [
             "::ffff:127.0.0.1",
             "::ffff:192.168.122.1",
@@ -81,7 +104,7 @@ mod tests {
             .iter()
             .map(|lie| format!("{:032x} 02 40 00 80 eth0\n", bits(lie)))
             .collect();
-        assert_eq!(of_tables("", &table), Vec::<IpAddr>::new());
+        assert_eq!(addresses("", &table), Vec::<IpAddr>::new());
         let lies = [
             "0.0.0.0",
             "0.1.2.3",
@@ -94,6 +117,16 @@ mod tests {
             .iter()
             .map(|lie| format!("|-- {lie}\n/32 host LOCAL\n"))
             .collect();
-        assert_eq!(of_tables(&table, ""), Vec::<IpAddr>::new());
+        assert_eq!(addresses(&table, ""), Vec::<IpAddr>::new());
+    }
+
+    #[test]
+    fn traffic_and_uptime_are_parsed() {
+        let text = "Inter-|   Receive                |  Transmit\n face |bytes    packets errs\n    lo:     999       1    0    0    0     0          0         0     999       1    0    0    0     0       0          0\n  eth0:    1000       9    0    0    0     0          0         0      70       1    0    0    0     0       0          0\n  eth1:       1       9    0    0    0     0          0         0       2       1    0    0    0     0       0          0\n";
+        assert_eq!(parse_net_dev(text), (1001, 72));
+        let line = |name: &str| format!("{name}: {0} 1 0 0 0 0 0 0 {0} 1\n", u64::MAX);
+        let much = [line("eth0"), line("eth1")].concat();
+        assert_eq!(parse_net_dev(&much), (u64::MAX, u64::MAX));
+        assert_eq!(parse_uptime("12.50 20.00\n"), Some(12.5));
     }
 }
