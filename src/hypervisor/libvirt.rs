@@ -10,6 +10,8 @@ use std::fmt::Display;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::thread;
+use std::time::Duration;
 
 use virt::connect::Connect;
 use virt::domain::{Domain, DomainState as State};
@@ -17,7 +19,7 @@ use virt::error::{Error as VirtError, ErrorNumber};
 use virt::network::Network;
 
 use crate::error::{Error, Result};
-use crate::hypervisor::words::{hint, parse_range, parse_subnets};
+use crate::hypervisor::words::{hint, is_hang_up, parse_range, parse_subnets};
 use crate::hypervisor::{DomainState, Hypervisor, Limit, Subnet, Usage};
 
 /// A connection to a libvirt daemon. It is closed when this is dropped; long waits should not hold one.
@@ -37,7 +39,7 @@ impl Libvirt {
     pub fn open(uri: &str) -> Result<Self> {
         // libvirt prints every error to stderr unless told otherwise; ours carry its text.
         virt::error::clear_error_callback();
-        let connection = Connect::open(Some(uri)).map_err(|error| Error::Libvirt {
+        let connection = connect(uri).map_err(|error| Error::Libvirt {
             doing: format!("connecting to libvirt at '{uri}'"),
             reason: format!(
                 "{}; is its daemon running? Start it with 'systemctl start libvirtd.socket' (or virtlxcd.socket \
@@ -61,7 +63,7 @@ impl Libvirt {
         // Before any connection: what a driver waits for is told to the loop that is there then.
         virt::event::event_register_default_impl()
             .map_err(|error| failed(format_args!("starting '{uri}'"), &error))?;
-        std::thread::spawn(|| while virt::event::event_run_default_impl().is_ok() {});
+        thread::spawn(|| while virt::event::event_run_default_impl().is_ok() {});
         Ok(Self {
             // It knows no domains that end with a connection.
             start_flags: virt::sys::VIR_DOMAIN_NONE,
@@ -105,6 +107,22 @@ impl Libvirt {
             Error::not_found(format!("libvirt at '{}' has no domain '{name}'", self.uri))
         })
     }
+}
+
+/// Number of times, and pause between them, that a connection is tried again after the daemon has hung up.
+const HANG_UPS: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Connects to a daemon. A daemon that ends when idle (`--timeout` in its units) may accept a connection just before it
+/// exits; its socket then starts it anew.
+fn connect(uri: &str) -> Result<Connect, VirtError> {
+    for _ in 0..HANG_UPS {
+        match Connect::open(Some(uri)) {
+            Err(error) if is_hang_up(error.message()) => thread::sleep(PAUSE),
+            result => return result,
+        }
+    }
+    Connect::open(Some(uri))
 }
 
 impl Hypervisor for Libvirt {

@@ -52,6 +52,18 @@ pub(super) fn parse_subnets(xml: &str) -> Vec<Subnet> {
         .collect()
 }
 
+/// Returns true for the error of a daemon that closed the connection while it was being opened
+/// (`virNetSocketReadWire` and `virNetSocketWriteWire` in libvirt's virnetsocket.c).
+pub(super) fn is_hang_up(message: &str) -> bool {
+    [
+        "End of file while reading data",
+        "Connection reset by peer",
+        "Broken pipe",
+    ]
+    .iter()
+    .any(|sign| message.contains(sign))
+}
+
 /// What to do about a failed start, where the reason is known.
 pub(super) fn hint(reason: &str) -> Option<&'static str> {
     [
@@ -74,6 +86,17 @@ pub(super) fn hint(reason: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_daemon_that_hangs_up_differs_from_one_that_is_not_there() {
+        assert!(is_hang_up("Cannot recv data: Connection reset by peer"));
+        assert!(is_hang_up(
+            "End of file while reading data: Input/output error"
+        ));
+        assert!(!is_hang_up(
+            "Failed to connect socket to '/run/libvirt/libvirt-sock': Connection refused"
+        ));
+    }
 
     #[test]
     fn subnets_of_a_network_are_read() {
