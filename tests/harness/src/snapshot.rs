@@ -210,14 +210,49 @@ fn of_other_run(pid: &str) -> bool {
     false
 }
 
-/// Loop devices that have a file, from sysfs.
+/// Loop devices that have a file, from sysfs. Not those of another test run: the name of a file that is out of sight here, such
+/// as `/image`, does not tell whose it is.
 fn loops(block: &Path, seen: &mut BTreeSet<String>) {
     for entry in fs::read_dir(block).into_iter().flatten().flatten() {
         if let Ok(file) = fs::read_to_string(entry.path().join("loop/backing_file")) {
             let device = entry.file_name();
-            seen.insert(format!("loop device {} {}", device.display(), file.trim()));
+            let number = fs::read_to_string(entry.path().join("dev")).unwrap_or_default();
+            if !is_held_by_other_run(&device.to_string_lossy(), number.trim()) {
+                seen.insert(format!("loop device {} {}", device.display(), file.trim()));
+            }
         }
     }
+}
+
+/// Returns whether a process of another test run has the block device open or mounted. `number` is "MAJOR:MINOR".
+fn is_held_by_other_run(device: &str, number: &str) -> bool {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .filter(|process| {
+            has_open(&process.path(), device) || has_mounted(&process.path(), device, number)
+        })
+        .any(|process| of_other_run(&process.file_name().to_string_lossy()))
+}
+
+fn has_open(process: &Path, device: &str) -> bool {
+    let files = fs::read_dir(process.join("fd")).into_iter().flatten();
+    files
+        .flatten()
+        .filter_map(|file| fs::read_link(file.path()).ok())
+        .any(|path| path.file_name().is_some_and(|name| name == device))
+}
+
+/// Returns whether it is mounted, in the process's view. Btrfs shows a number of its own, so the source counts, too.
+fn has_mounted(process: &Path, device: &str, number: &str) -> bool {
+    let table = fs::read_to_string(process.join("mountinfo")).unwrap_or_default();
+    table.lines().any(|line| {
+        let source = line
+            .split(" - ")
+            .nth(1)
+            .and_then(|end| end.split(' ').nth(1));
+        let source = source.and_then(|source| Path::new(source).file_name());
+        line.split(' ').nth(2) == Some(number) || source.is_some_and(|name| name == device)
+    })
 }
 
 fn files(path: &Path, seen: &mut BTreeSet<String>) {
@@ -281,11 +316,11 @@ mod tests {
     fn a_loop_device_without_a_file_is_nothing() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("loop0")).unwrap();
-        fs::create_dir_all(dir.path().join("loop1/loop")).unwrap();
-        fs::write(dir.path().join("loop1/loop/backing_file"), "/image\n").unwrap();
+        fs::create_dir_all(dir.path().join("loop4711/loop")).unwrap();
+        fs::write(dir.path().join("loop4711/loop/backing_file"), "/image\n").unwrap();
         let mut seen = BTreeSet::new();
         loops(dir.path(), &mut seen);
-        assert_eq!(Vec::from_iter(seen), ["loop device loop1 /image"]);
+        assert_eq!(Vec::from_iter(seen), ["loop device loop4711 /image"]);
     }
 
     #[test]
