@@ -122,7 +122,11 @@ impl Host {
             }
         };
         command.args(["--kill-after=10", PATIENCE, "bash", "-o", "pipefail", "-c"]);
-        command.arg(format!("exec 2>&1\n{}", shown.command));
+        // The private daemon's QEMU has an URI of its own, unlike its containers, which are libvirt's default here.
+        let text = shown
+            .command
+            .replace("qemu:///system", &libvirtd::qemu_uri().unwrap());
+        command.arg(format!("exec 2>&1\n{text}"));
         let path = format!(
             "{}:{}",
             program_directory().display(),
