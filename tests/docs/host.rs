@@ -19,13 +19,7 @@ use crate::output;
 use crate::page::{Account, Planned, Shown, Step};
 
 /// Packages that the pages run services of.
-const PACKAGES: [&str; 5] = [
-    "apache2",
-    "curl",
-    "python3",
-    "redis-server",
-    "libnss-libvirt",
-];
+const PACKAGES: [&str; 4] = ["apache2", "curl", "python3", "redis-server"];
 
 /// Longest time for one command, in seconds.
 const PATIENCE: &str = "180";

@@ -50,6 +50,7 @@ pages! {
     security_choices: "docs/security-choices.md",
     troubleshooting: "docs/troubleshooting.md",
     migration: "docs/migration.md",
+    recipes: "docs/recipes.md",
 }
 
 fn root() -> &'static Path {
