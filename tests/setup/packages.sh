@@ -19,8 +19,6 @@ base=(
     libvirt-daemon-driver-qemu qemu-system-x86 qemu-utils linux-image-amd64 linux-image-cloud-amd64
     # the guest's init, and what the tests look with
     systemd dbus acl attr curl procps ca-certificates cpio kmod
-    # what the pages of docs/ run; installing it meanwhile would change the /etc that other tests compare
-    apache2 redis-server python3
     # filesystems for images
     e2fsprogs xfsprogs btrfs-progs squashfs-tools fdisk
 )
