@@ -3,13 +3,12 @@
 //! The rules are those of tmpfiles.d(5) and sysusers.d(5), "CONFIGURATION DIRECTORIES AND PRECEDENCE".
 //! Callers interpret the words.
 
+use crate::sys::path::{below, normalize};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-
-use super::normalize;
 
 /// Search path; a name in an earlier directory hides the same name in a later one.
 const PREFIXES: &[&str] = &["/etc", "/run", "/usr/local/lib", "/usr/lib"];
@@ -67,7 +66,7 @@ pub(crate) fn read(root: &Path, directory: &str) -> Result<Vec<(PathBuf, String)
     let mut by_name: BTreeMap<OsString, PathBuf> = BTreeMap::new();
     for prefix in PREFIXES {
         let seen = Path::new(prefix).join(directory);
-        let there = under(root, &seen);
+        let there = below(root, &seen);
         let entries = match fs::read_dir(&there) {
             Ok(entries) => entries,
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
@@ -110,7 +109,7 @@ fn read_file(root: &Path, path: &Path) -> Result<Option<String>, ReadError> {
         if path == Path::new("/dev/null") {
             return Ok(None);
         }
-        let there = under(root, &path);
+        let there = below(root, &path);
         // An absolute target is relative to the root.
         match fs::read_link(&there) {
             Ok(target) => path = normalize(&path.parent().unwrap_or(Path::new("/")).join(target)),
@@ -127,13 +126,9 @@ fn read_file(root: &Path, path: &Path) -> Result<Option<String>, ReadError> {
         }
     }
     Err(ReadError {
-        path: under(root, &path),
+        path: below(root, &path),
         source: nix::errno::Errno::ELOOP.into(),
     })
-}
-
-fn under(root: &Path, path: &Path) -> PathBuf {
-    root.join(path.strip_prefix("/").unwrap_or(path))
 }
 
 /// Parses each line but comments and empty ones; logs and skips invalid lines, as systemd's tools do.

@@ -24,8 +24,6 @@ mod sysusers;
 mod tmpfiles;
 pub mod unit;
 
-use std::path::{Component, Path, PathBuf};
-
 use crate::error::{ErrorKind, LowerError};
 
 impl LowerError for package::PackageError {
@@ -35,19 +33,4 @@ impl LowerError for package::PackageError {
             Self::Read { .. } | Self::Start { .. } | Self::Failed { .. } => ErrorKind::Io,
         }
     }
-}
-
-/// Makes a path absolute and lexically normal: no `.`, `..`, `//` or trailing slash.
-pub(crate) fn normalize(path: &Path) -> PathBuf {
-    let mut normal = PathBuf::from("/");
-    for component in path.components() {
-        match component {
-            Component::Normal(name) => normal.push(name),
-            Component::ParentDir => {
-                normal.pop();
-            }
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
-        }
-    }
-    normal
 }

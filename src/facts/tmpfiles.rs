@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use super::conf_d::{self, File, LineError, ReadError, non_empty, split};
-use super::normalize;
+use crate::sys::path::normalize;
 
 /// Action of a rule; named after tmpfiles.d(5), "Configuration File Format".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,6 +17,7 @@ use guest_init::sys::first_process::RECORD;
 use crate::config::{Credential, Mac, Network};
 use crate::error::{Error, Result};
 use crate::sys::file::atomic;
+use crate::sys::path::below;
 use crate::sys::process::command;
 
 /// Private directories of a service, in its tree and in its root.
@@ -49,12 +50,6 @@ pub fn own_databases(root: &Path) -> Option<guest::Mount> {
         mode: 0o755,
         size: None,
     })
-}
-
-/// Returns the absolute `path` below `root`.
-#[must_use]
-pub fn below(root: impl AsRef<Path>, path: &Path) -> PathBuf {
-    root.as_ref().join(path.strip_prefix("/").unwrap_or(path))
 }
 
 /// Most bytes of all credentials of a sandbox, as of systemd for a unit (`CREDENTIALS_TOTAL_SIZE_MAX`).

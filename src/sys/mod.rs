@@ -8,6 +8,7 @@ pub mod copy;
 pub mod file;
 pub mod image;
 pub mod mount;
+pub mod path;
 pub mod process;
 pub mod root;
 pub mod text;

@@ -7,9 +7,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::facts::discover::{Fact, Readers, Service, below};
+use crate::facts::discover::{Fact, Readers, Service};
 use crate::facts::secrets::{self, SecretReason};
 use crate::facts::unit::special::Role;
+use crate::sys::path::{below, normalize};
 use crate::sys::root::Root;
 use crate::tree::{Class, TreePlan};
 
@@ -326,9 +327,7 @@ impl Walk<'_> {
                 let Ok(target) = fs::read_link(below(self.root, &path)) else {
                     return;
                 };
-                path = super::super::facts::normalize(
-                    &path.parent().unwrap_or(Path::new("/")).join(target),
-                );
+                path = normalize(&path.parent().unwrap_or(Path::new("/")).join(target));
                 continue;
             }
             let head = self.head(&path);

@@ -10,7 +10,8 @@ use guest_init::config::Addressing;
 
 use crate::config::SandboxConfig;
 use crate::facts::accounts::{Limits, Needed};
-use crate::facts::discover::{Service, below};
+use crate::facts::discover::Service;
+use crate::sys::path::below;
 use crate::tree::{Class, TreePlan};
 
 /// Plans the written files. This comes last: which accounts are kept depends on the copied files.

@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 use crate::config::{SandboxConfig, State};
 use crate::error::Result;
 use crate::facts::discover::Service;
+use crate::sys::path::below;
 
 pub use apply::apply;
 
@@ -143,7 +144,7 @@ impl TreePlan {
             if is_there {
                 continue;
             }
-            let class = if crate::facts::discover::below(root, parent).is_dir() {
+            let class = if below(root, parent).is_dir() {
                 Class::Empty
             } else {
                 Class::Made {

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use crate::config::State;
 use crate::error::Result;
-use crate::facts::discover::{Fact, Service, below, is_shared};
+use crate::facts::discover::{Fact, Service, is_shared};
+use crate::sys::path::below;
 use crate::sys::root::{Root, WalkEntry};
 use crate::tree::{Class, TreePlan};
 

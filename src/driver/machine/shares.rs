@@ -8,8 +8,9 @@ use super::transport::{FileTransport, Transports, for_guest};
 use crate::domain::qemu::{Share as Device, Transport};
 use crate::driver::build::FileCopy;
 use crate::error::Result;
+use crate::guest::PRIVATE_DIRS;
 use crate::guest::layout::{Layout, Share, ShareKind};
-use crate::guest::{PRIVATE_DIRS, below};
+use crate::sys::path::below;
 
 /// Name of the directory of copies of single files, in that of the sandbox.
 const COPIES: &str = "copied";

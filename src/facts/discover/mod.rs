@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-pub use self::paths::{Fact, below, is_shared};
+pub use self::paths::{Fact, is_shared};
 pub use self::readers::Readers;
 
 use crate::error::{Error, Result};

@@ -13,6 +13,7 @@ use crate::facts::package::{Comments, PackageName, mentioned_paths};
 use crate::facts::tmpfiles;
 use crate::facts::unit::facts::directory::DirectoryKind;
 use crate::facts::unit::{UnitFacts, UnitName};
+use crate::sys::path::below;
 use crate::sys::root::Root;
 
 /// Reason why a path belongs to the service. Its text is a phrase.
@@ -348,9 +349,4 @@ impl Paths<'_> {
 /// Returns true if `path` is common to all services.
 pub fn is_shared(path: &Path) -> bool {
     SHARED.iter().any(|shared| Path::new(shared) == path)
-}
-
-/// Returns `path` below `root`.
-pub fn below(root: &Path, path: &Path) -> PathBuf {
-    root.join(path.strip_prefix("/").unwrap_or(path))
 }

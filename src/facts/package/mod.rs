@@ -10,6 +10,7 @@ mod dpkg;
 mod mentions;
 mod rpm;
 
+use crate::sys::path::normalize;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
@@ -166,7 +167,7 @@ pub fn dependency_closure(
 /// Returns the canonical spelling of a path: lexically normal, after the /usr merge (hier(7), file-hierarchy(7)),
 /// and with `/run` in place of the old `/var/run`.
 fn canonical(path: &Path) -> PathBuf {
-    let normal = super::normalize(path);
+    let normal = normalize(path);
     for (old, new) in ALIASES {
         if let Ok(rest) = normal.strip_prefix(old) {
             // Joining an empty rest would add a trailing slash.

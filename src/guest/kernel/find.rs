@@ -10,6 +10,7 @@ use nix::sys::utsname::uname;
 use super::{Kernel, image, unreadable};
 use crate::config::KernelRequest;
 use crate::error::{Error, Result};
+use crate::sys::path::below;
 
 /// Enough of an image to read its release.
 const HEADER: u64 = 64 << 10;
@@ -175,10 +176,6 @@ fn first_modules(places: &[PathBuf]) -> Option<PathBuf> {
         .iter()
         .find(|path| path.join("modules.dep").is_file())
         .cloned()
-}
-
-fn below(root: &Path, path: &Path) -> PathBuf {
-    root.join(path.strip_prefix("/").unwrap_or(path))
 }
 
 fn quoted(places: &[PathBuf]) -> String {

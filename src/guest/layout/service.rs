@@ -6,8 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 use super::*;
 use crate::config::SandboxConfig;
 use crate::config::storage::tree_image::TreeFilesystem;
-use crate::guest::{PRIVATE, PRIVATE_DIRS, below, nested};
+use crate::guest::{PRIVATE, PRIVATE_DIRS, nested};
 use crate::host::{HostFacts, SystemDir};
+use crate::sys::path::below;
 
 /// Name of the disk that holds the tree.
 const TREE: &str = "tree";

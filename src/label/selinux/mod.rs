@@ -20,7 +20,7 @@ pub use self::context::{Context, ParseContextError};
 pub use self::contexts::{Kind, Types};
 use crate::config::FileType;
 use crate::error::{Error, Result};
-use crate::sys::file::label as attribute;
+use crate::sys::root::label as attribute;
 
 /// Where the kernel has SELinux, if it is on.
 const KERNEL: &str = "/sys/fs/selinux";

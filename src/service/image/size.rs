@@ -8,7 +8,7 @@ use crate::config::storage::tree_image::{TreeFilesystem, TreeFormat};
 use crate::config::{Bytes, KernelRequest, TreeImage};
 use crate::driver::Driver;
 use crate::error::{Error, Result};
-use crate::facts::discover::below;
+use crate::sys::path::below;
 use crate::tree::{Class, TreePlan};
 
 /// Room for what a filesystem needs itself, and for a first journal.

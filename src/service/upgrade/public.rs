@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 use nix::sys::stat::Mode;
 
 use crate::error::{Error, Result};
-use crate::facts::discover::{Fact, Service, below};
+use crate::facts::discover::{Fact, Service};
 use crate::facts::secrets;
 use crate::service::upgrade::accounts::ACCOUNTS;
+use crate::sys::path::below;
 use crate::tree::manifest::{Kind, Manifest};
 use crate::tree::{Class, Entry, TreePlan};
 

@@ -9,6 +9,7 @@ use similar::TextDiff;
 use crate::service::upgrade::merge::{Action, Change};
 use crate::service::upgrade::plan::Plan;
 use crate::service::upgrade::public;
+use crate::sys::path::below;
 use crate::sys::root::Root;
 use crate::tree::manifest::{Kind, Manifest};
 
@@ -130,7 +131,7 @@ fn of_change(plan: &Plan, tree: &Root, change: &Change) -> Option<String> {
         return None;
     }
     let old = own(tree, path)?;
-    let new = fs::read_to_string(inside(&plan.candidate, path)).ok()?;
+    let new = fs::read_to_string(below(&plan.candidate, path)).ok()?;
     (!old.contains('\0') && !new.contains('\0')).then(|| unified(path, to, &old, &new))
 }
 
@@ -155,8 +156,4 @@ fn is_readable(manifest: &Manifest, path: &Path) -> bool {
         let is_short = matches!(entry.kind, Kind::File { size, .. } if size <= LARGEST);
         is_short && entry.mode & 0o004 != 0
     })
-}
-
-fn inside(root: &Path, path: &Path) -> std::path::PathBuf {
-    root.join(path.strip_prefix("/").unwrap_or(path))
 }

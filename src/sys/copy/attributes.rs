@@ -13,7 +13,8 @@ use nix::sys::stat::{Mode, UtimensatFlags, fchmod, futimens, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat};
 
-use crate::sys::root::{Object, proc_path};
+use crate::sys::path::proc_path;
+use crate::sys::root::Object;
 
 /// Extended attributes that are not copied: the label depends on the new place, and EVM's checksum covers the
 /// inode number.

@@ -3,7 +3,6 @@
 pub mod atomic;
 pub mod bounded_read;
 pub mod entries;
-pub mod label;
 pub mod lock;
 pub mod new_file;
 pub mod private;

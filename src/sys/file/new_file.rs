@@ -9,7 +9,7 @@ use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
 use nix::unistd::linkat;
 use tempfile::NamedTempFile;
 
-use crate::sys::root::proc_path;
+use crate::sys::path::proc_path;
 
 /// New file that is still being written. Dropping it without [`commit`](Self::commit) removes it. On
 /// filesystems with `O_TMPFILE` it also disappears if the process is killed.

@@ -9,7 +9,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
@@ -19,7 +19,9 @@ use nix::unistd::{Gid, Uid, fchown, fchownat, symlinkat};
 
 use crate::error::abbreviate;
 use crate::sys::file::atomic::{self, Durability};
+use crate::sys::path::proc_path;
 
+pub mod label;
 mod swap;
 mod trusted;
 mod walk;
@@ -340,10 +342,6 @@ impl Object {
     pub(super) fn proc_path(&self) -> PathBuf {
         proc_path(&self.file)
     }
-}
-
-pub(super) fn proc_path(fd: &dyn AsRawFd) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
 fn relative(path: &Path) -> &Path {

@@ -8,8 +8,8 @@ use nix::sys::stat::Mode;
 use nix::unistd::geteuid;
 
 use crate::error::{Error, Result};
-use crate::facts::discover::below;
 use crate::guest::PRIVATE_DIRS;
+use crate::sys::path::below;
 use crate::sys::root::Root;
 
 /// Checks that only root, or the user of this process, owns `path` and could replace it. Otherwise users of the host could

@@ -7,8 +7,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::facts::unit::load::root::{chase, within};
+use crate::facts::unit::load::root::chase;
 use crate::facts::unit::syntax::parse_bool;
+use crate::sys::path::below;
 
 /// Consequence of a failed check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,7 +169,7 @@ impl Check {
         let real = |path: &Path| {
             chase(machine.root, path)
                 .ok()
-                .map(|path| within(machine.root, &path))
+                .map(|path| below(machine.root, &path))
         };
         Some(match self {
             Self::PathExists(path) => real(path).is_some(),

@@ -20,11 +20,11 @@ use self::exec::{ExecCommand, ExecPhase};
 use self::listen::{Listen, ListenKind};
 use self::path_hints::paths_in;
 use self::read::Reader;
-use super::load::root::simplify;
 use super::load::{Unit, UnitSource};
 use super::name::{UnitKind, UnitName};
 use super::syntax::specifier::{Owner, Specifiers};
 use super::syntax::{parse_bool, words};
+use crate::sys::path::normalize;
 
 /// A path that may be marked as optional with `-`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -281,14 +281,14 @@ fn marked(text: &str) -> Option<MarkedPath> {
     // `+` means relative to RootDirectory=, and nothing without one.
     let path = path.strip_prefix('+').unwrap_or(path);
     path.starts_with('/').then(|| MarkedPath {
-        path: simplify(path.as_ref()),
+        path: normalize(path.as_ref()),
         optional,
     })
 }
 
 /// Replaces the old `/var/run` by `/run`, as systemd does.
 fn run_path(path: &Path) -> PathBuf {
-    let path = simplify(path);
+    let path = normalize(path);
     match path.strip_prefix("/var/run") {
         Ok(rest) => Path::new("/run").join(rest),
         Err(_) => path,

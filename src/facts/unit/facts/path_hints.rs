@@ -2,10 +2,9 @@
 //!
 //! Such a text need not be a path: callers check whether it exists.
 
+use crate::sys::path::normalize;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-
-use crate::facts::unit::load::root::simplify;
 
 /// Adds every absolute path in `text` to `paths`.
 ///
@@ -57,7 +56,7 @@ fn clean(path: &str) -> Option<PathBuf> {
             .filter(|dir| dir.matches('/').count() > 1)?,
         None => path,
     };
-    let path = simplify(known.as_ref());
+    let path = normalize(known.as_ref());
     (path.parent().is_some()).then_some(path)
 }
 

@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::dirs::{ScanError, Subdir, UnitDirs, list};
-use super::root::{chase, within};
+use super::root::chase;
 use crate::facts::unit::name::UnitName;
+use crate::sys::path::below;
 
 impl UnitDirs {
     /// The drop-ins of a unit known by `names`, in the order in which they apply.
@@ -31,7 +32,7 @@ impl UnitDirs {
                     continue;
                 }
                 let real = chase(&self.root, &dir.join(&name)).ok();
-                let real = real.filter(|path| within(&self.root, path).is_file());
+                let real = real.filter(|path| below(&self.root, path).is_file());
                 by_name.insert(name, real);
             }
         }

@@ -12,11 +12,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use self::dirs::{Located, ScanError, Subdir, UnitDirs};
-use self::root::within;
 use self::sysv::LsbHeader;
 use super::name::UnitName;
 use super::name::suggest::nearest;
 use super::syntax::{Settings, Warning, parse};
+use crate::sys::path::below;
 
 /// Reason why a unit cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -202,7 +202,7 @@ impl UnitDirs {
         };
         // The entry of an init script may be a link; resolve it within the root.
         let real = self::root::chase(self.root(), path).map_err(fail)?;
-        fs::read(within(self.root(), &real)).map_err(fail)
+        fs::read(below(self.root(), &real)).map_err(fail)
     }
 }
 

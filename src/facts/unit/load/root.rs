@@ -1,5 +1,6 @@
 //! Symbolic links resolved as a process with the given root directory would see them.
 
+use crate::sys::path::below;
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs;
@@ -23,7 +24,7 @@ pub(in crate::facts::unit) fn chase(root: &Path, path: &Path) -> io::Result<Path
             continue;
         }
         let next = done.join(&part);
-        let real = within(root, &next);
+        let real = below(root, &next);
         if !fs::symlink_metadata(&real)?.is_symlink() {
             done = next;
             continue;
@@ -41,24 +42,6 @@ pub(in crate::facts::unit) fn chase(root: &Path, path: &Path) -> io::Result<Path
         }
     }
     Ok(done)
-}
-
-/// Returns the host's path of a path inside the root.
-pub(in crate::facts::unit) fn within(root: &Path, path: &Path) -> PathBuf {
-    root.join(path.strip_prefix("/").unwrap_or(path))
-}
-
-/// Removes `.`, `..` and doubled slashes without reading the filesystem.
-pub(in crate::facts::unit) fn simplify(path: &Path) -> PathBuf {
-    let mut out = PathBuf::from("/");
-    for part in parts(path) {
-        if part == ".." {
-            out.pop();
-        } else {
-            out.push(part);
-        }
-    }
-    out
 }
 
 fn parts(path: &Path) -> impl Iterator<Item = OsString> {
@@ -96,10 +79,6 @@ mod tests {
         assert_eq!(
             chase(root, Path::new("/none")).unwrap_err().kind(),
             io::ErrorKind::NotFound
-        );
-        assert_eq!(
-            simplify(Path::new("/a/./b/../../../c//d")),
-            Path::new("/c/d")
         );
     }
 }

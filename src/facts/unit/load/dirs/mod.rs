@@ -11,8 +11,9 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::root::{chase, simplify, within};
+use super::root::chase;
 use crate::facts::unit::name::UnitName;
+use crate::sys::path::{below, normalize};
 
 /// Search path, highest precedence first.
 const SEARCH_PATH: [&str; 13] = [
@@ -124,7 +125,7 @@ impl UnitDirs {
         for path in SEARCH_PATH {
             match chase(root, Path::new(path)) {
                 // With a merged /usr, /lib/systemd/system and /usr/lib/systemd/system are one directory.
-                Ok(real) if dirs.contains(&real) || !within(root, &real).is_dir() => {}
+                Ok(real) if dirs.contains(&real) || !below(root, &real).is_dir() => {}
                 Ok(real) => dirs.push(real),
                 Err(source) if source.kind() == io::ErrorKind::NotFound => {}
                 Err(source) => {
@@ -278,8 +279,8 @@ impl UnitDirs {
         if self.leads_to_null(path) {
             return Some(Entry::Mask(path.to_owned()));
         }
-        if let Ok(link) = fs::read_link(within(&self.root, path)) {
-            let target = simplify(&path.parent()?.join(link));
+        if let Ok(link) = fs::read_link(below(&self.root, path)) {
+            let target = normalize(&path.parent()?.join(link));
             let in_search_path =
                 chase(&self.root, target.parent()?).is_ok_and(|dir| self.dirs.contains(&dir));
             let target = UnitName::exact(target.file_name()?.to_str()?).ok();
@@ -288,7 +289,7 @@ impl UnitDirs {
             }
         }
         let real = chase(&self.root, path).ok()?;
-        let meta = fs::metadata(within(&self.root, &real)).ok()?;
+        let meta = fs::metadata(below(&self.root, &real)).ok()?;
         match meta.is_file() {
             true if meta.len() == 0 => Some(Entry::Mask(path.to_owned())),
             true => Some(Entry::Fragment(real)),
@@ -300,7 +301,7 @@ impl UnitDirs {
         let null = Path::new("/dev/null");
         // The root of an image has no /dev, so also check the link itself.
         chase(&self.root, path).is_ok_and(|real| real == null)
-            || fs::read_link(within(&self.root, path)).is_ok_and(|target| target == null)
+            || fs::read_link(below(&self.root, path)).is_ok_and(|target| target == null)
     }
 
     fn add_scripts(&mut self) -> Result<(), ScanError> {
@@ -316,7 +317,7 @@ impl UnitDirs {
             let Ok(script) = chase(&self.root, &dir.join(&file_name)) else {
                 continue;
             };
-            let Ok(meta) = fs::metadata(within(&self.root, &script)) else {
+            let Ok(meta) = fs::metadata(below(&self.root, &script)) else {
                 continue;
             };
             if meta.is_file() && meta.permissions().mode() & 0o100 != 0 {
@@ -348,7 +349,7 @@ pub(in crate::facts::unit) fn list(root: &Path, dir: &Path) -> Result<Vec<String
     let Ok(real) = chase(root, dir) else {
         return Ok(Vec::new());
     };
-    let real = within(root, &real);
+    let real = below(root, &real);
     if !real.is_dir() {
         return Ok(Vec::new());
     }
