@@ -2,7 +2,7 @@
 //! fake; `libvirt` is the only implementation and the only module that speaks to libvirt.
 
 pub mod libvirt;
-mod words;
+mod parse;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;

@@ -19,7 +19,7 @@ use virt::error::{Error as VirtError, ErrorNumber};
 use virt::network::Network;
 
 use crate::error::{Error, Result};
-use crate::hypervisor::words::{hint, is_hang_up, parse_range, parse_subnets};
+use crate::hypervisor::parse::{hint, is_hang_up, parse_range, parse_subnets};
 use crate::hypervisor::{DomainState, Hypervisor, Limit, Subnet, Usage};
 
 /// A connection to a libvirt daemon. It is closed when this is dropped; long waits should not hold one.
