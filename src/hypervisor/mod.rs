@@ -1,6 +1,10 @@
-//! What is asked of a hypervisor. The trait is small so that everything above can be tried with a
-//! fake; `libvirt` is the only implementation and the only module that speaks to libvirt.
+//! Interface to the hypervisor: domains and virtual networks.
+//!
+//! Everything above uses the trait [`Hypervisor`]. [`libvirt`] implements it and is the only module that calls libvirt. `fake`
+//! implements it in memory, for unit tests without a daemon.
 
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod libvirt;
 mod parse;
 
@@ -8,124 +12,78 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::os::fd::BorrowedFd;
 
+use uuid::Uuid;
+
 use crate::config::resources::IdSet;
 use crate::error::Result;
 
-/// A connection to a hypervisor.
+/// Connection to a hypervisor. Domains and networks are addressed by their names.
 pub trait Hypervisor {
-    /// Makes a domain known, or replaces what is known of it.
-    ///
-    /// # Errors
-    /// Where the document is refused.
+    /// Defines the domain in a document, or replaces its definition. A running domain runs on as it is.
     fn define(&self, xml: &str) -> Result<()>;
 
-    /// Forgets a domain; one that is not known is no error.
-    ///
-    /// # Errors
-    /// Where the hypervisor refuses.
+    /// Removes the definition of a domain. Does nothing if there is none.
     fn undefine(&self, name: &str) -> Result<()>;
 
-    /// The document of a defined domain; none of one that is not known.
-    ///
-    /// # Errors
-    /// Where the hypervisor does not answer.
+    /// Returns the document of a defined domain.
     fn definition(&self, name: &str) -> Result<Option<String>>;
 
     /// Starts a defined domain.
-    ///
-    /// # Errors
-    /// Where it does not start.
     fn start(&self, name: &str) -> Result<()>;
 
-    /// Starts a domain that nobody has defined, and that ends with this connection, unless the driver is in this process.
-    /// `files` are handed down to a container's first process, from file descriptor 3 on.
-    ///
-    /// # Errors
-    /// Where it does not start.
+    /// Starts a domain without a definition. It ends with this connection, unless the driver runs in this process. A container's
+    /// first process inherits `files`, from file descriptor 3 on.
     fn run(&self, xml: &str, files: &[BorrowedFd<'_>]) -> Result<()>;
 
-    /// Ends a domain at once; one that does not run is no error.
-    ///
-    /// # Errors
-    /// Where the hypervisor refuses.
+    /// Ends a domain at once. Does nothing if it does not run.
     fn destroy(&self, name: &str) -> Result<()>;
 
-    /// Ends a domain if it is the one with this identity, and not another of the same name.
-    ///
-    /// # Errors
-    /// Where the hypervisor refuses.
-    fn destroy_own(&self, name: &str, uuid: uuid::Uuid) -> Result<()>;
+    /// Ends a domain only if it has this identity: another of the same name runs on.
+    fn destroy_own(&self, name: &str, uuid: Uuid) -> Result<()>;
 
     /// Freezes a running domain: none of its processes runs until [`resume`](Self::resume).
     ///
     /// # Errors
-    /// Where it does not run, or the hypervisor cannot freeze it.
+    /// The domain does not run, or the hypervisor cannot freeze it.
     fn suspend(&self, name: &str) -> Result<()>;
 
-    /// Lets a frozen domain run on; one that is not frozen is no error.
-    ///
-    /// # Errors
-    /// Where the hypervisor refuses.
+    /// Thaws a frozen domain. Does nothing if it is not frozen.
     fn resume(&self, name: &str) -> Result<()>;
 
     /// Changes a limit of a running domain, until it ends.
     ///
     /// # Errors
-    /// Where it does not run, or its kernel or the host's does not take the limit.
+    /// The domain does not run, or its kernel or the host's does not accept the limit.
     fn limit(&self, name: &str, limit: &Limit) -> Result<()>;
 
-    /// What a running domain has used.
-    ///
-    /// # Errors
-    /// Where it does not run, or the hypervisor does not answer.
+    /// Returns the resources that a running domain has used.
     fn usage(&self, name: &str) -> Result<Usage>;
 
-    /// Whether a domain has this identity.
-    ///
-    /// # Errors
-    /// Where the hypervisor does not answer.
-    fn is_known(&self, uuid: &uuid::Uuid) -> Result<bool>;
+    /// Returns whether a domain has this identity, whatever its name.
+    fn is_known(&self, uuid: &Uuid) -> Result<bool>;
 
-    /// What a domain is doing.
-    ///
-    /// # Errors
-    /// Where the hypervisor does not answer.
+    /// Returns the state of a domain.
     fn state(&self, name: &str) -> Result<DomainState>;
 
-    /// Whether a virtual network is up.
+    /// Returns whether a virtual network is active.
     ///
     /// # Errors
-    /// Where there is no such network; the message names those there are.
+    /// There is no such network; the message names those there are.
     fn is_network_active(&self, name: &str) -> Result<bool>;
 
-    /// The addresses that a virtual network leases; none where it leases none.
-    ///
-    /// # Errors
-    /// Where there is no such network.
+    /// Returns the addresses that the DHCP server of a virtual network leases, if it has one.
     fn leased_range(&self, name: &str) -> Result<Option<RangeInclusive<Ipv4Addr>>>;
 
-    /// The subnets that a virtual network gives addresses on; none where the host has no part in that.
-    ///
-    /// # Errors
-    /// Where there is no such network.
+    /// Returns the subnets of a virtual network; none if the host has no address in it.
     fn subnets(&self, name: &str) -> Result<Vec<Subnet>>;
 
-    /// Starts a virtual network; one that is up is no error.
-    ///
-    /// # Errors
-    /// Where it does not start.
+    /// Starts a virtual network. Does nothing if it is active.
     fn start_network(&self, name: &str) -> Result<()>;
 
-    /// The XML that tells what the hypervisor and its host can do.
-    ///
-    /// # Errors
-    /// Where it does not answer.
+    /// Returns the document with the capabilities of the hypervisor and its host.
     fn capabilities(&self) -> Result<String>;
 
-    /// Makes sure that a virtual network is up.
-    ///
-    /// # Errors
-    /// Where there is no such network, or it does not start.
+    /// Starts a virtual network unless it is active.
     fn ensure_network(&self, name: &str) -> Result<()> {
         if self.is_network_active(name)? {
             return Ok(());
@@ -134,28 +92,25 @@ pub trait Hypervisor {
         self.start_network(name)
     }
 
-    /// An address that the server of a virtual network may well give to the sandbox `uuid`: a server that leases it gives it at
-    /// once if it is free, where it takes seconds to choose one itself.
-    ///
-    /// # Errors
-    /// Where there is no such network.
-    fn likely_address(&self, name: &str, uuid: &uuid::Uuid) -> Result<Option<Ipv4Addr>> {
+    /// Returns an address to ask the DHCP server of a virtual network for, on behalf of the sandbox `uuid`. A server leases a free
+    /// address that is asked for at once; choosing one itself takes it seconds.
+    fn likely_address(&self, name: &str, uuid: &Uuid) -> Result<Option<Ipv4Addr>> {
         let range = self.leased_range(name)?;
         Ok(range.and_then(|range| address_of(&range, uuid)))
     }
 }
 
-/// A subnet of a virtual network.
+/// Subnet of a virtual network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Subnet {
-    /// An address in it.
+    /// Any address of the subnet.
     pub address: IpAddr,
-    /// How many bits of that all have in common.
+    /// Number of leading bits that all addresses have in common.
     pub prefix: u8,
 }
 
 impl Subnet {
-    /// Whether an address is one of it.
+    /// Returns whether an address belongs to the subnet.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         let (own, other, length) = match (self.address, address) {
@@ -172,61 +127,61 @@ impl Subnet {
     }
 }
 
-/// An address of a range, told by the identity of a sandbox.
-fn address_of(range: &RangeInclusive<Ipv4Addr>, uuid: &uuid::Uuid) -> Option<Ipv4Addr> {
+/// Derives an address of a range from the identity of a sandbox.
+fn address_of(range: &RangeInclusive<Ipv4Addr>, uuid: &Uuid) -> Option<Ipv4Addr> {
     let (first, last) = (u32::from(*range.start()), u32::from(*range.end()));
     let size = u128::from(last.checked_sub(first)?) + 1;
     let offset = u32::try_from(uuid.as_u128() % size).ok()?;
     Some(Ipv4Addr::from(first + offset))
 }
 
-/// A limit that can be changed while a domain runs.
+/// Limit that can be changed while a domain runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Limit {
     /// Most memory, in KiB.
     Memory(u64),
-    /// What a guest has of the memory it was started with, in KiB. It has to give the rest back itself.
+    /// Memory that a virtual machine keeps of what it was started with, in KiB. Its kernel has to give the rest back.
     Balloon(u64),
-    /// CPUs of a guest, up to those it was started for.
+    /// CPUs of a virtual machine, up to the number that it was started for.
     VirtualCpus(u32),
-    /// CPUs of the host that all of it runs on.
+    /// CPUs of the host that the domain runs on.
     Pinning(IdSet),
-    /// Weight of its CPU time.
+    /// Weight of CPU time, relative to other domains.
     CpuShares(u64),
-    /// CPU time in a period, both in microseconds; no limit where there is none.
+    /// CPU time in each period.
     CpuQuota {
-        /// The time.
+        /// Microseconds of CPU time; unlimited if absent.
         quota: Option<u64>,
-        /// The period.
+        /// Length of a period in microseconds.
         period: u64,
     },
-    /// Weight of its block I/O.
+    /// Weight of block I/O, relative to other domains.
     IoWeight(u32),
 }
 
-/// What a domain has used since it started.
+/// Resources that a domain has used since it started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
     /// CPU time in nanoseconds.
     pub cpu: u64,
-    /// Memory it has now, in KiB.
+    /// Memory in use now, in KiB.
     pub memory: u64,
-    /// Most memory it may have, in KiB, if there is a limit.
+    /// Limit of the memory, in KiB.
     pub most_memory: Option<u64>,
-    /// Bytes read from block devices and written there, where the kernel counts them.
+    /// Bytes read from and written to block devices, if the kernel counts them.
     pub io: Option<(u64, u64)>,
 }
 
-/// What a domain is doing.
+/// State of a domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DomainState {
-    /// The hypervisor does not know it.
+    /// There is no such domain.
     Missing,
-    /// Defined, and not running.
+    /// Defined, but not running.
     Stopped,
     /// Running.
     Running {
-        /// Its number at the hypervisor: for a container the process that keeps it on the host, the parent of its first one.
+        /// Number of the domain. For a container, the process id of its `libvirt_lxc` controller, the parent of the first process.
         id: u32,
     },
     /// Frozen.
@@ -237,7 +192,7 @@ pub enum DomainState {
 }
 
 impl DomainState {
-    /// The word that commands print.
+    /// Returns the word that commands print.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -248,13 +203,13 @@ impl DomainState {
         }
     }
 
-    /// Whether it runs or is frozen.
+    /// Returns whether the domain runs or is frozen.
     #[must_use]
     pub fn is_active(self) -> bool {
         self.id().is_some()
     }
 
-    /// The number of an active domain at the hypervisor.
+    /// Returns the number of an active domain.
     #[must_use]
     pub fn id(self) -> Option<u32> {
         match self {
@@ -269,7 +224,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_subnet_is_told_by_its_prefix() {
+    fn a_subnet_contains_the_addresses_with_its_prefix() {
         for (own, prefix, other, is_in) in [
             ("192.0.2.1", 24, "192.0.2.255", true),
             ("192.0.2.1", 24, "192.0.3.1", false),
@@ -291,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_lies_in_its_range() {
+    fn a_likely_address_lies_in_the_leased_range() {
         let range = Ipv4Addr::new(192, 0, 2, 2)..=Ipv4Addr::new(192, 0, 2, 4);
         for seed in [0, 1, 2, u128::MAX] {
             let address = address_of(&range, &uuid::Uuid::from_u128(seed)).unwrap();

@@ -1,12 +1,12 @@
-//! What libvirt says, read: documents and reasons. Pure.
+//! Parsers of libvirt's documents and error messages.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 
 use super::Subnet;
 
-/// The first range of IPv4 addresses in the XML of a network.
-pub(super) fn parse_range(xml: &str) -> Option<RangeInclusive<Ipv4Addr>> {
+/// Returns the first range of IPv4 addresses in the document of a network.
+pub(super) fn range(xml: &str) -> Option<RangeInclusive<Ipv4Addr>> {
     let document = roxmltree::Document::parse(xml).ok()?;
     document
         .descendants()
@@ -17,9 +17,9 @@ pub(super) fn parse_range(xml: &str) -> Option<RangeInclusive<Ipv4Addr>> {
         })
 }
 
-/// The subnets in the XML of a network. What names no prefix has that of its class, or half of an IPv6 address, as libvirt has it
-/// (`virSocketAddrGetIPPrefix`).
-pub(super) fn parse_subnets(xml: &str) -> Vec<Subnet> {
+/// Returns the subnets in the document of a network. The default prefix is that of the address class, and 64 for IPv6
+/// (`virSocketAddrGetIPPrefix` in libvirt).
+pub(super) fn subnets(xml: &str) -> Vec<Subnet> {
     let Ok(document) = roxmltree::Document::parse(xml) else {
         return vec![];
     };
@@ -64,7 +64,7 @@ pub(super) fn is_hang_up(message: &str) -> bool {
     .any(|sign| message.contains(sign))
 }
 
-/// What to do about a failed start, where the reason is known.
+/// Returns the remedy for a failed start, if the reason is known.
 pub(super) fn hint(reason: &str) -> Option<&'static str> {
     [
         (
@@ -99,18 +99,15 @@ mod tests {
     }
 
     #[test]
-    fn subnets_of_a_network_are_read() {
+    fn subnets_of_a_network_are_parsed() {
         let xml = "<network><ip address='192.168.122.1' netmask='255.255.254.0'><dhcp><range start='192.168.122.2' end='192.168.122.9'/>\
             <host ip='10.0.0.1'/></dhcp></ip><ip family='ipv6' address='2001:db8::1' prefix='56'/><ip address='10.1.2.3'/>\
             <route address='203.0.113.0' prefix='24' gateway='192.168.122.2'/></network>";
-        let shown = parse_subnets(xml)
+        let shown = subnets(xml)
             .into_iter()
             .map(|subnet| format!("{}/{}", subnet.address, subnet.prefix))
             .collect::<Vec<_>>();
         assert_eq!(shown, ["192.168.122.1/23", "2001:db8::1/56", "10.1.2.3/8"]);
-        assert_eq!(
-            parse_subnets("<network><forward mode='bridge'/></network>"),
-            []
-        );
+        assert_eq!(subnets("<network><forward mode='bridge'/></network>"), []);
     }
 }

@@ -1,4 +1,4 @@
-//! Limits of a domain that runs.
+//! Limits of a running domain.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::hypervisor::Limit;
 use crate::hypervisor::libvirt::{failed, is};
 
-/// How long a guest may take to give memory back.
+/// Time that a guest has to give memory back.
 const BALLOON: Duration = Duration::from_secs(30);
 
 type Done = std::result::Result<(), VirtError>;
@@ -32,7 +32,7 @@ pub(super) fn apply(domain: &Domain, name: &str, limit: &Limit) -> Result<()> {
         }
         Limit::Balloon(kib) => return set_balloon(domain, &doing, *kib),
         Limit::VirtualCpus(count) => match domain.set_vcpus_flags(*count, live) {
-            // libvirt waits for some seconds for a guest to let go of one; it does not take that back then.
+            // libvirt waits some seconds until a guest has released a CPU; the request stands after that, too.
             Err(error) if is(&error, ErrorNumber::OperationTimeout) => Ok(()),
             set => set,
         },
@@ -54,8 +54,8 @@ pub(super) fn apply(domain: &Domain, name: &str, limit: &Limit) -> Result<()> {
     done.map_err(|error| failed(doing, &error))
 }
 
-/// Asks the guest for memory, or gives it back, and waits until it has done so. A guest that keeps more gets back what it has
-/// given: with nothing free it would end its services for want of memory.
+/// Asks the guest for memory, or gives it back, and waits for the guest. A guest that keeps more than asked gets back what it
+/// has given: without free memory it would kill its services.
 fn set_balloon(domain: &Domain, doing: &str, kib: u64) -> Result<()> {
     let live = virt::sys::VIR_DOMAIN_AFFECT_LIVE;
     let failed = |error| failed(doing, &error);
@@ -89,7 +89,7 @@ fn pin(domain: &Domain, cpus: &IdSet) -> Done {
     domain.pin_emulator(&map, live)
 }
 
-/// The crate has no words for it.
+/// Sets the weight of block I/O, which the crate does not wrap.
 fn set_io_weight(domain: &Domain, weight: u32) -> Done {
     let mut parameter = virt::sys::virTypedParameter {
         type_: virt::sys::VIR_TYPED_PARAM_UINT as i32,
@@ -103,7 +103,7 @@ fn set_io_weight(domain: &Domain, weight: u32) -> Done {
     {
         *to = from.cast_signed();
     }
-    // SAFETY: the domain lives as long as `domain`, and one parameter whose name ends with a zero is handed in.
+    // SAFETY: the domain lives as long as `domain`, and there is one parameter, whose name ends with a zero.
     let result = unsafe {
         virt::sys::virDomainSetBlkioParameters(
             domain.as_ptr(),

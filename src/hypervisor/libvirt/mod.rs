@@ -1,6 +1,6 @@
-//! libvirt, through the `virt` crate.
+//! Hypervisor of libvirt, through the `virt` crate.
 //!
-//! `unsafe` for the one call that the crate does not wrap.
+//! `unsafe` is needed for the calls that the crate does not wrap.
 #![allow(unsafe_code)]
 
 mod limit;
@@ -19,25 +19,22 @@ use virt::error::{Error as VirtError, ErrorNumber};
 use virt::network::Network;
 
 use crate::error::{Error, Result};
-use crate::hypervisor::parse::{hint, is_hang_up, parse_range, parse_subnets};
+use crate::hypervisor::parse::{self, hint, is_hang_up};
 use crate::hypervisor::{DomainState, Hypervisor, Limit, Subnet, Usage};
 
-/// A connection to a libvirt daemon. It is closed when this is dropped; long waits should not hold one.
+/// Connection to a libvirt daemon, closed on drop. Do not hold one over a long wait.
 #[derive(Debug)]
 pub struct Libvirt {
     connection: Connect,
     uri: String,
-    /// What a domain is started with that is to end with the connection.
+    /// Flags for a domain without a definition, which is to end with the connection.
     start_flags: u32,
 }
 
 impl Libvirt {
-    /// Connects to `uri`.
-    ///
-    /// # Errors
-    /// Where no daemon answers there; the message says how to start one.
+    /// Connects to the daemon at `uri`. If none answers, the error says how to start one.
     pub fn open(uri: &str) -> Result<Self> {
-        // libvirt prints every error to stderr unless told otherwise; ours carry its text.
+        // libvirt prints every error to stderr by default; our errors carry its text.
         virt::error::clear_error_callback();
         let connection = connect(uri).map_err(|error| Error::Libvirt {
             doing: format!("connecting to libvirt at '{uri}'"),
@@ -54,18 +51,15 @@ impl Libvirt {
         })
     }
 
-    /// Connects to a driver that runs in this process, and gives it a thread to wait for its guests.
-    ///
-    /// # Errors
-    /// Where the driver does not start.
+    /// Starts a driver in this process, with a thread for its event loop.
     pub fn open_embedded(uri: &str) -> Result<Self> {
         virt::error::clear_error_callback();
-        // Before any connection: what a driver waits for is told to the loop that is there then.
+        // Before any connection: a driver registers its events with the loop that exists when it starts.
         virt::event::event_register_default_impl()
             .map_err(|error| failed(format_args!("starting '{uri}'"), &error))?;
         thread::spawn(|| while virt::event::event_run_default_impl().is_ok() {});
         Ok(Self {
-            // It knows no domains that end with a connection.
+            // The embedded driver has no autodestroy.
             start_flags: virt::sys::VIR_DOMAIN_NONE,
             ..Self::open(uri)?
         })
@@ -88,8 +82,8 @@ impl Libvirt {
             let mut names: Vec<String> = known.iter().filter_map(|network| network.name().ok()).collect();
             names.sort();
             let others = match names.as_slice() {
-                [] => "there is none at all".to_owned(),
-                names => format!("there is {}", names.join(", ")),
+                [] => "it has none at all".to_owned(),
+                names => format!("it has {}", names.join(", ")),
             };
             Error::not_found(format!(
                 "libvirt has no network '{name}' ({others}); choose one with -N dhcp,source=NAME, or -N none"
@@ -99,7 +93,7 @@ impl Libvirt {
 
     fn network_xml(&self, name: &str) -> Result<String> {
         let xml = self.network(name)?.xml_desc(0);
-        xml.map_err(|error| failed(format_args!("looking at network '{name}'"), &error))
+        xml.map_err(|error| failed(format_args!("reading network '{name}'"), &error))
     }
 
     fn must_find(&self, name: &str) -> Result<Domain> {
@@ -164,8 +158,8 @@ impl Hypervisor for Libvirt {
         let mut numbers: Vec<i32> = files.iter().map(AsRawFd::as_raw_fd).collect();
         let count = u32::try_from(numbers.len()).map_err(Error::step(doing))?;
         let flags = self.start_flags;
-        // SAFETY: the connection lives as long as `self`, the text ends with a zero, and the array has `count` numbers
-        // of files that are open for as long as they are borrowed.
+        // SAFETY: the connection lives as long as `self`, the text ends with a zero, and the array has `count` descriptors,
+        // which stay open while they are borrowed.
         let domain = unsafe {
             let connection = self.connection.as_ptr();
             if numbers.is_empty() {
@@ -183,7 +177,7 @@ impl Hypervisor for Libvirt {
         if domain.is_null() {
             return Err(not_started(doing, &VirtError::last_error()));
         }
-        // SAFETY: libvirt gave the domain to us, and nobody else has it.
+        // SAFETY: libvirt returned the domain to us alone.
         drop(unsafe { Domain::from_ptr(domain) });
         Ok(())
     }
@@ -193,7 +187,7 @@ impl Hypervisor for Libvirt {
             return Ok(());
         };
         match domain.destroy() {
-            // It may have ended by itself in the meantime.
+            // The domain may have ended by itself in the meantime.
             Err(error)
                 if !is(&error, ErrorNumber::OperationInvalid)
                     && !is(&error, ErrorNumber::NoDomain) =>
@@ -212,7 +206,7 @@ impl Hypervisor for Libvirt {
             Ok(text) if text != uuid.to_string() => Ok(()),
             Err(error) if is(&error, ErrorNumber::NoDomain) => Ok(()),
             Err(error) => Err(failed(
-                format_args!("asking for the identity of '{name}'"),
+                format_args!("reading the identity of '{name}'"),
                 &error,
             )),
             Ok(_) => self.destroy(name),
@@ -230,10 +224,9 @@ impl Hypervisor for Libvirt {
         };
         match domain.resume() {
             // It runs, or has ended.
-            Err(error) if !is(&error, ErrorNumber::OperationInvalid) => Err(failed(
-                format_args!("letting domain '{name}' run on"),
-                &error,
-            )),
+            Err(error) if !is(&error, ErrorNumber::OperationInvalid) => {
+                Err(failed(format_args!("thawing domain '{name}'"), &error))
+            }
             Ok(()) | Err(_) => Ok(()),
         }
     }
@@ -245,8 +238,13 @@ impl Hypervisor for Libvirt {
 
     fn usage(&self, name: &str) -> Result<Usage> {
         let domain = self.must_find(name)?;
-        let asked = |error| failed(format_args!("asking what '{name}' uses"), &error);
-        let info = domain.info().map_err(asked)?;
+        let failed = |error| {
+            failed(
+                format_args!("reading the resource usage of '{name}'"),
+                &error,
+            )
+        };
+        let info = domain.info().map_err(failed)?;
         let limit = domain.memory_parameters(virt::sys::VIR_DOMAIN_AFFECT_LIVE);
         // A container's devices together have an empty name.
         let io = domain.block_stats("").ok();
@@ -256,7 +254,7 @@ impl Hypervisor for Libvirt {
         });
         let is_machine = self.uri.starts_with("qemu");
         let (memory, most_memory) = match is_machine.then(|| domain.memory_stats(0)) {
-            // It is said to have all that it could use; what the host gives it is another thing.
+            // libvirt reports all that the machine could use, not what the host has given it.
             Some(Ok(stats)) => (resident(&stats).unwrap_or(info.memory), Some(info.max_mem)),
             Some(Err(_)) | None => (info.memory, limit.ok().and_then(|limit| limit.hard_limit)),
         };
@@ -282,9 +280,8 @@ impl Hypervisor for Libvirt {
         };
         let (state, _) = match domain.state() {
             Err(error) if is(&error, ErrorNumber::NoDomain) => return Ok(DomainState::Missing),
-            result => result.map_err(|error| {
-                failed(format_args!("asking for the state of '{name}'"), &error)
-            })?,
+            result => result
+                .map_err(|error| failed(format_args!("reading the state of '{name}'"), &error))?,
         };
         let is_paused = state == State::Paused.into();
         let is_active = is_paused
@@ -300,27 +297,27 @@ impl Hypervisor for Libvirt {
 
     fn capabilities(&self) -> Result<String> {
         let asked = self.connection.capabilities();
-        asked.map_err(|error| failed("asking what libvirt can do", &error))
+        asked.map_err(|error| failed("reading libvirt's capabilities", &error))
     }
 
     fn is_network_active(&self, name: &str) -> Result<bool> {
         self.network(name)?
             .is_active()
-            .map_err(|error| failed(format_args!("looking at network '{name}'"), &error))
+            .map_err(|error| failed(format_args!("reading network '{name}'"), &error))
     }
 
     fn leased_range(&self, name: &str) -> Result<Option<RangeInclusive<Ipv4Addr>>> {
-        Ok(parse_range(&self.network_xml(name)?))
+        Ok(parse::range(&self.network_xml(name)?))
     }
 
     fn subnets(&self, name: &str) -> Result<Vec<Subnet>> {
-        Ok(parse_subnets(&self.network_xml(name)?))
+        Ok(parse::subnets(&self.network_xml(name)?))
     }
 
     fn start_network(&self, name: &str) -> Result<()> {
         let network = self.network(name)?;
         match network.create() {
-            // Somebody else was faster.
+            // Another process started it first.
             Err(_) if network.is_active().unwrap_or(false) => Ok(()),
             result => {
                 result.map_err(|error| failed(format_args!("starting network '{name}'"), &error))
@@ -329,42 +326,39 @@ impl Hypervisor for Libvirt {
     }
 }
 
-/// Keeps a driver in this process from writing its warnings to standard error, which is the command's, unless the
-/// environment says what is to be written where. libvirt looks at that once, so this comes before all else.
+/// Keeps a driver in this process from logging warnings to standard error, which belongs to the command, unless the
+/// environment configures libvirt's log. libvirt reads the environment once, so call this first.
 pub fn silence() {
     let variables = [
         "LIBVIRT_DEBUG",
         "LIBVIRT_LOG_OUTPUTS",
         "LIBVIRT_LOG_FILTERS",
     ];
-    let is_said = variables
+    let is_configured = variables
         .iter()
         .any(|name| std::env::var_os(name).is_some());
     let threads = std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
-    if !is_said && threads == 1 {
-        // SAFETY: no other thread is there to read the environment meanwhile.
+    if !is_configured && threads == 1 {
+        // SAFETY: this is the only thread, so nobody reads the environment at the same time.
         unsafe { std::env::set_var("LIBVIRT_DEBUG", ERRORS) };
     }
 }
 
-/// Errors alone, in the numbers of `LIBVIRT_DEBUG`.
+/// Value of `LIBVIRT_DEBUG` for errors only.
 const ERRORS: &str = "4";
 
-/// Memory of the host that a virtual machine has, in KiB.
+/// Returns the resident memory of a virtual machine on the host, in KiB.
 fn resident(stats: &[virt::domain::MemoryStat]) -> Option<u64> {
     let mut stats = stats.iter();
     let found = stats.find(|stat| stat.tag == virt::sys::VIR_DOMAIN_MEMORY_STAT_RSS);
     found.map(|stat| stat.val)
 }
 
-/// The major version of the libvirt that is linked; its daemon is of the same package.
-///
-/// # Errors
-/// Where libvirt does not tell.
+/// Returns the major version of the linked libvirt; its daemon is of the same package.
 pub fn library_version() -> Result<u32> {
     let mut version: std::os::raw::c_ulong = 0;
     let none = std::ptr::null;
-    // SAFETY: libvirt writes one number, and takes null for what is not asked.
+    // SAFETY: libvirt writes one number, and accepts null for the others.
     let result =
         unsafe { virt::sys::virGetVersion(&raw mut version, none(), std::ptr::null_mut()) };
     if result < 0 {
@@ -373,7 +367,7 @@ pub fn library_version() -> Result<u32> {
             &VirtError::last_error(),
         ));
     }
-    // A million for each major version.
+    // The version is major * 1,000,000 + minor * 1,000 + release.
     Ok(u32::try_from(version / 1_000_000).unwrap_or(u32::MAX))
 }
 
@@ -381,7 +375,7 @@ fn is(error: &VirtError, number: ErrorNumber) -> bool {
     error.code() == number.into()
 }
 
-/// libvirt's text on one line.
+/// Returns the message of a libvirt error on one line.
 fn text(error: &VirtError) -> String {
     error
         .message()
