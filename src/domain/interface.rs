@@ -1,4 +1,4 @@
-//! NICs as the templates see them.
+//! NICs, as the templates see them.
 
 use serde::Serialize;
 
@@ -12,14 +12,14 @@ pub(super) struct Interface {
     #[serde(flatten)]
     plug: Plug,
     guest_name: String,
-    /// What its other end is on the host. libvirt binds the filter of a container's NIC before it has thought of a name itself.
+    /// Name of the other end on the host. libvirt binds the filter of a container's NIC before it has chosen a name itself.
     host_name: Option<String>,
     filter: Option<Filter>,
     receive_kib: Option<u64>,
     send_kib: Option<u64>,
 }
 
-/// What it is plugged into, in libvirt's words.
+/// Source of a NIC, in libvirt's words.
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 enum Plug {
@@ -42,7 +42,7 @@ struct Parameter {
 }
 
 impl Interface {
-    /// NIC `index`, plugged into `source` with the address `mac`.
+    /// Returns NIC `index`, plugged into `source`, with the address `mac`.
     pub(super) fn new(
         index: usize,
         network: &Network,
@@ -74,7 +74,7 @@ impl Interface {
     }
 }
 
-/// The name of a NIC on the host: what is unique of it, in the 15 characters that the kernel has for a name.
+/// Returns the name of a NIC on the host: the unique part of its address, in the 15 characters that the kernel allows.
 fn host_name(mac: Mac) -> String {
     format!("vs{}", mac.to_string().replace(':', ""))
 }

@@ -14,7 +14,7 @@ use crate::domain::{BlockKind, Domain, Filesystem, SecLabelView, disk_name};
 use crate::error::{Error, Result};
 use crate::host::HostFacts;
 
-/// Capabilities taken from what libvirt leaves a container, in libvirt's spelling. None of them
+/// Capabilities that libvirt leaves a container and we take, in libvirt's spelling. None of them
 /// is of use to a service, and each reaches past the namespaces: files by handle (`open_by_handle_at(2)`), raw I/O
 /// ports, the kernel's log and its security policy.
 const DROPPED_CAPABILITIES: [&str; 6] = [
@@ -26,7 +26,7 @@ const DROPPED_CAPABILITIES: [&str; 6] = [
     "block_suspend",
 ];
 
-/// What the template of a container's domain is filled with.
+/// Fields of the template of a container's domain.
 #[derive(Debug, Serialize)]
 pub struct LxcDomain {
     name: String,
@@ -56,10 +56,10 @@ struct Disk {
     read_only: bool,
 }
 
-/// What libvirt's containers cannot do, said before libvirt says it.
+/// Refuses what libvirt's containers cannot do.
 ///
 /// # Errors
-/// Names what was asked for, why it cannot be and what to do instead.
+/// Name the option, why it cannot be and what to do instead.
 pub fn check(domain: &Domain) -> Result<()> {
     for network in &domain.networks {
         if network.source == Some(Source::User) {
@@ -89,7 +89,7 @@ pub fn check(domain: &Domain) -> Result<()> {
 }
 
 impl LxcDomain {
-    /// The domain, with `filesystems` as the guest side wants them.
+    /// Returns the domain, with `filesystems` in the staging root.
     #[must_use]
     pub fn new(domain: &Domain, facts: &HostFacts, filesystems: Vec<Filesystem>) -> Self {
         let resources = &domain.resources;
@@ -130,7 +130,7 @@ impl LxcDomain {
         }
     }
 
-    /// With capabilities that libvirt or we would take, by their names without `CAP_`.
+    /// Grants capabilities that libvirt or we would take, by their names without `CAP_`.
     #[must_use]
     pub fn granting(mut self, names: &BTreeSet<&str>) -> Self {
         self.granted_capabilities = names.iter().map(|name| name.to_lowercase()).collect();

@@ -1,6 +1,6 @@
-//! Config and facts become libvirt XML. Pure: neither libvirt nor the filesystem is asked.
+//! Domains as libvirt XML. Pure: neither libvirt nor the filesystem is asked.
 //!
-//! [`Domain`] is what both drivers have; [`lxc`] and [`qemu`] add their own, say what they cannot do, and fill their
+//! A [`Domain`] has the fields of every driver; [`lxc`] and [`qemu`] add their own, refuse what they cannot do, and fill their
 //! template.
 
 mod interface;
@@ -16,14 +16,14 @@ use uuid::Uuid;
 use crate::config::security::Label;
 use crate::config::{Device, ImageFormat, Network, Publish, Resources, SandboxConfig, SandboxName};
 
-/// A domain, whatever runs it.
+/// A domain of any driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Domain {
     /// Name of the sandbox.
     pub name: SandboxName,
-    /// Its identity.
+    /// Identity of the domain and of the machine inside.
     pub uuid: Uuid,
-    /// What it is for, in a line.
+    /// Purpose, in a line.
     pub description: String,
     /// Limits.
     pub resources: Resources,
@@ -31,24 +31,24 @@ pub struct Domain {
     pub networks: Vec<Network>,
     /// Ports of the sandbox that the host answers on.
     pub publish: Vec<Publish>,
-    /// Its security label; the driver's choice where there is none.
+    /// Security label; libvirt's choice if absent.
     pub security: Option<SecLabel>,
     /// Disks in order.
     pub disks: Vec<BlockDevice>,
-    /// Devices of the host that it has as well.
+    /// Character devices of the host.
     pub devices: Vec<Device>,
-    /// Consoles beside the first, each a terminal of the host.
+    /// Number of consoles beside the first, each a terminal of the host.
     pub consoles: u32,
-    /// What becomes of it when it reboots itself.
+    /// Action when it reboots itself.
     pub on_reboot: OnReboot,
 }
 
-/// What becomes of a domain that reboots itself.
+/// Action when a domain reboots itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnReboot {
-    /// It starts again.
+    /// Start it again.
     Restart,
-    /// It ends.
+    /// End it.
     Destroy,
 }
 
@@ -64,7 +64,7 @@ impl OnReboot {
 /// The security label of a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecLabel {
-    /// Whose label it is.
+    /// Security model of the label.
     pub model: SecModel,
     /// The label.
     pub kind: LabelKind,
@@ -80,7 +80,7 @@ pub enum SecModel {
 }
 
 impl SecModel {
-    /// Its name in libvirt.
+    /// Returns the name in libvirt.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -90,20 +90,20 @@ impl SecModel {
     }
 }
 
-/// Who picks the label of a domain.
+/// Choice of a domain's label.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LabelKind {
-    /// libvirt, from a base or from its own.
+    /// By libvirt, from a base or from its own.
     Dynamic {
         /// The label it starts from.
         base: Option<Label>,
     },
-    /// The user.
+    /// By the user.
     Static {
         /// The label.
         label: Label,
     },
-    /// Nobody: the domain is not confined.
+    /// None: the domain is not confined.
     Unconfined,
 }
 
@@ -123,21 +123,21 @@ pub struct Filesystem {
 pub struct BlockDevice {
     /// Absolute path of the image or the device on the host.
     pub source: PathBuf,
-    /// Which of the two it is.
+    /// Kind of the source.
     pub kind: BlockKind,
-    /// Format of what is in it, never guessed by the hypervisor.
+    /// Format of the content, which the hypervisor never guesses.
     pub format: ImageFormat,
-    /// Whether the hypervisor opens files that the image names, too.
+    /// Whether the hypervisor also opens files that the image names.
     pub backing: bool,
     /// Whether the sandbox may only read it.
     pub read_only: bool,
-    /// How the guest of a virtual machine finds it: 1 to 20 letters, digits, `_`, `.` and `-`
+    /// Serial number, by which the guest of a virtual machine finds it: 1 to 20 letters, digits, `_`, `.` and `-`
     /// (`/sys/block/*/serial`). Containers have none.
     pub serial: String,
 }
 
 impl BlockDevice {
-    /// A block device of the host, as a container has it.
+    /// Returns a block device of the host, as a container has it.
     #[must_use]
     pub fn of_host(path: &Path) -> Self {
         Self {
@@ -151,7 +151,7 @@ impl BlockDevice {
     }
 }
 
-/// What is behind a disk.
+/// Source of a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlockKind {
     /// An image file.
@@ -161,7 +161,7 @@ pub enum BlockKind {
 }
 
 impl Domain {
-    /// The domain of a service.
+    /// Returns the domain of a service.
     #[must_use]
     pub fn of_service(config: &SandboxConfig) -> Self {
         Self {
@@ -180,7 +180,7 @@ impl Domain {
     }
 }
 
-/// The security label as templates see it.
+/// Security label, as the templates see it.
 #[derive(Debug, serde::Serialize)]
 struct SecLabelView {
     model: &'static str,
@@ -193,7 +193,7 @@ impl From<&SecLabel> for SecLabelView {
     fn from(security: &SecLabel) -> Self {
         let (r#type, label, base) = match (&security.kind, security.model) {
             (LabelKind::Dynamic { base }, SecModel::SeLinux) => ("dynamic", None, base.as_ref()),
-            // libvirt makes the profile's name itself.
+            // libvirt names the profile itself.
             (LabelKind::Dynamic { .. }, SecModel::AppArmor) => ("dynamic", None, None),
             (LabelKind::Static { label }, SecModel::SeLinux | SecModel::AppArmor) => {
                 ("static", Some(label), None)
@@ -209,7 +209,7 @@ impl From<&SecLabel> for SecLabelView {
     }
 }
 
-/// Name of disk `index`, from 0, after `prefix`, counted as libvirt and the kernel do: `sda`…`sdz`, `sdaa`…
+/// Returns the name of disk `index`, from 0, as libvirt and the kernel count: `sda`…`sdz`, `sdaa`…
 #[must_use]
 pub fn disk_name(prefix: &str, index: usize) -> String {
     let mut letters = String::new();

@@ -1,4 +1,4 @@
-//! A virtual machine's domain: the least that can share files of the host and speak with it.
+//! A virtual machine's domain: the smallest machine that shares files of the host and has a channel to it.
 
 use std::path::PathBuf;
 
@@ -17,95 +17,95 @@ mod check;
 
 pub use check::{Authority, check, check_domain};
 
-/// What a virtual machine has beside its [`Domain`]. Every path is absolute and of the host.
+/// Hardware of a virtual machine, beside its [`Domain`]. Every path is absolute and of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Machine {
-    /// What runs the guest's instructions.
+    /// Emulation of the CPU.
     pub emulation: Emulation,
-    /// The guest's kernel.
+    /// Kernel image.
     pub kernel: PathBuf,
-    /// Its initramfs.
+    /// Initramfs.
     pub initrd: PathBuf,
-    /// Its command line.
+    /// Command line of the kernel.
     pub command_line: String,
-    /// Ports of the guest.
+    /// Virtio-serial ports.
     pub channels: Vec<Channel>,
-    /// Where the console `hvc0` leads.
+    /// Destination of the console `hvc0`.
     pub console: Console,
-    /// Unix socket that QEMU makes for the first serial port, if there is to be one; at most 107 bytes.
+    /// Unix socket that QEMU makes for the first serial port, if it has one; at most 107 bytes.
     pub serial: Option<PathBuf>,
     /// Directories of the host.
     pub shares: Vec<Share>,
-    /// Whether QEMU ends when the guest is off. Else it waits for libvirt to end it, which may be gone where the driver is
-    /// in the process of a client.
+    /// Whether QEMU ends when the guest is off. Else it waits for libvirt to end it, which may be gone if the driver is in the process
+    /// of a client.
     pub ends_itself: bool,
-    /// CPUs it can be given while it runs; as many as it has at first where they are no more.
+    /// Highest number of CPUs while it runs.
     pub most_cpus: u32,
     /// Whether memory can be taken back from it.
     pub has_balloon: bool,
 }
 
-/// A port of the guest.
+/// A virtio-serial port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Channel {
-    /// Its name in the guest.
+    /// Name in the guest.
     pub name: String,
     /// Unix socket that is made for it; at most 107 bytes.
     pub socket: PathBuf,
 }
 
-/// Where a console leads.
+/// Destination of a console.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Console {
-    /// To a Unix socket that is made for it; at most 107 bytes.
+    /// A Unix socket that is made for it; at most 107 bytes.
     Socket(PathBuf),
-    /// To a terminal of the host, and what is said there is kept in a file.
+    /// A terminal of the host, with a copy of the output in a file.
     Log(PathBuf),
 }
 
-/// What runs the guest's instructions.
+/// Emulation of the CPU of a virtual machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Emulation {
-    /// The CPU.
+    /// None: the host's CPU runs the guest.
     Kvm,
-    /// QEMU, in software.
+    /// QEMU, in software (TCG).
     Tcg,
 }
 
 /// A directory of the host that the guest can mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Share {
-    /// What the guest mounts it by: 1 to 31 bytes for 9p, to 36 for virtiofs.
+    /// Name that the guest mounts it by: 1 to 31 bytes for 9p, to 36 for virtiofs.
     pub tag: String,
     /// The directory.
     pub source: PathBuf,
-    /// How it gets there.
+    /// Transport of the files.
     pub transport: Transport,
 }
 
-/// How files get into a virtual machine.
+/// Transport of files into a virtual machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Transport {
     /// QEMU reads and writes the files.
     Plan9 {
-        /// Whether files belong to whoever runs QEMU, and failures to give them away are hidden: for a QEMU that is not root.
+        /// Whether files belong to the user who runs QEMU, and failures of chown(2) are hidden: for a QEMU that is not root.
         squash: bool,
         /// Whether QEMU refuses to write.
         read_only: bool,
     },
-    /// A virtiofsd does.
+    /// A virtiofsd reads and writes the files.
     Virtiofs {
         /// The program that libvirt starts.
         binary: PathBuf,
         /// Whether it locks itself in with `chroot(2)`, where `pivot_root(2)` does not work.
         chroot: bool,
-        /// Whether `binary` starts a virtiofsd that cannot write: libvirt 9 has no words for one.
+        /// Whether `binary` starts a virtiofsd that cannot write, which libvirt 9 cannot ask for.
         read_only: bool,
     },
 }
 
 impl Transport {
-    /// Whether the host refuses to write, whatever the guest's kernel asks for.
+    /// Returns whether the host refuses to write, whatever the guest's kernel asks for.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
         match self {
@@ -114,7 +114,7 @@ impl Transport {
     }
 }
 
-/// What the template of a virtual machine's domain is filled with.
+/// Fields of the template of a virtual machine's domain.
 #[derive(Debug, Serialize)]
 pub struct QemuDomain {
     r#type: &'static str,
@@ -193,7 +193,7 @@ impl Console {
 }
 
 impl QemuDomain {
-    /// The domain on `machine`.
+    /// Returns the domain on `machine`.
     #[must_use]
     pub fn new(domain: &Domain, machine: &Machine, facts: &HostFacts) -> Self {
         let resources = &domain.resources;
@@ -244,7 +244,7 @@ impl QemuDomain {
     }
 }
 
-/// The address of NIC `index`, by which the guest tells it from the others.
+/// Returns the address of NIC `index`, by which the guest tells it from the others.
 #[must_use]
 pub fn mac(domain: &Domain, index: usize) -> Mac {
     domain
@@ -254,7 +254,7 @@ pub fn mac(domain: &Domain, index: usize) -> Mac {
         .unwrap_or_else(|| Mac::of_sandbox(&domain.uuid, index))
 }
 
-/// The NICs, and the arguments of QEMU for the one that publishes ports: libvirt 9 has no words for it.
+/// Returns the NICs, and the arguments of QEMU for the NIC that publishes ports, which libvirt 9 cannot describe.
 fn network(domain: &Domain) -> (Vec<Interface>, Vec<String>) {
     let (mut interfaces, mut arguments) = (Vec::new(), Vec::new());
     let mut publish = domain.publish.as_slice();
@@ -302,7 +302,7 @@ fn publishing_nic(index: usize, mac: Mac, publish: &[Publish]) -> [String; 4] {
         "-netdev".to_owned(),
         format!("user,id=published{index}{forwards}"),
         "-device".to_owned(),
-        // As libvirt writes its own devices: QEMU makes any other before them, in a slot that libvirt has given to one.
+        // JSON, as for libvirt's own devices: QEMU makes devices of another syntax before them, in slots that libvirt has assigned.
         device.to_string(),
     ]
 }
@@ -342,7 +342,7 @@ impl From<&Share> for ShareView {
             Transport::Virtiofs { binary, chroot, .. } => Self {
                 source,
                 tag,
-                // libvirt 9 refuses the word for it; the program sees to it.
+                // libvirt 9 refuses `<readonly/>` for virtiofs; the program cannot write.
                 read_only: false,
                 access_mode: "passthrough",
                 virtiofsd: Some(binary.clone()),

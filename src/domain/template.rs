@@ -1,4 +1,4 @@
-//! Templates: built in, and replaceable by the admin under `/etc/libvirt-sandbox/templates`.
+//! Templates of documents: built in, and replaceable by the admin in `/etc/libvirt-sandbox/templates`.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use tera::{Context, Tera};
 use crate::config::is_unwritable;
 use crate::error::{Error, Result};
 
-/// Where an admin's own templates are.
+/// Directory of the admin's own templates.
 pub const OVERRIDES: &str = "/etc/libvirt-sandbox/templates";
 
 /// A document made from a template.
@@ -21,7 +21,7 @@ pub enum Template {
     QemuDomain,
     /// The host's unit of a sandbox.
     HostUnit,
-    /// The host's unit that listens for a sandbox that is started on demand.
+    /// The host's socket unit of a sandbox that is started on demand.
     HostSocket,
     /// The boot target inside.
     BootTarget,
@@ -36,7 +36,7 @@ pub enum Template {
 }
 
 impl Template {
-    /// Its file below the template directory. Names that end in `.xml` are escaped for XML.
+    /// Returns the file below the directory of templates. Values in files that end in `.xml` are escaped for XML.
     const fn file(self) -> &'static str {
         match self {
             Self::LxcDomain => "domain/lxc.xml",
@@ -65,7 +65,7 @@ impl Template {
         }
     }
 
-    /// Where it is replaced, if templates are in `overrides`.
+    /// Returns the file that replaces it, if templates are in `overrides`.
     #[must_use]
     pub fn path(self, overrides: &Path) -> PathBuf {
         overrides.join(self.file())
@@ -75,8 +75,8 @@ impl Template {
     /// built-in one.
     ///
     /// # Errors
-    /// A template that does not parse or names what `view` does not have; for XML a text that XML cannot carry, such as a path
-    /// with a line end, or one that is not UTF-8.
+    /// Where the template does not parse or names a field that `view` does not have; for XML also where a text has a character that
+    /// XML cannot carry.
     pub fn render(self, view: &impl Serialize, overrides: Option<&Path>) -> Result<String> {
         let path = overrides.map(|dir| self.path(dir));
         let replaced = path
@@ -114,7 +114,7 @@ impl Template {
     }
 }
 
-/// Escapes do not help against these: the parser at the other end would read something else, or nothing.
+/// Refuses characters that cannot be escaped in XML: the parser at the other end would read something else, or nothing.
 fn check_xml(value: &Value) -> Result<()> {
     match value {
         Value::String(text) if text.chars().any(is_unwritable) => Err(Error::refused(format!(
@@ -126,17 +126,17 @@ fn check_xml(value: &Value) -> Result<()> {
     }
 }
 
-/// Filter `unit_value`: a word that `systemd.syntax(7)` and specifiers leave as it is.
+/// Filter `unit_value`: quotes a word against `systemd.syntax(7)`, specifiers and variables.
 fn unit_value(text: &str, _: tera::Kwargs, _: &tera::State<'_>) -> tera::TeraResult<String> {
     Ok(escape_word(text))
 }
 
-/// Filter `unit_text`: as `unit_value`, where variables are not looked at (`Environment=`, and a command after `:`).
+/// Filter `unit_text`: quotes a word where variables are not expanded (`Environment=`, and a command after `:`).
 fn unit_text(text: &str, _: tera::Kwargs, _: &tera::State<'_>) -> tera::TeraResult<String> {
     Ok(escape(text, "$"))
 }
 
-/// Filter `unit_path`: a path for a setting that takes the rest of its line as it is, but for specifiers.
+/// Filter `unit_path`: escapes a path for a setting that takes the rest of its line literally, but for specifiers.
 fn unit_path(text: &str, _: tera::Kwargs, _: &tera::State<'_>) -> tera::TeraResult<String> {
     let mut path = text.replace('%', "%%").replace(char::is_control, "");
     // A backslash would take the next line along, and a space would be dropped (systemd.syntax(7)).
@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_xml_cannot_carry_is_not_written() {
+    fn characters_that_xml_cannot_carry_are_refused() {
         for text in ["/a\nb", "/\u{1}", "/\u{ffff}"] {
             let value = serde_json::json!({ "name": "x", "paths": [{ "source": text }] });
             assert!(check_xml(&value).is_err(), "{text:?}");
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn words_of_units_are_inert() {
+    fn words_of_units_are_quoted() {
         assert_eq!(
             escape_word("a b%i$X\"\\\n\u{1}"),
             r#""a b%%i$$X\"\\\n\x01""#

@@ -20,7 +20,7 @@ pub(super) fn facts() -> HostFacts {
     }
 }
 
-/// The least there is to say of a throw-away sandbox.
+/// Returns the smallest domain of a one-shot sandbox.
 pub(super) fn smallest() -> Domain {
     Domain {
         name: "sandbox".parse().unwrap(),
@@ -84,7 +84,7 @@ pub(super) fn block_device(source: &str, kind: BlockKind) -> BlockDevice {
     }
 }
 
-/// Everything a word of XML may hold, and what it may not hold as it is.
+/// Generates paths with every character that XML can carry, among them those that have to be escaped.
 pub(super) fn hostile_path() -> impl proptest::strategy::Strategy<Value = String> {
     use proptest::strategy::Strategy;
     let character = proptest::prop_oneof![
@@ -100,7 +100,7 @@ pub(super) fn hostile_path() -> impl proptest::strategy::Strategy<Value = String
         .prop_map(|text| format!("/{text}"))
 }
 
-/// What the attribute of the first element of that name in a document says.
+/// Returns an attribute of the first element of that name in a document.
 pub(super) fn attribute(xml: &str, element: &str, attribute: &str) -> String {
     let document = roxmltree::Document::parse(xml).unwrap();
     document
@@ -111,7 +111,7 @@ pub(super) fn attribute(xml: &str, element: &str, attribute: &str) -> String {
         .to_owned()
 }
 
-/// The text of the first element of that name.
+/// Returns the text of the first element of that name.
 pub(super) fn text(xml: &str, element: &str) -> String {
     let document = roxmltree::Document::parse(xml).unwrap();
     document

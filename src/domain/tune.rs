@@ -1,4 +1,4 @@
-//! Limits as the templates see them, the same for every driver.
+//! Limits, as the templates see them.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ struct IoLimit {
     amount: u64,
 }
 
-/// Period of CPU quotas, in microseconds: the templates say the same.
+/// Period of CPU quotas, in microseconds, as it is in the templates.
 pub const CPU_PERIOD_US: u64 = 100_000;
 
 impl Tune {
@@ -44,7 +44,7 @@ impl Tune {
     }
 }
 
-/// The CPU time in a period, in microseconds, that is so many percent of one CPU.
+/// Returns the CPU time in a period, in microseconds, for a percentage of one CPU.
 #[must_use]
 pub fn quota_us(percent: u32) -> u64 {
     u64::from(percent) * CPU_PERIOD_US / 100

@@ -84,7 +84,7 @@ pub trait Guest: Debug + Send {
 /// Entrance of connections into a running sandbox.
 #[derive(Debug)]
 pub enum Entrance {
-    /// Its network namespace, where its own addresses lead to itself.
+    /// The network namespace, where the sandbox's own addresses lead to itself.
     Network(File),
     /// A channel, which carries connections that the guest makes.
     Tunnel(Box<dyn Connector>),

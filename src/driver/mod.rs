@@ -71,7 +71,7 @@ pub struct SharedDirectory {
     pub how: &'static str,
 }
 
-/// How the files of a sandbox's tree keep their owners.
+/// Owners of the files of a sandbox's tree, inside and on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Owners {
@@ -182,10 +182,10 @@ impl Driver {
         }
     }
 
-    /// Returns an error if it cannot run a service of this configuration: what cannot be, why, and what to do instead.
+    /// Refuses a configuration that it cannot run.
     ///
     /// # Errors
-    /// As above.
+    /// Name the option, why it cannot be and what to do instead.
     pub fn check(self, config: &SandboxConfig) -> Result<()> {
         match self {
             Self::Lxc => container::check(config),

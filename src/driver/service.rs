@@ -36,7 +36,7 @@ pub struct InitUnits {
 /// A service that is to be built.
 #[derive(Debug)]
 pub struct ServiceBuild<'a> {
-    /// Its configuration.
+    /// Configuration of the service.
     pub config: &'a SandboxConfig,
     /// Units and files inside.
     pub units: InitUnits,

@@ -1,18 +1,18 @@
-//! What the guest is told to give up.
+//! Confinement of a guest: capabilities, system calls and files of the kernel.
 
 mod profile;
 
 use std::path::Path;
 
-use guest_init::config::Confinement as Given;
+use guest_init::config as guest;
 use guest_init::seccomp::usual::{self, Confined};
 use guest_init::seccomp::{Arch, Policy, Program};
 
 use crate::config::{Confinement, Seccomp};
 use crate::error::{Error, Result};
 
-/// Shows the host's memory, keys, timers and hardware, or rings its bell; what container runtimes cover (runtime-spec of OCI, and
-/// containerd's defaults).
+/// Paths that show the host's memory, keys, timers and hardware, or trigger its kernel; container runtimes cover them as well
+/// (runtime-spec of OCI, and containerd's defaults).
 const MASKED: [&str; 17] = [
     "/proc/acpi",
     "/proc/asound",
@@ -33,16 +33,20 @@ const MASKED: [&str; 17] = [
     "/sys/devices/virtual/powercap",
 ];
 
-/// `/proc/sys` is sealed with the rest of libvirt's.
+/// Paths that may only be read. libvirt makes `/proc/sys` read-only itself.
 const READ_ONLY: [&str; 3] = ["/proc/bus", "/proc/fs", "/proc/irq"];
 
-/// What a guest on a host of the architecture `arch` gives up.
+/// Returns the confinement of a guest on a host of the architecture `arch`.
 ///
 /// # Errors
-/// Where a profile cannot be read, or says what the kernel cannot do.
-pub fn given(confinement: &Confinement, confined: Confined, arch: &str) -> Result<Given> {
+/// Where a profile cannot be read, or names system calls of an unknown architecture.
+pub fn guest_confinement(
+    confinement: &Confinement,
+    confined: Confined,
+    arch: &str,
+) -> Result<guest::Confinement> {
     let dropped = confinement.capabilities.dropped();
-    Ok(Given {
+    Ok(guest::Confinement {
         dropped: dropped.iter().map(|name| format!("CAP_{name}")).collect(),
         filter: filter(&confinement.seccomp, confined, arch)?,
         masked: MASKED.map(Into::into).to_vec(),

@@ -1,5 +1,4 @@
-//! The ids of the host that stand for those of a sandbox: every sandbox has its own, so that not even the kernel's accounts
-//! of two are mixed.
+//! Ids of the host that sandboxes are mapped to. Every sandbox has its own, so that not even the kernel's accounting mixes two.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -20,28 +19,28 @@ use crate::sys::file::entries::entries_except;
 use crate::sys::file::lock::{Lock, Sharing};
 use crate::sys::process::command;
 
-/// Names in `/etc/subuid` whose ranges are ours.
+/// Names in `/etc/subuid` of the ranges that sandboxes may have.
 const OWNERS: [&str; 2] = ["libvirt-sandbox", "root"];
 
-/// Where `/etc/subuid` has none for us: the upper half of what systemd sets aside for containers (its UIDS-GIDS).
+/// First id and number of ids if `/etc/subuid` has no range for us: the upper half of systemd's range for containers (UIDS-GIDS).
 const USUAL_POOL: (u32, u32) = (1_000_013_824, 1_879_048_192 - 1_000_013_824);
 
-/// The file in the directory of a sandbox that says which ids it has.
+/// Name of the file in the directory of a sandbox that holds its range of ids.
 const NOTE: &str = "ids";
 
-/// Which ids are whose on this host.
+/// Registry of the ranges of ids of all sandboxes of this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registry {
-    /// Directories that have one of each sandbox.
+    /// Directories with a directory of each sandbox.
     pub directories: Vec<PathBuf>,
     /// `/etc`, with `subuid` and `subgid`.
     pub etc: PathBuf,
-    /// What is locked while ids are chosen.
+    /// File that is locked while ids are chosen.
     pub lock: PathBuf,
 }
 
 impl Registry {
-    /// That of sandboxes in these directories.
+    /// Returns the registry of the sandboxes in these directories.
     #[must_use]
     pub fn of(directories: &[&Path]) -> Self {
         Self {
@@ -51,11 +50,11 @@ impl Registry {
         }
     }
 
-    /// The ids of the sandbox `uuid` that has the directory `dir`: those it had, or else free ones, which it then has for as
-    /// long as its directory is there.
+    /// Claims ids for the sandbox `uuid` with the directory `dir`: those that it had, or else free ones, which it keeps for as long as
+    /// its directory is there.
     ///
     /// # Errors
-    /// Where none are free, or a range that is asked for has ids of another sandbox.
+    /// Where none are free, or the wanted range has ids of another sandbox.
     pub fn claim(&self, dir: &Path, uuid: Uuid, wanted: Option<IdRange>) -> Result<IdRange> {
         let _lock = Lock::acquire(&self.lock, Sharing::Exclusive, |_| {})?;
         let range = self.preview(dir, uuid, wanted)?;
@@ -65,10 +64,7 @@ impl Registry {
         Ok(range)
     }
 
-    /// The ids that [`claim`](Self::claim) would give.
-    ///
-    /// # Errors
-    /// As [`claim`](Self::claim).
+    /// Returns the ids that [`claim`](Self::claim) would claim.
     pub fn preview(&self, dir: &Path, uuid: Uuid, wanted: Option<IdRange>) -> Result<IdRange> {
         let taken = self.taken(dir);
         let is_free = |range: &IdRange| !taken.iter().any(|(_, other)| range.overlaps(*other));
@@ -98,14 +94,14 @@ impl Registry {
         }
     }
 
-    /// What other sandboxes have.
+    /// Returns the ranges of other sandboxes, with their directories.
     fn taken(&self, but: &Path) -> Vec<(PathBuf, IdRange)> {
         entries_except(&self.directories, but)
             .filter_map(|dir| noted(&dir).map(|range| (dir, range)))
             .collect()
     }
 
-    /// The ranges that are ours, and those that are somebody else's.
+    /// Returns the ranges for sandboxes, and those of others.
     fn pool(&self) -> (Vec<IdRange>, Vec<IdRange>) {
         let read = |name: &str| fs::read_to_string(self.etc.join(name)).unwrap_or_default();
         let (users, groups) = (read("subuid"), read("subgid"));
@@ -129,14 +125,14 @@ impl Registry {
     }
 }
 
-/// The ids that the sandbox in `dir` has.
+/// Returns the range of the sandbox in `dir`.
 #[must_use]
 pub fn noted(dir: &Path) -> Option<IdRange> {
     let text = fs::read_to_string(dir.join(NOTE)).ok()?;
     text.trim().parse().ok()
 }
 
-/// Ranges of a subuid(5), ours and those of others.
+/// Parses a subuid(5) into the ranges for sandboxes and those of others.
 fn split(text: &str) -> (Vec<IdRange>, Vec<IdRange>) {
     let ranges = text.lines().filter_map(|line| {
         let mut fields = line.trim().split(':');
@@ -155,7 +151,7 @@ fn common(one: IdRange, other: IdRange) -> Option<IdRange> {
     IdRange::new(first, end.checked_sub(first)?)
 }
 
-/// A range of the pool that is free; the same sandbox tends to get the same.
+/// Chooses a free range of the pool; the same sandbox tends to get the same.
 fn choose(pool: &[IdRange], uuid: Uuid, is_free: impl Fn(&IdRange) -> bool) -> Option<IdRange> {
     let slots: Vec<IdRange> = pool
         .iter()
@@ -175,12 +171,11 @@ fn choose(pool: &[IdRange], uuid: Uuid, is_free: impl Fn(&IdRange) -> bool) -> O
         .copied()
 }
 
-/// Chooses the ids of a sandbox that wants `idmap`, is given `filesystems` and has the directory `dir`; none where it is to have
-/// those of the host. With `auto` it has those, too, where the kernel or a filesystem has no way to map them, which is said;
-/// but never again once it has had ids of its own.
+/// Chooses the map of ids of a sandbox with the directory `dir`; `None` if it keeps the ids of the host. With `auto` it keeps them
+/// also if the kernel or one of the `filesystems` cannot map ids, which is logged; but never once it has had ids of its own.
 ///
 /// # Errors
-/// Where a range is asked for that cannot be had, or what hinders may pass.
+/// Where a wanted range cannot be had, or the attempt fails for a reason that may pass.
 pub fn decide(
     idmap: Idmap,
     filesystems: &[Filesystem],
@@ -193,7 +188,7 @@ pub fn decide(
         Idmap::Auto => None,
         Idmap::Range(range) => Some(range),
     };
-    // What is missing is not what ids cannot be mapped for. The staging root is made later.
+    // A missing directory does not mean that ids cannot be mapped. The staging root is made later.
     let mut shared = (filesystems.iter()).filter(|shared| shared.target != Path::new("/"));
     if let Some(missing) = shared.find(|shared| !shared.source.exists()) {
         let path = missing.source.display();
@@ -247,10 +242,10 @@ enum Tried {
     Unsupported(String),
 }
 
-/// Makes a user namespace and maps what the sandbox needs to own, in a process that is gone afterwards.
+/// Maps what the sandbox needs to own in a user namespace, in a process that is gone afterwards.
 ///
 /// # Errors
-/// Where it fails for what may pass: that says nothing of what the host can do.
+/// Where it fails for a reason that may pass, which tells nothing about the host.
 fn try_out(init: &Path, range: IdRange, filesystems: &[Filesystem]) -> Result<Tried> {
     let needed = filesystems.iter().filter(|filesystem| is_owned(filesystem));
     let (first, count) = (range.first().to_string(), range.count().to_string());
@@ -271,8 +266,9 @@ fn try_out(init: &Path, range: IdRange, filesystems: &[Filesystem]) -> Result<Tr
     }
 }
 
-/// Returns whether the ids of a filesystem have to be mapped: root inside writes to it, or has programs in it that become somebody
-/// else. The staging root is not even seen, and any other read-only filesystem shows all as nobody's where it cannot be mapped.
+/// Returns whether the ids of a filesystem have to be mapped: root inside writes to it, or it has programs that change
+/// their user. The staging root is not visible inside, and files of any other read-only filesystem belong to nobody if it cannot be
+/// mapped.
 fn is_owned(filesystem: &Filesystem) -> bool {
     let target = filesystem.target.as_path();
     let is_system = target.strip_prefix("/host").is_ok_and(|inside| {

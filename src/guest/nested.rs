@@ -1,5 +1,5 @@
-//! Mounts of what is below another place that the sandbox writes to: root inside can have put a link there, which the host would follow
-//! wherever it leads when the sandbox starts anew.
+//! Mounts from below another mount that the sandbox writes to. Root inside can put a link there, which the host would follow at the
+//! next start; so they are taken from the sandbox itself.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -8,18 +8,18 @@ use std::path::{Path, PathBuf};
 use crate::config::{GuestPath, Mount};
 use crate::error::{Error, Result};
 
-/// A place of the host that the sandbox writes to, and where the sandbox has it.
+/// A directory of the host that the sandbox writes to.
 struct Written {
     file: (u64, u64),
     target: PathBuf,
     is_there: bool,
 }
 
-/// The same mounts, where what is below such a place is taken from the sandbox itself, in which every link leads to what is the
-/// sandbox's. `tree` is one of them.
+/// Turns host-binds from below a directory that the sandbox writes to into guest-binds: in the sandbox every link stays inside.
+/// `tree` is such a directory.
 ///
 /// # Errors
-/// Where a mount comes before the one that it would be taken from.
+/// Where a mount comes before the one that it has to be taken from.
 pub fn resolve(mounts: &[Mount], tree: Option<&Path>) -> Result<Vec<Mount>> {
     let mut written: Vec<Written> = Vec::new();
     let tree = tree.map(|tree| (tree, Path::new("/"), true));
@@ -32,7 +32,7 @@ pub fn resolve(mounts: &[Mount], tree: Option<&Path>) -> Result<Vec<Mount>> {
     }
     let mut resolved = Vec::new();
     for mount in mounts {
-        resolved.push(taken_from(&written, mount)?);
+        resolved.push(resolve_one(&written, mount)?);
         if let Some((_, target, _)) = of_mount(mount) {
             let made = written.iter_mut().find(|place| place.target == target);
             made.into_iter().for_each(|place| place.is_there = true);
@@ -56,13 +56,13 @@ fn of_mount(mount: &Mount) -> Option<(&Path, &Path, bool)> {
     }
 }
 
-/// Returns device and inode of what a path leads to: they are the same however the path is written.
+/// Returns device and inode of a path, which do not depend on how it is written.
 fn identity(path: &Path) -> Option<(u64, u64)> {
     let metadata = fs::metadata(path).ok()?;
     Some((metadata.dev(), metadata.ino()))
 }
 
-fn taken_from(written: &[Written], mount: &Mount) -> Result<Mount> {
+fn resolve_one(written: &[Written], mount: &Mount) -> Result<Mount> {
     let Mount::HostBind {
         target,
         source: Some(source),
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_sandbox_can_replace_is_taken_from_the_sandbox() {
+    fn mounts_below_a_writable_mount_are_taken_from_the_sandbox() {
         let dir = tempfile::tempdir().unwrap();
         let top = dir.path().display();
         fs::create_dir_all(dir.path().join("outer/a/b")).unwrap();
@@ -142,7 +142,7 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("name that mount before it"), "{error}");
-        // What may only be read cannot be replaced.
+        // The sandbox cannot replace anything in a read-only mount.
         let outer = mount(&format!("host-bind:/mnt={top}/outer,ro"));
         let both = [inner, outer];
         assert_eq!(resolve(&both, None).unwrap(), both);

@@ -21,7 +21,7 @@ use crate::hypervisor::Hypervisor;
 use crate::run::Plan;
 use crate::sys::text::printable::printable;
 
-/// How the channel to a guest is made.
+/// Kind of channel to a guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChannelKind {
     /// A socket that a container inherits when the domain starts.
@@ -40,7 +40,7 @@ pub enum ChannelKind {
 pub struct StartedGuest {
     /// The channel to it.
     pub link: Link,
-    /// Its output beside the channel.
+    /// Output of the guest beside the channel.
     pub output: GuestOutput,
 }
 

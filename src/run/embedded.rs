@@ -1,6 +1,6 @@
 //! libvirt's QEMU driver in this process: the directory that it keeps its files in, and the QEMU that it starts.
 //!
-//! It knows of no domain that ends with a connection, and of no other process that uses its directory at the same time.
+//! The driver has no domains that end with a connection, and takes no notice of other processes that use its directory.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirEntry};
@@ -27,23 +27,23 @@ const LONGEST_SOCKET: usize = 107;
 /// Characters of a domain's name that are in the paths of its files (`VIR_DOMAIN_SHORT_NAME_MAX` of libvirt).
 const SHORT_NAME: usize = 20;
 
-/// A driver of a daemon has a virtlogd, which an embedded one would have to start.
+/// Configuration of the driver: without it the driver would start a virtlogd.
 const CONFIGURATION: &str = "stdio_handler = \"file\"\n";
 
-/// How often it is looked for a QEMU that has ended.
+/// Interval of looking for a QEMU that has ended.
 const REAPING: Duration = Duration::from_millis(10);
 
-/// How long a QEMU may take to go that was killed.
+/// Time that a killed QEMU may take to end.
 const END: Duration = Duration::from_secs(10);
 
-/// How long one may take that is ending already.
+/// Time that a QEMU may take that is ending already.
 const LAST_STEPS: Duration = Duration::from_secs(2);
 
-/// Makes the directory `root` of a driver for the domain `name`, where it is not there yet. What the driver finds out
-/// of QEMU, which takes seconds, it keeps in `cache`, if there is one.
+/// Makes the directory `root` of a driver for the domain `name`, if it is not there yet. The driver caches the capabilities of QEMU,
+/// which take seconds to find out, in `cache`.
 ///
 /// # Errors
-/// Where it cannot be made, or where its path is too long for the sockets in it.
+/// Where it cannot be made, or its path is too long for the sockets in it.
 pub fn prepare(root: &Path, name: &SandboxName, cache: Option<&Path>) -> Result<()> {
     let monitor = "/lib/qemu/domain-1-/monitor.sock".len() + name.as_str().len().min(SHORT_NAME);
     if root.as_os_str().len() + monitor > LONGEST_SOCKET {
@@ -53,7 +53,7 @@ pub fn prepare(root: &Path, name: &SandboxName, cache: Option<&Path>) -> Result<
             root.display()
         )));
     }
-    // Sockets of QEMU's are below it. That of root's passes through as another user.
+    // Sockets of QEMU are below it. root's QEMU passes through as another user.
     if !root.exists() {
         let mode = if geteuid().is_root() { 0o711 } else { 0o700 };
         private::directory(root, mode).map_err(Error::io("creating", root))?;
@@ -74,8 +74,8 @@ pub fn prepare(root: &Path, name: &SandboxName, cache: Option<&Path>) -> Result<
     Ok(())
 }
 
-/// Takes in the processes that the driver of `root` leaves to themselves: it waits until nothing is left of a QEMU, and
-/// the first process of the host may take its time.
+/// Reaps the processes that the driver of `root` orphans: it waits until nothing is left of a QEMU, and the first process of the
+/// host may be slow to reap it.
 pub fn reap(root: &Path) {
     if let Err(error) = set_child_subreaper(true) {
         log::debug!("becoming a subreaper: {error}");
@@ -83,7 +83,7 @@ pub fn reap(root: &Path) {
     }
     let (domains, probes) = (pid_files(root), root.join("lib/qemu"));
     std::thread::spawn(move || {
-        // A QEMU that is asked what it can do removes its file before it has ended.
+        // A QEMU that is probed for its capabilities removes its pid file before it has ended.
         let mut known = BTreeSet::new();
         loop {
             known.extend(pids(&domains));
@@ -94,7 +94,7 @@ pub fn reap(root: &Path) {
     });
 }
 
-/// Whether a process is still to be waited for. One that is not ours yet becomes so when who started it has ended.
+/// Returns whether a process is still to be waited for. It becomes our child when its parent has ended.
 fn is_left(pid: i32) -> bool {
     match waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG)) {
         Ok(status) => status == WaitStatus::StillAlive,
@@ -102,7 +102,7 @@ fn is_left(pid: i32) -> bool {
     }
 }
 
-/// The QEMUs that libvirt asks what they can do, each in a directory of its own (`qmp-XXXXXX/qmp.pid`).
+/// Returns the QEMUs that libvirt probes for their capabilities, each in a directory of its own (`qmp-XXXXXX/qmp.pid`).
 fn probed(directory: &Path) -> Vec<i32> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let is_probe = |entry: &DirEntry| entry.file_name().as_bytes().starts_with(b"qmp-");
@@ -113,17 +113,14 @@ fn probed(directory: &Path) -> Vec<i32> {
 }
 
 /// Ends the QEMU of the domain `name` that a killed driver of `root` has left.
-///
-/// # Errors
-/// Where it cannot be ended.
 pub fn end(root: &Path, name: &str) -> Result<()> {
-    // Groups are left by one that has ended by itself, too; it removes its file while it still is in them.
+    // A QEMU that has ended by itself leaves its groups, too; it removes its pid file while it is still in them.
     let groups = cgroup::find_embedded(|group| is_group_of(group, name));
     let members = groups.iter().flat_map(|group| cgroup::members(group));
     for pid in pid_in(&pid_file(root, name)).into_iter().chain(members) {
         end_process(pid, root, name)?;
     }
-    // Those that stay are of another machine of the name.
+    // Groups that stay are of another machine of that name.
     let _ = cgroup::remove_all(&groups);
     Ok(())
 }
@@ -131,7 +128,7 @@ pub fn end(root: &Path, name: &str) -> Result<()> {
 fn end_process(pid: i32, root: &Path, name: &str) -> Result<()> {
     let failed = || Error::step::<io::Error>(format!("ending the virtual machine '{name}'"));
     let number = u32::try_from(pid).unwrap_or_default();
-    // Another process may have the number by now, but not from here on.
+    // Another process may have the number by now; from here on it is held.
     let Ok(process) = Process::open(number) else {
         return Ok(());
     };
@@ -148,13 +145,13 @@ fn end_process(pid: i32, root: &Path, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether libvirt made a group for the domain: it is called `qemu-embed-HASH-ID-NAME.libvirt-qemu`.
+/// Returns whether libvirt made a group for the domain: it is called `qemu-embed-HASH-ID-NAME.libvirt-qemu`.
 fn is_group_of(group: &str, name: &str) -> bool {
     let short: String = name.chars().take(SHORT_NAME).collect();
     group.starts_with("qemu-embed-") && group.ends_with(&format!("-{short}.libvirt-qemu"))
 }
 
-/// Whether these are the arguments of the domain's QEMU: it is told its name, and of files in the driver's directory.
+/// Returns whether these are the arguments of the domain's QEMU: they have its name, and files in the driver's directory.
 fn is_of(arguments: &[u8], root: &Path, name: &str) -> bool {
     let guest = format!("guest={name},");
     let root = root.join("lib/qemu/");
@@ -182,7 +179,7 @@ fn pids(directory: &Path) -> Vec<i32> {
         .collect()
 }
 
-/// The number in a file of libvirt's; one that is none, or of no single process, is not there.
+/// Reads a pid file of libvirt; `None` if it has no number of a process.
 fn pid_in(path: &Path) -> Option<i32> {
     let text = fs::read_to_string(path).ok()?;
     text.trim().parse().ok().filter(|pid| *pid > 1)

@@ -47,25 +47,25 @@ use crate::label;
 /// Options of a one-shot sandbox, as parsed from the command line or set by a library user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// Name of the sandbox; one of its own if absent.
+    /// Name of the sandbox; a new one if absent.
     pub name: Option<SandboxName>,
     /// A directory of the host that is its root, instead of the host's.
     pub root: Option<PathBuf>,
-    /// Whether it may change what it sees of its root, for as long as it lives.
+    /// Whether it may change its root, with changes that are thrown away.
     pub volatile: bool,
-    /// Who the command runs as.
+    /// User that the command runs as.
     pub who: Who,
-    /// Added to its environment.
+    /// Variables that are added to its environment.
     pub environment: Vec<(OsString, OsString)>,
     /// Files of the host that it reads at `$CREDENTIALS_DIRECTORY`.
     pub credentials: Vec<Credential>,
-    /// Where it starts: the caller's directory if absent.
+    /// Directory that it starts in; the caller's if absent.
     pub directory: Option<PathBuf>,
     /// Host name inside.
     pub hostname: Option<Hostname>,
     /// Mounts, in order.
     pub mounts: Vec<Mount>,
-    /// What is copied into the mounts.
+    /// Copies into the mounts.
     pub includes: Vec<Include>,
     /// Disks.
     pub disks: Vec<Disk>,
@@ -77,22 +77,22 @@ pub struct Request {
     pub security: Option<Security>,
     /// Limits.
     pub resources: Resources,
-    /// What holds root back in a container.
+    /// Confinement of root in a container.
     pub confinement: Confinement,
-    /// Whether a shell of root's waits on a second console.
+    /// Whether a root shell waits on a second console.
     pub shell: bool,
-    /// What runs the instructions of a virtual machine, if the user knows better.
+    /// Emulation of a virtual machine; chosen by the host's facts if absent.
     pub emulation: Option<Emulation>,
     /// Whether the command gets a terminal.
     pub terminal: bool,
-    /// Whether nobody but the command uses this process's standard input and output. Once the command has them, an end
-    /// that it puts to them is seen by whoever is at the other side.
+    /// Whether only the command uses this process's standard input and output. Once the command has them, the other side sees when
+    /// it closes them.
     pub hands_over: bool,
-    /// The byte that ends it when typed at a terminal.
+    /// Byte that ends the sandbox when it is typed at a terminal.
     pub escape: Option<u8>,
-    /// How long it may run.
+    /// Time that it may run.
     pub timeout: Option<Duration>,
-    /// How long it may take until the command runs; the driver's default if absent.
+    /// Time that it may take until the command runs; the driver's default if absent.
     pub start_timeout: Option<Duration>,
     /// The kernel of a virtual machine.
     pub kernel: KernelRequest,
@@ -103,7 +103,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// Whether it has disks or filesystems in images, which have one user at a time.
+    /// Returns whether it has disks or filesystems in images, which have one user at a time.
     fn uses_images(&self) -> bool {
         let is_image = |mount: &Mount| matches!(mount, Mount::HostImage { .. });
         !self.disks.is_empty() || self.mounts.iter().any(is_image)
@@ -137,9 +137,6 @@ struct Planning<'a> {
 }
 
 /// Plans the sandbox of [`run`] without making anything for it.
-///
-/// # Errors
-/// As [`run`].
 pub fn preview(request: &Request, connection: &Connection, places: &Places) -> Result<Plan> {
     let name = &name(request)?;
     let stdio = Stdio::of_process(request.terminal, connection.driver == Driver::Lxc)?;

@@ -27,7 +27,7 @@ use crate::run::{Planning, Purpose, Request, security};
 /// A sandbox that is ready to be started.
 #[derive(Debug)]
 pub struct Plan {
-    /// Its documents, and the files that it boots from.
+    /// Documents, and the files that it boots from.
     pub boot: Boot,
     /// Identity of the domain.
     pub uuid: Uuid,
@@ -35,7 +35,7 @@ pub struct Plan {
     pub temporary: Vec<PathBuf>,
     /// Owner of the fresh directories.
     pub owner: Identity,
-    /// How the channel is made.
+    /// Kind of channel to the guest.
     pub channel: ChannelKind,
     /// Label of its directory, with SELinux.
     pub(super) files: Option<Context>,

@@ -1,8 +1,8 @@
-//! Where a running sandbox keeps what goes with it, and what becomes of it when nobody cares any more.
+//! Directories of one-shot sandboxes, and their removal after a client was killed.
 //!
 //! Each sandbox has a directory that is locked for as long as its client lives. The domain ends with the client's
-//! connection to libvirt; a directory that nobody locks is therefore what a killed client has left, and the next one
-//! removes it, with the domain if that is still there.
+//! connection to libvirt; so an unlocked directory was left by a killed client, and the next client removes it, with the domain
+//! if that is still there.
 
 use std::fs;
 use std::io;
@@ -22,47 +22,44 @@ use crate::run::Connection;
 use crate::sys::file::lock::{Lock, Sharing};
 use crate::sys::file::{atomic, private, remove};
 
-/// Where sandboxes of this user keep their state.
+/// Directories of this user's sandboxes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Places {
     /// Directories of running sandboxes.
     pub runtime: PathBuf,
-    /// What can be made anew.
+    /// Directory of files that can be made anew.
     pub cache: PathBuf,
 }
 
-/// The directory of one sandbox, removed when this is dropped.
+/// Directory of one sandbox, removed on drop.
 #[derive(Debug)]
 pub struct State {
     path: PathBuf,
     lock: Option<Lock>,
-    /// Left for the next run: the domain may still need it.
+    /// Whether it is left for the next run, since the domain may still need it.
     kept: bool,
 }
 
-/// The domain that a directory belongs to.
+/// Domain that a directory belongs to.
 #[derive(Debug, Serialize, Deserialize)]
 struct Record {
     uri: String,
     name: SandboxName,
-    /// Another domain may have the name by now, or have had it before.
+    /// Identity of the domain: another one may have the name by now.
     uuid: Uuid,
 }
 
 const LOCK: &str = "lock";
 const RECORD: &str = "domain.json";
-/// A directory that is still being made begins with it, which no sandbox's name does.
+/// Prefix of a directory that is still being made, which no sandbox's name has.
 const UNFINISHED: &str = ".new-";
-/// How long making one may take.
+/// Time that making a directory may take.
 const HALF_MADE: Duration = Duration::from_secs(60);
 
 impl Places {
-    /// Those of this user: below `/var` for root, since a container's first program lies there and many hosts run nothing that is
-    /// in `/run`, else `$XDG_RUNTIME_DIR` and `$XDG_CACHE_HOME`, which is
-    /// below `$HOME`, or below `home` where there is no such variable.
-    ///
-    /// # Errors
-    /// Where an ordinary user has neither a runtime directory nor a home.
+    /// Returns the places of this user: below `/var` for root, since a container's first program lies there and many hosts let nothing
+    /// in `/run` be executed; else `$XDG_RUNTIME_DIR` and `$XDG_CACHE_HOME`, or below `$HOME`, or below `home` without such a
+    /// variable.
     pub fn of_user(is_root: bool, home: &Path) -> Result<Self> {
         if is_root {
             return Ok(Self {
@@ -88,7 +85,7 @@ impl Places {
         Ok(Self { runtime, cache })
     }
 
-    /// Removes what killed clients have left.
+    /// Removes the directories and domains of killed clients.
     pub fn sweep(&self) {
         let Ok(entries) = fs::read_dir(&self.runtime) else {
             return;
@@ -103,7 +100,7 @@ impl Places {
         }
     }
 
-    /// Makes the directory of the sandbox `name`, with its domain `uuid` on `uri`.
+    /// Makes the directory of the sandbox `name`, whose domain is `uuid` on `uri`.
     ///
     /// # Errors
     /// Where a sandbox of that name runs, or the directory cannot be made.
@@ -125,7 +122,7 @@ impl Places {
         let text = serde_json::to_vec(&record).map_err(Error::step("noting the domain"))?;
         let note = fresh.path().join(RECORD);
         atomic::write_unsynced(&note, &text, 0o600)?;
-        // rename(2) replaces nothing but an empty directory, and none of ours is.
+        // rename(2) replaces only an empty directory, and none of ours is empty.
         match fs::rename(fresh.path(), &path) {
             Ok(()) => {}
             Err(error)
@@ -140,7 +137,7 @@ impl Places {
             }
             Err(error) => return Err(Error::io("creating", &path)(error)),
         }
-        // It has another name now.
+        // The directory has its final name now.
         let _ = fresh.keep();
         Ok(State {
             path,
@@ -150,8 +147,8 @@ impl Places {
     }
 }
 
-/// The permissions of directories of sandboxes. root's QEMU runs as another user, who has to pass through; an ordinary user's does not,
-/// and there nobody else gets at sockets, whatever umask libvirt and QEMU make them with.
+/// Returns the permissions of a sandbox's directory. root's QEMU runs as another user, who has to pass through. An ordinary user's does
+/// not: no other user reaches the sockets, whatever umask libvirt and QEMU make them with.
 fn mode() -> u32 {
     match nix::unistd::geteuid().is_root() {
         true => 0o711,
@@ -160,7 +157,7 @@ fn mode() -> u32 {
 }
 
 impl State {
-    /// The directory.
+    /// Returns the directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -201,7 +198,7 @@ fn sweep(path: &Path) -> Result<()> {
     let lock = path.join(LOCK);
     let name = path.file_name().unwrap_or_default().as_encoded_bytes();
     if name.starts_with(UNFINISHED.as_bytes()) || !lock.exists() {
-        // One that is being made is not locked for a moment, and one that is being removed no more.
+        // A directory that is being made or removed is unlocked for a moment.
         let age = SystemTime::now()
             .duration_since(
                 SystemTime::UNIX_EPOCH + Duration::from_secs(metadata.ctime().unsigned_abs()),
@@ -268,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_being_made_is_left_alone() {
+    fn a_directory_that_is_being_made_stays() {
         let root = tempfile::tempdir().unwrap();
         let places = places(root.path());
         let unfinished = places.runtime.join(format!("{UNFINISHED}x"));
@@ -279,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_client_left_is_swept() {
+    fn directories_of_killed_clients_are_swept() {
         let root = tempfile::tempdir().unwrap();
         let places = places(root.path());
         let mut state = places

@@ -51,7 +51,7 @@ fn every_setting_is_in_the_domain() {
 }
 
 #[test]
-fn a_throw_away_container_has_more() {
+fn a_one_shot_container_has_consoles_and_disks() {
     let domain = Domain {
         networks: networks(&["dhcp,bridge=br0", "direct=eth0,mode=private"]),
         security: Some(security(
@@ -77,7 +77,7 @@ fn a_throw_away_container_has_more() {
 }
 
 #[test]
-fn what_a_container_cannot_do_is_refused() {
+fn unsupported_options_of_containers_are_refused() {
     let nic = Domain {
         networks: networks(&["dhcp,user"]),
         ..smallest()

@@ -1,4 +1,4 @@
-//! What QEMU and libvirt's driver for it cannot do, said before they say it.
+//! Refusals of what QEMU and libvirt's driver for it cannot do.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -9,12 +9,12 @@ use crate::config::network::Source;
 use crate::domain::{BlockDevice, Domain};
 use crate::error::{Error, Result};
 
-/// Who libvirt's driver runs as.
+/// User that libvirt's driver runs as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Authority {
     /// root: `qemu:///system`, and `qemu:///embed` of root.
     Root,
-    /// Anybody else: `qemu:///session`, and `qemu:///embed` of a user.
+    /// Any other user: `qemu:///session`, and `qemu:///embed` of a user.
     User,
 }
 
@@ -28,10 +28,10 @@ const LONGEST_SERIAL: usize = 20;
 /// Longest path of a Unix socket, in bytes (`unix(7)`).
 const LONGEST_SOCKET: usize = 107;
 
-/// Whether `machine` with `domain` can be where libvirt's driver runs as `authority`.
+/// Refuses a machine that libvirt's driver, running as `authority`, cannot run.
 ///
 /// # Errors
-/// Names what was asked for, why it cannot be and what to do instead.
+/// Name the option, why it cannot be and what to do instead.
 pub fn check(domain: &Domain, machine: &Machine, authority: Authority) -> Result<()> {
     check_domain(domain, authority)?;
     machine.shares.iter().try_for_each(check_share)?;
@@ -50,10 +50,10 @@ pub fn check(domain: &Domain, machine: &Machine, authority: Authority) -> Result
     Ok(())
 }
 
-/// What [`check`] finds whatever the machine is.
+/// Refuses a domain that no machine can run, as [`check`] does.
 ///
 /// # Errors
-/// As [`check`].
+/// Name the option, why it cannot be and what to do instead.
 pub fn check_domain(domain: &Domain, authority: Authority) -> Result<()> {
     match authority {
         Authority::Root => {}
@@ -83,7 +83,7 @@ fn check_without_root(domain: &Domain) -> Result<()> {
     Ok(())
 }
 
-/// A limit that libvirt sets through a cgroup, by its option.
+/// Returns the option of a limit that libvirt sets through a cgroup, if there is one.
 fn root_only(resources: &Resources) -> Option<&'static str> {
     [
         ("--cpu-shares", resources.cpu_shares.is_some()),

@@ -51,7 +51,7 @@ fn the_smallest_machine() {
 }
 
 #[test]
-fn what_only_some_machines_have() {
+fn optional_devices_of_machines_are_rendered() {
     let machine = Machine {
         serial: Some("/run/sandbox/serial".into()),
         ends_itself: true,
@@ -120,9 +120,9 @@ fn every_setting_is_in_the_domain() {
     insta::assert_snapshot!(xml);
 }
 
-/// Its categories are its files' too, so they are not libvirt's to choose; disks that were given get them from it.
+/// A static label of SELinux has `relabel`: the files of the sandbox have its categories, and libvirt gives them to disks.
 #[test]
-fn a_label_of_its_own_is_on_its_disks_too() {
+fn disks_get_the_label_of_their_domain() {
     let label = "system_u:system_r:svirt_tcg_t:s0:c1,c2";
     let domain = Domain {
         security: Some(security(SecModel::SeLinux, None, Some(label))),

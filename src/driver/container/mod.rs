@@ -82,7 +82,11 @@ pub(super) fn build(spec: &Spec<'_>, context: &BuildContext<'_>) -> Result<Boot>
     let resources = &domain.resources;
     let guest = GuestConfig {
         idmap,
-        confinement: confinement::given(spec.confinement, confined, &context.facts.arch)?,
+        confinement: confinement::guest_confinement(
+            spec.confinement,
+            confined,
+            &context.facts.arch,
+        )?,
         staged: images(layout),
         disks: disks(layout),
         devices: domain.devices.iter().map(node).collect::<Result<_>>()?,

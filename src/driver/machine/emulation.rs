@@ -18,7 +18,7 @@ pub fn emulation_of_environment() -> Result<Option<Emulation>> {
 /// Returns the emulation of a machine of a service.
 ///
 /// # Errors
-/// As [`emulation_of_environment`].
+/// Where `$VIRT_SANDBOX_VIRT_TYPE` names another one than kvm or qemu.
 pub fn of_services() -> Result<Emulation> {
     Ok(emulation_of_environment()?.unwrap_or_else(usable_emulation))
 }

@@ -9,8 +9,8 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 
-/// What is not read is of no matter to a filter: comments, flags of `seccomp(2)`, architectures (those of the host are
-/// filtered).
+/// A profile, without the fields that do not change a filter: comments, flags of `seccomp(2)`, architectures (those of the host
+/// are filtered).
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Profile {
@@ -35,7 +35,7 @@ struct Entry {
     excludes: Cases,
 }
 
-/// For which sandboxes an entry is.
+/// Condition on the sandboxes that an entry is for.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Cases {
@@ -72,8 +72,8 @@ fn parse(text: &str) -> Result<Policy> {
     let mut rules = Vec::new();
     for entry in &profile.syscalls {
         let action = action(&entry.action, entry.errno_ret.or(profile.default_errno_ret))?;
-        // Which capabilities there are is said elsewhere, so what a profile allows with some is allowed, and what it refuses
-        // without is not refused.
+        // Capabilities are chosen elsewhere: a call that is allowed with some capability is allowed, and one that is refused
+        // without it is not refused.
         let is_conditional = !entry.includes.is_empty() || !entry.excludes.is_empty();
         if is_conditional && action != Action::Allow {
             continue;
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn an_invalid_profile_is_refused_with_its_error() {
         for (text, word) in [
             ("{", "EOF"),
             ("{}", "defaultAction"),

@@ -38,7 +38,7 @@ fn every_sandbox_has_ids_of_its_own_and_keeps_them() {
 }
 
 #[test]
-fn ids_come_from_what_is_set_aside_for_them() {
+fn ids_come_from_subuid_and_subgid() {
     let root = tempfile::tempdir().unwrap();
     let root = root.path();
     let registry = registry(root);
@@ -54,7 +54,7 @@ fn ids_come_from_what_is_set_aside_for_them() {
 }
 
 #[test]
-fn what_is_only_looked_at_need_not_be_owned() {
+fn read_only_shares_need_no_mapping() {
     let filesystem = |target: &str, read_only| Filesystem {
         source: "/x".into(),
         target: target.into(),
@@ -100,7 +100,7 @@ fn decided(idmap: &str, script: &str, had: Option<&str>) -> (Result<Option<IdMap
 }
 
 #[test]
-fn only_what_the_host_cannot_do_leaves_a_sandbox_without_ids() {
+fn ids_of_the_host_are_kept_only_if_it_cannot_map_them() {
     let unsupported = format!("echo no maps >&2; exit {IDS_UNSUPPORTED}");
     let (decided_ids, is_noted) = decided("auto", &unsupported, None);
     assert_eq!((decided_ids.unwrap(), is_noted), (None, false));
@@ -123,7 +123,7 @@ fn only_what_the_host_cannot_do_leaves_a_sandbox_without_ids() {
 }
 
 #[test]
-fn ids_that_a_sandbox_had_or_asks_for_are_not_given_up() {
+fn ids_that_a_sandbox_had_or_asks_for_are_kept_or_refused() {
     let unsupported = format!("echo no maps >&2; exit {IDS_UNSUPPORTED}");
     let (decided_ids, is_noted) = decided("auto", &unsupported, Some("1000013824:65536\n"));
     let error = decided_ids.unwrap_err().to_string();
@@ -140,7 +140,7 @@ fn ids_that_a_sandbox_had_or_asks_for_are_not_given_up() {
 }
 
 #[test]
-fn an_init_that_is_not_there_is_an_error() {
+fn a_missing_guest_init_is_an_error() {
     let registry = registry(Path::new("/nonexistent"));
     let claim = |_| registry.preview(Path::new("/nonexistent/x"), Uuid::nil(), None);
     let init = Path::new("/nonexistent/init");

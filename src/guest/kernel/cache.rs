@@ -1,4 +1,4 @@
-//! Files that are made from others and kept: a name that says what they were made from, and what is thrown away.
+//! Cache of files that are made from others. The name of a file tells its sources; unused files are removed.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -13,29 +13,26 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Result};
 use crate::sys::file::{atomic, private};
 
-/// Changes what is cached, when what we make of the same files changes.
+/// Version of the cached files: it changes when this program makes other files of the same sources.
 const FORMAT: &str = "1";
 
-/// What another start may still be about to open.
+/// Age of files that another start may still be about to open.
 const IN_USE: Duration = Duration::from_secs(60 * 60);
-/// What nobody has started for as long is not kept, whatever it is of.
+/// Age after which an unused file is removed.
 const FORGOTTEN: Duration = Duration::from_secs(60 * 60 * 24 * 30);
 
 /// One file of the cache.
 #[derive(Debug)]
 pub(super) struct Entry<'a> {
     directory: &'a Path,
-    /// What this is: the same for all that can take each other's place.
+    /// Name without the sources; a file replaces others of the same slot.
     slot: String,
-    /// Which of them, by what it is made from.
+    /// Hash of the sources.
     key: String,
 }
 
 impl<'a> Entry<'a> {
-    /// The entry of `slot` in `directory` that is made from the files `sources`. Their contents are not read.
-    ///
-    /// # Errors
-    /// Where a source is not there.
+    /// Returns the entry of `slot` in `directory` that is made from the files `sources`. Their contents are not read.
     pub(super) fn new(directory: &'a Path, slot: String, sources: &[&Path]) -> Result<Self> {
         let mut hash = Sha256::new();
         hash.update(FORMAT);
@@ -64,11 +61,11 @@ impl<'a> Entry<'a> {
         })
     }
 
-    /// The file, made by `make` if there is none that is this user's alone: every guest would boot from what somebody else has put
-    /// there. It is for this user to read. What it replaces is removed.
+    /// Returns the file, made by `make` if there is none. A file that another user could have put there is made anew: every guest would
+    /// boot from it. Files that it replaces are removed.
     ///
     /// # Errors
-    /// Where `make` fails, or the cache is somebody else's or cannot be written; nothing is left then.
+    /// Where `make` fails, or the cache is another user's or cannot be written; nothing is left then.
     pub(super) fn get(&self, make: impl FnOnce() -> Result<Vec<u8>>) -> Result<PathBuf> {
         let path = self.directory.join(format!("{}-{}", self.slot, self.key));
         if self.directory.exists() {
@@ -90,7 +87,7 @@ impl<'a> Entry<'a> {
             .map_err(Error::io("taking the cache", self.directory))
     }
 
-    /// Removes what this entry replaces and what is forgotten. That it fails is no reason not to start.
+    /// Removes the files that this entry replaces, and old ones. A failure is no reason not to start.
     fn prune(&self, now: SystemTime) {
         let entries = fs::read_dir(self.directory);
         for entry in entries.into_iter().flatten().flatten() {
@@ -108,7 +105,7 @@ impl<'a> Entry<'a> {
         }
     }
 
-    /// Whether a file of this name, last used `age` ago, is not needed any more.
+    /// Returns whether a file of this name, last used `age` ago, can be removed.
     fn replaces(&self, name: &str, age: Duration) -> bool {
         let left_by_a_killed_writer = name.starts_with('.');
         let same_slot = name
@@ -118,7 +115,7 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// Makes the time of modification of a file that of its last use. Where that cannot be it is made anew sooner.
+/// Sets the modification time of a file to now, as the time of its last use. If that fails, the file is made anew sooner.
 fn note_use(path: &Path) {
     let now = TimeSpec::UTIME_NOW;
     let _ = utimensat(AT_FDCWD, path, &now, &now, UtimensatFlags::NoFollowSymlink);
@@ -171,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_is_not_made_again_and_only_its_owner_reads_it() {
+    fn a_cached_file_is_made_once_and_private() {
         let place = place();
         let path = place
             .entry("kernel-1")
@@ -192,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_else_can_change_is_made_anew() {
+    fn a_cached_file_that_others_can_change_is_made_anew() {
         let place = place();
         let get = |content: &'static [u8]| place.entry("kernel-1").get(|| Ok(content.to_vec()));
         let path = get(b"made").unwrap();
@@ -240,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_forgotten_or_half_written_goes() {
+    fn old_and_half_written_files_are_removed() {
         let place = place();
         for (name, old) in [
             ("kernel-0-aa", FORGOTTEN),
@@ -257,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_made_leaves_nothing() {
+    fn a_failure_leaves_nothing_in_the_cache() {
         let place = place();
         let failed = place.entry("kernel-1").get(|| Err(Error::refused("no")));
         assert_eq!(failed.unwrap_err().to_string(), "no");

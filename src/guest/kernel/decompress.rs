@@ -1,17 +1,17 @@
-//! What kernels and modules are compressed with, told by how the bytes begin.
+//! Compression of kernels and modules, detected by the first bytes.
 
 use std::io::{self, Read};
 
-/// More than any kernel is; what claims to be larger is not one.
+/// Largest size of an unpacked kernel or module.
 const MOST_BYTES: u64 = 1 << 30;
 
-/// Exponent of the widest window that is read, of 128 MiB: as wide as `zstd -22` makes them, with which kernels are packed.
+/// Exponent of the largest window that is accepted, 128 MiB: that of `zstd -22`, which kernels are packed with.
 const WINDOW_LOG: u32 = 27;
 
-/// A block of LZ4's legacy format is never larger than this when unpacked.
+/// Largest unpacked block of LZ4's legacy format.
 const LZ4_BLOCK: usize = 8 << 20;
 
-/// A format the kernel's build knows.
+/// A format of the kernel's build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Compression {
     Gzip,
@@ -23,7 +23,7 @@ pub(super) enum Compression {
 }
 
 impl Compression {
-    /// What `bytes` begin like, if anything known.
+    /// Detects the format of `bytes`.
     pub(super) fn of(bytes: &[u8]) -> Option<Self> {
         let magics: [(&[u8], Self); 5] = [
             (b"\x1f\x8b", Self::Gzip),
@@ -38,7 +38,7 @@ impl Compression {
             .map(|(_, compression)| compression)
     }
 
-    /// Unpacks the first stream of `bytes`; what follows it, as the length the kernel's build appends, is not looked at.
+    /// Unpacks the first stream of `bytes`, and ignores the bytes after it, such as the length that the kernel's build appends.
     ///
     /// # Errors
     /// Where the stream is cut short, wrong, or longer than a gibibyte.
@@ -61,10 +61,7 @@ impl Compression {
     }
 }
 
-/// `bytes`, unpacked where they are compressed.
-///
-/// # Errors
-/// As [`Compression::unpack`].
+/// Unpacks `bytes` if they are compressed.
 pub(super) fn unpacked(bytes: Vec<u8>) -> io::Result<Vec<u8>> {
     match Compression::of(&bytes) {
         Some(compression) => compression.unpack(&bytes),
@@ -85,7 +82,7 @@ fn lz4_legacy(bytes: &[u8]) -> io::Result<Vec<u8>> {
     let mut unpacked = Vec::new();
     let mut block = vec![0; LZ4_BLOCK];
     let mut rest = bytes.get(4..).unwrap_or_default();
-    // The four bytes the kernel's build appends are no block, as nothing follows them.
+    // The four bytes that the kernel's build appends are no block: nothing follows them.
     while let Some((length, after)) = rest.split_first_chunk::<4>()
         && !after.is_empty()
     {
@@ -114,7 +111,7 @@ pub(super) mod tests {
     use proptest::prelude::*;
     use std::io::Write;
 
-    /// `bytes` in LZ4's legacy format, without an end.
+    /// Packs `bytes` in LZ4's legacy format, which has no end mark.
     pub(in super::super) fn lz4(bytes: &[u8]) -> Vec<u8> {
         let mut packed = b"\x02\x21\x4c\x18".to_vec();
         for block in bytes.chunks(LZ4_BLOCK) {
@@ -140,7 +137,7 @@ pub(super) mod tests {
     const SAMPLE: &[u8] = b"virtio virtio virtio\n";
 
     #[test]
-    fn every_format_is_known_and_unpacked_also_with_a_length_behind() {
+    fn every_format_is_unpacked_with_a_length_behind() {
         let made = [
             (Compression::Gzip, gzip(SAMPLE)),
             (Compression::Lz4Legacy, lz4(SAMPLE)),

@@ -1,4 +1,4 @@
-//! Which kernel a guest gets: the one asked for, else the one that runs, else the newest installed.
+//! Choice of a guest's kernel: the one that the user names, else the one that runs, else the newest installed.
 
 use std::cmp::Reverse;
 use std::fs;
@@ -12,20 +12,20 @@ use crate::config::KernelRequest;
 use crate::error::{Error, Result};
 use crate::sys::path::below;
 
-/// Enough of an image to read its release.
+/// Bytes of an image that hold its release.
 const HEADER: u64 = 64 << 10;
 
-/// Where modules are, by release.
+/// Directories of modules, by release.
 const MODULES: [&str; 2] = ["/lib/modules", "/usr/lib/modules"];
 
 impl Kernel {
-    /// The kernel to start a guest with, of those installed below `root`; the paths of `request` are below it too.
+    /// Finds the kernel of a guest among those installed below `root`; the paths of `request` are below it, too.
     ///
-    /// Without a version or a path that is the running kernel, where its image and modules are installed, else the
-    /// newest that has both.
+    /// Without a version or a path this is the running kernel, if its image and modules are installed, else the newest that has
+    /// both.
     ///
     /// # Errors
-    /// Where there is none, or not the one asked for; the message says what to install or to say.
+    /// Where there is none; the message says what to install or which option to use.
     pub fn find(root: &Path, request: &KernelRequest) -> Result<Self> {
         let running = uname().map(|names| names.release().to_string_lossy().into_owned());
         find(root, request, &running.unwrap_or_default())
@@ -54,7 +54,7 @@ fn find(root: &Path, request: &KernelRequest, running: &str) -> Result<Kernel> {
         }
         (None, None) => return default(root, request, running),
     };
-    // It becomes a part of paths.
+    // It becomes part of paths.
     if release.is_empty() || release.contains('/') {
         return Err(Error::refused(format!(
             "'{release}' is no release of a kernel; say one with --kernver as `uname -r` prints it"
@@ -75,7 +75,7 @@ fn find(root: &Path, request: &KernelRequest, running: &str) -> Result<Kernel> {
     })
 }
 
-/// The running kernel, or the newest.
+/// Finds the running kernel, or the newest.
 fn default(root: &Path, request: &KernelRequest, running: &str) -> Result<Kernel> {
     let complete = |release: String| {
         let places = images(&release).map(|place| below(root, Path::new(&place)));
@@ -100,7 +100,7 @@ fn default(root: &Path, request: &KernelRequest, running: &str) -> Result<Kernel
     })
 }
 
-/// Where distributions install the image of a release.
+/// Returns the paths of the image of a release on distributions.
 fn images(release: &str) -> [String; 3] {
     [
         format!("/boot/vmlinuz-{release}"),
@@ -109,7 +109,7 @@ fn images(release: &str) -> [String; 3] {
     ]
 }
 
-/// Where the modules of a release may be.
+/// Returns the directories that the modules of a release may be in.
 fn modules(root: &Path, request: &KernelRequest, release: &str) -> Vec<PathBuf> {
     match &request.modules {
         Some(base) => {
@@ -122,7 +122,7 @@ fn modules(root: &Path, request: &KernelRequest, release: &str) -> Vec<PathBuf> 
     }
 }
 
-/// The releases that have an image or modules.
+/// Lists the releases that have an image or modules.
 fn installed(root: &Path) -> Vec<String> {
     let names = |directory: &str, prefix: &str| -> Vec<String> {
         let entries = fs::read_dir(below(root, Path::new(directory)));
@@ -148,7 +148,7 @@ fn age(release: &str) -> (Vec<u64>, Reverse<usize>, Reverse<String>) {
     (numbers, Reverse(release.len()), Reverse(release.to_owned()))
 }
 
-/// The release of an image: what it says, else what its name or that of its directory says.
+/// Returns the release of an image: from its header, else from its name or that of its directory.
 fn release_of(image: &Path) -> Result<String> {
     let mut header = Vec::new();
     fs::File::open(image)
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_and_a_base_of_modules_are_obeyed() {
+    fn version_and_modules_can_be_chosen() {
         let root = debian();
         let request = KernelRequest {
             version: Some("6.9.0-1-amd64".into()),
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn the_release_of_an_image_is_what_it_says_then_what_it_is_called() {
+    fn the_release_comes_from_the_header_then_from_the_name() {
         let root = host(&[
             "opt/linux",
             "opt/bzImage-6.2",
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_release_leads_nowhere_else() {
+    fn a_release_cannot_be_a_path() {
         let root = debian();
         for version in ["", "../../etc"] {
             let request = KernelRequest {

@@ -1,24 +1,24 @@
-//! The kernel inside the kernel: a bzImage unpacks itself, which takes an emulated CPU longer than the
-//! rest of the boot. QEMU starts the ELF within directly, if that says where (PVH).
+//! The ELF inside a bzImage. A bzImage unpacks itself, which takes an emulated CPU longer than the rest of the boot; QEMU starts
+//! the ELF directly, if it has a PVH entry point.
 
 use super::decompress::Compression;
 
-/// The note of an ELF that holds the entry point QEMU starts it at.
+/// Type of the ELF note with the entry point for QEMU.
 const XEN_ELFNOTE_PHYS32_ENTRY: u32 = 18;
-/// The first boot protocol that says where the payload is.
+/// First boot protocol with the place of the payload.
 const PROTOCOL: u16 = 0x0208;
 const SECTOR: usize = 512;
 
-/// The ELF in the bzImage `image`, if there is one that QEMU can start.
+/// Extracts the ELF in the bzImage `image`; `None` if there is none that QEMU can start.
 ///
-/// `None` is no error: QEMU also starts everything else a distribution installs, if later.
+/// That is no error: QEMU also starts the bzImage, but slower.
 pub(super) fn vmlinux(image: &[u8]) -> Option<Vec<u8>> {
     let payload = payload(image)?;
     let elf = Compression::of(payload)?.unpack(payload).ok()?;
     has_pvh_entry(&elf).then_some(elf)
 }
 
-/// The release the bzImage `image` says it is, `uname -r` of it. The first 64 KiB suffice.
+/// Reads the release of the bzImage `image`, as `uname -r` prints it. The first 64 KiB suffice.
 pub(super) fn release(image: &[u8]) -> Option<String> {
     setup(image)?;
     let at = usize::from(u16_at(image, 0x20e)?);
@@ -30,7 +30,7 @@ pub(super) fn release(image: &[u8]) -> Option<String> {
     String::from_utf8(word.to_vec()).ok()
 }
 
-/// Where the protected-mode part of a bzImage begins (Linux, Documentation/arch/x86/boot.rst).
+/// Returns the offset of the protected-mode part of a bzImage (Linux, Documentation/arch/x86/boot.rst).
 fn setup(image: &[u8]) -> Option<usize> {
     let known = u16_at(image, 0x1fe)? == 0xaa55
         && image.get(0x202..0x206)? == b"HdrS"
@@ -48,12 +48,12 @@ fn payload(image: &[u8]) -> Option<&[u8]> {
     image.get(start..end)
 }
 
-/// Whether a 64-bit ELF for x86 has the note that makes QEMU start it.
+/// Returns whether a 64-bit ELF for x86 has the note that QEMU needs to start it.
 fn has_pvh_entry(elf: &[u8]) -> bool {
     program_notes(elf).is_some_and(|mut notes| notes.any(has_pvh_note))
 }
 
-/// The PT_NOTE segments.
+/// Returns the PT_NOTE segments.
 fn program_notes(elf: &[u8]) -> Option<impl Iterator<Item = &[u8]>> {
     const ELFCLASS64_LITTLE: &[u8] = b"\x7fELF\x02\x01";
     const EM_X86_64: u16 = 62;
@@ -106,7 +106,7 @@ pub(super) mod tests {
     use crate::guest::kernel::decompress::tests::lz4;
     use proptest::prelude::*;
 
-    /// An ELF with one note.
+    /// Returns an ELF with one note.
     fn elf(name: &[u8; 4], kind: u32) -> Vec<u8> {
         let mut elf = vec![0; 64 + 56];
         elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
@@ -127,7 +127,7 @@ pub(super) mod tests {
         elf
     }
 
-    /// A bzImage of release 6.1.0-test around `payload`.
+    /// Returns a bzImage of release 6.1.0-test around `payload`.
     pub(in super::super) fn bzimage(payload: &[u8]) -> Vec<u8> {
         let mut image = vec![0; 2 * SECTOR];
         image[0x1f1] = 2;
@@ -145,7 +145,7 @@ pub(super) mod tests {
         image
     }
 
-    /// What the kernel's build puts into a bzImage: an ELF, compressed, with its length behind.
+    /// Returns a payload as the kernel's build makes it: an ELF, compressed, with its length behind.
     pub(in super::super) fn packed_elf() -> (Vec<u8>, Vec<u8>) {
         let elf = elf(b"Xen\0", XEN_ELFNOTE_PHYS32_ENTRY);
         let length = u32::try_from(elf.len()).unwrap().to_le_bytes();
@@ -159,7 +159,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_qemu_cannot_start_directly_stays_as_it_is() {
+    fn an_image_without_a_bootable_elf_is_not_extracted() {
         let (elf_with_entry, packed) = packed_elf();
         assert_eq!(vmlinux(&elf_with_entry), None);
         assert_eq!(vmlinux(&bzimage(&lz4(&elf(b"Xen\0", 17)))), None);

@@ -1,6 +1,6 @@
 //! An initramfs: a cpio archive in the "newc" format (Linux, Documentation/driver-api/early-userspace).
 //!
-//! It is not compressed, as unpacking takes an emulated CPU longer than reading.
+//! The archive is not compressed: unpacking takes an emulated CPU longer than reading.
 
 use std::fmt::Write;
 
@@ -8,19 +8,19 @@ const DIRECTORY: u32 = 0o040_000;
 const FILE: u32 = 0o100_000;
 const CHARACTER_DEVICE: u32 = 0o020_000;
 
-/// The alignment the kernel wants of an entry's name and content.
+/// Alignment of an entry's name and content.
 const ALIGNMENT: usize = 4;
 
-/// An archive that is being put together. The same calls make the same bytes.
+/// An archive that is being written. The same calls make the same bytes.
 #[derive(Debug, Default)]
 pub(super) struct Archive {
     bytes: Vec<u8>,
-    /// The kernel takes entries of one number for links to one file.
+    /// Inode number of the next entry: the kernel makes hard links of entries with the same.
     entries: u32,
 }
 
 impl Archive {
-    /// Adds a directory; those above it come first.
+    /// Adds a directory; its parents have to be added before.
     pub(super) fn directory(&mut self, name: &str) {
         self.entry(name, DIRECTORY | 0o755, (0, 0), &[]);
     }
@@ -35,7 +35,7 @@ impl Archive {
         self.entry(name, CHARACTER_DEVICE | 0o600, (major, minor), &[]);
     }
 
-    /// The finished archive.
+    /// Returns the finished archive.
     pub(super) fn finish(mut self) -> Vec<u8> {
         self.entries = 0;
         self.entry("TRAILER!!!", 0, (0, 0), &[]);
@@ -94,7 +94,7 @@ impl Archive {
 pub(super) mod tests {
     use super::*;
 
-    /// An entry as it is read back.
+    /// An entry that was read back.
     #[derive(Debug, PartialEq, Eq)]
     pub(in super::super) struct Entry {
         pub(in super::super) name: String,
@@ -145,7 +145,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_put_in_is_read_back() {
+    fn an_archive_is_read_back() {
         let entries = read(&archive());
         let names: Vec<_> = entries.iter().map(|entry| entry.name.as_str()).collect();
         assert_eq!(
@@ -174,7 +174,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_same_makes_the_same_bytes() {
+    fn equal_archives_have_equal_bytes() {
         assert_eq!(archive(), archive());
     }
 }

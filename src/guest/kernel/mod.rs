@@ -1,6 +1,6 @@
-//! What a QEMU guest boots from: the host's kernel, unpacked, and an initramfs with our init and the modules it needs.
+//! Boot files of a virtual machine: the host's kernel, unpacked, and an initramfs with guest-init and the modules that it needs.
 //!
-//! Both are kept in a cache: a start that finds them asks for the state of a few files and reads none.
+//! Both are cached: a start that finds them looks at the metadata of a few files and reads none.
 
 mod cache;
 mod command_line;
@@ -26,28 +26,25 @@ use modules::{Index, Module};
 /// A kernel that is installed on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kernel {
-    /// What `uname -r` says in a guest that runs it.
+    /// Release, as `uname -r` prints it.
     pub release: String,
-    /// The image, as it is installed.
+    /// Image, as it is installed.
     pub image: PathBuf,
-    /// The directory of its modules, the one with `modules.dep`.
+    /// Directory of modules, with `modules.dep`.
     pub modules: PathBuf,
 }
 
 impl Kernel {
-    /// Whether it has the module of this name, as a file or built in.
-    ///
-    /// # Errors
-    /// Where the lists of its modules cannot be read.
+    /// Returns whether it has a module, as a file or built in.
     pub fn has(&self, module: &str) -> Result<bool> {
         Ok(Index::read_names(&self.modules)?.has(module))
     }
 }
 
-/// What a guest must be able to do; decides which modules it gets.
+/// A feature that a guest's kernel needs, and modules for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Feature {
-    /// Talk to the host, over PCI; every guest can.
+    /// Ports of the host, over PCI; every guest has it.
     Console,
     /// Directories of the host over 9p.
     Plan9,
@@ -76,7 +73,7 @@ pub enum Feature {
 }
 
 impl Feature {
-    /// Its name in the names of cached files.
+    /// Returns the name in the names of cached files.
     fn name(self) -> &'static str {
         match self {
             Self::Console => "console",
@@ -95,7 +92,7 @@ impl Feature {
         }
     }
 
-    /// What cannot be done without, for a message.
+    /// Returns the purpose, for a message.
     fn purpose(self) -> &'static str {
         match self {
             Self::Console => "talking to the host",
@@ -114,7 +111,7 @@ impl Feature {
         }
     }
 
-    /// The modules it needs; what those depend on follows.
+    /// Returns the modules that it needs, without their dependencies.
     fn modules(self) -> &'static [&'static str] {
         match self {
             Self::Console => &["virtio_pci", "virtio_console"],
@@ -133,7 +130,7 @@ impl Feature {
         }
     }
 
-    /// The modules it needs on some kernels: what a kernel has modprobe load, which the guest does not have.
+    /// Returns the modules that it needs on some kernels: those that a kernel loads with modprobe, which the guest does not have.
     fn modules_if_there(self) -> &'static [&'static str] {
         match self {
             // The character sets that distributions make the default.
@@ -153,13 +150,13 @@ impl Feature {
     }
 }
 
-/// Where root keeps what guests boot from.
+/// Directory of root's cache of boot files.
 pub const CACHE: &str = "/var/cache/virt-sandbox";
 
-/// Name of the directory with the copies of one guest, in that of its sandbox.
+/// Name of the directory with the boot files of one guest, in that of its sandbox.
 pub const BOOT_FILES: &str = "boot-files";
 
-/// What a guest finds as `/NAME` where this is appended to its initramfs.
+/// Returns an archive that adds the file `/NAME` to an initramfs that it is appended to.
 #[must_use]
 pub fn archive_of(name: &str, content: &[u8]) -> Vec<u8> {
     let mut archive = Archive::default();
@@ -167,7 +164,7 @@ pub fn archive_of(name: &str, content: &[u8]) -> Vec<u8> {
     archive.finish()
 }
 
-/// Kernel and initramfs that a guest boots from: those in the cache, or the guest's own copies.
+/// Kernel and initramfs of a guest: those in the cache, or its own copies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Boot {
     /// The kernel, as an ELF where that is possible.
@@ -177,7 +174,7 @@ pub struct Boot {
 }
 
 impl Boot {
-    /// Where the copies are in `directory`.
+    /// Returns the files in `directory`.
     #[must_use]
     pub fn below(directory: &Path) -> Self {
         Self {
@@ -217,17 +214,14 @@ impl Boot {
         }
     }
 
-    /// Whether there is an initramfs with content in `directory`.
+    /// Returns whether `directory` has an initramfs that is not empty.
     #[must_use]
     pub fn has_content(directory: &Path) -> bool {
         fs::metadata(Self::below(directory).initrd).is_ok_and(|metadata| metadata.len() > 0)
     }
 
-    /// Puts empty files in the place of the copies in `directory`, which QEMU has read or still maps: libvirt fails to take files back
-    /// from QEMU's user that are not there.
-    ///
-    /// # Errors
-    /// Where the directory cannot be written.
+    /// Replaces the copies in `directory` with empty files, once QEMU has read or mapped them: libvirt fails to restore the owner of
+    /// files that are not there.
     pub fn empty(directory: &Path) -> Result<()> {
         let copies = Self::below(directory);
         for path in [&copies.kernel, &copies.initrd] {
@@ -236,10 +230,7 @@ impl Boot {
         Ok(())
     }
 
-    /// Removes the copies in `directory` with it; nothing where there are none.
-    ///
-    /// # Errors
-    /// Where they cannot be removed.
+    /// Removes `directory` with the copies, if it is there.
     pub fn remove(directory: &Path) -> Result<()> {
         match fs::remove_dir_all(directory) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -250,7 +241,7 @@ impl Boot {
     }
 }
 
-/// Makes the files a guest boots from, or finds them in the directory `cache`.
+/// Makes the boot files of a guest, or finds them in the directory `cache`.
 ///
 /// The initramfs holds `init` as `/init` and the modules of `features` below `/modules`, to be loaded in the order of
 /// their names; [`Feature::Console`] is always one of the features.
@@ -278,13 +269,13 @@ pub fn prepare(
     })
 }
 
-/// The kernel as QEMU starts it soonest.
+/// Returns the kernel in the form that QEMU starts fastest.
 fn bootable(image: &Path) -> Result<Vec<u8>> {
     let bytes = fs::read(image).map_err(unreadable(image))?;
     Ok(image::vmlinux(&bytes).unwrap_or(bytes))
 }
 
-/// The error of reading a kernel, which some distributions keep for root.
+/// Returns the error of reading a kernel, which only root can do on some distributions.
 fn unreadable(image: &Path) -> impl Fn(io::Error) -> Error {
     move |error| {
         if error.kind() != io::ErrorKind::PermissionDenied {
@@ -303,7 +294,7 @@ fn make_initramfs(kernel: &Kernel, features: &BTreeSet<Feature>, init: &Path) ->
     for directory in ["dev", "proc", "sys", "newroot", "host", "mnt", "modules"] {
         archive.directory(directory);
     }
-    // The kernel opens it for the init's output before the init can make it.
+    // The kernel opens it for init's output before init can make it.
     archive.character_device("dev/console", 5, 1);
     // A kernel whose console comes with a module starts init with no streams at all; a Rust program then opens
     // this for each, or ends.
@@ -323,7 +314,7 @@ fn make_initramfs(kernel: &Kernel, features: &BTreeSet<Feature>, init: &Path) ->
     Ok(archive.finish())
 }
 
-/// The module in a file. Whoever has made a list of modules can have it lead to any file of the host, and the guest gets what it says.
+/// Reads a module. A list of modules can name any file of the host, and the guest gets the content: anything but an ELF is refused.
 fn read_module(path: &Path) -> io::Result<Vec<u8>> {
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other("not a regular file"));
@@ -335,7 +326,7 @@ fn read_module(path: &Path) -> io::Result<Vec<u8>> {
     }
 }
 
-/// The modules of `features` in the order they are loaded in.
+/// Returns the modules of `features` in the order that they are loaded in.
 fn needed(kernel: &Kernel, index: &Index, features: &BTreeSet<Feature>) -> Result<Vec<Module>> {
     let mut wanted = Vec::new();
     for feature in features {

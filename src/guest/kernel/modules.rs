@@ -1,4 +1,4 @@
-//! Which modules of a kernel are needed, in the order they are loaded in: the files that depmod and the kernel's build write.
+//! Dependencies of a kernel's modules, from the files that depmod and the kernel's build write.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,22 +10,22 @@ use crate::error::{Error, Result};
 /// A module that is loaded from a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Module {
-    /// Its name, with `_` for every `-`.
+    /// Name, with `_` for every `-`.
     pub(super) name: String,
-    /// Its file, `.ko` or compressed, below the directory of modules.
+    /// File, `.ko` or compressed, below the directory of modules.
     pub(super) file: PathBuf,
 }
 
-/// What depmod knows of a kernel's modules.
+/// Index of a kernel's modules.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     files: BTreeMap<String, File>,
     built_in: BTreeSet<String>,
-    /// Names under which built-in modules are also asked for.
+    /// Other names of built-in modules.
     built_in_aliases: BTreeSet<String>,
-    /// What a module had better find loaded, by module.
+    /// Soft dependencies, by module.
     soft: BTreeMap<String, Vec<String>>,
-    /// Patterns, and the modules that answer to them.
+    /// Patterns of aliases, and their modules.
     aliases: Vec<(String, String)>,
 }
 
@@ -37,17 +37,11 @@ struct File {
 
 impl Index {
     /// Reads the files `modules.*` in `directory`; only `modules.dep` has to be there.
-    ///
-    /// # Errors
-    /// Where one cannot be read.
     pub(super) fn read(directory: &Path) -> Result<Self> {
         Self::read_those(directory, |_| true)
     }
 
-    /// Reads no more than tells which modules [there are](Self::has), which is a tenth of it.
-    ///
-    /// # Errors
-    /// Where one cannot be read.
+    /// Reads only the names of the modules, for [`has`](Self::has): a tenth of the files.
     pub(super) fn read_names(directory: &Path) -> Result<Self> {
         Self::read_those(directory, |name| {
             ["modules.dep", "modules.builtin"].contains(&name)
@@ -121,16 +115,16 @@ impl Index {
         index
     }
 
-    /// Whether the kernel has `module`, as a file or built in.
+    /// Returns whether the kernel has `module`, as a file or built in.
     pub(super) fn has(&self, module: &str) -> bool {
         let name = normal(module);
         self.files.contains_key(&name) || self.built_in.contains(&name)
     }
 
-    /// `modules` and all they depend on, each once, after what it depends on; what is built in is left out.
+    /// Returns `modules` and their dependencies, each once and after its dependencies, without those that are built in.
     ///
     /// # Errors
-    /// The name of a module that is neither a file nor built in.
+    /// Where a module is neither a file nor built in.
     pub(super) fn closure<'a>(
         &self,
         modules: impl IntoIterator<Item = &'a str>,
@@ -171,9 +165,9 @@ impl Index {
         Ok(())
     }
 
-    /// The module to load for what a soft dependency wants: a module, or an alias as `crypto-crc32c`.
+    /// Returns the module for a soft dependency: a module, or an alias such as `crypto-crc32c`.
     ///
-    /// Of several the one that works on every CPU is taken, since the guest's is not known here.
+    /// Of several it is the one that works on every CPU, since the guest's is not known here.
     fn provider(&self, wanted: &str) -> Option<&str> {
         if self.built_in.contains(wanted) || self.built_in_aliases.contains(wanted) {
             return None;
@@ -197,7 +191,7 @@ impl Index {
 #[error("{0}")]
 pub(super) struct MissingModule(pub String);
 
-/// The texts of the files `modules.*`.
+/// Texts of the files `modules.*`.
 #[derive(Debug, Default)]
 struct Texts {
     dep: String,
@@ -207,18 +201,18 @@ struct Texts {
     alias: String,
 }
 
-/// The kernel does not tell `-` and `_` apart in a module's name.
+/// Replaces `-` with `_` in a module's name: the kernel does not tell them apart.
 fn normal(name: &str) -> String {
     name.replace('-', "_")
 }
 
-/// `virtio_net` of `kernel/drivers/net/virtio-net.ko.xz`.
+/// Returns the name of a module's file: `virtio_net` of `kernel/drivers/net/virtio-net.ko.xz`.
 fn name_of(path: &str) -> String {
     let file = path.rsplit('/').next().unwrap_or(path);
     normal(file.split(".ko").next().unwrap_or(file))
 }
 
-/// Whether `text` matches `pattern` with `*`, `?` and `[…]`, as fnmatch(3).
+/// Returns whether `text` matches `pattern` with `*`, `?` and `[…]`, as fnmatch(3).
 fn matches(pattern: &str, text: &str) -> bool {
     fn rest(pattern: &[u8], text: &[u8]) -> bool {
         match (pattern.split_first(), text.split_first()) {
@@ -240,7 +234,7 @@ fn matches(pattern: &str, text: &str) -> bool {
     rest(pattern.as_bytes(), text.as_bytes())
 }
 
-/// Whether `byte` is in `set`, the inside of a `[…]`.
+/// Returns whether `byte` is in `set`, the inside of a `[…]`.
 fn in_set(set: &[u8], byte: u8) -> bool {
     let (set, negated) = match set {
         [b'!' | b'^', set @ ..] if !set.is_empty() => (set, true),

@@ -38,7 +38,7 @@ fn names(index: &Index, modules: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn what_a_module_depends_on_comes_first_and_once() {
+fn dependencies_come_first_and_once() {
     assert_eq!(
         names(&debian(), &["virtio-net", "virtio", "net_failover"]),
         [
@@ -52,7 +52,7 @@ fn what_a_module_depends_on_comes_first_and_once() {
 }
 
 #[test]
-fn what_is_built_in_is_not_loaded() {
+fn built_in_modules_are_not_loaded() {
     assert_eq!(names(&debian(), &["af_packet", "af-packet"]), [""; 0]);
     assert!(
         debian().has("af-packet") && debian().has("net_failover") && debian().has("crc32c_intel")
@@ -70,7 +70,7 @@ fn soft_dependencies_are_resolved_through_aliases() {
 }
 
 #[test]
-fn the_file_is_kept_as_it_is_written() {
+fn the_name_of_a_file_is_kept() {
     let closure = debian().closure(["net_failover"]).unwrap();
     assert_eq!(
         closure[1].file,
@@ -79,7 +79,7 @@ fn the_file_is_kept_as_it_is_written() {
 }
 
 #[test]
-fn what_the_kernel_does_not_have_is_named() {
+fn a_missing_module_is_named() {
     assert_eq!(
         debian().closure(["virtio", "9p"]),
         Err(MissingModule("9p".into()))
@@ -87,7 +87,7 @@ fn what_the_kernel_does_not_have_is_named() {
 }
 
 #[test]
-fn a_circle_ends() {
+fn circular_dependencies_end() {
     let index = index(
         "a.ko: b.ko\nb.ko: a.ko\n",
         "",

@@ -130,7 +130,7 @@ fn a_guest_boots_from_the_unpacked_kernel_with_init_and_modules_in_order() {
 }
 
 #[test]
-fn a_list_of_modules_gives_no_other_file_to_the_guest() {
+fn a_list_of_modules_cannot_name_other_files() {
     let host = host();
     let secret = host.dir.path().join("secret");
     write(&secret, b"root:$y$j9T$");
@@ -154,7 +154,7 @@ fn a_list_of_modules_gives_no_other_file_to_the_guest() {
 }
 
 #[test]
-fn nothing_is_made_again_until_something_changes() {
+fn cached_files_are_used_until_a_source_changes() {
     let host = host();
     let first = host.prepare(&[]).unwrap();
     // What is not read again does not have to be readable.
@@ -184,7 +184,7 @@ fn an_image_of_another_kind_is_used_as_it_is() {
 }
 
 #[test]
-fn a_feature_the_kernel_does_not_have_is_explained() {
+fn a_feature_without_a_module_is_refused_with_its_purpose() {
     let host = host();
     let error = host.prepare(&[Feature::Plan9]).unwrap_err().to_string();
     for part in [
@@ -201,7 +201,7 @@ fn a_feature_the_kernel_does_not_have_is_explained() {
 }
 
 #[test]
-fn preparing_at_the_same_time_is_fine() {
+fn two_starts_prepare_at_the_same_time() {
     let host = host();
     let boots: BTreeSet<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..8)

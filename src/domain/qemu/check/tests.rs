@@ -34,7 +34,7 @@ fn a_user_has_no_cgroups_and_no_networks() {
 }
 
 #[test]
-fn a_user_may_still_choose_what_needs_no_cgroup() {
+fn a_users_machine_can_have_limits_without_cgroups() {
     let domain = Domain {
         resources: Resources {
             memory: Some("2G".parse().unwrap()),
@@ -49,7 +49,7 @@ fn a_user_may_still_choose_what_needs_no_cgroup() {
 }
 
 #[test]
-fn what_user_mode_cannot_do_is_refused() {
+fn unsupported_options_of_user_networks_are_refused() {
     let with = |nics: &[&str], publish: &[&str], resources: Resources| Domain {
         networks: networks(nics),
         publish: publish.iter().map(|text| text.parse().unwrap()).collect(),
@@ -76,7 +76,7 @@ fn what_user_mode_cannot_do_is_refused() {
 }
 
 #[test]
-fn what_does_not_fit_is_refused() {
+fn names_that_are_too_long_are_refused() {
     for serial in ["", "a b", "x".repeat(21).as_str()] {
         let mut domain = smallest();
         domain.disks = vec![block_device("/a", BlockKind::File)];
