@@ -253,5 +253,4 @@ fn in_set(set: &[u8], byte: u8) -> bool {
 }
 
 #[cfg(test)]
-#[path = "modules_tests.rs"]
 mod tests;
