@@ -25,6 +25,8 @@ pub struct Link {
     channel: OwnedFd,
     inbox: Vec<u8>,
     outbox: Vec<u8>,
+    /// The last bytes read announce a new agent, possibly in the middle of a frame.
+    has_begun: bool,
 }
 
 impl Link {
@@ -35,6 +37,7 @@ impl Link {
             channel,
             inbox: Vec::new(),
             outbox: Vec::new(),
+            has_begun: false,
         }
     }
 
@@ -107,15 +110,29 @@ impl Link {
                 Err(error) => return Err(error.into()),
             }
         }
+        let mut begin = Vec::new();
+        Frame::Hello(Hello::BEGIN).write(&mut begin);
+        self.has_begun = self.inbox.ends_with(&begin);
         Ok(true)
+    }
+
+    /// Tells earlier clients of this channel that they get no answer. Nothing follows until a client attaches.
+    pub fn begin(&mut self) {
+        // The missing part of a frame that was cut off may swallow the first one. No tail of it is a valid frame.
+        self.send(&Frame::Hello(Hello::BEGIN));
+        self.send(&Frame::Hello(Hello::BEGIN));
     }
 
     /// Returns the next complete frame.
     ///
     /// # Errors
-    /// If the other side sends bytes that are no frame.
+    /// If the other side sends bytes that are no frame, or has [begun](Self::begin) anew.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, WireError> {
-        Frame::take(&mut self.inbox)
+        match Frame::take(&mut self.inbox)? {
+            Some(Frame::Hello(Hello::BEGIN)) => Err(WireError::Begun),
+            None if self.has_begun => Err(WireError::Begun),
+            frame => Ok(frame),
+        }
     }
 }
 
@@ -337,7 +354,32 @@ impl Sink {
 
 #[cfg(test)]
 mod tests {
+    use nix::fcntl::OFlag;
+
     use super::*;
+
+    #[test]
+    fn an_agent_that_begins_anew_is_heard_in_the_middle_of_any_frame() {
+        let mut data = Vec::new();
+        Frame::Data(StreamId::Stdout, vec![b'x'; 200]).write(&mut data);
+        for kept in 0..=data.len() {
+            let (ours, theirs) = nix::unistd::pipe2(OFlag::O_NONBLOCK).unwrap();
+            let mut agent = Link::new(theirs);
+            let mut client = Link::new(ours);
+            agent.outbox.extend_from_slice(&data[..kept]);
+            agent.begin();
+            agent.flush().unwrap();
+            client.fill().unwrap();
+            let mut frames = std::iter::repeat_with(|| client.next_frame());
+            assert!(
+                frames
+                    .find(|frame| !matches!(frame, Ok(Some(_))))
+                    .unwrap()
+                    .is_err(),
+                "{kept}"
+            );
+        }
+    }
 
     #[test]
     fn a_sink_queues_no_more_than_the_window() {

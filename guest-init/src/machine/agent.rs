@@ -171,9 +171,11 @@ impl Port {
 
 /// Serves clients one after the other, until the port is closed.
 fn serve_client(mut link: Link) -> Result<()> {
-    let mut greeting = None;
+    let (mut greeting, mut is_attached) = (None, false);
+    link.begin();
     loop {
         if let Some(number) = greeting.take() {
+            is_attached = true;
             link.forget();
             link.send(&Frame::Hello(Hello {
                 version: VERSION,
@@ -183,7 +185,8 @@ fn serve_client(mut link: Link) -> Result<()> {
         match next_frame(&mut link)? {
             None => return Ok(()),
             Some(Frame::Attach(number)) => greeting = Some(number),
-            Some(Frame::Config(text)) => match handle_request(&text, &mut link)? {
+            // A client that has not attached expects an answer from an earlier boot.
+            Some(Frame::Config(text)) if is_attached => match handle_request(&text, &mut link)? {
                 Outcome::Exit(exit) => link.send(&Frame::Exit(exit)),
                 Outcome::HostGone { successor: None } => return Ok(()),
                 Outcome::HostGone { successor } => greeting = successor,

@@ -107,7 +107,7 @@ impl AgentPorts {
         loop {
             let left = end.saturating_duration_since(Instant::now());
             let kept = self.kept.borrow_mut().take();
-            let taken = match kept {
+            let taken = match kept.and_then(AgentPort::into_current) {
                 Some(port) => Some(port),
                 None => AgentPort::take(&self.directory)?,
             };
@@ -200,6 +200,16 @@ impl AgentPort {
             }
         }
         Ok(true)
+    }
+
+    /// Returns the port unless the guest has rebooted since it answered.
+    pub fn into_current(mut self) -> Option<Self> {
+        if self.is_attached {
+            self.link.fill().ok().filter(|is_open| *is_open)?;
+            // Frames of the last answer may be left.
+            while self.link.next_frame().ok()?.is_some() {}
+        }
+        Some(self)
     }
 
     /// Returns whether it has waited in vain for so long that another attempt may do better.

@@ -74,6 +74,15 @@ pub struct Hello {
     pub number: u64,
 }
 
+impl Hello {
+    /// First message of an agent on a port. No client attaches with this number (a random UUID has other bits), so a client that
+    /// reads it instead of an answer has asked an agent that is gone, for example because the machine has rebooted.
+    pub const BEGIN: Self = Self {
+        version: 0,
+        number: u64::MAX,
+    };
+}
+
 /// Marks a [`Hello`] among data for a previous client.
 const MAGIC: [u8; 16] = *b"virt-sandbox way";
 
@@ -164,6 +173,9 @@ pub enum WireError {
     /// Payload that does not fit its kind.
     #[error("a message of kind {0} that makes no sense")]
     Payload(u8),
+    /// [`Hello::BEGIN`] instead of an answer.
+    #[error("the virtual machine has rebooted meanwhile")]
+    Begun,
 }
 
 const CONFIG: u8 = 1;
