@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use std::fs::File;
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use guest_init::channel::wire::Kind;
@@ -13,6 +14,7 @@ use guest_init::tunnel::Connection;
 use crate::error::{Error, Result};
 use crate::hypervisor::Limit;
 use crate::sys::process::command::Captured;
+use crate::sys::process::cpu_quota::CpuQuota;
 use crate::sys::process::enter::ExecOptions;
 
 /// Time that a sandbox may take to answer: longer than a unit takes to reload (`DefaultTimeoutStartSec=`).
@@ -93,7 +95,7 @@ pub enum Entrance {
 /// Connects to ports of a running sandbox.
 pub trait Connector: Debug {
     /// Returns a socket that leads to a port of the sandbox. A connection that the sandbox refuses is reset.
-    fn connect(&self, kind: Kind, port: u16) -> io::Result<Connection>;
+    fn connect(&self, kind: Kind, port: u16, quota: &Arc<CpuQuota>) -> io::Result<Connection>;
 }
 
 /// Usage of a sandbox, as its own kernel tells it.

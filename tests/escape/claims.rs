@@ -1,8 +1,10 @@
 //! Claims of a sandbox that the host must not trust: its addresses, its journal, its answers to commands. Also connections that
-//! it accepts and never reads from.
+//! it accepts and never reads from, and others that keep the host's forwarder busy.
 
-use std::net::{IpAddr, TcpListener};
+use std::fs;
+use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::process::{Child, Command};
+use std::time::Duration;
 
 use test_harness::libvirtd;
 
@@ -233,6 +235,68 @@ fn who_reads_nothing_holds_little_of_the_hosts_memory() {
     ok(&["delete", "--force", "t-esc"]);
     drop(unit);
     test.end();
+}
+
+/// Sends datagrams to a port of the host for three seconds, as fast as it can.
+const FLOOD: &str = "
+import socket, sys, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.connect(('127.0.0.1', int(sys.argv[1])))
+end = time.time() + 3
+while time.time() < end:
+    for _ in range(100):
+        try: s.send(b'x' * 1000)
+        except OSError: pass
+";
+
+#[test]
+fn forwarding_takes_no_more_cpu_time_than_the_sandbox_may() {
+    let Some(test) = Test::begin("forwarding_takes_no_more_cpu_time_than_the_sandbox_may") else {
+        return;
+    };
+    let unit = unit();
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = socket.local_addr().unwrap().port();
+    drop(socket);
+    let publish = format!("127.0.0.1:{port}:7100/udp");
+    let create = [
+        "create",
+        "-N",
+        "none",
+        "--cpu-quota",
+        "50",
+        "-u",
+        "t-esc.service",
+    ];
+    ok(&[&create[..], &["--publish", &publish, "t-esc"]].concat());
+    ok(&["start", "t-esc"]);
+    // A quota that is changed while it runs holds at once.
+    ok(&["set", "t-esc", "cpu-quota=10"]);
+    std::thread::sleep(Duration::from_secs(2));
+    let forwarder = fs::read_to_string("/etc/libvirt-sandbox/services/t-esc/ports").unwrap();
+    let before = cpu_time(forwarder.trim());
+    let mut floods = Command::new("python3");
+    floods.args(["-c", FLOOD, &port.to_string()]);
+    finish(floods, "");
+    let used = cpu_time(forwarder.trim()) - before;
+    println!("the forwarder has used {used:?} in 3 s");
+    assert!(used > Duration::from_millis(100), "it had nothing to do");
+    assert!(used < Duration::from_millis(500), "{used:?}");
+    ok(&["delete", "--force", "t-esc"]);
+    drop(unit);
+    test.end();
+}
+
+/// Returns the CPU time of a process (`proc_pid_stat(5)`, utime and stime), whose unit is a hundredth of a second.
+fn cpu_time(pid: &str) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    let ticks = fields.split_whitespace().skip(11).take(2);
+    Duration::from_millis(
+        10 * ticks
+            .map(|field| field.parse::<u64>().unwrap())
+            .sum::<u64>(),
+    )
 }
 
 /// Something of the host that only its own loopback leads to; it says so to whoever comes.

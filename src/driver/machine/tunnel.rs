@@ -19,6 +19,7 @@ use super::PATIENCE;
 use super::channel::AgentPorts;
 use crate::driver::guest::Connector;
 use crate::error::{Error, Result};
+use crate::sys::process::cpu_quota::CpuQuota;
 
 /// Tunnel into a machine. It takes an agent port at the first connection, and another one if that fails.
 #[derive(Debug)]
@@ -58,16 +59,16 @@ impl HostTunnel {
         }
     }
 
-    fn start(&self) -> io::Result<()> {
+    fn start(&self, quota: &Arc<CpuQuota>) -> io::Result<()> {
         let (connections, waiting) = channel();
         let (wake, woken) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
         woken.set_nonblocking(true)?;
-        let ports = self.ports.clone();
+        let (ports, quota) = (self.ports.clone(), Arc::clone(quota));
         thread::Builder::new()
             .name("tunnel".to_owned())
             .spawn(move || {
-                if let Err(error) = carry(ports, &waiting, woken) {
+                if let Err(error) = carry(ports, &waiting, woken, &quota) {
                     log::warn!("carrying connections into the virtual machine: {error}");
                 }
                 waiting.try_iter().for_each(refuse);
@@ -78,7 +79,7 @@ impl HostTunnel {
 }
 
 impl Connector for HostTunnel {
-    fn connect(&self, kind: Kind, port: u16) -> io::Result<Connection> {
+    fn connect(&self, kind: Kind, port: u16, quota: &Arc<CpuQuota>) -> io::Result<Connection> {
         let socket_type = match kind {
             Kind::Stream => SockType::Stream,
             Kind::Datagrams => SockType::SeqPacket,
@@ -95,7 +96,7 @@ impl Connector for HostTunnel {
             is_reset: Arc::clone(&is_reset),
         };
         if let Err(connection) = self.hand_over(connection) {
-            self.start()?;
+            self.start(quota)?;
             self.hand_over(connection)
                 .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
         }
@@ -114,7 +115,12 @@ fn refuse(connection: Connection) {
 }
 
 /// Carries connections until the tunnel is dropped, or the machine ends it.
-fn carry(ports: PathBuf, connections: &Receiver<Connection>, mut woken: UnixStream) -> Result<()> {
+fn carry(
+    ports: PathBuf,
+    connections: &Receiver<Connection>,
+    mut woken: UnixStream,
+    quota: &CpuQuota,
+) -> Result<()> {
     let port = AgentPorts::new(ports).attach(PATIENCE)?;
     let (mut link, _lock) = port.into_asked(&AgentRequest::Tunnel)?;
     let mut tunnel = Tunnel::of_host(&mut link);
@@ -127,6 +133,9 @@ fn carry(ports: PathBuf, connections: &Receiver<Connection>, mut woken: UnixStre
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => return Ok(()),
             }
+        }
+        if quota.pause() {
+            continue;
         }
         let progress = tunnel.poll_once(Some(woken.as_fd()));
         match progress.map_err(Error::step("carrying connections"))? {

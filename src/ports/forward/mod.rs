@@ -29,6 +29,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use crate::ports::listening::Listener;
+use crate::sys::process::cpu_quota::CpuQuota;
 use datagram::Datagrams;
 use slots::Slots;
 use stream::{Pipes, Progress, Stream};
@@ -55,6 +56,8 @@ pub struct Destination<'a> {
     /// Memory of the other side in bytes. It determines the number of simultaneous connections and the
     /// size of their buffers.
     pub memory: u64,
+    /// CPU time that forwarding may take.
+    pub cpu: &'a CpuQuota,
 }
 
 /// Way to reach the other side.
@@ -210,6 +213,7 @@ struct Serving<'a> {
     again: Vec<u64>,
     next: u64,
     slots: Slots,
+    cpu: &'a CpuQuota,
     is_listening: bool,
     last: Instant,
 }
@@ -240,6 +244,7 @@ impl<'a> Serving<'a> {
             again: vec![],
             next: 0,
             slots,
+            cpu: place.cpu,
             is_listening: false,
             last: Instant::now(),
         };
@@ -257,6 +262,9 @@ impl<'a> Serving<'a> {
                 if !(self.is_there)() {
                     return Ok(Outcome::Gone);
                 }
+            }
+            if self.cpu.pause() {
+                continue;
             }
             let patience = match self.again.as_slice() {
                 [] => EpollTimeout::try_from(LOOK).map_err(io::Error::other)?,

@@ -80,6 +80,7 @@ impl Other {
                 },
                 is_there: &|| !keeper.wait(Duration::ZERO),
                 memory: MEMORY,
+                cpu: &CpuQuota::new(|| None),
             };
             let asked = || asked.load(Ordering::Relaxed);
             let before = thread_namespace();
@@ -331,6 +332,7 @@ fn nothing_is_ever_connected_to_in_our_own_network() {
         },
         is_there: &|| true,
         memory: MEMORY,
+        cpu: &CpuQuota::new(|| None),
     };
     let error = serve(&ports(stream()), &place, None, &|| false).unwrap_err();
     assert!(error.to_string().contains("network of the host"), "{error}");
@@ -343,6 +345,7 @@ fn nothing_is_ever_connected_to_in_our_own_network() {
         reach: Reach::Connector(&|_, _| Err(io::ErrorKind::BrokenPipe.into())),
         is_there: &|| !asker.is_finished(),
         memory: MEMORY,
+        cpu: &CpuQuota::new(|| None),
     };
     let served = serve(&ports(listener), &place, None, &|| false).unwrap();
     assert_eq!(served, Outcome::Gone);

@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,7 @@ use crate::ports::listening::Listener;
 use crate::service::sandboxes::Sandboxes;
 use crate::sys::file::lock::{Lock, Sharing};
 use crate::sys::process::command;
+use crate::sys::process::cpu_quota::CpuQuota;
 use crate::sys::process::pidfd::Process;
 
 /// What the process that serves ports holds, in the sandbox's directory.
@@ -34,13 +36,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const SERVE: &str = "forward";
 
 /// Ports of a sandbox, open.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Ports {
     ports: Vec<Port>,
     /// How long nobody may come before the sandbox is stopped.
     idle: Option<Duration>,
     /// Bytes of memory that the sandbox may use.
     memory: u64,
+    quota: Arc<CpuQuota>,
 }
 
 impl Ports {
@@ -69,7 +72,7 @@ impl Ports {
                 addresses: &addresses,
             },
             Entrance::Tunnel(connector) => {
-                carry = move |kind, port| connector.connect(kind, port);
+                carry = move |kind, port| connector.connect(kind, port, &self.quota);
                 forward::Reach::Connector(&carry)
             }
         };
@@ -77,6 +80,7 @@ impl Ports {
             reach,
             is_there: &|| inside.is_alive(),
             memory: self.memory,
+            cpu: &self.quota,
         };
         forward::serve(&self.ports, &place, self.idle, stop)
     }
@@ -124,11 +128,23 @@ impl Sandboxes {
         Ok(Ports {
             ports,
             memory: self.driver(config)?.memory(&config.resources).get(),
+            quota: Arc::new(self.cpu_quota(config)),
             // Somebody has to listen on to start it again.
             idle: config
                 .idle_stop
                 .filter(|_| !given.is_empty())
                 .map(|seconds| Duration::from_secs(seconds.into())),
+        })
+    }
+
+    /// CPU time that forwarding may take: as much as the sandbox, also once `set` has changed that.
+    fn cpu_quota(&self, config: &SandboxConfig) -> CpuQuota {
+        let (path, before) = (
+            self.store.config(&config.name),
+            config.resources.cpu_percent(),
+        );
+        CpuQuota::new(move || {
+            SandboxConfig::load(&path).map_or(before, |config| config.resources.cpu_percent())
         })
     }
 

@@ -2,6 +2,7 @@
 
 pub mod command;
 pub mod confined;
+pub mod cpu_quota;
 pub mod deadline;
 pub mod enter;
 pub mod first_process;
