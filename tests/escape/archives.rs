@@ -1,4 +1,4 @@
-//! Archives of strangers: what an import and later upgrades give their sandbox of the host.
+//! Imports of untrusted archives: an import and later upgrades take nothing of the host that the administrator did not name.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -35,7 +35,7 @@ fn set_mode(path: &str, mode: u32) {
     fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
 }
 
-/// The files of a sandbox's tree and records that have the marker in them.
+/// Lists the files of a sandbox's tree and records that contain the marker.
 fn found(name: &str) -> String {
     let mut grep = Command::new("grep");
     let records = Path::new("/etc/libvirt-sandbox/services").join(name);
@@ -45,9 +45,8 @@ fn found(name: &str) -> String {
 }
 
 #[test]
-fn an_imported_sandbox_gets_no_secret_of_the_host_by_upgrades() {
-    let Some(test) = Test::begin("an_imported_sandbox_gets_no_secret_of_the_host_by_upgrades")
-    else {
+fn upgrades_bring_no_host_secrets_to_an_imported_sandbox() {
+    let Some(test) = Test::begin("upgrades_bring_no_host_secrets_to_an_imported_sandbox") else {
         return;
     };
     let unit = HostFile::unit("t-esc-archive.service", UNIT);
@@ -57,7 +56,7 @@ fn an_imported_sandbox_gets_no_secret_of_the_host_by_upgrades() {
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     ok(&["export", "t-esc", "-o", &path("good.tar")]);
     ok(&["delete", "t-esc"]);
-    // What the host has by then: one that all may read, and three that not.
+    // Files that the host has by then: one that everybody may read, and three that only root may read.
     let open = HostFile::new("/etc/t-archive/open.env", "OPEN=1\n");
     let secret = HostFile::new("/etc/t-archive/secret.env", MARKER);
     let shut = HostFile::new("/etc/t-archive/shut/in.env", MARKER);
@@ -76,7 +75,7 @@ fn an_imported_sandbox_gets_no_secret_of_the_host_by_upgrades() {
         "{told}"
     );
     assert_eq!(found("t-esc"), "");
-    // Not by what is made of it either, nor the next time.
+    // A clone gets none either, and neither does the next upgrade.
     ok(&["clone", "t-esc", "t-esc2"]);
     ok(&["rename", "t-esc2", "t-esc3"]);
     ok(&["export", "t-esc3", "-o", &path("again.tar")]);
@@ -88,21 +87,21 @@ fn an_imported_sandbox_gets_no_secret_of_the_host_by_upgrades() {
         ok(&["upgrade", "--dry-run", name]);
         assert_eq!(found(name), "", "{name}");
     }
-    // A file of the sandbox's own in such a place stays.
+    // The sandbox's own file at such a path stays.
     let own = in_tree("t-esc", "etc/t-archive/secret.env");
     fs::write(&own, "mine").unwrap();
     upgraded("t-esc", &[]);
     assert_eq!(fs::read_to_string(&own).unwrap(), "mine");
     fs::remove_file(&own).unwrap();
 
-    // Who trusts it says so, once.
+    // One upgrade with --trust brings it.
     upgraded("t-esc", &["--trust"]);
     assert_eq!(fs::read_to_string(&own).unwrap(), MARKER);
     ok(&["delete", "t-esc"]);
     ok(&["import", "--trust=units", &path("good.tar")]);
     upgraded("t-esc", &[]);
     assert_eq!(fs::read_to_string(&own).unwrap(), MARKER);
-    // One that was made here gets all that its units name, as ever.
+    // A sandbox that was created on this host gets everything that its units name.
     ok(&[&create[..], &["t-esc4"]].concat());
     assert!(!found("t-esc4").is_empty());
     upgraded("t-esc4", &[]);
@@ -115,8 +114,8 @@ fn an_imported_sandbox_gets_no_secret_of_the_host_by_upgrades() {
 }
 
 #[test]
-fn an_archive_gets_nothing_of_the_host_that_was_not_named() {
-    let Some(test) = Test::begin("an_archive_gets_nothing_of_the_host_that_was_not_named") else {
+fn imports_take_nothing_of_the_host_without_trust() {
+    let Some(test) = Test::begin("imports_take_nothing_of_the_host_without_trust") else {
         return;
     };
     let unit = HostFile::unit("t-esc-archive.service", UNIT);
@@ -171,7 +170,7 @@ fn an_archive_gets_nothing_of_the_host_that_was_not_named() {
         assert!(!in_tree("t-esc", "").exists(), "{lines}");
         assert!(!Path::new("/etc/libvirt-sandbox/services/t-esc").exists());
     }
-    // What the admin names is the admin's; and no identity is the host's.
+    // Mounts that the administrator names are taken. The host's identity never is.
     let machine_id = fs::read_to_string("/etc/machine-id").unwrap_or_default();
     let uuid = match machine_id.trim() {
         "" => "00000000000000000000000000000000",
@@ -196,11 +195,11 @@ fn an_archive_gets_nothing_of_the_host_that_was_not_named() {
     test.end();
 }
 
-/// A link in the place of a directory that the sandbox is given would give it what the link leads to: the staging root of a
-/// container, any directory of the host to a machine.
+/// A link in place of a mounted directory would give the sandbox the link's target: a container the staging root,
+/// a machine any directory of the host.
 #[test]
-fn directories_of_an_archive_are_directories() {
-    let Some(test) = Test::begin("directories_of_an_archive_are_directories") else {
+fn imports_refuse_links_in_place_of_top_directories() {
+    let Some(test) = Test::begin("imports_refuse_links_in_place_of_top_directories") else {
         return;
     };
     let unit = HostFile::unit("t-esc-archive.service", UNIT);
@@ -241,7 +240,7 @@ with tarfile.open(top + '/good.tar') as old, tarfile.open(top + '/bad.tar', 'w')
             "{name} {target}"
         );
     }
-    // One that an earlier version has imported.
+    // A tree that an earlier version imported.
     ok(&["import", &path("good.tar")]);
     let srv = in_tree("t-esc", "srv");
     fs::rename(&srv, in_tree("t-esc", "aside")).unwrap();

@@ -14,7 +14,7 @@ use crate::unit;
 /// Output that must not reach a terminal: titles, cleared screens, 8-bit colours, reversed text, false line breaks.
 const NOISE: &str = r"\033]0;owned\007\033[2J\302\23331m \342\200\256live\342\200\254 \342\201\246x\342\200\250y\342\200\213\r";
 
-/// Takes the place of a program inside: what it says is for the terminal of whoever asks, and pretends to be an error of ours.
+/// Replaces a program inside by one that prints terminal escapes and a forged error message of `virt-sandbox-service`.
 fn replace(name: &str, program: &str) {
     let script = format!(
         "printf '%s\\n' '#!/bin/sh' \"printf '{NOISE}\\nvirt-sandbox-service: error: forged\\n' | tee /dev/stderr\" 'exit 1' \
@@ -32,7 +32,7 @@ fn at_terminal(arguments: &str) -> String {
     finish(script, "").stdout
 }
 
-/// Whether a terminal would obey any of it, or show it as something else.
+/// Returns whether a terminal would interpret this character instead of showing it.
 fn is_obeyed(c: char) -> bool {
     let is_hidden = |c| matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}');
     (c.is_control() && !"\r\n\t".contains(c)) || is_hidden(c)
@@ -49,7 +49,7 @@ fn assert_harmless(arguments: &str) {
         !shown.replace("\r\n", "").contains('\r'),
         "{arguments}: {shown:?}"
     );
-    // Those show what is said inside as it is; a message of ours is one.
+    // These verbs quote the sandbox, so a forged message may appear.
     let is_quoting = arguments.starts_with("status") || arguments.starts_with("logs");
     let is_error = |line: &str| line.starts_with("virt-sandbox-service: error: forged");
     let forged = !is_quoting && shown.lines().any(is_error);
@@ -57,8 +57,8 @@ fn assert_harmless(arguments: &str) {
 }
 
 #[test]
-fn nothing_of_a_container_is_obeyed_by_a_terminal() {
-    let Some(test) = Test::begin("nothing_of_a_container_is_obeyed_by_a_terminal") else {
+fn output_of_a_container_cannot_control_a_terminal() {
+    let Some(test) = Test::begin("output_of_a_container_cannot_control_a_terminal") else {
         return;
     };
     let unit = unit();
@@ -69,7 +69,7 @@ fn nothing_of_a_container_is_obeyed_by_a_terminal() {
         "evil\u{202e}"
     );
     says("t-esc", &said);
-    // What journalctl complains of has the name that the sandbox has given it.
+    // journalctl names a broken file in its complaint, and the sandbox chose that name.
     let broken =
         r#"cd /var/log/journal/* && printf x > "$(printf 'a\033[2J\302\233\342\200\256').journal""#;
     says("t-esc", broken);
@@ -97,7 +97,7 @@ fn nothing_of_a_container_is_obeyed_by_a_terminal() {
         shown.contains("live") && !shown.chars().any(is_obeyed),
         "{shown:?}"
     );
-    // For a program all is as it was written.
+    // Output to a pipe is unchanged.
     assert!(ok(&["logs", "t-esc", "-o", "cat"]).contains("\u{1b}]0;owned\u{7}"));
 
     for name in ["systemctl", "logrotate", "journalctl", "sync"] {
@@ -168,11 +168,11 @@ fn a_container_has_no_addresses_but_its_own() {
     test.end();
 }
 
-/// Accepts what comes, and never reads.
+/// Accepts connections and never reads from them.
 const DEAF: &str = "import socket, time\ns = socket.socket()\ns.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)\n\
     s.bind(('0.0.0.0', 7100)); s.listen(1000); kept = []\nwhile True: kept.append(s.accept())\n";
 
-/// Pushes into 400 connections of 400 hosts until none takes any more; says how much that was.
+/// Writes into 400 connections from 400 addresses until all are full; prints the number of MiB.
 const PUSHES: &str = r"
 import socket, sys, time
 port = int(sys.argv[1]); clients = []
@@ -195,8 +195,8 @@ print(pushed >> 20)
 ";
 
 #[test]
-fn who_reads_nothing_holds_little_of_the_hosts_memory() {
-    let Some(test) = Test::begin("who_reads_nothing_holds_little_of_the_hosts_memory") else {
+fn unread_connections_hold_bounded_host_memory() {
+    let Some(test) = Test::begin("unread_connections_hold_bounded_host_memory") else {
         return;
     };
     let unit = HostFile::unit(
@@ -229,9 +229,9 @@ fn who_reads_nothing_holds_little_of_the_hosts_memory() {
     let done = finish(pushes, "");
     println!("400 connections have pushed {} MiB", done.stdout.trim());
     let pushed: u64 = done.stdout.trim().parse().unwrap();
-    // A quarter of its memory, and what the sockets of those who push hold.
+    // A quarter of the memory limit, and the clients' own socket buffers.
     assert!((1..=64 + 25).contains(&pushed), "{done:?}");
-    // Others are still let in, and it can be stopped.
+    // Other clients are still accepted, and the sandbox can be stopped.
     ok(&["delete", "--force", "t-esc"]);
     drop(unit);
     test.end();
@@ -299,7 +299,7 @@ fn cpu_time(pid: &str) -> Duration {
     )
 }
 
-/// Something of the host that only its own loopback leads to; it says so to whoever comes.
+/// Starts a server on the host's loopback that tells each client that it was reached.
 fn loopback(port: u16) -> Child {
     let script = format!(
         "import socket, threading\nt = socket.socket(); t.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\n\
@@ -316,8 +316,8 @@ fn loopback(port: u16) -> Child {
 
 #[test]
 #[ignore = "slow: make test-slow"]
-fn nothing_that_a_machine_says_is_believed() {
-    let Some(test) = Test::begin("nothing_that_a_machine_says_is_believed") else {
+fn claims_of_a_machine_are_not_trusted() {
+    let Some(test) = Test::begin("claims_of_a_machine_are_not_trusted") else {
         return;
     };
     let unit = unit();
@@ -353,7 +353,7 @@ fn nothing_that_a_machine_says_is_believed() {
          ip address add {host}/32 dev lo; ip address add 127.0.0.2/8 dev eth0; true"
     );
     says("t-esc", &lies);
-    // What it names is connected to inside, where nobody listens.
+    // The forwarder connects inside, where nothing listens.
     let mut client = Command::new("python3");
     let asks = format!(
         "import socket\n\
@@ -384,7 +384,7 @@ fn nothing_that_a_machine_says_is_believed() {
     prey.kill().unwrap();
     prey.wait().unwrap();
 
-    // Its own journalctl reads the journal that is in its image.
+    // The guest's own journalctl reads the journal in its image.
     replace("t-esc", "journalctl");
     for format in ["short", "json", "cat"] {
         assert_harmless(&format!("logs t-esc -o {format}"));

@@ -15,10 +15,10 @@ const STATE: &str = "/var/lib/t-esc-state";
 const PRIVATE: &str = "/root/t-esc-copying";
 const ELSEWHERE: &str = "/opt/t-esc-copying";
 
-/// How many files a directory has that is exchanged for a link to others of these names.
+/// Number of files in the directory that is exchanged with a link to other files of the same names.
 const FILES: usize = 300;
 
-/// A service whose account owns its state, and what it may not read.
+/// A service whose account owns its state, and files that this account may not read.
 struct Prey {
     _unit: HostFile,
     _files: [HostFile; 4],
@@ -55,7 +55,7 @@ impl Prey {
     }
 }
 
-/// Has the account exchange its directory and its link for ever.
+/// A process of the account that keeps exchanging its directory with a link; killed on drop.
 struct Restless(Child);
 
 impl Restless {
@@ -83,7 +83,7 @@ impl Drop for Restless {
     }
 }
 
-/// Makes the sandbox, which may fail, and finds nothing in it that is root's. Whether it was made.
+/// Tries to create the sandbox, and checks that it holds nothing of root's. Returns whether `create` succeeded.
 fn is_made() -> bool {
     let words = ["create", "-N", "none", "--state", "copy"];
     let unit = ["-u", "t-esc-copying.service", "t-esc"];
@@ -111,7 +111,7 @@ fn race(rounds: u32) {
     }
     println!("{made} of {rounds} were made");
     drop(restless);
-    // As soon as nobody changes it, it can be made.
+    // Once nobody changes the files, `create` succeeds.
     assert!(is_made());
     let copied = PathBuf::from(format!("{TREES}/t-esc{STATE}"));
     assert!(copied.join("link").symlink_metadata().is_ok() && copied.join("d").exists());
@@ -120,8 +120,8 @@ fn race(rounds: u32) {
 }
 
 #[test]
-fn an_account_that_exchanges_directories_and_links_has_nothing_copied() {
-    const NAME: &str = "an_account_that_exchanges_directories_and_links_has_nothing_copied";
+fn create_copies_nothing_through_exchanged_links() {
+    const NAME: &str = "create_copies_nothing_through_exchanged_links";
     let Some(test) = Test::begin(NAME) else {
         return;
     };
@@ -131,9 +131,8 @@ fn an_account_that_exchanges_directories_and_links_has_nothing_copied() {
 
 #[test]
 #[ignore = "slow: make test-slow"]
-fn an_account_that_exchanges_directories_and_links_has_nothing_copied_however_often() {
-    const NAME: &str =
-        "an_account_that_exchanges_directories_and_links_has_nothing_copied_however_often";
+fn create_copies_nothing_through_exchanged_links_in_many_rounds() {
+    const NAME: &str = "create_copies_nothing_through_exchanged_links_in_many_rounds";
     let Some(test) = Test::begin(NAME) else {
         return;
     };
@@ -142,11 +141,11 @@ fn an_account_that_exchanges_directories_and_links_has_nothing_copied_however_of
 }
 
 #[test]
-fn links_that_an_account_has_put_in_its_state_lead_nowhere() {
-    let Some(test) = Test::begin("links_that_an_account_has_put_in_its_state_lead_nowhere") else {
+fn create_follows_no_links_in_state_of_an_account() {
+    let Some(test) = Test::begin("create_follows_no_links_in_state_of_an_account") else {
         return;
     };
-    // Where its unit and its configuration send whoever follows: through a link, to a link, and both.
+    // Paths from the unit and the configuration: through a link, to a link, and both.
     let prey = Prey::new(&format!(
         "WorkingDirectory=-{STATE}/way/below\nReadWritePaths=-{STATE}/end -{STATE}/way -{STATE}/link/f0\n"
     ));
@@ -162,8 +161,8 @@ fn links_that_an_account_has_put_in_its_state_lead_nowhere() {
 }
 
 #[test]
-fn a_link_of_roots_to_a_larger_disk_is_followed() {
-    let Some(test) = Test::begin("a_link_of_roots_to_a_larger_disk_is_followed") else {
+fn create_follows_a_link_that_root_made() {
+    let Some(test) = Test::begin("create_follows_a_link_that_root_made") else {
         return;
     };
     let unit = HostFile::unit(
@@ -181,10 +180,10 @@ fn a_link_of_roots_to_a_larger_disk_is_followed() {
     test.end();
 }
 
-/// Configuration and links that the service's account has made name what it may not read, and what it may.
+/// Configuration and links made by the service's account name files it may not read, and files it may read.
 #[test]
-fn configuration_of_an_account_names_nothing_that_it_cannot_read() {
-    const NAME: &str = "configuration_of_an_account_names_nothing_that_it_cannot_read";
+fn configuration_of_an_account_names_only_files_it_can_read() {
+    const NAME: &str = "configuration_of_an_account_names_only_files_it_can_read";
     const CONF: &str = "/etc/t-esc-conf";
     const ROOTS: &str = "/etc/t-esc-roots";
     let Some(test) = Test::begin(NAME) else {
@@ -237,7 +236,7 @@ fn configuration_of_an_account_names_nothing_that_it_cannot_read() {
         assert_eq!(copied.unwrap(), "theirs", "{path}");
     }
     ok(&["delete", "t-esc"]);
-    // What root has written there is believed, and where root has put a link.
+    // Configuration that root wrote is trusted, and so are root's links.
     let owned = Command::new("chown").args(["-hR", "root", CONF]).status();
     assert!(owned.unwrap().success());
     ok(&[

@@ -1,5 +1,5 @@
-//! Commands that the host runs in a container, and what they bring along. Root inside makes every program that is started there
-//! load a library of its own, which records where it is.
+//! Commands that the host runs in a container, and what they inherit. Root inside makes every program that is started there
+//! load a hostile library, which records the namespaces and ids it was loaded with.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -19,7 +19,7 @@ use nix::unistd::mkfifo;
 use crate::support::{HostFile, TREES, Test, finish, inside, ok, program, run, service_program};
 use crate::unit;
 
-/// Writes a line of who loads it: its namespaces, its ids, and whether it has a terminal.
+/// Library that logs the namespaces and ids of each process that loads it, and whether that process has a terminal.
 const LIBRARY: &str = r#"
 #include <errno.h>
 #include <fcntl.h>
@@ -53,7 +53,7 @@ __attribute__((constructor)) static void loaded(void) {
 
 const NAME: &str = "t-esc";
 
-/// A sandbox, not started, in which every program loads the library.
+/// Creates a sandbox, not started, in which every program loads the library.
 fn create(idmap: &str) -> HostFile {
     let unit = unit();
     let create = ["create", "-N", "none", "--pids", "200", "--idmap", idmap];
@@ -84,7 +84,7 @@ fn records() -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
-/// Fails where the library was loaded with a namespace of the host's, or as its root.
+/// Fails if the library was ever loaded in a namespace of the host or as the host's root.
 fn judge(idmap: &str) {
     let host = |name: &str| {
         let link = fs::read_link(format!("/proc/self/ns/{name}")).unwrap();
@@ -108,7 +108,7 @@ fn judge(idmap: &str) {
     );
 }
 
-/// Starts and stops the sandbox again and again, while the host looks at it and runs commands in it without a pause.
+/// Starts and stops the sandbox repeatedly, while the host queries it and runs commands in it without a pause.
 fn restart_under_load(idmap: &str, rounds: usize) {
     let unit = create(idmap);
     let over = AtomicBool::new(false);
@@ -148,8 +148,8 @@ fn restart_under_load(idmap: &str, rounds: usize) {
 }
 
 #[test]
-fn nothing_of_a_sandbox_is_loaded_outside() {
-    let Some(test) = Test::begin("nothing_of_a_sandbox_is_loaded_outside") else {
+fn libraries_of_a_sandbox_are_never_loaded_outside() {
+    let Some(test) = Test::begin("libraries_of_a_sandbox_are_never_loaded_outside") else {
         return;
     };
     restart_under_load("auto", 4);
@@ -159,8 +159,9 @@ fn nothing_of_a_sandbox_is_loaded_outside() {
 
 #[test]
 #[ignore = "slow: make test-slow"]
-fn nothing_of_a_sandbox_is_loaded_outside_in_many_boots() {
-    let Some(test) = Test::begin("nothing_of_a_sandbox_is_loaded_outside_in_many_boots") else {
+fn libraries_of_a_sandbox_are_never_loaded_outside_in_many_boots() {
+    let Some(test) = Test::begin("libraries_of_a_sandbox_are_never_loaded_outside_in_many_boots")
+    else {
         return;
     };
     restart_under_load("auto", 150);
@@ -169,8 +170,8 @@ fn nothing_of_a_sandbox_is_loaded_outside_in_many_boots() {
 }
 
 #[test]
-fn no_verb_brings_a_terminal_along() {
-    let Some(test) = Test::begin("no_verb_brings_a_terminal_along") else {
+fn no_verb_passes_on_the_callers_terminal() {
+    let Some(test) = Test::begin("no_verb_passes_on_the_callers_terminal") else {
         return;
     };
     let unit = create("auto");
@@ -213,7 +214,7 @@ fn no_verb_brings_a_terminal_along() {
     test.end();
 }
 
-/// Ways to run a command with the caller's streams.
+/// Returns the commands that run a program with the caller's streams.
 fn ways() -> Vec<(&'static str, Command)> {
     let mut execute = program();
     execute.args(["execute", NAME, "--"]);
@@ -230,8 +231,8 @@ fn ways() -> Vec<(&'static str, Command)> {
 }
 
 #[test]
-fn only_pipes_of_the_caller_are_seen_inside() {
-    let Some(test) = Test::begin("only_pipes_of_the_caller_are_seen_inside") else {
+fn a_command_gets_only_pipes_of_its_caller() {
+    let Some(test) = Test::begin("a_command_gets_only_pipes_of_its_caller") else {
         return;
     };
     let unit = unit();
@@ -300,8 +301,8 @@ fn only_pipes_of_the_caller_are_seen_inside() {
 }
 
 #[test]
-fn a_log_of_the_host_can_only_be_appended_to() {
-    let Some(test) = Test::begin("a_log_of_the_host_can_only_be_appended_to") else {
+fn a_command_can_only_append_to_a_log_of_the_host() {
+    let Some(test) = Test::begin("a_command_can_only_append_to_a_log_of_the_host") else {
         return;
     };
     let unit = unit();
@@ -330,7 +331,7 @@ fn a_log_of_the_host_can_only_be_appended_to() {
         command.args(["python3", "-c", attack]).stdin(Stdio::null());
         assert!(command.stdout(append).status().unwrap().success(), "{way}");
         let text = fs::read_to_string(log.path()).unwrap();
-        // What was tried at the pipe in its place may be there as well.
+        // Writes to the relay's pipe may be in the file as well.
         assert!(text.starts_with("important history\n"), "{way}: {text:?}");
         assert!(text.ends_with("appended\n"), "{way}: {text:?}");
         assert_eq!(
@@ -345,8 +346,8 @@ fn a_log_of_the_host_can_only_be_appended_to() {
 }
 
 #[test]
-fn a_pipe_is_handed_down_in_one_direction() {
-    let Some(test) = Test::begin("a_pipe_is_handed_down_in_one_direction") else {
+fn a_command_gets_each_pipe_in_one_direction() {
+    let Some(test) = Test::begin("a_command_gets_each_pipe_in_one_direction") else {
         return;
     };
     let unit = unit();
@@ -359,7 +360,7 @@ fn a_pipe_is_handed_down_in_one_direction() {
         "--start",
         NAME,
     ]);
-    // What is left of the pipe is what a loop of the host's reads next.
+    // A shell loop on the host reads the rest of the pipe next.
     let script = "chmod 666 /proc/self/fd/0; echo INJECTED >/proc/self/fd/0; \
                   python3 -c 'import fcntl, os; fcntl.fcntl(0, fcntl.F_SETFL, os.O_NONBLOCK)'; read line";
     let binary = service_program();

@@ -1,4 +1,4 @@
-//! A sandbox that takes all there is: what is left for the host and for other sandboxes.
+//! A sandbox that exhausts every resource it can: the host and other sandboxes must still have theirs.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use crate::support::{Test, finish, inside, ok, program, run};
 use crate::{attacker, place, unit};
 
-/// A program that runs inside, spoken to.
+/// A program that runs inside and talks to the test over pipes.
 struct Attacker(Child);
 
 impl Attacker {
@@ -21,7 +21,7 @@ impl Attacker {
         Self(command.spawn().unwrap())
     }
 
-    /// What it says up to this line.
+    /// Returns the lines of output before `last`.
     fn until(&mut self, last: &str) -> Vec<String> {
         let stdout = BufReader::new(self.0.stdout.as_mut().unwrap());
         let lines = stdout.lines().map(|line| line.unwrap().trim().to_owned());
@@ -35,7 +35,7 @@ impl Attacker {
     }
 }
 
-/// The sandboxes of these tests.
+/// Creates a sandbox of these tests.
 fn make(name: &str, options: &[&str]) {
     ok(&[
         &["create", "-N", "none", "-u", "t-esc.service"][..],
@@ -48,8 +48,8 @@ fn make(name: &str, options: &[&str]) {
 }
 
 #[test]
-fn what_one_sandbox_takes_is_not_missing_elsewhere() {
-    let Some(test) = Test::begin("what_one_sandbox_takes_is_not_missing_elsewhere") else {
+fn a_sandbox_cannot_exhaust_limits_of_others() {
+    let Some(test) = Test::begin("a_sandbox_cannot_exhaust_limits_of_others") else {
         return;
     };
     let unit = unit();
@@ -74,7 +74,7 @@ fn what_one_sandbox_takes_is_not_missing_elsewhere() {
         );
     }
     greedy.end();
-    // What it has left behind goes with it.
+    // Its leftovers go with it.
     for name in ["t-esc", "t-esc2"] {
         ok(&["delete", "--force", name]);
     }
@@ -83,8 +83,8 @@ fn what_one_sandbox_takes_is_not_missing_elsewhere() {
 }
 
 #[test]
-fn who_eats_all_memory_is_ended_inside() {
-    let Some(test) = Test::begin("who_eats_all_memory_is_ended_inside") else {
+fn a_process_that_exhausts_memory_is_killed_inside() {
+    let Some(test) = Test::begin("a_process_that_exhausts_memory_is_killed_inside") else {
         return;
     };
     let unit = unit();
@@ -104,7 +104,7 @@ fn who_eats_all_memory_is_ended_inside() {
         before,
         "somebody else was ended"
     );
-    // Files in memory are nobody's to be ended for, so there is less room for them than memory.
+    // Killing a process does not free a tmpfs, so every tmpfs is smaller than the memory limit.
     for place in ["/dev/shm/full", "/tmp/full", "/run/full"] {
         let eaten = run(&["execute", "t-esc", "--", "/srv/attacker", "hungry", place]);
         println!("memory of {place}: {eaten:?}");
@@ -123,14 +123,14 @@ fn who_eats_all_memory_is_ended_inside() {
 }
 
 #[test]
-fn who_forks_without_end_is_stopped_by_default() {
-    let Some(test) = Test::begin("who_forks_without_end_is_stopped_by_default") else {
+fn a_fork_bomb_is_stopped_by_default() {
+    let Some(test) = Test::begin("a_fork_bomb_is_stopped_by_default") else {
         return;
     };
     let unit = unit();
     make("t-esc", &[]);
     let mut child = program();
-    // Each of its processes makes others, until none can be made.
+    // A fork bomb.
     let bomb = "bomb() { bomb | bomb & }; bomb; sleep 3; cat /proc/loadavg";
     child.args(["execute", "t-esc", "--", "timeout", "8", "bash", "-c", bomb]);
     child
@@ -138,7 +138,7 @@ fn who_forks_without_end_is_stopped_by_default() {
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     let mut child = child.spawn().unwrap();
-    // The host's own can go on, and end it.
+    // Commands of the host still work, and can stop the sandbox.
     for _ in 0..5 {
         finish(Command::new("true"), "");
     }
@@ -152,8 +152,8 @@ fn who_forks_without_end_is_stopped_by_default() {
 }
 
 #[test]
-fn who_fills_its_image_takes_no_more_of_the_hosts_disk() {
-    let Some(test) = Test::begin("who_fills_its_image_takes_no_more_of_the_hosts_disk") else {
+fn a_full_image_takes_no_more_of_the_hosts_disk() {
+    let Some(test) = Test::begin("a_full_image_takes_no_more_of_the_hosts_disk") else {
         return;
     };
     let unit = unit();
@@ -181,7 +181,7 @@ fn who_fills_its_image_takes_no_more_of_the_hosts_disk() {
     );
     assert_eq!(metadata.len(), 300 << 20);
     assert!(metadata.blocks() * 512 <= (300 << 20) + (1 << 20));
-    // The host can still do with it what it likes.
+    // Commands of the host still end.
     for words in [&["stop", "t-esc"][..], &["start", "t-esc"], &["list"]] {
         let done = run(words);
         println!("{words:?}: {} {}", done.code, done.stderr);

@@ -39,7 +39,7 @@ fn refused(words: &[&str], because: &str) -> Done {
     done
 }
 
-/// Every verb that does something with a sandbox or its tree.
+/// Returns every verb that changes a sandbox or its tree.
 fn verbs(archive: &str) -> Vec<Vec<&str>> {
     let verbs: [&[&str]; 9] = [
         &["start", "t-esc"],
@@ -56,11 +56,11 @@ fn verbs(archive: &str) -> Vec<Vec<&str>> {
 }
 
 #[test]
-fn what_is_not_a_sandboxs_own_is_not_touched() {
-    let Some(test) = Test::begin("what_is_not_a_sandboxs_own_is_not_touched") else {
+fn verbs_refuse_the_files_of_another_sandbox() {
+    let Some(test) = Test::begin("verbs_refuse_the_files_of_another_sandbox") else {
         return;
     };
-    // Not the marker: it would be taken for what a command tells.
+    // In capitals, since commands print the marker itself.
     let others = HostFile::new(&format!("{OTHERS}/file"), &MARKER.to_uppercase());
     for name in ["t-esc", "t-esc2"] {
         ok(&["create", "-N", "none", name, "--", "sleep", "1000"]);
@@ -95,7 +95,7 @@ fn what_is_not_a_sandboxs_own_is_not_touched() {
         fs::write(config("t-esc"), good.replace(&line(key), bad)).unwrap();
         let before = state("t-esc");
         for verb in verbs(archive) {
-            // What is in no image has no snapshot, whosever it is.
+            // A tree outside an image has no snapshots, whichever sandbox owns it.
             refused(&verb, because);
             assert_eq!(state("t-esc"), before, "{bad}: {verb:?}");
             assert!(!Path::new(archive).exists(), "{bad}: {verb:?}");
@@ -119,7 +119,7 @@ fn what_is_not_a_sandboxs_own_is_not_touched() {
             "{bad}: {listed}"
         );
     }
-    // One that runs goes on while its delete is refused.
+    // A running sandbox keeps running when its delete is refused.
     fs::write(config("t-esc"), &good).unwrap();
     ok(&["start", "t-esc"]);
     fs::write(
@@ -138,8 +138,8 @@ fn what_is_not_a_sandboxs_own_is_not_touched() {
 }
 
 #[test]
-fn a_configuration_that_never_ends_holds_nobody_up() {
-    let Some(test) = Test::begin("a_configuration_that_never_ends_holds_nobody_up") else {
+fn an_endless_configuration_does_not_block_list() {
+    let Some(test) = Test::begin("an_endless_configuration_does_not_block_list") else {
         return;
     };
     for name in ["t-esc", "t-esc2"] {

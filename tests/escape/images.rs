@@ -1,4 +1,4 @@
-//! Disk images that name other files: what is downloaded to be looked at in a sandbox is exactly such an image.
+//! Disk images that name other files, as a downloaded image may.
 
 mod evil;
 
@@ -21,8 +21,8 @@ fn machine() -> String {
 }
 
 #[test]
-fn files_that_an_image_names_are_out_of_reach() {
-    let Some(test) = Test::begin("files_that_an_image_names_are_out_of_reach") else {
+fn files_named_by_an_image_cannot_be_reached() {
+    let Some(test) = Test::begin("files_named_by_an_image_cannot_be_reached") else {
         return;
     };
     let evil = Evil::new(&container());
@@ -43,10 +43,10 @@ fn files_that_an_image_names_are_out_of_reach() {
     test.end();
 }
 
-/// Machines refuse before there is a domain: nothing boots, so that this is as quick as above.
+/// Machines are refused before a domain is defined, so nothing boots.
 #[test]
-fn machines_take_no_image_that_names_files() {
-    let Some(test) = Test::begin("machines_take_no_image_that_names_files") else {
+fn machines_refuse_images_that_name_files() {
+    let Some(test) = Test::begin("machines_refuse_images_that_name_files") else {
         return;
     };
     let evil = Evil::new(&machine());
@@ -60,7 +60,7 @@ fn machines_take_no_image_that_names_files() {
     test.end();
 }
 
-/// A raw image is never asked what it is, and a VHD has a parent that nobody looks for.
+/// Checks that a raw image is never probed, and that the parent of a VHD is never opened.
 fn harmless(evil: &Evil) {
     let raw = evil.path("raw.img");
     let victim = evil.victim();
@@ -74,7 +74,7 @@ fn harmless(evil: &Evil) {
     let mut bytes = fs::read(&vhd.name).unwrap();
     let footer = bytes.len() - 512;
     for at in [0, footer] {
-        // A differencing disk, with the sum of its footer.
+        // A differencing disk, with a valid footer checksum.
         bytes[at + 60..at + 64].copy_from_slice(&4_u32.to_be_bytes());
         bytes[at + 64..at + 68].fill(0);
         let sum: u32 = bytes[at..at + 512]
@@ -97,8 +97,8 @@ fn harmless(evil: &Evil) {
 }
 
 #[test]
-fn raw_images_and_parents_of_vhd_lead_nowhere() {
-    let Some(test) = Test::begin("raw_images_and_parents_of_vhd_lead_nowhere") else {
+fn raw_images_and_vhd_parents_are_not_followed() {
+    let Some(test) = Test::begin("raw_images_and_vhd_parents_are_not_followed") else {
         return;
     };
     harmless(&Evil::new(&container()));
@@ -107,8 +107,8 @@ fn raw_images_and_parents_of_vhd_lead_nowhere() {
 
 #[test]
 #[ignore = "slow: make test-slow"]
-fn raw_images_and_parents_of_vhd_lead_nowhere_from_a_machine() {
-    let name = "raw_images_and_parents_of_vhd_lead_nowhere_from_a_machine";
+fn raw_images_and_vhd_parents_are_not_followed_in_a_machine() {
+    let name = "raw_images_and_vhd_parents_are_not_followed_in_a_machine";
     let Some(test) = Test::begin(name) else {
         return;
     };
@@ -116,10 +116,10 @@ fn raw_images_and_parents_of_vhd_lead_nowhere_from_a_machine() {
     test.end();
 }
 
-/// Backing files are opened where the user allows it (`backing=yes`), also where the name of one is relative.
+/// Backing files are opened if the user allows it (`backing=yes`), also those with a relative name.
 #[test]
-fn files_are_opened_that_the_user_says_so_for() {
-    let Some(test) = Test::begin("files_are_opened_that_the_user_says_so_for") else {
+fn backing_files_are_opened_if_the_user_allows_it() {
+    let Some(test) = Test::begin("backing_files_are_opened_if_the_user_allows_it") else {
         return;
     };
     let evil = Evil::new(&container());
@@ -147,7 +147,7 @@ fn files_are_opened_that_the_user_says_so_for() {
         done.code != 0 && done.stderr.contains("c-not-there"),
         "{done:?}"
     );
-    // A device is no file, and a network none either.
+    // Devices and network addresses are refused even then.
     let device = evil.make("n.qcow2", &["-f", "qcow2", "-b", "/dev/zero", "-F", "raw"]);
     let disk = format!("file:d={},backing=yes", device.disk);
     assert_ne!(evil.run(&["-p", "--disk", &disk], read).code, 0);
@@ -166,10 +166,10 @@ fn files_are_opened_that_the_user_says_so_for() {
     test.end();
 }
 
-/// The process that reads a stranger's image has nothing.
+/// The process that reads an untrusted image has no privileges and no view of the host.
 #[test]
-fn the_storage_daemon_has_the_image_and_nothing_else() {
-    let Some(test) = Test::begin("the_storage_daemon_has_the_image_and_nothing_else") else {
+fn the_storage_daemon_can_reach_only_the_image() {
+    let Some(test) = Test::begin("the_storage_daemon_can_reach_only_the_image") else {
         return;
     };
     let evil = Evil::new(&container());
@@ -236,7 +236,7 @@ fn the_storage_daemon_has_the_image_and_nothing_else() {
     }
     let environment = fs::read_to_string(place("environ")).unwrap();
     assert!(!environment.contains("secret"), "{environment}");
-    // Its own files: standard streams, the image, the FUSE device, and what polls these.
+    // Open descriptors: standard streams, the image, the FUSE device, and the event loop's.
     let mut open: Vec<String> = names(&place("fd"))
         .iter()
         .map(|fd| {
@@ -260,7 +260,7 @@ fn the_storage_daemon_has_the_image_and_nothing_else() {
     test.end();
 }
 
-/// A sandbox with the image as a disk, which ends with its standard input.
+/// Starts a sandbox with the image as a disk; it ends at the end of its standard input.
 fn waiting(evil: &Evil, image: &Image) -> Child {
     let disk = format!("file:d={}", image.disk);
     let mut command = Command::new(crate::command_program());
@@ -279,8 +279,8 @@ fn waiting(evil: &Evil, image: &Image) -> Child {
 }
 
 #[test]
-fn the_storage_daemon_ends_with_a_command_that_is_killed() {
-    let Some(test) = Test::begin("the_storage_daemon_ends_with_a_command_that_is_killed") else {
+fn the_storage_daemon_ends_if_its_command_is_killed() {
+    let Some(test) = Test::begin("the_storage_daemon_ends_if_its_command_is_killed") else {
         return;
     };
     let evil = Evil::new(&container());
@@ -290,17 +290,17 @@ fn the_storage_daemon_ends_with_a_command_that_is_killed() {
     sandbox.kill().unwrap();
     sandbox.wait().unwrap();
     eventually("the daemon has ended", || !daemon.exists());
-    // Whoever is next sweeps what is left of the other, and has the image to itself.
+    // The next run removes the leftovers of the killed one and locks the image.
     let mut next = waiting(&evil, &made);
     drop(next.stdin.take());
     assert!(next.wait().unwrap().success());
     test.end();
 }
 
-/// An attacker who breaks out of QEMU may write to the image of the machine, and no more: the host does not trust the image then.
+/// An attacker who breaks out of QEMU can write to the machine's image, so the host must not trust its header.
 #[test]
-fn a_tree_image_that_names_files_is_not_opened() {
-    let Some(test) = Test::begin("a_tree_image_that_names_files_is_not_opened") else {
+fn a_tree_image_that_names_files_is_refused() {
+    let Some(test) = Test::begin("a_tree_image_that_names_files_is_refused") else {
         return;
     };
     let name = "t-esc-tree";
@@ -331,7 +331,7 @@ fn a_tree_image_that_names_files_is_not_opened() {
     test.end();
 }
 
-/// The storage daemon that a process has started.
+/// Returns the storage daemon that a process has started.
 fn daemon_of(parent: u32) -> String {
     let parent = format!("PPid:\t{parent}\n");
     let processes = fs::read_dir("/proc").unwrap().flatten();

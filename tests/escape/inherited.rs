@@ -14,7 +14,7 @@ use crate::unit;
 
 const NAME: &str = "t-esc";
 
-/// Puts a key into a session keyring of its own, and becomes a command.
+/// Puts a key into a new session keyring, then executes a command.
 const GIVE: &str = "import ctypes, os, sys\n\
     call = ctypes.CDLL(None).syscall\n\
     keyctl, add_key = (250, 248) if os.uname().machine == 'x86_64' else (219, 217)\n\
@@ -31,8 +31,8 @@ const TAKE: &str = "import ctypes, os\n\
     print('errno', ctypes.get_errno(), 'read', call(keyctl, 11, key, content, 100), content.value)\n";
 
 #[test]
-fn nothing_of_the_callers_is_left_to_a_command() {
-    let Some(test) = Test::begin("nothing_of_the_callers_is_left_to_a_command") else {
+fn a_command_inherits_no_keys_priority_or_limits() {
+    let Some(test) = Test::begin("a_command_inherits_no_keys_priority_or_limits") else {
         return;
     };
     let unit = unit();
@@ -70,9 +70,8 @@ fn nothing_of_the_callers_is_left_to_a_command() {
 }
 
 #[test]
-fn a_command_runs_in_the_groups_of_its_sandbox_or_not_at_all() {
-    let Some(test) = Test::begin("a_command_runs_in_the_groups_of_its_sandbox_or_not_at_all")
-    else {
+fn a_command_runs_in_all_cgroups_of_its_sandbox_or_fails() {
+    let Some(test) = Test::begin("a_command_runs_in_all_cgroups_of_its_sandbox_or_fails") else {
         return;
     };
     let unit = unit();
@@ -99,8 +98,8 @@ fn a_command_runs_in_the_groups_of_its_sandbox_or_not_at_all() {
 }
 
 #[test]
-fn a_command_that_has_not_begun_can_be_ended() {
-    let Some(test) = Test::begin("a_command_that_has_not_begun_can_be_ended") else {
+fn a_command_can_be_stopped_before_it_begins() {
+    let Some(test) = Test::begin("a_command_can_be_stopped_before_it_begins") else {
         return;
     };
     let unit = unit();
@@ -144,7 +143,7 @@ fn children(pid: u32) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }
 
-/// Whether a process sleeps where a FIFO is opened.
+/// Returns whether a process is blocked in opening a FIFO.
 fn waits(pid: &str) -> bool {
     let place = fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
     place.contains("fifo") || place.contains("partner")

@@ -1,4 +1,4 @@
-//! Processes that read a sandbox's journal, and the rights that they would have if the journal took one of them over.
+//! Processes that read a sandbox's journal, and the rights that an attacker would gain by taking one over.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 
 use crate::support::{HostFile, Test, eventually, inside, ok, program};
 
-/// The process that reads for another one, if there is one.
+/// Returns the journalctl process below `child`, if there is one.
 fn reader_of(child: &Child) -> Option<PathBuf> {
     let parent = |process: &Path| {
         let stat = fs::read_to_string(process.join("stat")).ok()?;
@@ -33,7 +33,7 @@ fn reader_of(child: &Child) -> Option<PathBuf> {
     })
 }
 
-/// Checks what a process has of the host.
+/// Checks that a process has no privileges and sees only the journal and the host's programs.
 fn assert_confined(process: &Path) {
     let status = fs::read_to_string(process.join("status")).unwrap();
     let field = |name: &str| {
@@ -117,7 +117,7 @@ fn read_confined(more: &[&str]) {
     assert!(said.any(|line| line.unwrap() == "tick"));
     let reader = reader_of(&follower).unwrap();
     assert_confined(&reader);
-    // Of a file that only root reads, too, and of one that is there anew.
+    // Also of a journal file that only root may read, and of a rotated one.
     inside(
         "t-esc",
         "chmod 600 /var/log/journal/*/*; journalctl --rotate; echo",
@@ -126,7 +126,7 @@ fn read_confined(more: &[&str]) {
         assert!(said.by_ref().any(|line| line.unwrap() == "tick"));
     }
     assert!(ok(&["logs", "t-esc"]).contains("tick"));
-    // It ends with who reads, and so however that ends.
+    // The reader ends with the command, even if the command is killed.
     follower.kill().unwrap();
     follower.wait().unwrap();
     eventually("the reader has ended", || !reader.exists());
@@ -142,8 +142,8 @@ fn read_confined(more: &[&str]) {
 }
 
 #[test]
-fn who_reads_a_journal_has_nothing_of_the_host() {
-    let Some(test) = Test::begin("who_reads_a_journal_has_nothing_of_the_host") else {
+fn the_journal_reader_is_confined() {
+    let Some(test) = Test::begin("the_journal_reader_is_confined") else {
         return;
     };
     read_confined(&[]);
@@ -151,8 +151,8 @@ fn who_reads_a_journal_has_nothing_of_the_host() {
 }
 
 #[test]
-fn who_reads_a_journal_in_an_image_has_nothing_of_the_host() {
-    let Some(test) = Test::begin("who_reads_a_journal_in_an_image_has_nothing_of_the_host") else {
+fn the_journal_reader_of_an_image_is_confined() {
+    let Some(test) = Test::begin("the_journal_reader_of_an_image_is_confined") else {
         return;
     };
     read_confined(&["--imagesize", "300M"]);
@@ -160,14 +160,14 @@ fn who_reads_a_journal_in_an_image_has_nothing_of_the_host() {
 }
 
 #[test]
-fn the_hosts_journal_leads_nowhere_that_a_sandbox_decides() {
-    const NAME: &str = "the_hosts_journal_leads_nowhere_that_a_sandbox_decides";
+fn no_link_leads_from_the_hosts_journal_into_a_sandbox() {
+    const NAME: &str = "no_link_leads_from_the_hosts_journal_into_a_sandbox";
     let Some(test) = Test::begin(NAME) else {
         return;
     };
     let journals = Path::new("/var/log/journal");
     let before: BTreeSet<PathBuf> = names(journals);
-    // What a version before this one has left.
+    // A link that an earlier version left.
     ok(&["create", "-N", "none", "t-esc", "--", "sleep", "1000"]);
     let id = fs::read_to_string("/var/lib/libvirt/filesystems/t-esc/etc/machine-id").unwrap();
     let victim = HostFile::new("/var/lib/t-esc-journals/x@1.journal", "own");

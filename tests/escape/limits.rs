@@ -1,4 +1,4 @@
-//! Limits that root inside would like to have for itself to set: what it makes and names in its groups is its own affair.
+//! Resource limits that root inside tries to change by creating, naming and moving cgroups.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::support::{Test, inside, ok, output, run, says};
 use crate::unit;
 
-/// The groups of the host that a sandbox's first process has made, the outermost alone.
+/// Returns the outermost cgroup of a sandbox in each hierarchy of the host.
 fn groups(name: &str) -> Vec<PathBuf> {
     let found = output(
         "find",
@@ -22,7 +22,7 @@ fn groups(name: &str) -> Vec<PathBuf> {
     found.lines().map(PathBuf::from).collect()
 }
 
-/// Returns each `pids.max` of a sandbox's groups and of the two above them: in a unified hierarchy one of libvirt's bounds it.
+/// Returns each `pids.max` of a sandbox's cgroups and of the two above: with cgroup v2 a cgroup of libvirt's has the limit.
 fn most_processes(name: &str) -> Vec<String> {
     let groups = groups(name);
     let with_those_above = groups.iter().flat_map(|group| group.ancestors().take(3));
@@ -33,21 +33,21 @@ fn most_processes(name: &str) -> Vec<String> {
 }
 
 #[test]
-fn groups_inside_are_bounded_and_fool_nobody() {
-    let Some(test) = Test::begin("groups_inside_are_bounded_and_fool_nobody") else {
+fn cgroups_made_inside_are_bounded_and_change_no_limit() {
+    let Some(test) = Test::begin("cgroups_made_inside_are_bounded_and_change_no_limit") else {
         return;
     };
     let unit = unit();
     ok(&["create", "-N", "none", "-u", "t-esc.service", "t-esc"]);
     ok(&["start", "t-esc"]);
 
-    // By default a sandbox has no more processes than an eighth of what the kernel has numbers for.
+    // The default is at most an eighth of `kernel.pid_max`.
     let pid_max = fs::read_to_string("/proc/sys/kernel/pid_max").unwrap();
     let part = (pid_max.trim().parse::<u64>().unwrap() / 8).clamp(256, 16384);
     let most = most_processes("t-esc");
     assert!(most.contains(&part.to_string()), "{part}: {most:?}");
 
-    // As many groups as it likes, and as deep.
+    // Cgroups without end, in number and depth.
     let flood = "cd /sys/fs/cgroup; \
                  for file in cgroup.max.descendants cgroup.max.depth; do \
                      (echo max >$file) 2>/dev/null && echo raised; chmod 666 $file 2>/dev/null && echo opened; \
@@ -67,7 +67,7 @@ fn groups_inside_are_bounded_and_fool_nobody() {
     assert!((500..1024).contains(&many), "{many}");
     assert!((8..=33).contains(&deep), "{deep}");
 
-    // Groups named as its own, with all its processes in them.
+    // Cgroups with the names of the host's, holding all its processes.
     let nest = "cd /sys/fs/cgroup; own=a/virt-sandbox-t-esc/virt-sandbox-t-esc; mkdir -p $own; \
                 for procs in $(find . -name cgroup.procs); do \
                     for pid in $(cat $procs); do echo $pid >$own/cgroup.procs; done; \
@@ -83,7 +83,7 @@ fn groups_inside_are_bounded_and_fool_nobody() {
     println!("{stats}");
     let processes = stats[0]["processes"].as_u64().unwrap();
     assert!((1..300).contains(&processes), "{stats}");
-    // It holds for what has moved, too.
+    // Limits apply to the moved processes, too.
     let forks = "for i in $(seq 400); do sleep 20 & done 2>&1 | head -2; echo ended";
     let forked = inside("t-esc", forks);
     println!("{forked:?}");
@@ -96,7 +96,7 @@ fn groups_inside_are_bounded_and_fool_nobody() {
     test.end();
 }
 
-/// Sends to sockets of its own that nobody reads from, as long as the kernel takes it; says how many MiB that was.
+/// Fills its own sockets, which nobody reads from, until the kernel refuses; prints the number of MiB.
 const FILL: &str = "
 import socket
 listener = socket.socket(); listener.bind(('127.0.0.1', 0)); listener.listen(500)
@@ -115,8 +115,8 @@ print(sent >> 20)
 ";
 
 #[test]
-fn what_sockets_hold_is_bounded_by_the_memory() {
-    let Some(test) = Test::begin("what_sockets_hold_is_bounded_by_the_memory") else {
+fn socket_buffers_count_against_the_memory_limit() {
+    let Some(test) = Test::begin("socket_buffers_count_against_the_memory_limit") else {
         return;
     };
     let unit = unit();
@@ -126,7 +126,7 @@ fn what_sockets_hold_is_bounded_by_the_memory() {
     let filled = || -> u64 {
         let done = run(&["execute", "t-esc", "--", "python3", "-c", FILL]);
         println!("{done:?}");
-        // Where they count as memory, who holds too much is ended.
+        // Where socket buffers count as memory, the process is killed.
         done.stdout.trim().parse().unwrap_or_default()
     };
     let sent = filled();

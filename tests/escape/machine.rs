@@ -1,5 +1,5 @@
-//! The attempts from inside a virtual machine, whose root has a kernel of its own: that is its to do with as it likes. Whether
-//! the host was reached is told by what of the host's was read inside, and by what has become of the host.
+//! Escape attempts from inside a virtual machine. Root inside may do anything to its own kernel, so a test checks what was
+//! read of the host inside, and what changed on the host.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -18,20 +18,20 @@ use crate::{
     ALL, MARKER, Prey, Who, attack, follow_links_out, host_state, judge, lines, place, unit,
 };
 
-/// A directory of the host with one that a machine is shown.
+/// Directory of the host that contains the shared one.
 const OUTER: &str = "/var/lib/t-escape-share";
 
-/// Attempts that only a machine has to make, at least.
+/// Least number of attempts that only a machine makes.
 const OF_MACHINES: usize = 25;
 
-/// Whose it is that an attempt of these reaches in a machine.
+/// Classes of attempts that reach only the machine itself, and what they reach.
 const OWN: [(&str, &str); 3] = [
     ("kernel", "its own kernel"),
     ("ids", "its own kernel"),
     ("tree", "its own tree"),
 ];
 
-/// What of the host is shared, and what lies beside it.
+/// Directories shared with a machine, and the hidden ones beside them.
 struct Shared {
     _files: Vec<HostFile>,
 }
@@ -48,7 +48,7 @@ impl Shared {
         }
     }
 
-    /// All that can be seen of what is to stay as it is.
+    /// Lists the state of the files that must not change.
     fn state() -> Vec<String> {
         let mut found = Vec::new();
         let mut paths = vec![PathBuf::from(IN_USR), PathBuf::from(OUTER)];
@@ -87,7 +87,7 @@ impl Drop for Shared {
     }
 }
 
-/// Runs the attacker with what only a machine tries.
+/// Runs the attacker with the attempts that only a machine makes.
 fn attack_shares(user: &str, prey: &Prey) -> Done {
     let uid = format!("--uid={user}");
     let systemd = ["systemd-run", "--quiet", "--wait", "--pipe", &uid];
@@ -104,7 +104,7 @@ fn attack_shares(user: &str, prey: &Prey) -> Done {
     run(&all)
 }
 
-/// What is left in a tree is for nobody of the host but its root.
+/// Checks that only the host's root can reach files in the tree.
 fn assert_nobody_gets_into(tree: &Path) {
     let left: Vec<PathBuf> = fs::read_dir(tree.join("var/tmp"))
         .unwrap()
@@ -139,14 +139,14 @@ fn assert_nobody_gets_into(tree: &Path) {
     assert_eq!((mode & 0o7777, tree.metadata().unwrap().uid()), (0o700, 0));
 }
 
-/// The attempts from a service in a machine with this kernel.
+/// Makes all attempts from a service in a machine with this kernel.
 fn attack_from(flavour: Flavour) {
     let (unit, mut prey, shared) = (unit(), Prey::new(), Shared::new());
     let (before, state, since) = (host_state(), Shared::state(), SystemTime::now());
     let uri = libvirtd::qemu_uri().unwrap();
     let bind = format!("host-bind:{SHARED}={OUTER}/in,ro");
     let create = ["create", "-N", "none", "-u", "t-esc.service"];
-    // Somebody else's, whose tree is beside.
+    // Another sandbox, whose tree is beside this one.
     ok(&[&create[..], &["t-esc2"]].concat());
     let release = Kernel::find(flavour).unwrap().version;
     let machine = ["--kernver", &release, "--pids", "200", "-m", &bind, "t-esc"];
@@ -197,8 +197,8 @@ fn attack_from(flavour: Flavour) {
 
 #[test]
 #[ignore = "slow: make test-slow"]
-fn nobody_gets_out_of_a_machine_with_9p() {
-    let Some(test) = Test::begin("nobody_gets_out_of_a_machine_with_9p") else {
+fn no_user_escapes_from_a_machine_with_9p() {
+    let Some(test) = Test::begin("no_user_escapes_from_a_machine_with_9p") else {
         return;
     };
     attack_from(Flavour::Generic);
@@ -207,8 +207,8 @@ fn nobody_gets_out_of_a_machine_with_9p() {
 
 #[test]
 #[ignore = "slow: make test-slow"]
-fn nobody_gets_out_of_a_machine_with_virtiofs_alone() {
-    let Some(test) = Test::begin("nobody_gets_out_of_a_machine_with_virtiofs_alone") else {
+fn no_user_escapes_from_a_machine_with_virtiofs_alone() {
+    let Some(test) = Test::begin("no_user_escapes_from_a_machine_with_virtiofs_alone") else {
         return;
     };
     attack_from(Flavour::Cloud);
@@ -217,8 +217,8 @@ fn nobody_gets_out_of_a_machine_with_virtiofs_alone() {
 
 #[test]
 #[ignore = "slow: make test-slow"]
-fn the_hosts_commands_follow_nothing_out_of_the_tree_of_a_machine() {
-    let Some(test) = Test::begin("the_hosts_commands_follow_nothing_out_of_the_tree_of_a_machine")
+fn host_commands_follow_no_link_out_of_the_tree_of_a_machine() {
+    let Some(test) = Test::begin("host_commands_follow_no_link_out_of_the_tree_of_a_machine")
     else {
         return;
     };
@@ -226,7 +226,7 @@ fn the_hosts_commands_follow_nothing_out_of_the_tree_of_a_machine() {
     test.end();
 }
 
-/// What is said to the host by a machine that means harm.
+/// Answers of a hostile machine to the host.
 const LIES: [&str; 13] = [
     "nothing",
     "another version",
@@ -243,13 +243,13 @@ const LIES: [&str; 13] = [
     "many ends",
 ];
 
-/// Lies after which a host that asks waits for as long as an answer may take. It is asked what ends soonest.
+/// Lies after which a command waits for its full time-out; only the commands with the shortest one are tried.
 const SILENT: [&str; 2] = ["no answer", "an answer without an end"];
 
-/// The first of these are asked for.
+/// Number of the first commands of `ASKING` with the shortest time-out.
 const SOONEST: usize = 4;
 
-/// What asks a machine.
+/// Commands that wait for an answer from the machine.
 const ASKING: [&[&str]; 9] = [
     &["list"],
     &["list", "--format", "json"],
@@ -264,8 +264,8 @@ const ASKING: [&[&str]; 9] = [
 
 #[test]
 #[ignore = "slow: make test-slow"]
-fn the_hosts_commands_end_whatever_a_machine_says() {
-    let Some(test) = Test::begin("the_hosts_commands_end_whatever_a_machine_says") else {
+fn host_commands_end_whatever_a_machine_answers() {
+    let Some(test) = Test::begin("host_commands_end_whatever_a_machine_answers") else {
         return;
     };
     let unit = unit();
@@ -313,7 +313,7 @@ fn the_hosts_commands_end_whatever_a_machine_says() {
             }
         });
     }
-    // What it is asked last of all.
+    // The last command.
     ok(&["stop", "t-esc"]);
     ok(&["start", "t-esc"]);
     ok(&["execute", "t-esc", "--", "true"]);

@@ -1,7 +1,7 @@
-//! Attempts to get out of a sandbox, made inside by the program `attacker` as each kind of user there is, and what host-side
-//! commands do in a tree that the sandbox controls.
+//! Attempts to escape from a sandbox, made inside by the program `attacker` as each kind of user, and attacks on host-side
+//! commands through a tree that the sandbox controls.
 //!
-//! The table of all attempts is printed; what a platform cannot stop is named in SECURITY.md.
+//! The table of all attempts is printed. SECURITY.md names the attempts that a platform cannot stop.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -45,7 +45,7 @@ use test_harness::programs;
 const MARKER: &str = "t-escape-marker";
 const SECRET: &str = "/root/t-escape-secret";
 
-/// What is on the host to be reached.
+/// Targets on the host: a secret file, a process, and sockets.
 struct Prey {
     _secret: HostFile,
     process: Child,
@@ -67,7 +67,7 @@ impl Prey {
         }
     }
 
-    /// The attacker's arguments.
+    /// Returns the attacker's arguments.
     fn arguments(&self) -> Vec<String> {
         let port = self.loopback.local_addr().unwrap().port();
         let words = [
@@ -93,13 +93,13 @@ fn command_program() -> PathBuf {
     programs::stage(Path::new(env!("CARGO_BIN_EXE_virt-sandbox"))).unwrap()
 }
 
-/// The program, which is built with the harness.
+/// Returns the path of the attacker, which is built with the harness.
 fn attacker() -> PathBuf {
     let built = Path::new(env!("CARGO_BIN_EXE_virt-sandbox-service")).with_file_name("attacker");
     programs::stage(&built).expect("build it with 'cargo build -p test-harness'")
 }
 
-/// A line of the attacker's.
+/// One line of the attacker's output: an attempt and its result.
 struct Line {
     name: String,
     against: String,
@@ -107,7 +107,7 @@ struct Line {
     detail: String,
 }
 
-/// What the attacker has said: of so many attempts at least.
+/// Parses the attacker's output, which must have at least `least` attempts.
 fn lines(done: &Done, least: usize) -> Vec<Line> {
     let lines: Vec<Line> = done
         .stdout
@@ -129,16 +129,16 @@ fn lines(done: &Done, least: usize) -> Vec<Line> {
     lines
 }
 
-/// What is known of who makes the attempts.
+/// The user that makes the attempts, and the results expected of it.
 struct Who<'a> {
     name: &'a str,
-    /// What it is to be stopped at.
+    /// Classes of attempts that must be stopped.
     stopped: &'a [&'a str],
-    /// What reaches nothing but what is its own, and whose that is said to be.
+    /// Classes of attempts that reach only the sandbox itself, and what they reach.
     own: &'a [(&'a str, &'a str)],
 }
 
-/// Prints the table, and gives what got out though it is stopped here.
+/// Prints the table, and returns the attempts that escaped but should have been stopped.
 fn judge(who: &Who<'_>, lines: &[Line]) -> Vec<String> {
     let mut escaped = Vec::new();
     println!("--- {}", who.name);
@@ -167,7 +167,7 @@ fn judge(who: &Who<'_>, lines: &[Line]) -> Vec<String> {
             escaped.push(format!("{}: {name}: {detail}", who.name));
         }
     }
-    // Past the harness, which shows what a test prints only when it fails.
+    // Not println!: the test harness captures that and shows it only on failure.
     let _ = writeln!(
         io::stderr(),
         "\n{}: {} attempts, {stopped} stopped, {own} reached itself alone, {} reached the host",
@@ -191,7 +191,7 @@ fn place(name: &str) {
     fs::set_permissions(&at, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// Somebody for whom whatever is reached is the host's.
+/// Returns a user in a container, where everything reached is the host's.
 fn in_container<'a>(name: &'a str, stopped: &'a [&'a str]) -> Who<'a> {
     Who {
         name,
@@ -200,7 +200,7 @@ fn in_container<'a>(name: &'a str, stopped: &'a [&'a str]) -> Who<'a> {
     }
 }
 
-/// Attempts there are at least.
+/// Least number of attempts of a container.
 const ALL: usize = 60;
 
 /// Runs the attacker as a unit of the sandbox, below its systemd.
@@ -225,7 +225,7 @@ fn attack(name: &str, user: &str, prey: &Prey) -> Done {
     run(&all)
 }
 
-/// What a sandbox must not have changed.
+/// Returns the state of the host that a sandbox must not change.
 fn host_state() -> Vec<String> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let settings = [
@@ -240,8 +240,8 @@ fn host_state() -> Vec<String> {
 }
 
 #[test]
-fn nobody_gets_out_of_a_service() {
-    let Some(test) = Test::begin("nobody_gets_out_of_a_service") else {
+fn no_user_escapes_from_a_service() {
+    let Some(test) = Test::begin("no_user_escapes_from_a_service") else {
         return;
     };
     let (unit, prey, before) = (unit(), Prey::new(), host_state());
@@ -281,8 +281,8 @@ fn nobody_gets_out_of_a_service() {
 }
 
 #[test]
-fn nobody_gets_out_of_a_command() {
-    let Some(test) = Test::begin("nobody_gets_out_of_a_command") else {
+fn no_user_escapes_from_a_command() {
+    let Some(test) = Test::begin("no_user_escapes_from_a_command") else {
         return;
     };
     let (prey, before) = (Prey::new(), host_state());
@@ -315,21 +315,21 @@ fn nobody_gets_out_of_a_command() {
 }
 
 #[test]
-fn the_hosts_commands_follow_nothing_out_of_a_tree() {
-    let Some(test) = Test::begin("the_hosts_commands_follow_nothing_out_of_a_tree") else {
+fn host_commands_follow_no_link_out_of_a_tree() {
+    let Some(test) = Test::begin("host_commands_follow_no_link_out_of_a_tree") else {
         return;
     };
     follow_links_out(&[]);
     test.end();
 }
 
-/// Has the host's commands meet links that lead out of the tree of a sandbox that is kept as these words say.
-fn follow_links_out(keeper: &[&str]) {
+/// Runs host commands on a sandbox, created with these options, whose tree has links that lead out of it.
+fn follow_links_out(driver: &[&str]) {
     let (unit, prey) = (unit(), Prey::new());
     let create = ["create", "-N", "none", "-u", "t-esc.service", "t-esc"];
-    ok(&[keeper, &create].concat());
+    ok(&[driver, &create].concat());
     let tree = Path::new(TREES).join("t-esc");
-    // As root inside could have made it.
+    // Links as root inside could make them.
     for link in [
         "etc/hostname",
         "etc/motd",
@@ -371,7 +371,7 @@ fn follow_links_out(keeper: &[&str]) {
         MARKER,
         "the host's file was written"
     );
-    // What a journal says is not a terminal's to obey.
+    // Journal text must not control a terminal.
     ok(&["stop", "t-esc"]);
     fs::remove_file(&journal).unwrap();
     fs::rename(&kept, &journal).unwrap();
@@ -388,7 +388,7 @@ fn follow_links_out(keeper: &[&str]) {
         &["-o", "json"],
         &["-o", "export"],
     ] {
-        // With a terminal of its own.
+        // On a terminal.
         let mut logs = Command::new("script");
         let program = service_program();
         let program = program.to_str().unwrap();
@@ -397,7 +397,7 @@ fn follow_links_out(keeper: &[&str]) {
             .env("TERM", "xterm");
         let shown = finish(logs, "");
         assert_eq!(shown.code, 0, "{shown:?}");
-        // In most formats journalctl itself says no more of it than how long it is.
+        // In most formats journalctl itself replaces such a message by its length.
         assert!(
             shown.stdout.contains("owned") || options != ["-o", "cat"],
             "{shown:?}"
@@ -412,7 +412,7 @@ fn follow_links_out(keeper: &[&str]) {
     drop((unit, prey));
 }
 
-/// Who has the marker in it, links not followed.
+/// Returns a grep for files that contain the marker; it follows no links.
 fn grep(places: &[&str]) -> Command {
     let mut command = Command::new("grep");
     command.args(["-rla", "--", MARKER]).args(places);

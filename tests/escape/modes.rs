@@ -1,4 +1,4 @@
-//! What the programs make on the host, whatever the umask of who calls them.
+//! Modes of files that the programs make on the host, whatever the caller's umask.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -13,7 +13,7 @@ const CONFIGS: &str = "/etc/libvirt-sandbox";
 const STATES: &str = "/var/lib/libvirt-sandbox";
 const RUNTIME: &str = "/run/virt-sandbox";
 
-/// Runs a program of ours with a umask.
+/// Runs a program under test with a umask.
 fn with_umask(umask: &str, program: &Path, words: &[&str]) -> Done {
     let mut command = Command::new("sh");
     command
@@ -25,7 +25,7 @@ fn with_umask(umask: &str, program: &Path, words: &[&str]) -> Done {
     done
 }
 
-/// Looks at the host while a command runs in a sandbox.
+/// Calls `look` while a command runs in a sandbox.
 fn while_it_runs(umask: &str, program: &Path, look: impl FnOnce()) {
     let mut command = Command::new("sh");
     command
@@ -47,7 +47,7 @@ fn while_it_runs(umask: &str, program: &Path, look: impl FnOnce()) {
     child.wait().unwrap();
 }
 
-/// What below here somebody else may change, links not followed. What is in a tree is the sandbox's, and has the modes it had.
+/// Collects files below `top` that other users may change; follows no links, and skips trees, whose modes are the sandbox's.
 fn open_to_others(top: &Path, found: &mut Vec<PathBuf>) {
     let Ok(metadata) = fs::symlink_metadata(top) else {
         return;
@@ -64,8 +64,8 @@ fn open_to_others(top: &Path, found: &mut Vec<PathBuf>) {
 }
 
 #[test]
-fn what_is_made_is_nobody_elses_to_change() {
-    let Some(test) = Test::begin("what_is_made_is_nobody_elses_to_change") else {
+fn other_users_cannot_change_files_that_the_programs_make() {
+    let Some(test) = Test::begin("other_users_cannot_change_files_that_the_programs_make") else {
         return;
     };
     let unit = unit();
@@ -74,7 +74,7 @@ fn what_is_made_is_nobody_elses_to_change() {
     let archive = dir.path().join("t-esc.tar");
     let archive = archive.to_str().unwrap();
     for umask in ["000", "077"] {
-        // So that it is made again.
+        // Removed so that the next command makes it again.
         let _ = fs::remove_dir(Path::new(CONFIGS).join("services"));
         let create = ["create", "-N", "none", "-u", "t-esc.service"];
         let image = [&create[..], &["--imagesize", "200M", "t-esc4"]].concat();
@@ -94,7 +94,7 @@ fn what_is_made_is_nobody_elses_to_change() {
             &image,
             &["snapshot", "create", "t-esc4", "one"],
         ];
-        // What a strict one would lock out is locked out when it is made.
+        // Under a strict umask, only the first verbs: the others copy the modes of files that it locked out.
         let verbs = match umask {
             "000" => &verbs[..],
             _ => &verbs[..2],
@@ -110,7 +110,7 @@ fn what_is_made_is_nobody_elses_to_change() {
         open_to_others(dir.path(), &mut found);
         assert!(found.is_empty(), "umask {umask}: {found:?}");
         let _ = fs::remove_file(archive);
-        // Who is in it is not locked out by it.
+        // Users inside must still have access.
         with_umask(umask, &service, &["start", "t-esc"]);
         let read = says("t-esc", "setpriv --reuid=65534 cat /etc/hostname && umask");
         assert_eq!(read.lines().last(), Some("0022"), "umask {umask}");

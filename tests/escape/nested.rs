@@ -1,4 +1,4 @@
-//! Mounts of what is below another mount: root inside replaces it by a link to what is the host's, and starts anew.
+//! Mounts whose source is below another mount: root inside replaces the source by a link to the host's files and restarts.
 
 use std::fs;
 use std::process::Command;
@@ -32,7 +32,7 @@ fn mounts(option: &str) -> [String; 2] {
     ]
 }
 
-/// Each is a link that leads to what is the host's.
+/// Targets of links that lead to the host's files.
 const LINKS: [&str; 3] = [
     BESIDE,
     "../t-escape-nested-beside",
@@ -55,8 +55,8 @@ fn assert_untouched() {
 }
 
 #[test]
-fn a_service_redirects_no_mount_of_its_own() {
-    let Some(test) = Test::begin("a_service_redirects_no_mount_of_its_own") else {
+fn a_service_cannot_redirect_its_mounts() {
+    let Some(test) = Test::begin("a_service_cannot_redirect_its_mounts") else {
         return;
     };
     let (unit, prey) = (unit(), Prey::new());
@@ -73,7 +73,7 @@ fn a_service_redirects_no_mount_of_its_own() {
         assert!(fs::exists(format!("{OUTER}/sub/written")).unwrap());
         assert_eq!(inside("t-esc", &replace_by(link)).code, 0);
         ok(&["stop", "t-esc"]);
-        // It may not start at all: that is its own doing.
+        // The sandbox may fail to start.
         let started = run(&["start", "t-esc"]);
         println!("{link}: {} {}", started.code, started.stderr.trim());
         let done = inside("t-esc", TRY);
@@ -87,8 +87,8 @@ fn a_service_redirects_no_mount_of_its_own() {
 }
 
 #[test]
-fn a_command_redirects_no_mount_of_the_next() {
-    let Some(test) = Test::begin("a_command_redirects_no_mount_of_the_next") else {
+fn a_command_cannot_redirect_mounts_of_the_next() {
+    let Some(test) = Test::begin("a_command_cannot_redirect_mounts_of_the_next") else {
         return;
     };
     let prey = Prey::new();
@@ -104,7 +104,7 @@ fn a_command_redirects_no_mount_of_the_next() {
             let is_first = script != TRY;
             assert_eq!(done.stdout.contains("shared"), is_first, "{link}: {done:?}");
         }
-        // To be read it is there anyway.
+        // The file is readable inside anyway.
         assert_untouched();
     }
     drop(prey);

@@ -1,4 +1,4 @@
-//! What a sandbox with a filter can say of itself to others on its network.
+//! Spoofed addresses: packets that a sandbox with a filter sends to others on its network.
 
 use std::net::UdpSocket;
 use std::time::Duration;
@@ -8,8 +8,8 @@ use test_harness::libvirtd;
 use crate::support::{Test, inside, ok, subnet};
 use crate::unit;
 
-/// Says its words from its own address, then from another one, first as the kernel does it, which has to ask for the host's address
-/// (ARP) from there, then with that known. Last from its own once more.
+/// Sends its words from its own address; then from another one, first through the kernel, which resolves the host's address
+/// (ARP) from there, then with that address known; and last from its own address once more.
 const LIAR: &str = r#"
 host=$1 own=$2 other=$3 port=$4
 say() { python3 - "$@" <<'P'
@@ -42,7 +42,7 @@ say by-mac $own $host $port
 sleep 1
 "#;
 
-/// The words that arrive at the host.
+/// Returns the words that arrive at the host.
 fn heard(name: &str, own: &str, other: &str, host: &str) -> Vec<String> {
     let socket = UdpSocket::bind((host, 0)).unwrap();
     socket
@@ -69,26 +69,26 @@ fn heard(name: &str, own: &str, other: &str, host: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_filter_lets_nobody_be_somebody_else() {
-    let Some(test) = Test::begin("a_filter_lets_nobody_be_somebody_else") else {
+fn a_filter_drops_packets_with_false_addresses() {
+    let Some(test) = Test::begin("a_filter_drops_packets_with_false_addresses") else {
         return;
     };
-    lie_of_itself(&[]);
+    spoof_addresses(&[]);
     test.end();
 }
 
 #[test]
 #[ignore = "slow: make test-slow"]
-fn a_filter_lets_no_machine_be_somebody_else() {
-    let Some(test) = Test::begin("a_filter_lets_no_machine_be_somebody_else") else {
+fn a_filter_drops_packets_of_a_machine_with_false_addresses() {
+    let Some(test) = Test::begin("a_filter_drops_packets_of_a_machine_with_false_addresses") else {
         return;
     };
-    lie_of_itself(&["-c", &libvirtd::qemu_uri().unwrap()]);
+    spoof_addresses(&["-c", &libvirtd::qemu_uri().unwrap()]);
     test.end();
 }
 
-/// Has sandboxes that are kept as these words say lie of who they are, without and with a filter.
-fn lie_of_itself(keeper: &[&str]) {
+/// Has sandboxes, created with these options, send from false addresses, without and with a filter.
+fn spoof_addresses(driver: &[&str]) {
     let unit = unit();
     let subnet = subnet();
     let [host, own, other] = [1, 71, 72].map(|last| format!("{subnet}.{last}"));
@@ -99,7 +99,7 @@ fn lie_of_itself(keeper: &[&str]) {
         (&filtered, &["honest"]),
     ] {
         let create = ["create", "-N", nic, "-u", "t-esc.service", "t-esc"];
-        ok(&[keeper, &create].concat());
+        ok(&[driver, &create].concat());
         ok(&["start", "t-esc"]);
         assert_eq!(heard("t-esc", &own, &other, &host), expected, "{nic}");
         ok(&["delete", "--force", "t-esc"]);

@@ -1,5 +1,5 @@
-//! A single file of the host in a machine: what root inside, whose kernel mounts each share as it likes, has of the directory that
-//! it is in.
+//! A single file of the host in a machine: root inside can mount each share as it likes, but must not reach the rest of the
+//! file's directory.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -18,7 +18,7 @@ const OUTER: &str = "/var/lib/t-escape-one-file";
 const FILE: &str = "/var/lib/t-escape-one-file/app.conf";
 const INSIDE: &str = "/srv/inside.conf";
 
-/// Mounts every share once more, writable, and does with that of the file what a directory allows.
+/// Mounts every share once more, writable, and tries everything that a directory allows on the file's share.
 const ATTEMPTS: &str = r#"
 for share in $(seq 0 30); do for type in virtiofs 9p; do
     place=/run/t-escape-$share-$type; mkdir -p $place; options=rw
@@ -34,7 +34,7 @@ for share in $(seq 0 30); do for type in virtiofs 9p; do
 done; done 2>/dev/null
 "#;
 
-/// Files of the host: the shared one, and two beside it that stay hidden.
+/// Files of the host: the shared one, and two hidden ones beside it.
 struct Prey {
     _files: [HostFile; 3],
 }
@@ -47,12 +47,12 @@ impl Prey {
             ("dir/beside", MARKER),
         ];
         let files = files.map(|(name, content)| HostFile::new(&format!("{OUTER}/{name}"), content));
-        // For the host's root alone: in a directory that QEMU could read, one share would show what another must not.
+        // Only the host's root may enter: if QEMU could read the directory, another share would show the hidden files.
         fs::set_permissions(OUTER, Permissions::from_mode(0o700)).unwrap();
         Self { _files: files }
     }
 
-    /// Checks that the directory is as it was, but for the contents of the file that is shared.
+    /// Checks that nothing in the directory changed except the content of the shared file.
     fn assert_untouched(&self) {
         let mut names: Vec<_> = fs::read_dir(OUTER)
             .unwrap()
@@ -69,7 +69,7 @@ impl Prey {
     }
 }
 
-/// The file was found by itself.
+/// Checks that the share holds the file and nothing else.
 fn assert_alone(done: &Done) {
     assert!(!done.stdout.contains(MARKER), "{done:?}");
     let lines: Vec<&str> = done
@@ -86,8 +86,8 @@ fn release(flavour: Flavour) -> String {
 
 #[test]
 #[ignore = "slow: make test-slow"]
-fn root_of_a_command_has_a_file_and_not_its_directory() {
-    let Some(test) = Test::begin("root_of_a_command_has_a_file_and_not_its_directory") else {
+fn root_of_a_command_reaches_a_shared_file_alone() {
+    let Some(test) = Test::begin("root_of_a_command_reaches_a_shared_file_alone") else {
         return;
     };
     let prey = Prey::new();
@@ -142,7 +142,7 @@ fn attack_from_a_service(flavour: Flavour) {
         "{done:?}"
     );
     assert_eq!(fs::read_to_string(FILE).unwrap(), "written\n");
-    // It is the file itself.
+    // A change on the host is seen inside: it is the same file.
     fs::write(FILE, "of the host").unwrap();
     assert_eq!(
         inside("t-esc-one", &format!("cat {INSIDE}")).stdout,
@@ -154,9 +154,8 @@ fn attack_from_a_service(flavour: Flavour) {
 
 #[test]
 #[ignore = "slow: make test-slow"]
-fn root_of_a_service_has_a_file_and_not_its_directory_with_9p() {
-    let Some(test) = Test::begin("root_of_a_service_has_a_file_and_not_its_directory_with_9p")
-    else {
+fn root_of_a_service_reaches_a_shared_file_alone_with_9p() {
+    let Some(test) = Test::begin("root_of_a_service_reaches_a_shared_file_alone_with_9p") else {
         return;
     };
     attack_from_a_service(Flavour::Generic);
@@ -165,9 +164,8 @@ fn root_of_a_service_has_a_file_and_not_its_directory_with_9p() {
 
 #[test]
 #[ignore = "slow: make test-slow"]
-fn root_of_a_service_has_a_file_and_not_its_directory_without_9p() {
-    let Some(test) = Test::begin("root_of_a_service_has_a_file_and_not_its_directory_without_9p")
-    else {
+fn root_of_a_service_reaches_a_shared_file_alone_without_9p() {
+    let Some(test) = Test::begin("root_of_a_service_reaches_a_shared_file_alone_without_9p") else {
         return;
     };
     attack_from_a_service(Flavour::Cloud);

@@ -1,4 +1,4 @@
-//! A command of root without privileges: what it is to the host, and what it reaches of it through its root.
+//! A command run as root without privileges: its id on the host, and its access to the host through its root filesystem.
 
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Write};
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::support::{Done, Test, finish, ok, program};
 use crate::unit;
 
-/// Binds sockets of every kind, and sees who came.
+/// Binds sockets of every kind, and prints which were reached.
 const HOST: &str = r#"
 import ctypes, fcntl, os, socket, sys
 os.chdir(sys.argv[1])
@@ -84,7 +84,7 @@ for name in ['relative', 'before', 'linked', 'later', 'renamed', 'elsewhere']:
 attempt('pipe', lambda: os.write(os.open('pipe', os.O_WRONLY | os.O_NONBLOCK), b'hello'))
 "#;
 
-/// A program that is spoken with line by line.
+/// A program that talks to the test line by line.
 struct Dialogue {
     child: Child,
     input: ChildStdin,
@@ -112,7 +112,7 @@ impl Dialogue {
         self.input.write_all(b"\n").unwrap();
     }
 
-    /// All that it still says.
+    /// Returns the rest of the output.
     fn end(mut self) -> Vec<String> {
         let lines = self.output.lines().map(Result::unwrap).collect();
         assert!(self.child.wait().unwrap().success(), "{lines:?}");
@@ -126,7 +126,7 @@ fn python(script: &str, place: &Path) -> Command {
     command
 }
 
-/// `virt-sandbox OPTIONS -- COMMAND`.
+/// Returns `virt-sandbox OPTIONS -- COMMAND`.
 fn sandboxed(options: &[&str], command: &Command) -> Command {
     let mut whole = Command::new(crate::command_program());
     whole.args(options).arg("--").arg(command.get_program());
@@ -140,7 +140,7 @@ fn shell(options: &[&str], script: &str) -> Done {
     finish(sandboxed(options, &command), "")
 }
 
-/// A directory of the root's filesystem that everybody may look at.
+/// Makes a directory in the root filesystem that everybody may enter.
 fn place() -> TempDir {
     let place = tempfile::Builder::new()
         .prefix("t-oneshot-")
@@ -158,8 +158,8 @@ fn guest_init() -> PathBuf {
 }
 
 #[test]
-fn nothing_of_the_host_is_shared_through_the_root_of_a_command() {
-    let name = "nothing_of_the_host_is_shared_through_the_root_of_a_command";
+fn a_command_shares_no_sockets_or_pipes_with_the_host() {
+    let name = "a_command_shares_no_sockets_or_pipes_with_the_host";
     let Some(test) = Test::begin(name) else {
         return;
     };
@@ -198,15 +198,15 @@ fn nothing_of_the_host_is_shared_through_the_root_of_a_command() {
 }
 
 #[test]
-fn root_of_a_command_is_nobody_on_the_host() {
-    let Some(test) = Test::begin("root_of_a_command_is_nobody_on_the_host") else {
+fn root_of_a_command_has_an_id_that_owns_nothing() {
+    let Some(test) = Test::begin("root_of_a_command_has_an_id_that_owns_nothing") else {
         return;
     };
     let place = place();
     let bind = format!("host-bind:/mnt={}", place.path().display());
     let listener = UnixListener::bind(place.path().join("socket")).unwrap();
     let connect = "import socket; socket.socket(socket.AF_UNIX).connect('/mnt/socket')";
-    // Id inside, and what it is for.
+    // Options, and the id inside.
     for (options, inside) in [
         (&[][..], 0),
         (&["-S", "nobody"], 65534),
@@ -222,7 +222,7 @@ fn root_of_a_command_is_nobody_on_the_host() {
         assert_eq!((id, group, groups), (inside, first, count), "{map:?}");
         assert!(first >= 65536 && count == 65536, "{map:?}");
 
-        // A socket that the user names is reached, by somebody who is nobody.
+        // A socket that the user mounts is reached, as an id that owns nothing.
         fs::set_permissions(place.path().join("socket"), Permissions::from_mode(0o777)).unwrap();
         let mut command = Command::new("python3");
         command.args(["-c", connect]);
@@ -233,7 +233,7 @@ fn root_of_a_command_is_nobody_on_the_host() {
         let peer = getsockopt(&peer, PeerCredentials).unwrap();
         assert!(peer.uid() >= 65536 && peer.gid() >= 65536, "{peer:?}");
     }
-    // What root may read and write is what the mode says, and its files are root's on the disk.
+    // Access follows the file's mode, and files that root inside makes belong to root on the disk.
     let secret = place.path().join("secret");
     fs::write(&secret, "text").unwrap();
     fs::set_permissions(&secret, Permissions::from_mode(0o600)).unwrap();
@@ -257,8 +257,8 @@ fn root_of_a_command_is_nobody_on_the_host() {
 }
 
 #[test]
-fn a_lock_of_a_command_holds_up_no_command_of_the_host() {
-    let Some(test) = Test::begin("a_lock_of_a_command_holds_up_no_command_of_the_host") else {
+fn locks_of_a_command_do_not_block_the_host() {
+    let Some(test) = Test::begin("locks_of_a_command_do_not_block_the_host") else {
         return;
     };
     let unit = unit();
@@ -287,7 +287,7 @@ fn a_lock_of_a_command_holds_up_no_command_of_the_host() {
     test.end();
 }
 
-/// In a user namespace of its own, where user namespaces are switched off and then used up.
+/// Runs in a new user namespace where user namespaces are first disabled, then exhausted.
 const NAMESPACES: &str = r#"
 limit=/proc/sys/user/max_user_namespaces
 echo 0 >$limit; "$0" try-ids 2000 10; echo $?
@@ -299,7 +299,7 @@ kill $holder
 "#;
 
 #[test]
-fn what_may_pass_is_told_from_what_cannot_be() {
+fn temporary_errors_do_not_disable_own_ids() {
     if !nix::unistd::geteuid().is_root() {
         println!("skipped: not root");
         return;
@@ -323,7 +323,7 @@ fn what_may_pass_is_told_from_what_cannot_be() {
     holder.kill().unwrap();
     holder.wait().unwrap();
     assert_eq!(done.stdout, "77\n0\n1\n", "{done:?}");
-    // However few files there may be, it is never said that the host cannot.
+    // A low limit of open files is never mistaken for a host that cannot map ids.
     let statuses = "for most in 3 4 5 6 7 8 9 10 11 12; do (ulimit -n $most; \"$0\" try-ids 1000000 10 /); echo $?; done";
     let mut command = Command::new("sh");
     command.args(["-c", statuses]).arg(guest_init());

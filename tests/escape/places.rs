@@ -1,4 +1,4 @@
-//! Where trees of sandboxes are on the host, and how they go.
+//! Locations of trees on the host, and their removal.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -16,10 +16,10 @@ fn unit() -> HostFile {
     HostFile::unit(UNIT, "[Service]\nExecStart=/bin/sleep infinity\n")
 }
 
-/// A user of the host waits where a sandbox is going to be: set-user-ID programs of root inside would be theirs.
+/// Another user owns the directory where a sandbox is to be created: set-user-ID programs of root inside would be theirs to run.
 #[test]
-fn a_place_that_somebody_else_has_becomes_no_sandboxs() {
-    let Some(test) = Test::begin("a_place_that_somebody_else_has_becomes_no_sandboxs") else {
+fn trees_are_made_only_where_nobody_but_root_can_write() {
+    let Some(test) = Test::begin("trees_are_made_only_where_nobody_but_root_can_write") else {
         return;
     };
     let unit = unit();
@@ -44,7 +44,7 @@ fn a_place_that_somebody_else_has_becomes_no_sandboxs() {
     }
     assert!(fs::read_dir(&tree).unwrap().next().is_none() && !theirs.join("t-esc").exists());
     fs::remove_dir(&tree).unwrap();
-    // Where nobody else has been, the sticky directory is good.
+    // A path below a sticky directory is accepted if nobody else has made anything there.
     assert_eq!(create(open.path()).code, 0);
     assert_eq!(
         fs::metadata(&tree).unwrap().permissions().mode() & 0o7777,
@@ -55,10 +55,10 @@ fn a_place_that_somebody_else_has_becomes_no_sandboxs() {
     test.end();
 }
 
-/// Root inside makes directories in directories, more than there can be descriptors, and deeper than any path is long.
+/// Root inside nests more directories than a process can have descriptors, and deeper than PATH_MAX.
 #[test]
-fn a_tree_goes_however_deep_it_is() {
-    let Some(test) = Test::begin("a_tree_goes_however_deep_it_is") else {
+fn a_very_deep_tree_can_be_removed() {
+    let Some(test) = Test::begin("a_very_deep_tree_can_be_removed") else {
         return;
     };
     let unit = unit();

@@ -18,7 +18,7 @@ const SECRET: &str = "t-escape-boot-secret";
 const STAGE: &str = "/var/lib/libvirt-sandbox/t-esc-boot";
 const CACHE: &str = "/var/cache/virt-sandbox";
 
-/// Connects to each of these sockets, and says how many took it.
+/// Connects to each of the given sockets, and prints how many accepted.
 const CONNECT: &str = "\
 import socket, sys
 taken = 0
@@ -30,7 +30,7 @@ for path in sys.argv[1:]:
         pass
 print(taken)";
 
-/// Runs a program as another user of the host, of this group.
+/// Runs a program as another user of the host, with this group.
 fn somebody(group: &str, program: &str, arguments: &[&str]) -> Done {
     let mut command = Command::new("setpriv");
     command.args([
@@ -46,7 +46,7 @@ fn somebody(group: &str, program: &str, arguments: &[&str]) -> Done {
     finish(command, "")
 }
 
-/// The mode and the owner of all that is below, as far as it is there.
+/// Returns the mode and the owner of everything below `top` that exists.
 fn modes(top: &Path) -> Vec<(PathBuf, u32, u32)> {
     let mut found = Vec::new();
     for entry in fs::read_dir(top).into_iter().flatten().flatten() {
@@ -59,7 +59,7 @@ fn modes(top: &Path) -> Vec<(PathBuf, u32, u32)> {
     found
 }
 
-/// Looks at what a machine boots from for as long as `start` takes.
+/// Watches a machine's boot files for as long as `start` takes.
 fn watch(stage: &Path, start: impl FnOnce()) -> Vec<(PathBuf, u32, u32)> {
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -79,7 +79,7 @@ fn watch(stage: &Path, start: impl FnOnce()) -> Vec<(PathBuf, u32, u32)> {
     })
 }
 
-/// Every file of the cache is root's alone, however often libvirt has started a machine.
+/// Checks that every file of the cache belongs to root alone, however often libvirt has started a machine.
 fn assert_cache_is_roots() {
     let files = modes(Path::new(CACHE));
     assert!(!files.is_empty());
@@ -101,7 +101,7 @@ fn assert_cache_is_roots() {
     assert_eq!(mode & 0o777, 0o700);
 }
 
-/// QEMU has read what it boots from, or will not.
+/// Checks that the boot files are empty: either QEMU has read them, or it never will.
 fn assert_empty(boot_files: &Path) {
     for name in ["kernel", "initrd"] {
         let file = fs::metadata(boot_files.join(name)).unwrap();
@@ -111,8 +111,8 @@ fn assert_empty(boot_files: &Path) {
 
 #[test]
 #[ignore = "slow: make test-slow"]
-fn secrets_of_a_machine_are_for_nobody_else_and_gone_once_it_runs() {
-    let Some(test) = Test::begin("secrets_of_a_machine_are_for_nobody_else_and_gone_once_it_runs")
+fn boot_secrets_of_a_machine_are_private_and_removed_once_it_runs() {
+    let Some(test) = Test::begin("boot_secrets_of_a_machine_are_private_and_removed_once_it_runs")
     else {
         return;
     };
@@ -183,7 +183,7 @@ fn secrets_of_a_machine_are_for_nobody_else_and_gone_once_it_runs() {
     assert!(!boot_files.exists());
     assert_cache_is_roots();
 
-    // As a command leaves it that is killed before QEMU has read it.
+    // A directory as a killed command leaves it.
     fs::create_dir(&boot_files).unwrap();
     fs::write(boot_files.join("initrd"), SECRET).unwrap();
     ok(&["list"]);
@@ -192,7 +192,7 @@ fn secrets_of_a_machine_are_for_nobody_else_and_gone_once_it_runs() {
     test.end();
 }
 
-/// A command in a user's machine, which runs until its standard input ends.
+/// A command in a user's machine that runs until its standard input ends.
 struct Running(Child);
 
 impl Drop for Running {
@@ -202,7 +202,7 @@ impl Drop for Running {
     }
 }
 
-/// The home of the user, which others may pass through for now.
+/// Opens the user's home for others until drop.
 struct OpenHome(PathBuf, Permissions);
 
 impl OpenHome {
@@ -221,14 +221,14 @@ impl Drop for OpenHome {
 }
 
 #[test]
-fn sockets_of_a_user_are_for_nobody_else_of_the_group() {
-    let Some(test) = Test::begin("sockets_of_a_user_are_for_nobody_else_of_the_group") else {
+fn sockets_of_a_user_are_private_within_the_group() {
+    let Some(test) = Test::begin("sockets_of_a_user_are_private_within_the_group") else {
         return;
     };
     let user = UserDirectory::from_environment().unwrap();
     let home = OpenHome::new(&user);
     let runtime = user.home().join(".cache/virt-sandbox/run");
-    // As an older version has made it.
+    // A directory as an earlier version made it.
     let mut command = user.command("mkdir");
     command.args(["-p", "-m", "711"]).arg(&runtime);
     assert_eq!(finish(command, "").code, 0);
@@ -252,7 +252,7 @@ fn sockets_of_a_user_are_for_nobody_else_of_the_group() {
         }
         let note = fs::metadata(sandbox.join("domain.json")).unwrap();
         assert_eq!(note.mode() & 0o777, 0o600);
-        // All that there are, the monitor's as well.
+        // All sockets, including the monitor's.
         let is_socket = |mode: u32| mode & 0o170_000 == 0o140_000;
         let sockets = modes(&sandbox)
             .into_iter()

@@ -1,4 +1,4 @@
-//! What the host's commands do in a tree that the sandbox changes while they look.
+//! Host commands on a tree that the sandbox changes at the same time.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -15,16 +15,16 @@ use nix::sys::stat::Mode;
 use crate::support::{Done, HostFile, TREES, Test, finish, inside, ok, program, run};
 use crate::{MARKER, grep, place, unit};
 
-/// A directory of the host that looks like parts of a tree, to be reached by mistake.
+/// Directory of the host with the layout of a tree, which must never be reached.
 const OUTSIDE: &str = "/var/lib/t-escape-outside";
 
-/// Seconds after which a command is taken to hang: what is asked of a sandbox may take 120.
+/// Seconds after which a command counts as hung. A single question to a sandbox may take 120.
 const PATIENCE: &str = "400";
 
-/// A command that must end whatever a tree holds. Its status is its own.
+/// Runs a command that must end, whatever the tree holds; its exit status is not checked.
 pub fn ends(words: &[&str]) -> Done {
     let mut command = Command::new("prlimit");
-    // Nor does it keep all that it is told.
+    // A bound on memory, so a command that keeps unlimited input fails.
     command.args(["--as=1073741824", "timeout", PATIENCE]);
     command.arg(program().get_program()).args(words);
     let done = finish(command, "");
@@ -43,7 +43,7 @@ pub fn ends(words: &[&str]) -> Done {
     done
 }
 
-/// Everything about what is outside that a command could change.
+/// Returns everything about the outside directory that a command could change.
 fn outside() -> Vec<String> {
     let mut found = Vec::new();
     let mut dirs = vec![PathBuf::from(OUTSIDE)];
@@ -67,7 +67,7 @@ fn outside() -> Vec<String> {
     found
 }
 
-/// Makes a twin of each of these, which is a link to what is outside, for the two to be exchanged.
+/// Makes, for each path, a link to the outside directory to exchange it with.
 fn twins(tree: &Path, paths: &[&str]) -> Vec<PathBuf> {
     let mut pairs = Vec::new();
     for path in paths {
@@ -101,7 +101,7 @@ fn twins(tree: &Path, paths: &[&str]) -> Vec<PathBuf> {
     pairs
 }
 
-/// Has root inside exchange these for ever. `None` where the sandbox does not run.
+/// Has root inside exchange each pair without end. Returns `None` if the sandbox does not run.
 fn exchanging(name: &str, tree: &Path, pairs: &[PathBuf]) -> Option<Child> {
     let inside = pairs
         .iter()
@@ -124,9 +124,9 @@ fn exchanging(name: &str, tree: &Path, pairs: &[PathBuf]) -> Option<Child> {
     None
 }
 
-/// Gives what has been exchanged its own name back.
+/// Gives the exchanged files their names back.
 fn put_back(pairs: &[PathBuf]) {
-    // The outermost first: what is below is reached through it.
+    // Outermost first: the paths below lead through it.
     for pair in pairs.chunks_exact(2).rev() {
         if pair[0].is_symlink() {
             renameat2(
@@ -141,7 +141,7 @@ fn put_back(pairs: &[PathBuf]) {
     }
 }
 
-/// Every verb, so many times, on a sandbox whose root exchanges directories and links that lead out of its tree.
+/// Runs every verb `rounds` times on a sandbox whose root exchanges directories with links that lead out of its tree.
 fn race(rounds: u32) {
     let unit = unit();
     let _outside = HostFile::new(&format!("{OUTSIDE}/file"), MARKER);
@@ -171,7 +171,7 @@ fn race(rounds: u32) {
         "srv/d/deep",
         "etc/logrotate.d",
     ];
-    // The innermost first: a twin is made in what is still a directory.
+    // Innermost first: a link is made while its parent is still a directory.
     let mut pairs = Vec::new();
     for path in paths.iter().rev() {
         pairs.extend(twins(&tree, &[path]));
@@ -197,7 +197,7 @@ fn race(rounds: u32) {
         &["reload", "t-esc"],
         &["stop", "t-esc"],
     ];
-    // As it was left in the middle of it.
+    // The tree as the exchange left it.
     let stopped: [&[&str]; 6] = [
         &["delete", "--force", "t-esc2"],
         &["clone", "t-esc", "t-esc2"],
@@ -227,7 +227,7 @@ fn race(rounds: u32) {
         ok(&["start", "t-esc"]);
         let _ = fs::remove_file(archive);
     }
-    // In the middle of it, once more.
+    // During the exchange, once more.
     let restless = exchanging("t-esc", &tree, &pairs);
     let ended = ends(&["delete", "--force", "t-esc"]);
     assert_eq!((ended.code, outside()), (0, before), "{ended:?}");
@@ -236,8 +236,8 @@ fn race(rounds: u32) {
 }
 
 #[test]
-fn directories_that_become_links_lead_nobody_out() {
-    let Some(test) = Test::begin("directories_that_become_links_lead_nobody_out") else {
+fn host_commands_follow_no_exchanged_links() {
+    let Some(test) = Test::begin("host_commands_follow_no_exchanged_links") else {
         return;
     };
     race(1);
@@ -246,16 +246,15 @@ fn directories_that_become_links_lead_nobody_out() {
 
 #[test]
 #[ignore = "takes minutes: make test-slow"]
-fn directories_that_become_links_lead_nobody_out_however_often() {
-    let Some(test) = Test::begin("directories_that_become_links_lead_nobody_out_however_often")
-    else {
+fn host_commands_follow_no_exchanged_links_in_many_rounds() {
+    let Some(test) = Test::begin("host_commands_follow_no_exchanged_links_in_many_rounds") else {
         return;
     };
     race(10);
     test.end();
 }
 
-/// Fills a tree with what a sandbox's root may make there.
+/// Fills a tree with every kind of file that root inside can make.
 fn litter(tree: &Path) {
     for dir in ["etc", "srv", "var/lib", "root", "home"] {
         let dir = tree.join(dir);
@@ -299,8 +298,8 @@ fn litter(tree: &Path) {
 }
 
 #[test]
-fn whatever_lies_in_a_tree_the_hosts_commands_end() {
-    let Some(test) = Test::begin("whatever_lies_in_a_tree_the_hosts_commands_end") else {
+fn host_commands_end_whatever_is_in_a_tree() {
+    let Some(test) = Test::begin("host_commands_end_whatever_is_in_a_tree") else {
         return;
     };
     let unit = unit();
@@ -350,9 +349,8 @@ fn whatever_lies_in_a_tree_the_hosts_commands_end() {
 
 #[test]
 #[ignore = "waits for what a start and a stop may take: make test-slow"]
-fn what_is_never_read_to_its_end_is_waited_for_no_longer_than_said() {
-    let Some(test) = Test::begin("what_is_never_read_to_its_end_is_waited_for_no_longer_than_said")
-    else {
+fn named_pipes_in_a_tree_do_not_hang_commands() {
+    let Some(test) = Test::begin("named_pipes_in_a_tree_do_not_hang_commands") else {
         return;
     };
     let unit = unit();
@@ -361,7 +359,7 @@ fn what_is_never_read_to_its_end_is_waited_for_no_longer_than_said() {
     let create = ["create", "-N", "none", "--timeout", "30", "-u"];
     ok(&[&create[..], &["t-esc.service", "t-esc"]].concat());
     let tree = Path::new(TREES).join("t-esc");
-    // Files that every start and every command reads, as something that is never read to its end.
+    // Named pipes in place of files that every start and every command reads.
     for file in [
         "etc/hostname",
         "etc/passwd",
@@ -404,7 +402,7 @@ fn a_tree_deeper_than_a_path_is_long_is_refused_or_removed() {
     let archive = dir.path().join("t.tar.zst");
     let archive = archive.to_str().unwrap();
     let tree = Path::new(TREES).join("t-esc");
-    // What walks says so, and all is removed.
+    // Verbs that walk the tree refuse; delete removes everything.
     ok(&["create", "-N", "none", "-u", "t-esc.service", "t-esc"]);
     let make = "import os\nfor i in range(3000):\n os.mkdir('d'); os.chdir('d')\n";
     let mut python = Command::new("python3");
@@ -426,14 +424,14 @@ fn a_tree_deeper_than_a_path_is_long_is_refused_or_removed() {
 
 #[test]
 #[ignore = "waits for the 90 seconds that a stop may take: make test-slow"]
-fn a_sandbox_that_does_not_answer_can_be_ended() {
-    let Some(test) = Test::begin("a_sandbox_that_does_not_answer_can_be_ended") else {
+fn an_unresponsive_sandbox_can_be_stopped() {
+    let Some(test) = Test::begin("an_unresponsive_sandbox_can_be_stopped") else {
         return;
     };
     let unit = unit();
     ok(&["create", "-N", "none", "-u", "t-esc.service", "t-esc"]);
     ok(&["start", "t-esc"]);
-    // Programs of the host's inside read what root inside has written, and talk to whom it likes.
+    // Host commands inside talk to a systemd that root inside has replaced by one that never answers.
     let deaf = "umount -l /run/systemd/private 2>/dev/null; rm -f /run/systemd/private; \
                 (exec nc -lU /run/systemd/private || exec python3 -c 'import socket,time\ns=socket.socket(1)\ns.bind(\"/run/systemd/private\")\ns.listen(9)\ntime.sleep(9999)') >/dev/null 2>&1 & sleep 1";
     inside("t-esc", deaf);

@@ -1,5 +1,5 @@
-//! Attempts of a machine's root to write to directories that it may only read, on a kernel with 9p and on one without. The
-//! machine's kernel is its own, so root mounts them once more, writable.
+//! Attempts of a machine's root to write to read-only directories, on a kernel with 9p and on one without. The
+//! guest's kernel belongs to root inside, so it mounts them once more, writable.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -10,26 +10,26 @@ use test_harness::libvirtd::{PID_VARIABLE, qemu_uri};
 
 use crate::support::{Done, HostFile, Test, finish, inside, ok, run};
 
-/// In the host's `/usr`, which every machine is shown.
+/// Directory in the host's `/usr`, which every machine mounts.
 const IN_USR: &str = "/usr/share/t-escape-read-only";
 
-/// For the host's root alone, so that no QEMU could read it.
+/// Directory that only the host's root may enter, so QEMU cannot read it.
 const PRIVATE: &str = "/var/lib/t-escape-read-only";
 
-/// A filesystem of its own below that, in the daemon's namespace.
+/// Mount point of another filesystem below [`PRIVATE`], in the daemon's namespace.
 const MOUNTED: &str = "/var/lib/t-escape-read-only/mounted";
 
 /// Script that is run inside; its arguments are the directories in which it tries to write.
 const ATTEMPTS: &str = include_str!("write_attempts.py");
 
-/// How many there are in each directory.
+/// Number of attempts in each directory.
 const OF_A_PLACE: usize = 21;
 
 /// Attempts that a transport may not support at all.
 const OPTIONAL: [&str; 2] = ["make a file without a name", "set an attribute"];
 
-/// Whether a line tells of an attempt that was refused since the filesystem is read-only: anything else would mean that nothing was
-/// tried.
+/// Returns whether a line reports an attempt that failed because the filesystem is read-only. Any other failure would mean that
+/// nothing was tested.
 fn is_refused(line: &str) -> bool {
     let [verdict, _, name, error] = line.split('\t').collect::<Vec<_>>()[..] else {
         return false;
@@ -39,7 +39,7 @@ fn is_refused(line: &str) -> bool {
     verdict == "stopped" && (is_read_only || is_missing)
 }
 
-/// Every attempt was made, in so many places, and refused.
+/// Checks that every attempt was made in at least `least_places` directories, and refused.
 fn assert_refused(done: &Done, least_places: usize) {
     let (refused, other): (Vec<&str>, Vec<&str>) =
         done.stdout.lines().partition(|line| is_refused(line));
@@ -49,7 +49,7 @@ fn assert_refused(done: &Done, least_places: usize) {
     println!("{} attempts refused", refused.len());
 }
 
-/// The host's files, and what they were before.
+/// Files of the host, and their state before the attack.
 struct Prey {
     _files: Vec<HostFile>,
     before: Vec<String>,
@@ -99,7 +99,7 @@ fn release(flavour: Flavour) -> String {
     Kernel::find(flavour).unwrap().version
 }
 
-/// Root of a command with all capabilities, who is shown the whole host.
+/// Attacks as root of a command with all capabilities, which sees the whole host.
 fn attack_from_a_command(flavour: Flavour, least_places: usize) {
     let prey = Prey::new();
     at_daemon(&format!(
@@ -129,8 +129,8 @@ fn attack_from_a_command(flavour: Flavour, least_places: usize) {
 }
 
 #[test]
-fn root_of_a_command_writes_nothing_over_9p() {
-    let Some(test) = Test::begin("root_of_a_command_writes_nothing_over_9p") else {
+fn root_of_a_command_cannot_write_to_read_only_9p() {
+    let Some(test) = Test::begin("root_of_a_command_cannot_write_to_read_only_9p") else {
         return;
     };
     attack_from_a_command(Flavour::Generic, 2);
@@ -138,8 +138,8 @@ fn root_of_a_command_writes_nothing_over_9p() {
 }
 
 #[test]
-fn root_of_a_command_writes_nothing_over_virtiofs() {
-    let Some(test) = Test::begin("root_of_a_command_writes_nothing_over_virtiofs") else {
+fn root_of_a_command_cannot_write_to_read_only_virtiofs() {
+    let Some(test) = Test::begin("root_of_a_command_cannot_write_to_read_only_virtiofs") else {
         return;
     };
     // Each tag can be mounted many times.
@@ -147,7 +147,7 @@ fn root_of_a_command_writes_nothing_over_virtiofs() {
     test.end();
 }
 
-/// Root of a service, who has a directory that not everybody may read over virtiofs on each kernel.
+/// Attacks as root of a service that has a private directory, which is shared over virtiofs on each kernel.
 fn attack_from_a_service(flavour: Flavour) {
     let (unit, prey) = (crate::unit(), Prey::new());
     let bind = format!("host-bind:/mnt/private={PRIVATE},ro");
@@ -174,7 +174,7 @@ fn attack_from_a_service(flavour: Flavour) {
     let done = run(&[&attempt[..], &places].concat());
     assert_refused(&done, 2);
     prey.assert_untouched();
-    // A mount that the host makes while the machine runs is not one that it can write to, either.
+    // A mount that the host makes while the machine runs is read-only, too.
     at_daemon(&format!(
         "mount -t tmpfs t-escape {MOUNTED}; cp -r {IN_USR}/. {MOUNTED}"
     ));
@@ -194,8 +194,8 @@ fn attack_from_a_service(flavour: Flavour) {
 
 #[test]
 #[ignore = "slow: make test-slow"]
-fn root_of_a_service_writes_nothing_over_9p() {
-    let Some(test) = Test::begin("root_of_a_service_writes_nothing_over_9p") else {
+fn root_of_a_service_cannot_write_to_read_only_9p() {
+    let Some(test) = Test::begin("root_of_a_service_cannot_write_to_read_only_9p") else {
         return;
     };
     attack_from_a_service(Flavour::Generic);
@@ -204,8 +204,8 @@ fn root_of_a_service_writes_nothing_over_9p() {
 
 #[test]
 #[ignore = "slow: make test-slow"]
-fn root_of_a_service_writes_nothing_over_virtiofs() {
-    let Some(test) = Test::begin("root_of_a_service_writes_nothing_over_virtiofs") else {
+fn root_of_a_service_cannot_write_to_read_only_virtiofs() {
+    let Some(test) = Test::begin("root_of_a_service_cannot_write_to_read_only_virtiofs") else {
         return;
     };
     attack_from_a_service(Flavour::Cloud);

@@ -1,4 +1,4 @@
-//! Secrets that a sandbox is given: what runs has them, and nobody else.
+//! Secrets given to a sandbox: the workload has them, and nobody else.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -47,7 +47,7 @@ impl Files {
     }
 }
 
-/// Which files of the host have the marker that an ordinary user can read.
+/// Lists files of the host that contain the marker and that an ordinary user can read.
 fn seen_by_nobody() -> String {
     let mut grep = Command::new("setpriv");
     let who = ["--reuid=65534", "--regid=65534", "--clear-groups"];
@@ -63,7 +63,7 @@ fn seen_by_nobody() -> String {
     finish(grep, "").stdout
 }
 
-/// The processes of the host that have the marker among their arguments.
+/// Lists processes of the host that have the marker among their arguments.
 fn in_arguments() -> Vec<String> {
     let processes = fs::read_dir("/proc").unwrap().flatten();
     let lines = processes.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
@@ -73,8 +73,8 @@ fn in_arguments() -> Vec<String> {
         .collect()
 }
 
-/// Makes a command in a sandbox of `keeper`, and looks for its secrets.
-fn secrets_are_kept(keeper: &[&str]) {
+/// Runs a command in a sandbox created with the options of `driver`, and searches for its secrets.
+fn secrets_are_kept(driver: &[&str]) {
     let files = Files::new();
     let program = "cat $CREDENTIALS_DIRECTORY/db > /srv/credential; \
                    printf '%s' \"$PASSWORD\" > /srv/variable; exec sleep infinity";
@@ -92,14 +92,14 @@ fn secrets_are_kept(keeper: &[&str]) {
         "-c",
         program,
     ];
-    ok(&[keeper, &create].concat());
+    ok(&[driver, &create].concat());
     ok(&["start", "t-esc"]);
     let has = |name: &str| says("t-esc", &format!("cat /srv/{name} | tr -d '\\0'"));
     eventually("the command has its variable", || {
         has("variable") == VARIABLE.replace('\'', "")
     });
     assert_eq!(has("credential"), CREDENTIAL);
-    // Nobody else has them: on the host,
+    // Nobody on the host has them,
     assert_eq!(seen_by_nobody(), "");
     for words in [
         &["inspect", "t-esc"][..],
@@ -132,7 +132,7 @@ fn secrets_are_kept(keeper: &[&str]) {
         &["-c", uri.trim_end_matches('"'), "dumpxml", "t-esc"],
     );
     assert!(!xml.contains(MARKER), "{xml}");
-    // and of the sandbox's other users.
+    // and no other user inside.
     let other = "setpriv --reuid=65534 --regid=65534 --clear-groups sh -c 'systemctl show virt-sandbox-command.service; \
                  cat /run/systemd/system/virt-sandbox-command.service /run/virt-sandbox/command.env \
                  /run/virt-sandbox/credentials/db /run/credentials/*/db' 2>&1; true";
@@ -141,11 +141,11 @@ fn secrets_are_kept(keeper: &[&str]) {
         said.contains("/run/virt-sandbox/command.env") && !said.contains(MARKER),
         "{said}"
     );
-    // Another unit of the sandbox is given it by its name.
+    // Another unit of the sandbox loads it by name.
     let loaded = "systemd-run --quiet --wait --pipe -p LoadCredential=db:db sh -c 'cat $CREDENTIALS_DIRECTORY/db' | tr -d '\\0'";
     assert_eq!(says("t-esc", loaded), CREDENTIAL);
 
-    // The file is read at every start; and what is at rest, or goes elsewhere, has nothing of it.
+    // The file is read at every start, and no file of the stopped sandbox contains it.
     ok(&["stop", "t-esc"]);
     for place in [
         "/var/lib/libvirt-sandbox/t-esc",
@@ -172,8 +172,8 @@ fn secrets_are_kept(keeper: &[&str]) {
 }
 
 #[test]
-fn secrets_of_a_container_are_its_own() {
-    let Some(test) = Test::begin("secrets_of_a_container_are_its_own") else {
+fn secrets_of_a_container_are_private() {
+    let Some(test) = Test::begin("secrets_of_a_container_are_private") else {
         return;
     };
     secrets_are_kept(&[]);
@@ -182,8 +182,8 @@ fn secrets_of_a_container_are_its_own() {
 
 #[test]
 #[ignore = "slow: make test-slow"]
-fn secrets_of_a_machine_are_its_own() {
-    let Some(test) = Test::begin("secrets_of_a_machine_are_its_own") else {
+fn secrets_of_a_machine_are_private() {
+    let Some(test) = Test::begin("secrets_of_a_machine_are_private") else {
         return;
     };
     secrets_are_kept(&["-c", &qemu_uri().unwrap()]);
@@ -191,8 +191,8 @@ fn secrets_of_a_machine_are_its_own() {
 }
 
 #[test]
-fn no_process_of_the_host_has_secrets_in_its_arguments() {
-    let Some(test) = Test::begin("no_process_of_the_host_has_secrets_in_its_arguments") else {
+fn host_processes_have_no_secrets_in_their_arguments() {
+    let Some(test) = Test::begin("host_processes_have_no_secrets_in_their_arguments") else {
         return;
     };
     let files = Files::new();
@@ -224,14 +224,14 @@ fn no_process_of_the_host_has_secrets_in_its_arguments() {
     assert_eq!(in_arguments(), [""; 0]);
     drop(child.stdin.take());
     child.wait().unwrap();
-    // Nor does the environment of what is executed have them twice.
+    // The environment of an executed command has each variable once.
     let names = says("t-esc", "env");
     assert!(!names.contains("VIRT_SANDBOX_ENTER"), "{names}");
     ok(&["delete", "--force", "t-esc"]);
     test.end();
 }
 
-/// Runs one command with secrets in a throw-away sandbox.
+/// Runs a command with secrets in a one-shot sandbox.
 fn command_has_its_secrets(options: &[&str]) {
     let files = Files::new();
     let mut command = Command::new(crate::command_program());
@@ -259,8 +259,8 @@ fn command_has_its_secrets(options: &[&str]) {
 }
 
 #[test]
-fn a_command_has_its_secrets_in_memory() {
-    let Some(test) = Test::begin("a_command_has_its_secrets_in_memory") else {
+fn secrets_of_a_command_are_in_memory() {
+    let Some(test) = Test::begin("secrets_of_a_command_are_in_memory") else {
         return;
     };
     command_has_its_secrets(&[]);
@@ -285,8 +285,8 @@ fn a_command_has_its_secrets_in_memory() {
 
 #[test]
 #[ignore = "slow: make test-slow"]
-fn a_command_in_a_machine_has_its_secrets_in_memory() {
-    let Some(test) = Test::begin("a_command_in_a_machine_has_its_secrets_in_memory") else {
+fn secrets_of_a_command_in_a_machine_are_in_memory() {
+    let Some(test) = Test::begin("secrets_of_a_command_in_a_machine_are_in_memory") else {
         return;
     };
     command_has_its_secrets(&["-c", &qemu_uri().unwrap()]);
@@ -294,8 +294,8 @@ fn a_command_in_a_machine_has_its_secrets_in_memory() {
 }
 
 #[test]
-fn secrets_that_cannot_be_given_are_refused() {
-    let Some(test) = Test::begin("secrets_that_cannot_be_given_are_refused") else {
+fn invalid_secrets_are_refused() {
+    let Some(test) = Test::begin("invalid_secrets_are_refused") else {
         return;
     };
     let files = Files::new();
@@ -334,7 +334,7 @@ fn secrets_that_cannot_be_given_are_refused() {
         assert!(!in_tree("t-esc", "").exists());
         assert!(!Path::new("/etc/libvirt-sandbox/services/t-esc").exists());
     }
-    // An archive does not bring a file of this host's.
+    // An archive cannot bring in a file of the host as a credential.
     let create = [
         "create",
         "-N",

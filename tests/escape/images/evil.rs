@@ -1,4 +1,4 @@
-//! Images that name other files, of every kind, and what tries to get at these.
+//! Images of every format that name other files, and the attack on those files.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -12,13 +12,13 @@ use crate::support::finish;
 pub const MARKER: &str = "c-images-marker";
 const SIZE: u64 = 1 << 20;
 
-/// Images that name a file which nobody but root reads.
+/// Images that name a file that only root may read.
 pub struct Evil {
     dir: tempfile::TempDir,
     pub uri: String,
 }
 
-/// An image, and what the error is to name.
+/// An image, and the text that the error must contain.
 pub struct Image {
     pub disk: String,
     pub name: PathBuf,
@@ -76,7 +76,7 @@ impl Evil {
         }
     }
 
-    /// All images that name another file, of every kind.
+    /// Makes one image of every kind that can name another file.
     pub fn all(&self) -> Vec<Image> {
         let victim = self.victim();
         let victim = victim.to_str().unwrap();
@@ -111,7 +111,7 @@ impl Evil {
         ];
         images.push(self.make("old.qcow2", &old));
         images.push(self.make("a:b,c.qcow2", &["-f", "qcow2", "-b", victim, "-F", "raw"]));
-        // QEMU fills what is named when it makes such an image.
+        // qemu-img overwrites the named file when it makes such an image.
         let data = self.path("data");
         let option = format!("data_file={},data_file_raw=on", data.display());
         images.push(self.make("data.qcow2", &["-f", "qcow2", "-o", &option]));
@@ -133,7 +133,7 @@ impl Evil {
             let name = format!("{name}.vmdk");
             images.push(self.text(&name, &flat(&extent, ""), "vmdk"));
         }
-        // The same behind a binary header without a capacity.
+        // The same descriptor behind a binary header without a capacity.
         let mut embedded = vec![0; 512];
         embedded[..8].copy_from_slice(b"KDMV\x01\0\0\0");
         embedded[28] = 1;
@@ -158,7 +158,7 @@ impl Evil {
         finish(command, "")
     }
 
-    /// Whether the file is as it was, and whose it was.
+    /// Checks that the file has its content, owner and mode.
     pub fn check(&self, after: &str) {
         let victim = fs::metadata(self.victim()).unwrap();
         assert_eq!((victim.uid(), victim.gid()), (0, 0), "{after}: its owner");
