@@ -1,7 +1,7 @@
-//! The smallest guest there can be: a kernel of the host, and an initramfs with one static program.
+//! The smallest possible guest: a kernel of the host, and an initramfs with one static program.
 //!
-//! It shows what libvirt and QEMU do by themselves, to the harness's tests and to the benchmarks; what
-//! the program does is in `init.c`.
+//! It shows the harness's tests and the benchmarks what libvirt and QEMU do by themselves. The program's
+//! source is `init.c`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,14 +9,14 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-/// The kernel's command line of a guest that is not to lose time, but for what follows `--`.
+/// Kernel command line for a fast boot, without the part after `--`.
 pub const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 cryptomgr.notests mitigations=off \
     rcupdate.rcu_expedited=1 no_timer_check 8250.nr_uarts=1 random.trust_cpu=on";
 
-/// What the program says on the serial line at its end; a guest that panics ends without.
+/// Last line of the program on the serial line; a guest that panics ends without it.
 pub const DONE: &str = "guest: done";
 
-/// Which of Debian's kernels.
+/// One of Debian's kernel packages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flavour {
     /// `linux-image-amd64`: virtiofs and 9p, compressed with XZ.
@@ -28,14 +28,14 @@ pub enum Flavour {
 /// A kernel of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kernel {
-    /// What `uname -r` says in it.
+    /// Output of `uname -r` in it.
     pub version: String,
-    /// The bzImage.
+    /// Path of the bzImage.
     pub image: PathBuf,
 }
 
 impl Kernel {
-    /// One that is installed.
+    /// Returns an installed kernel of this flavour.
     ///
     /// # Errors
     ///
@@ -67,7 +67,7 @@ impl Kernel {
         compile(include_str!("init.c"), &tree.join("init"))?;
         let mut files: Vec<String> = Vec::new();
         for module in modules {
-            // Lines of `insmod FILE`, dependencies first; what is built in has another word.
+            // Lines of `insmod FILE`, dependencies first; built-in modules have another first word.
             let known = output(
                 Command::new("modprobe")
                     .args(["--show-depends", "--set-version", &self.version, module])

@@ -1,4 +1,4 @@
-//! What tests do on the host: run a program, wait for something, compare with a [`Snapshot`].
+//! Helpers of tests on the host: run a program, wait for a condition, compare with a [`Snapshot`].
 
 use std::fs;
 use std::io::Write;
@@ -12,18 +12,18 @@ use anyhow::{Context, Result, bail};
 use crate::libvirtd::PID_VARIABLE;
 use crate::snapshot::Snapshot;
 
-/// How a command ended.
+/// Exit status and output of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Done {
-    /// Its exit status; -1 if a signal ended it.
+    /// Exit status; -1 if a signal ended the command.
     pub code: i32,
-    /// What it printed.
+    /// Standard output.
     pub stdout: String,
-    /// What it complained of.
+    /// Standard error.
     pub stderr: String,
 }
 
-/// Runs a command to its end, with something to read.
+/// Runs a command to its end, with `input` as standard input.
 ///
 /// # Errors
 /// It cannot be run.
@@ -35,7 +35,7 @@ pub fn finish(mut command: Command, input: &[u8]) -> Result<Done> {
         .spawn()
         .with_context(|| format!("running {command:?}"))?;
     if let Some(mut stdin) = child.stdin.take() {
-        // One that does not read is none of our concern.
+        // The command may not read its input.
         let _ = stdin.write_all(input);
     }
     let output = child.wait_with_output().context("waiting for a command")?;
@@ -46,10 +46,10 @@ pub fn finish(mut command: Command, input: &[u8]) -> Result<Done> {
     })
 }
 
-/// The standard output of a command that has to succeed.
+/// Returns the standard output of a command, which must succeed.
 ///
 /// # Errors
-/// It fails; the message has what it said.
+/// The command fails; the message has its standard error.
 pub fn output(program: &str, arguments: &[&str]) -> Result<String> {
     let mut command = Command::new(program);
     command.args(arguments);
@@ -63,7 +63,7 @@ pub fn output(program: &str, arguments: &[&str]) -> Result<String> {
     }
 }
 
-/// Waits until something is so; `false` if it is not for a long time.
+/// Waits until `is_so` returns true; returns `false` after a long time-out.
 #[must_use]
 pub fn becomes_so(mut is_so: impl FnMut() -> bool) -> bool {
     let begin = Instant::now();
@@ -76,13 +76,13 @@ pub fn becomes_so(mut is_so: impl FnMut() -> bool) -> bool {
     true
 }
 
-/// As long as libvirt and the kernel may take to finish what a command has begun.
+/// Time that libvirt and the kernel may take to finish after a command.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Waits until nothing is there that was not `before` and that `is_ours`.
+/// Waits until no line that `is_ours` accepts is new since `before`.
 ///
 /// # Errors
-/// Something is left; the message names it.
+/// Something is left over; the message names it.
 pub fn assert_clean(before: &Snapshot, is_ours: impl Fn(&str) -> bool) -> Result<()> {
     let begin = Instant::now();
     loop {
@@ -98,13 +98,13 @@ pub fn assert_clean(before: &Snapshot, is_ours: impl Fn(&str) -> bool) -> Result
     }
 }
 
-/// Whether a line of a snapshot is a process below the private libvirtd, a link in its network or a domain of its:
-/// others may come and go on the host meanwhile. `None` if the line is of another kind.
+/// Returns whether a line of a snapshot belongs to the private libvirtd: a process below it, a link in its network or a domain.
+/// Others may come and go on the host meanwhile. Returns `None` if the line is of another kind.
 #[must_use]
 pub fn is_of_daemon(line: &str) -> Option<bool> {
     if let Some(rest) = line.strip_prefix("process ") {
         let pid = rest.split(' ').next().and_then(|pid| pid.parse().ok());
-        // Its parent is a subreaper.
+        // The daemon's parent is a subreaper.
         let ancestor = std::env::var(PID_VARIABLE).ok()?.parse().ok()?;
         return Some(pid.is_some_and(|pid| is_below(pid, ancestor)));
     }
@@ -166,7 +166,7 @@ fn is_below(mut pid: u32, ancestor: u32) -> bool {
     false
 }
 
-/// The first three numbers of the subnet of the network `default`, as "192.168.150".
+/// Returns the first three numbers of the subnet of the network `default`, such as "192.168.150".
 ///
 /// # Errors
 /// There is no such network.

@@ -47,7 +47,7 @@ static void mount_share(const char *type, const char *tag)
 static int open_port(void)
 {
     int fd;
-    /* The device comes a moment after its driver. */
+    /* The device appears a moment after its driver. */
     for (int tries = 0; (fd = open("/dev/vport0p1", O_RDWR)) < 0 && tries < 1000; tries++)
         usleep(5000);
     if (fd < 0)

@@ -1,17 +1,17 @@
-//! What the tests that need a real libvirt share.
+//! Shared code of the tests that need a real libvirt.
 //!
-//! | module | what it owns |
+//! | module | responsibility |
 //! |---|---|
 //! | [`libvirtd`] | starting a private libvirtd, telling the tests how to reach it, stopping it |
 //! | [`user`] | an ordinary user with a libvirtd of their own |
-//! | [`serve`] | the process the daemons live under: it reaps their orphans and takes them down |
-//! | [`host`] | running programs, waiting, what of a snapshot is a test's |
-//! | [`guest`] | the smallest guest there can be, to compare with |
+//! | [`serve`] | the parent process of the daemons: it reaps their orphans and stops them |
+//! | [`host`] | running programs, waiting, which lines of a snapshot belong to a test |
+//! | [`guest`] | the smallest possible guest, for comparison |
 //! | [`namespace`] | private state directories of a run, and the daemons' view of the host |
 //! | [`network`] | the libvirt network `default` of the private daemon |
 //! | [`programs`] | copies of the programs under test that every user can run |
-//! | [`prey`] | what the escape suite has on the host to be reached |
-//! | [`snapshot`] | what must be as before once a sandbox is gone |
+//! | [`prey`] | the escape suite's targets on the host |
+//! | [`snapshot`] | everything on the host that must be unchanged once a sandbox is gone |
 //! | [`whole`] | a whole host in a virtual machine |
 //! | [`zoo`] | real services, created with nothing but their unit |
 //!

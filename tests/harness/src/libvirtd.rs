@@ -1,8 +1,8 @@
 //! The private libvirtd of a test run, seen from the tests.
 //!
-//! Owns the daemon's directory, its life time and the environment that leads a libvirt client to
-//! it. Its namespace and its teardown are the business of [`crate::serve`]; an ordinary user with a
-//! daemon of their own comes with it, see [`crate::user`].
+//! Owns the daemon's directory, its lifetime and the environment that leads a libvirt client to
+//! it. [`crate::serve`] does its namespace and teardown. An ordinary user with a
+//! daemon of their own comes with it: see [`crate::user`].
 
 use std::fs::Permissions;
 use std::io::{BufRead, BufReader};
@@ -21,9 +21,9 @@ use tempfile::TempDir;
 use crate::serve;
 use crate::user::{DIRECTORY_VARIABLE, UserDirectory};
 
-/// Names the daemon's parent, which has its mounts and outlives its restarts; tests look at them through it.
+/// Variable with the pid of the daemon's parent, which outlives restarts; tests look at the daemon's mounts through it.
 pub const PID_VARIABLE: &str = "VIRT_SANDBOX_TEST_LIBVIRTD";
-/// libvirt's own variable for the URI of a client that names none.
+/// libvirt's own variable for a client's default URI.
 pub const URI_VARIABLE: &str = "LIBVIRT_DEFAULT_URI";
 
 /// A running private daemon; stopped when dropped.
@@ -44,10 +44,10 @@ impl Libvirtd {
     ///
     /// The daemon does not come up; the message ends with the tail of its log.
     pub fn start(harness: &Path) -> Result<Self> {
-        // In /run: short enough for a socket's 108 bytes, and outside of any /tmp a unit hides.
+        // In /run: short enough for the 108 bytes of a socket's path, and outside a /tmp that a unit may hide.
         let dir = tempfile::Builder::new()
             .prefix("virt-sandbox-test.")
-            // The ordinary user has directories below it.
+            // The ordinary user has directories below this one.
             .permissions(Permissions::from_mode(0o711))
             .tempdir_in("/run")
             .context("creating a directory in '/run'")?;
@@ -56,7 +56,7 @@ impl Libvirtd {
             .arg(dir.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            // A Ctrl-C must reach the daemon only after its domains are gone.
+            // Ctrl-C must reach the daemon only after its domains are gone.
             .process_group(0)
             .spawn()
             .with_context(|| format!("running '{}'", harness.display()))?;
@@ -77,12 +77,12 @@ impl Libvirtd {
         })
     }
 
-    /// The URI of the LXC driver of this daemon, for any libvirt client outside its namespace.
+    /// Returns the URI of this daemon's LXC driver, for libvirt clients outside its namespace.
     pub fn uri(&self) -> String {
         uri("lxc", self.dir.path())
     }
 
-    /// The environment that leads clients and tests to this daemon.
+    /// Returns the environment that leads clients and tests to this daemon.
     pub fn environment(&self) -> [(&'static str, String); 3] {
         let user = UserDirectory::of(self.dir.path());
         [
@@ -96,7 +96,7 @@ impl Libvirtd {
     ///
     /// # Errors
     ///
-    /// Domains or processes had to be removed by force: their names are on stderr.
+    /// Domains or processes had to be removed by force; stderr names them.
     pub fn stop(mut self) -> Result<()> {
         self.end()
     }
@@ -129,7 +129,7 @@ impl Drop for Libvirtd {
     }
 }
 
-/// The URI of `driver` at the daemon whose directory is `dir`.
+/// Returns the URI of `driver` at the daemon whose directory is `dir`.
 pub(crate) fn uri(driver: &str, dir: &Path) -> String {
     format!(
         "{driver}:///system?socket={}/run/libvirt-sock",
@@ -137,7 +137,7 @@ pub(crate) fn uri(driver: &str, dir: &Path) -> String {
     )
 }
 
-/// The URI of the QEMU driver of the private daemon that the environment names.
+/// Returns the URI of the QEMU driver of the private daemon that the environment names.
 ///
 /// # Errors
 ///
@@ -159,20 +159,20 @@ pub fn restart() -> Result<()> {
     restart_by(Signal::SIGHUP)
 }
 
-/// As [`restart`], but the daemon is killed in the middle of whatever it does.
+/// Kills and restarts the private daemon; otherwise like [`restart`].
 ///
 /// # Errors
 ///
-/// As of [`restart`].
+/// See [`restart`].
 pub fn crash() -> Result<()> {
     restart_by(Signal::SIGUSR1)
 }
 
-/// The private daemon while it does nothing; it goes on when this is dropped.
+/// Guard of the paused private daemon; resumes it on drop.
 #[derive(Debug)]
 pub struct Paused(Vec<Pid>);
 
-/// Has the private daemon that the environment names do nothing.
+/// Pauses the private daemon that the environment names.
 ///
 /// # Errors
 ///
@@ -211,7 +211,7 @@ fn restart_by(signal: Signal) -> Result<()> {
         .and_then(|(_, socket)| socket.strip_suffix("/run/libvirt-sock"))
         .with_context(|| format!("'{uri}' is not of a private libvirtd"))?;
     let note = Path::new(dir).join(serve::RESTARTED);
-    // Absent before the first restart.
+    // The file is absent before the first restart.
     let _ = std::fs::remove_file(&note);
     kill(Pid::from_raw(parent.parse()?), signal)?;
     let begin = Instant::now();
@@ -224,7 +224,7 @@ fn restart_by(signal: Signal) -> Result<()> {
     Ok(())
 }
 
-/// The URI of the private daemon, or `None` with a note that `test` is skipped.
+/// Returns the URI of the private daemon, or `None` after printing that `test` is skipped.
 ///
 /// A plain `cargo test` has no daemon; `make test` runs it below `test-harness with-libvirtd`.
 pub fn require(test: &str) -> Option<String> {

@@ -1,4 +1,4 @@
-//! `test-harness`: the harness for a shell.
+//! `test-harness`: the harness as a command.
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, ExitStatus};
@@ -36,7 +36,7 @@ enum Action {
     Zoo(zoo::Options),
     /// Boot a whole host in a virtual machine and run scripts in it
     Host(whole::Options),
-    /// Be the parent of a private libvirtd until SIGTERM
+    /// Run a private libvirtd until SIGTERM
     #[command(hide = true)]
     Serve {
         /// The daemon's directory
@@ -62,7 +62,7 @@ fn run(action: Action) -> Result<ExitCode> {
 }
 
 fn with_libvirtd(command: &[String]) -> Result<ExitCode> {
-    // A strict one of the caller's would keep the ordinary user from what tests make for it.
+    // With a strict umask the ordinary user could not read the files that tests make for it.
     umask(Mode::S_IWGRP | Mode::S_IWOTH);
     let programs = programs::Directory::make()?;
     namespace::enter_private_state(programs.path())?;
@@ -86,7 +86,7 @@ fn as_user(command: &[String]) -> Result<ExitCode> {
     Ok(exit_code(status))
 }
 
-/// 128 + n is how a shell tells of a signal; without a code there was one.
+/// Returns the exit code; 128 + n for a signal, as a shell does.
 fn exit_code(status: ExitStatus) -> ExitCode {
     status
         .code()

@@ -1,4 +1,4 @@
-//! Mount namespaces of a test run: one with private state of sandboxes, and below it that of the private daemons, with their
+//! Mount namespaces of a test run: one with private state directories of sandboxes, and below it the daemons', with their
 //! own configuration.
 
 use std::fs::{self, DirBuilder};
@@ -11,11 +11,11 @@ use nix::mount::{MsFlags, mount, umount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 
-/// Directories of libvirt that the private daemon must not share, and what each is in its own.
+/// Directories of libvirt that the private daemon must not share, and the directory below its own that replaces each.
 ///
-/// `/run/libvirt` holds the sockets too: outside of the namespace they are `DIR/run/…`. The cache in
-/// `/var/cache/libvirt` is shared: what QEMU can do takes four seconds to find out, and libvirt itself
-/// sees to it that an entry is whole and of the same QEMU.
+/// `/run/libvirt` holds the sockets, too: outside the namespace they are `DIR/run/…`. The cache in
+/// `/var/cache/libvirt` is shared: probing QEMU's capabilities takes four seconds, and libvirt
+/// checks that an entry is complete and of the same QEMU.
 const PRIVATE: [(&str, &str); 4] = [
     ("etc", "/etc/libvirt"),
     ("run", "/run/libvirt"),
@@ -23,8 +23,8 @@ const PRIVATE: [(&str, &str); 4] = [
     ("qemu", "/var/lib/libvirt/qemu"),
 ];
 
-/// Only root reaches the system's daemon, as on a host without polkit; containers and guests are
-/// confined by no security driver, since a host need not have one. QEMU is no root, as anywhere.
+/// Configuration of the daemon: only root may connect, as on a host without polkit; no security driver
+/// confines domains, since a host need not have one; QEMU does not run as root.
 const CONFIGURATION: [(&str, &str); 2] = [
     (
         "libvirtd.conf",
@@ -37,7 +37,7 @@ const CONFIGURATION: [(&str, &str); 2] = [
     ),
 ];
 
-/// Where libvirt's filters of NICs are, as packages install them and as its daemon keeps them.
+/// Directories of libvirt's network filters: the packages' and the daemon's.
 const FILTERS: [&str; 2] = ["/usr/share/libvirt/nwfilter", "/etc/libvirt/nwfilter"];
 
 fn copy_filters(to: &Path) -> Result<()> {
@@ -50,7 +50,7 @@ fn copy_filters(to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Directories in which sandboxes have files, but for `/etc/systemd/system` and `/etc/logrotate.d`, which packages write to.
+/// State directories of sandboxes, except `/etc/systemd/system` and `/etc/logrotate.d`, which packages write to.
 const STATE: [&str; 4] = [
     "/etc/libvirt-sandbox",
     "/var/lib/libvirt/filesystems",
@@ -58,17 +58,17 @@ const STATE: [&str; 4] = [
     "/var/lib/virt-sandbox",
 ];
 
-/// Where running sandboxes have files.
+/// Runtime directory of running sandboxes.
 const RUNTIME: &str = "/run/libvirt-sandbox";
 
-/// Gives this process, and all that it starts, empty state directories, kept in `dir`: several test runs can go on at the same
+/// Gives this process and its children empty state directories, kept in `dir`: several test runs can go on at the same
 /// time, and none sees the host's own sandboxes.
 ///
 /// # Errors
 /// The caller is not root, or there is no space.
 pub fn enter_private_state(dir: &Path) -> Result<()> {
     unshare_mounts()?;
-    // One-shot sandboxes see the host's files, and must not see these in a second place.
+    // One-shot sandboxes see the host's files, and must not see these at a second path.
     let state = dir.join("state");
     DirBuilder::new()
         .mode(0o700)
@@ -90,7 +90,7 @@ pub fn enter_private_state(dir: &Path) -> Result<()> {
 
 fn unshare_mounts() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).context("unsharing the mount namespace")?;
-    // A slave still sees what the host mounts later, and never mounts anything there.
+    // A slave receives later mounts of the host and propagates none to it.
     mount(
         None::<&str>,
         "/",
@@ -119,7 +119,7 @@ fn bind(source: &Path, target: &str) -> Result<()> {
     .with_context(|| format!("binding '{target}'"))
 }
 
-/// Gives this process, and so the daemons, a view of their own.
+/// Moves this process, and so the daemons, into a mount namespace of their own.
 pub(crate) fn enter(dir: &Path) -> Result<()> {
     unshare_mounts()?;
 
@@ -139,7 +139,7 @@ pub(crate) fn enter(dir: &Path) -> Result<()> {
     for (name, target) in PRIVATE {
         bind(&dir.join(name), target)?;
     }
-    // libvirt_lxc writes there and libvirtd does not create it.
+    // libvirt_lxc writes there, but libvirtd does not create it.
     fs::create_dir_all("/var/log/libvirt/lxc").context("creating '/var/log/libvirt/lxc'")?;
     let etc = dir.join("etc");
     for (file, text) in CONFIGURATION {

@@ -1,16 +1,16 @@
 //! The libvirt network `default` of the private daemon.
 //!
-//! Its name is what sandboxes ask for; its bridge and subnet are chosen free on this host, so that
-//! it lives beside the system's own network `default`.
+//! Sandboxes ask for this name. Its bridge and subnet are free ones of this host, so that
+//! it can exist beside the system's own network `default`.
 
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
-/// The third octets tried, in order; libvirt's own network is 192.168.122.0/24.
+/// Third octets to try, in order; libvirt's own network is 192.168.122.0/24.
 const OCTETS: std::ops::Range<u8> = 150..250;
 
-/// Networks that could be started, best first: XML for `virsh net-define`.
+/// Returns the XML for `virsh net-define` of networks that could be started, best first.
 ///
 /// # Errors
 ///

@@ -1,19 +1,19 @@
-//! Where the escape suite has what is to be reached, and its attacker looks for it.
+//! Paths of the escape suite's targets, where its attacker looks for them.
 
-/// A directory of the host's `/usr`, which a machine has over 9p.
+/// Directory in the host's `/usr`, which is shared with a machine over 9p.
 pub const IN_USR: &str = "/usr/local/share/t-escape";
 
-/// Where a machine has another directory of the host over 9p, read-only.
+/// Mount point in a machine of another directory of the host, read-only over 9p.
 pub const SHARED: &str = "/mnt/t-escape";
 
-/// The name of files that lie beside what is shared, with the marker in them.
+/// Name of files beside shared directories that contain the marker.
 pub const BESIDE: &str = "t-escape-beside";
 
-/// What the names begin with of what is left in a tree.
+/// Prefix of the names of files left in a tree.
 pub const LEFT: &str = "t-left-";
 
-/// Where the attacker that answers the host in a machine's place reads what it is to say.
+/// File from which the false agent reads the name of its lie.
 pub const LIE: &str = "/srv/t-lie";
 
-/// What it makes when it has taken that place.
+/// File that the false agent makes once it has taken the agent's place.
 pub const LIAR: &str = "/srv/t-liar";

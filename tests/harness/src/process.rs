@@ -1,4 +1,4 @@
-//! Small things about processes that std has no word for.
+//! Process helpers that std lacks.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 
-/// A command whose signals are not blocked: std passes this thread's mask on.
+/// Returns a command with no signals blocked: std passes on this thread's mask.
 pub(crate) fn unblocked(program: &str) -> Command {
     let mut command = Command::new("env");
     command.args(["--default-signal", "--", program]);
@@ -29,7 +29,7 @@ pub(crate) fn ended(status: WaitStatus) -> Option<ExitStatus> {
     }
 }
 
-/// The living children of this process, from proc_pid_stat(5).
+/// Returns the living children of this process, from proc_pid_stat(5).
 pub(crate) fn children() -> Result<Vec<(Pid, String)>> {
     let me = std::process::id();
     let mut found = Vec::new();

@@ -1,6 +1,6 @@
 //! The programs under test, where every user of the host can run them and every sandbox sees them.
 //!
-//! A checkout may lie below a directory that only its owner can enter, or below one that a sandbox covers. So
+//! A checkout may be below a directory that only its owner can enter, or below one that a sandbox hides. So
 //! `test-harness with-libvirtd` makes a directory in `/var/lib`, and each test copies what it runs there.
 
 use std::fs::{self, Permissions};
@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-/// Names the directory of the copies.
+/// Variable with the directory of the copies.
 pub const DIRECTORY_VARIABLE: &str = "VIRT_SANDBOX_TEST_PROGRAMS";
-/// Names the guest-init of programs that are not installed.
+/// Variable with the guest-init of programs that are not installed.
 pub const GUEST_INIT_VARIABLE: &str = "VIRT_SANDBOX_GUEST_INIT";
 
 /// The directory of the copies; removed on drop.
@@ -33,7 +33,7 @@ impl Directory {
             .context("creating a directory in '/var/lib'")
     }
 
-    /// Returns its path.
+    /// Returns the path of the directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         self.0.path()

@@ -1,8 +1,8 @@
-//! The process the private daemons live under: root's libvirtd, and an ordinary user's.
+//! The parent process of the private daemons: root's libvirtd, and an ordinary user's.
 //!
-//! It gives them a mount namespace, it is the subreaper of all they start,
-//! and it takes everything down in order when it is told to or when the test run dies. At SIGHUP it
-//! starts root's daemon anew; at SIGUSR1, too, after killing it. It knows nothing of tests.
+//! It gives them a mount namespace and is the subreaper of their children. It stops
+//! everything in order on request or when the test run dies. SIGHUP
+//! restarts root's daemon; SIGUSR1 kills it first. This module knows nothing of tests.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -22,10 +22,10 @@ use crate::process::{children, ended, pid_of, unblocked};
 use crate::user::UserDirectory;
 use crate::{libvirtd, namespace, network};
 
-/// How long a daemon may take to say that it is ready.
+/// Time in which a daemon must report that it is ready.
 const READY: Duration = Duration::from_secs(60);
 
-/// Names the daemon that a restart has made, below the daemon's directory.
+/// Marker file below the daemon's directory: root's daemon was restarted.
 pub(crate) const RESTARTED: &str = "restarted";
 
 /// Runs the daemons in `dir` until SIGTERM; prints `ready PID` once they answer, with the process in
@@ -38,8 +38,8 @@ pub fn serve(dir: &Path) -> Result<()> {
     let parent = getppid();
     prctl::set_child_subreaper(true).context("becoming a subreaper")?;
     prctl::set_pdeathsig(Signal::SIGTERM).context("asking for a signal at the parent's death")?;
-    // Blocked, they wait until the loop below asks for them; a child inherits the mask, so each
-    // command gets it reset by `env`.
+    // Blocked signals stay pending until the loop below reads them; a child inherits the mask, so
+    // `env` resets it for each command.
     let mut signals = SigSet::empty();
     for signal in [
         Signal::SIGTERM,
@@ -87,7 +87,7 @@ impl Daemons {
         })
     }
 
-    /// What runs stays: containers and guests are kept by processes of their own.
+    /// Restarts root's daemon. Domains keep running: containers and guests have controller processes of their own.
     fn restart(&mut self, end: Signal) -> Result<()> {
         self.end(|daemons| &daemons.system, end)?;
         self.system.spawn()?;
@@ -95,13 +95,13 @@ impl Daemons {
         fs::write(self.dir.join(RESTARTED), "").context("noting the restart")
     }
 
-    /// From the start to the signal that ends it.
+    /// Runs the daemons until a signal ends them.
     fn run(&mut self, signals: &SigSet) -> Result<()> {
         self.wait_ready()?;
         self.start_network()?;
         println!("ready {}", std::process::id());
         loop {
-            // SIGCHLD at once: libvirt waits for a QEMU's pid to go, and PID 1 of a small
+            // Reap at once on SIGCHLD: libvirt waits for QEMU's pid to vanish, and PID 1 of a small
             // container may take seconds to reap it.
             let signal = signals.wait().context("waiting for a signal")?;
             if signal == Signal::SIGHUP {
@@ -132,7 +132,7 @@ impl Daemons {
         bail!("libvirtd was not ready after {} s", READY.as_secs());
     }
 
-    /// The first network that starts: another test run may have taken a subnet meanwhile.
+    /// Starts the first network that can be started: another test run may have taken a subnet meanwhile.
     fn start_network(&mut self) -> Result<()> {
         let file = self.dir.join("default.xml");
         let uri = libvirtd::uri("lxc", &self.dir);
@@ -148,7 +148,7 @@ impl Daemons {
         bail!("no free subnet for the network 'default'");
     }
 
-    /// Removes all that is left, in the order that lets libvirt clean up after itself.
+    /// Removes everything left over, in the order that lets libvirt clean up after itself.
     fn take_down(&mut self) -> Result<()> {
         let mut left = Vec::new();
         if self.session.running() {
@@ -165,11 +165,11 @@ impl Daemons {
             )?;
             self.end(|daemons| &daemons.system, Signal::SIGTERM)?;
         }
-        // Orphans of a killed child come to this process in their turn, so this ends at none.
+        // Orphans of a killed child become children of this process, so repeat until there are none.
         loop {
             for (pid, name) in children()? {
                 left.push(format!("process {pid} {name}"));
-                // Gone already is as good.
+                // The process may have ended already.
                 let _ = kill(pid, Signal::SIGKILL);
             }
             match waitpid(None, None) {
@@ -195,7 +195,7 @@ impl Daemons {
         Ok(())
     }
 
-    /// Ends one of the daemons, reaping for both.
+    /// Ends one of the daemons, and reaps children meanwhile.
     fn end(&mut self, which: fn(&Self) -> &Daemon, signal: Signal) -> Result<()> {
         if let Some(pid) = which(self).pid {
             kill(pid, signal).context("stopping libvirtd")?;
@@ -223,7 +223,7 @@ impl Daemons {
         }
     }
 
-    /// Runs virsh while reaping: a domain that is destroyed may wait for its orphan to be reaped.
+    /// Runs virsh and reaps children meanwhile: destroying a domain may wait until its orphan is reaped.
     fn virsh(&mut self, uri: &str, arguments: &[&str]) -> Result<Output> {
         let out = self.dir.join("virsh.out");
         let child = unblocked("virsh")
@@ -255,27 +255,27 @@ struct Output {
     stdout: String,
 }
 
-/// One libvirtd, and the socket at which it says that it is ready.
+/// A libvirtd, and the socket on which it reports that it is ready.
 struct Daemon {
     command: Command,
-    /// None once it has ended.
+    /// `None` once the daemon has ended.
     pid: Option<Pid>,
     notify: UnixDatagram,
     ready: bool,
 }
 
 impl Daemon {
-    /// Starts `command` as a daemon; what it says goes to the log in `dir`.
+    /// Starts `command` as a daemon with its output in the log in `dir`.
     fn start(dir: &Path, name: &str, mut command: Command) -> Result<Self> {
         let socket = dir.join(format!("{name}.notify"));
         let notify = UnixDatagram::bind(&socket).context("binding the notify socket")?;
         notify.set_read_timeout(Some(Duration::from_millis(200)))?;
-        // The session's daemon is not root.
+        // The session's daemon does not run as root.
         fs::set_permissions(&socket, Permissions::from_mode(0o666))
             .context("opening the notify socket to all")?;
         let log = log(dir)?;
         command
-            // sd_notify(3): libvirtd says READY=1 once its drivers are initialised.
+            // sd_notify(3): libvirtd sends READY=1 once its drivers are initialised.
             .env("NOTIFY_SOCKET", socket)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -300,7 +300,7 @@ impl Daemon {
         self.pid.is_some()
     }
 
-    /// Whether it has said so; waits a moment for it to.
+    /// Waits a moment for the daemon, and returns whether it is ready.
     fn is_ready(&mut self) -> bool {
         let mut message = [0; 4096];
         if !self.ready

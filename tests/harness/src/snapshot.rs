@@ -1,7 +1,7 @@
-//! What must be as before once a sandbox is gone.
+//! Snapshots of the host, to check that a removed sandbox leaves nothing behind.
 //!
-//! A [`Snapshot`] is a set of lines, one per thing a sandbox could leave behind; two of them are
-//! compared as sets. It only looks; it removes nothing.
+//! A [`Snapshot`] is a set of lines, one for each object that a sandbox could leave behind; two are
+//! compared as sets. Taking one changes nothing.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use crate::libvirtd::{PID_VARIABLE, URI_VARIABLE, qemu_uri};
 use crate::user::{DIRECTORY_VARIABLE, UserDirectory};
 
-/// Trees in which a sandbox has files; what is in caches may stay.
+/// Directories in which a sandbox has files; caches are not compared.
 const TREES: [&str; 7] = [
     "/etc/libvirt-sandbox",
     "/etc/systemd/system",
@@ -26,16 +26,16 @@ const TREES: [&str; 7] = [
     "/var/lib/libvirt-sandbox",
 ];
 
-/// How long the kernel and libvirt may take to finish what a command has begun: network links and
-/// cgroups go after the last process of a container.
+/// Time that the kernel and libvirt may take to finish after a command: network links and
+/// cgroups vanish after the last process of a container.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Everything a sandbox could leave behind, at one moment.
+/// Everything that a sandbox could leave behind, at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot(BTreeSet<String>);
 
 impl Snapshot {
-    /// Looks at the host and at the private daemons that the environment names.
+    /// Takes a snapshot of the host and of the private daemons that the environment names.
     ///
     /// # Errors
     ///
@@ -75,16 +75,16 @@ impl Snapshot {
         Ok(Self(seen))
     }
 
-    /// What is there in `self` and was not `before`.
+    /// Returns the lines of `self` that are not in `before`.
     pub fn since(&self, before: &Self) -> Vec<String> {
         self.0.difference(&before.0).cloned().collect()
     }
 
-    /// What is there now, and stays, and was not when `self` was taken.
+    /// Returns the lines that are new since `self` was taken and do not vanish in time.
     ///
     /// # Errors
     ///
-    /// As [`Snapshot::take`].
+    /// See [`Snapshot::take`].
     pub fn leftovers(&self) -> Result<Vec<String>> {
         let start = Instant::now();
         loop {
@@ -131,7 +131,7 @@ fn mounts(process: &str, seen: &mut BTreeSet<String>) -> Result<()> {
     Ok(())
 }
 
-/// Target, type and source of a line of proc_pid_mountinfo(5); its numbers change.
+/// Returns target, type and source of a line of proc_pid_mountinfo(5); its numbers change.
 fn mount(line: &str) -> String {
     let (left, right) = line.split_once(" - ").unwrap_or((line, ""));
     let target = left.split(' ').nth(4).unwrap_or(left);
@@ -143,12 +143,12 @@ fn mount(line: &str) -> String {
     )
 }
 
-/// Processes of a sandbox: by program, and all that are in another pid namespace than ours.
+/// Adds processes of sandboxes: those with known names, and all in another pid namespace.
 fn processes(seen: &mut BTreeSet<String>) -> Result<()> {
     let own = fs::read_link("/proc/self/ns/pid").context("reading '/proc/self/ns/pid'")?;
     for entry in fs::read_dir("/proc").context("reading '/proc'")?.flatten() {
         let path = entry.path();
-        // A process may end at any of these: then it is not left behind.
+        // A process that ends during these reads is not left behind.
         let Ok(command) = fs::read(path.join("cmdline")) else {
             continue;
         };
@@ -163,7 +163,7 @@ fn processes(seen: &mut BTreeSet<String>) -> Result<()> {
             .and_then(|name| name.to_str());
         let ours = ["libvirt_lxc", "guest-init", "systemd", "virtiofsd"];
         let elsewhere = fs::read_link(path.join("ns/pid")).is_ok_and(|namespace| namespace != own);
-        // Only libvirt names its guest so: a plain QEMU is somebody else's.
+        // libvirt names its guests this way; any other QEMU is not ours.
         let guest = command.contains("qemu-system-") && command.contains(" -name guest=");
         if elsewhere
             || guest
@@ -183,7 +183,7 @@ fn processes(seen: &mut BTreeSet<String>) -> Result<()> {
     Ok(())
 }
 
-/// Whether a process is below the daemons, or the command, of another test run on this host.
+/// Returns whether a process is below the daemons, or the command, of another test run on this host.
 fn of_other_run(pid: &str) -> bool {
     let own = [
         std::process::id().to_string(),
@@ -191,7 +191,7 @@ fn of_other_run(pid: &str) -> bool {
     ];
     let mut pid = pid.to_owned();
     while pid != "0" && !own.contains(&pid) {
-        // A process may end at any of these, and its children are orphans then.
+        // A process may end during these reads, which leaves its children orphans.
         let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let mut words = command.split('\0');
         if words
@@ -210,8 +210,8 @@ fn of_other_run(pid: &str) -> bool {
     false
 }
 
-/// Loop devices that have a file, from sysfs. Not those of another test run: the name of a file that is out of sight here, such
-/// as `/image`, does not tell whose it is.
+/// Adds loop devices that have a file, from sysfs. Skips those of another test run: the path of a file in another namespace, such
+/// as `/image`, does not identify its owner.
 fn loops(block: &Path, seen: &mut BTreeSet<String>) {
     for entry in fs::read_dir(block).into_iter().flatten().flatten() {
         if let Ok(file) = fs::read_to_string(entry.path().join("loop/backing_file")) {
@@ -242,7 +242,7 @@ fn has_open(process: &Path, device: &str) -> bool {
         .any(|path| path.file_name().is_some_and(|name| name == device))
 }
 
-/// Returns whether it is mounted, in the process's view. Btrfs shows a number of its own, so the source counts, too.
+/// Returns whether the device is mounted in the process's namespace. Btrfs shows another number, so the source is compared, too.
 fn has_mounted(process: &Path, device: &str, number: &str) -> bool {
     let table = fs::read_to_string(process.join("mountinfo")).unwrap_or_default();
     table.lines().any(|line| {
@@ -267,7 +267,7 @@ fn files(path: &Path, seen: &mut BTreeSet<String>) {
     }
 }
 
-/// Below `machine` and our own slices; libvirt keeps `machine` itself, its default partition. Not those of another test run.
+/// Adds cgroups below `machine` and our own slices. libvirt keeps `machine` itself, its default partition. Skips other test runs'.
 fn cgroups(path: &Path, inside: bool, seen: &mut BTreeSet<String>) {
     let Ok(entries) = fs::read_dir(path) else {
         return;
@@ -290,7 +290,7 @@ fn cgroups(path: &Path, inside: bool, seen: &mut BTreeSet<String>) {
     }
 }
 
-/// The processes of a cgroup, and of those below it.
+/// Returns the processes of a cgroup and of those below it.
 fn members(path: &Path) -> Vec<String> {
     let listed = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
     let mut members: Vec<String> = listed.lines().map(str::to_owned).collect();

@@ -1,6 +1,6 @@
 //! An ordinary user, with a libvirtd of their own at `qemu:///session`.
 //!
-//! The user is `games`: every Debian has that account, it owns nothing, and it may use neither the system's
+//! The user is `games`: every Debian has this account, it owns nothing, and it may use neither the system's
 //! libvirtd nor `/dev/kvm`. Its home and its runtime directory are below the private daemon's directory.
 
 use std::ffi::OsStr;
@@ -12,33 +12,33 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use nix::unistd::User;
 
-/// The account.
+/// Name of the account.
 pub const NAME: &str = "games";
-/// Names the directory that has the user's `home` and `run`.
+/// Variable with the directory that contains the user's `home` and `run`.
 pub const DIRECTORY_VARIABLE: &str = "VIRT_SANDBOX_TEST_USER";
 
-/// The user's directories in one private to the test run.
+/// Directories of the user, private to the test run.
 #[derive(Debug, Clone)]
 pub struct UserDirectory(PathBuf);
 
 impl UserDirectory {
-    /// Those that the environment names.
+    /// Returns the directories that the environment names.
     ///
     /// # Errors
     ///
-    /// It names none: the caller is not below `test-harness with-libvirtd`.
+    /// The environment names none: the caller is not below `test-harness with-libvirtd`.
     pub fn from_environment() -> Result<Self> {
         let dir = std::env::var_os(DIRECTORY_VARIABLE)
             .with_context(|| format!("{DIRECTORY_VARIABLE} is not set"))?;
         Ok(Self(dir.into()))
     }
 
-    /// Those of the private daemon whose directory is `dir`.
+    /// Returns the directories for the private daemon whose directory is `dir`.
     pub(crate) fn of(dir: &Path) -> Self {
         Self(dir.join("user"))
     }
 
-    /// Makes them, as a login would, with what libvirt knows of the host's QEMU already.
+    /// Makes the directories, as a login would, with a copy of libvirt's cache of QEMU's capabilities.
     pub(crate) fn create(&self) -> Result<()> {
         let user = User::from_name(NAME)
             .context("reading the accounts")?
@@ -46,7 +46,7 @@ impl UserDirectory {
         let known = self.home().join(".cache/libvirt/qemu/capabilities");
         fs::create_dir_all(&known).context("creating the user's home")?;
         fs::create_dir_all(self.runtime()).context("creating the user's runtime directory")?;
-        // Nothing is known on a host where libvirt has not run yet.
+        // The cache is absent on a host where libvirt has not run yet.
         for entry in fs::read_dir("/var/cache/libvirt/qemu/capabilities")
             .into_iter()
             .flatten()
@@ -55,7 +55,7 @@ impl UserDirectory {
             fs::copy(entry.path(), known.join(entry.file_name()))
                 .context("copying what is known of QEMU")?;
         }
-        // A virtlogd would stay for a while after the last guest.
+        // A virtlogd would keep running for a while after the last guest.
         let configuration = self.home().join(".config/libvirt");
         fs::create_dir_all(&configuration)
             .and_then(|()| {
@@ -83,12 +83,12 @@ impl UserDirectory {
         self.0.join("run")
     }
 
-    /// The directory of both.
+    /// Directory that contains both.
     pub fn path(&self) -> &Path {
         &self.0
     }
 
-    /// The URI of the user's daemon for root, for whom `qemu:///session` is another one.
+    /// Returns the URI of the user's daemon for use by root, whose `qemu:///session` is another one.
     pub fn uri(&self) -> String {
         format!(
             "qemu:///session?socket={}/libvirt/libvirt-sock",
@@ -96,8 +96,8 @@ impl UserDirectory {
         )
     }
 
-    /// `program` as the user runs it: with their rights, directories and libvirt, and what else the
-    /// environment has.
+    /// Returns a command that runs `program` as the user: with their rights, directories and libvirt, and the
+    /// rest of the environment.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("setpriv");
         command

@@ -1,7 +1,7 @@
-//! A whole host in a virtual machine: systemd is its PID 1, its cgroups are of version 2, and the installed package is on it.
+//! A whole host in a virtual machine: with systemd as PID 1, cgroup v2, and the installed package.
 //!
-//! `tests/host/image.sh` makes it once; each run boots a copy that is thrown away, with a directory shared that holds the
-//! package, the scripts to run, and what came of them.
+//! `tests/host/image.sh` makes the image once. Each run boots a throw-away copy with a shared directory that holds the
+//! package, the scripts to run, and their results.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,36 +11,36 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-/// What to run, and with what.
+/// Options of `test-harness host`.
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// Scripts of tests/host/cases to run, without '.sh' [default: all that are for the boot]
     names: Vec<String>,
-    /// How the host boots: with what security module [default: each in turn]
+    /// Security module that the host boots with [default: each in turn]
     #[arg(long, value_name = "BOOT")]
     boot: Vec<Boot>,
-    /// What is put on the host: a tree as 'make install DESTDIR=' makes it
+    /// Tree to install on the host, as 'make install DESTDIR=' makes it
     #[arg(long, default_value = "target/host/package")]
     package: PathBuf,
-    /// The scripts
+    /// Directory of the scripts
     #[arg(long, default_value = "tests/host")]
     scripts: PathBuf,
-    /// Where the image is kept, and what the last run left
+    /// Directory of the image and of the last run's results
     #[arg(long, default_value = "target/host")]
     output: PathBuf,
-    /// Seconds after which the machine is ended
+    /// Seconds after which the machine is killed
     #[arg(long, default_value_t = 21600)]
     seconds: u64,
 }
 
-/// How the host boots.
+/// Security module that the host boots with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Boot {
-    /// Without a security module.
+    /// No security module.
     Plain,
-    /// With AppArmor.
+    /// AppArmor.
     Apparmor,
-    /// With SELinux, which denies from when the host is up.
+    /// SELinux, enforcing once the host is up.
     Selinux,
 }
 
@@ -55,7 +55,7 @@ impl Boot {
         }
     }
 
-    /// What the kernel is told. It takes the first of its security modules that nobody turned off, if none is named.
+    /// Returns the kernel parameters. If none is named, the kernel uses its first security module that is not turned off.
     const fn parameters(self) -> &'static str {
         match self {
             Self::Plain => "lsm=landlock,lockdown,yama",
@@ -65,16 +65,16 @@ impl Boot {
     }
 }
 
-/// The host's memory in MiB: ten sandboxes have to fit, and the machine that tests.
+/// The host's memory in MiB: enough for ten sandboxes, small enough for the machine that runs the tests.
 const MEMORY: u32 = 3072;
 
-/// Between two looks at what has been done.
+/// Time between two reads of the results.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Makes the image if need be, boots it, runs the scripts, prints a line for each and what did not hold.
+/// Makes the image if it is missing, boots it, runs the scripts, and prints a line for each and the output of failed ones.
 ///
 /// # Errors
-/// Where there is no image, or the machine does not start; a script that fails is a line of the report, and the exit code 1.
+/// The image cannot be made, or the machine does not start. A failed script is no error: it is reported with exit code 1.
 pub fn run(options: &Options) -> Result<ExitCode> {
     let made = Command::new("bash")
         .arg(options.scripts.join("image.sh"))
@@ -116,7 +116,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     })
 }
 
-/// The scripts for a boot, in order: those whose line `# boots:` names it, and without one those for the plain one.
+/// Returns the scripts for a boot, in order: those whose line `# boots:` names it. Scripts without one are for the plain boot.
 fn cases(dir: &Path, boot: Boot, names: &[String]) -> Result<Vec<String>> {
     let mut all = Vec::new();
     let entries = fs::read_dir(dir).with_context(|| format!("reading '{}'", dir.display()))?;
@@ -152,7 +152,7 @@ fn is_for(script: &str, boot: Boot) -> bool {
         .any(|word| word == boot.as_str())
 }
 
-/// What came of a case.
+/// Result of a case.
 #[derive(Debug, PartialEq, Eq)]
 struct Done {
     name: String,
@@ -161,7 +161,7 @@ struct Done {
 }
 
 fn parse(results: &str) -> Vec<Done> {
-    // The last line may be half written.
+    // The last line may be incomplete.
     let whole = results.rfind('\n').map_or("", |end| &results[..end]);
     whole
         .lines()
@@ -176,7 +176,7 @@ fn parse(results: &str) -> Vec<Done> {
         .collect()
 }
 
-/// Boots once, prints what comes of each case, and gives it back. A case that the machine did not come to has failed.
+/// Boots once, prints the result of each case, and returns the results. A case that did not run has failed.
 fn visit(options: &Options, boot: Boot, cases: &[String]) -> Result<Vec<Done>> {
     if cases.is_empty() {
         return Ok(vec![]);
@@ -243,7 +243,7 @@ fn show(share: &Path, boot: Boot, done: &Done) {
     }
 }
 
-/// A running host; it ends with this.
+/// A running host; killed on drop.
 struct Machine {
     qemu: Child,
     disk: PathBuf,
@@ -310,7 +310,7 @@ impl Drop for Machine {
     }
 }
 
-/// A `/dev/kvm` alone may be of software that cannot boot a kernel as it is.
+/// Returns whether KVM can be used. `/dev/kvm` alone is not enough: an emulation may not boot an unmodified kernel.
 fn has_kvm() -> bool {
     let flags = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let has_flag = flags
@@ -331,7 +331,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_case_says_what_it_is_for() {
+    fn a_case_names_the_boots_it_is_for() {
         assert!(is_for("true\n", Boot::Plain));
         assert!(!is_for("true\n", Boot::Apparmor));
         let script = "# What\n# boots: apparmor selinux\ntrue\n";
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_line_is_no_result() {
+    fn an_incomplete_line_is_no_result() {
         let done = parse("a\tok\t12\nb\tFAILED\t1");
         assert_eq!(done.len(), 1);
         assert_eq!(

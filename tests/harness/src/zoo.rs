@@ -1,7 +1,7 @@
-//! The zoo: real services of Debian, created with nothing but their unit.
+//! The zoo: real services of Debian, each created from nothing but its unit.
 //!
-//! Each row of `tests/zoo/zoo.tsv` and `more.tsv` is installed, created, asked by its own client, and removed
-//! without a trace. Nothing here knows a service: all there is to know is in the table.
+//! Each row of `tests/zoo/zoo.tsv` and `more.tsv` is installed, created, probed with its own client, and removed
+//! without a trace. This code knows no service; the tables describe them.
 
 mod animal;
 mod packages;
@@ -17,7 +17,7 @@ use table::Row;
 
 use crate::libvirtd::{URI_VARIABLE, qemu_uri};
 
-/// What to run, and with what.
+/// Options of `test-harness zoo`.
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// Rows to run, by name [default: all]
@@ -28,13 +28,13 @@ pub struct Options {
     /// End at the first failure
     #[arg(long)]
     fail_fast: bool,
-    /// Do not install packages; they are there
+    /// Do not install packages; they are installed already
     #[arg(long)]
     no_install: bool,
     /// Install the packages of the rows that have no conflicts, and do nothing else
     #[arg(long, conflicts_with = "no_install")]
     only_install: bool,
-    /// The tables
+    /// Tables of services
     #[arg(long, default_values = ["tests/zoo/zoo.tsv", "tests/zoo/more.tsv"])]
     table: Vec<PathBuf>,
     /// Write the results into the table of this file, with --machines the second
@@ -43,10 +43,10 @@ pub struct Options {
     /// The script that installs packages
     #[arg(long, default_value = "tests/setup/packages.sh")]
     installer: PathBuf,
-    /// Where the output of failed rows is kept
+    /// Directory for the output of failed rows
     #[arg(long, default_value = "target/zoo")]
     output: PathBuf,
-    /// In virtual machines
+    /// Use virtual machines
     #[arg(long)]
     machines: bool,
     /// The program under test [default: the one beside this program]
@@ -54,12 +54,12 @@ pub struct Options {
     program: Option<PathBuf>,
 }
 
-/// Runs the zoo, prints a line per row and the sum.
+/// Runs the zoo, and prints a line for each row and the totals.
 ///
 /// # Errors
 ///
-/// The table cannot be read or a named row is not in it; a service that fails is not an error here
-/// but a line of the report, and the exit code 1.
+/// The table cannot be read, or a named row is not in it. A service that fails is no error:
+/// it is reported with exit code 1.
 pub fn run(options: &Options) -> Result<ExitCode> {
     let mut all = Vec::new();
     for table in &options.table {
@@ -74,7 +74,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
             .context("finding this program")?
             .with_file_name("virt-sandbox-service"),
     };
-    let keeper = animal::Keeper {
+    let visitor = animal::Visitor {
         program,
         output: options.output.clone(),
         uri: match options.machines {
@@ -86,8 +86,8 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let installer = (!options.no_install).then_some(options.installer.as_path());
 
     if let Some(installer) = installer {
-        // One transaction is much faster than many. Rows with conflicts wait for their turn, and a
-        // failure here shows again at the row it belongs to.
+        // One transaction is much faster than many. Rows with conflicts are installed later. A
+        // failure here occurs again at its own row.
         let free: Vec<&str> = rows
             .iter()
             .filter(|row| row.conflicts.is_empty())
@@ -112,11 +112,11 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         let outcome = installer.map_or(Ok(()), |installer| packages::prepare(installer, row));
         let outcome = outcome.and_then(|()| packages::set_up(row)).map_or_else(
             |error| animal::Outcome::failed(format!("{error:#}")),
-            |()| keeper.visit(row),
+            |()| visitor.visit(row),
         );
         println!("{}", report::line(row, &outcome));
         sum.add(row, &outcome);
-        // After each: a run can be cut short.
+        // After each row: a run can be interrupted.
         if let Some(path) = &options.record {
             record(path, kind, &all, row, &outcome)
                 .with_context(|| format!("recording in '{}'", path.display()))?;

@@ -1,6 +1,6 @@
-//! The private libvirtd runs containers, and what they leave is seen.
+//! Tests of the private libvirtd: it runs containers, and a snapshot sees their leftovers.
 
-// Helpers of a test are part of it.
+// Test helpers may panic.
 #![allow(clippy::unwrap_used)]
 
 use std::io::ErrorKind;
@@ -27,7 +27,7 @@ fn virsh(arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-/// A container over the host's root that gives itself an address and waits.
+/// Defines a container on the host's root that configures an address and waits.
 fn define(dir: &Path, address: &str) {
     let script =
         format!("ip address add {address}/24 dev eth0; ip link set eth0 up; exec sleep 60");
@@ -43,8 +43,8 @@ fn define(dir: &Path, address: &str) {
 }
 
 #[test]
-fn a_container_starts_is_reached_and_leaves_nothing() {
-    let Some(_) = require("a_container_starts_is_reached_and_leaves_nothing") else {
+fn a_container_can_be_reached_and_leaves_nothing() {
+    let Some(_) = require("a_container_can_be_reached_and_leaves_nothing") else {
         return;
     };
     let dir = tempfile::tempdir().unwrap();
@@ -62,7 +62,7 @@ fn a_container_starts_is_reached_and_leaves_nothing() {
     define(dir.path(), &address);
     virsh(&["start", "harness-sleeper"]);
 
-    // Nothing listens: the refusal is the container's own answer.
+    // Nothing listens, so a refused connection is an answer of the container.
     let socket: SocketAddr = format!("{address}:9").parse().unwrap();
     let start = Instant::now();
     let error = loop {

@@ -1,6 +1,6 @@
-//! The private daemons run QEMU guests, root's and an ordinary user's, and what they leave is seen.
+//! Tests of the private daemons, root's and an ordinary user's: they run QEMU guests, and a snapshot sees their leftovers.
 
-// Helpers of a test are part of it.
+// Test helpers may panic.
 #![allow(clippy::unwrap_used)]
 
 use std::fs::{self, Permissions};
@@ -25,14 +25,14 @@ const VIRTIOFS: &str = "<filesystem type='mount'><driver type='virtiofs'/>\
     <binary path='/usr/lib/qemu/virtiofsd'><sandbox mode='chroot'/></binary>\
     <source dir='/'/><target dir='root'/></filesystem>";
 
-/// One that QEMU can write into, whoever it is.
+/// Makes a directory that QEMU can write to, whatever its user.
 fn directory() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
     dir
 }
 
-/// A guest that mounts the host's root and turns itself off.
+/// Returns the XML of a guest that mounts the host's root and powers off.
 fn xml(dir: &Path, kernel: &Kernel, fs: &str, filesystem: &str) -> String {
     let transport = if fs == "9p" { "9pnet_virtio" } else { fs };
     let initramfs = kernel
@@ -62,7 +62,7 @@ fn virsh(mut command: Command, uri: &str, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Runs a guest to its end; `wanted` are seen meanwhile, and nothing afterwards.
+/// Runs a guest to its end, and checks that snapshots show the `wanted` lines meanwhile and nothing afterwards.
 fn run(virsh: &dyn Fn(&[&str]) -> String, dir: &Path, xml: &str, wanted: &[&str]) -> String {
     let before = Snapshot::take().unwrap();
     let file = dir.join("domain.xml");
@@ -88,8 +88,8 @@ fn assert_mounted(console: &str, fs: &str) {
 }
 
 #[test]
-fn a_guest_of_the_system_has_9p_and_is_not_root() {
-    let Some(_) = require("a_guest_of_the_system_has_9p_and_is_not_root") else {
+fn a_system_guest_has_9p_and_does_not_run_as_root() {
+    let Some(_) = require("a_system_guest_has_9p_and_does_not_run_as_root") else {
         return;
     };
     let dir = directory();
@@ -108,7 +108,7 @@ fn a_guest_of_the_system_has_9p_and_is_not_root() {
     assert_mounted(&console, "9p");
 }
 
-/// The user of the QEMU process that is the guest.
+/// Returns the user id of the guest's QEMU process.
 fn owner_of_guest() -> u32 {
     let pattern = format!("guest={NAME}");
     fs::read_dir("/proc")
@@ -123,8 +123,8 @@ fn owner_of_guest() -> u32 {
 }
 
 #[test]
-fn a_guest_of_the_system_has_virtiofs() {
-    let Some(_) = require("a_guest_of_the_system_has_virtiofs") else {
+fn a_system_guest_has_virtiofs() {
+    let Some(_) = require("a_system_guest_has_virtiofs") else {
         return;
     };
     let dir = directory();
@@ -137,8 +137,8 @@ fn a_guest_of_the_system_has_virtiofs() {
 }
 
 #[test]
-fn an_ordinary_user_has_guests_of_their_own() {
-    let Some(system) = require("an_ordinary_user_has_guests_of_their_own") else {
+fn an_ordinary_user_can_run_guests() {
+    let Some(system) = require("an_ordinary_user_can_run_guests") else {
         return;
     };
     let user = UserDirectory::from_environment().unwrap();
@@ -150,7 +150,7 @@ fn an_ordinary_user_has_guests_of_their_own() {
     let console = run(&virsh, dir.path(), &xml, &wanted);
     assert_mounted(&console, "9p");
 
-    // Nothing of root's is theirs.
+    // The user cannot reach root's daemon.
     let refused = user
         .command("virsh")
         .args(["--connect", &system, "list"])
@@ -160,8 +160,8 @@ fn an_ordinary_user_has_guests_of_their_own() {
 }
 
 #[test]
-fn state_directories_of_both_are_seen() {
-    let Some(_) = require("state_directories_of_both_are_seen") else {
+fn snapshots_show_state_directories_of_root_and_users() {
+    let Some(_) = require("snapshots_show_state_directories_of_root_and_users") else {
         return;
     };
     let before = Snapshot::take().unwrap();
@@ -172,7 +172,7 @@ fn state_directories_of_both_are_seen() {
         let seen = Snapshot::take().unwrap().since(&before).join("\n");
         assert!(seen.contains(state.to_str().unwrap()), "{seen}");
         fs::remove_dir(&state).unwrap();
-        // Its owner makes it: one of root's would keep the user out. One that is used stays.
+        // The user must own the directory, so remove it if it is empty.
         let _ = fs::remove_dir(place.join("virt-sandbox"));
     }
     host::assert_clean(&before, |line| host::is_of_run(line, "harness-")).unwrap();

@@ -1,4 +1,4 @@
-//! The visit to one service: create, ask, stop, delete, look for traces.
+//! One service of the zoo: create, probe, stop, delete, look for leftovers.
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,26 +14,26 @@ use crate::host;
 use crate::libvirtd::URI_VARIABLE;
 use crate::snapshot::Snapshot;
 
-/// How long a service may take, after it is active, to give its first answer.
+/// Time in which a service must answer after it is active.
 const WARM_UP: Duration = Duration::from_secs(60);
 
-/// How a visit went.
+/// Result of a visit.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// How long `create` took.
+    /// Duration of `create`.
     pub created: Option<Duration>,
-    /// From `start` to its return: the units are active.
+    /// Duration of `start`, which returns when the units are active.
     pub active: Option<Duration>,
-    /// How often it was asked until it answered.
+    /// Number of probes until the service answered.
     pub tries: Option<u32>,
-    /// Bytes the sandbox held after it answered.
+    /// Memory of the sandbox in bytes after the service answered.
     pub memory: Option<u64>,
-    /// Everything that went wrong, in order.
+    /// Failures, in order.
     pub trouble: Vec<String>,
 }
 
 impl Outcome {
-    /// A visit that did not begin.
+    /// Returns the result of a visit that did not begin.
     pub fn failed(why: String) -> Self {
         Self {
             trouble: vec![why],
@@ -52,18 +52,18 @@ impl Outcome {
     }
 }
 
-/// Visits services with one program and keeps what it said of those that failed.
+/// Visits services with one program and keeps the output of those that failed.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct Visitor {
     pub program: PathBuf,
     pub output: PathBuf,
-    /// The connection.
+    /// Connection URI.
     pub uri: String,
-    /// How much longer than in a container everything may take.
+    /// Factor for all time-outs; 1 for containers.
     pub pace: u32,
 }
 
-/// What `list --format json` tells of a sandbox, as far as it matters here.
+/// Part of the output of `list --format json`.
 #[derive(Debug, Deserialize)]
 struct Listed {
     name: String,
@@ -71,14 +71,14 @@ struct Listed {
     addresses: Vec<String>,
 }
 
-/// What a command said and how long it took.
+/// Exit status, output and duration of a command.
 struct Said {
     text: String,
     ok: bool,
 }
 
 impl Said {
-    /// The last line: where a command says why it failed.
+    /// Returns the last line, where a failed command says why.
     fn why(&self) -> &str {
         self.text
             .lines()
@@ -97,8 +97,8 @@ impl Said {
     }
 }
 
-impl Keeper {
-    /// One service from nothing to nothing.
+impl Visitor {
+    /// Creates a service, probes it and removes it again.
     pub fn visit(&self, row: &Row) -> Outcome {
         let mut outcome = Outcome::default();
         let Some(before) = outcome.note(Snapshot::take()) else {
@@ -109,7 +109,7 @@ impl Keeper {
         let answered = self.create_and_ask(row, &name, &mut outcome);
         outcome.note(answered);
         if !outcome.passed() {
-            // Best effort: what is lost here is only an explanation.
+            // Best effort: the logs only explain a failure.
             let logs = self.tool(&["logs", &name], 30);
             self.keep(row, "logs", logs.as_ref().map_or("", |said| &said.text));
             if let Ok(inspect) = self.tool(&["status", &name], 30) {
@@ -120,7 +120,7 @@ impl Keeper {
             let done = self
                 .tool(&[action, &name], 60)
                 .and_then(|said| said.check(action));
-            // After a `create` that took itself back there is nothing to remove.
+            // A failed `create` has undone itself, so there is nothing to remove.
             if outcome.created.is_some() {
                 outcome.note(done);
             }
@@ -199,7 +199,7 @@ impl Keeper {
             .into_iter()
             .filter(|sandbox| sandbox.name == name)
             .flat_map(|sandbox| sandbox.addresses);
-        // `$IP` goes into URLs as it is, so it must be an IPv4 address; a prefix length does no harm.
+        // `$IP` is used in URLs, so it must be an IPv4 address; a prefix length is cut off.
         Ok(addresses
             .map(|address| address.split('/').next().unwrap_or("").to_owned())
             .find(|address| address.contains('.')))
@@ -221,14 +221,14 @@ impl Keeper {
     }
 }
 
-/// A command that is ended when it takes too long: the zoo must reach its last line.
+/// Returns a command with a time-out: the zoo must reach its last line.
 fn bounded(seconds: u32) -> Command {
     let mut command = Command::new("timeout");
     command.arg("--kill-after=5").arg(seconds.to_string());
     command
 }
 
-/// Runs to the end; its two streams one after the other.
+/// Runs a command to its end; the output is its two streams, one after the other.
 fn run(command: &mut Command) -> Result<Said> {
     let output = command
         .stdin(Stdio::null())
@@ -245,7 +245,7 @@ fn run(command: &mut Command) -> Result<Said> {
     })
 }
 
-/// The memory of a domain's cgroup, from `virsh dommemstat`.
+/// Returns the memory of a domain's cgroup, from `virsh dommemstat`.
 fn memory(uri: &str, domain: &str) -> Option<u64> {
     let output = Command::new("virsh")
         .args(["-c", uri, "--quiet", "dommemstat", domain])

@@ -1,4 +1,4 @@
-//! Brings the host to the state a row asks for.
+//! Installs and removes the packages of a row.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -7,12 +7,12 @@ use anyhow::{Context, Result, bail};
 
 use super::table::Row;
 
-/// Installs what is missing of `names`; nothing is started.
+/// Installs those of `names` that are missing; starts nothing.
 pub fn install(installer: &Path, names: &[&str]) -> Result<()> {
     script(installer, "install", names)
 }
 
-/// Purges what conflicts with a row and installs what it needs.
+/// Purges the packages that conflict with a row and installs those it needs.
 pub fn prepare(installer: &Path, row: &Row) -> Result<()> {
     let conflicts: Vec<&str> = row.conflicts.iter().map(String::as_str).collect();
     script(installer, "purge", &conflicts)?;

@@ -1,4 +1,4 @@
-//! What the zoo prints, and what it remembers of earlier runs.
+//! Output of the zoo, and its record of earlier runs.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,12 +9,12 @@ use anyhow::{Context, Result};
 use super::animal::Outcome;
 use super::table::Row;
 
-/// How a service did.
+/// Verdict on a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     Ok,
     Failed,
-    /// It failed, and the table says why it has to.
+    /// Failed for a reason that the table names.
     Known,
 }
 
@@ -38,10 +38,10 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// The names of the columns of [`line`].
+/// Column names of [`line`].
 pub const HEADER: &str = "SERVICE            RESULT  CREATE s  ACTIVE s  TRIES  MEMORY MB  UNIT                               NOTE";
 
-/// The cells of one row, as text.
+/// Returns the cells of one row.
 fn cells(row: &Row, outcome: &Outcome) -> [String; 8] {
     let number = |value: Option<String>| value.unwrap_or_else(|| "-".into());
     let seconds =
@@ -64,7 +64,7 @@ fn cells(row: &Row, outcome: &Outcome) -> [String; 8] {
     ]
 }
 
-/// One row of the table.
+/// Returns one row of the table.
 pub fn line(row: &Row, outcome: &Outcome) -> String {
     let [name, result, created, active, tries, memory, unit, note] = cells(row, outcome);
     let line = format!(
@@ -73,24 +73,24 @@ pub fn line(row: &Row, outcome: &Outcome) -> String {
     line.trim_end().to_owned()
 }
 
-/// What ran the services that a table is about.
+/// Kind of sandbox that a table is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// The first table of a file.
+    /// First table of a file.
     Containers,
-    /// The second.
+    /// Second table of a file.
     Machines,
 }
 
-/// What is known of each service from the last run that it was in: tables of Markdown in a text that stays.
+/// Result of each service in the last run that included it: Markdown tables in a text, which is kept.
 #[derive(Debug)]
 pub struct Record {
-    /// What is above the first table.
+    /// Text above the first table.
     text: String,
     tables: Vec<Table>,
 }
 
-/// One of the tables, and the text that follows it.
+/// A table, and the text that follows it.
 #[derive(Debug)]
 struct Table {
     lines: BTreeMap<String, String>,
@@ -101,7 +101,7 @@ const COLUMNS: &str = "| service | result | create s | active s | tries | memory
                        |---|---|--:|--:|--:|--:|---|---|\n";
 
 impl Record {
-    /// Reads what was written before.
+    /// Parses an earlier record.
     pub fn parse(text: &str) -> Self {
         let mut parts = text.split(COLUMNS);
         let text = parts.next().unwrap_or_default().to_owned();
@@ -111,10 +111,10 @@ impl Record {
         }
     }
 
-    /// Puts a service's last result in the place of that of before.
+    /// Replaces a service's result.
     ///
     /// # Errors
-    /// Where the text has no such table.
+    /// The text has no such table.
     pub fn add(&mut self, kind: Kind, row: &Row, outcome: &Outcome) -> Result<()> {
         let table = self.tables.get_mut(kind as usize);
         let table = table.with_context(|| format!("no table of {kind:?} in it; add its head"))?;
@@ -124,7 +124,7 @@ impl Record {
         Ok(())
     }
 
-    /// The text again, with services in the order of `rows`; those of no row are gone.
+    /// Returns the text with services in the order of `rows`, without services that have no row.
     pub fn write(&self, rows: &[Row]) -> String {
         let mut text = self.text.clone();
         for table in &self.tables {
@@ -138,7 +138,7 @@ impl Record {
 }
 
 impl Table {
-    /// Reads its lines, and all that follows.
+    /// Parses the lines of a table and the text that follows.
     fn parse(text: &str) -> Self {
         let end = |line: &&str| line.starts_with("| ");
         let lines: Vec<&str> = text.split_inclusive('\n').take_while(end).collect();
@@ -154,7 +154,7 @@ impl Table {
     }
 }
 
-/// How many rows did what.
+/// Number of rows with each verdict.
 #[derive(Debug, Default)]
 pub struct Sum {
     passed: usize,
@@ -171,7 +171,7 @@ impl Sum {
         }
     }
 
-    /// Something ran and all of it passed, but for what cannot.
+    /// Returns whether at least one row ran and all passed, except known failures.
     pub fn clean(&self) -> bool {
         self.failed == 0 && self.passed + self.known > 0
     }
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sum_is_one_plain_line() {
+    fn totals_are_one_line() {
         let good = row("a\tp\ta.service\thost\ttrue\t-\t-\t-\n");
         let hopeless = row("b\tp\tb.service\thost\ttrue\t-\t-\t-\twants the moon\n");
         let mut sum = Sum::default();
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_has_the_last_result_of_each() {
+    fn a_record_has_the_last_result_of_each_service() {
         let rows = [
             row("b\tp\tb.service\thost\ttrue\t-\t-\t-\twants the moon\n"),
             row("a\tp\ta.service\thost\ttrue\t-\t-\t-\n"),

@@ -1,8 +1,8 @@
-//! The table of the zoo, parsed.
+//! Parser of the zoo's tables.
 
 use anyhow::{Result, bail};
 
-/// Where a probe runs.
+/// Place where a probe runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Where {
     /// On the host, with the sandbox's address in `$IP`.
@@ -18,20 +18,20 @@ pub struct Row {
     pub packages: Vec<String>,
     pub unit: String,
     pub place: Where,
-    /// A shell command that ends with 0 when the service answers.
+    /// Shell command that exits with 0 if the service answers.
     pub probe: String,
-    /// Packages that must not be installed.
+    /// Packages that must not be installed at the same time.
     pub conflicts: Vec<String>,
-    /// A shell command that configures the host's copy.
+    /// Shell command that configures the service on the host.
     pub setup: Option<String>,
-    /// Packages the probe needs.
+    /// Packages that the probe needs.
     pub clients: Vec<String>,
-    /// Why it cannot work, where that is known.
+    /// Reason why the service cannot work, if known.
     pub hopeless: Option<String>,
 }
 
 impl Row {
-    /// All packages of the row.
+    /// Returns all packages of the row.
     pub fn needs(&self) -> impl Iterator<Item = &str> {
         self.packages
             .iter()
@@ -40,7 +40,7 @@ impl Row {
     }
 }
 
-/// Parses the table: tab-separated, `-` for nothing, `#` for a comment, names of columns first. A ninth column says why a
+/// Parses a table: tab-separated, `-` for an empty cell, `#` for a comment, column names first. A ninth column says why a
 /// service cannot work.
 pub fn parse(text: &str) -> Result<Vec<Row>> {
     let mut rows = Vec::new();

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What is tried.
+/// Returns the attempts against processes, namespaces, cgroups, sockets and limits.
 pub fn attempts() -> Vec<Attempt> {
     vec![
         // Other processes, and namespaces.
@@ -61,7 +61,7 @@ pub fn attempts() -> Vec<Attempt> {
             Kernel,
             |_| {
                 let real = fs::read_to_string("/proc/self/uid_map").map_err(io)?;
-                // The id of the host's root, where it is not that of the sandbox.
+                // Without ids of its own, root inside has the host's id already.
                 match real.split_whitespace().nth(1) {
                     Some("0") => Err("it is that already".to_owned()),
                     _ => nested("0 4294901760 1"),
@@ -93,7 +93,7 @@ pub fn attempts() -> Vec<Attempt> {
         ("be spared when memory is short", OwnIds, |_| {
             writes("/proc/self/oom_score_adj", "-1000")
         }),
-        // Groups.
+        // Cgroups.
         ("raise its memory limit", OwnIds, |_| {
             let at = mounts("cgroup", Some("memory"))?;
             writes(&at.join("memory.limit_in_bytes").to_string_lossy(), "-1")
@@ -214,7 +214,7 @@ pub fn attempts() -> Vec<Attempt> {
             symlink(up, &link).map_err(io)?;
             reads_secret(&link, host)
         }),
-        // What is stopped by limits alone.
+        // Attempts that only limits can stop.
         ("have as many processes as it likes", OwnIds, |_| {
             let mut children = Vec::new();
             let outcome = loop {
@@ -239,7 +239,7 @@ pub fn attempts() -> Vec<Attempt> {
     ]
 }
 
-/// Asks the first of these files that can be opened and does as it is asked.
+/// Returns the result of `way` on the first of these files that can be opened.
 fn first<const N: usize>(
     places: [&str; N],
     ask: impl Fn(usize) -> Result<i64, String>,
@@ -262,7 +262,7 @@ fn first<const N: usize>(
     outcome
 }
 
-/// Goes into a group below `top` that has processes from outside: those have the number 0 here (`cgroups(7)`).
+/// Moves this process into a cgroup below `top` that has processes of the host: these have the pid 0 here (`cgroups(7)`).
 fn enters_foreign(top: &Path) -> Result<String, String> {
     let mut dirs = vec![top.to_owned()];
     while let Some(dir) = dirs.pop() {
@@ -270,7 +270,7 @@ fn enters_foreign(top: &Path) -> Result<String, String> {
         let members = fs::read_to_string(&list).unwrap_or_default();
         let is_in =
             members.lines().any(|line| line == "0") && writes(&list.to_string_lossy(), "0").is_ok();
-        // Also what the host has put into a group of the sandbox is from outside.
+        // Only a cgroup outside the namespace's root, shown as `/..`, counts: the host may have put processes into the sandbox's own.
         let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         if is_in && own.lines().any(|line| line.contains("/..")) {
             return Ok(format!("entered {}", dir.display()));

@@ -11,13 +11,13 @@ const SMC: [u32; 3] = [2, 1, 256];
 /// Bit of the numbers of x32.
 const X32: i64 = 0x4000_0000;
 
-/// A system call of 32 bits.
+/// Makes a 32-bit system call.
 #[cfg(target_arch = "x86_64")]
 fn call32(number: u32, arguments: [u32; 5]) -> i32 {
     let [first, second, third, fourth, fifth] = arguments;
     let result: u64;
-    // SAFETY: every caller hands over numbers, or addresses below 4 GiB of what stays mapped; that the kernel may refuse is the
-    // point. `rbx` is the compiler's own, so it is put back.
+    // SAFETY: every caller passes numbers, or addresses below 4 GiB of memory that stays mapped; the kernel may refuse, which is
+    // the point. The compiler reserves `rbx`, so it is restored.
     unsafe {
         std::arch::asm!(
             "xchg {first}, rbx",
@@ -43,7 +43,7 @@ fn call32(_number: u32, _arguments: [u32; 5]) -> i32 {
     -(Errno::ENOSYS as i32)
 }
 
-/// An address below 4 GiB that holds these words.
+/// Returns an address below 4 GiB that holds these words.
 #[cfg(target_arch = "x86_64")]
 fn low(words: &[u32]) -> Result<u32, String> {
     let (access, flags) = (
@@ -51,7 +51,7 @@ fn low(words: &[u32]) -> Result<u32, String> {
         libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_32BIT,
     );
     let size = size_of_val(words);
-    // SAFETY: a fresh mapping, which nobody else has and which is never taken away.
+    // SAFETY: a new anonymous mapping, which is never unmapped.
     let place = unsafe { libc::mmap(std::ptr::null_mut(), size, access, flags, -1, 0) };
     if place == libc::MAP_FAILED {
         return Err(said(Errno::last()));
@@ -66,7 +66,7 @@ fn low(_words: &[u32]) -> Result<u32, String> {
     Err("there is no such table".to_owned())
 }
 
-/// Returns an error if the result is a refusal of the filter. After any other result the kernel has looked at the call.
+/// Returns an error if the filter refused the call. Any other result means that the kernel handled it.
 fn judge(result: i64) -> Result<String, String> {
     let refusals = [
         Errno::EPERM,
@@ -82,7 +82,7 @@ fn judge(result: i64) -> Result<String, String> {
     }
 }
 
-/// A call of 32 bits, where the kernel has any.
+/// Makes a 32-bit call if the kernel supports them, and judges the result.
 fn tries(number: u32, arguments: [u32; 5]) -> Result<String, String> {
     // getpid
     if call32(20, [0; 5]) <= 0 {
@@ -96,7 +96,7 @@ fn socket([family, kind, protocol]: [u32; 3]) -> Result<String, String> {
     call(libc::SYS_socket, [family, kind, protocol, 0, 0]).map(|_| "has a socket".to_owned())
 }
 
-/// By its own number, or as a part of `socketcall`.
+/// Opens a socket by the number of `socket` and through `socketcall`.
 fn socket32([family, kind, protocol]: [u32; 3]) -> Result<String, String> {
     tries(359, [family, kind, protocol, 0, 0])
 }
@@ -107,7 +107,7 @@ fn socketcall(call: u32, words: &[u32]) -> Result<String, String> {
 
 fn x32(number: i64, arguments: [usize; 5]) -> Result<String, String> {
     let [a, b, c, d, e] = arguments;
-    // SAFETY: numbers alone.
+    // SAFETY: all arguments are numbers.
     let done = unsafe { libc::syscall(number | X32, a, b, c, d, e) };
     judge(match Errno::result(done) {
         Ok(value) => value,
@@ -115,7 +115,7 @@ fn x32(number: i64, arguments: [usize; 5]) -> Result<String, String> {
     })
 }
 
-/// The first of these calls, each with its arguments, that gets past the filter.
+/// Returns the first of these calls, given with their arguments, that gets past the filter.
 fn any(calls: &[(&str, u32, [u32; 5])]) -> Result<String, String> {
     let mut last = Err("none".to_owned());
     for (name, number, arguments) in calls {
@@ -229,7 +229,7 @@ pub fn attempts() -> Vec<Attempt> {
         ("call by a number that has no name", Kernel, |_| {
             let unnamed = (336..424).chain(463..600).skip(1);
             let mut numbers = unnamed.filter(|number| {
-                // SAFETY: with arguments that no call takes.
+                // SAFETY: no call accepts these arguments.
                 let done = unsafe { libc::syscall(*number, -1, -1, -1, -1, -1) };
                 Errno::result(done) != Err(Errno::ENOSYS)
             });

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What is tried.
+/// Returns the attempts against files and devices.
 pub fn attempts() -> Vec<Attempt> {
     vec![
         // Files of the host.
@@ -78,7 +78,7 @@ pub fn attempts() -> Vec<Attempt> {
             let inside = host.secret.strip_prefix("/").unwrap_or(&host.secret);
             reads_secret(&Path::new("/old/..").join(inside), host)
         }),
-        // What is read-only.
+        // Read-only files.
         ("write to /usr", All, |_| touches("/usr/t-attack")),
         ("make /usr writable by a remount", All, |_| {
             remounted(MsFlags::MS_BIND, "/usr").or_else(|_| remounted(MsFlags::MS_BIND, "/"))?;

@@ -1,28 +1,28 @@
-//! Taking all there is of what the kernel has only so much of: for each user, or for all.
+//! Exhaustion of kernel resources that are limited per user or for the whole system.
 //!
-//! `attacker greedy` takes, holds what it has got until its standard input ends, and `attacker modest` asks for one of each.
+//! `attacker greedy` takes all it can and holds it until its standard input ends; `attacker modest` asks for one of each.
 
 use std::io::{Write, stdin};
 use std::os::fd::{FromRawFd, OwnedFd};
 
 use super::*;
 
-/// How many of it to take at most, so that what has no limit ends, too.
+/// Most objects to take of one resource, so that an unlimited one ends, too.
 const MOST: usize = 300_000;
 
-/// Something that can be used up.
+/// Name of a resource, the most to take, and the function that takes one.
 type Resource = (
     &'static str,
     usize,
     fn(&mut Vec<OwnedFd>) -> Result<(), String>,
 );
 
-/// Every one, how many are asked for at most, and how one is taken. What no file holds is the kernel's as long as the sandbox is
-/// there.
+/// Resources to exhaust. An object without a descriptor lasts as long as the
+/// sandbox.
 const RESOURCES: [Resource; 9] = [
-    // Before the next, of which it needs one.
+    // Before the instances, since it needs one of them.
     ("watches of files", MOST, |held| {
-        // Each of another file, since one that is watched already is no further watch.
+        // Each watch needs another file: watching a file again makes no new watch.
         let at =
             std::env::temp_dir().join(format!("watched-{}-{}", std::process::id(), held.len()));
         let file = File::create(&at).map_err(io)?;
@@ -69,7 +69,7 @@ const RESOURCES: [Resource; 9] = [
             [name.as_ptr() as usize, flags, 0o600, 0, 0],
         );
         own(held, made)?;
-        // Gone when it is closed.
+        // The queue is removed when it is closed.
         call(libc::SYS_mq_unlink, [name.as_ptr() as usize, 0, 0, 0, 0]).map(drop)
     }),
     ("timers", MOST, |_| {
@@ -113,20 +113,20 @@ const RESOURCES: [Resource; 9] = [
 
 fn own(held: &mut Vec<OwnedFd>, opened: Result<i64, String>) -> Result<(), String> {
     let number = i32::try_from(opened?).map_err(|error| error.to_string())?;
-    // SAFETY: the kernel has just opened it for us.
+    // SAFETY: the kernel has just opened this descriptor for us.
     held.push(unsafe { OwnedFd::from_raw_fd(number) });
     Ok(())
 }
 
-/// Takes all it gets, says how much that was, and holds it.
+/// Takes as much as it can of each resource, prints how much, and holds it.
 pub fn greedy() {
-    // Its children end with it, and nobody else.
+    // A session of its own, so that only its children end with it.
     let _ = nix::unistd::setsid();
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
-    // Of what a file holds, each kind by a process of its own, so that the one's files are not the other's.
+    // One process per resource, so that descriptors of one do not count against another.
     for (name, most, take) in RESOURCES {
         let Ok((read, write)) = nix::unistd::pipe() else {
             return;
@@ -143,7 +143,7 @@ pub fn greedy() {
                 }
             };
             println!("{name}\t{count}\t{stopped}");
-            // Not closed, since children of its have it, too.
+            // A byte instead of a close: children of this process have the descriptor, too.
             let _ = nix::unistd::write(&write, &[1]);
             loop {
                 nix::unistd::pause();
@@ -160,7 +160,7 @@ pub fn greedy() {
     );
 }
 
-/// Asks for one of each, and says what it did not get.
+/// Asks for one of each resource, and prints those it did not get.
 pub fn modest() {
     let _ = nix::unistd::setsid();
     for (name, _, take) in RESOURCES {
@@ -175,7 +175,7 @@ pub fn modest() {
     );
 }
 
-/// Uses memory until it is stopped: its own, or that of files.
+/// Uses up memory, its own or that of a tmpfs, until it is stopped.
 pub fn hungry(place: Option<&str>) {
     let Some(place) = place else {
         let mut eaten = Vec::new();
@@ -189,7 +189,7 @@ pub fn hungry(place: Option<&str>) {
     println!("full");
 }
 
-/// Exchanges what has two names, for ever, and says before that it begins.
+/// Prints that it begins, then exchanges each pair of names without end.
 pub fn restless(pairs: &[String]) {
     println!("exchanging");
     let pairs: Vec<_> = pairs.iter().map(|name| text(name)).collect();

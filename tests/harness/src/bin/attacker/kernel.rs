@@ -1,8 +1,8 @@
-//! The kernel, which is the host's.
+//! Attempts against the kernel, which a container shares with the host.
 
 use super::*;
 
-/// What is tried.
+/// Returns the attempts against the kernel.
 pub fn attempts() -> Vec<Attempt> {
     vec![
         // The kernel.
@@ -96,7 +96,7 @@ pub fn attempts() -> Vec<Attempt> {
                 [file, none.as_ptr() as usize, 0, 0, 0],
             );
             match done {
-                // Looked at, and found to be none.
+                // The kernel read the file and rejected its format: the call was not stopped.
                 Err(error) if error.contains("Exec format") => Ok(error),
                 other => other.map(|_| String::new()),
             }

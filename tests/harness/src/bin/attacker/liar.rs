@@ -1,4 +1,4 @@
-//! In the place of the process by which the host reaches into a machine: says to the host what it likes.
+//! Hostile agent of a machine: replaces guest-init's agent and sends false answers to the host.
 
 use std::os::fd::AsFd;
 
@@ -19,17 +19,17 @@ const ATTACH: u8 = 10;
 const HELLO: u8 = 11;
 const PASSAGE: u8 = 12;
 
-/// What is said once.
+/// Bytes of one or more frames.
 type Said = Vec<u8>;
 
-/// One way to lie: what is said to a host that comes, and what to its questions; whether that is repeated without end.
+/// A false agent: its greeting, its answer to requests, and whether it repeats the answer without end.
 struct Lie {
     hello: fn(u64) -> Said,
     answer: fn() -> Said,
     is_endless: bool,
 }
 
-/// The lie of a name. Those that are not known say nothing.
+/// Returns the lie with this name; an unknown one sends nothing.
 fn lie(name: &str) -> Lie {
     let once = |answer| Lie {
         hello: |number| hello(1, number),
@@ -129,7 +129,7 @@ fn noise() -> Said {
         .collect()
 }
 
-/// What only the host says, and what is no answer.
+/// Returns frames that only the host may send, or that answer nothing.
 fn unasked() -> Said {
     let open = [&[7, 0, 0, 0][..], &[0, 22, 0]].concat();
     let bytes = [&[9, 0, 0, 0][..], &[2], b"bytes"].concat();
@@ -151,9 +151,9 @@ fn unasked() -> Said {
     .concat()
 }
 
-/// Takes all ways of the host's from the process that has them, and answers on each.
+/// Kills the agent, opens all its channels to the host, and answers on each.
 pub fn liar() {
-    // Who has started it is answered by that process.
+    // Wait until the agent has answered the command that started this program.
     std::thread::sleep(Duration::from_secs(2));
     let ports = ports();
     let answering: Vec<i32> = holders(&ports);
@@ -196,7 +196,7 @@ fn ports() -> Vec<PathBuf> {
         .collect()
 }
 
-/// Processes that have one of these open.
+/// Returns the processes that have one of these ports open.
 fn holders(ports: &[PathBuf]) -> Vec<i32> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let holds = |process: &fs::DirEntry| {
@@ -212,7 +212,7 @@ fn holders(ports: &[PathBuf]) -> Vec<i32> {
         .collect()
 }
 
-/// Answers on one way for ever.
+/// Answers on one channel without end.
 fn answer(file: &File) {
     let mut heard = Vec::new();
     loop {
@@ -245,7 +245,7 @@ fn hears(file: &File, heard: &mut Vec<u8>) -> bool {
     }
 }
 
-/// The first frame of those that were heard.
+/// Removes and returns the first frame of the input.
 fn take(heard: &mut Vec<u8>) -> Option<(u8, Vec<u8>)> {
     let header = heard.first_chunk::<5>()?;
     let (kind, length) = (
@@ -258,7 +258,7 @@ fn take(heard: &mut Vec<u8>) -> Option<(u8, Vec<u8>)> {
     Some((kind, payload))
 }
 
-/// Says it, until the host is gone, or somebody else has come.
+/// Sends bytes, repeatedly if `is_endless`, until the host disconnects or another client attaches.
 fn says(file: &File, said: &[u8], is_endless: bool, heard: &mut Vec<u8>) {
     let mut left = said;
     while !left.is_empty() {

@@ -1,11 +1,11 @@
-//! Tries to get out of the sandbox it runs in, and prints a line for each attempt: its name, `stopped` or `escaped`, and what
-//! the kernel said.
+//! Tries to escape from the sandbox that it runs in. Prints a line for each attempt: its name, `stopped` or `escaped`, and the
+//! kernel's answer.
 //!
-//! `attacker MARKER SECRET PID PORT ABSTRACT`: a secret of the host's and the text in it, a process of the host, a port on
-//! its loopback and the name of an abstract socket of its. With `shares` before them: what only a machine has to try.
-//! `liar`, `greedy`, `modest`, `hungry [FILE]` and `restless A B…` do what their functions say.
+//! `attacker MARKER SECRET PID PORT ABSTRACT`: the text in a secret file of the host, that file, a process of the host, a port on
+//! its loopback, and the name of one of its abstract sockets. With `shares` in front: the attempts that only a machine makes.
+//! `liar`, `greedy`, `modest`, `hungry [FILE]` and `restless A B…` call the functions of these names.
 //!
-//! `unsafe` for system calls that have no safe function, which is what is tried here.
+//! `unsafe` is for system calls without a safe function.
 #![allow(unsafe_code)]
 
 mod around;
@@ -35,7 +35,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{ForkResult, chdir, fork};
 
-/// What is known of the host.
+/// Targets on the host.
 struct Host {
     marker: String,
     secret: PathBuf,
@@ -44,16 +44,16 @@ struct Host {
     socket: String,
 }
 
-/// `Ok` is an escape, with what was done; `Err` says what stopped it.
+/// Function that makes one attempt: `Ok` is an escape and says what was done, `Err` says what stopped it.
 type Way = fn(&Host) -> Result<String, String>;
 
-/// Its name, what it is against, and how it is made.
+/// Name of an attempt, the protection it is against, and the function that makes it.
 type Attempt = (&'static str, Against, Way);
 
-/// A system call by number.
+/// Makes a system call by number.
 fn call(number: i64, arguments: [usize; 5]) -> Result<i64, String> {
     let [a, b, c, d, e] = arguments;
-    // SAFETY: every caller hands over numbers, or addresses of what lives longer than the call; that the kernel may refuse is
+    // SAFETY: every caller passes numbers, or addresses of objects that outlive the call; the kernel may refuse, which is
     // the point.
     let done = unsafe { libc::syscall(number, a, b, c, d, e) };
     Errno::result(done).map_err(said)
@@ -89,7 +89,7 @@ fn writes(path: &str, content: &str) -> Result<String, String> {
     Ok(format!("wrote {path}"))
 }
 
-/// Writes what is there already.
+/// Writes a file's own content back.
 fn rewrites(path: &str) -> Result<String, String> {
     let content = fs::read_to_string(path).map_err(io)?;
     writes(path, &content)
@@ -103,7 +103,7 @@ fn touches(path: &str) -> Result<String, String> {
     })
 }
 
-/// A fresh directory of ours.
+/// Makes a new directory of our own.
 fn place() -> Result<PathBuf, String> {
     let path = std::env::temp_dir().join(format!("attack-{}", std::process::id()));
     fs::create_dir_all(&path).map_err(io)?;
@@ -116,8 +116,8 @@ fn mounts(kind: &str, options: Option<&str>) -> Result<PathBuf, String> {
     Ok(at)
 }
 
-/// Whoever has privileges in its own namespaces mounts there as it likes. What it does must not be seen in the rest of the
-/// sandbox, where the next attempts are made.
+/// Enters a new mount namespace: a privileged user may mount in its own namespaces, and the mounts must not affect the later
+/// attempts in the sandbox.
 fn own_mounts() -> Result<(), String> {
     unshare(CloneFlags::CLONE_NEWNS).map_err(said)?;
     let none = None::<&str>;
@@ -130,7 +130,7 @@ fn remounted(flags: MsFlags, at: &str) -> Result<(), String> {
     mount(none, at, none, MsFlags::MS_REMOUNT | flags, none).map_err(said)
 }
 
-/// The node of a block device that the kernel has.
+/// Returns the device number of a block device that the kernel has.
 fn disk() -> Result<(u64, u64), String> {
     let table = fs::read_to_string("/proc/partitions").map_err(io)?;
     let numbers = table.lines().skip(2).find_map(|line| {
@@ -157,7 +157,7 @@ fn node(
         .map(|()| "read a device by number".to_owned())
 }
 
-/// What `mount_setattr(2)` takes.
+/// `struct mount_attr` of `mount_setattr(2)`.
 #[repr(C)]
 struct MountAttributes {
     set: u64,
@@ -195,7 +195,7 @@ fn joins(path: &str) -> Result<String, String> {
     Ok(format!("entered {path}"))
 }
 
-/// Whether a process of the host is there under its number, and is not one of ours.
+/// Returns whether this pid is visible and is the process of the host, not one of ours.
 fn is_hosts(pid: i32) -> bool {
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     name.trim() == "test-harness" || name.trim() == "sleep"
@@ -209,18 +209,18 @@ fn reaches(pid: i32, done: Result<i64, String>) -> Result<String, String> {
     }
 }
 
-/// Who may go past what is asked for here, and who may not.
+/// Protection that an attempt is against.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Against {
-    /// Everything a sandbox has.
+    /// Every sandbox.
     All,
-    /// Everything of a sandbox on the host's kernel: what is reached is the kernel below, which is a machine's own.
+    /// Sandboxes on the host's kernel: in a machine the attempt reaches only its own kernel.
     Kernel,
-    /// What a user namespace alone stops: a root that is the host's is not stopped, as SECURITY.md says. It is the kernel, too.
+    /// User namespaces: without ids of its own, root inside is not stopped (see SECURITY.md). Implies `Kernel`.
     OwnIds,
-    /// A root of the sandbox's own: a command sees that of the host.
+    /// A root filesystem of its own: a one-shot command sees the host's.
     OwnRoot,
-    /// Nothing: it is left in the sandbox's tree, where nobody of the host but its root comes.
+    /// Nothing: the file is left in the sandbox's tree, which only the host's root can enter.
     Tree,
 }
 use Against::{All, Kernel, OwnIds, OwnRoot, Tree};
@@ -229,7 +229,7 @@ fn is_mapped(id: u32) -> bool {
     nix::unistd::setuid(id.into()).is_ok()
 }
 
-/// Each attempt is made by a process of its own, which it may leave in whatever state.
+/// Makes an attempt in a child process, whose state it may destroy.
 fn attempt(way: Way, host: &Host) -> (bool, String) {
     let Ok((read, write)) = nix::unistd::pipe() else {
         return (false, "no pipe".to_owned());

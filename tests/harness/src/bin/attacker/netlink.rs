@@ -1,4 +1,4 @@
-//! What the kernel tells and does by messages: the network, sockets, processes.
+//! Netlink: what the kernel reveals and does by messages about the network, sockets and processes.
 
 use std::os::fd::FromRawFd;
 
@@ -11,16 +11,16 @@ const CONNECTOR: usize = 11;
 /// `NLMSG_DONE` and `NLMSG_ERROR`
 const ENDS: [u16; 2] = [3, 2];
 
-/// A socket that does not wait.
+/// Opens a non-blocking netlink socket.
 fn socket(protocol: usize) -> Result<File, String> {
     let kind = (libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) as usize;
     let opened = call(libc::SYS_socket, [16, kind, protocol, 0, 0])?;
     let number = i32::try_from(opened).map_err(|error| error.to_string())?;
-    // SAFETY: the kernel has just opened it for us.
+    // SAFETY: the kernel has just opened this descriptor for us.
     Ok(unsafe { File::from_raw_fd(number) })
 }
 
-/// `struct nlmsghdr` with what follows.
+/// Encodes a message: `struct nlmsghdr` and its content.
 fn message(kind: u16, flags: u16, content: &[u8]) -> Vec<u8> {
     let length = u32::try_from(16 + content.len()).unwrap_or_default();
     let mut bytes = length.to_ne_bytes().to_vec();
@@ -31,7 +31,7 @@ fn message(kind: u16, flags: u16, content: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// What the kernel answers to a question for all there is.
+/// Requests a dump and returns the kernel's answers.
 fn all(protocol: usize, kind: u16, question: &[u8]) -> Result<Vec<Vec<u8>>, String> {
     let mut socket = socket(protocol)?;
     // NLM_F_REQUEST and NLM_F_DUMP
@@ -54,7 +54,7 @@ fn all(protocol: usize, kind: u16, question: &[u8]) -> Result<Vec<Vec<u8>>, Stri
     }
 }
 
-/// The name in an answer about a NIC: the attribute `IFLA_IFNAME` after `struct ifinfomsg`.
+/// Returns the name of a NIC from an answer: the attribute `IFLA_IFNAME` after `struct ifinfomsg`.
 fn nic(answer: &[u8]) -> Option<String> {
     let mut rest = answer.get(16..)?;
     loop {
@@ -71,7 +71,7 @@ fn nic(answer: &[u8]) -> Option<String> {
     }
 }
 
-/// What is tried.
+/// Returns the attempts by netlink.
 pub fn attempts() -> Vec<Attempt> {
     vec![
         ("be told of NICs of the host", Kernel, |_| {

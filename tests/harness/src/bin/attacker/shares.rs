@@ -1,4 +1,4 @@
-//! Ways out of the directories of the host that a machine has: QEMU and virtiofsd read and write them for it.
+//! Escapes from directories that the host shares with a machine: QEMU and virtiofsd read and write them for it.
 
 use std::os::unix::fs::chown;
 
@@ -7,10 +7,10 @@ use test_harness::prey::{BESIDE, IN_USR, LEFT, SHARED};
 
 use super::*;
 
-/// What is tried.
+/// Returns the attempts against shared directories.
 pub fn attempts() -> Vec<Attempt> {
     vec![
-        // Ways out of what is shared.
+        // Escapes from shared directories.
         ("mount /usr once more, writable", All, |host| {
             again(
                 "9p",
@@ -83,7 +83,7 @@ pub fn attempts() -> Vec<Attempt> {
             call(libc::SYS_connect, [socket, address(&place), 16, 0, 0])
                 .map(|_| "connected".to_owned())
         }),
-        // What its tree is for.
+        // Harmful files in its own tree.
         ("leave nodes of disks and memory", Tree, |_| {
             let nodes = [
                 ("loop", SFlag::S_IFBLK, (7, 0)),
@@ -110,12 +110,12 @@ pub fn attempts() -> Vec<Attempt> {
     ]
 }
 
-/// A place in its tree where everybody inside may write.
+/// Returns a path in the sandbox's tree where every user inside may write.
 fn left(name: &str) -> String {
     format!("/var/tmp/{LEFT}{name}-{}", nix::unistd::getuid())
 }
 
-/// Opens the inode of this number, with FUSE's handles: two words of the number, one of its generation.
+/// Opens the inode with this number by a FUSE file handle: two words of the number, one of its generation.
 pub fn handle(place: &str, kind: u32, size: u32, number: u32) -> Result<File, String> {
     use std::os::fd::FromRawFd;
     let handle = [size, kind, 0, number, 0];
@@ -123,11 +123,11 @@ pub fn handle(place: &str, kind: u32, size: u32, number: u32) -> Result<File, St
     let at = at.as_raw_fd() as usize;
     let opened = call(libc::SYS_open_by_handle_at, [at, address(&handle), 0, 0, 0])?;
     let number = i32::try_from(opened).map_err(|error| error.to_string())?;
-    // SAFETY: the kernel has just opened it for us.
+    // SAFETY: the kernel has just opened this descriptor for us.
     Ok(unsafe { File::from_raw_fd(number) })
 }
 
-/// Opens what a virtiofsd has by its numbers, once its kernel has forgotten it, and looks above.
+/// Opens inodes of a virtiofsd by number, after the guest's caches are dropped, and searches their parents.
 fn parents(place: &str, host: &Host) -> Result<String, String> {
     let mut opened = 0;
     let mut stopped = Err("none opens".to_owned());
@@ -155,7 +155,7 @@ fn parents(place: &str, host: &Host) -> Result<String, String> {
     }
 }
 
-/// A file below that lies beside what is shared.
+/// Searches below `top` for a file from beside the shared directory.
 fn found(top: &Path, host: &Host) -> Option<String> {
     let mut dirs = vec![top.to_owned()];
     while let Some(dir) = dirs.pop() {
@@ -172,7 +172,7 @@ fn found(top: &Path, host: &Host) -> Option<String> {
     None
 }
 
-/// Mounts each of these with each of the options, and looks whether there is more in it, or more can be done to it.
+/// Mounts each tag with each of the options, and checks whether that shows hidden files or allows writing.
 fn again(kind: &str, tags: &[String], options: &[&str], host: &Host) -> Result<String, String> {
     own_mounts()?;
     let (at, mut mounted, mut stopped) = (place()?, 0, String::new());
@@ -193,7 +193,7 @@ fn again(kind: &str, tags: &[String], options: &[&str], host: &Host) -> Result<S
             if let Some(read) = found(&at, host) {
                 return Ok(format!("{options}: {read}"));
             }
-            // What is writable of virtiofs is its own.
+            // Writable virtiofs mounts are the sandbox's own tree.
             if kind == "9p" {
                 match touches(&at.join("t-attack").to_string_lossy()) {
                     Ok(made) => return Ok(format!("{options}: {made}")),
@@ -217,7 +217,7 @@ fn plan9_tags() -> Result<Vec<String>, String> {
         .collect())
 }
 
-/// Has one process move directories while another one goes up from the innermost.
+/// Moves directories in one process while another one goes up from the innermost.
 fn climbs(host: &Host) -> Result<String, String> {
     let top = PathBuf::from(left("climb"));
     fs::create_dir_all(top.join("a/b/c/d")).map_err(io)?;

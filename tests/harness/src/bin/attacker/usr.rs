@@ -1,4 +1,4 @@
-//! The host's `/usr`, which QEMU reads for a machine, and refuses to write. Root inside has its own kernel ask for whatever it likes.
+//! Writes to the host's `/usr`, which QEMU shares with a machine and refuses to write. Root inside controls the guest's kernel.
 
 use std::os::unix::fs::chown;
 
@@ -9,7 +9,7 @@ use test_harness::prey::IN_USR;
 use super::shares::handle;
 use super::*;
 
-/// What is tried.
+/// Returns the attempts against `/usr`.
 pub fn attempts() -> Vec<Attempt> {
     vec![
         (
@@ -81,7 +81,7 @@ pub fn attempts() -> Vec<Attempt> {
     ]
 }
 
-/// Does it to a directory in `/usr` that has no read-only flags any more, which are its own kernel's: what refuses is the host.
+/// Remounts `/usr` writable in the guest, then makes the attempt in a directory there: only the host can refuse it.
 fn usr(way: fn(&Path) -> std::io::Result<()>) -> Result<String, String> {
     own_mounts()?;
     for flags in [MsFlags::empty(), MsFlags::MS_BIND] {
@@ -109,12 +109,12 @@ fn sets(path: &Path, name: &str) -> std::io::Result<()> {
     let value = [0x0200_0001_u32, u32::MAX, 0, u32::MAX, 0];
     let (path, name) = (text(&path.to_string_lossy()), text(name));
     let (path, name) = (path.as_ptr() as usize, name.as_ptr() as usize);
-    // SAFETY: all addresses are of what lives longer than the call.
+    // SAFETY: all addresses are of objects that outlive the call.
     let done = unsafe { libc::syscall(libc::SYS_setxattr, path, name, address(&value), 20, 0) };
     Ok(Errno::result(done).map(drop)?)
 }
 
-/// Opens what a filesystem has by handles with small numbers, of these types and sizes.
+/// Opens inodes of a filesystem by handles with small numbers, of these types and sizes.
 fn by_handle(place: &str, kinds: &[(u32, u32)]) -> Result<String, String> {
     for (kind, size) in kinds {
         for number in 0..64 {
