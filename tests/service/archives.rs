@@ -1,4 +1,4 @@
-//! A sandbox exported and imported.
+//! Export and import.
 
 use std::fs;
 use std::path::Path;
@@ -15,8 +15,8 @@ use crate::support::{
 use crate::trees::{UNIT, described, furnish};
 
 #[test]
-fn a_sandbox_comes_back_as_it_was() {
-    let Some(test) = Test::begin("a_sandbox_comes_back_as_it_was") else {
+fn an_imported_sandbox_equals_the_exported_one() {
+    let Some(test) = Test::begin("an_imported_sandbox_equals_the_exported_one") else {
         return;
     };
     let unit = HostFile::unit("t-state.service", UNIT);
@@ -32,7 +32,7 @@ fn a_sandbox_comes_back_as_it_was() {
     ]);
     furnish(&in_tree("t-one", "var/lib/t-state"));
     let tree = described(&in_tree("t-one", ""));
-    // The mark names what was made for the place, which is the same here.
+    // The mark in the tree is not compared: it names files made for this path, which is the same here.
     let config = ok(&["inspect", "t-one"]);
     let manifest = || fs::read("/etc/libvirt-sandbox/services/t-one/manifest").unwrap();
     let before = manifest();
@@ -47,7 +47,7 @@ fn a_sandbox_comes_back_as_it_was() {
         "{done:?}"
     );
 
-    // tar reads it, with owners, attributes and holes.
+    // tar can read the archive, with owners, attributes and holes.
     fs::create_dir(dir.path().join("x")).unwrap();
     output(
         "tar",
@@ -86,7 +86,7 @@ fn a_sandbox_comes_back_as_it_was() {
         assert_eq!(manifest(), before);
         ok(&["delete", "t-one"]);
     }
-    // Packed again by tar, which writes another dialect.
+    // Repacked by tar, which writes another format.
     fs::remove_file(path("a.tar")).unwrap();
     let pack = "cd x && tar --create --file ../a.tar --format=gnu virt-sandbox/metadata.json virt-sandbox/sandbox.toml \
                 virt-sandbox/manifest virt-sandbox/base.json tree virt-sandbox/end";
@@ -110,13 +110,13 @@ fn a_sandbox_comes_back_as_it_was() {
 }
 
 #[test]
-fn a_second_one_has_an_identity_of_its_own() {
-    let Some(test) = Test::begin("a_second_one_has_an_identity_of_its_own") else {
+fn an_import_under_another_name_gets_its_own_identity() {
+    let Some(test) = Test::begin("an_import_under_another_name_gets_its_own_identity") else {
         return;
     };
     ok(&["create", "--start", "-u", "apache2.service", "t-one"]);
     says("t-one", "echo same > /var/www/html/page");
-    // Through a pipe, while it runs.
+    // Through a pipe, while the sandbox runs.
     let script = "\"$0\" export t-one -o - | \"$0\" import --start - t-two";
     output("sh", &["-c", script, service_program().to_str().unwrap()]);
     assert_eq!(listed("t-one").unwrap()["state"], "running");
@@ -134,8 +134,8 @@ fn a_second_one_has_an_identity_of_its_own() {
 }
 
 #[test]
-fn what_is_cut_short_leaves_nothing() {
-    let Some(test) = Test::begin("what_is_cut_short_leaves_nothing") else {
+fn interrupted_exports_and_imports_leave_nothing() {
+    let Some(test) = Test::begin("interrupted_exports_and_imports_leave_nothing") else {
         return;
     };
     let unit = HostFile::unit("t-state.service", UNIT);
@@ -193,7 +193,7 @@ fn what_is_cut_short_leaves_nothing() {
     ok(&["list"]);
     assert!(!in_tree("t-cut", "").exists());
 
-    // Input that does not come.
+    // Input that never arrives.
     let mut child = program()
         .args(["import", "-"])
         .stdin(Stdio::piped())

@@ -27,7 +27,7 @@ fn units_have_the_capabilities_they_ask_for() {
     ok(&["delete", "--force", "t-cap"]);
     drop(bind);
 
-    // Of its own network it may be the administrator, of the host's clock not.
+    // The service may administer its own network, but not the host's clock.
     let clock = unit("AmbientCapabilities=CAP_SYS_TIME\nAmbientCapabilities=CAP_NET_ADMIN\n");
     let refused = run(&[&create[..], &["t-cap"]].concat());
     assert_eq!(refused.code, 1, "{refused:?}");

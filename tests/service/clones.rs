@@ -1,4 +1,4 @@
-//! A sandbox cloned, stopped and running, and clones cut short.
+//! Clones of stopped and running sandboxes, and interrupted clones.
 
 use std::fs;
 use std::path::Path;
@@ -13,8 +13,8 @@ use crate::support::{
 use crate::trees::{UNIT, described, furnish};
 
 #[test]
-fn a_clone_has_all_but_the_identity() {
-    let Some(test) = Test::begin("a_clone_has_all_but_the_identity") else {
+fn a_clone_has_everything_but_the_identity() {
+    let Some(test) = Test::begin("a_clone_has_everything_but_the_identity") else {
         return;
     };
     let unit = HostFile::unit("t-state.service", UNIT);
@@ -23,7 +23,7 @@ fn a_clone_has_all_but_the_identity() {
     ok(&["stop", "t-one"]);
     let state = |name: &str| in_tree(name, "var/lib/t-state");
     furnish(&state("t-one"));
-    // As of a service with keys of its own.
+    // Files as of a service with its own keys.
     let config = Path::new("/etc/libvirt-sandbox/services/t-one/sandbox.toml");
     let text = fs::read_to_string(config).unwrap();
     let with_package = text.replace(
@@ -64,7 +64,7 @@ fn a_clone_has_all_but_the_identity() {
     };
     assert_ne!(mac("t-one"), mac("t-two"));
 
-    // A clone elsewhere under another host name, and of a clone.
+    // A clone in another directory with another host name, and a clone of a clone.
     ok(&[
         "clone",
         "--path",
@@ -117,7 +117,7 @@ fn a_running_server_and_its_clone_both_answer() {
     test.end();
 }
 
-/// A unit that counts in two files, always the first one first.
+/// A unit that counts in two files, always in the first one first.
 const COUNTER: &str = "[Service]\nStateDirectory=t-count\nWorkingDirectory=/var/lib/t-count\n\
     ExecStart=/usr/bin/python3 -c \"\
     f = [open(n, 'r+' if __import__('os').path.exists(n) else 'w+') for n in ('0-first', 'z-last')]\\n\
@@ -138,7 +138,7 @@ fn counting() -> HostFile {
         "t-count.service",
         "t-one",
     ]);
-    // So many files that copying takes a while, between the two.
+    // Enough files between the two to make the copy slow.
     let dir = in_tree("t-one", "var/lib/t-count");
     for file in 0..8000 {
         fs::write(dir.join(format!("file-{file}")), "x").unwrap();
@@ -172,8 +172,8 @@ fn half_cloned() -> Child {
 
 #[test]
 #[ignore = "slow: make test-slow"]
-fn a_source_that_runs_is_frozen_and_runs_on() {
-    let Some(test) = Test::begin("a_source_that_runs_is_frozen_and_runs_on") else {
+fn a_running_source_is_frozen_and_resumes() {
+    let Some(test) = Test::begin("a_running_source_is_frozen_and_resumes") else {
         return;
     };
     let unit = counting();

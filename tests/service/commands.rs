@@ -1,4 +1,4 @@
-//! Commands in place of units: what they run as, when they are up, and how they end.
+//! Commands in place of units: their account, when they count as started, and their exit status.
 
 use std::process::Stdio;
 
@@ -7,11 +7,11 @@ use nix::sys::signal::Signal;
 use crate::support::{Test, eventually, listed, ok, program, run, says, send};
 
 #[test]
-fn a_command_runs_as_it_was_said() {
-    let Some(test) = Test::begin("a_command_runs_as_it_was_said") else {
+fn a_command_runs_with_its_account_and_options() {
+    let Some(test) = Test::begin("a_command_runs_with_its_account_and_options") else {
         return;
     };
-    // An account that the host does not have; its home and its directory are made.
+    // The host lacks the account; its home and its directory are created.
     ok(&[
         "create",
         "-N",
@@ -53,7 +53,7 @@ fn a_command_runs_as_it_was_said() {
         "{logs}"
     );
     assert_eq!(says("t-cmd", "stat -c '%U %a' /srv/home"), "t-app 700");
-    // It starts again.
+    // The sandbox can start again.
     let main = || {
         says(
             "t-cmd",
@@ -70,7 +70,7 @@ fn a_command_runs_as_it_was_said() {
     });
     ok(&["delete", "--force", "t-cmd"]);
 
-    // One that ends with success has been started, and its sandbox ends.
+    // A command that has succeeded counts as started, and its sandbox stops.
     ok(&[
         "create",
         "-N",
@@ -88,7 +88,7 @@ fn a_command_runs_as_it_was_said() {
     assert!(ok(&["logs", "t-cmd"]).contains("done"));
     ok(&["delete", "t-cmd"]);
 
-    // One that fails says why, and so does one that is not up.
+    // A failed command is reported with the reason, and so is one that never becomes ready.
     for (ready, script, expected) in [
         ("started", "echo oh no; exit 7", ["status 7"].as_slice()),
         (
@@ -155,9 +155,8 @@ fn a_command_runs_as_it_was_said() {
 }
 
 #[test]
-fn how_a_command_did_is_said_that_was_over_before_anybody_looked() {
-    let Some(test) = Test::begin("how_a_command_did_is_said_that_was_over_before_anybody_looked")
-    else {
+fn the_result_of_a_short_command_is_reported() {
+    let Some(test) = Test::begin("the_result_of_a_short_command_is_reported") else {
         return;
     };
     let is_running = || listed("t-over").is_some_and(|listed| listed["state"] == "running");

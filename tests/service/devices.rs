@@ -9,8 +9,8 @@ const TUN: &str = "/dev/net/tun";
 
 #[test]
 #[ignore = "slow: make test-slow"]
-fn a_container_has_the_devices_it_was_given_and_no_other() {
-    let Some(test) = Test::begin("a_container_has_the_devices_it_was_given_and_no_other") else {
+fn a_container_has_only_the_devices_given_to_it() {
+    let Some(test) = Test::begin("a_container_has_only_the_devices_given_to_it") else {
         return;
     };
     let Ok(tun) = fs::metadata(TUN) else {
@@ -23,7 +23,7 @@ fn a_container_has_the_devices_it_was_given_and_no_other() {
     };
     let create = ["create", "-N", "none", "-u", "t-device.service"];
 
-    // As the unit asks for it.
+    // Devices that the unit asks for.
     let asking = unit("DeviceAllow=/dev/net/tun rw\nDeviceAllow=/dev/mem rw\n");
     let plan = ok(&[&create[..], &["--dry-run", "t-device"]].concat());
     assert!(plan.contains("device   /dev/net/tun\n"), "{plan}");

@@ -1,6 +1,6 @@
-//! Every verb with every driver: the same program, the same words, the same outcome.
+//! Every verb with every driver: the same program, the same arguments, the same result.
 //!
-//! [`a_machine_in_short`] is part of every run; the table is for `make test-vm`, since each boot is emulated where there is no
+//! [`one_machine_runs_the_main_verbs`] is part of every run; the table is for `make test-vm`, since boots are emulated without
 //! KVM.
 
 mod more;
@@ -43,7 +43,7 @@ impl Driver {
         }
     }
 
-    /// The process that a running sandbox ends with.
+    /// Returns the process that ends a running sandbox if it is killed.
     fn process(self, name: &str) -> Pid {
         let pid = match self {
             Self::Containers => output("virsh", &["-c", &self.uri(), "domid", name]),
@@ -61,13 +61,13 @@ impl Driver {
     }
 }
 
-/// What a cell works with.
+/// Driver, sandbox and ports of one cell of the table.
 struct Cell {
     driver: Driver,
     name: String,
-    /// Of the host, for port 80.
+    /// Host port published for port 80.
     port: u16,
-    /// Of the host, for port 8081.
+    /// Host port published for port 8081.
     inner_port: u16,
 }
 
@@ -103,10 +103,10 @@ impl Cell {
     }
 }
 
-/// A verb, and what it has to do.
+/// A verb, and the function that checks it.
 type Row = (&'static str, fn(&Cell));
 
-/// The rows are run in this order with one sandbox, which is stopped at first.
+/// Rows of the table, which run in this order on one sandbox that is stopped at first.
 const VERBS: [Row; 32] = [
     ("create", create),
     ("edit", more::edit),
@@ -183,8 +183,8 @@ fn every_verb_with_every_driver() {
 }
 
 #[test]
-fn a_machine_in_short() {
-    let Some(test) = Test::begin("a_machine_in_short") else {
+fn one_machine_runs_the_main_verbs() {
+    let Some(test) = Test::begin("one_machine_runs_the_main_verbs") else {
         return;
     };
     let unit = HostFile::unit(
@@ -292,7 +292,7 @@ fn execute(cell: &Cell) {
         as_user.stdout, "www-data www-data /tmp b c\n",
         "{as_user:?}"
     );
-    // A process that is left behind holds nothing up; in a container it has the caller's own streams.
+    // A background process does not keep `execute` waiting; in a container it holds the caller's own streams.
     if cell.driver == Driver::Machines {
         let left = inside(&cell.name, "sleep 1000 & echo done");
         assert_eq!((left.code, left.stdout.as_str()), (0, "done\n"));
@@ -405,7 +405,7 @@ fn clone(cell: &Cell) {
     ok(&["delete", &copy]);
 }
 
-/// What was written and synchronised is there after the sandbox was killed, and nothing is left of it.
+/// Kills the sandbox: synchronised data is kept, and nothing is left running.
 fn crash(cell: &Cell) {
     cell.says(
         "for i in $(seq 20); do echo line-$i >> /var/lib/t-data; sync -d /var/lib/t-data; done",

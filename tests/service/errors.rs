@@ -1,11 +1,11 @@
-//! One line for each mistake, and nothing left.
+//! Mistakes: each is reported on one line and leaves nothing behind.
 
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
 use crate::support::{Done, HostFile, Test, finish, ok, program, run};
 
-/// A failure says what is wrong on one line; those of the command line add where to find help.
+/// Checks that a failure is reported on one line; errors of the command line also say where to find help.
 fn check(done: &Done, code: i32, words: &[&str]) {
     assert_eq!(done.code, code, "{done:?}");
     assert_eq!(done.stdout, "", "{done:?}");
@@ -23,8 +23,8 @@ fn check(done: &Done, code: i32, words: &[&str]) {
 }
 
 #[test]
-fn a_wrong_create_says_why_and_leaves_nothing() {
-    let Some(test) = Test::begin("a_wrong_create_says_why_and_leaves_nothing") else {
+fn a_failed_create_says_why_and_leaves_nothing() {
+    let Some(test) = Test::begin("a_failed_create_says_why_and_leaves_nothing") else {
         return;
     };
     let long = "a".repeat(300);
@@ -122,8 +122,8 @@ fn an_unknown_sandbox_is_named_by_every_verb() {
 }
 
 #[test]
-fn what_is_there_is_not_overwritten() {
-    let Some(test) = Test::begin("what_is_there_is_not_overwritten") else {
+fn existing_sandboxes_and_files_are_not_overwritten() {
+    let Some(test) = Test::begin("existing_sandboxes_and_files_are_not_overwritten") else {
         return;
     };
     let sleeper = HostFile::unit(
@@ -195,8 +195,8 @@ fn units_that_cannot_work_are_refused() {
 }
 
 #[test]
-fn only_root_may() {
-    let Some(test) = Test::begin("only_root_may") else {
+fn only_root_can_use_the_program() {
+    let Some(test) = Test::begin("only_root_can_use_the_program") else {
         return;
     };
     let mut command = Command::new("setpriv");
@@ -205,9 +205,9 @@ fn only_root_may() {
         .arg(program().get_program())
         .args(["create", "-u", "apache2.service", "t-x"]);
     let done = finish(command, "");
-    // The build may lie where nobody else may go.
+    // The build directory may be inaccessible to other users.
     if done.code == 127 || done.code == 126 {
-        eprintln!("skipped: only_root_may: {}", done.stderr);
+        eprintln!("skipped: only_root_can_use_the_program: {}", done.stderr);
         return;
     }
     check(&done, 1, &["root"]);

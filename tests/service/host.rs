@@ -1,4 +1,4 @@
-//! The host's unit of a sandbox, and libvirtd restarted.
+//! The host's unit of a sandbox, and restarts of libvirtd.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -38,7 +38,7 @@ fn systemd_accepts_the_unit() {
     test.end();
 }
 
-/// What a service manager is told, with sd_notify(3).
+/// Receiver of sd_notify(3) messages, in place of the service manager.
 struct Manager {
     socket: UnixDatagram,
     dir: tempfile::TempDir,
@@ -61,7 +61,7 @@ impl Manager {
             .unwrap()
     }
 
-    /// Whether `line` comes within so many seconds.
+    /// Returns whether `line` arrives within so many seconds.
     fn is_told(&self, line: &str, seconds: u64) -> bool {
         let end = Instant::now() + Duration::from_secs(seconds);
         let mut message = [0; 4096];
@@ -84,8 +84,8 @@ impl Manager {
 }
 
 #[test]
-fn run_tells_when_the_units_are_up_and_stops_at_sigterm() {
-    let Some(test) = Test::begin("run_tells_when_the_units_are_up_and_stops_at_sigterm") else {
+fn run_reports_readiness_and_stops_at_sigterm() {
+    let Some(test) = Test::begin("run_reports_readiness_and_stops_at_sigterm") else {
         return;
     };
     let unit = HostFile::unit(
@@ -108,7 +108,7 @@ fn run_tells_when_the_units_are_up_and_stops_at_sigterm() {
     assert_eq!(listed("t-run").unwrap()["state"], "stopped");
     assert!(ok(&["logs", "t-run"]).contains("stopped-well"));
 
-    // One that powers itself off is no success: the host's unit is to start it again.
+    // A sandbox that powers itself off is no success: the host's unit must start it again.
     let mut child = manager.run("t-run");
     assert!(manager.is_told("READY=1", 30));
     run(&[
@@ -139,8 +139,8 @@ fn run_tells_when_the_units_are_up_and_stops_at_sigterm() {
 }
 
 #[test]
-fn a_run_that_is_killed_leaves_the_sandbox_alone() {
-    let Some(test) = Test::begin("a_run_that_is_killed_leaves_the_sandbox_alone") else {
+fn a_killed_run_leaves_the_sandbox_running() {
+    let Some(test) = Test::begin("a_killed_run_leaves_the_sandbox_running") else {
         return;
     };
     let unit = HostFile::unit(
@@ -168,13 +168,13 @@ fn a_run_that_is_killed_leaves_the_sandbox_alone() {
     test.end();
 }
 
-/// The image of a sandbox, its command, the status of `run`, and what is said.
+/// Image of a sandbox, its command, the exit status of `run`, and its message.
 type Ending = (Option<&'static str>, &'static str, i32, &'static str);
 
 #[test]
-fn run_ends_as_a_command_that_runs_once_has_ended() {
+fn run_returns_the_status_of_a_one_time_command() {
     run_ends_as(
-        "run_ends_as_a_command_that_runs_once_has_ended",
+        "run_returns_the_status_of_a_one_time_command",
         &[
             (None, "sleep 3", 0, ""),
             (Some("64M"), "sleep 3; exit 7", 7, "exit-code, status 7"),
@@ -184,9 +184,9 @@ fn run_ends_as_a_command_that_runs_once_has_ended() {
 
 #[test]
 #[ignore = "slow: make test-slow"]
-fn run_ends_as_a_command_was_ended() {
+fn run_returns_the_status_of_a_killed_command() {
     run_ends_as(
-        "run_ends_as_a_command_was_ended",
+        "run_returns_the_status_of_a_killed_command",
         &[
             (None, "sleep 3; exit 7", 7, "exit-code, status 7"),
             (None, "sleep 3; kill -9 $$", 137, "signal, signal 9"),
@@ -219,7 +219,7 @@ fn run_ends_as(test: &str, endings: &[Ending]) {
         let state = if *status == 0 { "stopped" } else { "failed" };
         assert_eq!(one["state"], state, "{one}");
         assert!(ok(&["status", "t-run"]).contains(words));
-        // What was said of the old name is not said of the new one.
+        // A renamed sandbox does not report the exit status of its old name.
         ok(&["rename", "t-run", "t-ran"]);
         assert_eq!(listed("t-ran").unwrap()["state"], "stopped");
         ok(&["delete", "t-ran"]);
@@ -228,8 +228,8 @@ fn run_ends_as(test: &str, endings: &[Ending]) {
 }
 
 #[test]
-fn run_is_asked_to_stop_before_the_units_are_up() {
-    let Some(test) = Test::begin("run_is_asked_to_stop_before_the_units_are_up") else {
+fn run_can_be_stopped_before_the_units_are_up() {
+    let Some(test) = Test::begin("run_can_be_stopped_before_the_units_are_up") else {
         return;
     };
     let unit = HostFile::unit(
@@ -253,8 +253,8 @@ fn run_is_asked_to_stop_before_the_units_are_up() {
 }
 
 #[test]
-fn run_does_not_tell_of_units_that_fail() {
-    let Some(test) = Test::begin("run_does_not_tell_of_units_that_fail") else {
+fn run_does_not_report_readiness_if_units_fail() {
+    let Some(test) = Test::begin("run_does_not_report_readiness_if_units_fail") else {
         return;
     };
     let unit = HostFile::unit("t-run.service", "[Service]\nExecStart=/bin/false\n");

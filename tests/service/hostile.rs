@@ -1,4 +1,4 @@
-//! Archives that mean harm, or are for another host.
+//! Hostile archives, and archives for another host.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::support::{HostFile, Test, in_tree, ok, output, run};
 use crate::trees::UNIT;
 
-/// Writes `bad.tar` from `good.tar`: Python that may change members (name → (header, content)) and add some.
+/// Writes `bad.tar` from `good.tar`; `change` is Python that may change members (name → (header, content)) and add some.
 fn spoil(dir: &Path, change: &str) {
     let script = format!(
         r#"
@@ -55,8 +55,8 @@ fn assert_nothing_is_left(what: &str) {
 }
 
 #[test]
-fn nothing_of_an_archive_gets_out_of_the_tree() {
-    let Some(test) = Test::begin("nothing_of_an_archive_gets_out_of_the_tree") else {
+fn hostile_archives_write_nothing_outside_the_tree() {
+    let Some(test) = Test::begin("hostile_archives_write_nothing_outside_the_tree") else {
         return;
     };
     let unit = HostFile::unit("t-state.service", UNIT);
@@ -147,7 +147,7 @@ fn nothing_of_an_archive_gets_out_of_the_tree() {
         assert_eq!(left.len(), 1, "{change}: {left:?}");
         assert_nothing_is_left(change);
     }
-    // What is only different is said, and what is as it should be works.
+    // Mere differences are reported, and a good archive works.
     spoil(
         dir.path(),
         "d = json.loads(text['metadata.json']); d['os'] = {'id': 'other', 'pretty-name': 'Other 1'}; text['metadata.json'] = json.dumps(d).encode()\n\

@@ -1,4 +1,4 @@
-//! Virtual machines whose tree is in an image, for `make test-vm`: nobody else mounts it while they run, and what was written stays.
+//! Virtual machines whose tree is in an image, for `make test-vm`: nobody else mounts it while they run, and data is kept.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -23,7 +23,7 @@ fn create(name: &str, unit: &str, image: &[&str]) {
     ok(&[&create[..], image, &[name]].concat());
 }
 
-/// Ends the machine as a power cut does.
+/// Kills the machine, as a power cut would.
 fn cut(name: &str) {
     assert!(virsh(&["destroy", name]).status.success());
     eventually("it has ended", || {
@@ -49,7 +49,7 @@ fn keeps_its_tree(image: &[&str]) {
     );
     says("t-disk", "echo one > /var/lib/t-disk/file");
 
-    // While it runs the host reads a copy, or asks inside.
+    // While the machine runs, the host reads a copy or asks inside.
     assert!(ok(&["logs", "t-disk"]).contains("Reached target"));
     ok(&["snapshot", "create", "t-disk", "one"]);
     ok(&["clone", "t-disk", "t-disk-2"]);
@@ -59,7 +59,7 @@ fn keeps_its_tree(image: &[&str]) {
 
     says("t-disk", "echo two > /var/lib/t-disk/file; sync");
     cut("t-disk");
-    // Whoever reads the image on the host keeps the machine from it, also one that libvirt starts by itself.
+    // A reader of the image on the host keeps the machine from starting, even if libvirt starts it.
     let mut reader = program();
     reader
         .args(["logs", "--follow", "t-disk"])
@@ -124,7 +124,7 @@ fn a_machine_keeps_its_tree_in_a_qcow2_image() {
     test.end();
 }
 
-/// Every row that a database has acknowledged is there after its machine was killed, and after it was stopped.
+/// Every row that a database has acknowledged survives a kill and a stop of its machine.
 #[test]
 #[ignore = "for make test-vm"]
 fn a_database_in_an_image_loses_nothing() {

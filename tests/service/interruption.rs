@@ -1,4 +1,4 @@
-//! Create cut short.
+//! Interrupted `create` and `delete`.
 
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -13,7 +13,7 @@ use crate::support::{HostFile, Test, eventually, in_tree, ok, program, run, send
 const UNIT: &str = "[Service]\nExecStart=/bin/sleep infinity\nStateDirectory=t-slow\n";
 const FILES: usize = 12_000;
 
-/// A unit with so much state that copying it takes a while.
+/// Makes a unit with so much state that copying it takes a while.
 fn slow() -> (HostFile, HostFile) {
     let unit = HostFile::unit("t-slow.service", UNIT);
     let first = HostFile::new("/var/lib/t-slow/0", "first");
@@ -23,7 +23,7 @@ fn slow() -> (HostFile, HostFile) {
     (unit, first)
 }
 
-/// A create that is in the middle of its copying.
+/// Starts a `create`, and returns while it copies.
 fn half_made() -> Child {
     let child = program()
         .args([
@@ -37,7 +37,7 @@ fn half_made() -> Child {
             "t-cut",
         ])
         .stderr(Stdio::piped())
-        // Ctrl+C goes to a whole group: this one is the program's own.
+        // Ctrl+C goes to a whole process group, so the program gets one of its own.
         .process_group(0)
         .spawn()
         .unwrap();
@@ -78,7 +78,7 @@ fn a_killed_create_is_undone_by_the_next_command() {
     };
     let slow = slow();
     let mut child = half_made();
-    // What somebody works on is left alone.
+    // A sandbox that another command works on is left alone.
     assert!(!ok(&["list"]).contains("t-cut"));
     assert!(
         child.try_wait().unwrap().is_none(),
@@ -91,7 +91,7 @@ fn a_killed_create_is_undone_by_the_next_command() {
     assert_eq!(next.code, 0, "{next:?}");
     assert!(next.stderr.contains("'t-cut'"), "{next:?}");
     assert!(!in_tree("t-cut", "").exists());
-    // The name is free again.
+    // The name can be used again.
     let unit = HostFile::unit(
         "t-quick.service",
         "[Service]\nExecStart=/bin/sleep infinity\n",

@@ -1,12 +1,12 @@
-//! What a sandbox does not see of the host.
+//! Isolation: a sandbox does not see the host.
 
 use std::fs;
 
 use crate::support::{HostFile, Test, inside, ok, says};
 
 #[test]
-fn the_host_is_not_seen_from_inside() {
-    let Some(test) = Test::begin("the_host_is_not_seen_from_inside") else {
+fn the_host_is_not_visible_from_inside() {
+    let Some(test) = Test::begin("the_host_is_not_visible_from_inside") else {
         return;
     };
     let secrets = [
@@ -46,7 +46,7 @@ fn the_host_is_not_seen_from_inside() {
     for line in shadow.lines() {
         let password = line.split(':').nth(1).unwrap();
         let is_locked = password.starts_with(['!', '*']);
-        // An empty one in gshadow(5) means that only members may enter the group.
+        // An empty password in gshadow(5) means that only members may enter the group.
         assert!(
             is_locked || password.is_empty() && line.split(':').count() == 4,
             "{line}"
@@ -166,8 +166,8 @@ fn without_a_network_there_is_only_loopback() {
 }
 
 #[test]
-fn what_is_read_only_stays_so_for_root_inside() {
-    let Some(test) = Test::begin("what_is_read_only_stays_so_for_root_inside") else {
+fn root_inside_cannot_make_read_only_mounts_writable() {
+    let Some(test) = Test::begin("root_inside_cannot_make_read_only_mounts_writable") else {
         return;
     };
     ok(&[
@@ -179,12 +179,12 @@ fn what_is_read_only_stays_so_for_root_inside() {
         "apache2.service",
         "t-root",
     ]);
-    // With `bind` only the flag of the mount inside changes; nothing is written.
+    // With `bind`, only the flag of the mount inside changes; nothing is written.
     let open: Vec<&str> = ["/usr", "/proc/sys", "/sys"]
         .into_iter()
         .filter(|path| inside("t-root", &format!("mount -o remount,bind,rw {path}")).code == 0)
         .collect();
-    // It may look at its own groups, but they are not its to change.
+    // Root inside may read its own cgroups, but not change them.
     let raised = inside(
         "t-root",
         "mkdir /tmp/g && mount -t cgroup -o memory g /tmp/g && echo -1 > /tmp/g/memory.limit_in_bytes",
@@ -199,7 +199,7 @@ fn what_is_read_only_stays_so_for_root_inside() {
     test.end();
 }
 
-/// Units ask systemd to take away what it can, and it has to be able to: each of these needs mounts or namespaces of its own.
+/// Hardening options of units work inside: each of these needs mounts or namespaces.
 #[test]
 fn a_unit_with_all_hardening_starts_and_stops() {
     let Some(test) = Test::begin("a_unit_with_all_hardening_starts_and_stops") else {

@@ -1,4 +1,4 @@
-//! What is killed in the middle of its work loses nothing that was acknowledged, and leaves nothing behind.
+//! Kills of each process of a machine: no acknowledged data is lost, and nothing is left behind.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,16 +14,16 @@ use test_harness::libvirtd;
 
 use crate::support::{Test, eventually, inside, listed, ok, program, run, says, send};
 
-/// How often each is killed.
+/// Number of times that each process is killed.
 const ROUNDS: usize = 3;
 
 const NAME: &str = "t-mkill";
 
-/// Each row is committed by a server that waits for its disk, and then said.
+/// Inserts rows into a server that syncs each commit to disk, and prints each row after its commit.
 const INSERT: &str =
     "i=$1; while psql -qAtc \"insert into rows values ($i)\"; do echo $i; i=$((i + 1)); done";
 
-/// Rows as a client inside is told that they are there.
+/// Rows acknowledged to a client inside.
 #[derive(Default)]
 struct Rows {
     acknowledged: Arc<Mutex<BTreeSet<u64>>>,
@@ -41,7 +41,7 @@ impl Rows {
         self.acknowledged.lock().unwrap().len()
     }
 
-    /// Begins to insert, and waits until something was acknowledged.
+    /// Starts to insert, and waits until a row is acknowledged.
     fn insert(&mut self) -> Inserting {
         self.next += 100_000;
         let first = self.next.to_string();
@@ -65,9 +65,9 @@ impl Rows {
         Inserting { child, reader }
     }
 
-    /// Every one that was acknowledged is there.
+    /// Checks that every acknowledged row exists.
     fn assert_there(&self) {
-        // What is acknowledged while the server is asked is not in its answer.
+        // Rows acknowledged during the query are not in its answer.
         let acknowledged = self.acknowledged.lock().unwrap().clone();
         let there = ok(&sql("select n from rows"));
         let there: BTreeSet<u64> = there.lines().map(|line| line.parse().unwrap()).collect();
@@ -89,20 +89,20 @@ impl Inserting {
     }
 }
 
-/// The words that have the server inside asked.
+/// Returns the arguments that query the server inside.
 fn sql(statement: &str) -> [&str; 8] {
     [
         "execute", "-u", "postgres", NAME, "--", "psql", "-qAtc", statement,
     ]
 }
 
-/// Up to two seconds, never the same.
+/// Sleeps for a varying time of up to two seconds.
 fn a_while() {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     sleep(Duration::from_millis(u64::from(now.subsec_nanos() % 2000)));
 }
 
-/// Processes of the host that are the sandbox's: QEMU, and what serves its directories.
+/// Returns the sandbox's processes on the host: QEMU, and the servers of its directories.
 fn processes() -> Vec<(Pid, String)> {
     let is_ours = |entry: fs::DirEntry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;
@@ -126,7 +126,7 @@ fn state() -> String {
     listed["state"].as_str().unwrap().to_owned()
 }
 
-/// Keeps the sandbox as the host's unit does, from where it is.
+/// Starts `run`, as the host's unit does.
 fn keep() -> Child {
     let child = program().args(["run", NAME]).spawn().unwrap();
     let begin = std::time::Instant::now();
@@ -139,9 +139,8 @@ fn keep() -> Child {
 
 #[test]
 #[ignore = "for make test-vm"]
-fn whoever_is_killed_no_acknowledged_row_of_a_machine_is_lost() {
-    let Some(test) = Test::begin("whoever_is_killed_no_acknowledged_row_of_a_machine_is_lost")
-    else {
+fn no_acknowledged_row_of_a_machine_is_lost_by_a_kill() {
+    let Some(test) = Test::begin("no_acknowledged_row_of_a_machine_is_lost_by_a_kill") else {
         return;
     };
     let nics_before = nics();
@@ -154,7 +153,7 @@ fn whoever_is_killed_no_acknowledged_row_of_a_machine_is_lost() {
     let mut rows = Rows::default();
     for round in 0..ROUNDS {
         eprintln!("round {round}");
-        // The client inside ends with its own on the host, and nothing else does.
+        // Kill the client on the host: the one inside ends, and nothing else.
         let inserting = rows.insert();
         a_while();
         inserting.kill();
@@ -163,7 +162,7 @@ fn whoever_is_killed_no_acknowledged_row_of_a_machine_is_lost() {
         });
         rows.assert_there();
 
-        // Who keeps it: the machine goes on, and another one takes it over.
+        // Kill `run`: the machine goes on, and another `run` takes over.
         let inserting = rows.insert();
         a_while();
         keeper.kill().unwrap();
@@ -173,7 +172,7 @@ fn whoever_is_killed_no_acknowledged_row_of_a_machine_is_lost() {
         eventually("it goes on", || rows.count() > before);
         keeper = keep();
 
-        // libvirtd: ways and journals are not of it.
+        // Kill libvirtd: channels and journals do not depend on it.
         let mut follow = program();
         follow.args(["logs", "-f", "-n", "0", "-o", "cat", NAME]);
         let mut follow = follow.stdout(Stdio::piped()).spawn().unwrap();
@@ -190,7 +189,7 @@ fn whoever_is_killed_no_acknowledged_row_of_a_machine_is_lost() {
         follow.wait().unwrap();
         rows.assert_there();
 
-        // The machine: who keeps it ends, and so does all that belongs to it.
+        // Kill the machine: `run` ends, and so do all the sandbox's processes.
         a_while();
         let (qemu, _) = processes()
             .into_iter()

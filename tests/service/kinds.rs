@@ -13,7 +13,7 @@ use crate::support::{
     HostFile, TREES, Test, eventually, in_tree, listed, ok, output, program, run, says, send,
 };
 
-/// Notes its starts and its reloads in its state.
+/// Records its starts and its reloads in its state.
 const SCRIPT: &str = "#!/bin/sh\ntrap 'echo reloaded >> /var/lib/t-kind/log' HUP\necho started >> /var/lib/t-kind/log\n\
                       echo ready\nwhile :; do sleep 1 & wait $!; done\n";
 const PROGRAM: &str = "/opt/t-kind/bin/t-kind";
@@ -21,9 +21,9 @@ const UNIT: &str = "[Service]\nExecStart=/opt/t-kind/bin/t-kind\nExecReload=/bin
 
 struct Kind {
     name: &'static str,
-    /// What `create` is told.
+    /// Arguments of `create`.
     create: &'static [&'static str],
-    /// What follows the name.
+    /// Arguments after the name.
     command: &'static [&'static str],
     unit: &'static str,
     format: Option<&'static str>,
@@ -74,7 +74,7 @@ const KINDS: [Kind; 4] = [
     },
 ];
 
-/// What was seen of each verb, a line each.
+/// Verbs and their results, one line each.
 #[derive(Default)]
 struct Seen(Vec<(&'static str, String)>);
 
@@ -107,7 +107,7 @@ fn every_verb(kind: &Kind) {
     create.push("t-kind");
     create.extend(kind.command);
     if kind.command.contains(&"sh") {
-        // A script that a shell starts is no program that could be found by itself.
+        // `create` copies only the shell of such a command, so the script is mounted.
         create.splice(1..1, ["-m", "host-bind:/opt/t-kind=/opt/t-kind,ro"]);
     }
     ok(&create);
@@ -159,7 +159,7 @@ fn every_verb(kind: &Kind) {
         });
         seen.of("reload", "reloaded");
     } else {
-        // What a command does to read its configuration again nobody has said.
+        // A command has no way to reload its configuration.
         assert!(
             reload.code == 1 && reload.stderr.contains("can reload"),
             "{reload:?}"
@@ -218,7 +218,7 @@ fn every_verb(kind: &Kind) {
     let before = ok(&["inspect", "t-kind"]);
     ok(&["delete", "t-kind"]);
     seen.of("delete", "nothing left");
-    // What an archive has mounted from its host is for the admin to allow.
+    // The administrator must allow an archive's mounts of the host.
     ok(&["import", "--trust-mounts", "--start", archive]);
     assert_eq!(ok(&["inspect", "t-kind"]), before);
     assert_eq!(identity("t-kind"), "daemon\nt-kind\nt-kind");
@@ -232,7 +232,7 @@ fn every_verb(kind: &Kind) {
     test.end();
 }
 
-/// Upgrades a sandbox that runs, after one file has changed on the host and one on both sides.
+/// Upgrades a running sandbox after one file has changed on the host and one on both sides.
 fn upgraded(name: &str) -> String {
     says(name, "echo mine > /etc/t-kind/both");
     for file in ["conf", "both"] {
@@ -261,7 +261,7 @@ fn upgraded(name: &str) -> String {
     "updated, conflict".to_owned()
 }
 
-/// Upgrades a sandbox that is stopped.
+/// Upgrades a stopped sandbox.
 fn upgraded_stopped(name: &str) -> String {
     fs::write("/etc/t-kind/conf", "newer\n").unwrap();
     let done = ok(&["upgrade", name]);
@@ -273,7 +273,7 @@ fn upgraded_stopped(name: &str) -> String {
     text
 }
 
-/// Nothing of the host shows an image, and no mount of it is left.
+/// Checks that no process of the host uses an image, and that no mount of it is left.
 fn assert_released(name: &str) {
     let attached = || {
         output(
@@ -313,8 +313,8 @@ fn every_verb_works_on_a_command() {
 
 #[test]
 #[ignore = "slow: make test-slow"]
-fn an_image_is_let_go_of_however_its_sandbox_ends() {
-    let Some(test) = Test::begin("an_image_is_let_go_of_however_its_sandbox_ends") else {
+fn an_image_is_released_however_its_sandbox_ends() {
+    let Some(test) = Test::begin("an_image_is_released_however_its_sandbox_ends") else {
         return;
     };
     let program_file = HostFile::script(PROGRAM, SCRIPT);
@@ -333,7 +333,7 @@ fn an_image_is_let_go_of_however_its_sandbox_ends() {
             "t-kill",
         ]
     };
-    // Too small: with the size that is needed, and nothing is left.
+    // Too small: the message has the size needed, and nothing is left.
     let refused = run(&create("raw", "1M"));
     assert!(
         refused.code == 1 && refused.stderr.contains("needs"),
@@ -352,7 +352,7 @@ fn an_image_is_let_go_of_however_its_sandbox_ends() {
     drop(foreign);
     assert!(!in_tree("t-kill", "").exists() && listed("t-kill").is_none());
     for format in ["raw", "qcow2"] {
-        // Making it is cut short.
+        // An interrupted create.
         let image = Path::new(TREES).join(format!("t-kill.{format}"));
         let mut child = program()
             .args(create(format, "64M"))
@@ -366,7 +366,7 @@ fn an_image_is_let_go_of_however_its_sandbox_ends() {
         ok(&["list"]);
         assert!(!image.exists() && !in_tree("t-kill", "").exists());
 
-        // The process that keeps the container is killed.
+        // The container's controller is killed.
         ok(&create(format, "64M"));
         ok(&["start", "t-kill"]);
         says(
@@ -379,7 +379,7 @@ fn an_image_is_let_go_of_however_its_sandbox_ends() {
         for id in running.split_whitespace() {
             kill(Pid::from_raw(id.parse().unwrap()), Signal::SIGKILL).unwrap();
         }
-        // Also where libvirtd sees nothing of it.
+        // Also if libvirtd does not see it.
         assert_released("t-kill");
         drop(paused);
         eventually("it has ended", || {

@@ -1,4 +1,4 @@
-//! Sandboxes of libvirt-sandbox converted, as its documented files describe them.
+//! Conversion of sandboxes of libvirt-sandbox, by their documented configuration files.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -11,14 +11,14 @@ use crate::support::{
 
 const CONFIGS: &str = "/etc/libvirt-sandbox/services";
 
-/// A sandbox of libvirt-sandbox: its file, and the part of a tree that it made.
+/// A sandbox of libvirt-sandbox: its file, and its part of a tree.
 struct Old {
     name: &'static str,
     file: PathBuf,
 }
 
 impl Old {
-    /// Makes one of `t-pkg-old.service`; `rest` is the file from its mounts on, and the first line of `core` more keys of it.
+    /// Makes a sandbox of `t-pkg-old.service`; `rest` is its file from the mounts on, and the first line of `core` has more keys.
     fn new(name: &'static str, file: &str, core: &str, rest: &str) -> Self {
         let tree = in_tree(name, "");
         for dir in ["etc/t-pkg-old", "var/log", "home", "root"] {
@@ -49,7 +49,7 @@ impl Old {
         Self { name, file }
     }
 
-    /// Makes it one of a command, which ran without a systemd: nothing is enabled in its tree.
+    /// Turns it into a sandbox of a command, which ran without systemd: no unit is enabled in its tree.
     fn into_command(self, rest: &str) -> Self {
         fs::remove_dir_all(in_tree(self.name, "etc/systemd")).unwrap();
         self.edit("ConfigServiceSystemd", "ConfigServiceGeneric");
@@ -66,7 +66,7 @@ impl Old {
 
 impl Drop for Old {
     fn drop(&mut self) {
-        // What was converted is removed as all sandboxes are.
+        // A converted sandbox is deleted like any other.
         if Path::new(CONFIGS)
             .join(self.name)
             .join("sandbox.toml")
@@ -111,8 +111,8 @@ fn assert_serves(name: &str) {
 
 #[test]
 #[ignore = "slow: make test-slow"]
-fn two_files_are_converted() {
-    let Some(test) = Test::begin("two_files_are_converted") else {
+fn two_legacy_sandboxes_are_converted() {
+    let Some(test) = Test::begin("two_legacy_sandboxes_are_converted") else {
         return;
     };
     let package = package();
@@ -124,7 +124,7 @@ fn two_files_are_converted() {
         "",
         "[network.0]\nsource=default\n",
     );
-    // It had a domain and a unit, too.
+    // The old sandbox had a domain and a unit, too.
     let uri = std::env::var("LIBVIRT_DEFAULT_URI").unwrap();
     let document = "<domain type='lxc'><name>t-new</name><memory unit='MiB'>512</memory><os><type>exe</type>\
                     <init>/etc/libvirt-sandbox/scratch/.libs/libvirt-sandbox-init-lxc</init></os><devices>\
@@ -139,7 +139,7 @@ fn two_files_are_converted() {
         "[Unit]\nReloadPropagatedFrom=t-pkg-old.service\n[Service]\nExecStart=/bin/virt-sandbox-service start t-old\n",
     );
 
-    // They are no sandboxes of ours: left alone until they are named.
+    // Old sandboxes are left alone until they are named.
     assert!(!ok(&["list"]).contains("t-new"));
     ok(&["upgrade", "--all"]);
     assert!(new.file.exists() && old.file.exists());
@@ -173,8 +173,8 @@ fn two_files_are_converted() {
 }
 
 #[test]
-fn ten_files_with_every_key_are_converted_and_start() {
-    let Some(test) = Test::begin("ten_files_with_every_key_are_converted_and_start") else {
+fn legacy_sandboxes_with_every_key_are_converted_and_start() {
+    let Some(test) = Test::begin("legacy_sandboxes_with_every_key_are_converted_and_start") else {
         return;
     };
     let package = package();
@@ -200,14 +200,14 @@ fn ten_files_with_every_key_are_converted_and_start() {
         &format!("{network}[network.4]\nsource=default\n"),
     );
     labelled.edit("dynamic=true", "dynamic=false\nlabel=u:r:t:s0:c1,c2");
-    // The older place of the file; started by another target, as another user.
+    // The file's older path; started by another target, as another user.
     let older = Old::new("t-old8", "t-old8.sandbox", "", network);
     older.edit("multi-user.target", "graphical.target");
     older.edit(
         "uid=0\ngid=0\nusername=root\nhomedir=/root",
         "uid=33\ngid=33\nusername=www-data\nhomedir=/var/www",
     );
-    // Of another machine; a NIC that says nothing of DHCP has it.
+    // From another host; a NIC without a DHCP setting uses DHCP.
     let elsewhere = of(
         "t-old11",
         "",
@@ -215,7 +215,7 @@ fn ten_files_with_every_key_are_converted_and_start() {
     );
     elsewhere.edit("root=/\n", "root=/srv/root\n");
     elsewhere.edit(&format!("arch={}", std::env::consts::ARCH), "arch=m68k");
-    // An instance of a template, which was named after its sandbox and has a file of its own in the tree.
+    // A template instance, named after its sandbox and with its own file in the tree.
     let template = HostFile::unit(
         "t-old@.service",
         "[Service]\nExecStart=/usr/lib/t-pkg-old/serve t-pkg-old 8000 1\n",
@@ -234,7 +234,7 @@ fn ten_files_with_every_key_are_converted_and_start() {
         systemd.join("multi-user.target.wants/t-old@t-old9.service"),
     )
     .unwrap();
-    // A command as somebody; numbers of groups with holes, and what every sandbox has in memory.
+    // A command with an account; group numbers with gaps, and mounts that every sandbox has in memory.
     let somebody = of(
         "t-old10",
         "",
@@ -249,7 +249,7 @@ fn ten_files_with_every_key_are_converted_and_start() {
     let somebody = somebody.into_command(
         "[command]\nargv.0=/usr/lib/t-pkg-old/serve\nargv.2=t-pkg-old\nargv.5=8000\nargv.6=1\n",
     );
-    // Those that start, what is said of them, and what is so inside.
+    // Sandboxes that can be converted: the messages, and a check inside.
     let converted = [
         (
             of(
@@ -345,7 +345,7 @@ fn ten_files_with_every_key_are_converted_and_start() {
     assert!(ok(&["inspect", "t-old1"]).contains("00000000-0000-4000-8000-00000000a001"));
     assert!(ok(&["inspect", "t-old2"]).contains(&format!("{subnet}.77/24")));
 
-    // Those that are another's, and those that cannot be one of ours: nothing is changed.
+    // Foreign sandboxes and those that cannot be converted: nothing is changed.
     let old = of("t-old5", "", network);
     let good = fs::read_to_string(&old.file).unwrap();
     let tree = in_tree("t-old5", "");

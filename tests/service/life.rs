@@ -1,4 +1,4 @@
-//! From create to delete, and two sandboxes of one unit.
+//! The life of a sandbox from create to delete, and two sandboxes of one unit.
 
 use std::fs;
 
@@ -34,13 +34,13 @@ fn a_sandbox_lives_from_create_to_delete() {
     assert!(logs.contains("Started apache2.service"), "{logs}");
     assert_eq!(ok(&["logs", "-n", "1", "t-web"]).lines().count(), 1);
 
-    // What a service has written is there after the next start.
+    // Data of the service is kept across a restart.
     says("t-web", "echo kept > /var/www/html/kept");
     ok(&["stop", "t-web"]);
     assert_eq!(listed("t-web").unwrap()["state"], "stopped");
     assert!(!ok(&["list", "--running"]).contains("t-web"));
     assert!(ok(&["logs", "t-web"]).contains("Started apache2.service"));
-    // One that is stopped already is as it should be.
+    // Stopping a stopped sandbox succeeds.
     ok(&["stop", "t-web"]);
     ok(&["start", "t-web"]);
     assert_eq!(
@@ -72,8 +72,8 @@ fn a_sandbox_lives_from_create_to_delete() {
 }
 
 #[test]
-fn commands_inside_are_as_if_they_were_outside() {
-    let Some(test) = Test::begin("commands_inside_are_as_if_they_were_outside") else {
+fn execute_behaves_like_a_command_on_the_host() {
+    let Some(test) = Test::begin("execute_behaves_like_a_command_on_the_host") else {
         return;
     };
     ok(&[
@@ -127,8 +127,8 @@ fn commands_inside_are_as_if_they_were_outside() {
 }
 
 #[test]
-fn two_sandboxes_of_a_unit_have_nothing_in_common() {
-    let Some(test) = Test::begin("two_sandboxes_of_a_unit_have_nothing_in_common") else {
+fn two_sandboxes_of_a_unit_share_nothing() {
+    let Some(test) = Test::begin("two_sandboxes_of_a_unit_share_nothing") else {
         return;
     };
     let before = host_copy();
@@ -141,7 +141,7 @@ fn two_sandboxes_of_a_unit_have_nothing_in_common() {
     for name in ["t-red", "t-blue"] {
         assert_eq!(get(&format!("http://{}/", address(name))).stdout, name);
     }
-    // They reach each other as two hosts would.
+    // They reach each other over the network.
     let blue = format!("http://{}/", address("t-blue"));
     assert_eq!(
         says(
@@ -163,7 +163,7 @@ fn two_sandboxes_of_a_unit_have_nothing_in_common() {
     test.end();
 }
 
-/// Names, owners, modes, times and content of what the host has of the service.
+/// Returns names, owners, modes, times and content of the service's files on the host.
 fn host_copy() -> String {
     let script = "find /etc/apache2 /var/www /var/log/apache2 -printf '%p %m %u %g %T@ %C@ %s\\n' | sort; \
                   find /etc/apache2 /var/www -type f -print0 | sort -z | xargs -0 sha256sum";

@@ -9,7 +9,7 @@ use crate::support::{HostFile, Test, address, get, inside, ok, output, run, says
 
 const SLEEPER: &str = "[Service]\nExecStart=/bin/sleep infinity\n";
 
-/// What the kernel says of `file` (`v1`, or `v2` on a unified hierarchy) for the groups of a process and those above them.
+/// Returns the content of the file `v1`, or `v2` on a unified hierarchy, in the cgroups of a process and those above.
 fn kernel_says(pid: &str, controller: &str, v1: &str, v2: &str) -> Vec<String> {
     let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     let mut found = Vec::new();
@@ -35,8 +35,8 @@ fn kernel_says(pid: &str, controller: &str, v1: &str, v2: &str) -> Vec<String> {
 }
 
 #[test]
-fn limits_are_the_kernels() {
-    let Some(test) = Test::begin("limits_are_the_kernels") else {
+fn limits_are_set_in_the_kernel() {
+    let Some(test) = Test::begin("limits_are_set_in_the_kernel") else {
         return;
     };
     let unit = HostFile::unit("t-sleep.service", SLEEPER);
@@ -51,7 +51,7 @@ fn limits_are_the_kernels() {
         "t-small",
     ];
     ok(&[&create[..], &limits].concat());
-    // The id of a container is the process that keeps it.
+    // The domain id of a container is the pid of its controller.
     let controller = output("virsh", &["--quiet", "domid", "t-small"]);
     let controller = controller.trim();
     let controller: u32 = controller.parse().unwrap();
@@ -82,7 +82,7 @@ fn limits_are_the_kernels() {
     );
     assert_ne!(done.code, 0, "{done:?}");
     assert!(done.stderr.to_lowercase().contains("fork"), "{done:?}");
-    // 300 MB in a place that counts as memory.
+    // 300 MB in a tmpfs, which counts as memory.
     let done = inside(
         "t-small",
         "head -c 300000000 /dev/zero | tail -c 290000000 | wc -c",
@@ -94,8 +94,8 @@ fn limits_are_the_kernels() {
 }
 
 #[test]
-fn a_static_address_is_reached() {
-    let Some(test) = Test::begin("a_static_address_is_reached") else {
+fn a_static_address_can_be_reached() {
+    let Some(test) = Test::begin("a_static_address_can_be_reached") else {
         return;
     };
     let net = subnet();

@@ -1,4 +1,4 @@
-//! What the host has lost since a sandbox was made of it, and what there never was.
+//! Host resources that a sandbox names but that are gone or never existed.
 
 use std::fs;
 
@@ -15,12 +15,13 @@ fn refused(arguments: &[&str], words: &[&str]) {
 }
 
 #[test]
-fn what_is_lost_is_named_and_what_is_left_can_be_removed() {
-    let Some(test) = Test::begin("what_is_lost_is_named_and_what_is_left_can_be_removed") else {
+fn missing_host_resources_are_named_and_sandboxes_can_be_removed() {
+    let Some(test) = Test::begin("missing_host_resources_are_named_and_sandboxes_can_be_removed")
+    else {
         return;
     };
     let path = "/usr/lib/systemd/system/t-lost.service";
-    // Such directories are there to be hidden, also where the host's are not shared.
+    // These directories exist to be hidden, even if the host's are not shared.
     let text = "[Service]\nExecStart=/bin/sleep infinity\nInaccessiblePaths=/boot /media /mnt\n";
     let unit = HostFile::new(path, text);
     let create = ["create", "-N", "none", "-u", "t-lost.service"];
@@ -30,7 +31,7 @@ fn what_is_lost_is_named_and_what_is_left_can_be_removed() {
         "{done:?}"
     );
     ok(&[&create[..], &["--start", "t-lost"]].concat());
-    // The network is the sandbox's, and what tells of it is its root's.
+    // The network is the sandbox's own, and its files in /proc belong to root inside.
     assert_eq!(says("t-lost", "stat -Lc %u /proc/net/dev"), "0");
 
     let config = fs::read_to_string(CONFIG).unwrap();

@@ -1,4 +1,4 @@
-//! What virtual machines have to do otherwise than containers, for `make test-vm`.
+//! Behaviour of virtual machines that differs from containers, for `make test-vm`.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -10,7 +10,7 @@ use test_harness::libvirtd;
 use crate::ports::{echoed, free_port, listen};
 use crate::support::{HostFile, Test, eventually, listed, ok, run, says};
 
-/// Answers a connection with all that it was sent, once that has ended, and datagrams at once; both at the loopback alone.
+/// Echo server on the loopback alone: answers a connection after its input ends, and datagrams at once.
 const SERVER: &str = r#"#!/usr/bin/python3
 import socket, threading
 def stream(c):
@@ -33,7 +33,7 @@ while True:
     s.sendto(t + b" " + a[0].encode(), a)
 "#;
 
-/// What is answered to a question that ends.
+/// Sends a question, ends the client's half, and returns the answer.
 fn asked(port: u16, question: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut connection = TcpStream::connect(("127.0.0.1", port))?;
     connection.set_read_timeout(Some(Duration::from_secs(300)))?;
@@ -53,7 +53,7 @@ fn a_machine_without_a_network_answers_on_ports_of_the_host() {
     let server = HostFile::script("/usr/local/bin/t-served", SERVER);
     let unit = HostFile::unit(
         "t-served.service",
-        // It is up when it listens.
+        // The sandbox is up once the server listens.
         "[Service]\nExecStart=/usr/local/bin/t-served\n\
          ExecStartPost=/bin/sh -c 'until ss -ltn | grep -q :7001; do sleep 0.1; done'\n",
     );
@@ -75,7 +75,7 @@ fn a_machine_without_a_network_answers_on_ports_of_the_host() {
         asked(stream, b"x").is_ok_and(|said| said == b"x")
     });
 
-    // The client ends its half first; more than any buffer holds.
+    // The client ends its half first; the data is larger than any buffer.
     let long: Vec<u8> = (0..4_000_000_u32)
         .map(|number| (number / 3) as u8)
         .collect();
@@ -87,7 +87,7 @@ fn a_machine_without_a_network_answers_on_ports_of_the_host() {
         })
         .collect();
     askers.into_iter().for_each(|asker| asker.join().unwrap());
-    // Nobody listens there, which is no silent end.
+    // Nothing listens there: the client must get an error.
     let error = asked(nobody, b"x").unwrap_err().kind();
     assert!(
         matches!(
@@ -103,7 +103,7 @@ fn a_machine_without_a_network_answers_on_ports_of_the_host() {
     let large = "d".repeat(8000);
     assert_eq!(echoed(datagram, &large).map(|said| said.len()), Some(8010));
 
-    // Commands go in beside it, and ports live on without libvirtd.
+    // Commands run meanwhile, and ports survive the loss of libvirtd.
     assert_eq!(says("t-mport", "echo beside"), "beside");
     libvirtd::restart().unwrap();
     assert_eq!(asked(stream, b"after").unwrap(), b"after");
@@ -112,7 +112,7 @@ fn a_machine_without_a_network_answers_on_ports_of_the_host() {
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
     ok(&["delete", "t-mport"]);
 
-    // On demand: who asks first waits for the machine.
+    // On demand: the first client waits for the machine.
     let demand = ["--on-demand", "--idle-stop", "3", "--publish"];
     let port = format!("{call}:7001");
     ok(&[&create[..], &demand, &[&port, "t-mcall"]].concat());
@@ -132,8 +132,8 @@ fn a_machine_without_a_network_answers_on_ports_of_the_host() {
 
 #[test]
 #[ignore = "for make test-vm"]
-fn a_machine_boots_the_kernel_that_was_chosen() {
-    let Some(test) = Test::begin("a_machine_boots_the_kernel_that_was_chosen") else {
+fn a_machine_boots_the_chosen_kernel() {
+    let Some(test) = Test::begin("a_machine_boots_the_chosen_kernel") else {
         return;
     };
     let unit = HostFile::unit(

@@ -1,36 +1,36 @@
 //! `virt-sandbox-service` as an admin uses it: the real program, the real libvirt, the real systemd.
 //!
-//! | module | what it owns |
+//! | module | subject |
 //! |---|---|
-//! | [`support`] | running the program, units and files of the host for the time of a test, leftovers |
+//! | [`support`] | running the program, temporary units and files of the host, leftovers |
 //! | [`life`] | from create to delete, and two sandboxes of one unit |
-//! | [`isolation`] | what a sandbox does not see of the host |
-//! | [`errors`] | one line for each mistake, and nothing left |
-//! | [`interruption`] | create cut short |
-//! | [`lost`] | what the host has lost since a sandbox was made of it |
-//! | [`units`] | units of an admin: those that work and those that fail |
+//! | [`isolation`] | the host is hidden from a sandbox |
+//! | [`errors`] | mistakes: one line each, and nothing left behind |
+//! | [`interruption`] | interrupted create and delete |
+//! | [`lost`] | host resources that are gone |
+//! | [`units`] | units of an administrator: working and failing ones |
 //! | [`kinds`] | every verb on units, commands and images |
-//! | [`commands`] | what a command runs as, and how it ends |
-//! | [`host`] | the host's unit of a sandbox, and libvirtd restarted |
+//! | [`commands`] | commands in place of units: account and exit status |
+//! | [`host`] | the host's unit of a sandbox, and restarts of libvirtd |
 //! | [`devices`] | devices of the host in a container |
 //! | [`drivers`] | every verb in containers and in virtual machines |
 //! | [`images`] | virtual machines whose tree is in an image |
-//! | [`snapshots`] | snapshots kept, gone back to, and cut short |
-//! | [`clones`], [`renames`] | a second sandbox like one, and another name for one |
-//! | [`archives`], [`hostile`] | a sandbox exported and imported, and archives that mean harm |
-//! | [`operations`] | what starts at boot, the configuration edited, the journal, log files rotated |
-//! | [`tuning`] | limits changed, and what is used |
-//! | [`ports`] | ports that the host answers on, and a sandbox started by who asks for one |
-//! | [`trees`] | trees with all that a copy can lose |
-//! | [`undone`] | upgrades that fail, are killed, or meet harm |
+//! | [`snapshots`] | snapshots: create, revert, interruption |
+//! | [`clones`], [`renames`] | clone and rename |
+//! | [`archives`], [`hostile`] | export and import, and hostile archives |
+//! | [`operations`] | autostart, edit, logs, rotate |
+//! | [`tuning`] | changes of limits, and statistics |
+//! | [`ports`] | published ports, and start on demand |
+//! | [`trees`] | trees with every attribute that a copy could lose |
+//! | [`undone`] | upgrades that fail, are killed, or meet a hostile sandbox |
 //! | [`packages`] | packages that a test builds and installs |
-//! | [`upgrade`] | sandboxes brought along with packages of the host |
-//! | [`legacy`] | sandboxes of libvirt-sandbox converted |
+//! | [`upgrade`] | upgrades after the host's packages have changed |
+//! | [`legacy`] | conversion of sandboxes of libvirt-sandbox |
 //! | [`limits`] | limits in the kernel, and a static address |
 //!
 //! Each test needs the private libvirtd of `make test` and is skipped without it.
 
-// Helpers of a test are part of it.
+// Test helpers may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod archives;

@@ -1,4 +1,4 @@
-//! Every day: what starts at boot, the configuration, the journal, log files.
+//! Everyday verbs: autostart, the configuration, the journal, log files.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -8,7 +8,7 @@ use crate::support::{HostFile, Test, eventually, finish, in_tree, ok, program, r
 
 const WANTS: &str = "/etc/systemd/system/multi-user.target.wants";
 
-/// Writes a line that a terminal would obey, and can reload.
+/// Unit that prints a terminal escape sequence, and can reload.
 const UNIT: &str = "[Service]\n\
     ExecStart=/bin/sh -c 'printf \"evil \\\\033]0;title\\\\007 \\\\033[31mred\\\\n\"; echo plain; exec sleep infinity'\n\
     ExecReload=/bin/echo reloaded\n";
@@ -26,8 +26,8 @@ fn uuid(name: &str) -> String {
 }
 
 #[test]
-fn what_starts_at_boot_is_said_with_or_without_systemd() {
-    let Some(test) = Test::begin("what_starts_at_boot_is_said_with_or_without_systemd") else {
+fn autostart_works_with_and_without_systemd() {
+    let Some(test) = Test::begin("autostart_works_with_and_without_systemd") else {
         return;
     };
     let unit = HostFile::unit("t-day.service", UNIT);
@@ -47,7 +47,7 @@ fn what_starts_at_boot_is_said_with_or_without_systemd() {
     ]);
     ok(&["create", "-N", "none", "-u", "t-day2.service", "t-day2"]);
     let link = |name: &str| Path::new(WANTS).join(format!("{name}_sandbox.service"));
-    // All or none, where a name is wrong.
+    // A wrong name changes nothing.
     assert_eq!(run(&["enable", "t-day", "t-none"]).code, 4);
     assert!(!link("t-day").is_symlink());
     ok(&["enable", "t-day", "t-day2"]);
@@ -57,7 +57,7 @@ fn what_starts_at_boot_is_said_with_or_without_systemd() {
     ok(&["rename", "t-day2", "t-day3"]);
     assert!(!link("t-day2").is_symlink() && link("t-day3").is_symlink());
 
-    // One that fails keeps no other from it.
+    // A failed one does not stop the others.
     ok(&["start", "t-day3"]);
     let done = run(&["start", "t-day3", "t-day"]);
     assert_eq!(done.code, 6);
@@ -67,7 +67,7 @@ fn what_starts_at_boot_is_said_with_or_without_systemd() {
     );
     assert_eq!(says("t-day", "systemctl is-active t-day.service"), "active");
 
-    // Only the unit that can.
+    // Only units that can reload.
     ok(&["reload", "t-day"]);
     eventually("it was reloaded", || {
         ok(&["logs", "t-day"]).contains("reloaded")
@@ -90,7 +90,7 @@ fn what_starts_at_boot_is_said_with_or_without_systemd() {
     ok(&["disable", "t-day"]);
     assert!(!link("t-day").is_symlink());
     assert!(!ok(&["list", "--running"]).contains("t-day"));
-    // What is enabled goes with the sandbox.
+    // `delete` disables a sandbox.
     ok(&["enable", "t-day"]);
     ok(&["delete", "t-day", "t-day3"]);
     assert!(!link("t-day").is_symlink());
@@ -99,8 +99,8 @@ fn what_starts_at_boot_is_said_with_or_without_systemd() {
 }
 
 #[test]
-fn only_what_is_right_is_kept_of_an_edit() {
-    let Some(test) = Test::begin("only_what_is_right_is_kept_of_an_edit") else {
+fn only_a_valid_edit_is_kept() {
+    let Some(test) = Test::begin("only_a_valid_edit_is_kept") else {
         return;
     };
     let unit = HostFile::unit("t-edit.service", UNIT);
@@ -167,7 +167,7 @@ fn only_what_is_right_is_kept_of_an_edit() {
         done.code == 0 && done.stderr.contains("restart t-edit"),
         "{done:?}"
     );
-    // One that was broken by other means is repaired the same way.
+    // A configuration broken by other means can be repaired with `edit`.
     fs::write(file, format!("{before}rubbish")).unwrap();
     assert_eq!(
         edit("t-edit", "sed -i 's/^rubbish/name = \"t-edit\"/'").code,
@@ -180,8 +180,8 @@ fn only_what_is_right_is_kept_of_an_edit() {
 }
 
 #[test]
-fn a_journal_is_shown_and_nothing_else() {
-    let Some(test) = Test::begin("a_journal_is_shown_and_nothing_else") else {
+fn logs_shows_only_the_journal() {
+    let Some(test) = Test::begin("logs_shows_only_the_journal") else {
         return;
     };
     let unit = HostFile::unit("t-log.service", UNIT);
@@ -205,7 +205,7 @@ fn a_journal_is_shown_and_nothing_else() {
     assert_eq!(plain(&logs(&["--until", "yesterday"])), 0);
     assert_eq!(logs(&["-n", "3", "-o", "cat"]).lines().count(), 3);
     assert_eq!(run(&["logs", "-o", "wrong", "t-log"]).code, 1);
-    // As it is for a program, but nothing that a terminal obeys for a terminal.
+    // Unchanged for a program; escaped for a terminal.
     assert!(logs(&["-o", "cat"]).contains("\x1b[31m"));
     assert!(!logs(&[]).contains('\x1b'));
     let mut script = std::process::Command::new("script");
@@ -218,7 +218,7 @@ fn a_journal_is_shown_and_nothing_else() {
     );
     ok(&["rename", "t-log", "t-log2"]);
 
-    // Links where the journal was lead to another one.
+    // Links in place of the journal lead to another one.
     let other = tempfile::tempdir().unwrap();
     let dir = in_tree("t-log2", &format!("var/log/journal/{id}"));
     fs::copy(
@@ -244,18 +244,18 @@ fn a_journal_is_shown_and_nothing_else() {
     test.end();
 }
 
-/// Counts into its log as fast as it can, and opens it anew when it is told to.
+/// Unit that counts into its log as fast as it can, and reopens it on request.
 const COUNTING: &str = "[Service]\nLogsDirectory=t-rot\n\
     ExecStart=/bin/bash -c 'l=/var/log/t-rot/a.log; trap \"exec >>$$l\" USR1; exec >>$$l; \
     for ((n = 0; ; n++)); do echo n=$$n; ((n %% 50)) || read -t 0.01 <> <(:); done'\n";
 
 #[test]
-fn logs_are_rotated_inside_and_no_line_is_lost() {
-    let Some(test) = Test::begin("logs_are_rotated_inside_and_no_line_is_lost") else {
+fn rotate_loses_no_line_of_a_log() {
+    let Some(test) = Test::begin("rotate_loses_no_line_of_a_log") else {
         return;
     };
     if !Path::new("/usr/sbin/logrotate").exists() {
-        eprintln!("SKIP logs_are_rotated_inside_and_no_line_is_lost: there is no logrotate");
+        eprintln!("SKIP rotate_loses_no_line_of_a_log: there is no logrotate");
         return;
     }
     let unit = HostFile::unit("t-rot.service", COUNTING);
@@ -294,16 +294,16 @@ fn logs_are_rotated_inside_and_no_line_is_lost() {
         "mine\n"
     );
 
-    // Nothing is due, by the state in the sandbox.
+    // The state in the sandbox says that no rotation is due.
     ok(&["rotate", "--all"]);
     assert!(!tree("var/log/t-rot/a.log.2").exists());
     assert!(length("var/lib/logrotate/status") > 0);
-    // Without a file of its own the directory counts.
+    // Without /etc/logrotate.conf, the directory logrotate.d is used.
     fs::rename(tree("etc/logrotate.conf"), tree("etc/logrotate.off")).unwrap();
     rules(&told.replace("systemctl", "exit 0; systemctl"));
     ok(&["rotate", "--force", "t-rot"]);
     assert!(tree("var/log/t-rot/a.log.2").exists());
-    // One that never ends, and one that is wrong, is said.
+    // A configuration that never ends or is wrong is reported.
     rules(&told.replace("systemctl", "sleep 7777; systemctl"));
     let done = run(&["rotate", "--force", "--timeout", "1", "t-rot"]);
     assert!(

@@ -1,4 +1,4 @@
-//! Packages of Debian's that a test builds itself and installs on the host, and that go with it.
+//! Debian packages that a test builds, installs on the host, and removes.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -7,18 +7,18 @@ use std::process::Command;
 
 use crate::support::finish;
 
-/// What a version of a package is made of.
+/// Content of one version of a package.
 #[derive(Default)]
 pub struct Content<'a> {
-    /// Files by their path. Those below `/etc` are conffiles, and those below `bin` or named `serve` can be run.
+    /// Files by path. Those below `/etc` are conffiles; those below `bin` or named `serve` are executable.
     pub files: Vec<(String, String)>,
-    /// Links by their path.
+    /// Symbolic links by path.
     pub links: Vec<(&'a str, &'a str)>,
-    /// What is run after it was unpacked.
+    /// The postinst script.
     pub postinst: &'a str,
 }
 
-/// A package that is installed on the host until it is dropped.
+/// A package installed on the host; removed on drop.
 pub struct Package {
     name: &'static str,
 }
@@ -31,7 +31,7 @@ impl Package {
         package
     }
 
-    /// Builds a version with dpkg-deb and installs it with dpkg. Conffiles of the admin's stay as they are.
+    /// Builds a version with dpkg-deb and installs it with dpkg. Conffiles that the administrator changed are kept.
     pub fn install(&self, version: &str, content: &Content<'_>) {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("root");
@@ -70,7 +70,7 @@ impl Package {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::os::unix::fs::symlink(target, path).unwrap();
         }
-        // Their directories are those of the host, which have modes of their own.
+        // dpkg would give the host's directories the modes of these.
         for dir in walkdir::WalkDir::new(&root).into_iter().flatten() {
             if dir.file_type().is_dir() {
                 fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -93,7 +93,7 @@ impl Drop for Package {
         for path in ["etc", "var/lib", "var/log", "var/cache", "var/spool"] {
             let _ = fs::remove_dir_all(Path::new("/").join(path).join(name));
         }
-        // Nobody else has accounts of this name.
+        // Only this test uses accounts of this name.
         for program in ["userdel", "groupdel"] {
             let mut remove = Command::new(program);
             remove.arg(name);
@@ -102,7 +102,7 @@ impl Drop for Package {
     }
 }
 
-/// Runs dpkg, waiting for whoever else is at it.
+/// Runs dpkg, and waits for its lock.
 fn dpkg(arguments: &[&str]) {
     let mut last = None;
     for _ in 0..120 {
@@ -119,14 +119,14 @@ fn dpkg(arguments: &[&str]) {
         }
         std::thread::sleep(std::time::Duration::from_secs(1));
     }
-    // In the midst of a panic another would hide the first.
+    // A second panic would hide the first.
     if !std::thread::panicking() {
         panic!("dpkg {arguments:?}: {last:?}");
     }
 }
 
-/// A server that answers what it has read of `/etc/NAME` and `/var/lib/NAME` when it began, one line a file, and as whom. It
-/// does not come up where one of the files says `broken`.
+/// Server that answers with the content of `/etc/NAME` and `/var/lib/NAME` at its start, one line a file, and with its user. It
+/// fails to start if one of the files says `broken`.
 pub const SERVE: &str = r#"#!/usr/bin/python3
 import http.server, os, pwd, sys
 name, port, version = sys.argv[1], int(sys.argv[2]), sys.argv[3]
@@ -149,7 +149,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 http.server.HTTPServer(('0.0.0.0', port), Handler).serve_forever()
 "#;
 
-/// The files of a package `name` that serves at port 8000, with what its unit says beside, and conffiles below `/etc/NAME`.
+/// Returns the files of a package `name` that serves on port 8000: more lines of its unit, and conffiles below `/etc/NAME`.
 pub fn served(
     name: &str,
     version: &str,

@@ -1,4 +1,4 @@
-//! Ports of a sandbox that the host answers on.
+//! Published ports.
 
 use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -9,19 +9,19 @@ use test_harness::libvirtd;
 
 use crate::support::{HostFile, Test, address, eventually, get, listed, ok, program, run, says};
 
-/// Answers datagrams with what they say, and who seems to have sent them.
+/// Answers datagrams with their content and their apparent sender.
 const ECHO: &str = "[Service]\nExecStart=/usr/bin/python3 -u -c 'import socket\\n\
     s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\\n\
     s.bind((\"\", 7000))\\n\
     while True: (t, a) = s.recvfrom(9000); s.sendto(t + b\" \" + a[0].encode(), a)'\n";
 
-/// A port of the host that nobody has.
+/// Returns a free port of the host.
 pub fn free_port() -> u16 {
     let socket = TcpListener::bind("[::]:0").unwrap();
     socket.local_addr().unwrap().port()
 }
 
-/// What is answered to a datagram.
+/// Sends a datagram and returns the answer.
 pub fn echoed(port: u16, question: &str) -> Option<String> {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket
@@ -54,13 +54,13 @@ fn a_published_port_is_answered_while_the_sandbox_runs() {
             .stdout
             .contains("<html")
     );
-    // It must not seem to come from the sandbox's own loopback.
+    // The sender must not seem to be the sandbox's own loopback.
     let expected = format!("hello {}", address("t-port"));
     assert_eq!(echoed(echo, "hello"), Some(expected));
     assert_eq!(listed("t-port").unwrap()["publish"][0], publish[0]);
     assert!(ok(&["list"]).contains(&publish[0]));
 
-    // Another one with the same port does not start, and says why.
+    // Another sandbox with the same port does not start, and the message says why.
     let other = ["create", "-N", "none", "-u", "t-echo.service", "--publish"];
     ok(&[&other[..], &[&format!("[::1]:{web}:7000"), "t-late"]].concat());
     let done = run(&["start", "t-late"]);
@@ -72,7 +72,7 @@ fn a_published_port_is_answered_while_the_sandbox_runs() {
 
     libvirtd::restart().unwrap();
     assert!(get(&url).stdout.contains("<html"), "{:?}", get(&url));
-    // One that reboots keeps its ports: who comes meanwhile waits.
+    // A rebooting sandbox keeps its ports: clients wait.
     let boot = || says("t-port", "systemctl show -P InvocationID apache2");
     let before = boot();
     run(&["execute", "t-port", "--", "reboot"]);
@@ -99,9 +99,9 @@ fn a_published_port_is_answered_while_the_sandbox_runs() {
     test.end();
 }
 
-/// systemd as far as it listens: it runs the host's unit when somebody comes.
+/// Starts systemd-socket-activate, which runs the host's unit when a client connects.
 pub fn listen(port: u16, name: &str) -> Child {
-    // It passes nothing of its environment on but what it is told to.
+    // It passes on only the variables that it is told to.
     Command::new("systemd-socket-activate")
         .arg("--setenv=VIRT_SANDBOX_GUEST_INIT")
         .arg(format!("--listen={port}"))
@@ -112,8 +112,8 @@ pub fn listen(port: u16, name: &str) -> Child {
 }
 
 #[test]
-fn who_asks_first_starts_it_and_it_stops_when_nobody_does() {
-    let Some(test) = Test::begin("who_asks_first_starts_it_and_it_stops_when_nobody_does") else {
+fn a_sandbox_starts_on_demand_and_stops_when_idle() {
+    let Some(test) = Test::begin("a_sandbox_starts_on_demand_and_stops_when_idle") else {
         return;
     };
     if Command::new("systemd-socket-activate")
@@ -134,7 +134,7 @@ fn who_asks_first_starts_it_and_it_stops_when_nobody_does() {
     verify.arg("/etc/systemd/system/t-call_sandbox.socket");
     let done = crate::support::finish(verify, "");
     assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{done:?}");
-    // What is left of one run is in nobody's way in the next.
+    // Leftovers of one run do not disturb the next.
     for _ in 0..2 {
         let mut host = listen(port, "t-call");
         let url = format!("http://127.0.0.1:{port}/");
@@ -153,8 +153,8 @@ fn who_asks_first_starts_it_and_it_stops_when_nobody_does() {
 }
 
 #[test]
-fn ports_that_cannot_be_are_refused() {
-    let Some(test) = Test::begin("ports_that_cannot_be_are_refused") else {
+fn invalid_ports_are_refused() {
+    let Some(test) = Test::begin("invalid_ports_are_refused") else {
         return;
     };
     let create = ["create", "-N", "none", "-u", "apache2.service", "t-bad"];

@@ -1,4 +1,4 @@
-//! A sandbox under another name.
+//! Renames.
 
 use std::fs;
 use std::path::Path;
@@ -10,8 +10,8 @@ use crate::trees::UNIT;
 const CONFIGS: &str = "/etc/libvirt-sandbox/services";
 
 #[test]
-fn a_renamed_sandbox_is_the_same() {
-    let Some(test) = Test::begin("a_renamed_sandbox_is_the_same") else {
+fn a_renamed_sandbox_keeps_everything_but_its_name() {
+    let Some(test) = Test::begin("a_renamed_sandbox_keeps_everything_but_its_name") else {
         return;
     };
     ok(&["create", "--start", "-u", "apache2.service", "t-old"]);
@@ -58,8 +58,8 @@ fn a_renamed_sandbox_is_the_same() {
 }
 
 #[test]
-fn what_did_not_come_from_the_name_stays() {
-    let Some(test) = Test::begin("what_did_not_come_from_the_name_stays") else {
+fn values_not_derived_from_the_name_survive_a_rename() {
+    let Some(test) = Test::begin("values_not_derived_from_the_name_survive_a_rename") else {
         return;
     };
     let unit = HostFile::unit("t-state.service", UNIT);

@@ -1,4 +1,4 @@
-//! Snapshots: kept, gone back to, and cut short.
+//! Snapshots: create, revert, interruption.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ fn names(name: &str) -> Vec<String> {
     all.iter().map(name).collect()
 }
 
-/// What the tree and the configuration of a sandbox that is stopped say.
+/// Returns the content of a stopped sandbox's tree and configuration.
 fn state(name: &str) -> (String, String) {
     let dir = tempfile::tempdir().unwrap();
     let archive = dir.path().join("a.tar");
@@ -66,7 +66,7 @@ fn goes_back(format: &str) {
         "{listed}"
     );
 
-    // One that runs is frozen for it where libvirt can, and is not what it was while it runs.
+    // A running sandbox is frozen for a snapshot where libvirt can, and cannot be reverted while it runs.
     ok(&["start", "t-snap"]);
     let running = run(&["snapshot", "create", "t-snap", "running"]);
     assert!(
@@ -101,7 +101,7 @@ fn goes_back(format: &str) {
         );
     }
 
-    // They follow a new name, and are in no copy.
+    // Snapshots follow a rename, and are in no clone.
     ok(&["clone", "t-snap", "t-snap-2"]);
     assert!(names("t-snap-2").is_empty());
     ok(&["delete", "t-snap-2"]);
@@ -125,8 +125,8 @@ fn goes_back(format: &str) {
 }
 
 #[test]
-fn a_raw_image_goes_back_to_a_snapshot() {
-    let Some(test) = Test::begin("a_raw_image_goes_back_to_a_snapshot") else {
+fn a_raw_image_is_reverted_to_a_snapshot() {
+    let Some(test) = Test::begin("a_raw_image_is_reverted_to_a_snapshot") else {
         return;
     };
     goes_back("raw");
@@ -135,8 +135,8 @@ fn a_raw_image_goes_back_to_a_snapshot() {
 
 #[test]
 #[ignore = "slow: make test-slow"]
-fn a_qcow2_image_goes_back_to_a_snapshot() {
-    let Some(test) = Test::begin("a_qcow2_image_goes_back_to_a_snapshot") else {
+fn a_qcow2_image_is_reverted_to_a_snapshot() {
+    let Some(test) = Test::begin("a_qcow2_image_is_reverted_to_a_snapshot") else {
         return;
     };
     goes_back("qcow2");
@@ -164,7 +164,7 @@ fn a_directory_has_no_snapshots() {
     test.end();
 }
 
-/// Killed at any moment, a command has done all or nothing once the next one is through.
+/// A command killed at any moment has done all or nothing once the next one ends.
 #[test]
 #[ignore = "slow: make test-slow"]
 fn a_killed_snapshot_command_is_undone_or_finished() {
@@ -193,7 +193,7 @@ fn a_killed_snapshot_command_is_undone_or_finished() {
         let mut child = program();
         child.args(["snapshot", verb, "t-snap", snapshot]);
         let mut child = child.spawn().unwrap();
-        // From the note on, at another moment each time.
+        // After the journal note is written, at another moment each time.
         while !note.exists() && child.try_wait().unwrap().is_none() {
             sleep(Duration::from_micros(200));
         }

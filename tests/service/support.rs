@@ -1,4 +1,4 @@
-//! What the tests share: the program, things of the host that go with their test, leftovers.
+//! Shared code of the tests: running the program, temporary files of the host, leftovers.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,10 +14,10 @@ use test_harness::libvirtd::require;
 use test_harness::programs;
 use test_harness::snapshot::Snapshot;
 
-/// Where the trees of sandboxes are.
+/// Directory of the sandboxes' trees.
 pub const TREES: &str = "/var/lib/libvirt/filesystems";
 const CONFIGS: &str = "/etc/libvirt-sandbox/services";
-/// Prefix of the sandboxes of these tests: others on the host are left alone.
+/// Prefix of the names of test sandboxes: others on the host are left alone.
 const PREFIX: &str = "t-";
 /// Name of the suite that this file is part of.
 const SUITE: &str = env!("CARGO_CRATE_NAME");
@@ -27,16 +27,16 @@ const SUITE_PREFIX: &str = match SUITE.as_bytes() {
     _ => PREFIX,
 };
 
-/// A test that has a libvirtd. What it made is removed when it is dropped, also by a panic.
+/// A test with a libvirtd. Removes the test's sandboxes on drop, even after a panic.
 #[must_use]
 pub struct Test {
     before: Snapshot,
-    /// Held for the test: two runs of one suite on a host would take each other's files outside of the state directories.
+    /// Lock held during the test: two runs of one suite on a host share files outside of the state directories.
     _turn: Flock<fs::File>,
 }
 
 impl Test {
-    /// Looks at the host, so that [`Test::end`] can compare; `None` where there is no libvirtd.
+    /// Takes a snapshot of the host for [`Test::end`] to compare; returns `None` without a libvirtd.
     pub fn begin(name: &str) -> Option<Self> {
         require(name)?;
         static INSTALLED: OnceLock<()> = OnceLock::new();
@@ -49,14 +49,14 @@ impl Test {
         })
     }
 
-    /// Whether all is as it was at the beginning.
+    /// Checks that the host is as it was at the beginning.
     pub fn assert_clean(&self) {
         if let Err(left) = host::assert_clean(&self.before, is_of_tests) {
             panic!("{left}");
         }
     }
 
-    /// The end of a test: nothing is left.
+    /// Ends the test, and checks that nothing is left.
     pub fn end(self) {
         self.assert_clean();
     }
@@ -84,7 +84,7 @@ fn install() {
     assert!(status.unwrap().success(), "installing apache2 failed");
 }
 
-/// Other sandboxes may come and go on the host meanwhile, at other daemons.
+/// Returns whether a line of a snapshot is of this suite: other sandboxes may come and go at other daemons.
 fn is_of_tests(line: &str) -> bool {
     if let Some(is_ours) = host::is_of_daemon(line) {
         return is_ours;
@@ -95,12 +95,12 @@ fn is_of_tests(line: &str) -> bool {
     !host::is_of_other_suite(line, SUITE_PREFIX) && (line.contains("/t-") || line.contains("-t-"))
 }
 
-/// The first three numbers of the subnet of the network `default`, as "192.168.150".
+/// Returns the first three numbers of the subnet of the network `default`, such as "192.168.150".
 pub fn subnet() -> String {
     host::subnet().unwrap()
 }
 
-/// The standard output of a command that has to succeed.
+/// Returns the standard output of a command, which must succeed.
 pub fn output(program: &str, arguments: &[&str]) -> String {
     host::output(program, arguments).unwrap()
 }
@@ -110,10 +110,10 @@ pub fn service_program() -> PathBuf {
     programs::stage(Path::new(env!("CARGO_BIN_EXE_virt-sandbox-service"))).unwrap()
 }
 
-/// The program under test.
+/// Returns a command that runs `virt-sandbox-service`.
 pub fn program() -> Command {
     let mut command = Command::new(service_program());
-    // Whoever the caller is, and wherever the checkout lies.
+    // Independent of the caller and of the checkout's path.
     command.current_dir("/");
     command
 }
@@ -123,7 +123,7 @@ pub fn run(arguments: &[&str]) -> Done {
     run_with_input(arguments, "")
 }
 
-/// Runs the program to its end, with something to read.
+/// Runs the program to its end, with `input` as standard input.
 pub fn run_with_input(arguments: &[&str], input: &str) -> Done {
     let mut command = program();
     command.args(arguments);
@@ -135,7 +135,7 @@ pub fn finish(command: Command, input: &str) -> Done {
     host::finish(command, input.as_bytes()).unwrap()
 }
 
-/// Runs the program, which has to succeed.
+/// Runs the program, which must succeed, and returns its standard output.
 pub fn ok(arguments: &[&str]) -> String {
     let done = run(arguments);
     assert_eq!(done.code, 0, "{arguments:?}: {done:?}");
@@ -147,28 +147,28 @@ pub fn inside(name: &str, script: &str) -> Done {
     run(&["execute", name, "--", "sh", "-c", script])
 }
 
-/// What a script inside prints.
+/// Runs a script inside and returns its output.
 pub fn says(name: &str, script: &str) -> String {
     let done = inside(name, script);
     assert_eq!(done.code, 0, "{script}: {done:?}");
     done.stdout.trim().to_owned()
 }
 
-/// What `list` says of a sandbox.
+/// Returns the entry of a sandbox in `list`.
 pub fn listed(name: &str) -> Option<serde_json::Value> {
     let all: Vec<serde_json::Value> =
         serde_json::from_str(&ok(&["list", "--format", "json"])).unwrap();
     all.into_iter().find(|one| one["name"] == name)
 }
 
-/// The first IPv4 address of a running sandbox.
+/// Returns the first IPv4 address of a running sandbox.
 pub fn address(name: &str) -> String {
     let one = listed(name).expect("the sandbox is listed");
     let addresses = one["addresses"].as_array().unwrap();
     addresses[0].as_str().unwrap().to_owned()
 }
 
-/// What a web server answers.
+/// Returns the answer of a web server.
 pub fn get(url: &str) -> Done {
     let mut curl = Command::new("curl");
     curl.args(["--silent", "--show-error", "--fail", "--max-time", "10"]);
@@ -176,30 +176,30 @@ pub fn get(url: &str) -> Done {
     finish(curl, "")
 }
 
-/// A path inside, seen from the host.
+/// Returns the path on the host of a path inside.
 pub fn in_tree(name: &str, path: &str) -> PathBuf {
     Path::new(TREES).join(name).join(path)
 }
 
-/// Sends a program that runs a signal.
+/// Sends a signal to a running program.
 pub fn send(child: &Child, signal: Signal) {
     kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
 }
 
-/// Waits until something is so.
+/// Waits until `is_so` returns true.
 pub fn eventually(what: &str, is_so: impl Fn() -> bool) {
     assert!(host::becomes_so(is_so), "{what}");
 }
 
-/// A file of the host for the time of a test.
+/// A temporary file of the host; removed on drop.
 pub struct HostFile {
     path: PathBuf,
-    /// The directory that was made for it.
+    /// Topmost directory that was made for the file.
     made: Option<PathBuf>,
 }
 
 impl HostFile {
-    /// Writes it, with the directories it needs.
+    /// Writes a file, and makes its parent directories.
     pub fn new(path: &str, content: &str) -> Self {
         let path = PathBuf::from(path);
         let parent = path.parent().unwrap();
@@ -210,12 +210,12 @@ impl HostFile {
         Self { path, made }
     }
 
-    /// A unit of the admin's, of no package.
+    /// Writes a unit of the administrator, which belongs to no package.
     pub fn unit(name: &str, content: &str) -> Self {
         Self::new(&format!("/etc/systemd/system/{name}"), content)
     }
 
-    /// A program.
+    /// Writes an executable script.
     pub fn script(path: &str, content: &str) -> Self {
         let file = Self::new(path, content);
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
@@ -223,7 +223,7 @@ impl HostFile {
         file
     }
 
-    /// A symbolic link.
+    /// Makes a symbolic link.
     pub fn link(path: &str, target: &str) -> Self {
         let file = Self::new(path, "");
         fs::remove_file(&file.path).unwrap();

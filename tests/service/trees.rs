@@ -1,10 +1,10 @@
-//! Trees with all that a copy can lose, and what of them is the same in another.
+//! Trees with every attribute that a copy could lose, and descriptions of trees to compare.
 
 use std::path::Path;
 
 use crate::support::output;
 
-/// A unit that does nothing, with a directory of state.
+/// Unit that does nothing and has a state directory.
 pub const UNIT: &str = "[Service]\nExecStart=/bin/sleep infinity\nStateDirectory=t-state\n";
 
 /// Puts owners, modes, times, links, holes, attributes, an ACL and a capability below a directory.
@@ -38,7 +38,7 @@ os.utime('d', ns=(1, 1111111111111111111))
     output("python3", &["-c", script, dir.to_str().unwrap()]);
 }
 
-/// All there is to say of what is below a directory, a line for each object.
+/// Describes every object below a directory with all its attributes, one line each.
 pub fn described(dir: &Path) -> String {
     let script = r#"
 import hashlib, os, stat, sys

@@ -1,4 +1,4 @@
-//! Limits changed, also of what runs, and what is used.
+//! Changes of limits, also at run time, and statistics.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::support::{HostFile, Test, inside, ok, output, run};
 use crate::trees::UNIT;
 
-/// What the kernel says of a file in any group of a domain.
+/// Returns the content of a file in every cgroup of a domain.
 fn kernel_says(name: &str, file: &str) -> Vec<String> {
     let all = output("find", &["/sys/fs/cgroup", "-name", file]);
     let of_domain = |path: &&str| {
@@ -22,8 +22,8 @@ fn kernel_says(name: &str, file: &str) -> Vec<String> {
 }
 
 #[test]
-fn limits_change_while_it_runs() {
-    let Some(test) = Test::begin("limits_change_while_it_runs") else {
+fn limits_change_at_run_time() {
+    let Some(test) = Test::begin("limits_change_at_run_time") else {
         return;
     };
     let unit = HostFile::unit("t-state.service", UNIT);
@@ -38,7 +38,7 @@ fn limits_change_while_it_runs() {
     let file_of_config = "/etc/libvirt-sandbox/services/t-set/sandbox.toml";
     let text = fs::read_to_string(file_of_config).unwrap();
     fs::write(file_of_config, format!("# mine\n{text}")).unwrap();
-    // Also above what it started with.
+    // Limits may rise above their value at the start.
     let changes = [
         "memory=384M",
         "cpus=2",
@@ -77,7 +77,7 @@ fn limits_change_while_it_runs() {
         assert!(config.contains(line), "{config}");
     }
 
-    // What cannot change at once is said; what is taken away is as usual.
+    // Limits that need a restart are named; a removed limit returns to its default.
     let done = run(&[
         "set",
         "t-set",
@@ -116,8 +116,8 @@ fn limits_change_while_it_runs() {
 }
 
 #[test]
-fn what_is_used_is_shown() {
-    let Some(test) = Test::begin("what_is_used_is_shown") else {
+fn stats_shows_usage() {
+    let Some(test) = Test::begin("stats_shows_usage") else {
         return;
     };
     let unit = HostFile::unit(

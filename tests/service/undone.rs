@@ -1,4 +1,4 @@
-//! Upgrades that fail, are killed, or meet a sandbox that means harm.
+//! Upgrades that fail, are killed, or meet a hostile sandbox.
 
 use std::cell::RefCell;
 use std::fs;
@@ -14,8 +14,8 @@ use crate::upgrade::{assert_answer, assert_same, assert_says, read, state, state
 const NEW: &str = ".virt-sandbox-new";
 
 #[test]
-fn what_does_not_come_up_is_as_it_was() {
-    let Some(test) = Test::begin("what_does_not_come_up_is_as_it_was") else {
+fn a_failed_upgrade_is_rolled_back() {
+    let Some(test) = Test::begin("a_failed_upgrade_is_rolled_back") else {
         return;
     };
     let content = |text: &str| Content {
@@ -37,7 +37,7 @@ fn what_does_not_come_up_is_as_it_was() {
     assert_answer("t-roll", &["conf fine"], &[]);
     assert!(!in_tree("t-roll", ".upgrade").exists());
 
-    // What the admin has edited in the configuration takes effect, and what is wrong there changes nothing.
+    // Edits of the configuration take effect, and a wrong edit changes nothing.
     package.install("3.0", &content("fine"));
     let config = "/etc/libvirt-sandbox/services/t-roll/sandbox.toml";
     let good = read(config);
@@ -74,7 +74,7 @@ fn what_does_not_come_up_is_as_it_was() {
     test.end();
 }
 
-/// A sandbox that is killed at its upgrades: where its tree is, and how it is made.
+/// A sandbox whose upgrades are killed: the path of its tree, and its options.
 struct Place {
     format: Option<&'static str>,
     create: &'static [&'static str],
@@ -94,7 +94,7 @@ const QCOW2: Place = Place {
 };
 
 impl Place {
-    /// Looks at the tree of a sandbox, which is stopped.
+    /// Calls `at` with the tree of a stopped sandbox.
     fn look<T>(&self, name: &str, at: impl FnOnce(&Path) -> T) -> T {
         let Some(format) = self.format else {
             return at(&in_tree(name, ""));
@@ -124,7 +124,7 @@ impl Place {
     }
 }
 
-/// A package with 200 conffiles, which all have this text.
+/// Returns a package with 200 conffiles that all contain this text.
 fn many_files(text: &str) -> Content<'_> {
     let files: Vec<String> = (0..200).map(|n| format!("part{n}")).collect();
     let files: Vec<(&str, &str)> = files.iter().map(|name| (&**name, text)).collect();
@@ -136,7 +136,7 @@ fn many_files(text: &str) -> Content<'_> {
 
 const JOURNAL: &str = "/etc/libvirt-sandbox/services/t-kill/upgrade/journal.json";
 
-/// Upgrades `t-kill` and kills that some time after its journal has `words`. `true` if it came to its end before.
+/// Upgrades `t-kill` and kills the command some time after its journal has `words`. Returns `true` if it ended before.
 fn killed_after(words: &str, wait: Duration, arguments: &[&str]) -> bool {
     let child = program()
         .args(["upgrade", "t-kill"])
@@ -167,7 +167,7 @@ fn killed_at_any_moment(place: &Place, name: &str) {
     let old = place.state("t-kill");
     let mut killed = 0;
     for step in 0..5 {
-        // From the moment on that all is ready and the first step comes: before that there is nothing to undo.
+        // From the first step on: before that there is nothing to undo.
         let wait = Duration::from_millis(step * step * 8);
         let has_ended = killed_after("\"path\"", wait, &[]);
         let next = run(&["list"]);
@@ -217,8 +217,9 @@ fn an_upgrade_in_a_qcow2_image_killed_at_any_moment_is_all_or_nothing() {
 
 #[test]
 #[ignore = "slow: make test-slow"]
-fn what_is_killed_while_it_restarts_runs_as_before() {
-    let Some(test) = Test::begin("what_is_killed_while_it_restarts_runs_as_before") else {
+fn an_upgrade_killed_during_the_restart_leaves_the_sandbox_running() {
+    let Some(test) = Test::begin("an_upgrade_killed_during_the_restart_leaves_the_sandbox_running")
+    else {
         return;
     };
     let package = Package::new("t-kill", &many_files("old"));
@@ -249,7 +250,7 @@ fn what_is_killed_while_it_restarts_runs_as_before() {
                 text.stdout == "old\n"
             });
         }
-        // Whichever way its tree is kept, and beside others.
+        // Upgrades with --all, for each kind of tree.
         ok(&["upgrade", "--all", "--restart"]);
         assert_eq!(says("t-kill", "cat /etc/t-kill/part7"), "new");
         ok(&["delete", "--force", "t-kill"]);
@@ -259,8 +260,8 @@ fn what_is_killed_while_it_restarts_runs_as_before() {
 }
 
 #[test]
-fn nothing_in_a_sandbox_leads_out_of_it() {
-    let Some(test) = Test::begin("nothing_in_a_sandbox_leads_out_of_it") else {
+fn upgrades_follow_no_link_out_of_a_sandbox() {
+    let Some(test) = Test::begin("upgrades_follow_no_link_out_of_a_sandbox") else {
         return;
     };
     let content = |text: &str| Content {
@@ -282,7 +283,7 @@ fn nothing_in_a_sandbox_leads_out_of_it() {
     ok(&["create", "-N", "none", "-u", "t-evil.service", "t-evil"]);
     package.install("2.0", &content("new"));
     let etc = |path: &str| in_tree("t-evil", &format!("etc/{path}"));
-    // Links to files and directories of the host, by name and by the way up.
+    // Links to files and directories of the host, absolute and by `..`.
     fs::remove_file(etc("t-evil/link")).unwrap();
     symlink("/srv/t-victim/inner", etc("t-evil/link")).unwrap();
     fs::remove_dir_all(etc("t-evil/d")).unwrap();
@@ -291,7 +292,7 @@ fn nothing_in_a_sandbox_leads_out_of_it() {
     output("mkfifo", &[etc("t-evil/fifo").to_str().unwrap()]);
     symlink("/srv/t-victim/inner", etc(&format!("t-evil/conf{NEW}"))).unwrap();
     fs::write(etc("t-evil/conf"), "mine\n").unwrap();
-    // And the files of accounts.
+    // The account files.
     let passwd = read(etc("passwd"));
     fs::remove_file(etc("passwd")).unwrap();
     symlink("/srv/t-victim/inner", etc("passwd")).unwrap();
@@ -302,7 +303,7 @@ fn nothing_in_a_sandbox_leads_out_of_it() {
     assert_eq!(read("/srv/t-victim/inner"), "host\n");
     assert_eq!(fs::read_dir("/srv/t-victim").unwrap().count(), 1);
     assert_eq!(read(etc("t-evil/conf")), "mine\n");
-    // A whole directory of configuration that leads away.
+    // A link in place of a whole directory of configuration.
     fs::remove_file(etc("passwd")).unwrap();
     fs::write(etc("passwd"), passwd).unwrap();
     fs::remove_dir_all(etc("t-evil")).unwrap();
@@ -312,7 +313,7 @@ fn nothing_in_a_sandbox_leads_out_of_it() {
     eprintln!("{done:?}");
     assert_eq!(read("/srv/t-victim/inner"), "host\n");
     assert_eq!(fs::read_dir("/srv/t-victim").unwrap().count(), 1);
-    // The way to the configuration itself.
+    // A link in place of a parent of the configuration.
     fs::rename(in_tree("t-evil", "etc"), in_tree("t-evil", "etc-moved")).unwrap();
     symlink("/srv/t-victim", in_tree("t-evil", "etc")).unwrap();
     package.install("4.0", &content("newest"));

@@ -1,4 +1,4 @@
-//! Units of an admin, of no package: those that work and those that fail.
+//! Units of an administrator, which belong to no package: working and failing ones.
 
 use std::fs::{self, Permissions};
 use std::io::{Read, Write};
@@ -61,7 +61,7 @@ fn a_unit_that_fails_is_shown_with_its_journal() {
         drop(unit);
         test.assert_clean();
     }
-    // A loop without an end, and a unit whose program is not there.
+    // A restart loop, and a unit whose program is missing.
     for (what, unit, word) in [
         (
             "endless loop",
@@ -108,7 +108,7 @@ fn a_unit_that_takes_too_long_is_reported() {
     for word in ["t-late.service", "activating", "--timeout"] {
         assert!(done.stderr.contains(word), "{done:?}");
     }
-    // Without `create --start` it stays, so that one can look into it.
+    // Without `create --start` the sandbox stays for inspection.
     assert_eq!(listed("t-late").unwrap()["state"], "stopped");
     ok(&["delete", "t-late"]);
     drop(unit);
@@ -116,8 +116,8 @@ fn a_unit_that_takes_too_long_is_reported() {
 }
 
 #[test]
-fn an_application_below_srv_is_taken_along() {
-    let Some(test) = Test::begin("an_application_below_srv_is_taken_along") else {
+fn an_application_below_srv_is_copied() {
+    let Some(test) = Test::begin("an_application_below_srv_is_copied") else {
         return;
     };
     let program = HostFile::script(
@@ -144,7 +144,7 @@ fn an_application_below_srv_is_taken_along() {
     test.end();
 }
 
-/// The manager reads it as root and mounts it where the unit's account alone reads it.
+/// The manager reads a credential as root, and mounts it where only the unit's account can read it.
 #[test]
 fn a_unit_gets_credentials_that_only_root_reads() {
     let Some(test) = Test::begin("a_unit_gets_credentials_that_only_root_reads") else {
@@ -178,8 +178,8 @@ fn a_unit_gets_credentials_that_only_root_reads() {
 }
 
 #[test]
-fn instances_know_their_name() {
-    let Some(test) = Test::begin("instances_know_their_name") else {
+fn template_instances_know_their_name() {
+    let Some(test) = Test::begin("template_instances_know_their_name") else {
         return;
     };
     let unit = HostFile::unit(

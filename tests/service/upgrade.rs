@@ -1,4 +1,4 @@
-//! Sandboxes brought along after packages of the host have changed.
+//! Upgrades of sandboxes after packages of the host have changed.
 
 use std::collections::HashSet;
 use std::fs;
@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::packages::{Content, Package, served};
 use crate::support::{Done, Test, address, eventually, get, in_tree, ok, output, run};
 
-/// What a sandbox of a package answers, once it does.
+/// Waits until a package's sandbox answers, and returns the answer.
 pub fn answer(name: &str) -> String {
     let url = format!("http://{}:8000/", address(name));
     eventually("it answers", || get(&url).code == 0);
@@ -44,12 +44,12 @@ pub fn read(path: impl AsRef<Path>) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// All an upgrade may write of a sandbox, but the times of directories.
+/// Returns everything of a sandbox that an upgrade may write, except the times of directories.
 pub fn state(name: &str) -> String {
     state_in(name, &in_tree(name, ""))
 }
 
-/// As [`state`], of a sandbox whose tree can be read at `tree`.
+/// Like [`state`], for a sandbox whose tree can be read at `tree`.
 pub fn state_in(name: &str, tree: &Path) -> String {
     let script = "cd \"$1\" && find etc -printf '%p %y %m %U %G %l\\n' | sort && find etc -type f -print0 | sort -z | xargs -0 sha256sum";
     let mut text = output("sh", &["-c", script, "sh", tree.to_str().unwrap()]);
@@ -60,7 +60,7 @@ pub fn state_in(name: &str, tree: &Path) -> String {
     text
 }
 
-/// Compares two states, and shows only what differs.
+/// Compares two states, and shows only the differences.
 pub fn assert_same(before: &str, after: &str) {
     let differs = |one: &str, other: &str| {
         let other: HashSet<&str> = other.lines().collect();
@@ -73,11 +73,11 @@ pub fn assert_same(before: &str, after: &str) {
 
 #[test]
 #[ignore = "slow: make test-slow"]
-fn five_packages_are_brought_along() {
-    let Some(test) = Test::begin("five_packages_are_brought_along") else {
+fn upgrades_bring_changes_of_five_packages() {
+    let Some(test) = Test::begin("upgrades_bring_changes_of_five_packages") else {
         return;
     };
-    // Plain conffiles, with every way in which host and sandbox can differ.
+    // Plain conffiles, with every kind of difference between host and sandbox.
     let plain = |version, files: &[(&str, &str)]| Content {
         files: served("t-pkg-a", version, "", files),
         ..Content::default()
@@ -99,7 +99,7 @@ fn five_packages_are_brought_along() {
             ],
         ),
     );
-    // A user of its own with the second version, made by sysusers.d.
+    // The second version has a user of its own, made by sysusers.d.
     let users = |version, service, more: &[(&str, &str)], postinst| {
         let mut files = served("t-pkg-b", version, service, &[("conf", version)]);
         for (path, text) in more {
@@ -112,7 +112,7 @@ fn five_packages_are_brought_along() {
         }
     };
     let b = Package::new("t-pkg-b", &users("1.0", "", &[], ""));
-    // A directory of state with the second version, made by tmpfiles.d and by the postinst with a user.
+    // The second version has state directories, made by tmpfiles.d and, with a user, by the postinst.
     let c = Package::new(
         "t-pkg-c",
         &Content {
@@ -120,7 +120,7 @@ fn five_packages_are_brought_along() {
             ..Content::default()
         },
     );
-    // Directories of parts, and links that enable them.
+    // Drop-in directories, and links that enable their parts.
     let d = Package::new(
         "t-pkg-d",
         &Content {
@@ -134,7 +134,7 @@ fn five_packages_are_brought_along() {
             ..Content::default()
         },
     );
-    // Another unit and another state directory of systemd's.
+    // Another unit and another StateDirectory.
     let e = Package::new(
         "t-pkg-e",
         &Content {
@@ -152,7 +152,7 @@ fn five_packages_are_brought_along() {
         assert_eq!(up_to_date, format!("{name}: up to date\n"));
     }
 
-    // Inside.
+    // Changes inside.
     let etc = |name: &str, path: &str| in_tree(name, &format!("etc/{name}/{path}"));
     for path in ["admin", "both", "gone-admin"] {
         fs::write(etc("t-pkg-a", path), "mine\n").unwrap();
@@ -162,7 +162,7 @@ fn five_packages_are_brought_along() {
     fs::set_permissions(etc("t-pkg-a", "mode"), fs::Permissions::from_mode(0o604)).unwrap();
     fs::write(etc("t-pkg-d", "parts/mine"), "mine\n").unwrap();
     fs::write(in_tree("t-pkg-e", "var/lib/t-pkg-e/data"), "kept\n").unwrap();
-    // Outside, by the host's admin.
+    // Changes by the host's administrator.
     fs::write("/etc/t-pkg-a/outside", "host's admin\n").unwrap();
 
     a.install(
@@ -181,7 +181,7 @@ fn five_packages_are_brought_along() {
             ],
         ),
     );
-    // dpkg leaves conffiles that a package has no more.
+    // dpkg keeps conffiles that a package no longer has.
     for path in ["gone", "gone-admin"] {
         fs::remove_file(Path::new("/etc/t-pkg-a").join(path)).unwrap();
     }
@@ -248,7 +248,7 @@ fn five_packages_are_brought_along() {
         },
     );
 
-    // What would be: said, and nothing of it done.
+    // A dry run lists the changes and makes none.
     let before: Vec<String> = names.iter().map(|name| state(name)).collect();
     let preview = run(&["upgrade", "--all", "--dry-run"]);
     assert_eq!(preview.code, 0, "{preview:?}");
@@ -267,7 +267,7 @@ fn five_packages_are_brought_along() {
         assert_same(&before, &state(name));
     }
 
-    // Done, without a restart: what runs goes on as it is.
+    // Upgraded without a restart: running services are not touched.
     let done = run(&["upgrade", "--all"]);
     assert_eq!(done.code, 0, "{done:?}");
     assert_says(&done, &["conflict  /etc/t-pkg-a/both", "restart"]);
@@ -308,7 +308,7 @@ fn five_packages_are_brought_along() {
     let enabled = fs::read_link(etc("t-pkg-d", "enabled")).unwrap();
     assert_eq!(enabled, Path::new("parts/three"));
 
-    // With one: all answer as the second version does.
+    // With a restart, all answer as the second version.
     let done = run(&["upgrade", "--all", "--restart"]);
     assert_eq!(done.code, 0, "{done:?}");
     assert_eq!(done.stdout.matches("; restarted").count(), 5, "{done:?}");
@@ -343,7 +343,7 @@ fn five_packages_are_brought_along() {
         ],
         &[],
     );
-    // And then there is nothing left to do, also not to start anew.
+    // A second upgrade has nothing to do, and restarts nothing.
     let id = || output("sh", &["-c", "pgrep -f '[t]-pkg-./serve' | sort"]);
     let before = id();
     let done = run(&["upgrade", "--all", "--restart"]);

@@ -34,7 +34,7 @@ pub fn enable(cell: &Cell) {
     assert!(!is_enabled());
 }
 
-/// What was published at the creation is answered while it runs.
+/// Published ports are answered while the sandbox runs.
 pub fn published(cell: &Cell) {
     let url = format!("http://127.0.0.1:{}/", cell.port);
     assert!(get(&url).stdout.contains("<html"), "{:?}", get(&url));
@@ -42,17 +42,17 @@ pub fn published(cell: &Cell) {
         listed(&cell.name).unwrap()["publish"][0],
         format!("{}:80", cell.port)
     );
-    // What listens at the loopback alone is reached as well.
+    // A server that listens on the loopback alone is reached, too.
     let answer = "python3 -m http.server --bind 127.0.0.1 --directory /var/www 8081";
     let inner = format!("http://127.0.0.1:{}/", cell.inner_port);
-    // A guest whose memory was taken reads the program from the host again.
+    // A guest that was short of memory reads the program from the host again.
     let listens = "until ss -ltn | grep -q 127.0.0.1:8081; do sleep 0.2; done";
     cell.says(&format!("setsid {answer} >/dev/null 2>&1 & {listens}"));
     eventually("it answers", || get(&inner).stdout.contains("<html"));
     cell.says("pkill -f http.serve[r]");
 }
 
-/// Streams of a command: binary, long, ended early, and told of signals.
+/// Streams of a command: binary data, long data, early ends, and signals.
 pub fn streams(cell: &Cell) {
     let bytes: Vec<u8> = (0..8_000_000_u32)
         .map(|number| (number.wrapping_mul(2_654_435_761) >> 13) as u8)
@@ -70,7 +70,7 @@ pub fn streams(cell: &Cell) {
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert!(said == bytes, "{} of {}", said.len(), bytes.len());
 
-    // One that does not read all, and one that closes what it writes to.
+    // A command that does not read all its input, and a reader that closes early.
     let mut command = program();
     command.args(["execute", &cell.name, "--", "head", "-c", "3"]);
     let done = finish(command, &"abc".repeat(1_000_000));
@@ -102,7 +102,7 @@ pub fn streams(cell: &Cell) {
     assert_eq!(child.wait().unwrap().code(), Some(42));
 }
 
-/// More than there are ways into a machine: who comes late waits.
+/// Twenty commands at once, more than a machine has channels: the later ones wait.
 pub fn twenty(cell: &Cell) {
     let children: Vec<_> = (0..20).map(|_| cell.started("sleep 1; exit 3")).collect();
     for mut child in children {
@@ -158,7 +158,7 @@ pub fn rotate(cell: &Cell) {
     assert!(in_tree(&cell.name, "var/log/t-rot.log.1").exists());
 }
 
-/// What the guest's kernel sees of limits that change while it runs.
+/// Limits that change at run time, as the guest's kernel sees them.
 pub fn set_live(cell: &Cell) {
     if cell.driver == Driver::Containers {
         return;
@@ -177,7 +177,7 @@ pub fn set_live(cell: &Cell) {
     assert!(memory() + 20_000 > before, "{} {before}", memory());
     let done = set("memory=1500M");
     assert!(done.stderr.contains("memory"), "{done:?}");
-    // What it needs it does not give, and has back what it gave.
+    // The guest gives back only memory that it does not need, and gets it back later.
     cell.says("head -c 400M /dev/zero >/dev/shm/t-full");
     let done = set("memory=300M");
     assert!(done.stderr.contains("does not do with less"), "{done:?}");
@@ -199,7 +199,7 @@ pub fn set_live(cell: &Cell) {
     assert!(cell.answers());
 }
 
-/// A host that changes for the better, while it is stopped, and for the worse, while it runs.
+/// Upgrades: a good change of the host while the sandbox is stopped, and a bad one while it runs.
 pub fn upgrade(cell: &Cell) {
     let good = HostFile::new("/etc/apache2/conf-available/t-good.conf", "# good\n");
     let tree = |path: &str| in_tree(&cell.name, path);
@@ -213,7 +213,7 @@ pub fn upgrade(cell: &Cell) {
     assert_eq!(cell.state(), "running", "{done:?}");
     assert!(cell.answers());
     drop(bad);
-    // Nothing is new then.
+    // A second upgrade finds nothing new.
     let run_of = || cell.says("systemctl show -P InvocationID apache2");
     let before = run_of();
     ok(&["upgrade", "--restart", &cell.name]);
@@ -260,7 +260,7 @@ pub fn archive(cell: &Cell) {
         (&cell.driver.name().into(), &"stopped".into())
     );
     assert!(in_tree(&copy, "var/lib/t-data").exists());
-    // What one driver has made the other one can keep.
+    // A sandbox made with one driver can be started with the other.
     ok(&["delete", &copy]);
     let other = DRIVERS
         .into_iter()
