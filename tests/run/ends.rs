@@ -1,4 +1,4 @@
-//! Limits, and what is left where something goes wrong.
+//! Limits, failures, and leftovers.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -13,11 +13,11 @@ cases! {
     every:
         memory_is_limited,
         processes_are_limited,
-        a_name_is_taken_once,
-        a_killed_client_takes_its_sandbox_along;
+        a_name_can_be_used_only_once,
+        a_killed_client_ends_its_sandbox;
     containers:
-        libvirtd_may_restart_meanwhile,
-        twenty_at_once_do_not_meet;
+        a_sandbox_survives_a_restart_of_libvirtd,
+        twenty_sandboxes_run_at_once;
 }
 
 fn memory_is_limited(test: &Test) {
@@ -45,7 +45,7 @@ fn processes_are_limited(test: &Test) {
     assert_eq!(test.says(&["--pids", "200"], script), "all");
 }
 
-/// Starts a sandbox of that name, and waits until its command runs.
+/// Starts a sandbox with this name, and waits until its command runs.
 fn waiting(test: &Test, name: &str) -> Child {
     let mut command = test.unnamed();
     command.args(["-n", name, "--", "sh", "-c", "echo ready; exec sleep 86400"]);
@@ -62,7 +62,7 @@ fn waiting(test: &Test, name: &str) -> Child {
     child
 }
 
-fn a_name_is_taken_once(test: &Test) {
+fn a_name_can_be_used_only_once(test: &Test) {
     let name = test.name();
     let mut first = waiting(test, &name);
     let mut command = test.unnamed();
@@ -83,18 +83,18 @@ fn a_name_is_taken_once(test: &Test) {
     )
     .unwrap();
     assert_eq!(first.wait().unwrap().code(), Some(143));
-    // It is free again.
+    // The name can be used again.
     let mut command = test.unnamed();
     command.args(["-n", &name, "--", "true"]);
     assert_eq!(host::finish(command, b"").unwrap().code, 0);
 }
 
-fn a_killed_client_takes_its_sandbox_along(test: &Test) {
+fn a_killed_client_ends_its_sandbox(test: &Test) {
     let name = test.name();
     let mut client = waiting(test, &name);
     client.kill().unwrap();
     client.wait().unwrap();
-    // The next one puts in order what could not be.
+    // The next command cleans up what the killed one could not.
     assert_eq!(test.run(&[], "true").code, 0);
     test.assert_clean();
     let mut command = test.unnamed();
@@ -102,10 +102,10 @@ fn a_killed_client_takes_its_sandbox_along(test: &Test) {
     assert_eq!(host::finish(command, b"").unwrap().code, 0);
 }
 
-fn libvirtd_may_restart_meanwhile(test: &Test) {
+fn a_sandbox_survives_a_restart_of_libvirtd(test: &Test) {
     let go = test.text("go");
     let script = format!("echo ready; until [ -e {go} ]; do sleep 0.05; done; echo more; exit 5");
-    // Live, which the root is not: what was looked for there before it was made need not be found.
+    // In a bind mount, whose changes are seen at once; the root's overlay may cache that a file is missing.
     let bind = format!("host-bind:{0}={0}", test.directory().display());
     let mut command = test.shell(&["-m", &bind], &script);
     let mut child = command
@@ -120,14 +120,14 @@ fn libvirtd_may_restart_meanwhile(test: &Test) {
     libvirtd::restart().unwrap();
     fs::write(&go, "").unwrap();
     output.read_line(&mut line).unwrap();
-    // libvirt may end it with SIGTERM. Whatever comes of it, the status tells.
+    // libvirt may end it with SIGTERM. The status must say so in any case.
     let ended = (child.wait().unwrap().code(), line.as_str());
     let lives_on = ended == (Some(5), "ready\nmore\n");
     assert!(lives_on || matches!(ended.0, Some(125 | 143)), "{ended:?}");
     eventually("libvirtd answers", || test.run(&[], "true").code == 0);
 }
 
-fn twenty_at_once_do_not_meet(test: &Test) {
+fn twenty_sandboxes_run_at_once(test: &Test) {
     thread::scope(|scope| {
         for number in 0..20 {
             let command = test.shell(

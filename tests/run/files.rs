@@ -1,4 +1,4 @@
-//! What a command sees of the host's files, and what it may change.
+//! A command's view of the host's files, and its changes to them.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -10,24 +10,24 @@ cases! {
     every:
         the_root_is_read_only,
         changes_of_a_volatile_root_vanish,
-        the_run_directory_of_the_host_is_out_of_reach,
-        sockets_of_the_host_are_out_of_reach,
+        the_run_directory_of_the_host_cannot_be_reached,
+        sockets_of_the_host_cannot_be_reached,
         a_directory_is_shared,
         a_single_file_is_shared,
         a_share_may_be_read_only,
-        targets_are_made_where_there_are_none,
-        a_fresh_directory_is_gone_afterwards,
-        memory_has_a_size,
-        a_place_is_seen_at_another,
+        missing_targets_are_made,
+        a_temporary_directory_is_removed_afterwards,
+        a_tmpfs_has_a_size,
+        a_guest_bind_shows_a_directory_at_another_path,
         mounts_are_made_in_order,
         odd_names_can_be_written,
         the_root_may_be_a_directory,
         includes_are_copies,
         a_list_of_includes_is_read,
-        includes_need_a_mount_to_be_in;
+        includes_need_a_mount;
 }
 
-/// `host-bind:TARGET=` the test's directory.
+/// Returns `host-bind:TARGET=` with the test's directory.
 fn bind(test: &Test, target: &str) -> String {
     format!("host-bind:{target}={}", test.directory().display())
 }
@@ -40,7 +40,7 @@ fn the_root_is_read_only(test: &Test) {
             "{place}: {done:?}"
         );
     }
-    // What is there is the host's.
+    // Files there are the host's.
     assert_eq!(
         test.says(&[], "cat /etc/passwd"),
         fs::read_to_string("/etc/passwd").unwrap().trim_end()
@@ -65,7 +65,7 @@ fn changes_of_a_volatile_root_vanish(test: &Test) {
     assert!(fs::exists("/etc/hostname").unwrap());
 }
 
-fn the_run_directory_of_the_host_is_out_of_reach(test: &Test) {
+fn the_run_directory_of_the_host_cannot_be_reached(test: &Test) {
     let own = tempfile::Builder::new()
         .prefix("r-")
         .tempdir_in("/run")
@@ -83,7 +83,7 @@ fn the_run_directory_of_the_host_is_out_of_reach(test: &Test) {
     assert_eq!(test.says(&["-p"], "stat -f -c %T /run"), "tmpfs");
 }
 
-fn sockets_of_the_host_are_out_of_reach(test: &Test) {
+fn sockets_of_the_host_cannot_be_reached(test: &Test) {
     open(test.directory(), 0o777);
     let path = test.text("socket");
     let listener = UnixListener::bind(&path).unwrap();
@@ -113,7 +113,7 @@ fn a_directory_is_shared(test: &Test) {
         "from inside\n"
     );
     assert!(!test.path("sub/in").exists() && test.path("sub/gone").exists());
-    // A name of the host's may be relative.
+    // The source may be a relative path.
     let mut command = test.command();
     command.current_dir(test.directory()).args([
         "-m",
@@ -128,7 +128,7 @@ fn a_directory_is_shared(test: &Test) {
 fn a_single_file_is_shared(test: &Test) {
     let file = test.file("file", "before\n");
     let mount = format!("host-bind:/etc/hostname={file}");
-    // 9p knows directories alone, and a copy is not the file.
+    // 9p shares directories only, and a copy is not the file.
     if test.driver.is_users() {
         let message = test.refusal(&["-m", &mount, "--", "true"]);
         assert!(message.contains("',ro' gives a copy"), "{message}");
@@ -167,7 +167,7 @@ fn a_share_may_be_read_only(test: &Test) {
     assert_eq!(fs::read_to_string(&file).unwrap(), "before");
 }
 
-fn targets_are_made_where_there_are_none(test: &Test) {
+fn missing_targets_are_made(test: &Test) {
     let file = test.file("dir/file", "text");
     for target in ["/r-top", "/usr/share/r-deep/er/est", "/etc/r-new"] {
         let mount = format!("host-bind:{target}={}", test.text("dir"));
@@ -183,7 +183,7 @@ fn targets_are_made_where_there_are_none(test: &Test) {
         assert_eq!(test.says(&["-m", &mount], &format!("cat {target}")), "text");
         assert!(!fs::exists(target).unwrap(), "{target}");
     }
-    // What is beside them is still there.
+    // Files beside them are still there.
     let script = "ls -A /usr/share | grep -v '^r-deep$' | wc -l";
     let here = fs::read_dir("/usr/share").unwrap().count().to_string();
     assert_eq!(
@@ -192,18 +192,18 @@ fn targets_are_made_where_there_are_none(test: &Test) {
     );
 }
 
-fn a_fresh_directory_is_gone_afterwards(test: &Test) {
+fn a_temporary_directory_is_removed_afterwards(test: &Test) {
     let script = "ls -A /mnt; stat -c %U /mnt; echo text >/mnt/file; cat /mnt/file; df --output=source /mnt | tail -n 1";
     for user in ["root", "nobody"] {
         let shown = test.says(&["-S", user, "-m", "host-bind:/mnt="], script);
         assert!(shown.starts_with(&format!("{user}\ntext\n")), "{shown}");
     }
-    // Two of them are two.
+    // Two mounts are independent.
     let two = ["-m", "host-bind:/mnt=", "-m", "host-bind:/srv="];
     assert_eq!(test.says(&two, "touch /mnt/file; ls -A /srv"), "");
 }
 
-fn memory_has_a_size(test: &Test) {
+fn a_tmpfs_has_a_size(test: &Test) {
     let size = |size: &str| {
         test.says(
             &["-m", &format!("ram:/mnt={size}")],
@@ -229,7 +229,7 @@ fn memory_has_a_size(test: &Test) {
     );
 }
 
-fn a_place_is_seen_at_another(test: &Test) {
+fn a_guest_bind_shows_a_directory_at_another_path(test: &Test) {
     let guest = [
         "-m",
         &bind(test, "/mnt"),
@@ -262,7 +262,7 @@ fn mounts_are_made_in_order(test: &Test) {
     assert!(!test.path("copy").exists());
     let options = ["-m", ram, "-m", &bind];
     assert_eq!(test.says(&options, "cat /mnt/file"), "shared");
-    // One within another.
+    // One mount below another.
     let below = format!("host-bind:/mnt/a/b={}", test.directory().display());
     assert_eq!(
         test.says(&["-m", ram, "-m", &below], "cat /mnt/a/b/file; ls -A /mnt"),
@@ -292,7 +292,7 @@ fn odd_names_can_be_written(test: &Test) {
 }
 
 fn the_root_may_be_a_directory(test: &Test) {
-    // One program without a C library is all there is.
+    // The root holds one static program.
     fs::create_dir(test.path("root")).unwrap();
     fs::copy(guest_init(), test.path("root/program")).unwrap();
     for root in [
@@ -310,7 +310,7 @@ fn the_root_may_be_a_directory(test: &Test) {
             "{root:?}: {output:?}"
         );
     }
-    // What it lacks is not made in it for good.
+    // Missing mount points are not left in it.
     let names: Vec<_> = fs::read_dir(test.path("root"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name())
@@ -336,7 +336,7 @@ fn includes_are_copies(test: &Test) {
     assert_eq!(test.says(&options, script), "beforedeepa/b\n640");
     assert_eq!(fs::read_to_string(&file).unwrap(), "before");
     assert!(test.path("tree/a/b").exists());
-    // Below a directory of the host's they are there afterwards.
+    // Below a mount of the host, the copies are still there afterwards.
     let options = [
         "-m",
         &format!("host-bind:/mnt={}", test.dir("shared")),
@@ -352,7 +352,7 @@ fn includes_are_copies(test: &Test) {
         fs::metadata(test.path("shared/x/copy")).unwrap().mode() & 0o777,
         0o640
     );
-    // The same path on both sides.
+    // The same path on host and guest.
     let mount = format!("ram:{}=1M", test.directory().display());
     assert_eq!(
         test.says(
@@ -380,7 +380,7 @@ fn a_list_of_includes_is_read(test: &Test) {
     );
 }
 
-fn includes_need_a_mount_to_be_in(test: &Test) {
+fn includes_need_a_mount(test: &Test) {
     let file = test.file("file", "text");
     let read_only = format!("host-bind:/mnt={},ro", test.directory().display());
     for options in [

@@ -1,4 +1,4 @@
-//! Who a command is, and what it knows of where it is.
+//! A command's user, capabilities and environment.
 
 use std::process::Command;
 
@@ -9,15 +9,15 @@ use crate::support::{Test, open};
 cases! {
     every:
         the_caller_has_no_capabilities,
-        the_privileged_are_root,
-        another_user_is_that_user,
-        users_cannot_read_what_is_not_theirs,
-        the_first_process_keeps_its_secrets,
-        set_user_id_programs_are_ordinary,
-        variables_are_given,
-        it_starts_where_it_is_told,
-        it_has_a_host_name,
-        it_sees_its_own_processes_only;
+        privileged_commands_run_as_root,
+        a_command_can_run_as_another_user,
+        users_cannot_read_files_of_others,
+        the_first_process_cannot_be_inspected,
+        set_user_id_programs_gain_nothing,
+        variables_are_set,
+        a_command_starts_in_the_given_directory,
+        a_sandbox_has_a_host_name,
+        a_command_sees_only_processes_of_its_sandbox;
 }
 
 const CAPABILITIES: &str =
@@ -43,7 +43,7 @@ fn the_caller_has_no_capabilities(test: &Test) {
     }
 }
 
-fn the_privileged_are_root(test: &Test) {
+fn privileged_commands_run_as_root(test: &Test) {
     let shown = test.says(&["-p"], &format!("id -u; echo $USER $HOME; {CAPABILITIES}"));
     assert!(shown.starts_with("0\nroot /root\n"), "{shown}");
     let effective = shown.lines().last().unwrap().split(' ').nth(2).unwrap();
@@ -61,7 +61,7 @@ fn the_privileged_are_root(test: &Test) {
     );
 }
 
-fn another_user_is_that_user(test: &Test) {
+fn a_command_can_run_as_another_user(test: &Test) {
     let script = format!("id -un; id -G; echo $USER $LOGNAME $HOME; {CAPABILITIES}");
     for (user, name) in [("games", "games"), ("5", "games"), ("nobody", "nobody")] {
         let group = host::output("id", &["-g", name]).unwrap();
@@ -78,7 +78,7 @@ fn another_user_is_that_user(test: &Test) {
     );
 }
 
-fn users_cannot_read_what_is_not_theirs(test: &Test) {
+fn users_cannot_read_files_of_others(test: &Test) {
     let secret = test.file("secret", "text");
     open(&secret, 0o600);
     for place in [&secret, "/etc/shadow"] {
@@ -88,7 +88,7 @@ fn users_cannot_read_what_is_not_theirs(test: &Test) {
             "{place}: {done:?}"
         );
     }
-    // Root without capabilities is no more than an owner.
+    // Root without capabilities has only an owner's rights.
     std::os::unix::fs::chown(&secret, Some(5), None).unwrap();
     let done = test.run(&[], &format!("cat {secret}"));
     assert!(
@@ -102,7 +102,7 @@ fn users_cannot_read_what_is_not_theirs(test: &Test) {
     assert_eq!(test.says(&["-p"], &format!("cat {secret}")), "text");
 }
 
-fn the_first_process_keeps_its_secrets(test: &Test) {
+fn the_first_process_cannot_be_inspected(test: &Test) {
     for options in [&["-S", "games"][..], &[]] {
         for secret in [
             "cat /proc/1/environ",
@@ -116,7 +116,7 @@ fn the_first_process_keeps_its_secrets(test: &Test) {
     }
 }
 
-fn set_user_id_programs_are_ordinary(test: &Test) {
+fn set_user_id_programs_gain_nothing(test: &Test) {
     std::fs::copy("/usr/bin/id", test.path("id")).unwrap();
     open(test.path("id"), 0o4755);
     assert_eq!(
@@ -125,7 +125,7 @@ fn set_user_id_programs_are_ordinary(test: &Test) {
     );
 }
 
-fn variables_are_given(test: &Test) {
+fn variables_are_set(test: &Test) {
     let mut command = test.shell(
         &["-e", "A=b=c", "-e", "B=", "-e", "C", "-e", "HOME=/x"],
         "env",
@@ -161,7 +161,7 @@ fn variables_are_given(test: &Test) {
     );
 }
 
-fn it_starts_where_it_is_told(test: &Test) {
+fn a_command_starts_in_the_given_directory(test: &Test) {
     let at = |directory: &str, options: &[&str]| {
         let mut command = test.command();
         command
@@ -173,7 +173,7 @@ fn it_starts_where_it_is_told(test: &Test) {
     assert_eq!(at("/usr/share", &[]), "/usr/share\n");
     assert_eq!(at("/usr", &["-w", "share"]), "/usr/share\n");
     assert_eq!(at("/usr", &["-w", "/etc"]), "/etc\n");
-    // There is no such directory inside.
+    // The directory does not exist inside.
     let mounts = tempfile::Builder::new()
         .prefix("r-")
         .tempdir_in("/run")
@@ -186,7 +186,7 @@ fn it_starts_where_it_is_told(test: &Test) {
     );
 }
 
-fn it_has_a_host_name(test: &Test) {
+fn a_sandbox_has_a_host_name(test: &Test) {
     assert_eq!(
         test.says(&["--hostname", "box.example.org"], "hostname; uname -n"),
         "box.example.org\nbox.example.org"
@@ -201,7 +201,7 @@ fn it_has_a_host_name(test: &Test) {
     assert_ne!(host::output("hostname", &[]).unwrap().trim(), name);
 }
 
-fn it_sees_its_own_processes_only(test: &Test) {
+fn a_command_sees_only_processes_of_its_sandbox(test: &Test) {
     let mut sleeper = Command::new("sleep").arg("86399").spawn().unwrap();
     let shown = test.says(&["-p"], "ps -e -o args=");
     sleeper.kill().unwrap();

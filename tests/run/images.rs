@@ -16,10 +16,10 @@ cases! {
         an_image_may_be_the_root,
         a_disk_has_a_tag,
         a_disk_may_be_read_only,
-        what_is_no_image_is_refused;
+        files_that_are_no_image_are_refused;
 }
 
-/// Runs a program of the host's, which has to succeed.
+/// Runs a program of the host, which must succeed.
 fn host_does(program: &str, arguments: &[&str]) {
     host::output(program, arguments).unwrap();
 }
@@ -34,7 +34,7 @@ fn has(program: &str) -> bool {
     found
 }
 
-/// An image with an ext4 of its own; gives its path.
+/// Makes an image with an ext4 filesystem, and returns its path.
 fn ext4(test: &Test, name: &str) -> String {
     let path = test.file(name, "");
     fs::File::options()
@@ -79,7 +79,7 @@ fn a_filesystem_in_an_image_is_mounted(test: &Test) {
             "644",
             "{image}"
         );
-        // It is still there the next time, for another kind of command as well.
+        // The file is there in the next run, also for another kind of command.
         assert_eq!(
             test.says(&["-m", &mount], "cat /mnt/file"),
             "text",
@@ -229,7 +229,7 @@ fn a_disk_may_be_read_only(test: &Test) {
     assert!(fs::read(&raw).unwrap().iter().all(|byte| *byte == b'x'));
 }
 
-fn what_is_no_image_is_refused(test: &Test) {
+fn files_that_are_no_image_are_refused(test: &Test) {
     let text = test.file("text", "no filesystem\n");
     for (mount, what) in [
         (format!("host-image:/mnt={text}"), text.as_str()),

@@ -1,4 +1,4 @@
-//! What only virtual machines have: kernels, disks, QEMU's network, and an end of their own.
+//! Features of virtual machines only: kernels, disks, QEMU's network, and the guest's shutdown.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -13,20 +13,23 @@ use crate::support::{Test, eventually, open};
 cases! {
     every: ;
     containers: ;
-    machines: the_kernel_can_be_chosen, a_single_file_goes_in, files_go_in_and_out, a_volatile_root_forgets, images_are_mounted, disks_have_tags,
-        a_directory_is_the_root, the_network_of_qemu, a_port_is_published, the_kernels_last_words,
-        a_guest_that_hangs, a_killed_client_leaves_nothing, an_interrupted_start_leaves_nothing, debug_shows_all_once;
+    machines: the_kernel_can_be_chosen, a_single_file_is_mounted_in_a_machine, files_are_shared_in_both_directions,
+        a_volatile_root_loses_its_changes, images_are_mounted, disks_have_tags, a_directory_is_the_root,
+        the_user_network_of_qemu_works, a_port_is_published, a_kernel_panic_is_reported, a_hanging_guest_is_reported,
+        a_killed_client_leaves_nothing, an_interrupted_start_leaves_nothing, debug_shows_each_message_once;
 }
 
 chosen! {
-    system System: files_go_in_and_out, images_are_mounted, a_network_with_dhcp, the_kernels_last_words, the_kernel_can_be_chosen;
-    session Session: a_single_file_goes_in, files_go_in_and_out, a_port_is_published, disks_have_tags, a_directory_is_the_root,
-        a_killed_client_leaves_nothing;
-    embedded Embedded: two_at_once, a_directory_for_the_driver, a_killed_client_leaves_nothing, a_qemu_without_its_file_is_ended;
-    user_embedded UserEmbedded: a_kernel_for_root_alone, files_go_in_and_out, a_guest_that_hangs;
+    system System: files_are_shared_in_both_directions, images_are_mounted, a_network_with_dhcp_works, a_kernel_panic_is_reported,
+        the_kernel_can_be_chosen;
+    session Session: a_single_file_is_mounted_in_a_machine, files_are_shared_in_both_directions, a_port_is_published,
+        disks_have_tags, a_directory_is_the_root, a_killed_client_leaves_nothing;
+    embedded Embedded: two_machines_run_at_once, an_embedded_driver_can_have_its_own_directory, a_killed_client_leaves_nothing,
+        a_qemu_without_its_file_is_ended;
+    user_embedded UserEmbedded: an_unreadable_kernel_is_refused, files_are_shared_in_both_directions, a_hanging_guest_is_reported;
 }
 
-/// The releases of the kernels of this host, the least of which has no 9p.
+/// Returns the releases of this host's kernels; the smallest one has no 9p.
 fn releases() -> Vec<String> {
     let entries = fs::read_dir("/lib/modules").unwrap().flatten();
     let names = entries.map(|entry| entry.file_name().into_string().unwrap());
@@ -49,7 +52,7 @@ fn the_kernel_can_be_chosen(test: &Test) {
     assert!(message.contains("0.0.1"), "{message}");
 }
 
-fn a_kernel_for_root_alone(test: &Test) {
+fn an_unreadable_kernel_is_refused(test: &Test) {
     let kernel = test.file("kernel", endless_kernel());
     open(&kernel, 0o600);
     let message = test.refusal(&["--kernpath", &kernel, "--", "true"]);
@@ -57,7 +60,7 @@ fn a_kernel_for_root_alone(test: &Test) {
     assert!(message.contains(way_out), "{message}");
 }
 
-fn a_single_file_goes_in(test: &Test) {
+fn a_single_file_is_mounted_in_a_machine(test: &Test) {
     let file = test.file("alone/app.conf", "of the host");
     let script = "cat /opt/app.conf; (echo changed >/opt/app.conf) 2>/dev/null || echo refused";
     let said = test.says(
@@ -81,7 +84,7 @@ fn a_single_file_goes_in(test: &Test) {
     assert!(message.contains("nor a regular file"), "{message}");
 }
 
-fn files_go_in_and_out(test: &Test) {
+fn files_are_shared_in_both_directions(test: &Test) {
     let shared = test.dir("shared");
     if test.driver.is_users() {
         own(&shared);
@@ -111,7 +114,7 @@ fn files_go_in_and_out(test: &Test) {
     assert_eq!(owner, fs::metadata(&shared).unwrap().uid());
 }
 
-/// Gives a file to the ordinary user.
+/// Changes the owner of a file to the ordinary user.
 fn own(path: &str) {
     let user = nix::unistd::User::from_name(test_harness::user::NAME)
         .unwrap()
@@ -119,14 +122,14 @@ fn own(path: &str) {
     nix::unistd::chown(path, Some(user.uid), Some(user.gid)).unwrap();
 }
 
-fn a_volatile_root_forgets(test: &Test) {
+fn a_volatile_root_loses_its_changes(test: &Test) {
     let name = format!("/usr/{}", test.name());
     let said = test.says(&["--volatile", "-p"], &format!("touch {name} && ls {name}"));
     assert_eq!(said, name);
     assert!(!fs::exists(name).unwrap());
 }
 
-/// An ext4 image with a file; gives its path.
+/// Makes an ext4 image with a file, and returns its path.
 fn image(test: &Test, format: &str) -> String {
     test.file("tree/file", "in the image");
     let raw = test.text("raw.img");
@@ -154,7 +157,7 @@ fn images_are_mounted(test: &Test) {
             "cat /mnt/file; echo more > /mnt/more",
         );
         assert_eq!(said, "in the image");
-        // libvirt gives it to QEMU meanwhile.
+        // libvirt changes the owner to QEMU's user meanwhile.
         eventually("the image has its owner again", || {
             fs::metadata(&path).unwrap().uid() == before.uid()
         });
@@ -205,7 +208,7 @@ fn a_directory_is_the_root(test: &Test) {
     );
 }
 
-fn the_network_of_qemu(test: &Test) {
+fn the_user_network_of_qemu_works(test: &Test) {
     let said = test.says(
         &["-N", "dhcp,user"],
         "ip -4 -o addr show eth0; cat /etc/resolv.conf",
@@ -216,7 +219,7 @@ fn the_network_of_qemu(test: &Test) {
     );
 }
 
-fn a_network_with_dhcp(test: &Test) {
+fn a_network_with_dhcp_works(test: &Test) {
     let listener = TcpListener::bind((format!("{}.1", host::subnet().unwrap()), 0)).unwrap();
     let script = format!(
         "exec 3<>/dev/tcp/{}/{}; cat <&3",
@@ -238,7 +241,7 @@ fn a_network_with_dhcp(test: &Test) {
 }
 
 fn a_port_is_published(test: &Test) {
-    // Free a moment ago.
+    // The port was free a moment ago.
     let port = TcpListener::bind(("127.0.0.1", 0))
         .unwrap()
         .local_addr()
@@ -272,14 +275,14 @@ fn a_port_is_published(test: &Test) {
     assert!(child.wait().unwrap().success());
 }
 
-fn the_kernels_last_words(test: &Test) {
+fn a_kernel_panic_is_reported(test: &Test) {
     let done = test.run(&["-p"], "echo c > /proc/sysrq-trigger; sleep 1000");
     assert_eq!(done.code, 125, "{done:?}");
     assert!(done.stderr.contains("the last it said was:"), "{done:?}");
     assert!(done.stderr.contains("sysrq triggered crash"), "{done:?}");
 }
 
-/// A kernel as Documentation/x86/boot.rst describes it, with an endless loop for its code.
+/// Returns a kernel image, as Documentation/x86/boot.rst describes it, whose code is an endless loop.
 fn endless_kernel() -> Vec<u8> {
     let mut image = vec![0; 16 << 10];
     image[0x1f1] = 4;
@@ -290,7 +293,7 @@ fn endless_kernel() -> Vec<u8> {
     image
 }
 
-fn a_guest_that_hangs(test: &Test) {
+fn a_hanging_guest_is_reported(test: &Test) {
     let kernel = test.file("kernel", endless_kernel());
     let release = releases()
         .into_iter()
@@ -310,7 +313,7 @@ fn a_guest_that_hangs(test: &Test) {
     assert!(done.stderr.contains("try --debug"), "{done:?}");
 }
 
-/// A client whose command runs.
+/// Starts the program, and waits until its command runs.
 fn running(mut command: Command) -> std::process::Child {
     let mut child = command
         .stdin(Stdio::null())
@@ -322,7 +325,7 @@ fn running(mut command: Command) -> std::process::Child {
     child
 }
 
-/// QEMU removes its file while it is in its groups yet: it is stopped there.
+/// Checks that a QEMU whose pid file is gone, but which is still in its cgroups, is killed.
 fn a_qemu_without_its_file_is_ended(test: &Test) {
     let root = test.dir("d");
     let name = test.name();
@@ -343,11 +346,11 @@ fn a_killed_client_leaves_nothing(test: &Test) {
     let mut child = running(test.shell(&[], "echo runs; sleep 1000"));
     kill(&child, "KILL");
     child.wait().unwrap();
-    // The domain has gone by itself, and the next command removes the directory.
+    // The domain has ended by itself, and the next command removes the directory.
     assert_eq!(test.says(&[], "echo next"), "next");
 }
 
-/// `setpriv` becomes the program, so that it has the child's number.
+/// Sends a signal to the program: `setpriv` executes it, so it has the child's pid.
 fn kill(child: &std::process::Child, signal: &str) {
     host::output("kill", &[&format!("-{signal}"), &child.id().to_string()]).unwrap();
 }
@@ -394,7 +397,7 @@ fn an_interrupted_start_leaves_nothing(test: &Test) {
     );
 }
 
-fn debug_shows_all_once(test: &Test) {
+fn debug_shows_each_message_once(test: &Test) {
     let done = test.run(&["--debug"], "echo out");
     assert_eq!((done.code, done.stdout.as_str()), (0, "out\n"), "{done:?}");
     for line in ["Linux version", "guest-init: ", "Pivot(Machine)"] {
@@ -405,7 +408,7 @@ fn debug_shows_all_once(test: &Test) {
     assert_eq!(done.stderr.matches("Linux version").count(), 1, "{done:?}");
 }
 
-fn a_directory_for_the_driver(test: &Test) {
+fn an_embedded_driver_can_have_its_own_directory(test: &Test) {
     let root = test.dir("d");
     let mut command = test.bare();
     command.args([
@@ -421,7 +424,7 @@ fn a_directory_for_the_driver(test: &Test) {
     assert!(fs::exists(format!("{root}/cache/qemu")).unwrap());
 }
 
-fn two_at_once(test: &Test) {
+fn two_machines_run_at_once(test: &Test) {
     let start = || {
         let mut command = test.shell(&[], "echo runs; read line");
         command

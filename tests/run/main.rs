@@ -1,23 +1,23 @@
 //! `virt-sandbox` as a user uses it: the real program, the real libvirt.
 //!
-//! | module | what it owns |
+//! | module | subject |
 //! |---|---|
 //! | [`support`] | the drivers, running the program, leftovers |
 //! | [`streams`] | standard streams |
-//! | [`outcome`] | how a command ends, and what is said of it |
+//! | [`outcome`] | the command's end, and messages about it |
 //! | [`terminal`] | a command at a terminal |
-//! | [`files`] | what a command sees of the host, and may change |
-//! | [`identity`] | who it is, and where |
+//! | [`files`] | a command's view of the host's files, and its changes |
+//! | [`identity`] | user, capabilities, environment |
 //! | [`images`] | filesystems in images, and disks |
-//! | [`network`] | its networks |
-//! | [`mistakes`] | command lines that are wrong, or only look |
-//! | [`ends`] | limits, and what is left where something goes wrong |
-//! | [`machine`] | what only virtual machines have |
+//! | [`network`] | networks |
+//! | [`mistakes`] | wrong command lines, and `--dry-run` |
+//! | [`ends`] | limits, failures, leftovers |
+//! | [`machine`] | features of virtual machines only |
 //!
-//! A case is a function of a [`support::Test`], which knows its driver; [`cases!`] makes a test of it for each driver.
+//! A case is a function that takes a [`support::Test`], which knows its driver; [`cases!`] makes a test of it for each driver.
 //! Each needs the private libvirtd of `make test` and is skipped without it.
 
-// Helpers of a test are part of it.
+// Test helpers may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[macro_use]

@@ -1,4 +1,4 @@
-//! What is wrong on a command line, and what only looks.
+//! Wrong command lines, and `--dry-run`.
 
 use std::fs;
 use std::process::Command;
@@ -9,12 +9,12 @@ use crate::support::{Test, program};
 
 cases! {
     every:
-        what_cannot_be_read_is_refused,
-        what_does_not_go_together_is_refused,
-        a_plan_is_only_shown;
+        invalid_arguments_are_refused,
+        arguments_that_cannot_work_are_refused,
+        a_dry_run_only_prints_the_plan;
 }
 
-/// Each with a part of what is said of it.
+/// Wrong command lines, each with a part of its error message.
 const REFUSED: &[(&[&str], &str)] = &[
     (&["--no-such-option"], "--no-such-option"),
     (&["-m", "wat:/mnt=/x"], "'wat' is not a type of mount"),
@@ -108,7 +108,7 @@ const REFUSED: &[(&[&str], &str)] = &[
     ),
 ];
 
-fn what_cannot_be_read_is_refused(test: &Test) {
+fn invalid_arguments_are_refused(test: &Test) {
     for (options, what) in REFUSED {
         let mut arguments = options.to_vec();
         arguments.extend(["--", "true"]);
@@ -119,7 +119,7 @@ fn what_cannot_be_read_is_refused(test: &Test) {
     assert!(test.refusal_of_usage(&[]).contains("COMMAND"));
 }
 
-fn what_does_not_go_together_is_refused(test: &Test) {
+fn arguments_that_cannot_work_are_refused(test: &Test) {
     for (options, what) in [
         (&["-N", "none", "-N", "dhcp"][..], "exclude each other"),
         (&["-m", "host-bind:/mnt=/no/such/place"], "/no/such/place"),
@@ -136,7 +136,7 @@ fn what_does_not_go_together_is_refused(test: &Test) {
     ] {
         let mut arguments = options.to_vec();
         arguments.extend(["--", "true"]);
-        // A connection is named once.
+        // The connection may be given only once.
         let line = match options[0] {
             "-c" => {
                 let mut command = Command::new(program());
@@ -151,7 +151,7 @@ fn what_does_not_go_together_is_refused(test: &Test) {
     }
 }
 
-fn a_plan_is_only_shown(test: &Test) {
+fn a_dry_run_only_prints_the_plan(test: &Test) {
     let image = test.file("image", vec![0; 1 << 20]);
     let before = fs::metadata(&image).unwrap().modified().unwrap();
     let disk = format!("file:a={image}");

@@ -7,11 +7,11 @@ use crate::support::Test;
 cases! {
     every:
         there_is_no_network_by_default,
-        addresses_are_asked_for,
-        addresses_are_given,
-        there_may_be_three,
+        dhcp_configures_addresses,
+        static_addresses_are_configured,
+        a_sandbox_can_have_three_networks,
         a_filter_has_parameters,
-        a_network_must_be_there;
+        a_missing_network_is_refused;
 }
 
 fn there_is_no_network_by_default(test: &Test) {
@@ -29,7 +29,7 @@ fn there_is_no_network_by_default(test: &Test) {
     }
 }
 
-fn addresses_are_asked_for(test: &Test) {
+fn dhcp_configures_addresses(test: &Test) {
     let subnet = host::subnet().unwrap();
     let before = std::fs::read("/etc/resolv.conf").unwrap();
     let script = "ip -4 -br address show eth0; ip route show default; cat /etc/resolv.conf";
@@ -50,7 +50,7 @@ fn addresses_are_asked_for(test: &Test) {
     );
 }
 
-fn addresses_are_given(test: &Test) {
+fn static_addresses_are_configured(test: &Test) {
     let subnet = host::subnet().unwrap();
     let nic = format!(
         "source=default,address={subnet}.250/24,address=fd00:5::7/64,route=192.0.2.0/24%{subnet}.1,\
@@ -67,7 +67,7 @@ fn addresses_are_given(test: &Test) {
     ] {
         assert!(shown.contains(part), "{part}: {shown}");
     }
-    // What an address has if nothing is said.
+    // The default prefix of an address.
     let nic = format!("source=default,address={subnet}.251%{subnet}.255,address=fd00:5::8");
     let shown = test.says(&["-N", &nic], "ip address show eth0");
     for part in [&format!("{subnet}.251/24 brd {subnet}.255"), "fd00:5::8/64"] {
@@ -75,7 +75,7 @@ fn addresses_are_given(test: &Test) {
     }
 }
 
-fn there_may_be_three(test: &Test) {
+fn a_sandbox_can_have_three_networks(test: &Test) {
     let subnet = host::subnet().unwrap();
     let last = format!("source=default,address={subnet}.252/24");
     let options = [
@@ -108,7 +108,7 @@ fn a_filter_has_parameters(test: &Test) {
     );
 }
 
-fn a_network_must_be_there(test: &Test) {
+fn a_missing_network_is_refused(test: &Test) {
     let line = test.refusal(&["-N", "dhcp,source=no-such-net", "--", "true"]);
     assert!(line.contains("no-such-net"), "{line}");
 }

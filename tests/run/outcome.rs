@@ -1,4 +1,4 @@
-//! How a command ends, what reaches it meanwhile, and what is said of it.
+//! A command's exit status and signals, and messages about them.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -15,15 +15,15 @@ use crate::support::{Test, eventually};
 cases! {
     every:
         the_status_is_the_commands,
-        a_signal_is_told_as_by_a_shell,
-        what_cannot_run_is_told_apart,
-        other_processes_do_not_matter,
+        a_signal_gives_the_status_of_a_shell,
+        commands_that_cannot_run_have_their_own_status,
+        other_processes_do_not_change_the_status,
         signals_reach_the_command,
         a_signal_without_a_handler_ends_it,
         an_ignored_signal_is_not_an_end,
-        it_stops_and_continues,
-        it_may_run_for_a_time_only,
-        the_program_tells_of_itself;
+        a_command_can_be_stopped_and_continued,
+        a_command_can_have_a_time_out,
+        version_and_help_are_printed;
 }
 
 chosen! {
@@ -37,14 +37,14 @@ fn the_status_is_the_commands(test: &Test) {
     }
 }
 
-fn a_signal_is_told_as_by_a_shell(test: &Test) {
+fn a_signal_gives_the_status_of_a_shell(test: &Test) {
     for signal in [1, 2, 6, 9, 11, 15] {
         let done = test.run(&[], &format!("kill -{signal} $$"));
         assert_eq!((done.code, done.stderr.as_str()), (128 + signal, ""));
     }
 }
 
-fn what_cannot_run_is_told_apart(test: &Test) {
+fn commands_that_cannot_run_have_their_own_status(test: &Test) {
     let text = test.file("text", "no program\n");
     for (command, code, why) in [
         (
@@ -72,14 +72,14 @@ fn what_cannot_run_is_told_apart(test: &Test) {
     }
 }
 
-fn other_processes_do_not_matter(test: &Test) {
-    // Orphans are children of PID 1, as the command is.
+fn other_processes_do_not_change_the_status(test: &Test) {
+    // Orphans are children of PID 1, like the command.
     let script =
         "for n in 1 2 3; do (sh -c 'exit 9' &); (sh -c 'kill -9 $$' &); done; sleep 0.3; exit 5";
     assert_eq!(test.run(&[], script).code, 5);
 }
 
-/// Starts a script and waits until it says that it is ready.
+/// Starts a script and waits until it prints that it is ready.
 fn ready(test: &Test, options: &[&str], script: &str) -> (Child, impl BufRead) {
     let mut command = test.shell(options, script);
     let mut child = command
@@ -137,7 +137,7 @@ fn an_ignored_signal_is_not_an_end(test: &Test) {
     assert_eq!(child.wait().unwrap().code(), Some(8));
 }
 
-fn it_stops_and_continues(test: &Test) {
+fn a_command_can_be_stopped_and_continued(test: &Test) {
     let counter = test.file("counter", "");
     let mount = format!("host-bind:/mnt={}", test.directory().display());
     let script =
@@ -163,14 +163,14 @@ fn it_stops_and_continues(test: &Test) {
     assert_eq!(child.wait().unwrap().code(), Some(9));
 }
 
-fn it_may_run_for_a_time_only(test: &Test) {
+fn a_command_can_have_a_time_out(test: &Test) {
     let done = test.run(&["--timeout", "0.3"], "echo out; sleep 86400");
     assert_eq!((done.code, done.stdout.as_str()), (124, "out\n"));
     assert_eq!(done.stderr, "virt-sandbox: the command took too long\n");
     assert_eq!(test.run(&["--timeout", "60"], "exit 3").code, 3);
 }
 
-fn the_program_tells_of_itself(test: &Test) {
+fn version_and_help_are_printed(test: &Test) {
     for (option, text) in [
         ("--version", "virt-sandbox "),
         ("-V", "virt-sandbox "),
@@ -184,7 +184,7 @@ fn the_program_tells_of_itself(test: &Test) {
             "{done:?}"
         );
     }
-    // A name of its own is given to each.
+    // Without --name, a sandbox gets a unique name.
     let mut command = test.unnamed();
     command.args(["--", "hostname"]);
     let done = host::finish(command, b"").unwrap();

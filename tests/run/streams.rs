@@ -1,4 +1,4 @@
-//! Standard streams: what goes in and comes out, and when.
+//! Standard streams.
 
 use std::fs::{self, File};
 use std::io::{Read, Write, pipe};
@@ -17,8 +17,8 @@ cases! {
         every_byte_passes_as_errors,
         input_is_a_pipe_a_file_or_nothing,
         closed_streams_are_empty,
-        all_output_is_there_at_the_end,
-        input_that_nobody_reads_is_no_failure,
+        all_output_arrives_before_the_end,
+        unread_input_is_no_failure,
         a_reader_that_goes_away_ends_the_writer,
         output_is_appended_to_a_file,
         a_background_process_is_not_waited_for,
@@ -30,7 +30,7 @@ cases! {
         input_that_is_closed_breaks_the_pipe;
 }
 
-/// The program as a child of a shell that redirects as `how` says.
+/// Returns a shell command that runs the program with the redirections `how`.
 fn redirected(command: &Command, how: &str) -> Command {
     let mut shell = Command::new("sh");
     shell.args(["-c", &format!("exec \"$@\" {how}"), "sh"]);
@@ -43,7 +43,7 @@ fn redirected(command: &Command, how: &str) -> Command {
     shell
 }
 
-/// All bytes there are, more than any buffer holds.
+/// Returns every byte value, repeated to more than any buffer holds.
 fn all_bytes() -> Vec<u8> {
     (0..=255).cycle().take(3 << 20).collect()
 }
@@ -119,23 +119,23 @@ fn closed_streams_are_empty(test: &Test) {
     }
 }
 
-fn all_output_is_there_at_the_end(test: &Test) {
+fn all_output_arrives_before_the_end(test: &Test) {
     let output = test.shell(&[], "seq 1000000").output().unwrap();
     let lines = output.stdout.split(|byte| *byte == b'\n').count() - 1;
     assert_eq!(lines, 1_000_000);
     assert!(output.stdout.ends_with(b"\n1000000\n"));
-    // The last words of one that ends itself at once.
+    // Last output of a command that kills itself at once.
     let done = test.run(&[], "seq 20000; seq 20000 >&2; kill -9 $$");
     assert_eq!(done.code, 137);
     assert!(done.stdout.ends_with("\n20000\n") && done.stderr.ends_with("\n20000\n"));
 }
 
-fn input_that_nobody_reads_is_no_failure(test: &Test) {
+fn unread_input_is_no_failure(test: &Test) {
     let mut yes = Command::new("yes").stdout(Stdio::piped()).spawn().unwrap();
     let mut command = test.shell(&[], "head -n 1");
     command.stdin(yes.stdout.take().unwrap());
     let output = command.output().unwrap();
-    // Our copy of the pipe goes with it.
+    // This drops our copy of the pipe.
     drop(command);
     assert_eq!(String::from_utf8_lossy(&output.stdout), "y\n");
     assert_eq!(
@@ -202,7 +202,7 @@ fn output_that_is_closed_has_ended(test: &Test) {
         .spawn()
         .unwrap();
     let mut all = Vec::new();
-    // Ends while the command waits for its line.
+    // The input ends while the command waits for a line.
     child.stdout.take().unwrap().read_to_end(&mut all).unwrap();
     child.stdin.take().unwrap().write_all(b"line\n").unwrap();
     assert_eq!((child.wait().unwrap().code(), all.len()), (Some(6), 0));
@@ -215,7 +215,7 @@ fn input_that_is_closed_breaks_the_pipe(test: &Test) {
     );
     let mut command = test.command();
     let place = test.directory().to_str().unwrap();
-    // Live, which the root is not: what was looked for there before it was made need not be found.
+    // In a bind mount, whose changes are seen at once; the root's overlay may cache that a file is missing.
     command.args(["-m", &format!("host-bind:{place}={place}")]);
     command.args(["--", "sh", "-c", script, place]);
     let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
@@ -228,6 +228,6 @@ fn input_that_is_closed_breaks_the_pipe(test: &Test) {
 }
 
 fn the_command_has_no_other_files(test: &Test) {
-    // The last is the directory that ls reads.
+    // The last descriptor is the directory that ls reads.
     assert_eq!(test.says(&[], "exec ls /proc/self/fd"), "0\n1\n2\n3");
 }

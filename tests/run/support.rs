@@ -1,4 +1,4 @@
-//! What the cases share: the drivers, running the program, what it leaves.
+//! Shared code of the cases: drivers, running the program, leftovers.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use test_harness::programs::{self, GUEST_INIT_VARIABLE};
 use test_harness::snapshot::Snapshot;
 use test_harness::user::{self, UserDirectory};
 
-/// What runs the sandboxes of a test.
+/// Driver of a test's sandboxes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Driver {
     /// Containers.
@@ -23,14 +23,14 @@ pub enum Driver {
     System,
     /// Virtual machines of an ordinary user's daemon.
     Session,
-    /// Virtual machines of root's without a daemon.
+    /// Virtual machines of root without a daemon.
     Embedded,
-    /// Virtual machines of an ordinary user's without a daemon.
+    /// Virtual machines of an ordinary user without a daemon.
     UserEmbedded,
 }
 
 impl Driver {
-    /// Whether an ordinary user runs the program.
+    /// Returns whether an ordinary user runs the program.
     pub fn is_users(self) -> bool {
         match self {
             Self::Session | Self::UserEmbedded => true,
@@ -39,8 +39,8 @@ impl Driver {
     }
 }
 
-/// Makes a test of each case for each driver. Those of `containers` are of no use in a virtual machine, and those of
-/// `machines` in no container. A virtual machine takes seconds to start: these are for `make test-machines`, but for the
+/// Makes a test of each case for each driver. Cases in `containers` apply to containers only, and those in
+/// `machines` to virtual machines only. A virtual machine takes seconds to start, so its tests are for `make test-machines`, except the
 /// [`chosen!`] ones.
 macro_rules! cases {
     (@always $module:ident $driver:ident: $($case:ident),* $(,)?) => {
@@ -82,7 +82,7 @@ macro_rules! cases {
     };
 }
 
-/// Makes tests of cases in virtual machines that are always run.
+/// Makes tests of cases in virtual machines that always run.
 macro_rules! chosen {
     ($($module:ident $driver:ident: $($case:ident),*);* $(;)?) => {
         mod chosen {
@@ -96,7 +96,7 @@ macro_rules! chosen {
     };
 }
 
-/// Runs a case and looks at what it left.
+/// Runs a case, and checks that it leaves nothing behind.
 pub fn on(driver: Driver, name: &str, case: fn(&Test)) {
     if let Some(test) = Test::begin(driver, name) {
         case(&test);
@@ -104,9 +104,9 @@ pub fn on(driver: Driver, name: &str, case: fn(&Test)) {
     }
 }
 
-/// A test that has a libvirtd, and a directory.
+/// A test with a libvirtd and a directory of its own.
 pub struct Test {
-    /// What its sandboxes run on.
+    /// Driver of its sandboxes.
     pub driver: Driver,
     uri: String,
     directory: TempDir,
@@ -114,12 +114,12 @@ pub struct Test {
     _turn: MutexGuard<'static, ()>,
 }
 
-/// Each test looks at the host for what it left behind.
+/// Serialises the tests, since each checks the host for leftovers.
 static TURN: Mutex<()> = Mutex::new(());
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-/// What names of sandboxes and directories begin with: others on the host are left alone. Sockets of an embedded driver lie
-/// in a directory of the name, and their paths are short.
+/// Returns the prefix of names of sandboxes and directories: others on the host are left alone. Sockets of an embedded driver are
+/// in a directory with this name, and their paths must be short.
 fn prefix() -> String {
     format!("r-{}-", std::process::id() % 1000)
 }
@@ -136,7 +136,7 @@ impl Test {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let directory = tempfile::Builder::new().prefix(&prefix()).tempdir();
         let directory = directory.unwrap();
-        // Whoever the command is may pass.
+        // Any user of a command may enter.
         open(directory.path(), 0o755);
         if driver.is_users() {
             let user = nix::unistd::User::from_name(user::NAME).unwrap().unwrap();
@@ -151,47 +151,47 @@ impl Test {
         })
     }
 
-    /// Whether all is as it was at the beginning.
+    /// Checks that the host is as it was at the beginning.
     pub fn assert_clean(&self) {
         if let Err(left) = host::assert_clean(&self.before, is_of_tests) {
             panic!("{left}");
         }
     }
 
-    /// A directory of the host that goes with the test.
+    /// Returns a temporary directory of the host, removed with the test.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// A path in it.
+    /// Returns a path in the test's directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory().join(name)
     }
 
-    /// A path in it, as text.
+    /// Returns a path in the test's directory as text.
     pub fn text(&self, name: &str) -> String {
         self.path(name).to_str().unwrap().to_owned()
     }
 
-    /// A file in it; gives its path.
+    /// Writes a file in the test's directory, and returns its path.
     pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> String {
         fs::create_dir_all(self.path(name).parent().unwrap()).unwrap();
         fs::write(self.path(name), content).unwrap();
         self.text(name)
     }
 
-    /// A directory in it; gives its path.
+    /// Makes a directory in the test's directory, and returns its path.
     pub fn dir(&self, name: &str) -> String {
         fs::create_dir_all(self.path(name)).unwrap();
         self.text(name)
     }
 
-    /// The name of a sandbox that no other has.
+    /// Returns a unique sandbox name.
     pub fn name(&self) -> String {
         format!("{}{:x}", prefix(), NEXT.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// The program, on the driver and with a name of its own.
+    /// Returns a command that runs the program on the driver with a unique sandbox name.
     pub fn command(&self) -> Command {
         let name = self.name();
         let mut command = self.unnamed();
@@ -199,14 +199,14 @@ impl Test {
         command
     }
 
-    /// The program, on the driver.
+    /// Returns a command that runs the program on the driver.
     pub fn unnamed(&self) -> Command {
         let mut command = self.bare();
         command.args(["--connect", &self.uri]);
         command
     }
 
-    /// The program as the driver's user runs it, which is to choose a driver.
+    /// Returns a command that runs the program as the driver's user, without a connection.
     pub fn bare(&self) -> Command {
         let program = program();
         let mut command = if self.driver.is_users() {
@@ -214,7 +214,7 @@ impl Test {
         } else {
             Command::new(program)
         };
-        // Whoever the driver's user is, and wherever the checkout lies.
+        // Independent of the driver's user and of the checkout's path.
         command.current_dir("/");
         if std::env::var_os(GUEST_INIT_VARIABLE).is_none() {
             command.env(GUEST_INIT_VARIABLE, guest_init());
@@ -222,14 +222,14 @@ impl Test {
         command
     }
 
-    /// The program with options and a script for the shell inside.
+    /// Returns a command that runs the program with options and a shell script inside.
     pub fn shell(&self, options: &[&str], script: &str) -> Command {
         let mut command = self.command();
         command.args(options).args(["--", "sh", "-c", script]);
         command
     }
 
-    /// Runs a script inside, with something to read.
+    /// Runs a script inside, with `input` as standard input.
     pub fn run_with_input(&self, options: &[&str], script: &str, input: &[u8]) -> Done {
         host::finish(self.shell(options, script), input).unwrap()
     }
@@ -239,7 +239,7 @@ impl Test {
         self.run_with_input(options, script, b"")
     }
 
-    /// What a script inside prints, which succeeds and has nothing to complain of.
+    /// Runs a script inside, which must succeed without output on standard error, and returns its standard output.
     pub fn says(&self, options: &[&str], script: &str) -> String {
         let done = self.run(options, script);
         let is_well = done.code == 0 && done.stderr.is_empty();
@@ -247,7 +247,7 @@ impl Test {
         done.stdout.trim_end().to_owned()
     }
 
-    /// The one line in which the program says why it does not do what the arguments ask for; nothing is left.
+    /// Returns the one-line error message for these arguments, and checks that nothing is left.
     pub fn refusal(&self, arguments: &[&str]) -> String {
         let mut command = self.command();
         command.args(arguments);
@@ -262,7 +262,7 @@ impl Test {
         line.to_owned()
     }
 
-    /// What the program says of arguments that do not belong together; nothing is left.
+    /// Returns the usage error for arguments that conflict, and checks that nothing is left.
     pub fn refusal_of_usage(&self, arguments: &[&str]) -> String {
         let mut command = self.unnamed();
         command.args(arguments);
@@ -285,7 +285,7 @@ pub fn program() -> PathBuf {
     programs::stage(Path::new(env!("CARGO_BIN_EXE_virt-sandbox"))).unwrap()
 }
 
-/// The static guest-init.
+/// Returns the path of the static guest-init.
 pub fn guest_init() -> PathBuf {
     match std::env::var_os(GUEST_INIT_VARIABLE) {
         Some(path) => path.into(),
@@ -296,13 +296,13 @@ pub fn guest_init() -> PathBuf {
     }
 }
 
-/// Gives a file a mode.
+/// Changes the mode of a file.
 pub fn open(path: impl AsRef<Path>, mode: u32) {
     let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
     fs::set_permissions(path, mode).unwrap();
 }
 
-/// Waits until something is so.
+/// Waits until `is_so` returns true.
 pub fn eventually(what: &str, is_so: impl FnMut() -> bool) {
     assert!(host::becomes_so(is_so), "{what}");
 }

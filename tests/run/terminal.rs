@@ -1,4 +1,4 @@
-//! A command at a terminal.
+//! Commands at a terminal.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -31,7 +31,7 @@ cases! {
         a_terminal_can_be_forced;
 }
 
-/// A terminal with the program at it.
+/// A terminal with the program running on it.
 struct Session {
     child: Child,
     keys: File,
@@ -41,14 +41,14 @@ struct Session {
 }
 
 impl Session {
-    /// Runs the program at a terminal of 30 lines with 100 columns.
+    /// Runs the program on a terminal of 30 lines and 100 columns.
     fn new(command: &Command) -> Self {
         let pty = openpty(None, None).unwrap();
         set_window_size(pty.master.as_fd(), 30, 100).unwrap();
         let before = tcgetattr(&pty.slave).unwrap();
         let slave = File::from(pty.slave);
         let end = || Stdio::from(slave.try_clone().unwrap());
-        // Nothing is forked by it: a child of ours leads no group.
+        // A child of ours leads no process group, so setsid does not fork.
         let mut session = Command::new("setsid");
         session.arg("--ctty").arg(command.get_program());
         session.args(command.get_args()).env("TERM", "vt220");
@@ -81,7 +81,7 @@ impl Session {
         String::from_utf8_lossy(&self.screen.lock().unwrap()).into_owned()
     }
 
-    /// Waits until something is on the screen.
+    /// Waits until `text` is on the screen.
     fn expect(&self, text: &str) {
         eventually(
             &format!("{text:?} appears, after {:?}", self.screen()),
@@ -93,7 +93,7 @@ impl Session {
         self.keys.write_all(keys.as_bytes()).unwrap();
     }
 
-    /// Waits for the end; gives the status and all of the screen.
+    /// Waits for the end, and returns the status and the whole screen.
     fn end(mut self) -> (i32, String) {
         let status = self.child.wait().unwrap();
         assert_eq!(
@@ -101,7 +101,7 @@ impl Session {
             self.before,
             "the terminal is as before"
         );
-        // What was written before the mark is read before it.
+        // Everything written before the mark is read before it.
         write!(self.slave, "\u{1}").unwrap();
         self.expect("\u{1}");
         (
@@ -224,7 +224,7 @@ fn no_key_ends_the_sandbox(test: &Test) {
 }
 
 fn the_terminal_is_restored(test: &Test) {
-    // That it is, Session::end sees to; here after ends of other kinds.
+    // Session::end checks this for ordinary ends; this test covers the others.
     assert_eq!(at_terminal(test, &[], "stty raw -echo; exit 3").end().0, 3);
     assert_eq!(
         at_terminal(test, &["--timeout", "0.3"], "stty raw; sleep 86400")
@@ -285,10 +285,10 @@ fn a_terminal_can_be_forced(test: &Test) {
         b"typed\nhalf",
     );
     assert_eq!(done.code, 6, "{done:?}");
-    // The terminal shows what is typed as well, when that is.
+    // The terminal echoes the typed text, too.
     let is_there = done.stdout.contains("terminal\r\n") && done.stdout.ends_with("typed\r\nhalf");
     assert!(is_there, "{done:?}");
-    // No input at all.
+    // Without input.
     let mut command = test.shell(&["-t"], "cat; stty size; exit 7");
     let output = command.stdin(Stdio::null()).output().unwrap();
     assert_eq!(
