@@ -1,4 +1,4 @@
-//! Checks that the pages name every key of `sandbox.toml`, and link to files that are there.
+//! Checks that the pages name every key of `sandbox.toml`, and that their links are valid.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::{documents, read, root};
 
 const PAGE: &str = "docs/sandbox.toml.md";
 
-/// A configuration that has every key. A key that is added has to be set here, or this does not compile.
+/// Returns a configuration with every key. A new key must be added here, or this does not compile.
 fn with_every_key() -> SandboxConfig {
     SandboxConfig {
         version: 1,
@@ -52,7 +52,7 @@ fn with_every_key() -> SandboxConfig {
     }
 }
 
-/// The keys of a table, as serde lists them where it meets one that it does not know.
+/// Returns the keys of a table, as serde lists them in its error about an unknown one.
 fn keys_of<T: DeserializeOwned>(table: &str) -> BTreeSet<String> {
     let Err(error) = toml::from_str::<T>("no-such-key = 1") else {
         panic!("[{table}] takes any key");
@@ -65,7 +65,7 @@ fn keys_of<T: DeserializeOwned>(table: &str) -> BTreeSet<String> {
     names.map(|name| format!("{table}.{name}")).collect()
 }
 
-/// Every key of the file; those of tables as `table.key`.
+/// Returns every key of the file; those of tables as `table.key`.
 fn keys() -> BTreeSet<String> {
     let text = with_every_key().to_toml().unwrap();
     let tables = ["capabilities", "kernel", "image", "resources"];
@@ -107,7 +107,7 @@ fn every_key_of_sandbox_toml_is_documented() {
     );
 }
 
-/// An example is a whole file, or goes into one.
+/// Each example is a whole file or a part of one.
 #[test]
 fn examples_of_sandbox_toml_are_read() {
     let units = SandboxConfig {
@@ -141,9 +141,9 @@ fn examples_of_sandbox_toml_are_read() {
     assert!(count > 3, "only {count} examples");
 }
 
-/// Links to files and to sections of this repository lead somewhere.
+/// Links to files and sections of this repository are valid.
 #[test]
-fn links_lead_to_what_is_there() {
+fn links_are_valid() {
     let mut pages = documents();
     pages.extend(
         [
@@ -183,7 +183,7 @@ fn links_lead_to_what_is_there() {
     }
 }
 
-/// The anchor that is made of a heading: lower case, dashes for blanks, no punctuation.
+/// Returns the anchor of a heading: lower case, dashes for blanks, no punctuation.
 fn anchor(heading: &str) -> String {
     let text = heading.trim_start_matches('#').trim().to_lowercase();
     let kept = text
