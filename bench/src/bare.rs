@@ -1,4 +1,4 @@
-//! QEMU by itself, on a kernel that is decompressed already: what no sandbox in a guest can beat.
+//! Plain QEMU with a decompressed kernel: the lower bound for any sandbox in a guest.
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -11,28 +11,28 @@ use test_harness::guest::{COMMAND_LINE, DONE, Flavour, Kernel};
 
 use crate::run::{self, Way};
 
-/// What a guest is made of.
+/// Files of a guest.
 #[derive(Debug, Clone)]
 pub struct Parts {
-    /// An ELF `vmlinux`, which QEMU starts through its PVH entry.
+    /// ELF `vmlinux`, which QEMU starts through its PVH entry.
     pub kernel: PathBuf,
-    /// One program, and no modules.
+    /// Initramfs with one program and no modules.
     pub initramfs: PathBuf,
-    /// The same with the virtio console's modules.
+    /// Initramfs with the virtio console's modules, too.
     pub with_console: PathBuf,
-    /// Where QEMU may write.
+    /// Directory that QEMU may write to.
     pub directory: PathBuf,
 }
 
 impl Parts {
-    /// Makes them of Debian's generic kernel; they go with the directory.
+    /// Makes the files from Debian's generic kernel; the directory removes them on drop.
     pub fn make() -> Result<(Self, TempDir)> {
         let directory = tempfile::Builder::new()
             .prefix("virt-sandbox-bench.")
             .tempdir_in("/var/tmp")
             .context("creating a directory in '/var/tmp'")?;
         let path = directory.path();
-        // QEMU is not root.
+        // QEMU does not run as root.
         fs::set_permissions(path, Permissions::from_mode(0o777))
             .context("opening the directory to all")?;
         let kernel = Kernel::find(Flavour::Generic)?;
@@ -48,17 +48,17 @@ impl Parts {
         Ok((parts, directory))
     }
 
-    /// The milliseconds from QEMU's start to its end.
+    /// Returns the milliseconds from QEMU's start to its end.
     pub fn time(&self) -> Result<f64> {
         let mut command = self.qemu(&self.initramfs, "");
         command.args(["-serial", "stdio"]);
         run::time(command, DONE)
     }
 
-    /// The MiB a second through a port of a virtio console: unlike its terminal it loses nothing when
+    /// Returns the MiB/s through a port of a virtio console: unlike its terminal, it loses nothing if
     /// the reader is slow.
     pub fn throughput(&self, way: Way, mib: usize) -> Result<f64> {
-        // A stdin at its end would close the port.
+        // End of file on stdin would close the port.
         let (word, device) = match way {
             Way::In => ("read", "stdio,id=port,signal=off"),
             Way::Out => ("write", "file,id=port,path=/dev/stdout"),
@@ -85,7 +85,7 @@ impl Parts {
     }
 }
 
-/// The vmlinux in a bzImage; Linux's Documentation/arch/x86/boot.rst says where it is.
+/// Extracts the vmlinux from a bzImage, as Linux's Documentation/arch/x86/boot.rst describes.
 fn decompress(image: &Path, vmlinux: &Path) -> Result<()> {
     let bytes = fs::read(image).with_context(|| format!("reading '{}'", image.display()))?;
     let payload = payload(&bytes).context("the kernel is no bzImage")?;
@@ -95,7 +95,7 @@ fn decompress(image: &Path, vmlinux: &Path) -> Result<()> {
     let compressed = vmlinux.with_extension("xz");
     fs::write(&compressed, payload).context("writing the compressed kernel")?;
     let status = Command::new("xz")
-        // The kernel's length follows.
+        // The length of the kernel follows.
         .args(["--decompress", "--stdout", "--single-stream"])
         .arg(&compressed)
         .stdout(File::create(vmlinux).context("creating 'vmlinux'")?)

@@ -1,4 +1,4 @@
-//! libvirt by itself: what it takes to run the least there can be, through its own API.
+//! Plain libvirt: the smallest possible domain, run through its API.
 
 use std::fs;
 use std::path::Path;
@@ -13,26 +13,25 @@ use crate::bare::Parts;
 use crate::memory;
 use crate::run::most_of;
 
-/// A guest that takes longer hangs.
+/// Time-out of a guest, after which it counts as hung.
 const MOST: Duration = Duration::from_secs(180);
-/// So does a container: libvirt misses the end of one now and then that ends while it still starts it.
+/// Time-out of a container: libvirt sometimes misses the end of one that ends while it is being started.
 const MOST_CONTAINER: Duration = Duration::from_secs(5);
 
-/// libvirt's drivers, with a connection each.
+/// Connection to one of libvirt's drivers.
 #[derive(Debug, Clone)]
 pub struct Libvirt(Connect);
 
 impl Libvirt {
-    /// Connects.
     pub fn open(uri: &str) -> Result<Self> {
-        // The bindings would print each domain that is gone.
+        // Otherwise the bindings print an error for each domain that is gone.
         virt::error::clear_error_callback();
         Ok(Self(
             Connect::open(Some(uri)).with_context(|| format!("connecting to '{uri}'"))?,
         ))
     }
 
-    /// The milliseconds from the creation of a container to its end.
+    /// Returns the milliseconds from the creation of a container to its end.
     pub fn container(&self, command: &[&str]) -> Result<f64> {
         let xml = container(command);
         let take = || -> Result<f64> {
@@ -43,7 +42,7 @@ impl Libvirt {
         take().or_else(|_| take())
     }
 
-    /// The most memory a container takes.
+    /// Returns the peak memory of a container.
     pub fn container_memory(&self, command: &[&str]) -> Result<f64> {
         let before = memory::containers();
         let mut most = 0.0;
@@ -53,14 +52,14 @@ impl Libvirt {
         most_of(most)
     }
 
-    /// The milliseconds from the creation of a guest to its end.
+    /// Returns the milliseconds from the creation of a guest to its end.
     pub fn guest(&self, parts: &Parts) -> Result<f64> {
         let begin = Instant::now();
         self.run_guest(parts, "", || {})?;
         Ok(begin.elapsed().as_secs_f64() * 1000.0)
     }
 
-    /// The most memory a guest takes that is up for a second.
+    /// Returns the peak memory of a guest that runs for a second.
     pub fn guest_memory(&self, parts: &Parts) -> Result<f64> {
         let mut most = 0.0;
         self.run_guest(parts, "sleep 1", || {
@@ -72,7 +71,7 @@ impl Libvirt {
     fn run_guest(&self, parts: &Parts, words: &str, meanwhile: impl FnMut()) -> Result<()> {
         let console = parts.directory.join("serial");
         self.run(&guest(parts, words, &console), MOST, meanwhile)?;
-        // A guest that panics ends as well.
+        // A guest that panics also ends.
         let said = fs::read_to_string(&console).context("reading the guest's console")?;
         if !said.contains(DONE) {
             bail!("the guest did not get to its end");
@@ -87,11 +86,11 @@ impl Libvirt {
             .0
             .create_domain_xml(xml, 0)
             .context("creating a domain")?;
-        // One that has ended is no more: then there is an error.
+        // libvirt returns an error for a transient domain that has ended.
         while domain.is_active().unwrap_or(false) {
             meanwhile();
             if begin.elapsed() > most {
-                // The reason is what matters.
+                // Only the reason is of interest.
                 let _ = domain.destroy();
                 bail!("a domain hangs");
             }

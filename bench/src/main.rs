@@ -1,4 +1,4 @@
-//! `bench`: virt-sandbox beside its peers, as ratios of figures of one run.
+//! `bench`: compares virt-sandbox with its peers, as ratios of figures of one run.
 
 mod bare;
 mod libvirt;
@@ -21,17 +21,17 @@ use crate::rows::Benches;
 #[derive(Debug, Parser)]
 #[command(name = "bench")]
 struct Arguments {
-    /// The program that is compared
+    /// Program to compare
     #[arg(
         long,
         env = "VIRT_SANDBOX",
         default_value = "target/release/virt-sandbox"
     )]
     program: PathBuf,
-    /// Figures of each side, containers
+    /// Number of figures of each side, containers
     #[arg(long, default_value_t = 10)]
     lxc: usize,
-    /// Figures of each side, guests
+    /// Number of figures of each side, guests
     #[arg(long, default_value_t = 4)]
     vm: usize,
     /// MiB that go through a container's streams
@@ -43,7 +43,7 @@ struct Arguments {
     /// Print JSON, with every figure
     #[arg(long)]
     json: bool,
-    /// Only rows that contain one of the words, of what they measure and of the peer
+    /// Only rows whose measurement or peer contains one of these words
     only: Vec<String>,
 }
 

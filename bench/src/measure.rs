@@ -1,4 +1,4 @@
-//! One figure of ours against one of a peer's, taken in turns.
+//! Measurements of our program and of a peer, taken alternately.
 
 use anyhow::Result;
 use serde::Serialize;
@@ -6,7 +6,7 @@ use serde::Serialize;
 /// Takes one figure.
 pub type Sample = Box<dyn FnMut() -> Result<f64>>;
 
-/// What a figure is of.
+/// Unit of a figure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Unit {
@@ -19,7 +19,7 @@ pub enum Unit {
 }
 
 impl Unit {
-    /// As it is printed behind a figure.
+    /// Returns the unit as printed after a figure.
     pub fn name(self) -> &'static str {
         match self {
             Self::Milliseconds => "ms",
@@ -29,21 +29,21 @@ impl Unit {
     }
 }
 
-/// Two things to compare.
+/// A comparison of our program with a peer.
 pub struct Row {
-    /// What is measured.
+    /// Name of the measurement.
     pub what: String,
-    /// Whom ours is compared with.
+    /// Name of the peer.
     pub peer: &'static str,
-    /// The ratio of ours to the peer's that is wanted, if there is one.
+    /// Target for the ratio of our figure to the peer's; may be empty.
     pub wanted: &'static str,
-    /// How often.
+    /// Number of figures of each side.
     pub repeats: usize,
-    /// What the figures are of.
+    /// Unit of the figures.
     pub unit: Unit,
-    /// Ours, or why it cannot run.
+    /// Our sample, or the reason why it cannot run.
     pub ours: Result<Sample>,
-    /// The peer's, or why it cannot run.
+    /// The peer's sample, or the reason why it cannot run.
     pub theirs: Result<Sample>,
 }
 
@@ -51,14 +51,14 @@ pub struct Row {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Side {
-    /// All of them, sorted.
+    /// All figures, sorted.
     Figures(Vec<f64>),
-    /// Why there are none.
+    /// Reason why there are none.
     Missing(String),
 }
 
 impl Side {
-    /// The one in the middle.
+    /// Returns the median.
     pub fn median(&self) -> Option<f64> {
         let Self::Figures(figures) = self else {
             return None;
@@ -72,7 +72,7 @@ impl Side {
         })
     }
 
-    /// The least.
+    /// Returns the smallest figure.
     pub fn least(&self) -> Option<f64> {
         match self {
             Self::Figures(figures) => figures.first().copied(),
@@ -81,27 +81,23 @@ impl Side {
     }
 }
 
-/// A row that was measured.
+/// A measured row.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Outcome {
-    /// As in the row.
     pub what: String,
-    /// As in the row.
     pub peer: &'static str,
-    /// As in the row.
     pub unit: Unit,
-    /// Ours.
+    /// Our figures.
     pub ours: Side,
-    /// The peer's.
+    /// The peer's figures.
     pub theirs: Side,
-    /// Ours to the peer's, of the medians.
+    /// Ratio of our median to the peer's.
     pub ratio: Option<f64>,
-    /// As in the row.
     pub wanted: &'static str,
 }
 
-/// Measures both sides in turns, so that what else the machine does hits both; the first figure of
-/// each warms the caches and does not count.
+/// Measures both sides alternately, so that other load affects both. The first figure of
+/// each warms the caches and is dropped.
 pub fn measure(row: Row) -> Outcome {
     let mut sides = [row.ours, row.theirs].map(|sample| match sample {
         Ok(sample) => (Some(sample), Side::Figures(Vec::new())),
@@ -166,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_figure_does_not_count() {
+    fn the_first_figure_is_dropped() {
         let outcome = row(Ok(counting(0.0)));
         assert_eq!(outcome.ours, Side::Figures(vec![2.0, 3.0]));
         assert_eq!(outcome.ours.median(), Some(2.5));
@@ -174,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_run_says_why_and_the_other_is_measured() {
+    fn a_side_that_cannot_run_has_a_reason_and_the_other_is_measured() {
         let outcome = row(Err(anyhow::anyhow!("not there")));
         assert_eq!(outcome.ours, Side::Missing("not there".into()));
         assert_eq!(outcome.theirs.least(), Some(6.0));

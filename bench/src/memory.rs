@@ -6,23 +6,23 @@ use std::path::{Path, PathBuf};
 
 use test_harness::libvirtd::PID_VARIABLE;
 
-/// A mebibyte.
+/// Bytes in a mebibyte.
 pub const MIB: f64 = 1048576.0;
 
-/// The most that a process has had resident so far.
+/// Returns the peak resident memory of a process.
 pub fn resident(pid: u32) -> Option<f64> {
     field(&format!("/proc/{pid}/status"), "VmHWM:")
 }
 
-/// What the guests of the private libvirtd take now, each page counted once: their QEMU processes.
+/// Returns the current memory of the private libvirtd's QEMU processes, each page counted once.
 pub fn guests() -> Option<f64> {
-    // Daemons leave their children to it, since it is a subreaper; others' guests are elsewhere.
+    // The daemons' parent is a subreaper, so their guests are its children. Other guests are elsewhere.
     let parent = std::env::var(PID_VARIABLE).ok()?;
     let parent = format!("PPid:\t{parent}\n");
     let mut sum = None;
     for entry in fs::read_dir("/proc").ok()?.flatten() {
         let path = entry.path();
-        // It may end meanwhile.
+        // The process may end meanwhile.
         let Ok(line) = fs::read(path.join("cmdline")) else {
             continue;
         };
@@ -37,7 +37,7 @@ pub fn guests() -> Option<f64> {
     sum
 }
 
-/// The containers of libvirt that are there.
+/// Returns the cgroups of libvirt's running containers.
 pub fn containers() -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
     for root in ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"] {
@@ -56,7 +56,7 @@ pub fn containers() -> BTreeSet<PathBuf> {
     found
 }
 
-/// The most that a container which was not there `before` has taken, or takes.
+/// Returns the peak or current memory of a container that is new since `before`.
 pub fn container(before: &BTreeSet<PathBuf>) -> Option<f64> {
     containers()
         .difference(before)
@@ -73,7 +73,7 @@ pub fn container(before: &BTreeSet<PathBuf>) -> Option<f64> {
         .reduce(f64::max)
 }
 
-/// A line like `Pss:   123 kB`.
+/// Parses a line like `Pss:   123 kB`.
 fn field(path: &str, name: &str) -> Option<f64> {
     let text = fs::read_to_string(path).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;

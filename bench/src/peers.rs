@@ -1,4 +1,4 @@
-//! Programs that do what ours does, each at its fastest that a host without systemd lets it.
+//! Peer programs, each with its fastest settings on a host without systemd.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,16 +9,16 @@ use test_harness::guest::{Flavour, Kernel, compile};
 
 use crate::run;
 
-/// Words that hide what podman's runtime takes for a hybrid cgroup layout, which it refuses.
+/// Shell code that hides what podman's runtime takes for a hybrid cgroup layout, which it refuses.
 const WITHOUT_HYBRID: &str = "for dir in unified systemd; do \
     [ ! -e /sys/fs/cgroup/cpu ] || umount /sys/fs/cgroup/$dir 2>/dev/null; done; exec \"$@\"";
 
-/// bubblewrap on the host's root.
+/// Returns bubblewrap on the host's root.
 pub fn bubblewrap() -> Command {
     run::command(&["bwrap", "--ro-bind", "/", "/", "--unshare-all", "/bin/true"])
 }
 
-/// systemd-nspawn on the host's root, which it takes only by another name.
+/// Returns systemd-nspawn on the host's root, which it accepts only at another path.
 pub fn nspawn(directory: &Path) -> Result<Command> {
     let root = directory.join("host");
     fs::create_dir_all(&root).context("creating a place for the root")?;
@@ -29,7 +29,7 @@ pub fn nspawn(directory: &Path) -> Result<Command> {
     Ok(command)
 }
 
-/// podman with crun on a root of one program, which sleeps as long as it is told.
+/// podman with crun on a root with one program, which sleeps for a given time.
 #[derive(Debug, Clone)]
 pub struct Podman(PathBuf);
 
@@ -44,14 +44,14 @@ impl Podman {
         Ok(Self(root))
     }
 
-    /// Its command line, to be given the seconds to sleep.
+    /// Returns the command; the caller appends the seconds to sleep.
     pub fn command(&self) -> Command {
         let mut command = run::command(&["unshare", "--mount", "sh", "-c", WITHOUT_HYBRID, "sh"]);
         command.args(self.words());
         command
     }
 
-    /// The same without what is around it: it is itself the process that was started, in the end.
+    /// Returns the same command without a wrapper: podman is the started process itself.
     pub fn bare(&self) -> Command {
         let mut command = Command::new("unshare");
         command
@@ -69,7 +69,7 @@ impl Podman {
             "--runtime=crun".into(),
             "--cgroups=disabled".into(),
             "--network=none".into(),
-            // Its own choice may be more than there is.
+            // podman's default may be above the host's limit.
             format!("--ulimit=nofile={limits}"),
             format!("--ulimit=nproc={limits}"),
             "--rootfs".into(),
@@ -79,7 +79,7 @@ impl Podman {
     }
 }
 
-/// virtme-ng from PyPI, in an environment of its own that stays in `place`.
+/// Returns virtme-ng from PyPI, in a virtual environment that is kept in `place`.
 pub fn virtme_ng(place: &Path) -> Result<Command> {
     let programs = place.join("bin");
     if !programs.join("vng").exists() {
@@ -96,7 +96,7 @@ pub fn virtme_ng(place: &Path) -> Result<Command> {
     let image = kernel.image.display().to_string();
     let path = std::env::var("PATH").unwrap_or_default();
     let words = format!("vng --run {image} --disable-kvm --memory 512M --exec 'echo the end'");
-    // It wants a terminal.
+    // virtme-ng needs a terminal.
     let mut command = run::command(&["script", "--quiet", "--return", "--command"]);
     command
         .arg(words)

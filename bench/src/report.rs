@@ -1,8 +1,8 @@
-//! The table.
+//! Output of the results as a table.
 
 use crate::measure::{Outcome, Side, Unit};
 
-/// Prints what was measured, in aligned columns; what could not be stands below with its reason.
+/// Prints the results in aligned columns, and below them the failed measurements with their reasons.
 pub fn print(outcomes: &[Outcome]) {
     let head = [
         "what",

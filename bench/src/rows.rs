@@ -1,4 +1,4 @@
-//! What is compared with what.
+//! The comparisons.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,21 +15,21 @@ use crate::peers::{self, Podman};
 use crate::run::{self, Way};
 use crate::{memory, peers::virtme_ng};
 
-/// Where an installed virtme-ng stays.
+/// Directory of an installed virtme-ng.
 const VIRTME: &str = "target/bench/virtme-ng";
 
-/// All that the rows need.
+/// Programs and files that the rows need.
 #[derive(Debug)]
 pub struct Benches {
     program: PathBuf,
     lxc_uri: String,
     vm_uri: String,
     parts: Parts,
-    /// For the peers.
+    /// Directory for the peers.
     directory: PathBuf,
 }
 
-/// Ours, in one of libvirt's drivers.
+/// Our program with one of libvirt's drivers.
 #[derive(Debug, Clone)]
 struct Ours {
     program: String,
@@ -55,7 +55,7 @@ impl Ours {
         })
     }
 
-    /// One that runs for a second, and is itself the process that is started.
+    /// Returns a command that runs for a second and is the started process itself.
     fn second(&self) -> Command {
         let words = self.words(&["/bin/sleep", "1"]);
         let mut command = Command::new(words[0]);
@@ -65,7 +65,7 @@ impl Ours {
 }
 
 impl Benches {
-    /// Makes what is needed but takes no figure; the directory has to live as long as the rows.
+    /// Makes everything that is needed but not measured; the directory must live as long as the rows.
     pub fn prepare(program: &Path) -> Result<(Self, TempDir)> {
         let lxc_uri = libvirtd::require("bench").ok_or_else(|| anyhow!("run `make bench`"))?;
         let (parts, directory) = Parts::make()?;
@@ -90,7 +90,7 @@ impl Benches {
         })
     }
 
-    /// All rows, in the order they are measured.
+    /// Returns all rows, in the order of measurement.
     pub fn rows(&self, arguments: &Arguments) -> Vec<Row> {
         let mut rows = self.containers(arguments.lxc);
         rows.extend(self.guests(arguments.vm));
@@ -258,7 +258,7 @@ fn timed(command: impl Fn() -> Command + 'static, marker: &'static str) -> Sampl
     Box::new(move || run::time(command(), marker))
 }
 
-/// As many bytes through a pipe and a `cat`.
+/// Measures the same number of bytes through a pipe and `cat`.
 fn cat(way: Way, mib: usize) -> Result<f64> {
     let script = way.script(mib);
     let piped = match way {

@@ -1,4 +1,4 @@
-//! Commands: how long one takes, how fast bytes go through one, how much memory is taken meanwhile.
+//! Measurements of commands: duration, throughput, peak memory.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
@@ -9,10 +9,10 @@ use anyhow::{Context, Result, bail};
 
 use crate::memory::MIB;
 
-/// One that takes longer hangs.
+/// Seconds after which a command counts as hung.
 const MOST_SECONDS: &str = "180";
 
-/// `words` as a command that ends even when it hangs; it is fair, being so for ours and for peers.
+/// Returns a command with a time-out, which is the same for our program and for peers.
 pub fn command(words: &[&str]) -> Command {
     let mut command = Command::new("timeout");
     command
@@ -22,7 +22,7 @@ pub fn command(words: &[&str]) -> Command {
     command
 }
 
-/// The milliseconds from the start of a command to its end; it has to succeed, and to say `marker`.
+/// Returns the milliseconds from the start of a command to its end; it must succeed and print `marker`.
 pub fn time(mut command: Command, marker: &str) -> Result<f64> {
     let begin = Instant::now();
     let output = command
@@ -38,7 +38,7 @@ pub fn time(mut command: Command, marker: &str) -> Result<f64> {
     Ok(taken.as_secs_f64() * 1000.0)
 }
 
-/// Which way bytes go.
+/// Direction of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
     /// To the command's standard input.
@@ -48,7 +48,7 @@ pub enum Way {
 }
 
 impl Way {
-    /// A script that moves `mib` MiB between the lines `begin` and `end`.
+    /// Returns a script that moves `mib` MiB between the lines `begin` and `end`.
     pub fn script(self, mib: usize) -> String {
         match self {
             Self::In => format!("echo begin; head -c {mib}M >/dev/null; echo end"),
@@ -57,7 +57,7 @@ impl Way {
     }
 }
 
-/// The MiB a second that go through a command, from its line `begin` to its line `end`: without its start.
+/// Returns the MiB/s through a command, from its line `begin` to its line `end`, so without its start.
 pub fn throughput(mut command: Command, way: Way, mib: usize) -> Result<f64> {
     let mut child = command
         .stdin(if way == Way::In {
@@ -74,7 +74,7 @@ pub fn throughput(mut command: Command, way: Way, mib: usize) -> Result<f64> {
     let mut stdout = BufReader::with_capacity(1 << 16, stdout);
     expect(&mut stdout, "begin")?;
     let begin = Instant::now();
-    // It ends with the command, which reads no more then. What it writes to stays open until it is
+    // The writer ends when the command no longer reads. Its pipe stays open until it is
     // joined: a port whose host has gone blocks the guest.
     let writer = stdin.map(|mut stdin| {
         spawn(move || {
@@ -97,7 +97,7 @@ pub fn throughput(mut command: Command, way: Way, mib: usize) -> Result<f64> {
     expect(&mut stdout, "end")?;
     let taken = begin.elapsed().as_secs_f64();
     if let Some(writer) = writer {
-        // A panic of it would be a bug of std.
+        // The thread cannot panic.
         let _ = writer.join();
     }
     std::io::copy(&mut stdout, &mut std::io::sink())?;
@@ -116,7 +116,7 @@ fn expect(stdout: &mut impl BufRead, word: &str) -> Result<()> {
     Ok(())
 }
 
-/// The most MiB that `probe` finds while a command runs.
+/// Returns the largest value in MiB that `probe` returns while a command runs.
 pub fn peak(command: &mut Command, probe: impl Fn(&Child) -> Option<f64>) -> Result<f64> {
     let mut child = command
         .stdin(Stdio::null())
@@ -138,7 +138,7 @@ pub fn peak(command: &mut Command, probe: impl Fn(&Child) -> Option<f64>) -> Res
     most_of(most)
 }
 
-/// A figure in MiB, unless nothing was seen.
+/// Returns a figure in MiB, or an error if nothing was measured.
 pub fn most_of(bytes: f64) -> Result<f64> {
     if bytes == 0.0 {
         bail!("nothing was seen while it ran");

@@ -1,4 +1,4 @@
-//! What a program needs at run time, read from its ELF file, elf(5).
+//! Run-time dependencies of a program, read from its ELF file, elf(5).
 
 use anyhow::{Context, Result, bail};
 
@@ -7,12 +7,12 @@ const PT_INTERP: u64 = 3;
 const DT_NULL: u64 = 0;
 const DT_NEEDED: u64 = 1;
 
-/// What must be there for a program to run.
+/// Run-time dependencies of a program.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Needs {
-    /// A program interpreter, the dynamic loader.
+    /// Whether it has a program interpreter, the dynamic loader.
     pub interpreter: bool,
-    /// Shared libraries.
+    /// Number of shared libraries.
     pub libraries: usize,
 }
 
@@ -31,7 +31,7 @@ pub fn needs(file: &[u8]) -> Result<Needs> {
         let header = table + index * size;
         match field(header, 4)? {
             PT_INTERP => needs.interpreter = true,
-            // A static program that may be loaded anywhere has this one too, without libraries.
+            // A static PIE has this segment, too, without libraries.
             PT_DYNAMIC => {
                 let (start, length) = (field(header + 8, 8)?, field(header + 32, 8)?);
                 for entry in (start..start + length).step_by(16) {

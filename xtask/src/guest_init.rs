@@ -1,6 +1,6 @@
-//! The static guest-init.
+//! Build of the static guest-init.
 //!
-//! It is the first program of a root that has nothing else in it: no loader, no libraries. Its
+//! guest-init is the first program in a root without a loader or libraries. Its
 //! flags differ from the rest of the workspace, so it has a target directory of its own.
 
 use std::fs;
@@ -32,7 +32,7 @@ pub fn build(release: bool) -> Result<()> {
         .args(["--target", &target])
         .arg("--target-dir")
         .arg(&directory);
-    // The symbols are four fifths of it, and it is copied for every way into a sandbox.
+    // The symbols are four fifths of the file, and each sandbox gets a copy.
     // Given with --target, the flags reach the target only, not build scripts.
     cargo.env(
         "RUSTFLAGS",
@@ -52,7 +52,7 @@ pub fn build(release: bool) -> Result<()> {
         .join("guest-init");
     check(&built)?;
     let place = directory.join("guest-init");
-    // Beside and renamed: a running copy cannot be written to.
+    // Written beside and renamed: a running copy cannot be written to.
     let fresh = directory.join("guest-init.new");
     fs::copy(&built, &fresh).with_context(|| format!("copying '{}'", built.display()))?;
     fs::rename(&fresh, &place).with_context(|| format!("renaming '{}'", fresh.display()))?;
@@ -65,7 +65,7 @@ pub fn build(release: bool) -> Result<()> {
     Ok(())
 }
 
-/// The musl target when its standard library is there, else the host's own.
+/// Returns the musl target if its standard library is installed, else the host's own.
 fn target() -> Result<String> {
     let version = rustc(&["--version", "--verbose"])?;
     let host = version

@@ -1,4 +1,4 @@
-//! `cargo xtask`: builds the generated things of virt-sandbox.
+//! `cargo xtask`: builds the generated files of virt-sandbox.
 
 mod elf;
 mod guest_init;

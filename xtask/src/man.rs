@@ -1,13 +1,13 @@
-//! The manual pages, at `target/man`.
+//! Build of the manual pages, in `target/man`.
 //!
-//! A package of its own writes them: it links all of the product, which nothing else here has to wait for.
+//! A package of its own writes them: it links the whole product, and the other tasks must not wait for that.
 
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-/// Writes the manual pages, with the product as it was built.
+/// Writes the manual pages from the product as built.
 pub fn build(release: bool) -> Result<()> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()

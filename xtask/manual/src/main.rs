@@ -14,7 +14,7 @@ use clap_mangen::Man;
 use clap_mangen::roff::{Roff, roman};
 use virt_sandbox::commands::{run, service};
 
-/// Sections of the page of a command behind those of its command line, in their order.
+/// Sections of a command's page after those from its command line, in order.
 const SECTIONS: [&str; 5] = [
     "EXAMPLES",
     "EXIT STATUS",
@@ -78,7 +78,7 @@ fn read_page(command: &Command) -> Result<String> {
         .context("every command has a page of its own, with EXAMPLES")
 }
 
-/// Writes the page of a command and those of its subcommands. `of_program` is what a page is read from that lacks a section.
+/// Writes the page of a command and those of its subcommands. A section that a page lacks is read from `of_program`.
 fn write_pages(command: &Command, section: &str, of_program: &str, directory: &Path) -> Result<()> {
     let page = render(command, section, &read_page(command)?, of_program)?;
     let path = directory.join(format!("{}.{section}", name(command)));
@@ -90,7 +90,7 @@ fn write_pages(command: &Command, section: &str, of_program: &str, directory: &P
 fn render(command: &Command, section: &str, own: &str, of_program: &str) -> Result<Vec<u8>> {
     let usage = command.clone().render_usage().to_string();
     let usage = usage.trim_start_matches("Usage:").trim().to_owned();
-    // An empty date or manual would let the next word take its place in the title.
+    // An empty date or manual would shift the following words of the title.
     let man = Man::new(command.clone().override_usage(usage))
         .section(section)
         .source(SOURCE)
@@ -120,7 +120,7 @@ fn render(command: &Command, section: &str, own: &str, of_program: &str) -> Resu
     Ok(page)
 }
 
-/// Returns the description: what the command says of itself beside its name's line and its exit status.
+/// Returns the description: the command's help without its first line and its exit status.
 fn description(command: &Command) -> Roff {
     let long = command.get_long_about().map(ToString::to_string);
     let more = long.as_ref().and_then(|text| text.split_once("\n\n"));

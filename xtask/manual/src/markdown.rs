@@ -1,6 +1,6 @@
 //! Markdown as the pages use it, as sections of a manual page, man(7).
 //!
-//! Known are headings, paragraphs, fenced blocks, lists, tables, and in a line `code`, **bold** and links. HTML comments are
+//! Supported are headings, paragraphs, fenced blocks, lists, tables, and inline `code`, **bold** and links. HTML comments are
 //! left out.
 
 use clap_mangen::roff::{Inline, Roff, bold, roman};
@@ -75,7 +75,7 @@ pub fn write_text(text: &str, roff: &mut Roff) {
     }
 }
 
-/// Returns whether a line goes on with the paragraph before it.
+/// Returns whether a line continues the paragraph before it.
 fn continues(line: &str) -> bool {
     let begins = ["* ", "|", "#", "```", "<!--"];
     !line.trim().is_empty() && !begins.iter().any(|begin| line.starts_with(begin))

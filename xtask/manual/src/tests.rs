@@ -3,7 +3,7 @@ use std::fs;
 
 use super::*;
 
-/// Every command of a program.
+/// Collects every command of a program.
 fn all<'a>(command: &'a Command, found: &mut Vec<&'a Command>) {
     found.push(command);
     for subcommand in subcommands(command) {
@@ -45,7 +45,7 @@ fn every_command_has_a_page_and_every_page_a_command() {
     }
 }
 
-/// Lines of the blocks of a page that call one of the programs, without redirections and pipes.
+/// Returns the lines of a page's blocks that call one of the programs, without redirections and pipes.
 fn command_lines(page: &str) -> Vec<Vec<String>> {
     let mut lines = Vec::new();
     for block in page.split("```console\n").skip(1) {
@@ -60,7 +60,7 @@ fn command_lines(page: &str) -> Vec<Vec<String>> {
                 let begin = command
                     .iter()
                     .position(|word| word.starts_with("virt-sandbox"));
-                // A word before may be a variable of the environment, and nothing else.
+                // Only environment variables may precede the program.
                 if begin.is_some_and(|begin| command[..begin].iter().all(|word| word.contains('=')))
                 {
                     lines.push(command[begin.unwrap_or(0)..].to_vec());
@@ -72,7 +72,7 @@ fn command_lines(page: &str) -> Vec<Vec<String>> {
 }
 
 #[test]
-fn examples_of_all_pages_are_command_lines_of_the_programs() {
+fn examples_of_all_pages_are_valid_command_lines() {
     let programs = programs();
     let mut count = 0;
     for directory in ["xtask/manual/pages", "docs", "."] {
