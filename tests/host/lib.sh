@@ -1,4 +1,4 @@
-# What the cases share. A case states what must hold with 'check'; it goes on after one that does not.
+# Shared functions of the cases. A failed check does not end a case.
 
 failures=0
 
@@ -40,7 +40,7 @@ is() {
     [ "$got" = "$expected" ] || echo "  | got: $got"
 }
 
-# says TEXT PATTERN COMMAND…: what COMMAND prints has PATTERN, a basic regular expression, in a line.
+# says TEXT PATTERN COMMAND…: a line of COMMAND's output matches PATTERN, a basic regular expression.
 says() {
     text=$1 pattern=$2
     shift 2
@@ -65,13 +65,13 @@ soon() {
     "$@"
 }
 
-# The first address of a sandbox.
+# Prints the first address of a sandbox.
 address() {
     virt-sandbox-service list --format json | tr -d ' \n' |
         sed -n 's/.*"name":"'"$1"'"[^}]*"addresses":\["\([0-9.]*\).*/\1/p'
 }
 
-# A sandbox answers at port 80.
+# Succeeds if a sandbox answers on port 80.
 answers() {
     curl -sS --max-time 120 -o /dev/null "http://$(address "$1"):${2:-80}/"
 }
@@ -80,7 +80,7 @@ note() {
     echo "note: $*"
 }
 
-# shown COMMAND…: a look for whoever reads the log.
+# shown COMMAND…: print COMMAND's output for readers of the log.
 shown() {
     echo "\$ $*"
     "$@" 2>&1 | sed 's/^/  | /' | head -n "${LINES_SHOWN:-40}"
@@ -96,7 +96,7 @@ reboot_host() {
     exit 194
 }
 
-# What sandboxes may leave on the host: nothing.
+# Prints leftovers of sandboxes on the host; fails if there are none.
 leftovers() {
     {
         find /sys/fs/cgroup -type d \( -name 'machine-lxc*' -o -name 'virt-sandbox-*' \)

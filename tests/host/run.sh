@@ -1,22 +1,22 @@
-# Runs in the host of the tests: each case that 'todo' names, in order, and writes what came of it to 'results'.
+# Runs in the test host: runs each case that 'todo' names, in order, and writes its result to 'results'.
 #
-# A case is a script of its own, run with 'lib.sh' read in. It ends with status 0, or 77 where it cannot run here, or 194 to
-# be run again after a reboot of the host, with PHASE one higher.
+# A case is a script that runs after 'lib.sh' is sourced. It exits with 0, or with 77 if it cannot run here, or with 194 to
+# run again after a reboot of the host, with PHASE one higher.
 set -u
 tests=/mnt/tests
 export tests
 
 if [ ! -e /var/lib/tests-installed ]; then
-    # Labels are those of the place.
+    # Files get the labels of their paths.
     cp -R --no-dereference --preserve=mode,timestamps $tests/package/. /
     ! selinuxenabled 2>/dev/null || restorecon -R /usr/bin /usr/libexec /usr/share/virt-sandbox
     systemctl daemon-reload
     touch /var/lib/tests-installed
 fi
-# Everything the boot was to start.
+# Wait until the boot has started everything.
 systemctl is-system-running --wait >/dev/null 2>&1
 
-# The policy does not let the share of the tests be mounted at boot: it denies from here on.
+# The policy forbids mounting the test share at boot, so it is enforced only from here on.
 ! selinuxenabled 2>/dev/null || setenforce 1
 
 mkdir -p /var/lib/tests

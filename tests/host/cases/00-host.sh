@@ -1,4 +1,4 @@
-# The host is what the others take it for.
+# The host is as the other cases expect it.
 # boots: plain apparmor
 is "systemd is PID 1" systemd cat /proc/1/comm
 is "cgroups are of version 2 alone" cgroup2fs stat -f -c %T /sys/fs/cgroup

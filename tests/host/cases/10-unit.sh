@@ -1,4 +1,4 @@
-# The host's unit of a sandbox: systemctl starts, stops, restarts and reloads it, and tells how it is.
+# The host's unit of a sandbox: systemctl starts, stops, restarts and reloads it, and shows its state.
 check "create" virt-sandbox-service create -u apache2.service web1
 check "the unit is there" test -e /etc/systemd/system/web1_sandbox.service
 check "systemd knows it without being told" systemctl cat web1_sandbox.service
@@ -30,7 +30,7 @@ is "systemd knows" inactive systemctl is-active web1_sandbox
 check "start by our command" virt-sandbox-service start web1
 is "systemd knows" active systemctl is-active web1_sandbox
 refuse "start what runs" virt-sandbox-service start web1
-# Where its daemon is started by its socket, and has nothing to do.
+# With a daemon that its socket starts, and that is idle.
 echo 'LIBVIRTD_ARGS="--timeout 5"' >>/etc/default/libvirtd
 check "libvirt's daemon would end soon" systemctl restart libvirtd web1_sandbox
 sleep 30

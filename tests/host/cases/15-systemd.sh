@@ -1,4 +1,4 @@
-# What else the host's systemd does with a sandbox's unit.
+# Other actions of the host's systemd on a sandbox's unit.
 check "create" virt-sandbox-service create -u apache2.service web1
 for unit in libvirtd.socket network.target virt-guest-shutdown.target; do
     says "it comes after $unit" "$unit" systemctl show -P After web1_sandbox
@@ -9,7 +9,7 @@ says "that waits for the host's network" network-online.target systemctl show -P
 says "and has it brought up" network-online.target systemctl show -P Wants ng_sandbox
 check "its socket needs no address yet" systemctl start ng_sandbox.socket
 check "it listens no more" systemctl stop ng_sandbox.socket
-# Somebody else has its port.
+# Another process has its port.
 ip address add 192.0.2.1/32 dev lo
 python3 -m http.server 8082 --bind 192.0.2.1 >/dev/null 2>&1 &
 other=$!
@@ -30,14 +30,14 @@ check "it answers" answers web1
 check "restart after that" systemctl restart web1_sandbox
 check "systemd tells what it uses" test "$(systemctl show -P MemoryCurrent web1_sandbox)" -gt 0
 
-# The address that its NIC has is the one it was given, whatever udev thought of it.
+# Its NIC keeps the configured MAC address; udev does not change it.
 mac=$(virsh -c lxc:/// dumpxml web1 | sed -n "s/.*<mac address='\(.*\)'.*/\1/p")
 is "its NIC has its own address" "$mac" virt-sandbox-service execute web1 -- cat /sys/class/net/eth0/address
 was=$(address web1)
 check "restart" systemctl restart web1_sandbox
 is "it gets the same lease" "$was" address web1
 
-# Its journal is the host's to read, and no place of the host's journals leads into it.
+# The host can read its journal, and no link leads from the host's journals into it.
 id=$(virt-sandbox-service execute web1 -- cat /etc/machine-id)
 says "logs" "Started apache2.service" virt-sandbox-service logs -u apache2 web1
 refuse "its journal is not linked" test -e "/var/log/journal/$id"
@@ -54,7 +54,7 @@ check "kill its domain" kill -KILL "$leader"
 check "it is started again" soon sh -c '[ "$(systemctl show -P NRestarts web1_sandbox)" -gt 0 ] && systemctl is-active web1_sandbox'
 check "it answers" answers web1
 
-# libvirt restarts, and dies.
+# libvirt restarts and crashes.
 check "libvirtd restarts" systemctl restart libvirtd.service
 check "libvirtd dies" systemctl kill -s KILL libvirtd.service
 check "the sandbox runs on" answers web1
@@ -62,7 +62,7 @@ check "reload" systemctl reload web1_sandbox
 is "it is active" active systemctl is-active web1_sandbox
 check "stop" systemctl stop web1_sandbox
 is "it is stopped" inactive systemctl is-active web1_sandbox
-# libvirt stopped: who asks for a sandbox has it started.
+# libvirt is stopped: a command on a sandbox starts it.
 check "libvirt stops" systemctl stop libvirtd.service
 check "start has it started" systemctl start web1_sandbox
 check "it answers" answers web1

@@ -1,4 +1,4 @@
-# A unit that fails inside is a failed unit of the host's, and the journal says why.
+# A unit that fails inside makes the host's unit fail, and the journal says why.
 # boots: plain apparmor
 cat >/etc/systemd/system/broken.service <<'END'
 [Service]
@@ -20,21 +20,21 @@ check "systemd tries again" soon sh -c '[ "$(systemctl show -P NRestarts bad_san
 systemctl stop bad_sandbox
 check "no domain is left running" sh -c '! virsh -c lxc:/// list --name | grep .'
 check "delete" virt-sandbox-service delete bad
-# What ends by itself.
+# Sandboxes that end by themselves.
 check "create what ends" virt-sandbox-service create -u apache2.service -N none ends
 check "start" systemctl start ends_sandbox
 pid=$(systemctl show -P MainPID ends_sandbox)
 virt-sandbox-service execute ends -- systemctl --no-block poweroff
 check "systemd starts it again" soon sh -c '[ "$(systemctl show -P NRestarts ends_sandbox)" -gt 0 ] && systemctl is-active ends_sandbox'
 check "with another process" test "$(systemctl show -P MainPID ends_sandbox)" != "$pid"
-# libvirtd is restarted below running sandboxes: they run on.
+# Sandboxes keep running when libvirtd restarts.
 leader=$(virsh -c lxc:/// domid ends)
 check "libvirtd restarts" systemctl restart libvirtd.service
 sleep 3
 is "it runs on" active systemctl is-active ends_sandbox
 is "it is the same" "$leader" virsh -c lxc:/// domid ends
 check "execute after that" virt-sandbox-service execute ends -- true
-# The keeper is killed: the next one takes the sandbox over.
+# 'run' is killed: the next one takes over the sandbox.
 systemctl kill -s KILL ends_sandbox
 check "it is kept again" soon systemctl is-active ends_sandbox
 shown journalctl --no-pager -n 30 -u ends_sandbox

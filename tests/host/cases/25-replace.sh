@@ -1,4 +1,4 @@
-# The package is upgraded while sandboxes run: its files are replaced by new ones, as dpkg does it.
+# The package is upgraded while sandboxes run: new files replace its files, as with dpkg.
 check "create" virt-sandbox-service create -u apache2.service --publish 8083:80 web1
 check "start" systemctl start web1_sandbox
 pid=$(systemctl show -P MainPID web1_sandbox)

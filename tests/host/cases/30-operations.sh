@@ -1,4 +1,4 @@
-# Everything else there is to do with a sandbox.
+# All other verbs.
 check "create" virt-sandbox-service create -u apache2.service --memory 256M --pids 200 --cpus 1 web1
 check "start" virt-sandbox-service start web1
 check "answers" answers web1
@@ -16,7 +16,7 @@ says "stats" '"memory_limit": 268435456' virt-sandbox-service stats web1 --forma
 shown virt-sandbox-service stats web1 --format json
 shown virt-sandbox-service stats
 shown virt-sandbox-service status web1
-# What units inside have for themselves.
+# Limits and namespaces of units inside.
 says "controllers reach the sandbox" "memory.*pids" virt-sandbox-service execute web1 -- cat /sys/fs/cgroup/cgroup.controllers
 check "a unit with limits" virt-sandbox-service execute web1 -- systemd-run --unit=bound -p MemoryMax=32M -p TasksMax=7 sleep 1000
 is "its memory is bounded" 33554432 virt-sandbox-service execute web1 -- cat /sys/fs/cgroup/system.slice/bound.service/memory.max

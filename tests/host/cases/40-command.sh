@@ -23,5 +23,5 @@ id user >/dev/null 2>&1 || useradd -m user
 says "an ordinary user is told what is possible" "root\|qemu\|permi" su user -c 'virt-sandbox -c lxc:/// -- id'
 shown su user -c 'virt-sandbox -c lxc:/// -- id'
 shown su user -c 'virt-sandbox -- id'
-# A command of ours inside a unit of systemd's, and below a scope of a user's.
+# A one-shot command in a systemd unit, and below a user's scope.
 says "in a unit" "uid=0" systemd-run --quiet --wait --pipe virt-sandbox -c lxc:/// -- id

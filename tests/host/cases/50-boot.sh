@@ -1,4 +1,4 @@
-# Sandboxes that are enabled start with the host, and stop with it in order.
+# Enabled sandboxes start with the host, and stop in order when it shuts down.
 many="s1 s2 s3 s4 s5 s6 s7 s8 s9 s10"
 case $PHASE in
     1)
@@ -10,18 +10,18 @@ case $PHASE in
             check "enable $name" systemctl enable ${name}_sandbox
         done
         check "start the first" systemctl start s1_sandbox
-        # libvirt's own service for guests at shutdown: it is to find nothing left to do.
+        # libvirt-guests.service must find nothing left to do at shutdown.
         printf '%s\n' 'URIS="lxc:///"' ON_SHUTDOWN=shutdown ON_BOOT=start SHUTDOWN_TIMEOUT=600 >/etc/default/libvirt-guests
         check "libvirt-guests" systemctl enable --now libvirt-guests.service
         shown systemctl list-dependencies --no-pager --after s1_sandbox.service
-        # What is stopped as it should be says so in its own journal.
+        # A sandbox that is stopped in order says so in its own journal.
         reboot_host
         ;;
     2)
         says "the one that ran was stopped cleanly by the shutdown" "Stopped apache2.service" \
             virt-sandbox-service logs s1
         shown journalctl --no-pager -b -1 -u s1_sandbox
-        # Before that the host did other things; and the sandbox's own systemd says much the same, in the name of its unit.
+        # Only this shutdown counts; the sandbox's own systemd logs similar lines for its units.
         said() {
             journalctl --no-pager -q -b -1 -o short-unix _PID=1
         }

@@ -1,8 +1,8 @@
-# A package of the host is upgraded, and its sandboxes with it.
+# A package of the host is upgraded, and so are its sandboxes.
 repository=/root/repository
 mkdir -p $repository
 
-# release VERSION: a package with a service that tells its version, a configuration file and an account's worth of state.
+# release VERSION: build a package with a service that reports its version, a configuration file, an account and state.
 release() {
     tree=/root/build
     rm -rf $tree
@@ -64,7 +64,7 @@ says "the host's is put beside it" "greeting of 2" virt-sandbox-service execute 
 check "a directory that came with it" virt-sandbox-service execute t1 -- test -d /var/lib/teller-2
 is "it runs" active systemctl is-active t1_sandbox
 
-# The package goes.
+# The package is removed.
 check "remove it from the host" $apt remove teller
 check "stop" systemctl stop t1_sandbox
 refuse "it does not start without its program" systemctl start t1_sandbox

@@ -1,7 +1,7 @@
-# Other services than the first, on cgroups of version 2 alone.
+# More services, with cgroup v2 only.
 # boots: plain apparmor
 
-# asks ADDRESS NAME: the DNS server there gives an address for NAME.
+# asks ADDRESS NAME: the DNS server at ADDRESS resolves NAME.
 asks() {
     python3 - "$1" "$2" <<'PROGRAM'
 import socket, struct, sys
@@ -20,7 +20,7 @@ assert flags & 15 == 0 and answers > 0, answer
 PROGRAM
 }
 
-# try UNIT NAME: a sandbox of it comes up whole.
+# try UNIT NAME: a sandbox of UNIT starts completely.
 try() {
     check "create $1" virt-sandbox-service create -u "$1" --timeout 600 "$2"
     check "start $1" virt-sandbox-service start "$2"
@@ -28,7 +28,7 @@ try() {
     shown virt-sandbox-service execute "$2" -- systemctl --failed --no-pager --plain
 }
 
-# over NAME…: these are not needed any more.
+# over NAME…: delete sandboxes that are no longer needed.
 over() {
     for name; do
         check "delete $name" virt-sandbox-service delete --force $name
@@ -55,7 +55,7 @@ check "dnsmasq answers" asks "$(address dn)" tests.test
 rm /etc/dnsmasq.d/tests.conf
 says "what sets the host's clock is refused" "CAP_SYS_TIME.*--cap-add" virt-sandbox-service create -u chrony.service ch
 
-# All that units can be bounded with, at once.
+# All hardening options of units at once.
 bounded() {
     virt-sandbox-service execute dn -- systemd-run --quiet --wait --pipe "$@"
 }
@@ -76,7 +76,7 @@ says "more processes than it may" "fork\|Cannot\|temporarily" bounded -p TasksMa
 for unit in systemd-hostnamed systemd-timedated systemd-localed systemd-logind; do
     check "$unit" virt-sandbox-service execute dn -- systemctl start $unit
 done
-# Those failed that should.
+# Only the expected units have failed.
 check "failures are forgotten" virt-sandbox-service execute dn -- systemctl reset-failed
 is "systemd inside is content with all that" running virt-sandbox-service execute dn -- systemctl is-system-running
 shown virt-sandbox-service execute dn -- systemctl --failed --no-pager --plain

@@ -1,4 +1,4 @@
-# A sandbox that is started when somebody connects: the host's systemd listens.
+# Start on demand: the host's systemd listens, and starts a sandbox at the first connection.
 # boots: plain apparmor
 ask() {
     curl -sS --max-time 300 -o /dev/null -w '%{http_code}' http://localhost:8081/
@@ -19,7 +19,7 @@ refuse "nobody answers then" ask
 check "delete" virt-sandbox-service delete web1
 check "nothing is left" clean
 shown leftovers
-# Ports of a sandbox that runs anyway.
+# Ports of a sandbox that is running already.
 check "create with a port" virt-sandbox-service create -u apache2.service --publish 8081:80 web1
 check "start" systemctl start web1_sandbox.service
 is "the port answers" 200 ask

@@ -1,4 +1,4 @@
-# With AppArmor each container has a profile of its own while it runs.
+# With AppArmor, each running container has a profile of its own.
 # boots: apparmor
 shown aa-status --enabled
 for name in web1 web2; do

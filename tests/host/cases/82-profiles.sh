@@ -1,9 +1,9 @@
-# A profile of AppArmor is there as long as its sandbox runs, and follows what becomes of that.
+# An AppArmor profile is loaded as long as its sandbox runs, and follows renames and deletions.
 # boots: apparmor
 loaded() {
     grep "^libvirt-" /sys/kernel/security/apparmor/profiles | cut -d' ' -f1 | sort
 }
-# of NAME: the profile of a sandbox.
+# of NAME: print the profile of a sandbox.
 of() {
     echo "libvirt-$(virsh -c lxc:/// domuuid "$1" | head -n 1)"
 }
@@ -16,7 +16,7 @@ check "start" systemctl start web1_sandbox
 is "it is loaded" "$(of web1)" loaded
 says "aa-status has it, enforced" "$(of web1)" aa-status --pretty-json
 refuse "nobody complains only" sh -c 'grep "^libvirt-" /sys/kernel/security/apparmor/profiles | grep complain'
-# apparmor itself restarts, or is reloaded by an upgrade of it.
+# apparmor.service restarts, or an upgrade reloads it.
 check "apparmor is reloaded" systemctl reload apparmor
 check "apparmor restarts" systemctl restart apparmor
 is "the sandbox is still confined" "$(of web1)" confined web1
@@ -45,7 +45,7 @@ check "start" systemctl start web4_sandbox
 is "the import is confined" "$(of web4)" confined web4
 check "stop" systemctl stop web4_sandbox
 
-# A template of the admin's that is no profile, and no way to load one.
+# An administrator's template that is no valid profile, and a missing parser.
 mkdir -p /etc/libvirt-sandbox/templates/apparmor
 echo 'profile "{{ profile }}" { nonsense' >/etc/libvirt-sandbox/templates/apparmor/container
 says "a broken profile is named" "AppArmor profile" virt-sandbox-service start web4
@@ -55,7 +55,7 @@ mv /sbin/apparmor_parser /sbin/apparmor_parser.away
 says "a missing program is named" "apparmor_parser" virt-sandbox-service start web4
 refuse "and nothing starts without it" sh -c 'virsh -c lxc:/// list --name | grep .'
 mv /sbin/apparmor_parser.away /sbin/apparmor_parser
-# What the admin adds to every sandbox's profile.
+# The administrator's additions to every sandbox's profile.
 sed 's|^  file,|  file,\n  deny /etc/forbidden rwklx,|' /usr/share/virt-sandbox/templates/apparmor/container \
     >/etc/libvirt-sandbox/templates/apparmor/container
 systemctl reset-failed web4_sandbox
@@ -87,7 +87,7 @@ for name in cmd img hr web4; do
     check "delete $name" virt-sandbox-service delete --force $name
 done
 is "no profile is left" "" loaded
-# One command: its profile goes with it, also where its client was killed.
+# One-shot command: its profile is removed at its end, even if its client is killed.
 virt-sandbox -c lxc:/// -- sleep 600 &
 client=$!
 check "it is loaded" soon sh -c 'grep -q "^libvirt-" /sys/kernel/security/apparmor/profiles'

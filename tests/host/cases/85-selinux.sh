@@ -1,11 +1,11 @@
-# With SELinux each sandbox has categories of its own, and so do its files.
+# With SELinux, each sandbox and its files have their own categories.
 # boots: selinux
 is "SELinux denies" Enforcing getenforce
 says "libvirt uses it" selinux virsh -c lxc:/// capabilities
 shown cat /etc/selinux/default/contexts/lxc_contexts
 trees=/var/lib/libvirt/filesystems
 check "create web1" virt-sandbox-service create -u apache2.service web1
-# The second is shown a directory of the first, as an attacker would like to have it.
+# The second sandbox mounts a directory of the first, as an attacker would like.
 mkdir -p $trees/web1/srv/open
 echo secret >$trees/web1/srv/open/file
 chmod 755 $trees/web1/srv $trees/web1/srv/open

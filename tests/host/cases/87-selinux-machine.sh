@@ -1,4 +1,4 @@
-# A virtual machine in this one, where SELinux denies: it has a domain and categories of its own, and so has what it is given.
+# A nested virtual machine with SELinux enforcing: it and its files have a domain and categories of their own.
 # boots: selinux
 export VIRT_SANDBOX_VIRT_TYPE=qemu
 uri=qemu:///system
@@ -7,7 +7,7 @@ is "SELinux denies" Enforcing getenforce
 label() {
     tr -d '\0' </proc/"$(cat /run/libvirt/qemu/vm.pid)"/attr/current
 }
-# This policy has no type of its own for emulated ones.
+# This policy has no separate type for emulated machines.
 says "what emulation needs is said" "setsebool -P virt_use_execmem on" virt-sandbox -c $uri --timeout 60 -- true
 check "an emulated machine may be one" setsebool virt_use_execmem on
 check "create" virt-sandbox-service -c $uri create -u apache2.service --timeout 900 vm

@@ -1,4 +1,4 @@
-# A virtual machine in this one: it is confined by the profile that libvirt makes for each of QEMU's.
+# A nested virtual machine: libvirt's profile for QEMU confines it.
 # boots: apparmor
 export VIRT_SANDBOX_VIRT_TYPE=qemu
 uri=qemu:///system
@@ -7,7 +7,7 @@ shown sh -c "virsh -c $uri capabilities | grep -A5 secmodel"
 profile_of() {
     cut -d' ' -f1 /proc/"$(cat /run/libvirt/qemu/"$1".pid)"/attr/current
 }
-# What other cases were denied is theirs.
+# Ignore denials of other cases.
 seen=$(wc -l </var/log/audit/audit.log)
 begin=$(date +%s)
 is "one command" "uid=0(root) gid=0(root) groups=0(root)" virt-sandbox -c $uri --start-timeout 3000 -- id
