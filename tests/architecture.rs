@@ -1,13 +1,13 @@
-//! The rules of the source tree that no compiler holds.
+//! Rules of the source tree that the compiler cannot check.
 
-// Helpers of a test are part of it.
+// Test helpers may panic.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The modules, top down; one may use those of the groups below its own.
+/// Layers of modules, top down. A module may use those of the layers below its own.
 const LAYERS: [&[&str]; 10] = [
     &["commands"],
     &["service", "run"],
@@ -21,10 +21,10 @@ const LAYERS: [&[&str]; 10] = [
     &["error"],
 ];
 
-/// The most lines of a file that is still read in one go.
+/// Most lines of a file.
 const MOST_LINES: usize = 450;
 
-/// The most files of one level in a folder.
+/// Most files of one level in a folder.
 const MOST_FILES: usize = 16;
 
 fn files(below: &str) -> Vec<PathBuf> {
@@ -54,14 +54,14 @@ fn name(path: &Path) -> String {
         .to_string()
 }
 
-/// Whether a file holds nothing but unit tests.
+/// Returns whether a file holds only unit tests.
 fn is_test(path: &Path) -> bool {
     path.file_stem()
         .and_then(|stem| stem.to_str())
         .is_some_and(|stem| stem == "tests" || stem.ends_with("_tests"))
 }
 
-/// The product's code: without comments and without the unit tests at the end of a file.
+/// Returns a file's code without comments and without the unit tests at its end.
 fn code(path: &Path) -> String {
     if is_test(path) {
         return String::new();
@@ -74,7 +74,7 @@ fn code(path: &Path) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// The top-level module a file belongs to, `None` for `lib.rs` and the programs.
+/// Returns the top-level module of a file, or `None` for `lib.rs` and the programs.
 fn module(path: &Path) -> Option<String> {
     let inside = path
         .strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("src"))
@@ -88,7 +88,7 @@ fn layer(module: &str) -> Option<usize> {
     LAYERS.iter().position(|layer| layer.contains(&module))
 }
 
-/// The paths of a use tree or an expression, each with `prefix` before it; how much of `text` they take.
+/// Collects the paths of a use tree or an expression, each after `prefix`, and returns the length of `text` that they take.
 fn tree_paths(text: &str, prefix: &[String], paths: &mut Vec<Vec<String>>) -> usize {
     let mut path = prefix.to_vec();
     let mut at = 0;
@@ -104,7 +104,7 @@ fn tree_paths(text: &str, prefix: &[String], paths: &mut Vec<Vec<String>>) -> us
                     None | Some('}') => return (at + 1).min(text.len()),
                     Some(_) => {
                         let taken = tree_paths(&text[at..], &path, paths);
-                        // What is renamed has two names, of which the first counts.
+                        // In `a as b` the first name counts.
                         let rest = &text[at + taken..];
                         at += taken + rest.find([',', '}']).unwrap_or(rest.len());
                     }
@@ -128,7 +128,7 @@ fn tree_paths(text: &str, prefix: &[String], paths: &mut Vec<Vec<String>>) -> us
     }
 }
 
-/// The paths in `code` that begin at the crate or at a parent of `module`, from the crate's root.
+/// Returns the paths in `code` that begin at the crate or at a parent of `module`, relative to the crate's root.
 fn used(code: &str, module: &[String]) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     let is_name = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
@@ -153,10 +153,10 @@ fn used(code: &str, module: &[String]) -> Vec<Vec<String>> {
     found
 }
 
-/// Modules of one folder, by the others that each refers to.
+/// Modules of one folder, and the others that each refers to.
 type Arrows = BTreeMap<String, BTreeSet<String>>;
 
-/// The arrows between the modules of each folder of a crate.
+/// Returns the references between the modules of each folder of a crate.
 fn arrows(crate_root: &str) -> BTreeMap<PathBuf, Arrows> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(crate_root);
     let mut folders: BTreeMap<PathBuf, Arrows> = BTreeMap::new();
@@ -188,7 +188,7 @@ fn arrows(crate_root: &str) -> BTreeMap<PathBuf, Arrows> {
     folders
 }
 
-/// All that can be reached from a module.
+/// Returns all modules that can be reached from one.
 fn reached(arrows: &Arrows, from: &str) -> BTreeSet<String> {
     let mut seen = BTreeSet::new();
     let mut next = vec![from.to_owned()];
@@ -227,7 +227,7 @@ fn modules_use_only_what_is_below_them() {
         };
         let own_path = [module.clone(), "file".to_owned()];
         for other in used(&code(&path), &own_path) {
-            // What is not a module is an item of lib.rs, or a macro.
+            // Any other name is an item of lib.rs, or a macro.
             let Some(other) = other.first().filter(|other| **other != module) else {
                 continue;
             };
@@ -287,7 +287,7 @@ fn one_module_speaks_libvirt() {
     let mut broken = Vec::new();
     for path in files("src") {
         let libvirt = name(&path).starts_with("src/hypervisor/libvirt");
-        // `virt_sandbox::` is this crate, as its programs see it.
+        // The programs call this crate `virt_sandbox::`.
         if !libvirt
             && code(&path)
                 .split(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'))
@@ -306,7 +306,7 @@ fn no_service_knows_its_driver() {
         .into_iter()
         .flat_map(files)
     {
-        // systemd's own names for kinds of virtualization are facts of units.
+        // systemd's names for kinds of virtualization are facts about units.
         if name(&path).starts_with("src/facts/unit/") {
             continue;
         }
@@ -337,7 +337,7 @@ fn one_module_runs_commands() {
     report(&broken);
 }
 
-/// Words in backticks that look like the name of a test, in SECURITY.md.
+/// Every word in backticks in SECURITY.md that looks like the name of a test is one.
 #[test]
 fn promises_name_tests_that_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
