@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 use test_harness::guest::{COMMAND_LINE, DONE, Flavour, Kernel};
 
-use crate::run::{self, Way};
+use crate::run::{self, Direction};
 
 /// Files of a guest.
 #[derive(Debug, Clone)]
@@ -57,11 +57,11 @@ impl Parts {
 
     /// Returns the MiB/s through a port of a virtio console: unlike its terminal, it loses nothing if
     /// the reader is slow.
-    pub fn throughput(&self, way: Way, mib: usize) -> Result<f64> {
+    pub fn throughput(&self, way: Direction, mib: usize) -> Result<f64> {
         // End of file on stdin would close the port.
         let (word, device) = match way {
-            Way::In => ("read", "stdio,id=port,signal=off"),
-            Way::Out => ("write", "file,id=port,path=/dev/stdout"),
+            Direction::In => ("read", "stdio,id=port,signal=off"),
+            Direction::Out => ("write", "file,id=port,path=/dev/stdout"),
         };
         let mut command = self.qemu(&self.with_console, &format!("{word} {mib}"));
         command

@@ -12,7 +12,7 @@ use crate::bare::Parts;
 use crate::libvirt::Libvirt;
 use crate::measure::{Row, Sample, Unit};
 use crate::peers::{self, Podman};
-use crate::run::{self, Way};
+use crate::run::{self, Direction};
 use crate::{memory, peers::virtme_ng};
 
 /// Directory of an installed virtme-ng.
@@ -47,7 +47,7 @@ impl Ours {
         Box::new(move || run::time(run::command(&self.words(&["/bin/true"])), ""))
     }
 
-    fn throughput(self, way: Way, mib: usize) -> Sample {
+    fn throughput(self, way: Direction, mib: usize) -> Sample {
         Box::new(move || {
             let script = way.script(mib);
             let words = self.words(&["/bin/sh", "-c", &script]);
@@ -167,12 +167,12 @@ impl Benches {
 
     fn streams(&self, arguments: &Arguments) -> Vec<Row> {
         let mut rows = Vec::new();
-        for (way, name) in [(Way::Out, "stdout"), (Way::In, "stdin")] {
+        for (way, name) in [(Direction::Out, "stdout"), (Direction::In, "stdin")] {
             let mib = arguments.lxc_mib;
             rows.push(Row {
                 what: format!("LXC {name}, {mib} MiB"),
                 peer: "cat",
-                wanted: if way == Way::Out { ">= 0.5" } else { "" },
+                wanted: if way == Direction::Out { ">= 0.5" } else { "" },
                 repeats: arguments.lxc.min(3),
                 unit: Unit::MebibytesPerSecond,
                 ours: self
@@ -259,11 +259,11 @@ fn timed(command: impl Fn() -> Command + 'static, marker: &'static str) -> Sampl
 }
 
 /// Measures the same number of bytes through a pipe and `cat`.
-fn cat(way: Way, mib: usize) -> Result<f64> {
+fn cat(way: Direction, mib: usize) -> Result<f64> {
     let script = way.script(mib);
     let piped = match way {
-        Way::Out => format!("{{ {script}; }} | cat"),
-        Way::In => format!("cat | {{ {script}; }}"),
+        Direction::Out => format!("{{ {script}; }} | cat"),
+        Direction::In => format!("cat | {{ {script}; }}"),
     };
     run::throughput(run::command(&["sh", "-c", &piped]), way, mib)
 }

@@ -40,14 +40,14 @@ pub fn time(mut command: Command, marker: &str) -> Result<f64> {
 
 /// Direction of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
+pub enum Direction {
     /// To the command's standard input.
     In,
     /// From its standard output.
     Out,
 }
 
-impl Way {
+impl Direction {
     /// Returns a script that moves `mib` MiB between the lines `begin` and `end`.
     pub fn script(self, mib: usize) -> String {
         match self {
@@ -58,9 +58,9 @@ impl Way {
 }
 
 /// Returns the MiB/s through a command, from its line `begin` to its line `end`, so without its start.
-pub fn throughput(mut command: Command, way: Way, mib: usize) -> Result<f64> {
+pub fn throughput(mut command: Command, way: Direction, mib: usize) -> Result<f64> {
     let mut child = command
-        .stdin(if way == Way::In {
+        .stdin(if way == Direction::In {
             Stdio::piped()
         } else {
             Stdio::null()
@@ -87,7 +87,7 @@ pub fn throughput(mut command: Command, way: Way, mib: usize) -> Result<f64> {
             stdin
         })
     });
-    if way == Way::Out {
+    if way == Direction::Out {
         let wanted = (mib as u64) << 20;
         let got = std::io::copy(&mut stdout.by_ref().take(wanted), &mut std::io::sink())?;
         if got < wanted {

@@ -215,7 +215,7 @@ fn no_verb_passes_on_the_callers_terminal() {
 }
 
 /// Returns the commands that run a program with the caller's streams.
-fn ways() -> Vec<(&'static str, Command)> {
+fn stream_commands() -> Vec<(&'static str, Command)> {
     let mut execute = program();
     execute.args(["execute", NAME, "--"]);
     let one_shot = |options: &[&str]| {
@@ -251,7 +251,7 @@ fn a_command_gets_only_pipes_of_its_caller() {
     let host = UnixListener::bind(dir.path().join("socket")).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    for (way, mut command) in ways() {
+    for (way, mut command) in stream_commands() {
         let script = "stat -L -c 'id %d:%i' /proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2; \
                       cd /proc/self/fd/0 && echo ENTERED; \
                       python3 -c 'import socket; socket.socket(fileno=0)' && echo SOCKET; exit 0";
@@ -324,7 +324,7 @@ fn a_command_can_only_append_to_a_log_of_the_host() {
                   attempt(lambda: os.fchmod(1, 0o666))\n\
                   attempt(lambda: os.pwrite(os.open('/proc/self/fd/1', os.O_RDWR), b'FORGED', 0))\n\
                   os.write(1, b'appended\\n')\n";
-    for (way, mut command) in ways() {
+    for (way, mut command) in stream_commands() {
         let mut log = tempfile::NamedTempFile::new().unwrap();
         log.write_all(b"important history\n").unwrap();
         let append = File::options().append(true).open(log.path()).unwrap();

@@ -15,7 +15,7 @@ use test_harness::prey::{BESIDE, IN_USR, LEFT, LIAR, LIE, SHARED};
 use crate::races::ends;
 use crate::support::{Done, HostFile, TREES, Test, eventually, finish, in_tree, inside, ok, run};
 use crate::{
-    ALL, MARKER, Prey, Who, attack, follow_links_out, host_state, judge, lines, place, unit,
+    ALL, Attacker, MARKER, Prey, attack, follow_links_out, host_state, judge, lines, place, unit,
 };
 
 /// Directory of the host that contains the shared one.
@@ -169,7 +169,7 @@ fn attack_from(flavour: Flavour) {
                 lines(&attack_shares(user, &prey), OF_MACHINES),
             ),
         ] {
-            let who = Who {
+            let who = Attacker {
                 name: &name,
                 stopped: &["all", "root"],
                 own: &OWN,

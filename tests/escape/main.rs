@@ -130,7 +130,7 @@ fn lines(done: &Done, least: usize) -> Vec<Line> {
 }
 
 /// The user that makes the attempts, and the results expected of it.
-struct Who<'a> {
+struct Attacker<'a> {
     name: &'a str,
     /// Classes of attempts that must be stopped.
     stopped: &'a [&'a str],
@@ -139,7 +139,7 @@ struct Who<'a> {
 }
 
 /// Prints the table, and returns the attempts that escaped but should have been stopped.
-fn judge(who: &Who<'_>, lines: &[Line]) -> Vec<String> {
+fn judge(who: &Attacker<'_>, lines: &[Line]) -> Vec<String> {
     let mut escaped = Vec::new();
     println!("--- {}", who.name);
     let (mut stopped, mut own) = (0, 0);
@@ -192,8 +192,8 @@ fn place(name: &str) {
 }
 
 /// Returns a user in a container, where everything reached is the host's.
-fn in_container<'a>(name: &'a str, stopped: &'a [&'a str]) -> Who<'a> {
-    Who {
+fn in_container<'a>(name: &'a str, stopped: &'a [&'a str]) -> Attacker<'a> {
+    Attacker {
         name,
         stopped,
         own: &[],

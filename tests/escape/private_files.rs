@@ -161,7 +161,7 @@ fn boot_secrets_of_a_machine_are_private_and_removed_once_it_runs() {
         assert_eq!(done.stdout.trim(), "0", "{done:?}");
     }
 
-    // It finds what it boots from when it reboots, and a command that was in it does not wait for its end for ever.
+    // The boot files are there again at a reboot, and a command that runs inside meanwhile ends with an error.
     let bounded = |seconds: &str, command: &[&str]| {
         let mut asked = Command::new("timeout");
         asked

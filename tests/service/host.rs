@@ -123,7 +123,7 @@ fn run_reports_readiness_and_stops_at_sigterm() {
     let failed = listed("t-run").unwrap();
     assert_eq!(failed["state"], "failed");
     assert!(ok(&["status", "t-run"]).contains("has ended by itself"));
-    // That is past when it was started again, whoever did that.
+    // A new start clears the status, whoever started it.
     let uri = std::env::var("LIBVIRT_DEFAULT_URI").unwrap();
     output("virsh", &["-c", &uri, "start", "t-run"]);
     eventually("it is up", || inside("t-run", "true").code == 0);

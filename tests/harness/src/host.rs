@@ -26,7 +26,7 @@ pub struct Done {
 /// Runs a command to its end, with `input` as standard input.
 ///
 /// # Errors
-/// It cannot be run.
+/// The command cannot be run.
 pub fn finish(mut command: Command, input: &[u8]) -> Result<Done> {
     let mut child = command
         .stdin(Stdio::piped())

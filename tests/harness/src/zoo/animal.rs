@@ -72,12 +72,12 @@ struct Listed {
 }
 
 /// Exit status, output and duration of a command.
-struct Said {
+struct CommandResult {
     text: String,
     ok: bool,
 }
 
-impl Said {
+impl CommandResult {
     /// Returns the last line, where a failed command says why.
     fn why(&self) -> &str {
         self.text
@@ -171,14 +171,14 @@ impl Visitor {
         Ok(())
     }
 
-    fn ask(&self, row: &Row, name: &str) -> Result<Said> {
+    fn ask(&self, row: &Row, name: &str) -> Result<CommandResult> {
         match row.place {
             Where::Inside => self.tool(&["execute", name, "--", "sh", "-c", &row.probe], 30),
             Where::Host => match self.address(name)? {
                 Some(address) => run(bounded(30 * self.pace)
                     .env("IP", address)
                     .args(["sh", "-c", &row.probe])),
-                None => Ok(Said {
+                None => Ok(CommandResult {
                     text: "no address".into(),
                     ok: false,
                 }),
@@ -205,7 +205,7 @@ impl Visitor {
             .find(|address| address.contains('.')))
     }
 
-    fn tool(&self, arguments: &[&str], seconds: u32) -> Result<Said> {
+    fn tool(&self, arguments: &[&str], seconds: u32) -> Result<CommandResult> {
         run(bounded(seconds * self.pace)
             .env(URI_VARIABLE, &self.uri)
             .arg(&self.program)
@@ -229,7 +229,7 @@ fn bounded(seconds: u32) -> Command {
 }
 
 /// Runs a command to its end; the output is its two streams, one after the other.
-fn run(command: &mut Command) -> Result<Said> {
+fn run(command: &mut Command) -> Result<CommandResult> {
     let output = command
         .stdin(Stdio::null())
         .output()
@@ -239,7 +239,7 @@ fn run(command: &mut Command) -> Result<Said> {
     if output.status.code() == Some(124) {
         text.push_str("\ntimed out\n");
     }
-    Ok(Said {
+    Ok(CommandResult {
         text,
         ok: output.status.success(),
     })

@@ -20,12 +20,12 @@ const HELLO: u8 = 11;
 const PASSAGE: u8 = 12;
 
 /// Bytes of one or more frames.
-type Said = Vec<u8>;
+type Frames = Vec<u8>;
 
 /// A false agent: its greeting, its answer to requests, and whether it repeats the answer without end.
 struct Lie {
-    hello: fn(u64) -> Said,
-    answer: fn() -> Said,
+    hello: fn(u64) -> Frames,
+    answer: fn() -> Frames,
     is_endless: bool,
 }
 
@@ -99,12 +99,12 @@ fn lie(name: &str) -> Lie {
     }
 }
 
-fn frame(kind: u8, payload: &[u8]) -> Said {
+fn frame(kind: u8, payload: &[u8]) -> Frames {
     let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
     [&[kind][..], &length.to_le_bytes(), payload].concat()
 }
 
-fn hello(version: u32, number: u64) -> Said {
+fn hello(version: u32, number: u64) -> Frames {
     let magic = &b"virt-sandbox way"[..];
     frame(
         HELLO,
@@ -112,25 +112,25 @@ fn hello(version: u32, number: u64) -> Said {
     )
 }
 
-fn data(bytes: &[u8]) -> Said {
+fn data(bytes: &[u8]) -> Frames {
     frame(DATA, &[&[1], bytes].concat())
 }
 
-fn exit(code: u8) -> Said {
+fn exit(code: u8) -> Frames {
     frame(
         EXIT,
         format!(r#"{{"type":"status","code":{code}}}"#).as_bytes(),
     )
 }
 
-fn noise() -> Said {
+fn noise() -> Frames {
     (0..4096_u32)
         .map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8)
         .collect()
 }
 
 /// Returns frames that only the host may send, or that answer nothing.
-fn unasked() -> Said {
+fn unasked() -> Frames {
     let open = [&[7, 0, 0, 0][..], &[0, 22, 0]].concat();
     let bytes = [&[9, 0, 0, 0][..], &[2], b"bytes"].concat();
     [
@@ -188,11 +188,12 @@ fn ports() -> Vec<PathBuf> {
         .into_iter()
         .flatten()
         .flatten();
-    let ways = entries.filter(|entry| {
+    let ports = entries.filter(|entry| {
         let name = fs::read_to_string(entry.path().join("name")).unwrap_or_default();
         name.starts_with("org.virt-sandbox.way.")
     });
-    ways.map(|entry| Path::new("/dev").join(entry.file_name()))
+    ports
+        .map(|entry| Path::new("/dev").join(entry.file_name()))
         .collect()
 }
 

@@ -45,10 +45,10 @@ struct Host {
 }
 
 /// Function that makes one attempt: `Ok` is an escape and says what was done, `Err` says what stopped it.
-type Way = fn(&Host) -> Result<String, String>;
+type AttemptFn = fn(&Host) -> Result<String, String>;
 
 /// Name of an attempt, the protection it is against, and the function that makes it.
-type Attempt = (&'static str, Against, Way);
+type Attempt = (&'static str, Against, AttemptFn);
 
 /// Makes a system call by number.
 fn call(number: i64, arguments: [usize; 5]) -> Result<i64, String> {
@@ -230,7 +230,7 @@ fn is_mapped(id: u32) -> bool {
 }
 
 /// Makes an attempt in a child process, whose state it may destroy.
-fn attempt(way: Way, host: &Host) -> (bool, String) {
+fn attempt(way: AttemptFn, host: &Host) -> (bool, String) {
     let Ok((read, write)) = nix::unistd::pipe() else {
         return (false, "no pipe".to_owned());
     };

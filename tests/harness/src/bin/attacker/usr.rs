@@ -15,7 +15,7 @@ pub fn attempts() -> Vec<Attempt> {
         (
             "make a file in /usr" as _,
             All,
-            (|_| usr(|dir| File::create_new(dir.join("new")).map(drop))) as Way,
+            (|_| usr(|dir| File::create_new(dir.join("new")).map(drop))) as AttemptFn,
         ),
         ("open one to write to it", All, |_| {
             usr(|dir| opened(dir).map(drop))
