@@ -36,16 +36,17 @@ fn main() -> Result<()> {
         hostname: None,
         timeout: DEFAULT_TIMEOUT,
     };
-    let config = sandboxes.create(&request, &|| false)?;
-    println!("created {} in {}", config.name, config.path.display());
-    sandboxes.start(&config.name, None, &|| false)?;
-    let summary = sandboxes.summary(&config.name)?;
+    let sandbox = sandboxes.create(&request)?;
+    let path = sandbox.config().path.display();
+    println!("created {} in {path}", sandbox.name());
+    sandbox.lock()?.start(None)?;
+    let summary = sandbox.summary()?;
     println!(
         "{} is {} at {}",
         summary.name,
         summary.state,
         summary.addresses.join(", ")
     );
-    sandboxes.stop(&config.name)?;
-    sandboxes.delete(&config.name, false)
+    sandbox.stop()?;
+    sandbox.delete(false)
 }

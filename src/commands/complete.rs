@@ -73,7 +73,8 @@ pub fn snapshots() -> Vec<CompletionCandidate> {
     let names = sandboxes.store.names().unwrap_or_default();
     let snapshots: BTreeSet<String> = names
         .iter()
-        .flat_map(|name| sandboxes.snapshots(name).unwrap_or_default())
+        .filter_map(|name| sandboxes.get(name).ok())
+        .flat_map(|sandbox| sandbox.snapshots().unwrap_or_default())
         .map(|snapshot| snapshot.name.to_string())
         .collect();
     snapshots

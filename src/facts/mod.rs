@@ -3,7 +3,7 @@
 //! | module | what it owns |
 //! |---|---|
 //! | [`discover`] | everything that belongs to a service |
-//! | [`unit`] | systemd units, read from their files |
+//! | [`unit`](mod@unit) | systemd units, read from their files |
 //! | [`package`] | dpkg and rpm behind one trait |
 //! | `accounts`, `sysusers` | users and groups: existing ones and those that a package declares |
 //! | `tmpfiles`, `conf_d` | `tmpfiles.d`, and the search path that it shares with `sysusers.d` |

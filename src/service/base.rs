@@ -12,7 +12,6 @@ use crate::config::SandboxName;
 use crate::error::{Error, Result};
 use crate::facts::accounts::Texts;
 use crate::facts::discover::Service;
-use crate::service::sandboxes::Sandboxes;
 use crate::service::store::Store;
 use crate::sys::file::atomic;
 use crate::tree::manifest::Manifest;
@@ -28,6 +27,21 @@ pub struct Provenance {
 }
 
 impl Provenance {
+    /// Reads the records of the sandbox `name`.
+    ///
+    /// # Errors
+    /// Where they cannot be read, or there is no manifest.
+    pub(super) fn load(store: &Store, name: &SandboxName) -> Result<Self> {
+        let path = store.manifest(name);
+        let text = fs::read_to_string(&path).map_err(Error::io("reading", &path))?;
+        Ok(Self {
+            manifest: text
+                .parse()
+                .map_err(Error::step(format!("reading '{}'", path.display())))?,
+            base: Base::load(&store.base(name))?,
+        })
+    }
+
     /// Writes the records of the sandbox `name`.
     ///
     /// # Errors
@@ -36,23 +50,6 @@ impl Provenance {
         let text = self.manifest.to_string();
         atomic::write(&store.manifest(name), text.as_bytes(), 0o600)?;
         self.base.save(&store.base(name))
-    }
-}
-
-impl Sandboxes {
-    /// Loads the records of a sandbox.
-    ///
-    /// # Errors
-    /// The records cannot be read, or there is no manifest.
-    pub(super) fn recorded(&self, name: &SandboxName) -> Result<Provenance> {
-        let path = self.store.manifest(name);
-        let text = fs::read_to_string(&path).map_err(Error::io("reading", &path))?;
-        Ok(Provenance {
-            manifest: text
-                .parse()
-                .map_err(Error::step(format!("reading '{}'", path.display())))?,
-            base: Base::load(&self.store.base(name))?,
-        })
     }
 }
 

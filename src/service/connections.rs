@@ -1,12 +1,11 @@
 //! Connections to libvirt: for a command that looks at many sandboxes, of which most have the same one, and for one that stays.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use crate::config::SandboxConfig;
 use crate::error::Result;
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::libvirt::Libvirt;
@@ -16,18 +15,20 @@ const LOOK: Duration = Duration::from_secs(60);
 
 /// Connections that are open, by what they lead to. Not to be kept over a long wait.
 #[derive(Debug, Default)]
-pub(super) struct Connections(BTreeMap<String, Libvirt>);
+pub(super) struct Connections(BTreeMap<String, Arc<Libvirt>>);
 
 impl Connections {
-    /// The connection of a sandbox.
+    /// Returns the connection behind a URI.
     ///
     /// # Errors
     /// Where no daemon answers.
-    pub(super) fn of(&mut self, config: &SandboxConfig) -> Result<&Libvirt> {
-        match self.0.entry(config.connection.clone()) {
-            Entry::Occupied(open) => Ok(open.into_mut()),
-            Entry::Vacant(place) => Ok(place.insert(Libvirt::open(&config.connection)?)),
+    pub(super) fn open(&mut self, uri: &str) -> Result<Arc<Libvirt>> {
+        if let Some(open) = self.0.get(uri) {
+            return Ok(Arc::clone(open));
         }
+        let open = Arc::new(Libvirt::open(uri)?);
+        self.0.insert(uri.to_owned(), Arc::clone(&open));
+        Ok(open)
     }
 }
 

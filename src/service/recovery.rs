@@ -7,12 +7,12 @@ use crate::hypervisor::libvirt::Libvirt;
 use crate::service::sandboxes::Sandboxes;
 
 impl Sandboxes {
-    /// Takes away what commands that were cut short have left, and undoes upgrades that were.
+    /// Finishes or undoes what commands that were cut short have left.
     ///
     /// # Errors
     /// Where libvirt does not answer, and only if there is something to take away.
     pub fn recover(&self) -> Result<()> {
-        self.thaw()?;
+        self.thaw_abandoned()?;
         self.empty_boot_files()?;
         self.finish_renames()?;
         self.resolve_snapshots()?;
@@ -23,7 +23,7 @@ impl Sandboxes {
             );
             // One that cannot be removed must not be in the way of every other command.
             let removed = Libvirt::open(&removal.connection)
-                .and_then(|hypervisor| self.remove(&removal, &hypervisor));
+                .and_then(|hypervisor| self.carry_out_removal(&removal, &hypervisor));
             if let Err(error) = removed {
                 log::warn!("removing what is left of '{}': {error}", removal.name);
             }

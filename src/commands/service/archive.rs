@@ -71,8 +71,9 @@ pub struct ImportArgs {
 
 pub fn export(args: &ExportArgs, sandboxes: &Sandboxes) -> Result<()> {
     let name = &args.name.name;
-    let interrupted = lifecycle::interruption()?;
-    let export = |to: &mut dyn io::Write| sandboxes.export(name, to, &interrupted);
+    let sandboxes = &sandboxes.cancelled_by(lifecycle::interruption()?);
+    let cancelled = || sandboxes.is_cancelled();
+    let export = |to: &mut dyn io::Write| sandboxes.get(name)?.lock()?.export(to);
     if args.output == Path::new("-") {
         let stdout = io::stdout();
         if stdout.is_terminal() {
@@ -81,7 +82,7 @@ pub fn export(args: &ExportArgs, sandboxes: &Sandboxes) -> Result<()> {
             ));
         }
         // Not through a buffer of lines.
-        let mut to = Interruptible::new(File::from(duplicate(&stdout)?), &interrupted);
+        let mut to = Interruptible::new(File::from(duplicate(&stdout)?), &cancelled);
         return export(&mut to);
     }
     sandboxes.store.load(name)?;
@@ -116,23 +117,24 @@ pub fn import(args: ImportArgs, sandboxes: &Sandboxes) -> Result<()> {
             )
             .collect(),
     };
-    let interrupted = lifecycle::interruption()?;
+    let sandboxes = &sandboxes.cancelled_by(lifecycle::interruption()?);
+    let cancelled = || sandboxes.is_cancelled();
     let opening = Error::io("reading", &args.file);
     let file = if args.file == Path::new("-") {
         File::from(duplicate(&io::stdin())?)
     } else {
         File::open(&args.file).map_err(&opening)?
     };
-    let buffered = BufReader::with_capacity(1 << 16, Interruptible::new(file, &interrupted));
+    let buffered = BufReader::with_capacity(1 << 16, Interruptible::new(file, &cancelled));
     let archive = decompressed(buffered).map_err(&opening)?;
-    let config = sandboxes.import(archive, &request, &interrupted)?;
-    let name = &config.name;
+    let sandbox = sandboxes.import(archive, &request)?;
+    let (name, config) = (sandbox.name(), sandbox.config());
     output::progress(&format!(
         "imported sandbox '{name}' in '{}'",
         config.path.display()
     ));
     if args.start {
-        create::start_made(name, "import it", sandboxes, &interrupted)?;
+        create::start_made(&sandbox, "import it")?;
     }
     Ok(())
 }

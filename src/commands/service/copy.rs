@@ -46,20 +46,20 @@ pub struct RenameArgs {
 
 pub fn clone(args: CloneArgs, sandboxes: &Sandboxes) -> Result<()> {
     let request = Request {
-        source: args.source,
         name: args.dest,
         base: args.path.map(create::absolute).transpose()?,
         hostname: args.hostname,
     };
-    let interrupted = lifecycle::interruption()?;
-    let config = sandboxes.clone_sandbox(&request, &interrupted)?;
+    let sandboxes = &sandboxes.cancelled_by(lifecycle::interruption()?);
+    let sandbox = sandboxes.get(&args.source)?.clone_as(&request)?;
+    let config = sandbox.config();
     output::progress(&format!(
         "cloned sandbox '{}' in '{}'",
         config.name,
         config.path.display()
     ));
     if args.start {
-        create::start_made(&config.name, "clone it", sandboxes, &interrupted)?;
+        create::start_made(&sandbox, "clone it")?;
     }
     Ok(())
 }
@@ -67,7 +67,7 @@ pub fn clone(args: CloneArgs, sandboxes: &Sandboxes) -> Result<()> {
 pub fn rename(args: &RenameArgs, sandboxes: &Sandboxes) -> Result<()> {
     // It takes a moment only: a signal waits for its end.
     let _signals = lifecycle::interruption()?;
-    sandboxes.rename(&args.old, &args.new)?;
+    sandboxes.get(&args.old)?.rename(&args.new)?;
     output::progress(&format!("'{}' is '{}' now", args.old, args.new));
     Ok(())
 }

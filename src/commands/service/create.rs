@@ -17,7 +17,7 @@ use crate::config::{
 };
 use crate::error::{Error, Result};
 use crate::host;
-use crate::service::{Plan, Request, Sandboxes};
+use crate::service::{Plan, Request, Sandbox, Sandboxes};
 
 /// Make a sandbox around units of this host, or around a command
 #[derive(Debug, clap::Args)]
@@ -217,15 +217,20 @@ pub fn run(args: Args, sandboxes: &Sandboxes) -> Result<()> {
     if args.dry_run {
         return show(&sandboxes.plan(&request)?);
     }
-    let interrupted = lifecycle::interruption()?;
+    let sandboxes = &sandboxes.cancelled_by(lifecycle::interruption()?);
     let name = request.name.clone();
-    let config = sandboxes.create(&request, &interrupted)?;
+    let sandbox = sandboxes.create(&request)?;
+    let config = sandbox.config();
     output::progress(&format!(
         "created sandbox '{name}' in '{}'",
-        config.image_file().unwrap_or(config.path).display()
+        config
+            .image_file()
+            .as_ref()
+            .unwrap_or(&config.path)
+            .display()
     ));
     if args.start {
-        return start_made(&name, "create it", sandboxes, &interrupted);
+        return start_made(&sandbox, "create it");
     }
     if !host::runs_systemd() {
         log::info!(
@@ -236,19 +241,13 @@ pub fn run(args: Args, sandboxes: &Sandboxes) -> Result<()> {
 }
 
 /// Starts a sandbox that was just made; where that fails it is removed. `again` is how to make it once more.
-pub fn start_made(
-    name: &SandboxName,
-    again: &str,
-    sandboxes: &Sandboxes,
-    interrupted: &dyn Fn() -> bool,
-) -> Result<()> {
-    lifecycle::start_named(name, None, sandboxes, interrupted).inspect_err(|_| {
-        match sandboxes.delete(name, true) {
-            Ok(()) => {
-                log::info!("nothing is left of '{name}'; {again} without --start to look into it");
-            }
-            Err(error) => log::warn!("removing '{name}': {error}"),
+pub fn start_made(sandbox: &Sandbox<'_>, again: &str) -> Result<()> {
+    let name = sandbox.name();
+    lifecycle::start_one(sandbox, None).inspect_err(|_| match sandbox.delete(true) {
+        Ok(()) => {
+            log::info!("nothing is left of '{name}'; {again} without --start to look into it");
         }
+        Err(error) => log::warn!("removing '{name}': {error}"),
     })
 }
 

@@ -91,11 +91,14 @@ fn enter(name: &Name, mut how: ExecOptions, command: &[String], sandboxes: &Sand
     {
         how.environment.insert(0, ("TERM".to_owned(), terminal));
     }
-    let done = sandboxes.enter(&name.name).and_then(|inside| {
-        let doing = || format!("entering '{}'", name.name);
-        let executed = inside.execute(&how, command);
-        executed.map_err(|error| Error::step(doing())(error))
-    });
+    let done = sandboxes
+        .get(&name.name)
+        .and_then(|sandbox| sandbox.enter())
+        .and_then(|inside| {
+            let doing = || format!("entering '{}'", name.name);
+            let executed = inside.execute(&how, command);
+            executed.map_err(|error| Error::step(doing())(error))
+        });
     match done {
         Ok(status) => ExitCode::from(status),
         Err(error) => failed(&error),

@@ -3,8 +3,6 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,7 +16,7 @@ use crate::host;
 use crate::ports::forward::Outcome;
 use crate::ports::listening;
 use crate::service::inspect::journal;
-use crate::service::{Failure, Sandboxes};
+use crate::service::{Cancellation, Failure, Sandbox, Sandboxes};
 use crate::sys::image::holder::{self, HolderFiles};
 use crate::sys::process::{command, confined, notify};
 
@@ -131,14 +129,14 @@ pub fn read_confined(args: &ReadArgs) -> Result<()> {
     Err(Error::step("confining what reads")(error))
 }
 
-/// Says whether one of the usual signals has asked to end.
-pub fn interruption() -> Result<impl Fn() -> bool> {
-    let asked = Arc::new(AtomicBool::new(false));
+/// Returns a cancellation that the usual signals request.
+pub fn interruption() -> Result<Cancellation> {
+    let cancellation = Cancellation::default();
     for signal in [SIGHUP, SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&asked))
+        signal_hook::flag::register(signal, cancellation.flag())
             .map_err(Error::step("listening for signals"))?;
     }
-    Ok(move || asked.load(Ordering::Relaxed))
+    Ok(cancellation)
 }
 
 /// Does something for each of several sandboxes, of which none is missing. One that fails is said, and keeps none of the others
@@ -146,11 +144,10 @@ pub fn interruption() -> Result<impl Fn() -> bool> {
 pub fn each(
     names: &[SandboxName],
     sandboxes: &Sandboxes,
-    interrupted: &dyn Fn() -> bool,
     act: impl Fn(&SandboxName) -> Result<()>,
 ) -> Result<ExitCode> {
     for name in names {
-        sandboxes.store.load_to_end(name)?;
+        sandboxes.store.load_for_stop(name)?;
     }
     let mut done = BTreeSet::new();
     let mut status = None;
@@ -159,7 +156,7 @@ pub fn each(
             let failed = output::fail(PROGRAM, &error);
             status.get_or_insert(failed);
         }
-        if interrupted() {
+        if sandboxes.is_cancelled() {
             break;
         }
     }
@@ -167,15 +164,15 @@ pub fn each(
 }
 
 pub fn start(args: &StartArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
-    let interrupted = interruption()?;
-    each(&args.names.names, sandboxes, &interrupted, |name| {
+    let sandboxes = &sandboxes.cancelled_by(interruption()?);
+    each(&args.names.names, sandboxes, |name| {
         // systemd would say nothing. What runs without its unit being active is taken over.
         if is_up(name) {
             return Err(Error::running(format!(
                 "the sandbox '{name}' is running already"
             )));
         }
-        start_named(name, timeout(args), sandboxes, &interrupted)
+        start_one(&sandboxes.get(name)?, timeout(args))
     })
 }
 
@@ -192,42 +189,40 @@ fn timeout(args: &StartArgs) -> Option<Duration> {
 }
 
 /// Starts a sandbox: through the host's systemd, so that it knows of it, but for a time of its own.
-pub fn start_named(
-    name: &SandboxName,
-    timeout: Option<Duration>,
-    sandboxes: &Sandboxes,
-    interrupted: &dyn Fn() -> bool,
-) -> Result<()> {
-    sandboxes.store.load(name)?;
-    let is_hosts = host::runs_systemd() && sandboxes.store.unit(name).exists();
+pub fn start_one(sandbox: &Sandbox<'_>, timeout: Option<Duration>) -> Result<()> {
+    let name = sandbox.name();
+    let is_hosts = host::runs_systemd() && sandbox.store().unit(name).exists();
     if is_hosts && timeout.is_none() {
         return start_unit(name);
     }
-    sandboxes.start(name, timeout, interrupted)?;
+    sandbox.lock()?.start(timeout)?;
     output::progress(&format!("the units of '{name}' are active"));
     Ok(())
 }
 
 pub fn stop(args: &StopArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
-    each(&args.names.names, sandboxes, &|| false, |name| {
-        sandboxes.stop(name)
+    each(&args.names.names, sandboxes, |name| {
+        sandboxes.get_for_stop(name)?.stop()
     })
 }
 
 pub fn restart(args: &StartArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
-    let interrupted = interruption()?;
-    each(&args.names.names, sandboxes, &interrupted, |name| {
-        sandboxes.stop(name)?;
-        start_named(name, timeout(args), sandboxes, &interrupted)
+    let sandboxes = &sandboxes.cancelled_by(interruption()?);
+    each(&args.names.names, sandboxes, |name| {
+        sandboxes.get_for_stop(name)?.stop()?;
+        start_one(&sandboxes.get(name)?, timeout(args))
     })
 }
 
 pub fn enable(args: &EnableArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
-    let interrupted = interruption()?;
+    let sandboxes = &sandboxes.cancelled_by(interruption()?);
     sandboxes.enable(&args.names.names)?;
-    each(&args.names.names, sandboxes, &interrupted, |name| {
-        if args.now && !sandboxes.listen(name, true)? && !sandboxes.is_running(name)? {
-            start_named(name, None, sandboxes, &interrupted)?;
+    each(&args.names.names, sandboxes, |name| {
+        if args.now {
+            let sandbox = sandboxes.get(name)?;
+            if !sandbox.listen(true) && !sandbox.is_running()? {
+                start_one(&sandbox, None)?;
+            }
         }
         Ok(())
     })
@@ -235,10 +230,10 @@ pub fn enable(args: &EnableArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
 
 pub fn disable(args: &DisableArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
     sandboxes.disable(&args.names.names)?;
-    each(&args.names.names, sandboxes, &|| false, |name| {
+    each(&args.names.names, sandboxes, |name| {
         if args.now {
-            sandboxes.listen(name, false)?;
-            sandboxes.stop(name)?;
+            sandboxes.get(name)?.listen(false);
+            sandboxes.get_for_stop(name)?.stop()?;
         }
         Ok(())
     })
@@ -268,30 +263,30 @@ fn start_unit(name: &SandboxName) -> Result<()> {
 }
 
 pub fn reload(args: &ReloadArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
-    each(&args.names.names, sandboxes, &|| false, |name| {
-        sandboxes.reload(name, &args.unitfile)
+    each(&args.names.names, sandboxes, |name| {
+        sandboxes.get(name)?.reload(&args.unitfile)
     })
 }
 
 pub fn delete(args: &DeleteArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
-    each(&args.names.names, sandboxes, &|| false, |name| {
-        sandboxes.delete(name, args.force)
+    each(&args.names.names, sandboxes, |name| {
+        sandboxes.get_for_stop(name)?.delete(args.force)
     })
 }
 
 pub fn run(args: &RunArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
     let name = &args.name.name;
-    let interrupted = interruption()?;
-    match keep(name, sandboxes, &interrupted) {
+    let sandboxes = &sandboxes.cancelled_by(interruption()?);
+    match keep(name, sandboxes) {
         Ok(None) => Ok(ExitCode::SUCCESS),
         Ok(Some(Failure { text, status })) => {
-            sandboxes.note_failure(name, &text);
+            sandboxes.store.note_failure(name, &text);
             let _ = output::fail(PROGRAM, &Error::refused(text));
             Ok(ExitCode::from(status))
         }
         Err(error) => {
-            if !interrupted() {
-                sandboxes.note_failure(name, &error.to_string());
+            if !sandboxes.is_cancelled() {
+                sandboxes.store.note_failure(name, &error.to_string());
             }
             Err(error)
         }
@@ -300,36 +295,32 @@ pub fn run(args: &RunArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
 
 /// Starts a sandbox, or takes over one that runs, and stays until its end: tells why that was no good one. Being asked to stop is one,
 /// also before it is up.
-fn keep(
-    name: &SandboxName,
-    sandboxes: &Sandboxes,
-    interrupted: &dyn Fn() -> bool,
-) -> Result<Option<Failure>> {
+fn keep(name: &SandboxName, sandboxes: &Sandboxes) -> Result<Option<Failure>> {
     let sockets = listening::inherited();
-    let config = sandboxes.store.load(name)?;
+    let mut sandbox = sandboxes.get(name)?;
     let begin = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
-    let ports = match sandboxes.take_over(name, &sockets, interrupted) {
+    let ports = match sandbox.take_over(&sockets) {
         // One that was there before runs still.
-        Err(Error::Interrupted) => return sandboxes.halt(name).map(|()| None),
+        Err(Error::Interrupted) => return sandbox.lock_for_stop()?.stop().map(|()| None),
         taken => taken?,
     };
     notify::ready(&format!("the units of '{name}' are active"))?;
     // The sandbox's journal becomes the unit's. Where it cannot be followed the sandbox still runs.
-    let follower = journal::follow(sandboxes, &config, begin).map(|mut journalctl| {
+    let follower = journal::follow(&sandbox, begin).map(|mut journalctl| {
         let said = journalctl.stdout.take();
         let showing = said.map(|said| thread::spawn(move || logs::show(said)));
         (journalctl, showing)
     });
-    let ended = sandboxes.wait(name, &ports, interrupted);
+    let ended = sandbox.wait(&ports);
     // Where its ports are not served it is no use.
     let noted = match ended {
         Ok(Outcome::Gone) => Ok(()),
         Ok(Outcome::Stopped | Outcome::Idle) | Err(_) => notify::stopping(),
     };
     // What the units say while they stop belongs to its journal as well.
-    let halted = noted.and_then(|()| sandboxes.halt(name));
+    let stopped = noted.and_then(|()| sandbox.lock_for_stop()?.stop());
     match follower {
         Ok((mut journalctl, showing)) => {
             let _ = journalctl.kill();
@@ -338,17 +329,18 @@ fn keep(
         }
         Err(error) => log::warn!("following the journal: {error}"),
     }
-    halted?;
+    stopped?;
     match ended? {
         Outcome::Stopped => Ok(None),
         Outcome::Idle => {
             log::info!("nobody has asked for '{name}' for long: it was stopped");
             Ok(None)
         }
-        Outcome::Gone => Ok(sandboxes.end_of(&config)),
+        Outcome::Gone => Ok(sandbox.failure()),
     }
 }
 
 pub fn forward(args: &ForwardArgs, sandboxes: &Sandboxes) -> Result<()> {
-    sandboxes.serve_ports(&args.name.name, &args.sockets, &interruption()?)
+    let sandboxes = sandboxes.cancelled_by(interruption()?);
+    sandboxes.get(&args.name.name)?.serve_ports(&args.sockets)
 }

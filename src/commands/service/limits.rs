@@ -50,7 +50,7 @@ pub fn seconds(text: &str) -> Result<f64> {
 
 pub fn set(args: &SetArgs, sandboxes: &Sandboxes) -> Result<()> {
     let _signals = lifecycle::interruption()?;
-    for (key, reason) in sandboxes.set(&args.name.name, &args.changes)? {
+    for (key, reason) in sandboxes.get(&args.name.name)?.lock()?.set(&args.changes)? {
         log::info!("'{key}' takes effect at the next start: {reason}");
     }
     Ok(())
@@ -58,7 +58,8 @@ pub fn set(args: &SetArgs, sandboxes: &Sandboxes) -> Result<()> {
 
 pub fn stats(args: &StatsArgs, sandboxes: &Sandboxes) -> Result<()> {
     let interval = Duration::from_secs_f64(args.interval);
-    let all = sandboxes.stats(&args.names, interval, &lifecycle::interruption()?)?;
+    let sandboxes = sandboxes.cancelled_by(lifecycle::interruption()?);
+    let all = sandboxes.stats(&args.names, interval)?;
     match args.format {
         Format::Json => output::print_json(&all),
         Format::Table => {

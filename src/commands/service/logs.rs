@@ -48,19 +48,19 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
-    let config = sandboxes.store.load(&args.name.name)?;
+    let sandbox = sandboxes.get(&args.name.name)?;
     // What a virtual machine still holds back is not in the files yet. One that hangs has a journal all the same.
-    if let Err(error) = sandboxes.settle(&args.name.name) {
+    if let Err(error) = sandbox.sync() {
         log::warn!("the end of the journal may be missing: {error}");
     }
     let mut arguments = arguments(args);
     let printably = io::stdout().is_terminal();
-    if args.follow && follow::are_needed(sandboxes, &config)? {
+    if args.follow && follow::is_polled(&sandbox)? {
         let show = |line: &[u8]| print_bytes(line, printably);
-        return follow::follow(sandboxes, &config, &arguments, show, is_read);
+        return follow::follow(&sandbox, &arguments, show, is_read);
     }
     arguments.extend(args.follow.then(|| "--follow".to_owned()));
-    let mut journalctl = journal::read(sandboxes, &config, &arguments)?;
+    let mut journalctl = journal::read(&sandbox, &arguments)?;
     let shown = journalctl.stdout.take().map_or(Ok(()), show);
     if !is_read(Duration::ZERO) {
         let _ = journalctl.kill();

@@ -33,7 +33,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<ExitCode> {
-    let interrupted = lifecycle::interruption()?;
+    let sandboxes = &sandboxes.cancelled_by(lifecycle::interruption()?);
     let limit = Duration::from_secs(args.timeout.into());
     let names = if args.all {
         let running = sandboxes.list()?.into_iter();
@@ -44,7 +44,7 @@ pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<ExitCode> {
     } else {
         args.names.clone()
     };
-    each(&names, sandboxes, &interrupted, |name| {
-        sandboxes.rotate(name, args.force, limit)
+    each(&names, sandboxes, |name| {
+        sandboxes.get(name)?.rotate(args.force, limit)
     })
 }

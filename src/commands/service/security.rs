@@ -28,8 +28,10 @@ pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
         Some(name) => vec![name.clone()],
         None => sandboxes.list()?.into_iter().map(|one| one.name).collect(),
     };
-    let reports: Vec<Report> =
-        (names.iter().map(|name| sandboxes.security(name))).collect::<Result<_>>()?;
+    let reports: Vec<Report> = (names
+        .iter()
+        .map(|name| sandboxes.get(name).and_then(|sandbox| sandbox.security())))
+    .collect::<Result<_>>()?;
     let cells = |cells: [&str; 3]| cells.map(ToOwned::to_owned).to_vec();
     match (args.format, args.name.is_some(), reports.as_slice()) {
         (Format::Json, true, [report]) => output::print_json(report),

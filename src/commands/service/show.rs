@@ -114,7 +114,8 @@ fn runs(summary: &Summary) -> String {
 
 pub fn status(args: &StatusArgs, sandboxes: &Sandboxes) -> Result<()> {
     let name = &args.name.name;
-    let summary = sandboxes.summary(name)?;
+    let sandbox = sandboxes.get(name)?;
+    let summary = sandbox.summary()?;
     if args.format == Format::Json {
         return output::print_json(&summary);
     }
@@ -161,7 +162,7 @@ pub fn status(args: &StatusArgs, sandboxes: &Sandboxes) -> Result<()> {
             "--",
         ];
         command.extend(summary.units.iter().map(String::as_str));
-        let shown = sandboxes.enter(name)?.capture(&command)?;
+        let shown = sandbox.enter()?.capture(&command)?;
         text.push('\n');
         text.push_str(&output::printable(&shown.stdout));
         if shown.stdout.is_empty() && !shown.success {
@@ -182,7 +183,8 @@ pub fn inspect(args: &InspectArgs, sandboxes: &Sandboxes) -> Result<()> {
         shared: Vec<SharedDirectory>,
     }
     let name = &args.name.name;
-    let config = sandboxes.store.load(name)?;
+    let sandbox = sandboxes.get(name)?;
+    let config = sandbox.config();
     let shown = match args.show_secrets {
         true => config.clone(),
         false => config.without_secrets(),
@@ -191,17 +193,17 @@ pub fn inspect(args: &InspectArgs, sandboxes: &Sandboxes) -> Result<()> {
         Format::Table => {
             let mut text = shown.to_toml()?;
             // Nothing else here has to be asked of libvirt.
-            if let Some(label) = sandboxes.summary(name).ok().and_then(|it| it.label) {
+            if let Some(label) = sandbox.summary().ok().and_then(|it| it.label) {
                 text.push_str(&format!("\n# Label: {label}\n"));
             }
-            let owners = sandboxes.owners(&config)?.explained();
+            let owners = sandbox.owners()?.explained();
             text.push_str(&format!("\n# Owners in its tree: {owners}\n"));
             text.push_str("# Directories and images of the host:\n");
             for SharedDirectory {
                 source,
                 read_only,
                 how,
-            } in sandboxes.sharing(&config)?
+            } in sandbox.sharing()?
             {
                 let access = if read_only { "read-only" } else { "writable" };
                 text.push_str(&format!("# {} ({access}): {how}\n", source.display()));
@@ -209,9 +211,9 @@ pub fn inspect(args: &InspectArgs, sandboxes: &Sandboxes) -> Result<()> {
             output::print(&text)
         }
         Format::Json => {
-            let summary = sandboxes.summary(name)?;
-            let owners = sandboxes.owners(&config)?;
-            let shared = sandboxes.sharing(&config)?;
+            let summary = sandbox.summary()?;
+            let owners = sandbox.owners()?;
+            let shared = sandbox.sharing()?;
             output::print_json(&View {
                 summary,
                 config: shown,

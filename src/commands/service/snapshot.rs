@@ -75,7 +75,7 @@ struct Existing {
 }
 
 pub fn run(args: SnapshotArgs, sandboxes: &Sandboxes) -> Result<()> {
-    let interrupted = lifecycle::interruption()?;
+    let sandboxes = &sandboxes.cancelled_by(lifecycle::interruption()?);
     match args.command {
         SnapshotCommand::Create(args) => {
             let name = &args.name.name;
@@ -83,25 +83,26 @@ pub fn run(args: SnapshotArgs, sandboxes: &Sandboxes) -> Result<()> {
                 Some(snapshot) => snapshot,
                 None => Snapshot::name_of_now()?,
             };
-            sandboxes.make_snapshot(name, &snapshot, &interrupted)?;
+            sandboxes.get(name)?.lock()?.create_snapshot(&snapshot)?;
             output::progress(&format!("'{name}' has the snapshot '{snapshot}'"));
             Ok(())
         }
         SnapshotCommand::List(args) => list(&args, sandboxes),
         SnapshotCommand::Revert(RevertArgs { of }) => {
             let (name, snapshot) = (&of.name.name, &of.snapshot);
-            sandboxes.revert(name, snapshot, &interrupted)?;
+            sandboxes.get(name)?.lock()?.revert(snapshot)?;
             output::progress(&format!("'{name}' is as it was at '{snapshot}'"));
             Ok(())
         }
         SnapshotCommand::Delete(DeleteArgs { of }) => {
-            sandboxes.delete_snapshot(&of.name.name, &of.snapshot)
+            let sandbox = sandboxes.get(&of.name.name)?.lock()?;
+            sandbox.delete_snapshot(&of.snapshot)
         }
     }
 }
 
 fn list(args: &ListArgs, sandboxes: &Sandboxes) -> Result<()> {
-    let snapshots = sandboxes.snapshots(&args.name.name)?;
+    let snapshots = sandboxes.get(&args.name.name)?.snapshots()?;
     if args.format == Format::Json {
         return output::print_json(&snapshots);
     }

@@ -57,7 +57,7 @@ const HIDE_CURSOR: &str = "\x1b[?25l";
 const SHOW_CURSOR: &str = "\x1b[?25h";
 
 pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
-    let interrupted = lifecycle::interruption()?;
+    let sandboxes = &sandboxes.cancelled_by(lifecycle::interruption()?);
     let is_terminal = io::stdout().is_terminal();
     let is_live = is_terminal && !args.batch;
     let once = (!is_terminal && !args.batch).then_some(1);
@@ -69,7 +69,7 @@ pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
     }
     let mut is_first = true;
     let shown = loop {
-        if left == Some(0) || pause(Duration::from_secs_f64(args.delay), &interrupted) {
+        if left == Some(0) || pause(Duration::from_secs_f64(args.delay), &sandboxes.cancellation) {
             break Ok(());
         }
         left = left.map(|left| left - 1);

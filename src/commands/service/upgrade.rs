@@ -5,7 +5,7 @@ use crate::commands::output;
 use crate::config::SandboxName;
 use crate::error::{Error, Result};
 use crate::service::Sandboxes;
-use crate::service::upgrade::{How, legacy, report};
+use crate::service::upgrade::{Options, legacy, report};
 
 /// Bring sandboxes along after the host has changed: its configuration files, accounts and packages; also what was
 /// edited in a sandbox.toml, and a sandbox of libvirt-sandbox
@@ -33,24 +33,23 @@ pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
         true => all(sandboxes)?,
         false => args.name.clone(),
     };
-    let interrupted = lifecycle::interruption()?;
-    let start = |name: &SandboxName| lifecycle::start_named(name, None, sandboxes, &interrupted);
-    let how = How {
+    let sandboxes = &sandboxes.cancelled_by(lifecycle::interruption()?);
+    let start = |name: &SandboxName| lifecycle::start_one(&sandboxes.get(name)?, None);
+    let options = Options {
         restart: args.restart,
         trust: args.trust,
         start: &start,
-        interrupted: &interrupted,
     };
     let one = |name: &SandboxName| match args.dry_run {
         true => preview(name, sandboxes, args.trust),
-        false => upgrade(name, sandboxes, &how),
+        false => upgrade(name, sandboxes, &options),
     };
     if let [name] = names.as_slice() {
         return one(name);
     }
     let mut failed = Vec::new();
     for name in &names {
-        if interrupted() {
+        if sandboxes.is_cancelled() {
             return Err(Error::Interrupted);
         }
         if let Err(error) = one(name) {
@@ -87,8 +86,8 @@ fn all(sandboxes: &Sandboxes) -> Result<Vec<SandboxName>> {
     Ok(names)
 }
 
-fn upgrade(name: &SandboxName, sandboxes: &Sandboxes, how: &How<'_>) -> Result<()> {
-    let outcome = sandboxes.upgrade(name, how)?;
+fn upgrade(name: &SandboxName, sandboxes: &Sandboxes, options: &Options<'_>) -> Result<()> {
+    let outcome = sandboxes.upgrade(name, options)?;
     let mut text = format!("{name}: {}\n", outcome.summary);
     for line in outcome.lines {
         text.push_str(&format!("  {line}\n"));

@@ -21,10 +21,8 @@ use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::sys::copy;
 use crate::sys::image::holder::{HeldImage, HolderFiles};
-use crate::sys::image::image_lock;
 use crate::sys::image::loopdev::LoopDevice;
-use crate::sys::image::mkfs;
-use crate::sys::image::references;
+use crate::sys::image::{image_lock, mkfs, references};
 use crate::sys::mount::bind;
 use crate::sys::mount::detached::DetachedMount;
 use crate::sys::process::command;
@@ -108,11 +106,11 @@ impl Tree {
         &self.path
     }
 
-    /// Has all that was written to an image reach it.
+    /// Writes all that is held back to the image.
     ///
     /// # Errors
     /// Where there is no room for it.
-    pub(super) fn settle(&self) -> Result<()> {
+    pub(super) fn sync(&self) -> Result<()> {
         match &self.image {
             Some((mounted, _)) => mounted.sync().map_err(Error::step("writing the image")),
             None => Ok(()),

@@ -10,8 +10,10 @@ use crate::config::SandboxName;
 use crate::driver::{Guest, GuestUsage};
 use crate::error::{Error, Result};
 use crate::hypervisor::{Hypervisor, Usage};
+use crate::service::cancellation::Cancellation;
 use crate::service::connections::Connections;
 use crate::service::inspect::parallel::ask_all;
+use crate::service::sandbox::Sandbox;
 use crate::service::sandboxes::Sandboxes;
 
 /// What a running sandbox uses, or has used since it started.
@@ -60,15 +62,15 @@ struct Sample {
 /// A look that lacks what only the sandbox tells.
 #[derive(Debug)]
 struct Look {
-    inside: Box<dyn Guest>,
+    guest: Box<dyn Guest>,
     usage: Usage,
     at: Instant,
 }
 
 impl Look {
     fn sample(self) -> Result<Sample> {
-        let Self { inside, usage, at } = self;
-        let activity = inside.usage()?;
+        let Self { guest, usage, at } = self;
+        let activity = guest.usage()?;
         Ok(Sample {
             activity,
             usage,
@@ -128,9 +130,10 @@ impl<'a> Meter<'a> {
         let mut connections = Connections::default();
         let mut samples = BTreeMap::new();
         let mut silent = None;
-        let looks = names
-            .iter()
-            .map(|name| (name, self.sandboxes.look_at(name, &mut connections)));
+        let looks = names.iter().map(|name| {
+            let sandbox = self.sandboxes.get_connected(name, &mut connections);
+            (name, sandbox.and_then(|sandbox| sandbox.look()))
+        });
         let sampled = ask_all(looks.collect(), |(name, look)| {
             (name, look.and_then(Look::sample))
         });
@@ -150,10 +153,11 @@ impl<'a> Meter<'a> {
     }
 }
 
-/// Waits for so long; `true` if `interrupted` said so meanwhile.
-pub fn pause(interval: Duration, interrupted: &dyn Fn() -> bool) -> bool {
+/// Waits for so long; `true` if that was cancelled meanwhile.
+#[must_use]
+pub fn pause(interval: Duration, cancellation: &Cancellation) -> bool {
     let begin = Instant::now();
-    while !interrupted() {
+    while !cancellation.is_requested() {
         let left = interval.saturating_sub(begin.elapsed());
         if left.is_zero() {
             return false;
@@ -164,36 +168,27 @@ pub fn pause(interval: Duration, interrupted: &dyn Fn() -> bool) -> bool {
 }
 
 impl Sandboxes {
-    /// What sandboxes use, measured for so long; all that run if none is named.
+    /// Returns what sandboxes use, measured for so long; all that run if none is named.
     ///
     /// # Errors
     /// Where one that is named does not run, or libvirt does not answer.
-    pub fn stats(
-        &self,
-        names: &[SandboxName],
-        interval: Duration,
-        interrupted: &dyn Fn() -> bool,
-    ) -> Result<Vec<Stats>> {
+    pub fn stats(&self, names: &[SandboxName], interval: Duration) -> Result<Vec<Stats>> {
         let mut meter = Meter::new(self, names);
         meter.look()?;
-        if pause(interval, interrupted) {
+        if pause(interval, &self.cancellation) {
             return Err(Error::Interrupted);
         }
         meter.look()
     }
+}
 
-    /// Returns what a sandbox uses as the host knows it, and the handle to ask for the rest inside.
-    fn look_at(&self, name: &SandboxName, connections: &mut Connections) -> Result<Look> {
-        let config = self.store.load(name)?;
-        let hypervisor = connections.of(&config)?;
-        let inside = self.guest(&config, hypervisor)?.ok_or_else(|| {
-            Error::not_running(format!(
-                "the sandbox '{name}' does not run; start it with 'virt-sandbox-service start {name}'"
-            ))
-        })?;
+impl Sandbox<'_> {
+    /// Returns what it uses as the host knows it, and the handle to ask for the rest inside.
+    fn look(&self) -> Result<Look> {
+        let guest = self.guest()?.ok_or_else(|| self.not_running())?;
         Ok(Look {
-            inside,
-            usage: hypervisor.usage(name.as_str())?,
+            guest,
+            usage: self.hypervisor()?.usage(self.name().as_str())?,
             at: Instant::now(),
         })
     }

@@ -11,6 +11,7 @@ use crate::hypervisor::{DomainState, Hypervisor};
 use crate::service::connections::Connections;
 use crate::service::inspect::addresses::Expected;
 use crate::service::inspect::parallel::ask_all;
+use crate::service::sandbox::Sandbox;
 use crate::service::sandboxes::Sandboxes;
 use crate::{host, label};
 
@@ -52,21 +53,21 @@ pub struct Summary {
 /// Handle to ask a running sandbox for its addresses, and the addresses that it can have.
 #[derive(Debug)]
 struct Look {
-    inside: Box<dyn Guest>,
+    guest: Box<dyn Guest>,
     expected: Expected,
 }
 
 impl Summary {
     /// Adds what only the sandbox tells.
     fn seen(mut self, look: Option<Look>) -> Self {
-        if let Some(Look { inside, expected }) = look {
-            self.addresses = expected.shown(inside.addresses());
+        if let Some(Look { guest, expected }) = look {
+            self.addresses = expected.shown(guest.addresses());
         }
         self
     }
 }
 
-/// The label of a sandbox; none where nothing of the host labels any.
+/// Returns the label of a sandbox; `None` where nothing of the host labels any.
 pub(in crate::service) fn label_of(
     hypervisor: &dyn Hypervisor,
     name: &SandboxName,
@@ -78,47 +79,32 @@ pub(in crate::service) fn label_of(
     Ok(definition.and_then(|xml| label::of_domain(&xml)))
 }
 
-impl Sandboxes {
-    /// Whether a sandbox runs; one that is paused does.
+impl Sandbox<'_> {
+    /// Returns what is known of the sandbox.
     ///
     /// # Errors
-    /// Where there is no such sandbox or libvirt does not answer.
-    pub fn is_running(&self, name: &SandboxName) -> Result<bool> {
-        let config = self.store.load(name)?;
-        let state = self.hypervisor(&config)?.state(name.as_str())?;
-        Ok(state.is_active())
-    }
-
-    /// What is known of a sandbox.
-    ///
-    /// # Errors
-    /// Where there is no such sandbox or libvirt does not answer.
-    pub fn summary(&self, name: &SandboxName) -> Result<Summary> {
-        let (summary, look) = self.summary_at(name, &mut Connections::default())?;
+    /// Where libvirt does not answer.
+    pub fn summary(&self) -> Result<Summary> {
+        let (summary, look) = self.summary_by_host()?;
         Ok(summary.seen(look))
     }
 
-    /// Returns the summary of a sandbox as the host knows it, and the handle to ask the sandbox itself, if it runs.
-    fn summary_at(
-        &self,
-        name: &SandboxName,
-        connections: &mut Connections,
-    ) -> Result<(Summary, Option<Look>)> {
-        let config = self.store.load(name)?;
-        let state = connections.of(&config)?.state(name.as_str())?;
-        let inside = match state {
-            DomainState::Running { .. } => self.guest_of(&config, state)?,
+    /// Returns its summary as the host knows it, and the handle to ask the sandbox itself, if it runs.
+    fn summary_by_host(&self) -> Result<(Summary, Option<Look>)> {
+        let (name, config, hypervisor) = (self.name(), self.config(), self.hypervisor()?);
+        let state = self.state()?;
+        let guest = match state {
+            DomainState::Running { .. } => self.guest_in(state)?,
             DomainState::Paused { .. } | DomainState::Stopped | DomainState::Missing => None,
         };
         let failure = match state {
-            DomainState::Stopped => self.noted_failure(name),
+            DomainState::Stopped => self.store().noted_failure(name),
             DomainState::Running { .. } | DomainState::Paused { .. } | DomainState::Missing => None,
         };
-        let hypervisor = connections.of(&config)?;
         let label = label_of(hypervisor, name)?;
-        let look = inside.map(|inside| Look {
-            inside,
-            expected: Expected::of(&config, hypervisor),
+        let look = guest.map(|guest| Look {
+            guest,
+            expected: Expected::of(config, hypervisor),
         });
         let summary = Summary {
             name: name.clone(),
@@ -129,7 +115,7 @@ impl Sandboxes {
             }
             .to_owned(),
             failure,
-            driver: self.driver(&config)?.name().to_owned(),
+            driver: self.driver()?.name().to_owned(),
             units: config.units().to_vec(),
             command: config
                 .workload
@@ -137,15 +123,17 @@ impl Sandboxes {
                 .map(|command| command.argv.clone()),
             addresses: vec![],
             image: config.image_file(),
-            publish: config.publish,
-            path: config.path,
-            hostname: config.hostname,
-            enabled: self.store.is_enabled(name),
+            publish: config.publish.clone(),
+            path: config.path.clone(),
+            hostname: config.hostname.clone(),
+            enabled: self.store().is_enabled(name),
         };
         Ok((summary, look))
     }
+}
 
-    /// What is known of every sandbox. One that cannot be looked at is said, and the others still listed: each may have a
+impl Sandboxes {
+    /// Returns what is known of every sandbox. One that cannot be looked at is said, and the others still listed: each may have a
     /// connection of its own.
     ///
     /// # Errors
@@ -159,7 +147,10 @@ impl Sandboxes {
             if !self.store.config(&name).exists() {
                 continue;
             }
-            match self.summary_at(&name, &mut connections) {
+            let looked = self
+                .get_connected(&name, &mut connections)
+                .and_then(|sandbox| sandbox.summary_by_host());
+            match looked {
                 Ok(summary) => summaries.push(summary),
                 Err(error @ Error::Libvirt { .. }) => silent.push((name, error)),
                 Err(error) => log::warn!("{name}: {}", error.chain()),

@@ -9,6 +9,8 @@ use std::io::ErrorKind;
 use crate::config::SandboxName;
 use crate::error::{Error, Result};
 use crate::host;
+use crate::service::host_unit;
+use crate::service::sandbox::Sandbox;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::Store;
 use crate::sys::process::command;
@@ -17,14 +19,14 @@ use crate::sys::process::command;
 const WANTS: [&str; 3] = [".wants", ".requires", ".upholds"];
 
 impl Sandboxes {
-    /// Has the host's systemd start sandboxes at boot.
+    /// Makes the host's systemd start sandboxes at boot.
     ///
     /// # Errors
     /// Where one of them is not there, or the host has no systemd.
     pub fn enable(&self, names: &[SandboxName]) -> Result<()> {
         for name in names {
-            let (_lock, config) = self.store.lock(name)?;
-            if !self.write_unit(&config)? {
+            let sandbox = self.get(name)?.lock()?;
+            if !host_unit::write(sandbox.config(), &self.store)? {
                 return Err(Error::unsupported(format!(
                     "this host has no '{}' for systemd to read at boot; have what starts its services run \
                      'virt-sandbox-service start {name}'",
@@ -35,7 +37,7 @@ impl Sandboxes {
         links("enable", names)
     }
 
-    /// Has the host's systemd not start sandboxes at boot any more.
+    /// Makes the host's systemd not start sandboxes at boot any more.
     ///
     /// # Errors
     /// As [`enable`](Self::enable).
@@ -50,18 +52,17 @@ impl Sandboxes {
         }
         links("disable", &enabled)
     }
+}
 
-    /// Has the host's systemd listen now for a sandbox that is started on demand, or not any more. `false` for one that is not.
-    ///
-    /// # Errors
-    /// Where there is no such sandbox.
-    pub fn listen(&self, name: &SandboxName, wanted: bool) -> Result<bool> {
-        let is_listened_for = self.store.load(name)?.on_demand && host::runs_systemd();
+impl Sandbox<'_> {
+    /// Makes the host's systemd listen now for a sandbox that is started on demand, or not any more. `false` for one that is not.
+    pub fn listen(&self, wanted: bool) -> bool {
+        let is_listened_for = self.config().on_demand && host::runs_systemd();
         if is_listened_for {
             let verb = if wanted { "start" } else { "stop" };
-            self.systemctl(&[verb, "--", &name.socket()]);
+            host_unit::systemctl(&[verb, "--", &self.name().socket()]);
         }
-        Ok(is_listened_for)
+        is_listened_for
     }
 }
 

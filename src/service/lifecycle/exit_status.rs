@@ -4,20 +4,17 @@
 //! (`systemd.journal-fields(7)`, `systemd/sd-messages.h`). A sandbox of units has no end of its own: its units are started again
 //! inside as they say, and it stays for the admin to look at if they fail; that it ends by itself is a failure.
 
-use std::fs;
-use std::io::{BufRead, BufReader, ErrorKind, Read};
-use std::path::Path;
+use std::io::{BufRead, BufReader, Read};
 use std::time::SystemTime;
 
 use serde::Deserialize;
 
+use crate::config::SandboxName;
 use crate::config::workload::{COMMAND_UNIT, Restart};
-use crate::config::{SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
 use crate::service::inspect::journal;
 use crate::service::lifecycle::failure;
-use crate::service::sandboxes::Sandboxes;
-use crate::sys::file::atomic;
+use crate::service::sandbox::Sandbox;
 
 /// `SD_MESSAGE_UNIT_SUCCESS`: a unit has ended as it should.
 const SUCCESS: &str = "7ad2d189f7e94e70a38c781354912448";
@@ -50,11 +47,11 @@ struct Entry {
     exit_status: Option<String>,
 }
 
-impl Sandboxes {
-    /// Why a sandbox has ended that was not stopped; nothing if it had done what it was for.
+impl Sandbox<'_> {
+    /// Returns why it has ended, if nobody has stopped it; `None` if it had done what it was for.
     #[must_use]
-    pub fn end_of(&self, config: &SandboxConfig) -> Option<Failure> {
-        let name = &config.name;
+    pub fn failure(&self) -> Option<Failure> {
+        let (name, config) = (self.name(), self.config());
         let Some(command) = config.workload.command() else {
             return Some(Failure {
                 text: format!("the sandbox '{name}' has ended by itself"),
@@ -72,8 +69,8 @@ impl Sandboxes {
                 });
             }
         }
-        match self.said_of_command(config, SystemTime::UNIX_EPOCH) {
-            Ok(entries) => judged(name, &entries),
+        match self.command_entries(SystemTime::UNIX_EPOCH) {
+            Ok(entries) => judge(name, &entries),
             Err(error) => {
                 log::warn!("how the command of '{name}' has ended is not known: {error}");
                 None
@@ -81,28 +78,25 @@ impl Sandboxes {
         }
     }
 
-    /// How a command has done that was over, and its sandbox with it, before anybody has looked: it was started at `since`.
-    /// `None` where that is not why the sandbox has ended.
-    pub(in crate::service) fn was_over(
-        &self,
-        config: &SandboxConfig,
-        since: SystemTime,
-    ) -> Option<Result<()>> {
+    /// Returns how a command has ended that was started at `since`, if it was over, and its sandbox with it, before anybody has
+    /// looked. `None` if that is not why the sandbox has ended.
+    pub(in crate::service) fn finished_command(&self, since: SystemTime) -> Option<Result<()>> {
+        let config = self.config();
         let command = config.workload.command()?;
         if command.restart != Restart::No {
             return None;
         }
-        let entries = self.said_of_command(config, since).ok()?;
+        let entries = self.command_entries(since).ok()?;
         if entries.is_empty() {
             return None;
         }
-        let Some(failure) = judged(&config.name, &entries) else {
+        let Some(failure) = judge(&config.name, &entries) else {
             return Some(Ok(()));
         };
         let awaited = failure::awaited(command.ready).unwrap_or_default();
         let arguments = ["--output=cat", failure::LINES].map(str::to_owned);
         let own = [format!("--unit={COMMAND_UNIT}")];
-        let lines = self.said(config, since, &[arguments.as_slice(), &own].concat());
+        let lines = self.read_journal(since, &[arguments.as_slice(), &own].concat());
         let shown: String = lines
             .unwrap_or_default()
             .iter()
@@ -114,8 +108,8 @@ impl Sandboxes {
         ))))
     }
 
-    /// What systemd inside has said of the end of the command in the last run, if that began after `since`.
-    fn said_of_command(&self, config: &SandboxConfig, since: SystemTime) -> Result<Vec<Entry>> {
+    /// Returns what systemd inside has said of the end of the command in the last run, if that began after `since`.
+    fn command_entries(&self, since: SystemTime) -> Result<Vec<Entry>> {
         let mut arguments = [
             "--output=json",
             "--output-fields=MESSAGE_ID,UNIT_RESULT,EXIT_CODE,EXIT_STATUS",
@@ -125,24 +119,19 @@ impl Sandboxes {
         .to_vec();
         arguments.push(format!("UNIT={COMMAND_UNIT}"));
         arguments.extend([SUCCESS, FAILURE, EXIT].map(|id| format!("MESSAGE_ID={id}")));
-        let lines = self.said(config, since, &arguments)?;
+        let lines = self.read_journal(since, &arguments)?;
         Ok(lines
             .iter()
             .filter_map(|line| serde_json::from_str(line).ok())
             .collect())
     }
 
-    /// Lines of the journal of the last run, from `since` on.
-    fn said(
-        &self,
-        config: &SandboxConfig,
-        since: SystemTime,
-        arguments: &[String],
-    ) -> Result<Vec<String>> {
+    /// Returns lines of the journal of the last run, from `since` on.
+    fn read_journal(&self, since: SystemTime, arguments: &[String]) -> Result<Vec<String>> {
         let since = since.duration_since(SystemTime::UNIX_EPOCH);
         let since = format!("--since=@{}", since.unwrap_or_default().as_secs());
         let all = ["--boot".to_owned(), "--quiet".to_owned(), since];
-        let mut child = journal::read(self, config, &[all.as_slice(), arguments].concat())?;
+        let mut child = journal::read(self, &[all.as_slice(), arguments].concat())?;
         // Root inside writes the journal, too.
         let lines = child.stdout.take().map(|stdout| stdout.take(MOST_SAID));
         let lines = lines.map(BufReader::new);
@@ -154,41 +143,9 @@ impl Sandboxes {
         child.wait().map_err(Error::step("running journalctl"))?;
         Ok(lines)
     }
-
-    /// Remembers why a sandbox has failed, until it is started again or gets another name.
-    pub fn note_failure(&self, name: &SandboxName, text: &str) {
-        let path = self.store.failure(name);
-        match atomic::write(&path, text.as_bytes(), 0o600) {
-            Err(error) if self.store.config(name).exists() => {
-                log::warn!("noting that '{name}' has failed: {error}");
-            }
-            Ok(()) | Err(_) => {}
-        }
-    }
-
-    /// Why a sandbox has failed that does not run. Others may have started it since, by libvirt: its init has said something then.
-    pub(in crate::service) fn noted_failure(&self, name: &SandboxName) -> Option<String> {
-        let path = self.store.failure(name);
-        let changed = |path: &Path| fs::metadata(path).and_then(|file| file.modified()).ok();
-        if changed(&self.store.init_log(name)) > changed(&path) {
-            return None;
-        }
-        fs::read_to_string(path).ok()
-    }
-
-    /// A sandbox is about to start, or has another name: that it failed before is past.
-    pub(in crate::service) fn forget_failure(&self, name: &SandboxName) -> Result<()> {
-        let path = self.store.failure(name);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(Error::io("removing", &path)(error))
-            }
-            Ok(()) | Err(_) => Ok(()),
-        }
-    }
 }
 
-fn judged(name: &SandboxName, entries: &[Entry]) -> Option<Failure> {
+fn judge(name: &SandboxName, entries: &[Entry]) -> Option<Failure> {
     let last = |id: &str| entries.iter().rev().find(|entry| entry.message_id == id);
     let Some(failure) = last(FAILURE) else {
         let has_ended = last(SUCCESS).is_some();
@@ -224,7 +181,7 @@ mod tests {
             .iter()
             .map(|line| serde_json::from_str(line).unwrap())
             .collect();
-        judged(&"a".parse().unwrap(), &entries)
+        judge(&"a".parse().unwrap(), &entries)
     }
 
     #[test]

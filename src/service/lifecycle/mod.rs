@@ -3,10 +3,9 @@
 mod autostart;
 pub(crate) mod exit_status;
 mod failure;
-mod host_unit;
 pub(crate) mod ports;
 pub mod ready;
 mod reload;
 mod rotate;
-pub mod start;
-pub mod stop;
+mod start;
+mod stop;

@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::config::network::publish::Protocol;
-use crate::config::{Publish, SandboxConfig, SandboxName};
+use crate::config::{Publish, SandboxConfig};
 use crate::driver::{Entrance, Guest};
 use crate::error::{Error, Result};
 use crate::ports::forward::{self, Destination, Outcome, Port};
 use crate::ports::listening::Listener;
-use crate::service::sandboxes::Sandboxes;
+use crate::service::sandbox::Sandbox;
 use crate::sys::file::lock::{Lock, Sharing};
 use crate::sys::process::command;
 use crate::sys::process::cpu_quota::CpuQuota;
@@ -86,16 +86,13 @@ impl Ports {
     }
 }
 
-impl Sandboxes {
-    /// Opens the ports that a sandbox publishes, but for those that are open already: the descriptors of `given`.
+impl Sandbox<'_> {
+    /// Opens the ports that it publishes, but for those that are open already: the descriptors of `given`.
     ///
     /// # Errors
     /// Where a port is taken, or what is given is no socket that listens.
-    pub(in crate::service) fn open_ports(
-        &self,
-        config: &SandboxConfig,
-        given: &[RawFd],
-    ) -> Result<Ports> {
+    pub(in crate::service) fn open_ports(&self, given: &[RawFd]) -> Result<Ports> {
+        let config = self.config();
         let mut open = Vec::new();
         for descriptor in given {
             let listening = Listener::from_inherited(*descriptor)
@@ -111,7 +108,7 @@ impl Sandboxes {
                 .position(|(address, listener)| is_of(publish, *address, listener));
             let listener = match found {
                 Some(index) => open.swap_remove(index).1,
-                None => listen(publish).map_err(|error| self.taken(config, publish, &error))?,
+                None => listen(publish).map_err(|error| self.taken_port(publish, &error))?,
             };
             ports.push(Port {
                 listener,
@@ -127,8 +124,8 @@ impl Sandboxes {
         }
         Ok(Ports {
             ports,
-            memory: self.driver(config)?.memory(&config.resources).get(),
-            quota: Arc::new(self.cpu_quota(config)),
+            memory: self.driver()?.memory(&config.resources).get(),
+            quota: Arc::new(self.cpu_quota()),
             // Somebody has to listen on to start it again.
             idle: config
                 .idle_stop
@@ -137,25 +134,23 @@ impl Sandboxes {
         })
     }
 
-    /// CPU time that forwarding may take: as much as the sandbox, also once `set` has changed that.
-    fn cpu_quota(&self, config: &SandboxConfig) -> CpuQuota {
-        let (path, before) = (
-            self.store.config(&config.name),
-            config.resources.cpu_percent(),
-        );
+    /// Returns the CPU time that forwarding may take: as much as the sandbox, also once `set` has changed that.
+    fn cpu_quota(&self) -> CpuQuota {
+        let path = self.store().config(self.name());
+        let before = self.config().resources.cpu_percent();
         CpuQuota::new(move || {
             SandboxConfig::load(&path).map_or(before, |config| config.resources.cpu_percent())
         })
     }
 
-    /// Says why a port cannot be opened, and whose it is.
-    fn taken(&self, config: &SandboxConfig, publish: &Publish, error: &io::Error) -> Error {
-        let others = self.store.names().unwrap_or_default();
+    /// Returns the error of a port that cannot be opened, with who has it.
+    fn taken_port(&self, publish: &Publish, error: &io::Error) -> Error {
+        let others = self.store().names().unwrap_or_default();
         let publisher = others
             .iter()
-            .filter(|name| **name != config.name)
+            .filter(|name| *name != self.name())
             .find(|name| {
-                let other = self.store.load(name);
+                let other = self.store().load(name);
                 other.is_ok_and(|other| other.publish.iter().any(|other| other.collides(publish)))
             });
         let is_taken = error.kind() == io::ErrorKind::AddrInUse;
@@ -174,7 +169,7 @@ impl Sandboxes {
         };
         Error::refused(format!(
             "publishing '{publish}' of the sandbox '{}': {reason}",
-            config.name
+            self.name()
         ))
     }
 
@@ -182,11 +177,12 @@ impl Sandboxes {
     ///
     /// # Errors
     /// Where that process does not begin.
-    pub(in crate::service) fn leave_ports(&self, name: &SandboxName, ports: &Ports) -> Result<()> {
+    pub(in crate::service) fn leave_ports(&self, ports: &Ports) -> Result<()> {
         if ports.ports.is_empty() {
             return Ok(());
         }
-        let log = self.store.stage(name).join("ports.log");
+        let name = self.name();
+        let log = self.stage().join("ports.log");
         let output = File::create(&log).map_err(Error::io("creating", &log))?;
         let sockets: Vec<BorrowedFd<'_>> = ports
             .ports
@@ -199,7 +195,7 @@ impl Sandboxes {
                 .map_err(Error::io("running", &program))?;
         let begin = Instant::now();
         while begin.elapsed() < PATIENCE {
-            if self.server(name) == Some(child.id()) {
+            if self.port_server() == Some(child.id()) {
                 return Ok(());
             }
             if let Ok(Some(_)) = child.try_wait() {
@@ -217,26 +213,20 @@ impl Sandboxes {
     /// Serves ports that were left to this process, until the sandbox ends.
     ///
     /// # Errors
-    /// Where there is no such sandbox, or its ports cannot be served.
-    pub fn serve_ports(
-        &self,
-        name: &SandboxName,
-        given: &[RawFd],
-        stop: &dyn Fn() -> bool,
-    ) -> Result<()> {
+    /// Where its ports cannot be served.
+    pub fn serve_ports(&mut self, given: &[RawFd]) -> Result<()> {
         // Who started us may have a terminal, which is none of our business.
         let _ = nix::unistd::setsid();
-        let config = self.store.load(name)?;
-        let path = self.store.dir(name).join(LOCK);
+        let path = self.store().dir(self.name()).join(LOCK);
         let _lock = Lock::acquire(&path, Sharing::Exclusive, |_| {})?;
-        let mut ports = self.open_ports(&config, given)?;
+        let mut ports = self.open_ports(given)?;
         ports.idle = None;
-        self.wait(name, &ports, stop).map(drop)
+        self.wait(&ports).map(drop)
     }
 
-    /// The process that serves a sandbox's ports, where it is one of their own.
-    fn server(&self, name: &SandboxName) -> Option<u32> {
-        let path = self.store.dir(name).join(LOCK);
+    /// Returns the process that serves its ports, where it is one of their own.
+    fn port_server(&self) -> Option<u32> {
+        let path = self.store().dir(self.name()).join(LOCK);
         if !path.exists() {
             return None;
         }
@@ -246,10 +236,10 @@ impl Sandboxes {
             .holder
     }
 
-    /// Ends the process that serves a sandbox's ports, where there is one.
-    pub(in crate::service) fn release_ports(&self, name: &SandboxName) {
+    /// Ends the process that serves its ports, where there is one.
+    pub(in crate::service) fn release_ports(&self) {
         let opened = self
-            .server(name)
+            .port_server()
             .and_then(|pid| Some((pid, Process::open(pid).ok()?)));
         let Some((pid, process)) = opened else {
             return;
@@ -257,7 +247,8 @@ impl Sandboxes {
         // Between taking the lock and writing its number into it the file has that of one before.
         let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let mut words = words.split(|byte| *byte == 0).skip(1);
-        if words.next() != Some(SERVE.as_bytes()) || words.next() != Some(name.as_str().as_bytes())
+        if words.next() != Some(SERVE.as_bytes())
+            || words.next() != Some(self.name().as_str().as_bytes())
         {
             return;
         }
@@ -289,20 +280,6 @@ fn is_of(publish: &Publish, address: SocketAddr, listener: &Listener) -> bool {
     is_there && (publish.protocol, publish.host.get()) == (protocol, address.port())
 }
 
-/// Where systemd is to listen for a published port: `ListenStream=` of `systemd.socket(5)`.
-pub(in crate::service) fn listening(publish: &Publish) -> (&'static str, String) {
-    let setting = match publish.protocol {
-        Protocol::Tcp => "ListenStream",
-        Protocol::Udp => "ListenDatagram",
-    };
-    let place = match publish.address {
-        None => publish.host.to_string(),
-        // Alone it would stand for every address, also of the other kind.
-        Some(address) => SocketAddr::new(address, publish.host.get()).to_string(),
-    };
-    (setting, place)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -320,17 +297,5 @@ mod tests {
         let address = all.address().unwrap();
         let publish = format!("{}:80", address.port()).parse().unwrap();
         assert!(is_of(&publish, address, &all));
-    }
-
-    #[test]
-    fn systemd_listens_where_we_would() {
-        for (text, setting, place) in [
-            ("8080:80", "ListenStream", "8080"),
-            ("127.0.0.1:53:53/udp", "ListenDatagram", "127.0.0.1:53"),
-            ("[::1]:8080:80", "ListenStream", "[::1]:8080"),
-        ] {
-            let publish = text.parse().unwrap();
-            assert_eq!(listening(&publish), (setting, place.to_owned()));
-        }
     }
 }

@@ -1,23 +1,22 @@
 //! Units of a running sandbox read their configuration again.
 
-use crate::config::SandboxName;
 use crate::error::{Error, Result};
-use crate::service::sandboxes::Sandboxes;
+use crate::service::sandbox::Sandbox;
 
-impl Sandboxes {
-    /// Has units of a running sandbox read their configuration again. If none is named, those of its units that can: with a
+impl Sandbox<'_> {
+    /// Makes units of a running sandbox read their configuration again. If none is named, those of its units that can: with a
     /// server may come a timer, which has nothing to read.
     ///
     /// # Errors
     /// Where it does not run, a named unit cannot do so, or none can.
-    pub fn reload(&self, name: &SandboxName, units: &[String]) -> Result<()> {
-        let config = self.store.load(name)?;
-        let inside = self.enter(name)?;
+    pub fn reload(&self, units: &[String]) -> Result<()> {
+        let (name, config) = (self.name(), self.config());
+        let guest = self.enter()?;
         let able;
         let units = if units.is_empty() {
             let mut command = vec!["systemctl", "show", "--property=Id,CanReload", "--"];
             command.extend(config.units().iter().map(String::as_str));
-            able = able_to_reload(&inside.capture(&command)?.stdout);
+            able = able_to_reload(&guest.capture(&command)?.stdout);
             if able.is_empty() {
                 return Err(Error::refused(format!(
                     "none of the units of '{name}' can reload: {}; restart it with 'virt-sandbox-service restart {name}'",
@@ -30,7 +29,7 @@ impl Sandboxes {
         };
         let mut command = vec!["systemctl", "reload", "--"];
         command.extend(units.iter().map(String::as_str));
-        let done = inside.capture(&command)?;
+        let done = guest.capture(&command)?;
         if done.success {
             return Ok(());
         }

@@ -7,9 +7,8 @@
 
 use std::time::Duration;
 
-use crate::config::SandboxName;
 use crate::error::{Error, Result};
-use crate::service::sandboxes::Sandboxes;
+use crate::service::sandbox::Sandbox;
 
 /// Runs logrotate by the sandbox's configuration, for so many seconds, with the state where logrotate itself has it: in the
 /// sandbox's `/var`. A sandbox without `/etc/logrotate.conf` still has what packages say of their logs in `/etc/logrotate.d`.
@@ -39,17 +38,18 @@ exit $status
 /// What the sandbox is given beyond its time, should it see to it that it is not kept.
 const GRACE: Duration = Duration::from_secs(10);
 
-impl Sandboxes {
+impl Sandbox<'_> {
     /// Rotates the logs of a running sandbox: those that are due, or all with `force`. What logrotate says is logged.
     ///
     /// # Errors
     /// Where it does not run, the host has no logrotate, or that fails or takes longer than `limit`, when it is ended.
-    pub fn rotate(&self, name: &SandboxName, force: bool, limit: Duration) -> Result<()> {
+    pub fn rotate(&self, force: bool, limit: Duration) -> Result<()> {
+        let name = self.name();
         let seconds = limit.as_secs().to_string();
         let mut command = vec!["sh", "-c", SCRIPT, "rotate", &seconds];
         command.extend(force.then_some("--force"));
         command.extend(log::log_enabled!(log::Level::Debug).then_some("--verbose"));
-        let done = self.enter(name)?.capture_within(&command, limit + GRACE)?;
+        let done = self.enter()?.capture_within(&command, limit + GRACE)?;
         let said = done
             .as_ref()
             .map_or("the sandbox does not answer", |done| done.stderr.as_str());

@@ -3,79 +3,81 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::config::{SandboxConfig, SandboxName};
 use crate::error::Result;
 use crate::guest::kernel;
 use crate::host::cgroup;
 use crate::hypervisor::{DomainState, Hypervisor};
+use crate::service::host_unit::{self, STOP_SECONDS};
 use crate::service::image;
 use crate::service::init_units::POWER_OFF;
-use crate::service::sandboxes::Sandboxes;
-
-/// Seconds the units inside may take to stop before the sandbox is ended by force.
-pub const STOP_SECONDS: u64 = 90;
+use crate::service::sandbox::{LockedSandbox, Sandbox};
 
 /// Between two looks at whether it has ended.
 const LOOK: Duration = Duration::from_millis(50);
 
-impl Sandboxes {
-    /// Stops a sandbox: its units are asked to, and what has not ended in time is ended. The host's unit of it is stopped, too. One
-    /// that does not run is no error.
+/// How long the daemon may take to notice that a domain has ended.
+const NOTICING: Duration = Duration::from_secs(5);
+
+impl Sandbox<'_> {
+    /// Stops the host's unit of the sandbox, and then the sandbox itself as [`LockedSandbox::stop`] does.
     ///
     /// # Errors
-    /// Where there is no such sandbox or libvirt does not answer.
-    pub fn stop(&self, name: &SandboxName) -> Result<()> {
-        self.store.load_to_end(name)?;
-        self.stop_unit(name);
-        self.halt(name)
+    /// Where libvirt does not answer.
+    pub fn stop(&self) -> Result<()> {
+        host_unit::stop(self.name(), self.store());
+        self.lock_for_stop()?.stop()
     }
+}
 
-    /// [`stop`](Self::stop) for the host's unit itself.
+impl LockedSandbox<'_> {
+    /// Stops the sandbox: its units are asked to stop, and what has not ended in time is ended. One that does not run is no error.
     ///
     /// # Errors
-    /// As [`stop`](Self::stop).
-    pub fn halt(&self, name: &SandboxName) -> Result<()> {
-        let (_lock, config) = self.store.lock_to_end(name)?;
-        self.end(&config)
-    }
-
-    pub(in crate::service) fn end(&self, config: &SandboxConfig) -> Result<()> {
-        let name = config.name.as_str();
-        let state = self.hypervisor(config)?.state(name)?;
-        let is_frozen = matches!(state, DomainState::Paused { .. });
-        if let Some(inside) = self.guest_of(config, state)?.filter(|_| !is_frozen) {
-            let begin = Instant::now();
-            let limit = Duration::from_secs(STOP_SECONDS);
-            let asked = inside.capture_within(&POWER_OFF, limit);
-            if asked.is_ok_and(|asked| asked.is_some_and(|asked| asked.success)) {
-                while inside.is_alive() && begin.elapsed() < limit {
-                    sleep(LOOK);
-                }
-                if inside.is_alive() {
-                    log::warn!("'{name}' did not stop within {STOP_SECONDS} s: ending it");
-                }
-            }
-        }
-        let hypervisor = self.hypervisor(config)?;
-        // The daemon takes a moment to notice that a domain has ended.
+    /// Where libvirt does not answer.
+    pub fn stop(&mut self) -> Result<()> {
+        self.power_off()?;
+        // In the time that took the daemon may have been restarted.
+        self.disconnect();
         let begin = Instant::now();
-        while self
-            .guest(config, &hypervisor)?
-            .is_some_and(|inside| !inside.is_alive())
-            && begin.elapsed() < Duration::from_secs(5)
-        {
+        while self.guest()?.is_some_and(|guest| !guest.is_alive()) && begin.elapsed() < NOTICING {
             sleep(LOOK);
         }
-        hypervisor.destroy(name)?;
-        let stage = self.store.stage(&config.name);
+        let (name, stage) = (self.name(), self.stage());
+        self.hypervisor()?.destroy(name.as_str())?;
         kernel::Boot::remove(&stage.join(kernel::BOOT_FILES))?;
-        cgroup::remove(&config.name);
-        self.release_ports(&config.name);
-        image::await_release(config, &stage);
-        self.driver(config)?.relabel(config);
-        if !config.credentials.is_empty() {
+        cgroup::remove(name);
+        self.release_ports();
+        image::await_release(self.config(), &stage);
+        self.driver()?.relabel(self.config());
+        if !self.config().credentials.is_empty() {
             // What it boots from has them no more: they are read again at the next start.
-            self.render(config, &hypervisor)?;
+            self.render()?;
+        }
+        Ok(())
+    }
+
+    /// Asks systemd inside to stop, and waits until it has.
+    fn power_off(&self) -> Result<()> {
+        let state = self.state()?;
+        if let DomainState::Paused { .. } = state {
+            return Ok(());
+        }
+        let Some(guest) = self.guest_in(state)? else {
+            return Ok(());
+        };
+        let begin = Instant::now();
+        let limit = Duration::from_secs(STOP_SECONDS);
+        let asked = guest.capture_within(&POWER_OFF, limit);
+        if asked.is_ok_and(|asked| asked.is_some_and(|asked| asked.success)) {
+            while guest.is_alive() && begin.elapsed() < limit {
+                sleep(LOOK);
+            }
+            if guest.is_alive() {
+                log::warn!(
+                    "'{}' did not stop within {STOP_SECONDS} s: ending it",
+                    self.name()
+                );
+            }
         }
         Ok(())
     }

@@ -6,10 +6,12 @@ use guest_init::config::Addressing;
 use uuid::Uuid;
 
 use crate::config::{Hostname, Mount, SandboxConfig, SandboxName};
-use crate::error::{Error, Result};
-use crate::service::provision::freeze::StillTree;
+use crate::error::Result;
+use crate::service::base::Provenance;
+use crate::service::cancellation::Cancellation;
+use crate::service::provision::freeze::FrozenTree;
 use crate::service::provision::identity::{self, Renewal};
-use crate::service::sandboxes::Sandboxes;
+use crate::service::sandbox::Sandbox;
 use crate::sys::copy::{Copier, Existing, Report};
 use crate::sys::root::{Root, RootError, WalkEntry};
 use crate::tree::place;
@@ -17,8 +19,6 @@ use crate::tree::place;
 /// What a clone is to be.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// The sandbox that is cloned.
-    pub source: SandboxName,
     /// The clone's name.
     pub name: SandboxName,
     /// Directory its tree is made in, instead of the usual one.
@@ -27,33 +27,29 @@ pub struct Request {
     pub hostname: Option<Hostname>,
 }
 
-impl Sandboxes {
-    /// Clones a sandbox. One that runs is frozen meanwhile. `interrupted` is asked between two files; once it says so
-    /// everything is undone.
+impl<'a> Sandbox<'a> {
+    /// Clones the sandbox. One that runs is frozen meanwhile. If that is cancelled, everything is undone.
     ///
     /// # Errors
-    /// Where there is no such sandbox, it runs and cannot be frozen, the clone's name or place is taken, or the disk is full.
+    /// Where it runs and cannot be frozen, the clone's name or place is taken, or the disk is full.
     /// After an error nothing is left.
-    pub fn clone_sandbox(
-        &self,
-        request: &Request,
-        interrupted: &dyn Fn() -> bool,
-    ) -> Result<SandboxConfig> {
-        self.store.load(&request.source)?;
-        self.check_name(&request.name)?;
-        let path = self.tree_of(&request.name, request.base.as_deref());
+    pub fn clone_as(&self, request: &Request) -> Result<Sandbox<'a>> {
+        let host = self.host();
+        host.check_name(&request.name)?;
+        let path = host.tree_of(&request.name, request.base.as_deref());
         place::check(&path)?;
-        let (_lock, source) = self.store.lock_with_tree(&request.source)?;
-        let config = cloned(&source, request, path);
-        self.warn_of_shared(&source, &config.name);
-        self.warn_of_snapshots(&source);
-        let renewal = Renewal::new(&source, &config)?;
-        self.make(&config, &mut |tree| {
-            let mut provenance = self.recorded(&source.name)?;
+        let source = self.lock()?;
+        source.check_tree()?;
+        let config = cloned(source.config(), request, path);
+        source.warn_of_shared(&config.name);
+        source.warn_of_snapshots();
+        let renewal = Renewal::new(source.config(), &config)?;
+        host.provision(&config, &mut |tree| {
+            let mut provenance = Provenance::load(&host.store, source.name())?;
             {
-                let from = StillTree::new(self, &source, "cloning", interrupted)?;
+                let from = FrozenTree::new(&source, "cloning")?;
                 let place = |path: &Path| renewal.place(path);
-                let report = copy_tree(from.path(), tree, &place, interrupted)?;
+                let report = copy_tree(from.path(), tree, &place, &host.cancellation)?;
                 for skipped in &report.skipped {
                     log::debug!("not copied: {skipped}");
                 }
@@ -61,11 +57,12 @@ impl Sandboxes {
             renewal.write(tree, &mut provenance.manifest)?;
             Ok(provenance)
         })?;
-        Ok(config)
+        Ok(Sandbox::new(host, config))
     }
 
-    /// Says what a copy of `source` has in common with it.
-    fn warn_of_shared(&self, source: &SandboxConfig, copy: &SandboxName) {
+    /// Warns of what a copy has in common with the sandbox.
+    fn warn_of_shared(&self, copy: &SandboxName) {
+        let source = self.config();
         for mount in &source.mounts {
             if let Mount::HostBind {
                 read_only: false, ..
@@ -81,7 +78,7 @@ impl Sandboxes {
             log::warn!(
                 "'{copy}' and '{}' both publish '{publish}'; change it in '{}' before both run",
                 source.name,
-                self.store.config(copy).display()
+                self.store().config(copy).display()
             );
         }
         for network in &source.networks {
@@ -89,7 +86,7 @@ impl Sandboxes {
                 log::warn!(
                     "'{copy}' has the static address of '{}' on the NIC '{network}'; change it in '{}' before both run",
                     source.name,
-                    self.store.config(copy).display()
+                    self.store().config(copy).display()
                 );
             }
         }
@@ -118,14 +115,13 @@ fn copy_tree(
     from: &Path,
     to: &Path,
     place: &dyn Fn(&Path) -> Option<PathBuf>,
-    interrupted: &dyn Fn() -> bool,
+    cancellation: &Cancellation,
 ) -> Result<Report> {
     let (source, destination) = (Root::new(from)?, Root::new(to)?);
-    let mut copier = Copier::new(&source, &destination, Existing::Refuse).stop_when(interrupted);
+    let cancelled = || cancellation.is_requested();
+    let mut copier = Copier::new(&source, &destination, Existing::Refuse).stop_when(&cancelled);
     for found in walk(&source) {
-        if interrupted() {
-            return Err(Error::Interrupted);
-        }
+        cancellation.check()?;
         let found = found?;
         if let Some(placed) = place(&found.path) {
             copier.copy_found(&found, &placed)?;
@@ -143,6 +139,7 @@ pub(in crate::service) fn walk(root: &Root) -> impl Iterator<Item = Result<WalkE
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::sync::atomic::Ordering;
 
     use super::*;
 
@@ -168,7 +165,8 @@ mod tests {
             Some("/var/log/b") => Some("/var/log/c".into()),
             Some(_) | None => Some(path.to_owned()),
         };
-        copy_tree(&from, &to, &place, &|| false).unwrap();
+        let cancellation = Cancellation::default();
+        copy_tree(&from, &to, &place, &cancellation).unwrap();
         let root = Root::new(&to).unwrap();
         let copied: Vec<String> = walk(&root)
             .map(|found| found.unwrap().path.display().to_string())
@@ -183,6 +181,7 @@ mod tests {
             "/var/log/c",
         ];
         assert_eq!(copied, expected);
-        assert!(copy_tree(&from, &to, &place, &|| true).is_err());
+        cancellation.flag().store(true, Ordering::Relaxed);
+        assert!(copy_tree(&from, &to, &place, &cancellation).is_err());
     }
 }

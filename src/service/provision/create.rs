@@ -16,6 +16,7 @@ use crate::facts::discover::{self, Fact, Service};
 use crate::facts::unit::special::Role;
 use crate::facts::{command, in_use};
 use crate::service::base::{Base, Provenance};
+use crate::service::sandbox::Sandbox;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::{image, init_units, preflight};
 use crate::tree::manifest::Manifest;
@@ -94,7 +95,8 @@ impl Sandboxes {
             .clone()
             .unwrap_or_else(|| Hostname::of(&request.name))
             .to_string();
-        let (workload, service) = found(root, &request.workload, &request.packages, &hostname)?;
+        let (workload, service) =
+            resolve_workload(root, &request.workload, &request.packages, &hostname)?;
         let driver = Driver::of_service(&self.connection)?;
         let container = driver.container();
         let devices = match container {
@@ -119,7 +121,7 @@ impl Sandboxes {
             uuid,
             connection: self.connection.clone(),
             keep_units: keep_units(&service, &workload),
-            mounts: shown_from_host(&service, &workload)
+            mounts: program_mounts(&service, &workload)
                 .into_iter()
                 .chain(request.mounts.clone())
                 .collect(),
@@ -157,7 +159,7 @@ impl Sandboxes {
             image::check_size(image, &tree, root)?;
             place::check_image(&config)?;
         }
-        shared(&mut tree);
+        add_shared(&mut tree);
         let packages = service
             .packages
             .iter()
@@ -171,20 +173,17 @@ impl Sandboxes {
         })
     }
 
-    /// Makes a sandbox. `interrupted` is asked between two files; once it says so everything is undone.
+    /// Makes a sandbox. If that is cancelled, everything is undone.
     ///
     /// # Errors
     /// As [`plan`](Self::plan); where the name is taken, the tree's place is not empty, the disk is full or libvirt refuses. After
     /// an error nothing is left.
-    pub fn create(
-        &self,
-        request: &Request,
-        interrupted: &dyn Fn() -> bool,
-    ) -> Result<SandboxConfig> {
+    pub fn create(&self, request: &Request) -> Result<Sandbox<'_>> {
         let plan = self.plan(request)?;
         let config = &plan.config;
-        self.make(config, &mut |tree| {
-            let report = tree::apply(&plan.tree, Path::new("/"), tree, interrupted)?;
+        self.provision(config, &mut |tree| {
+            let cancelled = || self.is_cancelled();
+            let report = tree::apply(&plan.tree, Path::new("/"), tree, &cancelled)?;
             for skipped in &report.skipped {
                 log::debug!("not copied: {skipped}");
             }
@@ -193,7 +192,7 @@ impl Sandboxes {
                 base: plan.base.clone(),
             })
         })?;
-        Ok(plan.config)
+        Ok(Sandbox::new(self, plan.config))
     }
 
     /// Checks what can be without looking for what belongs to the service.
@@ -206,8 +205,8 @@ impl Sandboxes {
     }
 }
 
-/// What runs, by the names the host has for it, and what belongs to it.
-pub(in crate::service) fn found(
+/// Resolves what runs to the names that the host has for it, and finds what belongs to it.
+pub(in crate::service) fn resolve_workload(
     root: &Path,
     workload: &Workload,
     packages: &[String],
@@ -230,7 +229,7 @@ pub(in crate::service) fn found(
 }
 
 /// Read-only mounts of what the host has of the programs.
-pub(in crate::service) fn shown_from_host(service: &Service, workload: &Workload) -> Vec<Mount> {
+pub(in crate::service) fn program_mounts(service: &Service, workload: &Workload) -> Vec<Mount> {
     let mut mounts = programs_elsewhere(service);
     if let Workload::Command(_) = workload {
         mounts.extend(command::programs_in_srv(service));
@@ -296,8 +295,8 @@ pub(in crate::service) fn keep_units(service: &Service, workload: &Workload) -> 
     names.into_iter().collect()
 }
 
-/// What the plan shows of the host's system directories.
-fn shared(tree: &mut TreePlan) {
+/// Adds the system directories of the host that the sandbox sees.
+fn add_shared(tree: &mut TreePlan) {
     let Ok(facts) = host::HostFacts::probe(Path::new("/")) else {
         return;
     };

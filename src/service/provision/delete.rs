@@ -2,31 +2,41 @@
 
 use std::path::Path;
 
-use crate::config::SandboxName;
 use crate::error::{Error, Result};
 use crate::facts::package;
 use crate::host::cgroup;
 use crate::hypervisor::Hypervisor;
+use crate::hypervisor::libvirt::Libvirt;
 use crate::label::{apparmor, selinux};
+use crate::service::host_unit;
+use crate::service::sandbox::{LockedSandbox, Sandbox};
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::Removal;
 use crate::tree::place;
 
-impl Sandboxes {
-    /// Removes a sandbox with all it has. With `force` one that runs is stopped first.
+impl Sandbox<'_> {
+    /// Removes the sandbox with all it has, as [`LockedSandbox::delete`] does. With `force` one that runs is stopped first.
     ///
     /// # Errors
-    /// Where there is no such sandbox, it runs, its tree is not its own any more, or libvirt does not answer.
-    pub fn delete(&self, name: &SandboxName, force: bool) -> Result<()> {
+    /// As [`LockedSandbox::delete`].
+    pub fn delete(&self, force: bool) -> Result<()> {
         if force {
             // What is refused stays as it is, and runs on.
-            let config = self.store.load_to_end(name)?;
-            place::check_removal(&config.path, config.uuid)?;
-            self.stop(name)?;
+            place::check_removal(&self.config().path, self.config().uuid)?;
+            self.stop()?;
         }
-        let (lock, config) = self.store.lock_to_end(name)?;
-        let hypervisor = self.hypervisor(&config)?;
-        if hypervisor.state(name.as_str())?.is_active() {
+        self.lock_for_stop()?.delete()
+    }
+}
+
+impl LockedSandbox<'_> {
+    /// Removes the sandbox with all it has.
+    ///
+    /// # Errors
+    /// Where it runs, its tree is not its own any more, or libvirt does not answer.
+    pub fn delete(self) -> Result<()> {
+        let (name, config) = (self.name(), self.config());
+        if self.state()?.is_active() {
             return Err(Error::running(format!(
                 "the sandbox '{name}' is running; stop it with 'virt-sandbox-service stop {name}', or use --force"
             )));
@@ -40,26 +50,26 @@ impl Sandboxes {
             image: config.image_file(),
             registered: true,
         };
-        self.store.note(&removal)?;
-        self.remove(&removal, &hypervisor)?;
-        drop(lock);
-        Ok(())
+        self.store().note_removal(&removal)?;
+        self.host().carry_out_removal(&removal, self.hypervisor()?)
     }
+}
 
-    /// Takes away a sandbox, as far as it is there.
+impl Sandboxes {
+    /// Removes of a sandbox what `removal` says, as far as it is there.
     ///
     /// # Errors
     /// Where libvirt refuses, or its tree is not its own any more; what is left can be removed later.
-    pub(in crate::service) fn remove(
+    pub(in crate::service) fn carry_out_removal(
         &self,
         removal: &Removal,
-        hypervisor: &dyn Hypervisor,
+        hypervisor: &Libvirt,
     ) -> Result<()> {
         let name = &removal.name;
         if removal.registered {
             hypervisor.destroy(name.as_str())?;
             hypervisor.undefine(name.as_str())?;
-            self.remove_unit(name);
+            host_unit::remove(name, &self.store);
             apparmor::unload(&removal.uuid);
             self.store.unlink_journal(removal.uuid);
             cgroup::remove(name);
@@ -72,7 +82,7 @@ impl Sandboxes {
             place::remove(tree, removal.uuid)?;
             self.remove_base(tree);
         }
-        self.store.forget(name);
+        self.store.delete(name);
         Ok(())
     }
 

@@ -7,13 +7,12 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use crate::config::SandboxName;
 use crate::error::{Error, Result};
 use crate::service::base::Base;
 use crate::service::provision::clone::walk;
-use crate::service::provision::freeze::StillTree;
+use crate::service::provision::freeze::FrozenTree;
 use crate::service::provision::metadata::Metadata;
-use crate::service::sandboxes::Sandboxes;
+use crate::service::sandbox::LockedSandbox;
 use crate::sys::archive::Writer;
 use crate::sys::root::Root;
 
@@ -27,34 +26,30 @@ pub(in crate::service) const END: &str = "virt-sandbox/end";
 /// What the tree is below.
 pub(in crate::service) const TREE: &str = "tree";
 
-impl Sandboxes {
-    /// Writes a sandbox to `to` as an archive. One that runs is frozen meanwhile. `interrupted` is asked now and then.
+impl LockedSandbox<'_> {
+    /// Writes the sandbox to `to` as an archive. One that runs is frozen meanwhile.
     ///
     /// # Errors
-    /// Where there is no such sandbox, it runs and cannot be frozen, or `to` cannot be written.
-    pub fn export(
-        &self,
-        name: &SandboxName,
-        to: &mut dyn Write,
-        interrupted: &dyn Fn() -> bool,
-    ) -> Result<()> {
-        let (_lock, config) = self.store.lock_with_tree(name)?;
-        self.warn_of_snapshots(&config);
-        let tree = StillTree::new(self, &config, "exporting", interrupted)?;
-        let metadata = Metadata::of(&config, tree.path())?;
+    /// Where it runs and cannot be frozen, or `to` cannot be written.
+    pub fn export(&self, to: &mut dyn Write) -> Result<()> {
+        self.check_tree()?;
+        self.warn_of_snapshots();
+        let (name, store) = (self.name(), self.store());
+        let cancellation = &self.host().cancellation;
+        let cancelled = || cancellation.is_requested();
+        let tree = FrozenTree::new(self, "exporting")?;
+        let metadata = Metadata::of(self.config(), tree.path())?;
         let metadata = serde_json::to_vec_pretty(&metadata)
             .map_err(Error::step("writing what the archive says of itself"))?;
         let read = |path: PathBuf| fs::read(&path).map_err(Error::io("reading", &path));
         let root = Root::new(tree.path())?;
-        let mut writer = Writer::new(to, interrupted);
+        let mut writer = Writer::new(to, &cancelled);
         writer.document(METADATA, &metadata)?;
-        writer.document(CONFIG, &read(self.store.config(name))?)?;
-        writer.document(MANIFEST, &read(self.store.manifest(name))?)?;
-        writer.document(BASE, &Base::load(&self.store.base(name))?.to_json()?)?;
+        writer.document(CONFIG, &read(store.config(name))?)?;
+        writer.document(MANIFEST, &read(store.manifest(name))?)?;
+        writer.document(BASE, &Base::load(&store.base(name))?.to_json()?)?;
         for found in walk(&root) {
-            if interrupted() {
-                return Err(Error::Interrupted);
-            }
+            cancellation.check()?;
             let found = found?;
             let inside = found.path.strip_prefix("/").unwrap_or(&found.path);
             if let Some(left) = writer.object(&root, &found, &Path::new(TREE).join(inside))? {

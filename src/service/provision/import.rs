@@ -19,11 +19,13 @@ use crate::guest::PRIVATE_DIRS;
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::libvirt::Libvirt;
 use crate::service::base::{Base, Origin, Provenance};
+use crate::service::cancellation::Cancellation;
 use crate::service::image;
 use crate::service::provision::export::{BASE, CONFIG, END, MANIFEST, METADATA, TREE};
 use crate::service::provision::identity::{self, Renewal};
 use crate::service::provision::metadata::Metadata;
 use crate::service::provision::{check_words, trust};
+use crate::service::sandbox::Sandbox;
 use crate::service::sandboxes::Sandboxes;
 use crate::sys::archive::{ArchiveError, Extractor, Kind, Reader};
 use crate::sys::root::Root;
@@ -49,17 +51,12 @@ pub struct Request {
 
 impl Sandboxes {
     /// Makes a sandbox of the archive that is read from `from`. Its identity stays, unless this host has it already.
-    /// `interrupted` is asked now and then; once it says so everything is undone.
+    /// If that is cancelled, everything is undone.
     ///
     /// # Errors
     /// Where the archive is none, is cut off, has something that leads out of the tree, or is for another host; where the name or
     /// the place is taken, or the disk is full. After an error nothing is left.
-    pub fn import(
-        &self,
-        from: impl Read,
-        request: &Request,
-        interrupted: &dyn Fn() -> bool,
-    ) -> Result<SandboxConfig> {
+    pub fn import(&self, from: impl Read, request: &Request) -> Result<Sandbox<'_>> {
         let mut reader = Reader::new(from);
         let metadata = Metadata::parse(&document(&mut reader, METADATA, LONGEST)?)?;
         metadata.check()?;
@@ -79,8 +76,8 @@ impl Sandboxes {
         self.check_name(&config.name)?;
         place::check(&config.path)?;
         let renewal = Renewal::new(&archived, &config)?;
-        self.make(&config, &mut |tree| {
-            unpack(&mut reader, &renewal, tree, interrupted)?;
+        self.provision(&config, &mut |tree| {
+            unpack(&mut reader, &renewal, tree, &self.cancellation)?;
             let mut provenance = Provenance {
                 manifest: manifest.clone(),
                 base: base.clone(),
@@ -96,7 +93,7 @@ impl Sandboxes {
                 config.workload
             );
         }
-        Ok(config)
+        Ok(Sandbox::new(self, config))
     }
 
     /// The archived sandbox as one of this host.
@@ -217,14 +214,13 @@ fn unpack(
     reader: &mut Reader<'_>,
     renewal: &Renewal<'_>,
     tree: &Path,
-    interrupted: &dyn Fn() -> bool,
+    cancellation: &Cancellation,
 ) -> Result<()> {
     let root = Root::new(tree)?;
+    let cancelled = || cancellation.is_requested();
     let mut extractor = Extractor::new(&root);
     loop {
-        if interrupted() {
-            return Err(Error::Interrupted);
-        }
+        cancellation.check()?;
         let member = reader.next_member()?.ok_or(ArchiveError::Truncated)?;
         if member.name == Path::new(END) {
             extractor.finish()?;
@@ -243,7 +239,7 @@ fn unpack(
             Kind::File { .. } | Kind::Directory | Kind::Symlink(_) | Kind::Fifo => None,
         };
         if let Some(placed) = renewal.place(&path) {
-            extractor.unpack(reader, member, &placed, link.as_deref(), interrupted)?;
+            extractor.unpack(reader, member, &placed, link.as_deref(), &cancelled)?;
         }
     }
 }

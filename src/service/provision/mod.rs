@@ -20,6 +20,7 @@ use crate::facts::unit::UnitName;
 use crate::hypervisor::{DomainState, Hypervisor};
 use crate::service::base::Provenance;
 use crate::service::image;
+use crate::service::sandbox::{LockedSandbox, Sandbox};
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::Removal;
 use crate::tree::place;
@@ -33,19 +34,16 @@ impl Sandboxes {
     /// # Errors
     /// Where the name is taken, a network is missing, the tree's place is not empty, `fill` fails or libvirt refuses. After
     /// an error nothing is left.
-    pub(in crate::service) fn make(
+    pub(in crate::service) fn provision(
         &self,
         config: &SandboxConfig,
         fill: &mut Fill<'_>,
     ) -> Result<()> {
         let name = &config.name;
-        let hypervisor = self.hypervisor(config)?;
-        for network in &config.networks {
-            if let Some(source) = network.container_network() {
-                hypervisor.is_network_active(source)?;
-            }
-        }
+        let sandbox = Sandbox::new(self, config.clone());
+        sandbox.check_networks()?;
         let lock = self.store.reserve(name)?;
+        let sandbox = sandbox.locked_by(lock);
         let mut removal = Removal {
             name: name.clone(),
             connection: config.connection.clone(),
@@ -54,52 +52,14 @@ impl Sandboxes {
             image: None,
             registered: false,
         };
-        let made = self.make_reserved(config, &hypervisor, &mut removal, fill);
-        if let Err(error) = made {
-            if let Err(second) = self.remove(&removal, &hypervisor) {
+        sandbox.provision(&mut removal, fill).inspect_err(|_| {
+            let removed = sandbox
+                .hypervisor()
+                .and_then(|hypervisor| self.carry_out_removal(&removal, hypervisor));
+            if let Err(second) = removed {
                 log::warn!("removing what was made of '{name}': {second}");
             }
-            return Err(error);
-        }
-        drop(lock);
-        Ok(())
-    }
-
-    fn make_reserved(
-        &self,
-        config: &SandboxConfig,
-        hypervisor: &dyn Hypervisor,
-        removal: &mut Removal,
-        fill: &mut Fill<'_>,
-    ) -> Result<()> {
-        let name = &config.name;
-        self.check_domain(name, hypervisor)?;
-        // Noted before it is made: what is noted and not there is no trouble.
-        place::check(&config.path)?;
-        place::check_image(config)?;
-        removal.image = config.image_file();
-        removal.tree = Some(config.path.clone());
-        self.store.note(removal)?;
-        place::make(&config.path, config.uuid)?;
-        let provenance = self.filled(config, fill).map_err(|error| {
-            image::explained(error, config.image, "make it larger with --imagesize")
-        })?;
-        provenance.save(&self.store, name)?;
-
-        removal.registered = true;
-        self.store.note(removal)?;
-        self.render(config, hypervisor)?;
-        config.save(&self.store.config(name))?;
-        self.store.settle(name)
-    }
-
-    /// Makes the image, if there is to be one, and fills the tree.
-    fn filled(&self, config: &SandboxConfig, fill: &mut Fill<'_>) -> Result<Provenance> {
-        image::make(config, &self.store.stage(&config.name))?;
-        let tree = self.tree(config)?;
-        let provenance = fill(tree.path())?;
-        tree.settle()?;
-        Ok(provenance)
+        })
     }
 
     /// Checks that a new sandbox can have this name, as far as libvirt is not asked.
@@ -115,25 +75,55 @@ impl Sandboxes {
         Ok(())
     }
 
-    /// Checks that libvirt has no domain of this name.
-    pub(in crate::service) fn check_domain(
-        &self,
-        name: &SandboxName,
-        hypervisor: &dyn Hypervisor,
-    ) -> Result<()> {
-        match hypervisor.state(name.as_str())? {
-            DomainState::Missing => Ok(()),
-            DomainState::Stopped | DomainState::Running { .. } | DomainState::Paused { .. } => {
-                Err(Error::exists(format!(
-                    "libvirt has a domain '{name}' that is not a sandbox's; choose another name"
-                )))
-            }
-        }
-    }
-
-    /// The place of the tree of a new sandbox, in `base` or in the usual directory.
+    /// Returns the place of the tree of a new sandbox, in `base` or in the usual directory.
     pub(in crate::service) fn tree_of(&self, name: &SandboxName, base: Option<&Path>) -> PathBuf {
         base.unwrap_or(&self.store.trees).join(name.as_str())
+    }
+}
+
+impl LockedSandbox<'_> {
+    /// Makes the sandbox, whose name is reserved. `removal` says at every step what there is to remove.
+    fn provision(&self, removal: &mut Removal, fill: &mut Fill<'_>) -> Result<()> {
+        let (name, config, store) = (self.name(), self.config(), self.store());
+        check_domain(name, self.hypervisor()?)?;
+        // Noted before it is made: what is noted and not there is no trouble.
+        place::check(&config.path)?;
+        place::check_image(config)?;
+        removal.image = config.image_file();
+        removal.tree = Some(config.path.clone());
+        store.note_removal(removal)?;
+        place::make(&config.path, config.uuid)?;
+        let provenance = self.fill_tree(fill).map_err(|error| {
+            image::explained(error, config.image, "make it larger with --imagesize")
+        })?;
+        provenance.save(store, name)?;
+
+        removal.registered = true;
+        store.note_removal(removal)?;
+        self.render()?;
+        config.save(&store.config(name))?;
+        store.drop_removal(name)
+    }
+
+    /// Makes the image, if there is to be one, and fills the tree.
+    fn fill_tree(&self, fill: &mut Fill<'_>) -> Result<Provenance> {
+        image::make(self.config(), &self.stage())?;
+        let tree = self.tree()?;
+        let provenance = fill(tree.path())?;
+        tree.sync()?;
+        Ok(provenance)
+    }
+}
+
+/// Checks that libvirt has no domain of this name.
+fn check_domain(name: &SandboxName, hypervisor: &dyn Hypervisor) -> Result<()> {
+    match hypervisor.state(name.as_str())? {
+        DomainState::Missing => Ok(()),
+        DomainState::Stopped | DomainState::Running { .. } | DomainState::Paused { .. } => {
+            Err(Error::exists(format!(
+                "libvirt has a domain '{name}' that is not a sandbox's; choose another name"
+            )))
+        }
     }
 }
 

@@ -10,13 +10,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Hostname, SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
-use crate::host;
-use crate::host::cgroup;
+use crate::host::{self, cgroup};
 use crate::hypervisor::Hypervisor;
 use crate::label::selinux;
+use crate::service::base::Provenance;
+use crate::service::host_unit;
+use crate::service::provision::check_domain;
 use crate::service::provision::identity::Renewal;
+use crate::service::sandbox::{LockedSandbox, Sandbox};
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::remove_tree;
+use crate::sys::file::lock::Lock;
 use crate::sys::file::{atomic, rename};
 use crate::tree::place;
 
@@ -35,104 +39,55 @@ struct Renaming {
     enabled: bool,
 }
 
-impl Sandboxes {
+impl Sandbox<'_> {
     /// Renames a sandbox that is stopped.
     ///
     /// # Errors
-    /// Where there is no such sandbox, it runs, or the new name is taken. Once it has begun, the next command finishes it.
-    pub fn rename(&self, old: &SandboxName, new: &SandboxName) -> Result<()> {
-        self.store.load(old)?;
-        self.check_name(new)?;
-        let (lock, config) = self.store.lock_with_tree(old)?;
-        let hypervisor = self.hypervisor(&config)?;
-        if hypervisor.state(old.as_str())?.is_active() {
-            return Err(Error::running(format!(
-                "the sandbox '{old}' is running; stop it with 'virt-sandbox-service stop {old}'"
-            )));
+    /// Where it runs, or the new name is taken. Once it has begun, the next command finishes it.
+    pub fn rename(&self, new: &SandboxName) -> Result<()> {
+        self.host().check_name(new)?;
+        self.lock()?.rename(new)
+    }
+}
+
+impl LockedSandbox<'_> {
+    fn rename(mut self, new: &SandboxName) -> Result<()> {
+        self.check_tree()?;
+        self.check_stopped()?;
+        self.check_not_upgrading()?;
+        check_domain(new, self.hypervisor()?)?;
+        let config = renamed(self.config(), new)?;
+        if config.path != self.config().path {
+            place::check_image(&config)?;
         }
-        self.check_not_upgrading(old)?;
-        self.check_domain(new, &hypervisor)?;
-        let config_after = renamed(&config, new)?;
-        if config_after.path != config.path {
-            place::check_image(&config_after)?;
-        }
+        let (store, old) = (self.store(), self.name().clone());
         let renaming = Renaming {
-            new: config_after,
-            enabled: self.store.is_enabled(old),
-            old: config,
+            old: self.config().clone(),
+            new: config,
+            enabled: store.is_enabled(&old),
         };
-        let note = self.store.dir(old).join(NOTE);
+        let note = store.dir(&old).join(NOTE);
         let text = serde_json::to_vec(&renaming).map_err(Error::step("noting a new name"))?;
         atomic::write(&note, &text, 0o600)?;
-        if let Err(error) = rename::no_replace(&self.store.dir(old), &self.store.dir(new)) {
+        if let Err(error) = rename::no_replace(&store.dir(&old), &store.dir(new)) {
             let _ = fs::remove_file(&note);
-            self.store.check_free(new)?;
-            return Err(Error::io("renaming", &self.store.dir(old))(error));
+            store.check_free(new)?;
+            return Err(Error::io("renaming", &store.dir(&old))(error));
         }
-        self.finish_rename(&renaming, &hypervisor)?;
-        drop(lock);
-        Ok(())
-    }
-
-    /// Refuses a sandbox whose tree an upgrade is at work in.
-    pub(in crate::service) fn check_not_upgrading(&self, name: &SandboxName) -> Result<()> {
-        match self.store.upgrade(name).is_dir() {
-            true => Err(Error::busy(format!(
-                "the sandbox '{name}' is being upgraded; try again when that is done"
-            ))),
-            false => Ok(()),
-        }
-    }
-
-    /// Finishes what killed renames have begun.
-    ///
-    /// # Errors
-    /// Where the sandboxes cannot be listed.
-    pub(in crate::service) fn finish_renames(&self) -> Result<()> {
-        for (name, lock) in self.store.abandoned(NOTE)? {
-            let note = self.store.dir(&name).join(NOTE);
-            let finished = fs::read(&note)
-                .map_err(Error::io("reading", &note))
-                .and_then(|text| {
-                    serde_json::from_slice::<Renaming>(&text)
-                        .map_err(Error::step(format!("reading '{}'", note.display())))
-                })
-                .and_then(|renaming| {
-                    if ![&renaming.old.name, &renaming.new.name].contains(&&name) {
-                        return Err(Error::refused(format!(
-                            "'{}' is about '{}' and '{}'; remove it",
-                            note.display(),
-                            renaming.old.name,
-                            renaming.new.name
-                        )));
-                    }
-                    if renaming.old.name == name {
-                        // Nothing was done yet.
-                        return fs::remove_file(&note).map_err(Error::io("removing", &note));
-                    }
-                    log::info!(
-                        "finishing the interrupted renaming of '{}' to '{name}'",
-                        renaming.old.name
-                    );
-                    self.finish_rename(&renaming, &self.hypervisor(&renaming.new)?)
-                });
-            if let Err(error) = finished {
-                log::warn!("finishing the renaming to '{name}': {error}");
-            }
-            drop(lock);
-        }
-        Ok(())
+        self.finish_rename(renaming)
     }
 
     /// Does all that follows from the directory's new name. Each step may have been done before.
-    fn finish_rename(&self, renaming: &Renaming, hypervisor: &dyn Hypervisor) -> Result<()> {
+    fn finish_rename(&mut self, renaming: Renaming) -> Result<()> {
         let Renaming { old, new, enabled } = renaming;
+        self.replace_config(new);
+        let (store, new, hypervisor) = (self.store(), self.config(), self.hypervisor()?);
         // The old name may be somebody else's by now.
-        if self.store.check_free(&old.name).is_ok() {
+        if store.check_free(&old.name).is_ok() {
             hypervisor.undefine(old.name.as_str())?;
-            self.remove_unit(&old.name);
+            host_unit::remove(&old.name, store);
             cgroup::remove(&old.name);
-            remove_tree(&self.store.stage(&old.name));
+            remove_tree(&store.stage(&old.name));
         }
         if old.path != new.path {
             selinux::forget(&old.path);
@@ -141,21 +96,66 @@ impl Sandboxes {
         if let (Some(from), Some(to)) = (old.image_file(), new.image_file()) {
             place::rename_image(&from, &to)?;
         }
-        let mut provenance = self.recorded(&new.name)?;
-        let tree = self.tree(new)?;
-        Renewal::new(old, new)?.write(tree.path(), &mut provenance.manifest)?;
-        tree.settle()?;
-        drop(tree);
-        provenance.save(&self.store, &new.name)?;
-        new.save(&self.store.config(&new.name))?;
-        self.render(new, hypervisor)?;
-        // It tells of the old name.
-        self.forget_failure(&new.name)?;
-        if *enabled {
-            self.systemctl(&["enable", "--quiet", &new.name.unit()]);
+        self.renew_tree(&old)?;
+        new.save(&store.config(&new.name))?;
+        self.render()?;
+        // It is about the old name.
+        store.forget_failure(&new.name)?;
+        if enabled {
+            host_unit::systemctl(&["enable", "--quiet", &new.name.unit()]);
         }
-        let note = self.store.dir(&new.name).join(NOTE);
+        let note = store.dir(&new.name).join(NOTE);
         fs::remove_file(&note).map_err(Error::io("removing", &note))
+    }
+
+    /// Writes into the tree who the sandbox is now that was `old`, and records that.
+    pub(in crate::service) fn renew_tree(&self, old: &SandboxConfig) -> Result<()> {
+        let mut provenance = Provenance::load(self.store(), self.name())?;
+        let tree = self.tree()?;
+        Renewal::new(old, self.config())?.write(tree.path(), &mut provenance.manifest)?;
+        tree.sync()?;
+        drop(tree);
+        provenance.save(self.store(), self.name())
+    }
+}
+
+impl Sandboxes {
+    /// Finishes what killed renames have begun.
+    ///
+    /// # Errors
+    /// Where the sandboxes cannot be listed.
+    pub(in crate::service) fn finish_renames(&self) -> Result<()> {
+        for (name, lock) in self.store.abandoned(NOTE)? {
+            if let Err(error) = self.finish_interrupted_rename(&name, lock) {
+                log::warn!("finishing the renaming to '{name}': {error}");
+            }
+        }
+        Ok(())
+    }
+
+    fn finish_interrupted_rename(&self, name: &SandboxName, lock: Lock) -> Result<()> {
+        let note = self.store.dir(name).join(NOTE);
+        let text = fs::read(&note).map_err(Error::io("reading", &note))?;
+        let renaming: Renaming = serde_json::from_slice(&text)
+            .map_err(Error::step(format!("reading '{}'", note.display())))?;
+        if renaming.old.name == *name {
+            // Nothing was done yet.
+            return fs::remove_file(&note).map_err(Error::io("removing", &note));
+        }
+        if renaming.new.name != *name {
+            return Err(Error::refused(format!(
+                "'{}' is about '{}' and '{}'; remove it",
+                note.display(),
+                renaming.old.name,
+                renaming.new.name
+            )));
+        }
+        log::info!(
+            "finishing the interrupted renaming of '{}' to '{name}'",
+            renaming.old.name
+        );
+        let sandbox = Sandbox::new(self, renaming.new.clone());
+        sandbox.locked_by(lock).finish_rename(renaming)
     }
 }
 

@@ -5,12 +5,11 @@ use std::path::Path;
 use crate::config::sandbox::LONGEST;
 use crate::config::{SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
-use crate::hypervisor::Hypervisor;
-use crate::service::preflight;
 use crate::service::provision::check_words;
 use crate::service::provision::create::check_mounts;
-use crate::service::provision::identity::Renewal;
+use crate::service::sandbox::{LockedSandbox, Sandbox};
 use crate::service::sandboxes::Sandboxes;
+use crate::service::{host_unit, preflight};
 use crate::sys::file::{atomic, bounded_read};
 use crate::tree::place;
 
@@ -32,7 +31,7 @@ impl Sandboxes {
     /// Where the new text is no configuration of this very sandbox, libvirt refuses it, or somebody else has changed it since
     /// `before` was read. Nothing is changed then.
     pub fn reconfigure(&self, name: &SandboxName, before: &str, text: &str) -> Result<bool> {
-        let _lock = self.store.lock_alone(name)?;
+        let lock = self.store.lock(name)?;
         let path = self.store.config(name);
         if self.configuration(name)? != before {
             return Err(Error::busy(format!(
@@ -51,18 +50,16 @@ impl Sandboxes {
                 "'units': neither this host nor the sandbox's tree has '{unit}'; 'systemctl list-unit-files' lists the host's"
             )));
         }
-        self.driver(&config)?.check(&config)?;
-        let hypervisor = self.hypervisor(&config)?;
-        for network in &config.networks {
-            if let Some(source) = network.container_network() {
-                hypervisor.is_network_active(source)?;
-            }
-        }
-        let runs = hypervisor.state(name.as_str())?.is_active();
+        let mut sandbox = Sandbox::new(self, config).locked_by(lock);
+        let config = sandbox.config();
+        let driver = sandbox.driver()?;
+        driver.check(config)?;
+        sandbox.check_networks()?;
+        let runs = sandbox.state()?.is_active();
         let is_renamed = old
             .as_ref()
             .is_some_and(|old| old.hostname != config.hostname);
-        if runs && is_renamed && config.image.is_some() && self.driver(&config)?.has_own_kernel() {
+        if runs && is_renamed && config.image.is_some() && driver.has_own_kernel() {
             return Err(Error::config(&path)(format!(
                 "'hostname' is written into the tree, which '{name}' has to itself while it runs; stop it first with \
                  'virt-sandbox-service stop {name}'"
@@ -70,34 +67,34 @@ impl Sandboxes {
         }
         if runs {
             // A running sandbox has what its domain and its staging root were made of.
-            self.write_unit(&config)?;
-        } else if let Err(error) = self.render(&config, &hypervisor) {
-            if let Some(Err(second)) = old.as_ref().map(|old| self.render(old, &hypervisor)) {
-                log::warn!("making what was made of the configuration before: {second}");
+            host_unit::write(config, &self.store)?;
+        } else if let Err(error) = sandbox.render() {
+            if let Some(old) = old {
+                sandbox.replace_config(old);
+                if let Err(second) = sandbox.render() {
+                    log::warn!("making what was made of the configuration before: {second}");
+                }
             }
             return Err(error);
         }
         atomic::write(&path, text.as_bytes(), 0o600)?;
         if let Some(old) = old {
-            self.follow(&old, &config)?;
+            sandbox.follow_change(&old)?;
         }
         Ok(runs)
     }
+}
 
-    /// What else follows from a change.
-    fn follow(&self, old: &SandboxConfig, new: &SandboxConfig) -> Result<()> {
-        if old.hostname != new.hostname {
-            let mut provenance = self.recorded(&new.name)?;
-            let tree = self.tree(new)?;
-            Renewal::new(old, new)?.write(tree.path(), &mut provenance.manifest)?;
-            tree.settle()?;
-            provenance.save(&self.store, &new.name)?;
+impl LockedSandbox<'_> {
+    /// Does what else follows from a change of the configuration, which was `old`.
+    fn follow_change(&self, old: &SandboxConfig) -> Result<()> {
+        let (name, config) = (self.name(), self.config());
+        if old.hostname != config.hostname {
+            self.renew_tree(old)?;
         }
-        for unit in added_units(Some(old), new) {
+        for unit in added_units(Some(old), config) {
             log::warn!(
-                "'{unit}' was not there when '{}' was made: what it has on the host is not in its tree; 'virt-sandbox-service upgrade {}' brings it there",
-                new.name,
-                new.name
+                "'{unit}' was not there when '{name}' was made: what it has on the host is not in its tree; 'virt-sandbox-service upgrade {name}' brings it there"
             );
         }
         Ok(())

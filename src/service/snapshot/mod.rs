@@ -17,16 +17,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Hostname, SandboxConfig, SandboxName, SnapshotName, TreeImage};
 use crate::error::{Error, Result};
-use crate::hypervisor::Hypervisor;
 use crate::service::image;
 use crate::service::provision::create::check_mounts;
-use crate::service::provision::freeze::Still;
-use crate::service::provision::identity::Renewal;
+use crate::service::provision::freeze::FreezeGuard;
+use crate::service::sandbox::{LockedSandbox, Sandbox};
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::remove_tree;
 use crate::sys::file::atomic;
+use crate::sys::file::lock::Lock;
 use crate::sys::text::timestamp;
-use crate::tree::place;
 
 use places::{BASE, CONFIG, FACTS, IMAGE, MANIFEST, Places, claimed, create, prepare, sync};
 
@@ -89,13 +88,13 @@ impl Snapshot {
     }
 }
 
-impl Sandboxes {
-    /// The snapshots of a sandbox, the oldest first.
+impl Sandbox<'_> {
+    /// Returns the snapshots of the sandbox, the oldest first.
     ///
     /// # Errors
-    /// Where there is no such sandbox, or one of them cannot be read.
-    pub fn snapshots(&self, name: &SandboxName) -> Result<Vec<Snapshot>> {
-        let places = Places::of(&self.store.load(name)?);
+    /// Where one of them cannot be read.
+    pub fn snapshots(&self) -> Result<Vec<Snapshot>> {
+        let places = Places::of(self.config());
         let names = places.names()?.into_iter();
         let mut snapshots: Vec<Snapshot> =
             names.map(|name| places.read(name)).collect::<Result<_>>()?;
@@ -106,21 +105,32 @@ impl Sandboxes {
         Ok(snapshots)
     }
 
-    /// Makes a snapshot. A sandbox that runs is frozen meanwhile. `interrupted` is asked now and then; once it says so everything is undone.
+    /// Says that a copy of the sandbox comes without its snapshots.
+    pub(super) fn warn_of_snapshots(&self) {
+        let count = Places::of(self.config())
+            .names()
+            .map_or(0, |names| names.len());
+        if count > 0 {
+            log::info!(
+                "the copy is of '{}' as it is now, without its {count} snapshots",
+                self.name()
+            );
+        }
+    }
+}
+
+impl LockedSandbox<'_> {
+    /// Makes a snapshot. A sandbox that runs is frozen meanwhile. If that is cancelled, everything is undone.
     ///
     /// # Errors
     /// Where the tree is in no image, there is such a snapshot, the sandbox runs and cannot be frozen, or there is no room. Nothing
     /// is left then.
-    pub fn make_snapshot(
-        &self,
-        name: &SandboxName,
-        snapshot: &SnapshotName,
-        interrupted: &dyn Fn() -> bool,
-    ) -> Result<()> {
-        let (_lock, config) = self.store.lock_with_tree(name)?;
-        let image = image_of(&config)?;
-        self.check_not_upgrading(name)?;
-        let places = Places::of(&config);
+    pub fn create_snapshot(&self, snapshot: &SnapshotName) -> Result<()> {
+        self.check_tree()?;
+        let image = image_of(self.config())?;
+        self.check_not_upgrading()?;
+        let name = self.name();
+        let places = Places::of(self.config());
         let path = places.snapshot(snapshot);
         if path.symlink_metadata().is_ok() {
             return Err(Error::exists(format!(
@@ -128,43 +138,37 @@ impl Sandboxes {
                  'virt-sandbox-service snapshot delete {name} {snapshot}'"
             )));
         }
-        self.note_pending(name, &Pending::Discard)?;
-        let made = self.fill_snapshot(&config, image, &places, interrupted);
+        self.note_pending(&Pending::Discard)?;
+        let made = self.fill_snapshot(image, &places);
         let made = made.and_then(|()| {
             fs::rename(places.work(), &path).map_err(Error::io("making", &path))?;
             places.sync()
         });
         places.clear();
-        self.settle_pending(name)?;
+        self.drop_pending()?;
         made
     }
 
     /// Writes all of a snapshot into the place of work.
-    fn fill_snapshot(
-        &self,
-        config: &SandboxConfig,
-        image: TreeImage,
-        places: &Places,
-        interrupted: &dyn Fn() -> bool,
-    ) -> Result<()> {
+    fn fill_snapshot(&self, image: TreeImage, places: &Places) -> Result<()> {
+        let (name, config, store) = (self.name(), self.config(), self.store());
         let work = places.begin()?;
         let file = work.join(IMAGE);
         let to = create(&file)?;
-        let still = Still::new(self, config, "making a snapshot of")?;
-        let running = still.is_active();
-        if running && !self.driver(config)?.has_own_kernel() {
+        let guard = FreezeGuard::new(self, "making a snapshot of")?;
+        let running = guard.is_active();
+        if running && !self.driver()?.has_own_kernel() {
             // What runs on the host's kernel leaves its writing to that.
-            self.tree(config)?.settle()?;
+            self.tree()?.sync()?;
         }
-        image::copy_to(config, image, &to, interrupted)?;
+        image::copy_to(config, image, &to, &|| self.host().is_cancelled())?;
         let created = now();
-        drop(still);
+        drop(guard);
         to.sync_all().map_err(Error::io("writing", &file))?;
-        let name = &config.name;
         for (from, file) in [
-            (self.store.config(name), CONFIG),
-            (self.store.manifest(name), MANIFEST),
-            (self.store.base(name), BASE),
+            (store.config(name), CONFIG),
+            (store.manifest(name), MANIFEST),
+            (store.base(name), BASE),
         ] {
             let text = fs::read(&from).map_err(Error::io("reading", &from))?;
             atomic::write(&work.join(file), &text, 0o600)?;
@@ -181,173 +185,136 @@ impl Sandboxes {
     /// # Errors
     /// Where there is no such snapshot, the sandbox runs, what its configuration was cannot be any more, or there is no room. Nothing is
     /// changed then.
-    pub fn revert(
-        &self,
-        name: &SandboxName,
-        snapshot: &SnapshotName,
-        interrupted: &dyn Fn() -> bool,
-    ) -> Result<()> {
-        let (_lock, config) = self.store.lock_with_tree(name)?;
-        let image = image_of(&config)?;
-        self.check_not_upgrading(name)?;
-        let places = Places::of(&config);
-        let path = places.existing(name, snapshot)?;
-        let hypervisor = self.hypervisor(&config)?;
-        if hypervisor.state(name.as_str())?.is_active() {
-            return Err(Error::running(format!(
-                "the sandbox '{name}' is running; stop it with 'virt-sandbox-service stop {name}'"
-            )));
-        }
+    pub fn revert(mut self, snapshot: &SnapshotName) -> Result<()> {
+        self.check_tree()?;
+        let image = image_of(self.config())?;
+        self.check_not_upgrading()?;
+        let places = Places::of(self.config());
+        let path = places.existing(self.name(), snapshot)?;
+        self.check_stopped()?;
         let old = SandboxConfig::load(&path.join(CONFIG))?;
-        let new = reverted(&old, &config);
-        self.driver(&new)?.check(&new)?;
-        check_mounts(&new.mounts)?;
-        for network in &new.networks {
-            if let Some(source) = network.container_network() {
-                hypervisor.is_network_active(source)?;
-            }
-        }
-        let file = image.file(&config.path);
-        drop(claimed(&file, name)?);
-        self.note_pending(name, &Pending::Discard)?;
+        let file = image.file(&self.config().path);
+        let current = self.replace_config(reverted(&old, self.config()));
+        self.driver()?.check(self.config())?;
+        check_mounts(&self.config().mounts)?;
+        self.check_networks()?;
+        drop(claimed(&file, self.name())?);
+        self.note_pending(&Pending::Discard)?;
         let pending = Pending::Revert {
             snapshot: snapshot.clone(),
             old: Box::new(old),
-            new: Box::new(new),
+            new: Box::new(self.replace_config(current)),
         };
+        let cancelled = || self.host().is_cancelled();
         let prepared =
-            prepare(&places, &path, interrupted).and_then(|()| self.note_pending(name, &pending));
+            prepare(&places, &path, &cancelled).and_then(|()| self.note_pending(&pending));
         if let Err(error) = prepared {
             places.clear();
-            self.settle_pending(name)?;
+            self.drop_pending()?;
             return Err(error);
         }
-        self.resolve(name, &pending, &hypervisor)
+        self.resolve(pending)
     }
 
     /// Removes a snapshot.
     ///
     /// # Errors
     /// Where there is none. Once it has begun, the next command finishes it.
-    pub fn delete_snapshot(&self, name: &SandboxName, snapshot: &SnapshotName) -> Result<()> {
-        let (_lock, config) = self.store.lock_with_tree(name)?;
-        let places = Places::of(&config);
-        let path = places.existing(name, snapshot)?;
-        self.note_pending(name, &Pending::Discard)?;
+    pub fn delete_snapshot(&self, snapshot: &SnapshotName) -> Result<()> {
+        self.check_tree()?;
+        let places = Places::of(self.config());
+        let path = places.existing(self.name(), snapshot)?;
+        self.note_pending(&Pending::Discard)?;
         remove_tree(&places.work());
         fs::rename(&path, places.work()).map_err(Error::io("removing", &path))?;
         places.clear();
-        self.settle_pending(name)
+        self.drop_pending()
     }
 
+    /// Does what is left to do.
+    fn resolve(&mut self, pending: Pending) -> Result<()> {
+        match pending {
+            Pending::Discard => Places::of(self.config()).clear(),
+            Pending::Revert { snapshot, old, new } => {
+                let places = Places::of(&new);
+                self.replace_config(*new);
+                self.finish_revert(&places, &snapshot, &old)?;
+                places.clear();
+            }
+        }
+        self.drop_pending()
+    }
+
+    /// Makes the sandbox what its new configuration says, which was `old` in the snapshot. Each step may have been done before.
+    fn finish_revert(
+        &self,
+        places: &Places,
+        snapshot: &SnapshotName,
+        old: &SandboxConfig,
+    ) -> Result<()> {
+        let (name, new, store) = (self.name(), self.config(), self.store());
+        let (work, file) = (places.work().join(IMAGE), image_of(new)?.file(&new.path));
+        if work.exists() {
+            // Whoever has the old one open would go on with that.
+            let _claimed = claimed(&file, name)?;
+            fs::rename(&work, &file).map_err(Error::io("replacing", &file))?;
+        }
+        sync(file.parent().unwrap_or(Path::new("/")))?;
+        let path = places.snapshot(snapshot);
+        for (file, to) in [(MANIFEST, store.manifest(name)), (BASE, store.base(name))] {
+            let from = path.join(file);
+            let text = fs::read(&from).map_err(Error::io("reading", &from))?;
+            atomic::write(&to, &text, 0o600)?;
+        }
+        if old.hostname != new.hostname {
+            self.renew_tree(old)?;
+        }
+        if old == new {
+            // As it was written, comments and all.
+            let from = path.join(CONFIG);
+            let text = fs::read(&from).map_err(Error::io("reading", &from))?;
+            atomic::write(&store.config(name), &text, 0o600)?;
+        } else {
+            new.save(&store.config(name))?;
+        }
+        self.render()
+    }
+
+    fn note_pending(&self, pending: &Pending) -> Result<()> {
+        let text = serde_json::to_vec(pending).map_err(Error::step("noting a snapshot"))?;
+        atomic::write(&self.store().dir(self.name()).join(NOTE), &text, 0o600)?;
+        Ok(())
+    }
+
+    fn drop_pending(&self) -> Result<()> {
+        let note = self.store().dir(self.name()).join(NOTE);
+        fs::remove_file(&note).map_err(Error::io("removing", &note))
+    }
+}
+
+impl Sandboxes {
     /// Undoes or finishes what killed commands have begun.
     ///
     /// # Errors
     /// Where the sandboxes cannot be listed.
     pub(super) fn resolve_snapshots(&self) -> Result<()> {
         for (name, lock) in self.store.abandoned(NOTE)? {
-            let note = self.store.dir(&name).join(NOTE);
-            let resolved = fs::read(&note)
-                .map_err(Error::io("reading", &note))
-                .and_then(|text| {
-                    serde_json::from_slice::<Pending>(&text)
-                        .map_err(Error::step(format!("reading '{}'", note.display())))
-                })
-                .and_then(|pending| {
-                    log::info!("resolving the interrupted snapshot command of '{name}'");
-                    let config = self.store.load(&name)?;
-                    place::must_be_of(&config.path, config.uuid)?;
-                    self.resolve(&name, &pending, &self.hypervisor(&config)?)
-                });
-            if let Err(error) = resolved {
+            if let Err(error) = self.resolve_interrupted(&name, lock) {
                 log::warn!("resolving the snapshot command of '{name}': {error}");
             }
-            drop(lock);
         }
         Ok(())
     }
 
-    /// Does what is left to do.
-    fn resolve(
-        &self,
-        name: &SandboxName,
-        pending: &Pending,
-        hypervisor: &dyn Hypervisor,
-    ) -> Result<()> {
-        match pending {
-            Pending::Discard => Places::of(&self.store.load(name)?).clear(),
-            Pending::Revert { snapshot, old, new } => {
-                let places = Places::of(new);
-                self.finish_revert(&places, snapshot, (old, new), hypervisor)?;
-                places.clear();
-            }
-        }
-        self.settle_pending(name)
-    }
-
-    /// Each step may have been done before.
-    fn finish_revert(
-        &self,
-        places: &Places,
-        snapshot: &SnapshotName,
-        (old, new): (&SandboxConfig, &SandboxConfig),
-        hypervisor: &dyn Hypervisor,
-    ) -> Result<()> {
-        let (work, file) = (places.work().join(IMAGE), image_of(new)?.file(&new.path));
-        if work.exists() {
-            // Whoever has the old one open would go on with that.
-            let _claimed = claimed(&file, &new.name)?;
-            fs::rename(&work, &file).map_err(Error::io("replacing", &file))?;
-        }
-        sync(file.parent().unwrap_or(Path::new("/")))?;
-        let path = places.snapshot(snapshot);
-        let name = &new.name;
-        for (file, to) in [
-            (MANIFEST, self.store.manifest(name)),
-            (BASE, self.store.base(name)),
-        ] {
-            let from = path.join(file);
-            let text = fs::read(&from).map_err(Error::io("reading", &from))?;
-            atomic::write(&to, &text, 0o600)?;
-        }
-        if old.hostname != new.hostname {
-            let mut provenance = self.recorded(name)?;
-            let tree = self.tree(new)?;
-            Renewal::new(old, new)?.write(tree.path(), &mut provenance.manifest)?;
-            tree.settle()?;
-            provenance.save(&self.store, name)?;
-        }
-        if old == new {
-            // As it was written, comments and all.
-            let from = path.join(CONFIG);
-            let text = fs::read(&from).map_err(Error::io("reading", &from))?;
-            atomic::write(&self.store.config(name), &text, 0o600)?;
-        } else {
-            new.save(&self.store.config(name))?;
-        }
-        self.render(new, hypervisor)
-    }
-
-    fn note_pending(&self, name: &SandboxName, pending: &Pending) -> Result<()> {
-        let text = serde_json::to_vec(pending).map_err(Error::step("noting a snapshot"))?;
-        atomic::write(&self.store.dir(name).join(NOTE), &text, 0o600)?;
-        Ok(())
-    }
-
-    fn settle_pending(&self, name: &SandboxName) -> Result<()> {
+    fn resolve_interrupted(&self, name: &SandboxName, lock: Lock) -> Result<()> {
         let note = self.store.dir(name).join(NOTE);
-        fs::remove_file(&note).map_err(Error::io("removing", &note))
-    }
-
-    /// Says that a copy of a sandbox comes without its snapshots.
-    pub(super) fn warn_of_snapshots(&self, config: &SandboxConfig) {
-        let count = Places::of(config).names().map_or(0, |names| names.len());
-        if count > 0 {
-            log::info!(
-                "the copy is of '{}' as it is now, without its {count} snapshots",
-                config.name
-            );
-        }
+        let text = fs::read(&note).map_err(Error::io("reading", &note))?;
+        let pending: Pending = serde_json::from_slice(&text)
+            .map_err(Error::step(format!("reading '{}'", note.display())))?;
+        log::info!("resolving the interrupted snapshot command of '{name}'");
+        let mut sandbox = self.get(name)?.locked_by(lock);
+        sandbox.check_tree()?;
+        sandbox.resolve(pending)
     }
 }
 

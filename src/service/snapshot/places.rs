@@ -111,13 +111,13 @@ impl Places {
 pub(super) fn prepare(
     places: &Places,
     snapshot: &Path,
-    interrupted: &dyn Fn() -> bool,
+    cancelled: &dyn Fn() -> bool,
 ) -> Result<()> {
     let path = snapshot.join(IMAGE);
     let copying = || Error::io("copying", &path);
     let from = File::open(&path).map_err(copying())?;
     let to = create(&places.begin()?.join(IMAGE))?;
-    copy::content(&from, &to, interrupted).map_err(copying())?;
+    copy::content(&from, &to, cancelled).map_err(copying())?;
     to.sync_all().map_err(copying())
 }
 

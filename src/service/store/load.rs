@@ -6,10 +6,9 @@ use super::Store;
 use crate::config::{SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
 use crate::sys::file::lock::Lock;
-use crate::tree::place;
 
 impl Store {
-    /// The configuration of a sandbox.
+    /// Reads the configuration of a sandbox.
     ///
     /// # Errors
     /// Where there is no such sandbox (the message names those there are), or its file is not right, or another sandbox's.
@@ -26,39 +25,18 @@ impl Store {
         })
     }
 
-    /// The configuration of a sandbox that is to end: where its file is of no use any more, the one that it was started with.
+    /// Reads the configuration of a sandbox that is to be stopped: where its file is broken, the one that it was started with.
     ///
     /// # Errors
     /// Where [`load`](Self::load) fails, and the configuration from the start cannot be read either.
-    pub fn load_to_end(&self, name: &SandboxName) -> Result<SandboxConfig> {
+    pub fn load_for_stop(&self, name: &SandboxName) -> Result<SandboxConfig> {
         self.load(name)
             .or_else(|error| read(name, &self.started(name)).map_err(|_| error))
     }
 
-    /// Takes the lock of a sandbox that is to end, and reads its configuration with [`load_to_end`](Self::load_to_end).
-    ///
-    /// # Errors
-    /// Where [`load_to_end`](Self::load_to_end) fails, also once the lock is free.
-    pub(in crate::service) fn lock_to_end(
-        &self,
-        name: &SandboxName,
-    ) -> Result<(Lock, SandboxConfig)> {
-        let lock = self.lock_if(name, || self.load_to_end(name).map(drop))?;
-        Ok((lock, self.load_to_end(name)?))
-    }
-
-    /// Takes the lock of a sandbox for work on its tree, and reads its configuration. The tree has to be the sandbox's own.
-    ///
-    /// # Errors
-    /// Where [`lock`](Self::lock) fails, or the tree is not there, has no mark of the sandbox, or has a link in the place of a
-    /// directory that the sandbox is given.
-    pub(in crate::service) fn lock_with_tree(
-        &self,
-        name: &SandboxName,
-    ) -> Result<(Lock, SandboxConfig)> {
-        let (lock, config) = self.lock(name)?;
-        place::must_be_of(&config.path, config.uuid)?;
-        Ok((lock, config))
+    /// Takes the lock of a sandbox that is to be stopped, as long as [`load_for_stop`](Self::load_for_stop) finds it.
+    pub(in crate::service) fn lock_for_stop(&self, name: &SandboxName) -> Result<Lock> {
+        self.lock_if(name, || self.load_for_stop(name).map(drop))
     }
 }
 

@@ -11,13 +11,14 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{SandboxConfig, SandboxName};
+use crate::config::SandboxName;
 use crate::domain::template;
 use crate::error::{Error, Result};
 use crate::guest;
 use crate::sys::file::lock::{Lock, Sharing};
 use crate::sys::file::{atomic, remove};
 
+mod failure;
 mod load;
 
 /// The places of one host.
@@ -243,22 +244,11 @@ impl Store {
         )))
     }
 
-    /// Takes the lock of a sandbox, waiting for whoever has it, and then reads its configuration: it is true for
-    /// as long as the lock is held.
-    ///
-    /// # Errors
-    /// As [`load`](Self::load), also where the sandbox is gone once the lock is free.
-    pub fn lock(&self, name: &SandboxName) -> Result<(Lock, SandboxConfig)> {
-        self.load(name)?;
-        let lock = self.lock_alone(name)?;
-        Ok((lock, self.load(name)?))
-    }
-
-    /// Takes the lock of a sandbox as [`lock`](Self::lock) does, whatever is in its configuration.
+    /// Takes the lock of a sandbox, waiting for whoever has it, whatever is in its configuration.
     ///
     /// # Errors
     /// Where there is no such sandbox, also once the lock is free.
-    pub(super) fn lock_alone(&self, name: &SandboxName) -> Result<Lock> {
+    pub(super) fn lock(&self, name: &SandboxName) -> Result<Lock> {
         self.lock_if(name, || self.must_exist(name))
     }
 
@@ -286,17 +276,17 @@ impl Store {
     ///
     /// # Errors
     /// Where it cannot be written.
-    pub fn note(&self, removal: &Removal) -> Result<()> {
+    pub fn note_removal(&self, removal: &Removal) -> Result<()> {
         let text = serde_json::to_vec(removal).map_err(Error::step("noting what to remove"))?;
         atomic::write(&self.removal(&removal.name), &text, 0o600)?;
         Ok(())
     }
 
-    /// The command came to its end: nothing is to be taken away.
+    /// Removes the note of what to take away: the command came to its end.
     ///
     /// # Errors
     /// Where the note cannot be removed.
-    pub fn settle(&self, name: &SandboxName) -> Result<()> {
+    pub fn drop_removal(&self, name: &SandboxName) -> Result<()> {
         let path = self.removal(name);
         fs::remove_file(&path).map_err(Error::io("removing", &path))
     }
@@ -371,7 +361,7 @@ impl Store {
 
     /// Removes the directories of a sandbox, and those above that are ours and empty. The note of what to remove goes last, so
     /// that this can be cut short as well.
-    pub fn forget(&self, name: &SandboxName) {
+    pub fn delete(&self, name: &SandboxName) {
         let dir = self.dir(name);
         remove_tree(&self.stage(name));
         let _ = fs::remove_file(self.config(name));

@@ -25,7 +25,7 @@ fn what_was_cut_short_is_found_once_nobody_works_on_it() {
         registered: false,
     };
     let lock = store.reserve(&name).unwrap();
-    store.note(&removal).unwrap();
+    store.note_removal(&removal).unwrap();
     assert!(store.interrupted().unwrap().is_empty());
     drop(lock);
     let found = store.interrupted().unwrap();
@@ -33,7 +33,7 @@ fn what_was_cut_short_is_found_once_nobody_works_on_it() {
         found.iter().map(|(removal, _)| removal).collect::<Vec<_>>(),
         [&removal]
     );
-    store.forget(&name);
+    store.delete(&name);
     assert!(!store.configs.exists());
 }
 

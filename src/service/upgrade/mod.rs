@@ -29,32 +29,32 @@ pub mod stage;
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::config::{SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
 use crate::hypervisor::Hypervisor;
-use crate::hypervisor::libvirt::Libvirt;
+use crate::service::cancellation::Cancellation;
 use crate::service::image::{self, Tree};
+use crate::service::sandbox::{LockedSandbox, Sandbox};
 use crate::service::sandboxes::Sandboxes;
 use crate::service::upgrade::journal::{Journal, Work};
 use crate::service::upgrade::plan::Plan;
 use crate::service::upgrade::stage::{Staged, stage};
 use crate::sys::file::atomic;
-use crate::sys::file::lock::{Lock, Sharing};
+use crate::sys::file::lock::{Held, Lock, Sharing};
 use crate::sys::root::Root;
 use crate::tree::place;
 
-/// How sandboxes are upgraded.
+/// How a sandbox is upgraded.
 #[allow(missing_debug_implementations)]
-pub struct How<'a> {
-    /// Whether those are restarted that run and have something new to see.
+pub struct Options<'a> {
+    /// Whether one is restarted that runs and has something new to see.
     pub restart: bool,
     /// Whether an imported one is taken from now on as one that the admin has made here.
     pub trust: bool,
     /// Starts a sandbox and waits until it is ready.
     pub start: &'a dyn Fn(&SandboxName) -> Result<()>,
-    /// Whether to stop, and undo what was done.
-    pub interrupted: &'a dyn Fn() -> bool,
 }
 
 /// What an upgrade did.
@@ -88,9 +88,9 @@ impl Preview {
     }
 }
 
-/// Where the configuration of a sandbox comes from.
-struct Origin {
-    config: SandboxConfig,
+/// A sandbox to upgrade, or one of another program as it will be.
+struct Subject<S> {
+    sandbox: S,
     /// The file of another program, if it is its sandbox, and what is said of it.
     converted: Option<(PathBuf, Vec<String>)>,
 }
@@ -112,15 +112,13 @@ impl Sandboxes {
     /// # Errors
     /// As [`upgrade`](Self::upgrade).
     pub fn preview_upgrade(&self, name: &SandboxName, trust: bool) -> Result<Preview> {
-        let origin = self.origin(name)?;
+        let Subject { sandbox, converted } = self.subject(name)?;
         let candidate = tempfile::tempdir().map_err(Error::step("making a temporary directory"))?;
-        let tree = self.tree(&origin.config)?;
-        let how = (candidate.path(), trust);
-        let plan = self.plan_upgrade_of(&origin.config, tree.path(), how, &|| false)?;
+        let tree = sandbox.tree()?;
         Ok(Preview {
-            plan,
+            plan: sandbox.plan_upgrade(tree.path(), candidate.path(), trust)?,
             tree,
-            converted: origin.converted.map(|(_, notes)| notes).unwrap_or_default(),
+            converted: converted.map(|(_, notes)| notes).unwrap_or_default(),
             _candidate: candidate,
         })
     }
@@ -130,20 +128,19 @@ impl Sandboxes {
     /// # Errors
     /// Where there is no such sandbox, its service is not on the host any more, its files cannot be written, or, once it was
     /// restarted, its units do not come up. Everything is as before then, and the sandbox runs again if it did.
-    pub fn upgrade(&self, name: &SandboxName, how: &How<'_>) -> Result<Outcome> {
-        let origin = self.origin(name)?;
+    pub fn upgrade(&self, name: &SandboxName, options: &Options<'_>) -> Result<Outcome> {
+        self.subject(name)?;
         let dir = self.store.dir(name);
         let is_new = !dir.exists();
         if is_new {
             let made = fs::DirBuilder::new().mode(0o700).create(&dir);
             made.map_err(Error::io("creating", &dir))?;
         }
-        drop(origin);
         let path = self.store.upgrade_lock(name);
         let _busy = Lock::acquire(&path, Sharing::Exclusive, |held| {
             log::warn!("waiting: {held}")
         })?;
-        let applied = self.apply_upgrade(name, how);
+        let applied = self.apply_upgrade(name, options);
         if applied.is_err() && is_new {
             for file in [self.store.upgrade_lock(name), self.store.lock_file(name)] {
                 let _ = fs::remove_file(file);
@@ -152,11 +149,15 @@ impl Sandboxes {
         }
         let mut applied = applied?;
         let records = self.store.upgrade(name);
-        if applied.is_stale && how.restart {
+        if applied.is_stale && options.restart {
             applied.journal.restarting = true;
             applied.journal.save(&records)?;
-            if let Err(error) = self.stop(name).and_then(|()| (how.start)(name)) {
-                return Err(self.roll_back(name, how, error));
+            let restarted = self
+                .get_for_stop(name)
+                .and_then(|sandbox| sandbox.stop())
+                .and_then(|()| (options.start)(name));
+            if let Err(error) = restarted {
+                return Err(self.roll_back(name, options, error));
             }
             applied.outcome.summary += "; restarted";
         } else if applied.is_stale {
@@ -176,49 +177,61 @@ impl Sandboxes {
         Ok(applied.outcome)
     }
 
-    /// The configuration of a sandbox, converted if it is of another program.
-    fn origin(&self, name: &SandboxName) -> Result<Origin> {
+    /// Reads the configuration of a sandbox; converts it if it is of another program.
+    fn subject(&self, name: &SandboxName) -> Result<Subject<Sandbox<'_>>> {
         let own = self.store.config(name).exists();
         match legacy::find(&self.store, name).filter(|_| !own) {
             Some(file) => {
                 let conversion = self.convert(name, &file)?;
-                Ok(Origin {
-                    config: conversion.config,
+                Ok(Subject {
+                    sandbox: Sandbox::new(self, conversion.config),
                     converted: Some((file, conversion.notes)),
                 })
             }
             None => {
-                let config = self.store.load(name)?;
-                place::must_be_of(&config.path, config.uuid)?;
-                Ok(Origin {
-                    config,
+                let sandbox = self.get(name)?;
+                sandbox.check_tree()?;
+                Ok(Subject {
+                    sandbox,
                     converted: None,
                 })
             }
         }
     }
 
-    fn lock_any(&self, name: &SandboxName) -> Result<Lock> {
+    /// Takes the lock of a sandbox, also of one of another program.
+    fn lock_any(&self, name: &SandboxName) -> Result<Arc<Lock>> {
         let path = self.store.lock_file(name);
-        let waiting = |held: &crate::sys::file::lock::Held| log::warn!("waiting: {held}");
-        Ok(Lock::acquire(&path, Sharing::Exclusive, waiting)?)
+        let waiting = |held: &Held| log::warn!("waiting: {held}");
+        Ok(Lock::acquire(&path, Sharing::Exclusive, waiting)?.into())
     }
 
     /// Plans and does all but the restart, under the lock of the sandbox.
-    fn apply_upgrade(&self, name: &SandboxName, how: &How<'_>) -> Result<Applied> {
-        let _lock = self.lock_any(name)?;
-        self.settle_upgrade(name)?;
-        let origin = self.origin(name)?;
-        let old = &origin.config;
-        let hypervisor = self.hypervisor(old)?;
-        let is_running = hypervisor.state(name.as_str())?.is_active();
-        if is_running && origin.converted.is_some() {
+    fn apply_upgrade(&self, name: &SandboxName, options: &Options<'_>) -> Result<Applied> {
+        let lock = self.lock_any(name)?;
+        self.undo_upgrade(name, &lock)?;
+        let Subject { sandbox, converted } = self.subject(name)?;
+        let mut subject = Subject {
+            sandbox: sandbox.locked_by(lock),
+            converted,
+        };
+        subject.apply(options)
+    }
+}
+
+impl Subject<LockedSandbox<'_>> {
+    fn apply(&mut self, options: &Options<'_>) -> Result<Applied> {
+        let sandbox = &self.sandbox;
+        let (name, store) = (sandbox.name().clone(), sandbox.store());
+        let old = sandbox.config().clone();
+        let is_running = sandbox.is_running()?;
+        if is_running && self.converted.is_some() {
             return Err(Error::running(format!(
                 "the sandbox '{name}' is running; stop it with 'virsh -c {} shutdown {name}' to convert it",
                 old.connection
             )));
         }
-        let records = self.store.upgrade(name);
+        let records = store.upgrade(&name);
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -232,21 +245,19 @@ impl Sandboxes {
             domain: None,
             restarting: false,
         };
-        let done = self.carry_out(&origin, &mut journal, &hypervisor, how);
-        let (plan, journal) = match done {
-            Ok(plan) => (plan, journal),
-            Err(error) => {
-                if let Err(second) = self.settle_upgrade(name) {
+        let plan = self
+            .carry_out(&mut journal, options.trust)
+            .map_err(|error| {
+                if let Err(second) = self.undo(&name) {
                     log::warn!("undoing the upgrade of '{name}': {second}");
                 }
                 let remedy = "remove from it what it does not need";
-                return Err(image::explained(error, old.image, remedy));
-            }
-        };
-        let started = SandboxConfig::load(&self.store.started(name)).ok();
+                image::explained(error, old.image, remedy)
+            })?;
+        let started = SandboxConfig::load(&store.started(&name)).ok();
         let is_current = !plan.is_relevant() && started.as_ref() == Some(&plan.config);
         let mut lines = report::lines(&plan);
-        let notes = origin
+        let notes = self
             .converted
             .iter()
             .flat_map(|(_, notes)| notes.iter().cloned());
@@ -254,43 +265,41 @@ impl Sandboxes {
         Ok(Applied {
             outcome: Outcome {
                 lines,
-                summary: report::summary(&plan, old != &plan.config),
+                summary: report::summary(&plan, old != plan.config),
             },
             is_stale: is_running && !is_current,
             journal,
-            converted: origin.converted.map(|(file, _)| file),
+            converted: self.converted.take().map(|(file, _)| file),
         })
     }
 
-    fn carry_out(
-        &self,
-        origin: &Origin,
-        journal: &mut Journal,
-        hypervisor: &Libvirt,
-        how: &How<'_>,
-    ) -> Result<Plan> {
-        let old = &origin.config;
-        let name = &old.name;
-        let records = self.store.upgrade(name);
+    fn undo(&self, name: &SandboxName) -> Result<bool> {
+        let lock = self.sandbox.held_lock();
+        self.sandbox.host().undo_upgrade(name, lock)
+    }
+
+    fn carry_out(&mut self, journal: &mut Journal, trust: bool) -> Result<Plan> {
+        let sandbox = &mut self.sandbox;
+        let (name, store, host) = (sandbox.name().clone(), sandbox.store(), sandbox.host());
+        let old = sandbox.config().clone();
+        let records = store.upgrade(&name);
         // One that cannot be reached now leaves nothing to undo either.
-        let tree = self.tree(old)?;
+        let tree = sandbox.tree()?;
         // Tells where to clean up.
         journal.save(&records)?;
         let work = Work::of(&old.path, tree.path());
         work.make()?;
-        let candidate = work.host();
-        let given = (candidate.as_path(), how.trust);
-        let plan = self.plan_upgrade_of(old, tree.path(), given, how.interrupted)?;
+        let plan = sandbox.plan_upgrade(tree.path(), &work.host(), trust)?;
         let staged = stage(&plan, &work)?;
         let mut files = vec![
-            self.store.config(name),
-            self.store.manifest(name),
-            self.store.base(name),
-            self.store.unit(name),
+            store.config(&name),
+            store.manifest(&name),
+            store.base(&name),
+            store.unit(&name),
         ];
-        if origin.converted.is_some() {
+        if self.converted.is_some() {
             files.push(place::mark_of(&old.path));
-            journal.domain = hypervisor.definition(name.as_str())?;
+            journal.domain = sandbox.hypervisor()?.definition(name.as_str())?;
         }
         for file in files {
             journal.keep(&records, file)?;
@@ -299,21 +308,22 @@ impl Sandboxes {
         Root::new(&work.slots())?.sync()?;
         journal.save(&records)?;
 
-        apply_steps(&staged, tree.path(), &work, how.interrupted)?;
-        tree.settle()?;
+        apply_steps(&staged, tree.path(), &work, &host.cancellation)?;
+        tree.sync()?;
         drop(tree);
-        if origin.converted.is_some() {
+        if self.converted.is_some() {
             place::adopt(&old.path, old.uuid)?;
             // Its identity was not ours: libvirt takes a domain of one name for another.
-            hypervisor.undefine(name.as_str())?;
+            sandbox.hypervisor()?.undefine(name.as_str())?;
         }
         let manifest = plan.host.to_string();
-        atomic::write(&self.store.manifest(name), manifest.as_bytes(), 0o600)?;
-        plan.base.save(&self.store.base(name))?;
-        if plan.config != *old || origin.converted.is_some() {
-            plan.config.save(&self.store.config(name))?;
+        atomic::write(&store.manifest(&name), manifest.as_bytes(), 0o600)?;
+        plan.base.save(&store.base(&name))?;
+        if plan.config != old || self.converted.is_some() {
+            plan.config.save(&store.config(&name))?;
         }
-        self.render(&plan.config, hypervisor)?;
+        sandbox.replace_config(plan.config.clone());
+        sandbox.render()?;
         Ok(plan)
     }
 }
@@ -322,14 +332,12 @@ fn apply_steps(
     staged: &Staged,
     tree: &Path,
     work: &Work,
-    interrupted: &dyn Fn() -> bool,
+    cancellation: &Cancellation,
 ) -> Result<()> {
     let tree = Root::new(tree)?;
     let slots = Root::new(&work.slots())?;
     for (step, before) in staged.steps.iter().zip(&staged.before) {
-        if interrupted() {
-            return Err(Error::Interrupted);
-        }
+        cancellation.check()?;
         step.apply(&tree, &slots, before.as_ref())?;
     }
     Ok(())

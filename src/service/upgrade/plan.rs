@@ -13,8 +13,8 @@ use crate::facts::discover::{Fact, Service};
 use crate::guest;
 use crate::service::base::{Base, Origin};
 use crate::service::preflight;
-use crate::service::provision::create::{found, keep_units, shown_from_host};
-use crate::service::sandboxes::Sandboxes;
+use crate::service::provision::create::{keep_units, program_mounts, resolve_workload};
+use crate::service::sandbox::Sandbox;
 use crate::service::upgrade::accounts::{self, Note};
 use crate::service::upgrade::merge::{self, Change};
 use crate::service::upgrade::public;
@@ -52,24 +52,20 @@ pub struct Plan {
     pub(super) candidate: PathBuf,
 }
 
-impl Sandboxes {
-    /// Plans the upgrade of a sandbox with the tree `tree`; the host's version is created in the empty directory
-    /// `candidate`. With `trust`, its units and packages count as named by the administrator from now on.
-    pub(super) fn plan_upgrade_of(
-        &self,
-        old: &SandboxConfig,
-        tree: &Path,
-        (candidate, trust): (&Path, bool),
-        interrupted: &dyn Fn() -> bool,
-    ) -> Result<Plan> {
+impl Sandbox<'_> {
+    /// Plans the upgrade of the sandbox, whose tree has the top `tree`; the host's version of it is made in the empty directory
+    /// `candidate`. With `trust` it is taken as one that the admin has named from now on.
+    pub(super) fn plan_upgrade(&self, tree: &Path, candidate: &Path, trust: bool) -> Result<Plan> {
+        let (old, store) = (self.config(), self.store());
         let root = Path::new("/");
-        let before = Base::load(&self.store.base(&old.name))?;
+        let before = Base::load(&store.base(&old.name))?;
         let origin = if trust { Origin::Admin } else { before.origin };
-        let (workload, mut service) = found(root, &old.workload, &old.packages, &old.hostname)?;
+        let (workload, mut service) =
+            resolve_workload(root, &old.workload, &old.packages, &old.hostname)?;
         if origin == Origin::Archive {
             public::keep_public_facts(&mut service, root);
         }
-        let driver = self.driver(old)?;
+        let driver = self.driver()?;
         preflight::check(
             root,
             &service,
@@ -83,7 +79,7 @@ impl Sandboxes {
             Origin::Admin => config.mounts.extend(new_mounts.iter().cloned()),
             Origin::Archive => {}
         }
-        let path = self.store.config(&old.name);
+        let path = store.config(&old.name);
         config.check().map_err(Error::config(&path))?;
         driver.check(&config)?;
         let in_sandbox = Root::new(tree)?;
@@ -99,10 +95,10 @@ impl Sandboxes {
             ..Base::of(&planned, &service)?
         };
         retain(&mut planned, &appearing);
-        tree::apply(&planned, root, candidate, interrupted)?;
+        tree::apply(&planned, root, candidate, &|| self.host().is_cancelled())?;
 
         let etc = [Path::new("/etc")];
-        let recorded = self.manifest_of(old)?;
+        let recorded = self.recorded_manifest()?;
         let host = Manifest::scan(candidate, &etc)?;
         if origin == Origin::Archive {
             let all = guest::PRIVATE_DIRS.map(Path::new);
@@ -141,9 +137,9 @@ impl Sandboxes {
         })
     }
 
-    /// Returns the manifest that the sandbox's `/etc` was made from; empty for a sandbox of another program.
-    fn manifest_of(&self, config: &SandboxConfig) -> Result<Manifest> {
-        let path = self.store.manifest(&config.name);
+    /// Returns what its `/etc` was made from; nothing for a sandbox that was made by another program.
+    fn recorded_manifest(&self) -> Result<Manifest> {
+        let path = self.store().manifest(self.name());
         match fs::read_to_string(&path) {
             Ok(text) => text
                 .parse()
@@ -192,7 +188,7 @@ fn renewed(old: &SandboxConfig, workload: Workload, service: &Service) -> Sandbo
 
 /// Returns the missing mounts of programs outside of `/usr` that the units run.
 fn new_mounts(config: &SandboxConfig, service: &Service) -> Vec<Mount> {
-    let mut mounts = shown_from_host(service, &config.workload);
+    let mut mounts = program_mounts(service, &config.workload);
     mounts.retain(|mount| {
         let mut had = config.mounts.iter();
         !had.any(|had| had.target() == mount.target())

@@ -1,33 +1,44 @@
 //! What is done where an upgrade does not come to its end: it is undone, by itself or by the next command.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::config::SandboxName;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host;
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::libvirt::Libvirt;
-use crate::service::image;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::remove_tree;
-use crate::service::upgrade::How;
+use crate::service::upgrade::Options;
 use crate::service::upgrade::journal::{Journal, Work};
+use crate::service::{host_unit, image};
 use crate::sys::file::lock::{Lock, Sharing};
 
 impl Sandboxes {
     /// Undoes an upgrade whose restart has failed, and starts the sandbox as it was before.
-    pub(super) fn roll_back(&self, name: &SandboxName, how: &How<'_>, error: Error) -> Error {
-        let undone = self.stop(name).and_then(|()| {
-            let _lock = self.lock_any(name)?;
-            self.settle_upgrade(name).map(drop)
+    pub(super) fn roll_back(
+        &self,
+        name: &SandboxName,
+        options: &Options<'_>,
+        error: Error,
+    ) -> Error {
+        let stopped = self.get_for_stop(name).and_then(|sandbox| sandbox.stop());
+        let undone = stopped.and_then(|()| {
+            let lock = self.lock_any(name)?;
+            self.undo_upgrade(name, &lock)?;
+            Ok(lock)
         });
-        let started = undone.and_then(|()| match (how.interrupted)() {
+        let started = undone.and_then(|lock| match self.is_cancelled() {
             // Who waits is not to wait any longer.
             true => {
-                self.revive(name);
+                self.restart_abandoned(name, lock);
                 Ok(())
             }
-            false => (how.start)(name),
+            false => {
+                drop(lock);
+                (options.start)(name)
+            }
         });
         let end = match started {
             Ok(()) => format!("the upgrade of '{name}' was undone, and it runs as before"),
@@ -42,7 +53,7 @@ impl Sandboxes {
 
     /// Undoes an upgrade that was not finished, or removes what a finished one has worked with. `true` if the sandbox was
     /// being restarted.
-    pub(super) fn settle_upgrade(&self, name: &SandboxName) -> Result<bool> {
+    pub(super) fn undo_upgrade(&self, name: &SandboxName, lock: &Arc<Lock>) -> Result<bool> {
         let records = self.store.upgrade(name);
         if !records.is_dir() {
             return Ok(false);
@@ -55,21 +66,19 @@ impl Sandboxes {
             image::open_tree_at(name, &journal.tree, journal.image, &self.store.stage(name))?;
         journal.undo(tree.path())?;
         // What follows may need the image for itself.
-        tree.settle()?;
+        tree.sync()?;
         drop(tree);
         if !journal.saved.is_empty() {
-            self.render_as_before(name, &journal);
+            self.render_as_before(name, lock, &journal);
         }
         self.finish_upgrade(name, &journal.emptied())?;
         Ok(journal.restarting)
     }
 
     /// Makes what is derived from the configuration as it was. What cannot be made now is at the next start.
-    fn render_as_before(&self, name: &SandboxName, journal: &Journal) {
-        let rendered = match self.store.load(name) {
-            Ok(config) => self
-                .hypervisor(&config)
-                .and_then(|hypervisor| self.render(&config, &hypervisor)),
+    fn render_as_before(&self, name: &SandboxName, lock: &Arc<Lock>, journal: &Journal) {
+        let rendered = match self.get(name) {
+            Ok(sandbox) => sandbox.locked_by(Arc::clone(lock)).render(),
             Err(_) => Libvirt::open(&self.connection).and_then(|hypervisor| {
                 hypervisor.undefine(name.as_str())?;
                 let document = journal.domain.as_deref();
@@ -79,7 +88,7 @@ impl Sandboxes {
         if let Err(error) = rendered {
             log::warn!("defining '{name}' as it was: {error}");
         }
-        self.reload_host();
+        host_unit::reload_host();
     }
 
     /// Nothing is to be undone any more, which `emptied` says from now on: what the upgrade has worked with is removed.
@@ -89,7 +98,7 @@ impl Sandboxes {
         let tree =
             image::open_tree_at(name, &emptied.tree, emptied.image, &self.store.stage(name))?;
         Work::of(&emptied.tree, tree.path()).remove();
-        tree.settle()?;
+        tree.sync()?;
         remove_tree(&records);
         Ok(())
     }
@@ -101,15 +110,16 @@ impl Sandboxes {
                 continue;
             }
             let attempt = |path: &Path| Lock::try_acquire(path, Sharing::Exclusive).ok()?.ok();
-            let (Some(_busy), Some(_lock)) = (
+            let (Some(_busy), Some(lock)) = (
                 attempt(&self.store.upgrade_lock(&name)),
                 attempt(&self.store.lock_file(&name)),
             ) else {
                 continue;
             };
+            let lock = Arc::new(lock);
             log::info!("undoing the upgrade of '{name}', which was interrupted");
-            match self.settle_upgrade(&name) {
-                Ok(true) => self.revive(&name),
+            match self.undo_upgrade(&name, &lock) {
+                Ok(true) => self.restart_abandoned(&name, lock),
                 Ok(false) => {}
                 Err(error) => log::warn!("undoing the upgrade of '{name}': {error}"),
             }
@@ -118,14 +128,15 @@ impl Sandboxes {
     }
 
     /// Starts a sandbox anew whose restart was cut short, without waiting for it.
-    fn revive(&self, name: &SandboxName) {
+    fn restart_abandoned(&self, name: &SandboxName, lock: Arc<Lock>) {
         let unit = name.unit();
         if host::runs_systemd() && self.store.unit(name).exists() {
-            return self.systemctl(&["restart", "--no-block", "--", &unit]);
+            return host_unit::systemctl(&["restart", "--no-block", "--", &unit]);
         }
-        let started = self.store.load(name).and_then(|config| {
-            self.end(&config)?;
-            self.start_unwatched(&config)
+        let started = self.get(name).and_then(|sandbox| {
+            let mut sandbox = sandbox.locked_by(lock);
+            sandbox.stop()?;
+            sandbox.start_unwatched()
         });
         if let Err(error) = started {
             log::warn!("starting '{name}' again: {error}");

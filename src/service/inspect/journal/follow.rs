@@ -13,9 +13,8 @@ use std::path::PathBuf;
 use std::process::Child;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::config::SandboxConfig;
 use crate::error::{Error, Result};
-use crate::service::sandboxes::Sandboxes;
+use crate::service::sandbox::Sandbox;
 use crate::sys::process::command::Captured;
 use crate::sys::root::Root;
 use crate::sys::text::printable::printable;
@@ -28,12 +27,12 @@ const LONGEST: u64 = 1 << 20;
 
 const CURSOR: &[u8] = b"-- cursor: ";
 
-/// Whether a journal has to be followed so.
+/// Returns whether a journal has to be polled to be followed.
 ///
 /// # Errors
 /// Where the sandbox cannot be kept here.
-pub fn are_needed(sandboxes: &Sandboxes, config: &SandboxConfig) -> Result<bool> {
-    Ok(config.image.is_none() && sandboxes.driver(config)?.has_own_kernel())
+pub fn is_polled(sandbox: &Sandbox<'_>) -> Result<bool> {
+    Ok(sandbox.config().image.is_none() && sandbox.driver()?.has_own_kernel())
 }
 
 /// Hands `show` each line that journalctl prints with `arguments`, and those of entries that are added, until `wait` says that
@@ -42,17 +41,13 @@ pub fn are_needed(sandboxes: &Sandboxes, config: &SandboxConfig) -> Result<bool>
 /// # Errors
 /// Where there is no journal or no journalctl, where it does not take the arguments, and what `show` says.
 pub fn follow(
-    sandboxes: &Sandboxes,
-    config: &SandboxConfig,
+    sandbox: &Sandbox<'_>,
     arguments: &[String],
     mut show: impl FnMut(&[u8]) -> Result<()>,
     mut wait: impl FnMut(Duration) -> bool,
 ) -> Result<()> {
-    let checked = super::start(
-        sandboxes,
-        config,
-        &[arguments, &["--lines=0".to_owned()]].concat(),
-    )?;
+    let config = sandbox.config();
+    let checked = super::start(sandbox, &[arguments, &["--lines=0".to_owned()]].concat())?;
     let checked = checked.wait_with_output();
     let checked = Captured::from(checked.map_err(Error::step("running journalctl"))?);
     if !checked.success {
@@ -61,7 +56,7 @@ pub fn follow(
     }
     let directory = Root::new(&config.path)?.open_plain(&super::inside(config.uuid))?;
     let show_all = |turn: &[String], show: &mut dyn FnMut(&[u8]) -> Result<()>| {
-        show_all(super::read(sandboxes, config, turn)?, show)
+        show_all(super::read(sandbox, turn)?, show)
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let begin = format!("--since=@{}", now.unwrap_or_default().as_secs());

@@ -15,11 +15,9 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::config::SandboxConfig;
 use crate::error::{Error, Result};
-use crate::hypervisor::Hypervisor;
 use crate::service::image;
-use crate::service::sandboxes::Sandboxes;
+use crate::service::sandbox::Sandbox;
 use crate::service::store::Store;
 use crate::sys::process::{command, confined};
 use crate::sys::text::printable::printable_line;
@@ -29,23 +27,21 @@ const MOST_ERRORS: u64 = 1 << 16;
 
 /// Starts journalctl with `arguments`, with its output and its errors for us to read: confined on the host; or inside, where the tree
 /// cannot be reached from outside, because another kernel has mounted its image.
-fn start(sandboxes: &Sandboxes, config: &SandboxConfig, arguments: &[String]) -> Result<Child> {
+fn start(sandbox: &Sandbox<'_>, arguments: &[String]) -> Result<Child> {
+    let config = sandbox.config();
     let inside = inside(config.uuid);
     let running = Error::step("running journalctl");
     let mut words = vec!["journalctl".to_owned(), "--no-pager".to_owned()];
     words.extend_from_slice(arguments);
     let name = config.name.as_str();
-    if config.image.is_some()
-        && sandboxes.driver(config)?.has_own_kernel()
-        && sandboxes.hypervisor(config)?.state(name)?.is_active()
+    if config.image.is_some() && sandbox.driver()?.has_own_kernel() && sandbox.state()?.is_active()
     {
         words.push(format!("--directory={}", inside.display()));
         let by = ["execute", name, "--"].map(str::to_owned);
         let words = by.iter().chain(&words).map(String::as_str);
         return command::spawn_piped(&own_program()?, words).map_err(running);
     }
-    let (mount, directory) =
-        image::plain_view(config, &inside, &sandboxes.store.stage(&config.name))?;
+    let (mount, directory) = image::plain_view(config, &inside, &sandbox.stage())?;
     let place = confined::ConfinedReader::path_inside(&directory);
     words.push(format!("--directory={}", place.display()));
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -59,17 +55,17 @@ fn start(sandboxes: &Sandboxes, config: &SandboxConfig, arguments: &[String]) ->
 ///
 /// # Errors
 /// Where there is no journal or no journalctl.
-pub fn follow(sandboxes: &Sandboxes, config: &SandboxConfig, begin: Duration) -> Result<Child> {
+pub fn follow(sandbox: &Sandbox<'_>, begin: Duration) -> Result<Child> {
     let since = format!("--since=@{}", begin.as_secs());
     let more = [since.as_str(), "--follow", "--output=cat"];
-    if follow::are_needed(sandboxes, config)? {
+    if follow::is_polled(sandbox)? {
         let words = ["logs"].iter().chain(&more).copied();
-        return command::spawn(&own_program()?, words.chain([config.name.as_str()]))
+        return command::spawn(&own_program()?, words.chain([sandbox.name().as_str()]))
             .map_err(Error::step("following the journal"));
     }
     let more = [&more[..], &["--quiet"]].concat();
     let more: Vec<String> = more.into_iter().map(str::to_owned).collect();
-    read(sandboxes, config, &more)
+    read(sandbox, &more)
 }
 
 fn own_program() -> Result<String> {
@@ -81,8 +77,8 @@ fn own_program() -> Result<String> {
 ///
 /// # Errors
 /// Where there is no journal or no journalctl.
-pub fn read(sandboxes: &Sandboxes, config: &SandboxConfig, arguments: &[String]) -> Result<Child> {
-    let mut child = start(sandboxes, config, arguments)?;
+pub fn read(sandbox: &Sandbox<'_>, arguments: &[String]) -> Result<Child> {
+    let mut child = start(sandbox, arguments)?;
     if let Some(stderr) = child.stderr.take() {
         thread::spawn(move || {
             let mut stderr = BufReader::new(stderr);
@@ -122,6 +118,7 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::SandboxConfig;
 
     #[test]
     fn a_link_among_the_hosts_journals_is_removed_and_nothing_else() {

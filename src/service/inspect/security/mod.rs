@@ -16,7 +16,7 @@ use crate::driver::DefinedShare;
 use crate::error::Result;
 use crate::hypervisor::Hypervisor;
 use crate::service::inspect::summary;
-use crate::service::sandboxes::Sandboxes;
+use crate::service::sandbox::Sandbox;
 use crate::{guest, host};
 
 /// What is known of a sandbox.
@@ -401,30 +401,30 @@ impl Facts {
     }
 }
 
-impl Sandboxes {
-    /// How exposed the host is to a sandbox.
+impl Sandbox<'_> {
+    /// Returns how exposed the host is to the sandbox.
     ///
     /// # Errors
-    /// Where there is no such sandbox, or libvirt does not answer.
-    pub fn security(&self, name: &SandboxName) -> Result<Report> {
-        let config = self.store.load(name)?;
-        let machine = self.driver(&config)?.has_own_kernel();
-        let state = self.hypervisor(&config)?.state(name.as_str())?;
-        let told = self.store.stage(name).join(guest::CONFIG);
-        let runs: Option<GuestConfig> = (state.id().is_some() && !machine)
-            .then(|| fs::read(told).ok())
+    /// Where libvirt does not answer.
+    pub fn security(&self) -> Result<Report> {
+        let (name, config, hypervisor) = (self.name(), self.config(), self.hypervisor()?);
+        let driver = self.driver()?;
+        let machine = driver.has_own_kernel();
+        let given = self.stage().join(guest::CONFIG);
+        let runs: Option<GuestConfig> = (self.state()?.id().is_some() && !machine)
+            .then(|| fs::read(given).ok())
             .flatten()
             .and_then(|text| serde_json::from_slice(&text).ok());
-        let label = match summary::label_of(&self.hypervisor(&config)?, name)? {
+        let label = match summary::label_of(hypervisor, name)? {
             // Those libvirt labels itself, anew at every start.
             None if machine && host::has_security_module(Path::new("/")) => {
                 Some("libvirt's choice".to_owned())
             }
             label => label,
         };
-        let mut facts = Facts::new(&config, machine, label, runs.as_ref());
-        if let Some(xml) = self.hypervisor(&config)?.definition(name.as_str())? {
-            facts.add_shares(self.driver(&config)?.defined_shares(&xml), &config.path);
+        let mut facts = Facts::new(config, machine, label, runs.as_ref());
+        if let Some(xml) = hypervisor.definition(name.as_str())? {
+            facts.add_shares(driver.defined_shares(&xml), &config.path);
         }
         let checks = judge(&facts);
         let (exposure, level) = exposure(&checks);

@@ -1,0 +1,329 @@
+//! One sandbox: its configuration, and what every operation on it needs.
+
+use std::cell::OnceCell;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::config::{SandboxConfig, SandboxName};
+use crate::driver::{Driver, Guest, Owners, SharedDirectory};
+use crate::error::{Error, Result};
+use crate::host::HostFacts;
+use crate::hypervisor::libvirt::Libvirt;
+use crate::hypervisor::{DomainState, Hypervisor};
+use crate::service::connections::Connections;
+use crate::service::image::{self, Tree};
+use crate::service::sandboxes::Sandboxes;
+use crate::service::store::Store;
+use crate::sys::file::lock::Lock;
+use crate::tree::place;
+
+impl Sandboxes {
+    /// Reads the configuration of a sandbox.
+    ///
+    /// # Errors
+    /// Where there is no such sandbox (the message names those there are), or its file is not right, or another sandbox's.
+    pub fn get(&self, name: &SandboxName) -> Result<Sandbox<'_>> {
+        Ok(Sandbox::new(self, self.store.load(name)?))
+    }
+
+    /// Reads the configuration of a sandbox as [`get`](Self::get) does, for one of many that are asked by `connections`.
+    pub(super) fn get_connected(
+        &self,
+        name: &SandboxName,
+        connections: &mut Connections,
+    ) -> Result<Sandbox<'_>> {
+        let sandbox = self.get(name)?;
+        let connection = connections.open(&sandbox.config().connection)?;
+        Ok(sandbox.connected_by(connection))
+    }
+
+    /// Reads the configuration of a sandbox that is to be stopped or deleted: where its file is broken, the one that it was
+    /// started with.
+    ///
+    /// # Errors
+    /// Where [`get`](Self::get) fails, and the configuration from the start cannot be read either.
+    pub fn get_for_stop(&self, name: &SandboxName) -> Result<Sandbox<'_>> {
+        Ok(Sandbox::new(self, self.store.load_for_stop(name)?))
+    }
+}
+
+/// A sandbox of a host, with the configuration that it had when it was read.
+///
+/// Looking at it needs no lock. Operations that change it are those of [`LockedSandbox`].
+#[derive(Debug)]
+pub struct Sandbox<'a> {
+    host: &'a Sandboxes,
+    config: SandboxConfig,
+    connection: OnceCell<Arc<Libvirt>>,
+}
+
+impl<'a> Sandbox<'a> {
+    pub(super) fn new(host: &'a Sandboxes, config: SandboxConfig) -> Self {
+        Self {
+            host,
+            config,
+            connection: OnceCell::new(),
+        }
+    }
+
+    /// Takes the lock of the sandbox, waiting for whoever has it, and reads its configuration again: it is true for as long as
+    /// the lock is held.
+    ///
+    /// # Errors
+    /// As [`Sandboxes::get`], also where the sandbox is gone once the lock is free.
+    pub fn lock(&self) -> Result<LockedSandbox<'a>> {
+        let lock = self.store().lock(self.name())?;
+        let config = self.store().load(self.name())?;
+        Ok(Self::new(self.host, config).locked_by(lock))
+    }
+
+    /// Takes the lock as [`lock`](Self::lock) does, and reads the configuration as [`Sandboxes::get_for_stop`] does.
+    ///
+    /// # Errors
+    /// As [`Sandboxes::get_for_stop`], also where the sandbox is gone once the lock is free.
+    pub fn lock_for_stop(&self) -> Result<LockedSandbox<'a>> {
+        let lock = self.store().lock_for_stop(self.name())?;
+        let config = self.store().load_for_stop(self.name())?;
+        Ok(Self::new(self.host, config).locked_by(lock))
+    }
+
+    /// Returns the sandbox under its lock, which is held already.
+    pub(super) fn locked_by(self, lock: impl Into<Arc<Lock>>) -> LockedSandbox<'a> {
+        LockedSandbox {
+            sandbox: self,
+            lock: lock.into(),
+        }
+    }
+
+    /// Returns the sandboxes of its host.
+    #[must_use]
+    pub fn host(&self) -> &'a Sandboxes {
+        self.host
+    }
+
+    /// Returns the places of the sandboxes of its host.
+    #[must_use]
+    pub fn store(&self) -> &'a Store {
+        &self.host.store
+    }
+
+    /// Returns its configuration.
+    #[must_use]
+    pub fn config(&self) -> &SandboxConfig {
+        &self.config
+    }
+
+    /// Returns its name.
+    #[must_use]
+    pub fn name(&self) -> &SandboxName {
+        &self.config.name
+    }
+
+    /// Returns its staging root.
+    pub(super) fn stage(&self) -> PathBuf {
+        self.store().stage(self.name())
+    }
+
+    /// Returns the driver that keeps it.
+    ///
+    /// # Errors
+    /// Where its configuration names none.
+    pub fn driver(&self) -> Result<Driver> {
+        Driver::of_service(&self.config.connection)
+    }
+
+    /// Returns the connection for its domain, which is opened at first use.
+    ///
+    /// # Errors
+    /// Where no daemon answers.
+    pub(super) fn hypervisor(&self) -> Result<&Libvirt> {
+        if let Some(open) = self.connection.get() {
+            return Ok(open);
+        }
+        let open = Libvirt::open(&self.config.connection)?;
+        Ok(self.connection.get_or_init(|| Arc::new(open)))
+    }
+
+    /// Has it use a connection that is open already.
+    pub(super) fn connected_by(self, connection: Arc<Libvirt>) -> Self {
+        Self {
+            connection: OnceCell::from(connection),
+            ..self
+        }
+    }
+
+    /// Closes its connection before a long wait, in which the daemon may be restarted.
+    pub(super) fn disconnect(&mut self) {
+        self.connection.take();
+    }
+
+    /// Returns the state of its domain.
+    ///
+    /// # Errors
+    /// Where libvirt does not answer.
+    pub(super) fn state(&self) -> Result<DomainState> {
+        self.hypervisor()?.state(self.name().as_str())
+    }
+
+    /// Returns whether it runs; one that is paused does.
+    ///
+    /// # Errors
+    /// Where libvirt does not answer.
+    pub fn is_running(&self) -> Result<bool> {
+        Ok(self.state()?.is_active())
+    }
+
+    /// Returns the handle on the running guest; `None` where it does not run.
+    ///
+    /// # Errors
+    /// Where libvirt does not answer.
+    pub(super) fn guest(&self) -> Result<Option<Box<dyn Guest>>> {
+        self.guest_in(self.state()?)
+    }
+
+    /// Returns the handle on the guest of a sandbox that is in this state.
+    ///
+    /// # Errors
+    /// Where its configuration names no driver.
+    pub(super) fn guest_in(&self, state: DomainState) -> Result<Option<Box<dyn Guest>>> {
+        Ok(self.driver()?.guest(&self.config, &self.stage(), state))
+    }
+
+    /// Returns the handle on the guest, which has to run.
+    ///
+    /// # Errors
+    /// Where it does not run; the message says how to start it.
+    pub fn enter(&self) -> Result<Box<dyn Guest>> {
+        let name = self.name();
+        let state = self.state()?;
+        if let DomainState::Paused { .. } = state {
+            return Err(Error::not_ready(format!(
+                "the sandbox '{name}' is paused; resume it with 'virsh -c {} resume {name}'",
+                self.config.connection
+            )));
+        }
+        self.guest_in(state)?.ok_or_else(|| self.not_running())
+    }
+
+    /// Returns the error of an operation that needs a running guest.
+    pub(super) fn not_running(&self) -> Error {
+        let name = self.name();
+        Error::not_running(format!(
+            "the sandbox '{name}' does not run; start it with 'virt-sandbox-service start {name}'"
+        ))
+    }
+
+    /// Checks that the networks of libvirt that it is plugged into are active.
+    pub(super) fn check_networks(&self) -> Result<()> {
+        for network in &self.config.networks {
+            if let Some(source) = network.container_network() {
+                self.hypervisor()?.is_network_active(source)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a sandbox that runs.
+    pub(super) fn check_stopped(&self) -> Result<()> {
+        let name = self.name();
+        match self.state()?.is_active() {
+            true => Err(Error::running(format!(
+                "the sandbox '{name}' is running; stop it with 'virt-sandbox-service stop {name}'"
+            ))),
+            false => Ok(()),
+        }
+    }
+
+    /// Checks that the tree is there and the sandbox's own, without a link in the place of a directory that the guest is given.
+    pub(super) fn check_tree(&self) -> Result<()> {
+        place::must_be_of(&self.config.path, self.config.uuid)
+    }
+
+    /// Refuses a sandbox whose tree an upgrade is at work in.
+    pub(super) fn check_not_upgrading(&self) -> Result<()> {
+        let name = self.name();
+        match self.store().upgrade(name).is_dir() {
+            true => Err(Error::busy(format!(
+                "the sandbox '{name}' is being upgraded; try again when that is done"
+            ))),
+            false => Ok(()),
+        }
+    }
+
+    /// Reaches its tree, also while it runs.
+    ///
+    /// # Errors
+    /// Where it is in an image that cannot be mounted.
+    pub(super) fn tree(&self) -> Result<Tree> {
+        image::open_tree(&self.config, &self.stage())
+    }
+
+    /// Writes what a running guest holds back to the files on the host; does nothing if it is stopped.
+    ///
+    /// # Errors
+    /// Where libvirt or the guest does not answer.
+    pub fn sync(&self) -> Result<()> {
+        match self.state()? {
+            state @ DomainState::Running { .. } => match self.guest_in(state)? {
+                Some(guest) => guest.sync(),
+                None => Ok(()),
+            },
+            DomainState::Paused { .. } | DomainState::Stopped | DomainState::Missing => Ok(()),
+        }
+    }
+
+    /// Returns how the files of its tree keep their owners.
+    ///
+    /// # Errors
+    /// Where ids are asked for that cannot be had.
+    pub fn owners(&self) -> Result<Owners> {
+        let facts = HostFacts::probe(Path::new("/"))?;
+        let record = self.store().dir(self.name());
+        self.driver()?.owners(&self.config, &facts, &record)
+    }
+
+    /// Returns the directories of the host that it has, and how each gets into it.
+    ///
+    /// # Errors
+    /// Where one cannot.
+    pub fn sharing(&self) -> Result<Vec<SharedDirectory>> {
+        let facts = HostFacts::probe(Path::new("/"))?;
+        self.driver()?.shared_directories(&self.config, &facts)
+    }
+}
+
+/// A sandbox whose lock is held: nobody else changes it meanwhile.
+#[derive(Debug)]
+pub struct LockedSandbox<'a> {
+    sandbox: Sandbox<'a>,
+    lock: Arc<Lock>,
+}
+
+impl<'a> Deref for LockedSandbox<'a> {
+    type Target = Sandbox<'a>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.sandbox
+    }
+}
+
+impl LockedSandbox<'_> {
+    /// Closes its connection before a long wait, in which the daemon may be restarted.
+    pub(super) fn disconnect(&mut self) {
+        self.sandbox.disconnect();
+    }
+
+    /// Returns the lock, for what goes on after this.
+    pub(super) fn held_lock(&self) -> &Arc<Lock> {
+        &self.lock
+    }
+
+    /// Goes on with another configuration, and returns the one before. Nothing is written.
+    pub(super) fn replace_config(&mut self, config: SandboxConfig) -> SandboxConfig {
+        if config.connection != self.sandbox.config.connection {
+            self.disconnect();
+        }
+        std::mem::replace(&mut self.sandbox.config, config)
+    }
+}
