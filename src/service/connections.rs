@@ -1,4 +1,4 @@
-//! Connections to libvirt: for a command that looks at many sandboxes, of which most have the same one, and for one that stays.
+//! Connections to libvirt: shared ones for commands about many sandboxes, and one that keeps a daemon running.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,15 +10,15 @@ use crate::error::Result;
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::libvirt::Libvirt;
 
-/// Less than the two minutes after which a daemon of libvirt's ends that nobody is connected to (`--timeout` in its units).
+/// Interval of checks, less than the two minutes after which an idle libvirt daemon ends (`--timeout` in its units).
 const LOOK: Duration = Duration::from_secs(60);
 
-/// Connections that are open, by what they lead to. Not to be kept over a long wait.
+/// Open connections, by URI. Close them before a long wait.
 #[derive(Debug, Default)]
 pub(super) struct Connections(BTreeMap<String, Arc<Libvirt>>);
 
 impl Connections {
-    /// Returns the connection behind a URI.
+    /// Returns the connection of a URI.
     ///
     /// # Errors
     /// Where no daemon answers.
@@ -32,22 +32,22 @@ impl Connections {
     }
 }
 
-/// A connection that is there for nothing but to be there, as long as this is; opened anew where the daemon was restarted.
+/// Connection that keeps a daemon running as long as this value exists; it is opened anew if the daemon restarts.
 ///
-/// A daemon of libvirt's ends where nobody is connected for a while, and systemd starts it again only when what is ordered
-/// after it has stopped: it would not be there to stop a sandbox with.
+/// An idle libvirt daemon ends, and systemd starts it again only after the units that are ordered
+/// after it have stopped: then no daemon would be there to stop a sandbox.
 #[derive(Debug)]
 pub(super) struct Presence(#[expect(dead_code, reason = "the thread ends with it")] Sender<()>);
 
 impl Presence {
-    /// Who waits for a daemon that does not answer is a thread of its own.
+    /// Starts a thread, since a daemon that does not answer would block the caller.
     pub(super) fn new(uri: &str, name: &str) -> Self {
         let (end, ended) = channel();
         let (uri, name) = (uri.to_owned(), name.to_owned());
         thread::spawn(move || {
             let mut connection = None;
             loop {
-                // Only who asks for something learns that the other side is gone.
+                // Only a request shows that the other side is gone.
                 connection = connection.filter(|open: &Libvirt| open.state(&name).is_ok());
                 if connection.is_none() {
                     connection = Libvirt::open(&uri)

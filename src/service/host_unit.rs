@@ -1,4 +1,4 @@
-//! The host's units of a sandbox: the one that runs it, and the one that listens for it where it is started on demand.
+//! Units of a sandbox for the host's systemd: the one that runs it, and the socket of one that starts on demand.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -33,7 +33,7 @@ pub(super) fn remove(name: &SandboxName, store: &Store) {
     }
 }
 
-/// Removes the host's unit that listens for a sandbox, where there is one.
+/// Removes the socket unit of a sandbox, if there is one.
 fn remove_socket(name: &SandboxName, store: &Store) {
     let socket = store.socket(name);
     if !socket.exists() {
@@ -46,15 +46,15 @@ fn remove_socket(name: &SandboxName, store: &Store) {
     let _ = std::fs::remove_file(&socket);
 }
 
-/// Stops the host's unit of a sandbox, where there is one that runs it. The caller must not hold the sandbox's lock: what the
-/// unit runs takes it, too.
+/// Stops the host's unit of a sandbox, if one runs it. The caller must not hold the sandbox's lock: the
+/// command of the unit takes it too.
 pub(super) fn stop(name: &SandboxName, store: &Store) {
     if host::runs_systemd() && store.unit(name).exists() {
         systemctl(&["stop", "--", &name.unit()]);
     }
 }
 
-/// Makes the host's systemd read its units again, where there is one.
+/// Reloads the host's systemd, if it runs.
 pub(super) fn reload_host() {
     if host::runs_systemd() {
         systemctl(&["daemon-reload"]);
@@ -70,7 +70,7 @@ pub(super) fn systemctl(arguments: &[&str]) {
     }
 }
 
-/// Writes the host's units of a sandbox. `false` if the host has no place for units.
+/// Writes the host's units of a sandbox. Returns false if the host has no directory for units.
 pub(super) fn write(config: &SandboxConfig, store: &Store) -> Result<bool> {
     if !store.units.is_dir() {
         return Ok(false);
@@ -92,7 +92,7 @@ pub(super) fn write(config: &SandboxConfig, store: &Store) -> Result<bool> {
     Ok(true)
 }
 
-/// Renders the host's unit that listens for a sandbox.
+/// Renders the socket unit of a sandbox.
 fn socket(config: &SandboxConfig, store: &Store) -> Result<String> {
     #[derive(Serialize)]
     struct View<'a> {
@@ -126,7 +126,7 @@ fn service(config: &SandboxConfig, store: &Store) -> Result<String> {
         name: &config.name,
         units: config.workload.host_units(),
         what: config.workload.to_string(),
-        // One that ends with its command has done what it was for.
+        // A sandbox that ends with its command has succeeded.
         restart: match &config.workload {
             Workload::Command(command) => match command.restart {
                 Restart::No => Restart::No,
@@ -135,7 +135,7 @@ fn service(config: &SandboxConfig, store: &Store) -> Result<String> {
             Workload::Units(_) => Restart::OnFailure,
         },
         program: program.display().to_string(),
-        // Where the units do not come up the sandbox is stopped again before it is said why.
+        // If the units do not become active, the sandbox is stopped before the error is reported.
         start_seconds: u64::from(config.timeout)
             + Driver::of_service(&config.connection)?
                 .boot_time()?
@@ -157,20 +157,20 @@ fn listening(publish: &Publish) -> (&'static str, String) {
     };
     let place = match publish.address {
         None => publish.host.to_string(),
-        // Alone it would stand for every address, also of the other kind.
+        // A port alone would mean every address of both families.
         Some(address) => SocketAddr::new(address, publish.host.get()).to_string(),
     };
     (setting, place)
 }
 
-/// Makes the host's systemd forget that a unit has failed, which would stay in its list without a file.
+/// Resets the failed state of a unit in the host's systemd, which would keep listing it without a file.
 fn reset_failed(unit: &str) {
-    // That it has not failed is no matter.
+    // The unit may not have failed at all.
     let _ = program::capture("systemctl", ["reset-failed", "--", unit]);
 }
 
-/// Whether a sandbox has to wait for the host's network to be configured: it is plugged into it, or answers on one address of the host.
-/// One of libvirt's own networks is there as soon as libvirt is.
+/// Returns true if a sandbox must wait for the host's network: a NIC is attached to it, or a port is published on an address of the host.
+/// libvirt's own networks are ready with libvirt itself.
 fn needs_online(config: &SandboxConfig) -> bool {
     let is_outside = |source: &Source| match source {
         Source::Bridge(_) | Source::Direct { .. } => true,
@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_of_the_hosts_network_waits_for_it() {
+    fn sandboxes_on_the_hosts_network_wait_for_it() {
         let sandbox = |nics: &[&str], ports: &[&str]| SandboxConfig {
             networks: nics.iter().map(|text| text.parse().unwrap()).collect(),
             publish: ports.iter().map(|text| text.parse().unwrap()).collect(),
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn systemd_listens_where_we_would() {
+    fn the_socket_unit_listens_on_the_published_ports() {
         for (text, setting, place) in [
             ("8080:80", "ListenStream", "8080"),
             ("127.0.0.1:53:53/udp", "ListenDatagram", "127.0.0.1:53"),

@@ -1,23 +1,23 @@
-//! Persistent sandboxes: the operations on them.
+//! Operations on persistent sandboxes.
 //!
 //! | module | what it owns |
 //! |---|---|
-//! | [`sandboxes`], `sandbox` | the sandboxes of a host; one of them, and one of them under its lock |
-//! | [`store`] | the places of sandboxes on the host, their locks |
+//! | [`sandboxes`], `sandbox` | all sandboxes of a host; one sandbox, with and without its lock |
+//! | [`store`] | paths of sandboxes on the host, and locks |
 //! | [`provision`] | create, clone, rename, export, import, delete |
 //! | [`lifecycle`] | start, stop, the host's units, published ports |
-//! | `settings` | the configuration edited, limits changed |
+//! | `settings` | edits of the configuration, changes of limits |
 //! | [`inspect`] | status, statistics, logs, the security report |
-//! | [`upgrade`] | a sandbox brought along with the host |
-//! | [`snapshot`] | the past of a sandbox in an image |
+//! | [`upgrade`] | merge of changes of the host |
+//! | [`snapshot`] | snapshots of a sandbox in an image |
 //! | [`image`] | trees in images |
-//! | `host_unit` | what the host's systemd has of a sandbox |
-//! | `init_units` | units that a sandbox is given |
-//! | `recovery` | commands that were cut short, finished or undone |
-//! | `render` | what is derived from a configuration |
+//! | `host_unit` | units of a sandbox for the host's systemd |
+//! | `init_units` | units for systemd inside |
+//! | `recovery` | completion or undo of interrupted commands |
+//! | `render` | files and documents derived from a configuration |
 //! | `preflight` | checks whether a service can work in a sandbox |
 //!
-//! Nothing here prints, and nothing here knows which hypervisor runs the sandbox.
+//! No module here prints or knows which hypervisor runs a sandbox.
 
 mod base;
 mod cancellation;

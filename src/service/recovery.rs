@@ -1,4 +1,4 @@
-//! Finishing or undoing what commands that were cut short have left.
+//! Completion or undo of interrupted commands.
 
 use crate::config::SandboxName;
 use crate::error::Result;
@@ -7,10 +7,10 @@ use crate::hypervisor::libvirt::Libvirt;
 use crate::service::sandboxes::Sandboxes;
 
 impl Sandboxes {
-    /// Finishes or undoes what commands that were cut short have left.
+    /// Finishes or undoes interrupted commands.
     ///
     /// # Errors
-    /// Where libvirt does not answer, and only if there is something to take away.
+    /// libvirt does not answer, which only matters if there is something to remove.
     pub fn recover(&self) -> Result<()> {
         self.thaw_abandoned()?;
         self.empty_boot_files()?;
@@ -21,7 +21,7 @@ impl Sandboxes {
                 "removing what is left of '{}', whose create or delete was interrupted",
                 removal.name
             );
-            // One that cannot be removed must not be in the way of every other command.
+            // A removal that fails must not block every other command.
             let removed = Libvirt::open(&removal.connection)
                 .and_then(|hypervisor| self.carry_out_removal(&removal, &hypervisor));
             if let Err(error) = removed {
@@ -32,7 +32,7 @@ impl Sandboxes {
         self.recover_upgrades()
     }
 
-    /// Empties what killed commands have left of what virtual machines boot from.
+    /// Empties the boot files that killed commands have left.
     fn empty_boot_files(&self) -> Result<()> {
         let files = |name: &SandboxName| self.store.stage(name).join(kernel::BOOT_FILES);
         let has_content = |name: &SandboxName| kernel::Boot::has_content(&files(name));

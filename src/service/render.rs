@@ -1,4 +1,4 @@
-//! What is derived from the configuration of a sandbox: its staging root, its domain, the host's units of it.
+//! Files derived from a sandbox's configuration: staging root, domain, and the host's units.
 
 use std::path::Path;
 
@@ -13,25 +13,25 @@ use crate::service::image::Tree;
 use crate::service::sandbox::LockedSandbox;
 use crate::service::{host_unit, init_units};
 
-/// Why what is derived from a configuration is made.
+/// Occasion of a rendering.
 #[derive(Debug)]
 pub(super) enum Occasion<'a> {
-    /// The sandbox starts, with the block device that the image of its tree has while it runs, and its credentials.
+    /// The sandbox starts, with the block device of its tree's image and with its credentials.
     Start {
         device: Option<&'a Path>,
         credentials: Vec<Credential>,
     },
-    /// The configuration is new or has changed, and perhaps what is in the tree.
+    /// The configuration is new or has changed, and perhaps the content of the tree.
     Change { tree: Option<&'a Path> },
 }
 
 impl LockedSandbox<'_> {
-    /// Derives everything from the configuration anew.
+    /// Renders everything that is derived from the configuration.
     ///
     /// # Errors
-    /// Where a template is wrong, a file cannot be written or libvirt refuses the domain.
+    /// A template is invalid, a file cannot be written or libvirt refuses the domain.
     pub(super) fn render(&self) -> Result<()> {
-        // Of an image that is a mount, which only SELinux needs.
+        // Opening an image takes a mount, which only SELinux needs.
         let tree = match selinux::is_on() {
             true => Some(self.tree()?),
             false => None,
@@ -42,7 +42,7 @@ impl LockedSandbox<'_> {
         tree.map_or(Ok(()), |tree| tree.sync())
     }
 
-    /// Derives everything from the configuration anew, at the sandbox's start or after a change.
+    /// Renders everything that is derived from the configuration, at a start or after a change.
     pub(super) fn render_for(&self, occasion: Occasion<'_>) -> Result<()> {
         let (starts, device, changed, credentials) = match occasion {
             Occasion::Start {

@@ -1,4 +1,4 @@
-//! One sandbox: its configuration, and what every operation on it needs.
+//! One sandbox: its configuration, paths, driver and libvirt connection.
 
 use std::cell::OnceCell;
 use std::ops::Deref;
@@ -22,12 +22,12 @@ impl Sandboxes {
     /// Reads the configuration of a sandbox.
     ///
     /// # Errors
-    /// Where there is no such sandbox (the message names those there are), or its file is not right, or another sandbox's.
+    /// There is no such sandbox (the message lists the existing ones), or its file is invalid or belongs to another sandbox.
     pub fn get(&self, name: &SandboxName) -> Result<Sandbox<'_>> {
         Ok(Sandbox::new(self, self.store.load(name)?))
     }
 
-    /// Reads the configuration of a sandbox as [`get`](Self::get) does, for one of many that are asked by `connections`.
+    /// Reads the configuration of a sandbox as [`get`](Self::get) does, and uses a connection of `connections`.
     pub(super) fn get_connected(
         &self,
         name: &SandboxName,
@@ -38,19 +38,19 @@ impl Sandboxes {
         Ok(sandbox.connected_by(connection))
     }
 
-    /// Reads the configuration of a sandbox that is to be stopped or deleted: where its file is broken, the one that it was
+    /// Reads the configuration of a sandbox that is to be stopped or deleted; if the file is broken, the one that it was
     /// started with.
     ///
     /// # Errors
-    /// Where [`get`](Self::get) fails, and the configuration from the start cannot be read either.
+    /// [`get`](Self::get) fails, and the configuration from the start cannot be read either.
     pub fn get_for_stop(&self, name: &SandboxName) -> Result<Sandbox<'_>> {
         Ok(Sandbox::new(self, self.store.load_for_stop(name)?))
     }
 }
 
-/// A sandbox of a host, with the configuration that it had when it was read.
+/// A sandbox of a host, with its configuration at the time of reading.
 ///
-/// Looking at it needs no lock. Operations that change it are those of [`LockedSandbox`].
+/// Reading needs no lock. [`LockedSandbox`] has the operations that change it.
 #[derive(Debug)]
 pub struct Sandbox<'a> {
     host: &'a Sandboxes,
@@ -67,11 +67,11 @@ impl<'a> Sandbox<'a> {
         }
     }
 
-    /// Takes the lock of the sandbox, waiting for whoever has it, and reads its configuration again: it is true for as long as
+    /// Takes the lock of the sandbox, waiting for its holder, and reads the configuration again: it stays valid as long as
     /// the lock is held.
     ///
     /// # Errors
-    /// As [`Sandboxes::get`], also where the sandbox is gone once the lock is free.
+    /// Errors of [`Sandboxes::get`], also if the sandbox has disappeared once the lock is free.
     pub fn lock(&self) -> Result<LockedSandbox<'a>> {
         let lock = self.store().lock(self.name())?;
         let config = self.store().load(self.name())?;
@@ -81,14 +81,14 @@ impl<'a> Sandbox<'a> {
     /// Takes the lock as [`lock`](Self::lock) does, and reads the configuration as [`Sandboxes::get_for_stop`] does.
     ///
     /// # Errors
-    /// As [`Sandboxes::get_for_stop`], also where the sandbox is gone once the lock is free.
+    /// Errors of [`Sandboxes::get_for_stop`], also if the sandbox has disappeared once the lock is free.
     pub fn lock_for_stop(&self) -> Result<LockedSandbox<'a>> {
         let lock = self.store().lock_for_stop(self.name())?;
         let config = self.store().load_for_stop(self.name())?;
         Ok(Self::new(self.host, config).locked_by(lock))
     }
 
-    /// Returns the sandbox under its lock, which is held already.
+    /// Returns the sandbox with its lock, which the caller holds.
     pub(super) fn locked_by(self, lock: impl Into<Arc<Lock>>) -> LockedSandbox<'a> {
         LockedSandbox {
             sandbox: self,
@@ -125,18 +125,18 @@ impl<'a> Sandbox<'a> {
         self.store().stage(self.name())
     }
 
-    /// Returns the driver that keeps it.
+    /// Returns its driver.
     ///
     /// # Errors
-    /// Where its configuration names none.
+    /// The configuration names no driver.
     pub fn driver(&self) -> Result<Driver> {
         Driver::of_service(&self.config.connection)
     }
 
-    /// Returns the connection for its domain, which is opened at first use.
+    /// Returns the libvirt connection of its domain, opened at first use.
     ///
     /// # Errors
-    /// Where no daemon answers.
+    /// No daemon answers.
     pub(super) fn hypervisor(&self) -> Result<&Libvirt> {
         if let Some(open) = self.connection.get() {
             return Ok(open);
@@ -145,7 +145,7 @@ impl<'a> Sandbox<'a> {
         Ok(self.connection.get_or_init(|| Arc::new(open)))
     }
 
-    /// Has it use a connection that is open already.
+    /// Sets an open connection to use.
     pub(super) fn connected_by(self, connection: Arc<Libvirt>) -> Self {
         Self {
             connection: OnceCell::from(connection),
@@ -161,39 +161,39 @@ impl<'a> Sandbox<'a> {
     /// Returns the state of its domain.
     ///
     /// # Errors
-    /// Where libvirt does not answer.
+    /// libvirt does not answer.
     pub(super) fn state(&self) -> Result<DomainState> {
         self.hypervisor()?.state(self.name().as_str())
     }
 
-    /// Returns whether it runs; one that is paused does.
+    /// Returns true if the sandbox runs or is paused.
     ///
     /// # Errors
-    /// Where libvirt does not answer.
+    /// libvirt does not answer.
     pub fn is_running(&self) -> Result<bool> {
         Ok(self.state()?.is_active())
     }
 
-    /// Returns the handle on the running guest; `None` where it does not run.
+    /// Returns a handle on the running guest, or `None` if it does not run.
     ///
     /// # Errors
-    /// Where libvirt does not answer.
+    /// libvirt does not answer.
     pub(super) fn guest(&self) -> Result<Option<Box<dyn Guest>>> {
         self.guest_in(self.state()?)
     }
 
-    /// Returns the handle on the guest of a sandbox that is in this state.
+    /// Returns a handle on the guest in the given state.
     ///
     /// # Errors
-    /// Where its configuration names no driver.
+    /// The configuration names no driver.
     pub(super) fn guest_in(&self, state: DomainState) -> Result<Option<Box<dyn Guest>>> {
         Ok(self.driver()?.guest(&self.config, &self.stage(), state))
     }
 
-    /// Returns the handle on the guest, which has to run.
+    /// Returns a handle on the guest, which must be running.
     ///
     /// # Errors
-    /// Where it does not run; the message says how to start it.
+    /// The guest does not run; the message says how to start it.
     pub fn enter(&self) -> Result<Box<dyn Guest>> {
         let name = self.name();
         let state = self.state()?;
@@ -214,7 +214,7 @@ impl<'a> Sandbox<'a> {
         ))
     }
 
-    /// Checks that the networks of libvirt that it is plugged into are active.
+    /// Checks that the libvirt networks of its NICs are active.
     pub(super) fn check_networks(&self) -> Result<()> {
         for network in &self.config.networks {
             if let Some(source) = network.container_network() {
@@ -224,7 +224,7 @@ impl<'a> Sandbox<'a> {
         Ok(())
     }
 
-    /// Refuses a sandbox that runs.
+    /// Returns an error if the sandbox runs.
     pub(super) fn check_stopped(&self) -> Result<()> {
         let name = self.name();
         match self.state()?.is_active() {
@@ -235,12 +235,12 @@ impl<'a> Sandbox<'a> {
         }
     }
 
-    /// Checks that the tree is there and the sandbox's own, without a link in the place of a directory that the guest is given.
+    /// Checks that the tree exists and belongs to the sandbox, without a link in place of a directory that the guest gets.
     pub(super) fn check_tree(&self) -> Result<()> {
         place::must_be_of(&self.config.path, self.config.uuid)
     }
 
-    /// Refuses a sandbox whose tree an upgrade is at work in.
+    /// Returns an error if an upgrade of the sandbox is in progress.
     pub(super) fn check_not_upgrading(&self) -> Result<()> {
         let name = self.name();
         match self.store().upgrade(name).is_dir() {
@@ -251,18 +251,18 @@ impl<'a> Sandbox<'a> {
         }
     }
 
-    /// Reaches its tree, also while it runs.
+    /// Opens its tree, also while it runs.
     ///
     /// # Errors
-    /// Where it is in an image that cannot be mounted.
+    /// The tree is in an image that cannot be mounted.
     pub(super) fn tree(&self) -> Result<Tree> {
         image::open_tree(&self.config, &self.stage())
     }
 
-    /// Writes what a running guest holds back to the files on the host; does nothing if it is stopped.
+    /// Syncs a running guest's files to the host; does nothing if it is stopped.
     ///
     /// # Errors
-    /// Where libvirt or the guest does not answer.
+    /// libvirt or the guest does not answer.
     pub fn sync(&self) -> Result<()> {
         match self.state()? {
             state @ DomainState::Running { .. } => match self.guest_in(state)? {
@@ -273,10 +273,10 @@ impl<'a> Sandbox<'a> {
         }
     }
 
-    /// Returns how the files of its tree keep their owners.
+    /// Returns how file owners in its tree are mapped.
     ///
     /// # Errors
-    /// Where ids are asked for that cannot be had.
+    /// The requested ids are not available.
     pub fn owners(&self) -> Result<Owners> {
         let facts = HostFacts::probe(Path::new("/"))?;
         let record = self.store().dir(self.name());
@@ -286,14 +286,14 @@ impl<'a> Sandbox<'a> {
     /// Returns the directories of the host that it has, and how each gets into it.
     ///
     /// # Errors
-    /// Where one cannot.
+    /// A directory cannot be shared.
     pub fn sharing(&self) -> Result<Vec<SharedDirectory>> {
         let facts = HostFacts::probe(Path::new("/"))?;
         self.driver()?.shared_directories(&self.config, &facts)
     }
 }
 
-/// A sandbox whose lock is held: nobody else changes it meanwhile.
+/// A sandbox with its lock held, so that no other command changes it.
 #[derive(Debug)]
 pub struct LockedSandbox<'a> {
     sandbox: Sandbox<'a>,
@@ -314,12 +314,12 @@ impl LockedSandbox<'_> {
         self.sandbox.disconnect();
     }
 
-    /// Returns the lock, for what goes on after this.
+    /// Returns the lock, for a task that continues afterwards.
     pub(super) fn held_lock(&self) -> &Arc<Lock> {
         &self.lock
     }
 
-    /// Goes on with another configuration, and returns the one before. Nothing is written.
+    /// Replaces the configuration in memory and returns the old one.
     pub(super) fn replace_config(&mut self, config: SandboxConfig) -> SandboxConfig {
         if config.connection != self.sandbox.config.connection {
             self.disconnect();

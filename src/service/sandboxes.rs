@@ -6,16 +6,16 @@ use crate::service::store::Store;
 /// The sandboxes of a host.
 #[derive(Debug, Clone)]
 pub struct Sandboxes {
-    /// Their places on the host.
+    /// Paths of sandboxes on the host.
     pub store: Store,
-    /// The libvirt connection of new ones.
+    /// libvirt connection of new sandboxes.
     pub connection: String,
-    /// Ends operations on them early.
+    /// Cancellation of operations.
     pub cancellation: Cancellation,
 }
 
 impl Sandboxes {
-    /// Returns the sandboxes of this host, with `connection` for new ones.
+    /// Returns the sandboxes of this host; new ones use `connection`.
     #[must_use]
     pub fn new(connection: &str) -> Self {
         Self {
@@ -25,7 +25,7 @@ impl Sandboxes {
         }
     }
 
-    /// Returns the same sandboxes, with operations on them that `cancellation` ends early.
+    /// Returns the same sandboxes with operations that `cancellation` can end early.
     #[must_use]
     pub fn cancelled_by(&self, cancellation: Cancellation) -> Self {
         Self {
@@ -34,7 +34,7 @@ impl Sandboxes {
         }
     }
 
-    /// Returns whether an operation is to end early.
+    /// Returns true if the operation shall end early.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.cancellation.is_requested()

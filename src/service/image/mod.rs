@@ -1,8 +1,8 @@
-//! The tree of a sandbox that is in an image: making the image, and reaching what is in it.
+//! Images of trees: creation, and access to the tree inside.
 //!
-//! The image is one plain filesystem. A container mounts it inside; here it is mounted for this process alone and at no path
-//! (see [`mounted`](crate::sys::mount::detached)), on the same device, so that both at a time are one filesystem to the kernel. A
-//! sandbox can write to its filesystem what it likes: nothing but the kernel reads it, as when any disk of a stranger is mounted.
+//! An image is one plain filesystem. A container mounts it inside; the host mounts it for one process and at no path
+//! (see [`detached`](crate::sys::mount::detached)), on the same device, so that both are one filesystem to the kernel. A
+//! sandbox can write anything to its filesystem: only the kernel reads it, as with any foreign disk.
 
 mod size;
 
@@ -30,17 +30,17 @@ use crate::sys::root::Root;
 
 pub(super) use size::{check_size, explained, needed_by};
 
-/// The subcommand that holds an image which is not raw.
+/// Subcommand that keeps an image open that is not raw.
 pub const HOLD: &str = "hold-image";
 
-/// How long the device of an image may be in use after the sandbox has ended.
+/// Time that the device of an image may stay in use after the end of the sandbox.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The block device of an image.
+/// Block device of an image.
 #[derive(Debug)]
 pub(super) enum Device {
     Raw(LoopDevice),
-    /// None only while it is dropped.
+    /// `None` only during the drop.
     Held(Option<HeldImage>),
 }
 
@@ -63,7 +63,7 @@ impl Device {
         }
     }
 
-    /// Its node.
+    /// Returns its device node.
     pub(super) fn path(&self) -> &Path {
         match self {
             Self::Raw(device) => device.path(),
@@ -74,7 +74,7 @@ impl Device {
 }
 
 impl Device {
-    /// Leaves the device to the sandbox that has mounted it.
+    /// Leaves the device to the sandbox, which has mounted it.
     pub(super) fn leave(mut self) {
         if let Self::Held(held) = &mut self {
             drop(held.take());
@@ -92,24 +92,24 @@ impl Drop for Device {
     }
 }
 
-/// The tree of a sandbox, to be read and written on the host.
+/// Open tree of a sandbox, for reading and writing on the host.
 #[derive(Debug)]
 pub(super) struct Tree {
     path: PathBuf,
-    /// Dropped in this order.
+    /// Mount and device, dropped in this order.
     image: Option<(DetachedMount, Device)>,
 }
 
 impl Tree {
-    /// Its top: the private directories are in it.
+    /// Returns its top, which contains the private directories.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Writes all that is held back to the image.
+    /// Syncs the filesystem to the image.
     ///
     /// # Errors
-    /// Where there is no room for it.
+    /// There is no space.
     pub(super) fn sync(&self) -> Result<()> {
         match &self.image {
             Some((mounted, _)) => mounted.sync().map_err(Error::step("writing the image")),
@@ -118,18 +118,18 @@ impl Tree {
     }
 }
 
-/// Reaches the tree of a sandbox, also while it runs.
+/// Opens the tree of a sandbox, also while it runs.
 ///
 /// # Errors
-/// Where it is in an image that cannot be mounted.
+/// The tree is in an image that cannot be mounted.
 pub(super) fn open_tree(config: &SandboxConfig, stage: &Path) -> Result<Tree> {
     open_tree_at(&config.name, &config.path, config.image, stage)
 }
 
-/// Reaches the tree of the sandbox `name` at `path`, or in `image` beside that.
+/// Opens the tree of the sandbox `name` at `path`, or in `image` beside that.
 ///
 /// # Errors
-/// As [`open_tree`].
+/// Errors of [`open_tree`].
 pub(super) fn open_tree_at(
     name: &SandboxName,
     path: &Path,
@@ -146,7 +146,7 @@ pub(super) fn open_tree_at(
     mounted(device, image, &image.file(path))
 }
 
-/// The device of the image of the sandbox `name`.
+/// Opens the device of the image of the sandbox `name`.
 fn device_of(name: &SandboxName, image: TreeImage, file: &Path, stage: &Path) -> Result<Device> {
     Device::new(file, image, stage).map_err(|error| {
         match image_lock::is_locked(file) {
@@ -159,22 +159,22 @@ fn device_of(name: &SandboxName, image: TreeImage, file: &Path, stage: &Path) ->
     })
 }
 
-/// The tree that is in a copy of the image of a sandbox.
+/// Opens the tree in a copy of a sandbox's image.
 ///
 /// # Errors
-/// Where it cannot be mounted.
+/// The copy cannot be mounted.
 pub(super) fn open_copy(image: TreeImage, copy: &File, stage: &Path) -> Result<Tree> {
-    // It has no other name, and is opened by other processes, too.
+    // The unnamed file is opened by other processes too.
     let path = format!("/proc/{}/fd/{}", std::process::id(), copy.as_raw_fd());
     let stage = stage.join("copy");
     let device = Device::new(Path::new(&path), image, &stage)?;
     mounted(device, image, Path::new(&path))
 }
 
-/// Copies the image of a sandbox that holds still.
+/// Copies the image of a frozen or stopped sandbox.
 ///
 /// # Errors
-/// Where there is no room for it, or it does not hold still.
+/// There is no space, or the image changes during the copy.
 pub(super) fn copy_to(
     config: &SandboxConfig,
     image: TreeImage,
@@ -187,11 +187,11 @@ pub(super) fn copy_to(
     copy::content(&from, to, interrupted).map_err(copying())
 }
 
-/// A mount for a program of the host to read a directory of the tree, and where on it that is: it is attached nowhere, and no link
-/// on it is followed.
+/// Returns a detached mount for a program of the host to read a directory of the tree, and the path on it. No link
+/// on the mount is followed.
 ///
 /// # Errors
-/// Where the directory is not there or cannot be reached.
+/// The directory is missing or cannot be reached.
 pub(super) fn plain_view(
     config: &SandboxConfig,
     inside: &Path,
@@ -212,10 +212,10 @@ pub(super) fn plain_view(
     Ok((mounted.into_top(), inside.to_owned()))
 }
 
-/// The block device of the image of a sandbox that is about to start, if its tree is in one that the host's kernel mounts.
+/// Opens the block device for a start of the sandbox, if its tree is in an image that the host's kernel mounts.
 ///
 /// # Errors
-/// Where the image is missing, the host cannot make devices of such images, or uses one that another kernel is to mount.
+/// The image is missing, the host cannot make devices of such images, or already uses an image that another kernel shall mount.
 pub(super) fn device(config: &SandboxConfig, stage: &Path) -> Result<Option<Device>> {
     let Some(image) = config.image else {
         return Ok(None);
@@ -235,10 +235,10 @@ pub(super) fn device(config: &SandboxConfig, stage: &Path) -> Result<Option<Devi
     }
 }
 
-/// Makes the image of a new sandbox, with an empty filesystem; nothing where its tree is a directory.
+/// Creates the image of a new sandbox with an empty filesystem; does nothing if its tree is a directory.
 ///
 /// # Errors
-/// Where something is there already, or it cannot be made.
+/// The image exists, or cannot be created.
 pub(super) fn make(config: &SandboxConfig, stage: &Path) -> Result<()> {
     let Some(image) = config.image else {
         return Ok(());
@@ -257,12 +257,12 @@ pub(super) fn make(config: &SandboxConfig, stage: &Path) -> Result<()> {
     mkfs::make_filesystem(device.path(), image.filesystem.as_str(), &uuid)
         .map_err(making(&file))?;
     drop(device);
-    // fsck(8) makes it where it needs it.
+    // fsck(8) creates it when needed.
     let _ = fs::remove_dir(open_tree(config, stage)?.path().join("lost+found"));
     Ok(())
 }
 
-/// Waits until nobody uses the image of a sandbox that has ended.
+/// Waits until the image of an ended sandbox is unused.
 pub(super) fn await_release(config: &SandboxConfig, stage: &Path) {
     let Some(image) = config.image else {
         return;
@@ -276,7 +276,7 @@ pub(super) fn await_release(config: &SandboxConfig, stage: &Path) {
     }
 }
 
-/// Whether nobody uses an image, or does any more after some patience.
+/// Returns true once an image is unused, waiting for a limited time.
 fn is_released(image: TreeImage, file: &Path, stage: &Path) -> bool {
     let begin = Instant::now();
     let is_used = || {
@@ -294,7 +294,7 @@ fn is_released(image: TreeImage, file: &Path, stage: &Path) -> bool {
     }
     true
 }
-/// Refuses an image that names another file. None does when it is made.
+/// Refuses an image that refers to another file; images that this program creates never do.
 fn check_references(image: TreeImage, file: &Path) -> Result<()> {
     let found = references::open(file, true)
         .and_then(|open| references::find(&open, image.format.format().as_str()))
@@ -321,7 +321,7 @@ fn making(file: &Path) -> impl FnOnce(std::io::Error) -> Error {
     Error::step(format!("making the image '{}'", file.display()))
 }
 
-/// The filesystem's name in the kernel.
+/// Returns the kernel's name of the filesystem.
 fn kind(image: TreeImage) -> &'static CStr {
     match image.filesystem {
         TreeFilesystem::Ext4 => c"ext4",

@@ -1,4 +1,4 @@
-//! How large the image of a tree has to be.
+//! Size of the image of a tree.
 
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
@@ -11,19 +11,19 @@ use crate::error::{Error, Result};
 use crate::sys::path::below;
 use crate::tree::{Class, TreePlan};
 
-/// Room for what a filesystem needs itself, and for a first journal.
+/// Space for the filesystem's own data and a first journal, in bytes.
 const OWN_ROOM: u64 = 32 << 20;
 
-/// Size of an image that nobody has given one. It takes no more of the disk than what is written.
+/// Default size of an image. It is sparse and takes only the written blocks.
 const USUAL: Bytes = Bytes::mebi(8192);
 
-/// As small as mkfs.xfs(8) makes them.
+/// Minimum size of mkfs.xfs(8), in bytes.
 const SMALLEST_XFS: u64 = 300 << 20;
 
-/// The image of a tree that nobody has asked one for, where `driver` needs one.
+/// Returns a default image if `driver` needs one for this kernel.
 ///
 /// # Errors
-/// Where that cannot be told.
+/// The need cannot be determined.
 pub(in crate::service) fn needed_by(
     driver: Driver,
     kernel: &KernelRequest,
@@ -46,10 +46,10 @@ pub(in crate::service) fn needed_by(
     }))
 }
 
-/// Refuses an image that has no room for a tree.
+/// Returns an error if an image is too small for a tree.
 ///
 /// # Errors
-/// Names the size that is needed.
+/// The message names the required size.
 pub(in crate::service) fn check_size(image: TreeImage, plan: &TreePlan, root: &Path) -> Result<()> {
     let needed = needed(content(plan, root), image.filesystem);
     if image.size >= needed {
@@ -61,7 +61,7 @@ pub(in crate::service) fn check_size(image: TreeImage, plan: &TreePlan, root: &P
     )))
 }
 
-/// Bytes that the files of a plan take.
+/// Returns the size of the files of a plan, in bytes.
 fn content(plan: &TreePlan, root: &Path) -> u64 {
     const BLOCK: u64 = 4096;
     let sizes = plan.entries.iter().map(|(path, entry)| {
@@ -75,7 +75,7 @@ fn content(plan: &TreePlan, root: &Path) -> u64 {
         };
         let metadata = below(root, from).symlink_metadata();
         metadata.map_or(0, |metadata| {
-            // Holes stay holes.
+            // Holes take no space.
             let used = metadata.len().min(metadata.blocks() * 512);
             used.next_multiple_of(BLOCK).max(BLOCK)
         })
@@ -93,7 +93,7 @@ fn needed(content: u64, filesystem: TreeFilesystem) -> Bytes {
     Bytes::mebi(u32::try_from(mebi).unwrap_or(u32::MAX))
 }
 
-/// Says of a full image that it is, in place of the path that was written to, and what to do.
+/// Replaces the error of a write to a full image by one that says so and what to do.
 pub(in crate::service) fn explained(error: Error, image: Option<TreeImage>, remedy: &str) -> Error {
     let Some(image) = image else {
         return error;

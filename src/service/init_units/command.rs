@@ -1,4 +1,4 @@
-//! The unit of a command.
+//! Unit of a command.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,22 +15,22 @@ use crate::error::{Error, Result};
 use crate::facts::unit::{Unit, UnitName};
 use crate::service::init_units::POWER_OFF;
 
-/// The unit that ends the sandbox after its command.
+/// Unit that ends the sandbox after its command.
 pub const END: &str = "virt-sandbox-end.service";
 
-/// Where units that are made for a sandbox are.
+/// Directory of generated units.
 pub const DIRECTORY: &str = "/run/systemd/system";
 
-/// Seconds between the end of a command and that of its sandbox, in which whoever waits for it sees how it ended.
+/// Seconds between the end of a command and that of its sandbox, in which waiting processes can read its status.
 const GRACE: u32 = 2;
 
-/// Where the variables of a command are, inside. systemd tells every user what a unit says, but not what is in this.
+/// File with the variables of a command, inside. systemd shows the content of a unit to every user, but not that of this file.
 const ENVIRONMENT: &str = "/run/virt-sandbox/command.env";
 
 /// Returns the unit of a command as a sandbox is given it, which has no secrets in it, and the files that have them.
 ///
 /// # Errors
-/// Where the template is wrong.
+/// The template is invalid.
 pub fn files(
     command: &Command,
     credentials: &[Credential],
@@ -72,7 +72,7 @@ pub fn files(
 /// The text of the unit of a command that may take so many seconds to be up.
 ///
 /// # Errors
-/// Where the template is wrong.
+/// The template is invalid.
 pub fn text(command: &Command, seconds: u32, overrides: &Path) -> Result<String> {
     #[derive(Serialize)]
     struct View<'a> {
@@ -135,10 +135,10 @@ fn probe(ready: Ready) -> Option<String> {
     ))
 }
 
-/// The text of the unit that ends the sandbox.
+/// Renders the unit that ends the sandbox.
 ///
 /// # Errors
-/// Where the template is wrong.
+/// The template is invalid.
 pub fn end(overrides: &Path) -> Result<String> {
     #[derive(Serialize)]
     struct View {
@@ -151,12 +151,12 @@ pub fn end(overrides: &Path) -> Result<String> {
     Template::EndUnit.render(&View { script }, Some(overrides))
 }
 
-/// The unit of a command, as what belongs to it is found by.
+/// Makes the unit of a command for discovery.
 ///
 /// # Errors
-/// Where the template is wrong.
+/// The template is invalid.
 pub fn of(command: &Command) -> Result<Unit> {
-    // How it is waited for says nothing of what belongs to it.
+    // The readiness condition does not matter for discovery.
     let command = Command {
         ready: Ready::Started,
         ..command.clone()
@@ -219,7 +219,7 @@ mod tests {
         };
         let text = super::text(&command, 90, Path::new("/nonexistent")).unwrap();
         insta::assert_snapshot!(text);
-        // What systemd reads is what was said.
+        // systemd reads exactly the given values.
         let facts = of(&command).unwrap().facts(&Specifiers::default());
         let read = &facts.commands[0];
         assert_eq!(read.program, "/opt/a b/x");
@@ -272,7 +272,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        // Whatever is said, systemd reads just that, and no line or setting more; or it is refused before.
+        // systemd reads exactly the given values without extra lines or settings, or they are refused before.
         #[test]
         fn nothing_that_is_said_becomes_a_setting(
             words in proptest::collection::vec(hostile(), 1..4),
@@ -301,7 +301,7 @@ mod tests {
         }
     }
 
-    /// What could end a line, a word, a section or a document, among other characters.
+    /// Texts with characters that could end a line, a word, a section or a document.
     fn hostile() -> impl proptest::strategy::Strategy<Value = String> {
         use proptest::strategy::Strategy;
         let parts = proptest::prop_oneof![

@@ -1,4 +1,4 @@
-//! Units that a sandbox is given beside those of its service.
+//! Units for systemd inside, in addition to those of the service.
 
 pub(super) mod command;
 pub(super) mod services_d;
@@ -16,8 +16,8 @@ use crate::facts::unit::name::escape::escape_path;
 use crate::guest;
 use crate::tree::etc::KEPT_UNITS;
 
-/// Asks systemd itself, as `poweroff` does where there is no logind. That one asks logind first, which D-Bus would have to start
-/// for it: some seconds, and a minute where it cannot run.
+/// Command that powers off through systemd itself. `poweroff` asks logind first, which D-Bus would have to start:
+/// some seconds, and a minute if it cannot run.
 pub(super) const POWER_OFF: [&str; 5] = [
     "systemctl",
     "--no-block",
@@ -26,23 +26,23 @@ pub(super) const POWER_OFF: [&str; 5] = [
     "poweroff.target",
 ];
 
-/// The boot target inside.
+/// Boot target inside.
 const BOOT_TARGET: &str = "virt-sandbox.target";
 
-/// Of the mounts below a sandbox's root: systemd inside cannot unmount them, and says so of each when it stops.
+/// Drop-in for mounts of the sandbox's root: systemd inside cannot unmount them, and would log an error for each when it stops.
 const LASTING: &str = "[Unit]\nDefaultDependencies=no\n";
 
-/// As [`LASTING`]; `basic.target` looks for this unit before there are mounts, and then no drop-in of it is read any more.
+/// Unit for `/tmp`, as [`LASTING`]: `basic.target` loads it before there are mounts, so a drop-in would not be read.
 const TMP: (&str, &str) = (
     "tmp.mount",
     "[Unit]\nDefaultDependencies=no\n[Mount]\nWhat=tmpfs\nWhere=/tmp\nType=tmpfs\n",
 );
 
-/// Returns the units that a sandbox needs beside its own: the boot target, the unit of its command, what its packages
-/// have initialised.
+/// Returns the additional units: the boot target, the unit of its command, and those that initialise its
+/// packages.
 ///
 /// # Errors
-/// Where a template or a file of `services.d` is wrong.
+/// A template or a file in `services.d` is invalid.
 pub(super) fn init_units(config: &SandboxConfig, templates: &Path) -> Result<InitUnits> {
     #[derive(Serialize)]
     struct View<'a> {
@@ -86,7 +86,7 @@ pub(super) fn init_units(config: &SandboxConfig, templates: &Path) -> Result<Ini
     })
 }
 
-/// Units and drop-ins for the mounts that are there before systemd, and after it.
+/// Returns units and drop-ins for mounts that exist before systemd starts and after it ends.
 fn lasting(config: &SandboxConfig) -> impl Iterator<Item = (String, &'static str)> {
     let own = guest::PRIVATE_DIRS.map(Path::new).into_iter();
     let mounts = config.mounts.iter().map(|mount| mount.target().as_path());

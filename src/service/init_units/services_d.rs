@@ -1,8 +1,8 @@
-//! `services.d`: what a service needs that neither its unit nor its package says.
+//! `services.d`: needs of services that neither their units nor their packages declare.
 //!
-//! A file names a package and commands that initialise something inside the sandbox before the service starts. The files that
-//! come with the program are built in; one of the same name in `/usr/share/virt-sandbox/services.d` or
-//! `/etc/libvirt-sandbox/services.d` replaces it.
+//! A file names a package and commands that initialise something inside the sandbox before the service starts. Some files
+//! are built in; a file of the same name in `/usr/share/virt-sandbox/services.d` or
+//! `/etc/libvirt-sandbox/services.d` replaces the built-in one.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,13 +14,13 @@ use crate::config::SandboxConfig;
 use crate::domain::template::Template;
 use crate::error::{Error, Result};
 
-/// Files that come with the program.
+/// Built-in files.
 const BUILT_IN: [(&str, &str); 1] = [(
     "openssh-server.toml",
     include_str!("../../../services.d/openssh-server.toml"),
 )];
 
-/// Directories whose files replace those, the last one first in rank.
+/// Directories with files that replace the built-in ones; the last one has the highest rank.
 const DIRS: [&str; 2] = [
     "/usr/share/virt-sandbox/services.d",
     "/etc/libvirt-sandbox/services.d",
@@ -30,12 +30,12 @@ const DIRS: [&str; 2] = [
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Addition {
-    /// The package whose services need it.
+    /// Package whose services need it.
     package: String,
-    /// What a sandbox is known by, which a clone has to have made anew: paths whose last name may have `*` in it.
+    /// Identity files, which a clone must create anew: paths with `*` allowed in the last component.
     #[serde(default)]
     identity: Vec<PathBuf>,
-    /// Commands that run before them.
+    /// Commands that run before the services.
     #[serde(default)]
     init: Vec<Init>,
 }
@@ -44,27 +44,27 @@ struct Addition {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Init {
-    /// What it does.
+    /// Description.
     description: String,
-    /// A path of the sandbox; where it exists there is nothing to do.
+    /// Path in the sandbox; if it exists, the command is skipped.
     unless_exists: Option<String>,
     /// Program, as an absolute path, and arguments.
     command: Vec<String>,
 }
 
-/// A unit that is made for the sandbox.
+/// A generated unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InitUnit {
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// Its text.
+    /// Text.
     pub content: String,
 }
 
-/// The units that initialise what the services of `config` need.
+/// Returns the units that initialise the services of `config`.
 ///
 /// # Errors
-/// A file that is not right, by name.
+/// A file is invalid; the message names it.
 pub fn init_units(config: &SandboxConfig, templates: &Path) -> Result<Vec<InitUnit>> {
     #[derive(Serialize)]
     struct View<'a> {
@@ -97,10 +97,10 @@ pub fn init_units(config: &SandboxConfig, templates: &Path) -> Result<Vec<InitUn
     Ok(units)
 }
 
-/// What the services of `config` are known by: paths whose last name may have `*` in it.
+/// Returns the identity files of the services of `config`: paths with `*` allowed in the last component.
 ///
 /// # Errors
-/// A file that is not right, by name.
+/// A file is invalid; the message names it.
 pub fn identity(config: &SandboxConfig) -> Result<Vec<PathBuf>> {
     let own = additions()?
         .into_values()

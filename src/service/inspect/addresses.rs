@@ -1,4 +1,4 @@
-//! Addresses of a sandbox as commands show them: those that it says, as far as the host knows that it may have them.
+//! Addresses of a sandbox for display: those that it reports, if the host knows that it may have them.
 
 use std::net::IpAddr;
 
@@ -9,22 +9,22 @@ use crate::config::SandboxConfig;
 use crate::config::network::Source;
 use crate::hypervisor::{Hypervisor, Subnet};
 
-/// Most addresses that are told of one sandbox.
+/// Maximum number of addresses that are shown of one sandbox.
 const MOST: usize = 64;
 
-/// Where addresses of a sandbox may be.
+/// Possible addresses of a sandbox.
 #[derive(Debug, Default)]
 pub(in crate::service) struct Expected {
     /// Static addresses from the sandbox's configuration.
     given: Vec<IpAddr>,
-    /// The subnets of its networks; `None` where libvirt knows of none for one of them, as for a bridge.
+    /// Subnets of its networks; `None` if libvirt does not know one of them, as for a bridge.
     subnets: Option<Vec<Subnet>>,
     /// Addresses of the host's interfaces.
     hosts: Vec<IpAddr>,
 }
 
 impl Expected {
-    /// Reads what the configuration, libvirt's networks and the host's interfaces say.
+    /// Collects the addresses from the configuration, libvirt's networks and the host's interfaces.
     pub(in crate::service) fn of(config: &SandboxConfig, hypervisor: &dyn Hypervisor) -> Self {
         let given = config
             .networks
@@ -54,7 +54,7 @@ impl Expected {
         }
     }
 
-    /// Returns the addresses to show, of those that a sandbox says it has.
+    /// Returns those of the reported addresses that may be shown.
     pub(in crate::service) fn shown(&self, said: Vec<IpAddr>) -> Vec<String> {
         let may_be = |address: &IpAddr| match &self.subnets {
             _ if self.hosts.contains(address) => false,
@@ -87,7 +87,7 @@ mod tests {
         let mut expected = Expected {
             given: addresses("10.77.0.1"),
             subnets: Some(vec![subnet("192.0.2.1", 24), subnet("2001:db8::1", 64)]),
-            // A name for the host is a lie, wherever it was configured.
+            // An address of the host cannot be the sandbox's.
             hosts: addresses("192.0.2.1"),
         };
         let shown = expected.shown(said.clone());
@@ -100,7 +100,7 @@ mod tests {
         );
         expected.subnets = None;
         assert_eq!(expected.shown(said.clone()).len(), said.len() - 1);
-        // Without a NIC nothing leads to it.
+        // A sandbox without a NIC has no addresses.
         expected.subnets = Some(vec![]);
         assert_eq!(expected.shown(said), Vec::<String>::new());
     }

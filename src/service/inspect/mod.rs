@@ -1,4 +1,4 @@
-//! Looking at sandboxes: their status, their resources, their logs, what holds them back.
+//! Inspection of sandboxes: status, resource usage, logs, and security report.
 
 mod addresses;
 pub mod journal;

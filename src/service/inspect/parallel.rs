@@ -1,11 +1,11 @@
-//! Asking many sandboxes side by side: one that does not answer holds up no other.
+//! Parallel queries of sandboxes: one that does not answer delays no other.
 
 use std::thread;
 
-/// Sandboxes that are asked at a time.
+/// Number of sandboxes that are queried at a time.
 const AT_ONCE: usize = 32;
 
-/// Asks each on a thread of its own; the answers are in the order of the questions.
+/// Queries each on its own thread; the results are in the order of the queries.
 pub(in crate::service) fn ask_all<T: Send, R: Send>(
     asked: Vec<T>,
     ask: impl Fn(T) -> R + Sync,

@@ -1,4 +1,4 @@
-//! What sandboxes use.
+//! Resource usage of sandboxes.
 
 use std::collections::BTreeMap;
 use std::thread::sleep;
@@ -16,42 +16,42 @@ use crate::service::inspect::parallel::ask_all;
 use crate::service::sandbox::Sandbox;
 use crate::service::sandboxes::Sandboxes;
 
-/// What a running sandbox uses, or has used since it started.
+/// Resource usage of a running sandbox since its start.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Stats {
-    /// The sandbox.
+    /// Name of the sandbox.
     pub name: SandboxName,
     /// CPU time in seconds.
     pub cpu_seconds: f64,
-    /// CPU time while it was looked at, in percent of one CPU.
+    /// CPU time during the measurement, in percent of one CPU.
     pub cpu_percent: f64,
-    /// Memory in bytes, cached files included.
+    /// Memory in bytes, page cache included.
     pub memory: u64,
-    /// Most memory it may have, in bytes.
+    /// Memory limit, in bytes.
     pub memory_limit: Option<u64>,
-    /// Bytes read from block devices, where the kernel counts them.
+    /// Bytes read from block devices, if the kernel counts them.
     pub io_read: Option<u64>,
     /// Bytes written to block devices.
     pub io_written: Option<u64>,
-    /// Bytes read in a second, while it was looked at.
+    /// Bytes read per second during the measurement.
     pub io_read_rate: Option<f64>,
-    /// Bytes written in a second, while it was looked at.
+    /// Bytes written per second during the measurement.
     pub io_written_rate: Option<f64>,
-    /// Bytes that its NICs received.
+    /// Bytes received by its NICs.
     pub net_received: u64,
-    /// Bytes that its NICs sent.
+    /// Bytes sent by its NICs.
     pub net_sent: u64,
-    /// Bytes received in a second, while it was looked at.
+    /// Bytes received per second during the measurement.
     pub net_received_rate: f64,
-    /// Bytes sent in a second, while it was looked at.
+    /// Bytes sent per second during the measurement.
     pub net_sent_rate: f64,
-    /// Processes and threads.
+    /// Number of processes and threads.
     pub processes: Option<u64>,
-    /// Seconds since it started.
+    /// Seconds since the start.
     pub uptime: f64,
 }
 
-/// A look at a sandbox.
+/// Sample of a sandbox's counters.
 #[derive(Debug)]
 struct Sample {
     activity: GuestUsage,
@@ -59,7 +59,7 @@ struct Sample {
     at: Instant,
 }
 
-/// A look that lacks what only the sandbox tells.
+/// Sample without the counters that only the sandbox knows.
 #[derive(Debug)]
 struct Look {
     guest: Box<dyn Guest>,
@@ -79,13 +79,13 @@ impl Look {
     }
 }
 
-/// How often it is asked whether to stop waiting.
+/// Interval of checks for cancellation.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Memory limits from here on are none (`memory.limit_in_bytes` of cgroup version 1), in KiB.
+/// Lowest value that means no memory limit (`memory.limit_in_bytes` of cgroup version 1), in KiB.
 const UNLIMITED: u64 = 1 << 50;
 
-/// Looks at sandboxes again and again.
+/// Meter that samples sandboxes repeatedly.
 #[derive(Debug)]
 pub struct Meter<'a> {
     sandboxes: &'a Sandboxes,
@@ -94,7 +94,7 @@ pub struct Meter<'a> {
 }
 
 impl<'a> Meter<'a> {
-    /// Of the sandboxes `names`, or of all that run if none is named.
+    /// Makes a meter for the sandboxes `names`, or for all running ones if none is named.
     #[must_use]
     pub fn new(sandboxes: &'a Sandboxes, names: &'a [SandboxName]) -> Self {
         Self {
@@ -104,10 +104,10 @@ impl<'a> Meter<'a> {
         }
     }
 
-    /// What sandboxes use, and have used since the last look; those that have run then and do now.
+    /// Returns the usage since the last sample, for sandboxes that ran then and still do.
     ///
     /// # Errors
-    /// Where libvirt does not answer, and at the first look where one that is named does not run.
+    /// libvirt does not answer, or at the first sample a named sandbox does not run.
     pub fn look(&mut self) -> Result<Vec<Stats>> {
         let now = self.samples()?;
         let before = self.before.take().unwrap_or_default();
@@ -142,7 +142,7 @@ impl<'a> Meter<'a> {
                 Ok(sample) => drop(samples.insert(name.clone(), sample)),
                 Err(error) if is_strict => return Err(error),
                 Err(error @ Error::Libvirt { .. }) => silent = Some(error),
-                // It does not run.
+                // The sandbox does not run.
                 Err(_) => {}
             }
         }
@@ -153,7 +153,7 @@ impl<'a> Meter<'a> {
     }
 }
 
-/// Waits for so long; `true` if that was cancelled meanwhile.
+/// Waits for the given time; returns true if cancelled.
 #[must_use]
 pub fn pause(interval: Duration, cancellation: &Cancellation) -> bool {
     let begin = Instant::now();
@@ -168,10 +168,10 @@ pub fn pause(interval: Duration, cancellation: &Cancellation) -> bool {
 }
 
 impl Sandboxes {
-    /// Returns what sandboxes use, measured for so long; all that run if none is named.
+    /// Measures the usage of sandboxes for the given time; of all running ones if none is named.
     ///
     /// # Errors
-    /// Where one that is named does not run, or libvirt does not answer.
+    /// A named sandbox does not run, or libvirt does not answer.
     pub fn stats(&self, names: &[SandboxName], interval: Duration) -> Result<Vec<Stats>> {
         let mut meter = Meter::new(self, names);
         meter.look()?;
@@ -183,7 +183,7 @@ impl Sandboxes {
 }
 
 impl Sandbox<'_> {
-    /// Returns what it uses as the host knows it, and the handle to ask for the rest inside.
+    /// Returns the counters that the host knows, and a handle to query the others inside.
     fn look(&self) -> Result<Look> {
         let guest = self.guest()?.ok_or_else(|| self.not_running())?;
         Ok(Look {
@@ -270,7 +270,7 @@ mod tests {
             (stats.net_received_rate, stats.net_sent_rate),
             (1000.0, 2000.0)
         );
-        // One that was started anew meanwhile has used less.
+        // A sandbox that was restarted meanwhile has smaller counters.
         let anew = sample(2, 5, None, 0);
         let stats = super::stats(&name, &before, &anew);
         assert_eq!((stats.cpu_percent, stats.io_read_rate), (0.0, None));

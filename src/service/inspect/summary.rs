@@ -1,4 +1,4 @@
-//! What is known of sandboxes at a glance.
+//! Summary of sandboxes for `list` and `status`.
 
 use std::path::{Path, PathBuf};
 
@@ -15,42 +15,42 @@ use crate::service::sandbox::Sandbox;
 use crate::service::sandboxes::Sandboxes;
 use crate::{host, label};
 
-/// What is known of a sandbox right now.
+/// Present status of a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Summary {
-    /// Its name.
+    /// Name.
     pub name: SandboxName,
-    /// `running`, `stopped`, `paused`, `failed` if it has ended by itself and not well, or `undefined` where libvirt has forgotten it.
+    /// `running`, `stopped`, `paused`, `failed` if it has ended with a failure, or `undefined` if libvirt does not know it.
     pub state: String,
-    /// Why it has failed.
+    /// Reason of a failure.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
-    /// The hypervisor's driver.
+    /// Driver of libvirt.
     pub driver: String,
-    /// The units that run in it.
+    /// Units that run in it.
     pub units: Vec<String>,
-    /// The command that runs in it, if it is not units of the host.
+    /// Command that runs in it, in place of units.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<Vec<String>>,
-    /// Addresses of the sandbox, if it runs and has any: those that it reports, but for those it cannot have.
+    /// Addresses of a running sandbox: those that it reports and can have.
     pub addresses: Vec<String>,
-    /// Its ports that the host answers on while it runs, and on demand also before.
+    /// Published ports, open while it runs, and on demand also before.
     pub publish: Vec<Publish>,
-    /// Its private tree on the host.
+    /// Private tree on the host.
     pub path: PathBuf,
-    /// The image that holds the tree, if one does.
+    /// Image with the tree, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<PathBuf>,
     /// Host name inside.
     pub hostname: String,
-    /// Whether the host's systemd starts it at boot.
+    /// True if the host's systemd starts it at boot.
     pub enabled: bool,
-    /// The label that the host's security module knows it by, if it has one.
+    /// Security label, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
 }
 
-/// Handle to ask a running sandbox for its addresses, and the addresses that it can have.
+/// Handle to query a running sandbox for its addresses, and the addresses that it can have.
 #[derive(Debug)]
 struct Look {
     guest: Box<dyn Guest>,
@@ -58,7 +58,7 @@ struct Look {
 }
 
 impl Summary {
-    /// Adds what only the sandbox tells.
+    /// Adds the facts that only the sandbox knows.
     fn seen(mut self, look: Option<Look>) -> Self {
         if let Some(Look { guest, expected }) = look {
             self.addresses = expected.shown(guest.addresses());
@@ -67,7 +67,7 @@ impl Summary {
     }
 }
 
-/// Returns the label of a sandbox; `None` where nothing of the host labels any.
+/// Returns the label of a sandbox, or `None` if the host has no security module.
 pub(in crate::service) fn label_of(
     hypervisor: &dyn Hypervisor,
     name: &SandboxName,
@@ -80,7 +80,7 @@ pub(in crate::service) fn label_of(
 }
 
 impl Sandbox<'_> {
-    /// Returns what is known of the sandbox.
+    /// Returns the status of the sandbox.
     ///
     /// # Errors
     /// Where libvirt does not answer.
@@ -89,7 +89,7 @@ impl Sandbox<'_> {
         Ok(summary.seen(look))
     }
 
-    /// Returns its summary as the host knows it, and the handle to ask the sandbox itself, if it runs.
+    /// Returns the status as the host knows it, and a handle to query the sandbox itself, if it runs.
     fn summary_by_host(&self) -> Result<(Summary, Option<Look>)> {
         let (name, config, hypervisor) = (self.name(), self.config(), self.hypervisor()?);
         let state = self.state()?;
@@ -133,17 +133,17 @@ impl Sandbox<'_> {
 }
 
 impl Sandboxes {
-    /// Returns what is known of every sandbox. One that cannot be looked at is said, and the others still listed: each may have a
-    /// connection of its own.
+    /// Returns the status of all sandboxes. A failed query is logged and the others are still listed: each may have its
+    /// own connection.
     ///
     /// # Errors
-    /// Where the sandboxes cannot be listed at all, or libvirt answers for none.
+    /// The sandboxes cannot be listed at all, or all queries of libvirt fail.
     pub fn list(&self) -> Result<Vec<Summary>> {
         let mut summaries = Vec::new();
         let mut silent = Vec::new();
         let mut connections = Connections::default();
         for name in self.store.names()? {
-            // Half made, by a command that is at it.
+            // A command is creating it right now.
             if !self.store.config(&name).exists() {
                 continue;
             }

@@ -1,7 +1,7 @@
-//! Which sandboxes the host's systemd starts at boot.
+//! Start of sandboxes at boot by the host's systemd.
 //!
-//! `systemctl enable` makes links, and does so where systemd is not running too: in an image that is being built, or
-//! a chroot. So does this.
+//! The links are those of `systemctl enable`, and are made without a running systemd too: in an image that is being built, or
+//! a chroot.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -15,14 +15,14 @@ use crate::service::sandboxes::Sandboxes;
 use crate::service::store::Store;
 use crate::sys::process::command;
 
-/// The directories of links to what a unit wants, beside the units.
+/// Suffixes of directories with links to the dependencies of a unit.
 const WANTS: [&str; 3] = [".wants", ".requires", ".upholds"];
 
 impl Sandboxes {
-    /// Makes the host's systemd start sandboxes at boot.
+    /// Enables the start of sandboxes at boot.
     ///
     /// # Errors
-    /// Where one of them is not there, or the host has no systemd.
+    /// A sandbox does not exist, or the host has no systemd.
     pub fn enable(&self, names: &[SandboxName]) -> Result<()> {
         for name in names {
             let sandbox = self.get(name)?.lock()?;
@@ -37,10 +37,10 @@ impl Sandboxes {
         links("enable", names)
     }
 
-    /// Makes the host's systemd not start sandboxes at boot any more.
+    /// Disables the start of sandboxes at boot.
     ///
     /// # Errors
-    /// As [`enable`](Self::enable).
+    /// Errors of [`enable`](Self::enable).
     pub fn disable(&self, names: &[SandboxName]) -> Result<()> {
         for name in names {
             self.store.load(name)?;
@@ -55,7 +55,7 @@ impl Sandboxes {
 }
 
 impl Sandbox<'_> {
-    /// Makes the host's systemd listen now for a sandbox that is started on demand, or not any more. `false` for one that is not.
+    /// Starts or stops the socket of a sandbox that starts on demand. Returns false for any other sandbox.
     pub fn listen(&self, wanted: bool) -> bool {
         let is_listened_for = self.config().on_demand && host::runs_systemd();
         if is_listened_for {
@@ -67,8 +67,8 @@ impl Sandbox<'_> {
 }
 
 impl Store {
-    /// Whether the host's systemd starts a sandbox at boot: something there wants its unit, or that which listens
-    /// for it.
+    /// Returns true if the host's systemd starts a sandbox at boot: another unit wants its service or its
+    /// socket.
     #[must_use]
     pub fn is_enabled(&self, name: &SandboxName) -> bool {
         let units = [name.unit(), name.socket()];
@@ -124,7 +124,7 @@ mod tests {
         fs::create_dir(&wants).unwrap();
         symlink("nowhere", wants.join("web10_sandbox.service")).unwrap();
         assert!(!store.is_enabled(&name));
-        // Also where the unit itself is gone.
+        // The link counts even if the unit is gone.
         symlink("nowhere", wants.join("web1_sandbox.service")).unwrap();
         assert!(store.is_enabled(&name));
         let sockets = dir.path().join("sockets.target.wants");

@@ -1,8 +1,8 @@
-//! How a sandbox has ended that nobody has stopped.
+//! Exit status of a sandbox that ended by itself.
 //!
-//! Of a command that was to run once the journal tells: what systemd inside says of a unit has ids and fields
-//! (`systemd.journal-fields(7)`, `systemd/sd-messages.h`). A sandbox of units has no end of its own: its units are started again
-//! inside as they say, and it stays for the admin to look at if they fail; that it ends by itself is a failure.
+//! For a command that runs once, the journal has the answer: systemd's messages about units have ids and fields
+//! (systemd.journal-fields(7), `systemd/sd-messages.h`). A sandbox of units does not end: systemd inside restarts its units
+//! as they are configured, and it stays up for inspection if they fail, so ending by itself is a failure.
 
 use std::io::{BufRead, BufReader, Read};
 use std::time::SystemTime;
@@ -16,28 +16,28 @@ use crate::service::inspect::journal;
 use crate::service::lifecycle::failure;
 use crate::service::sandbox::Sandbox;
 
-/// `SD_MESSAGE_UNIT_SUCCESS`: a unit has ended as it should.
+/// `SD_MESSAGE_UNIT_SUCCESS`: a unit has ended successfully.
 const SUCCESS: &str = "7ad2d189f7e94e70a38c781354912448";
 
 /// `SD_MESSAGE_UNIT_FAILURE_RESULT`: a unit has failed.
 const FAILURE: &str = "d9b373ed55a64feb8242e02dbe79a49c";
 
-/// `SD_MESSAGE_UNIT_PROCESS_EXIT`: how its process has ended.
+/// `SD_MESSAGE_UNIT_PROCESS_EXIT`: exit status of its process.
 const EXIT: &str = "98e322203f7a4ed290d09fe03c09fe15";
 
-/// Bytes that are read of what a journal says.
+/// Maximum number of bytes that are read from a journal.
 const MOST_SAID: u64 = 1 << 20;
 
-/// Why a sandbox has ended.
+/// Reason why a sandbox has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// For people.
+    /// Text for people.
     pub text: String,
-    /// The status of the command, 128 and the signal that has ended it as shells have it, or 1.
+    /// Exit status of the command, or 128 plus the signal as in shells, or 1.
     pub status: u8,
 }
 
-/// What the journal says of a unit; numbers are texts there.
+/// Journal entry about a unit; numbers are strings there.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "UPPERCASE", default)]
 struct Entry {
@@ -48,7 +48,7 @@ struct Entry {
 }
 
 impl Sandbox<'_> {
-    /// Returns why it has ended, if nobody has stopped it; `None` if it had done what it was for.
+    /// Returns why the sandbox has ended by itself, or `None` if it ended as intended.
     #[must_use]
     pub fn failure(&self) -> Option<Failure> {
         let (name, config) = (self.name(), self.config());
@@ -60,7 +60,7 @@ impl Sandbox<'_> {
         };
         match command.restart {
             Restart::No => {}
-            // It ends with success, or is started again.
+            // The command ends successfully or is restarted.
             Restart::OnFailure => return None,
             Restart::Always => {
                 return Some(Failure {
@@ -78,8 +78,8 @@ impl Sandbox<'_> {
         }
     }
 
-    /// Returns how a command has ended that was started at `since`, if it was over, and its sandbox with it, before anybody has
-    /// looked. `None` if that is not why the sandbox has ended.
+    /// Returns how a command started at `since` has ended, if it and its sandbox ended before the first
+    /// check. Returns `None` if the sandbox ended for another reason.
     pub(in crate::service) fn finished_command(&self, since: SystemTime) -> Option<Result<()>> {
         let config = self.config();
         let command = config.workload.command()?;
@@ -108,7 +108,7 @@ impl Sandbox<'_> {
         ))))
     }
 
-    /// Returns what systemd inside has said of the end of the command in the last run, if that began after `since`.
+    /// Returns systemd's entry about the end of the command in the last run, if that began after `since`.
     fn command_entries(&self, since: SystemTime) -> Result<Vec<Entry>> {
         let mut arguments = [
             "--output=json",
@@ -132,7 +132,7 @@ impl Sandbox<'_> {
         let since = format!("--since=@{}", since.unwrap_or_default().as_secs());
         let all = ["--boot".to_owned(), "--quiet".to_owned(), since];
         let mut child = journal::read(self, &[all.as_slice(), arguments].concat())?;
-        // Root inside writes the journal, too.
+        // Root inside can write the journal too.
         let lines = child.stdout.take().map(|stdout| stdout.take(MOST_SAID));
         let lines = lines.map(BufReader::new);
         let lines = lines
@@ -203,7 +203,7 @@ mod tests {
         let killed = said(&[&exit("killed", "9"), &failure("signal")]).unwrap();
         assert_eq!(killed.status, 137);
         assert!(killed.text.ends_with("signal, signal 9"), "{killed:?}");
-        // One that ended well and was killed for staying too long, for example.
+        // For example a command that ended well but whose unit was killed after a timeout.
         let timeout = said(&[&exit("exited", "0"), &failure("timeout")]).unwrap();
         assert_eq!(timeout.status, 1);
         assert!(said(&[]).unwrap().text.contains("before its command"));

@@ -1,4 +1,4 @@
-//! Saying why units of a sandbox are not up: what systemd and the journal inside tell, and what may help.
+//! Explanation of failed units, from systemd and the journal inside, with hints.
 
 use crate::config::SandboxConfig;
 use crate::config::workload::Ready;
@@ -6,10 +6,10 @@ use crate::driver::Guest;
 use crate::error::Error;
 use crate::service::lifecycle::ready::UnitState;
 
-/// Lines of the journal that are shown of a unit that failed.
+/// Number of journal lines that are shown of a failed unit.
 pub(in crate::service) const LINES: &str = "--lines=15";
 
-/// Names the units, why, the end of their journal, and what may help.
+/// Returns the names of the units, the reasons, the end of their journal, and hints.
 pub(in crate::service) fn failure(
     inside: &dyn Guest,
     config: &SandboxConfig,
@@ -47,8 +47,8 @@ pub(in crate::service) fn failure(
         for line in &unmet {
             text.push_str(&format!("\n  {}", line.trim_start_matches("└─").trim()));
         }
-        // Not by --unit: a process that ends at once is gone before journald has looked up its unit, and what it said of that
-        // unit counts for --unit only if PID 1 said it.
+        // --unit would miss messages: a process that ends at once is gone before journald has looked up its unit, and its
+        // messages only count for --unit if PID 1 wrote them.
         let of_unit = ["_SYSTEMD_UNIT", "UNIT", "COREDUMP_UNIT"];
         let [by, about, dump] = of_unit.map(|field| format!("{field}={}", unit.id()));
         let journal = run(&[
@@ -70,12 +70,12 @@ pub(in crate::service) fn failure(
     Error::not_ready(text)
 }
 
-/// A line of a journal, as it is shown below what it is about.
+/// Formats a journal line below its subject.
 pub(in crate::service) fn quoted(line: &str) -> String {
     format!("\n  | {line}")
 }
 
-/// A line of what a command was waited for, where it is more than that it runs.
+/// Returns a line about the readiness condition of a command, if there is one.
 pub(in crate::service) fn awaited(ready: Ready) -> Option<String> {
     let what = match ready {
         Ready::Started => return None,
@@ -89,7 +89,7 @@ pub(in crate::service) fn awaited(ready: Ready) -> Option<String> {
     Some(format!("\nthe command is up once {what} (--ready {ready})"))
 }
 
-/// What may help, where the reason is known.
+/// Returns a hint for a known reason.
 fn hint(result: &str, journal: &str, is_condition: bool) -> Option<&'static str> {
     let says = |text: &str| journal.contains(text);
     [

@@ -1,4 +1,4 @@
-//! The life of a sandbox: it starts, is ready, serves its ports, and stops; and what the host's systemd has of it.
+//! Life cycle of a sandbox: start, readiness, published ports, reload, stop, and start at boot.
 
 mod autostart;
 pub(crate) mod exit_status;

@@ -1,8 +1,8 @@
-//! The ports of a sandbox that the host answers on.
+//! Published ports of a sandbox.
 //!
-//! They are opened before the sandbox is started, so that one that is taken is an error and nothing was started; who comes
-//! early waits in the kernel's queue. The process that the host's unit runs serves them, or where there is none a process of
-//! their own, which holds [`LOCK`].
+//! They are opened before the sandbox starts, so that a port in use is an error before anything has started; early clients
+//! wait in the kernel's queue. The process of the host's unit forwards them, or without a unit a process of
+//! its own, which holds [`LOCK`].
 
 use std::fs::{self, File};
 use std::io;
@@ -26,31 +26,31 @@ use crate::sys::process::command;
 use crate::sys::process::cpu_quota::CpuQuota;
 use crate::sys::process::pidfd::Process;
 
-/// What the process that serves ports holds, in the sandbox's directory.
+/// Name of the lock of the forwarding process, in the sandbox's directory.
 const LOCK: &str = "ports";
 
-/// How long that process may take to begin, and to end.
+/// Time that the process may take to begin and to end.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The command that serves them.
+/// Subcommand that forwards the ports.
 const SERVE: &str = "forward";
 
-/// Ports of a sandbox, open.
+/// Open ports of a sandbox.
 #[derive(Debug)]
 pub struct Ports {
     ports: Vec<Port>,
-    /// How long nobody may come before the sandbox is stopped.
+    /// Time without a connection after which the sandbox stops.
     idle: Option<Duration>,
-    /// Bytes of memory that the sandbox may use.
+    /// Memory limit of the sandbox, in bytes.
     memory: u64,
     quota: Arc<CpuQuota>,
 }
 
 impl Ports {
-    /// Serves them until the sandbox ends, `stop` says so, or nobody comes for long.
+    /// Forwards the ports until the sandbox ends, `stop` returns true, or the idle time has passed.
     ///
     /// # Errors
-    /// Where the kernel refuses.
+    /// The kernel refuses.
     pub(in crate::service) fn serve(
         &self,
         inside: &dyn Guest,
@@ -87,10 +87,10 @@ impl Ports {
 }
 
 impl Sandbox<'_> {
-    /// Opens the ports that it publishes, but for those that are open already: the descriptors of `given`.
+    /// Opens the published ports, except those of `given`, which are open already.
     ///
     /// # Errors
-    /// Where a port is taken, or what is given is no socket that listens.
+    /// A port is in use, or a given descriptor is not a listening socket.
     pub(in crate::service) fn open_ports(&self, given: &[RawFd]) -> Result<Ports> {
         let config = self.config();
         let mut open = Vec::new();
@@ -126,7 +126,7 @@ impl Sandbox<'_> {
             ports,
             memory: self.driver()?.memory(&config.resources).get(),
             quota: Arc::new(self.cpu_quota()),
-            // Somebody has to listen on to start it again.
+            // Only stop if something still listens to start it again.
             idle: config
                 .idle_stop
                 .filter(|_| !given.is_empty())
@@ -143,7 +143,7 @@ impl Sandbox<'_> {
         })
     }
 
-    /// Returns the error of a port that cannot be opened, with who has it.
+    /// Returns the error for a port that cannot be opened, with its present user.
     fn taken_port(&self, publish: &Publish, error: &io::Error) -> Error {
         let others = self.store().names().unwrap_or_default();
         let publisher = others
@@ -173,10 +173,10 @@ impl Sandbox<'_> {
         ))
     }
 
-    /// Leaves ports to a process of their own, which serves them until the sandbox ends.
+    /// Hands ports to a process of its own, which forwards them until the sandbox ends.
     ///
     /// # Errors
-    /// Where that process does not begin.
+    /// The process does not begin.
     pub(in crate::service) fn leave_ports(&self, ports: &Ports) -> Result<()> {
         if ports.ports.is_empty() {
             return Ok(());
@@ -210,12 +210,12 @@ impl Sandbox<'_> {
         )))
     }
 
-    /// Serves ports that were left to this process, until the sandbox ends.
+    /// Forwards the ports that were handed to this process, until the sandbox ends.
     ///
     /// # Errors
-    /// Where its ports cannot be served.
+    /// The ports cannot be forwarded.
     pub fn serve_ports(&mut self, given: &[RawFd]) -> Result<()> {
-        // Who started us may have a terminal, which is none of our business.
+        // Leave the terminal of the parent process.
         let _ = nix::unistd::setsid();
         let path = self.store().dir(self.name()).join(LOCK);
         let _lock = Lock::acquire(&path, Sharing::Exclusive, |_| {})?;
@@ -224,7 +224,7 @@ impl Sandbox<'_> {
         self.wait(&ports).map(drop)
     }
 
-    /// Returns the process that serves its ports, where it is one of their own.
+    /// Returns the forwarding process, if it is one of its own.
     fn port_server(&self) -> Option<u32> {
         let path = self.store().dir(self.name()).join(LOCK);
         if !path.exists() {
@@ -236,7 +236,7 @@ impl Sandbox<'_> {
             .holder
     }
 
-    /// Ends the process that serves its ports, where there is one.
+    /// Ends the forwarding process, if there is one.
     pub(in crate::service) fn release_ports(&self) {
         let opened = self
             .port_server()
@@ -244,7 +244,7 @@ impl Sandbox<'_> {
         let Some((pid, process)) = opened else {
             return;
         };
-        // Between taking the lock and writing its number into it the file has that of one before.
+        // The file still has the PID of the previous process between lock and write.
         let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let mut words = words.split(|byte| *byte == 0).skip(1);
         if words.next() != Some(SERVE.as_bytes())
@@ -267,7 +267,7 @@ fn listen(publish: &Publish) -> io::Result<Listener> {
     }
 }
 
-/// Whether a socket that listens at `address` is what `publish` asks for.
+/// Returns true if a socket listening at `address` matches `publish`.
 fn is_of(publish: &Publish, address: SocketAddr, listener: &Listener) -> bool {
     let protocol = match listener {
         Listener::Stream(_) => Protocol::Tcp,

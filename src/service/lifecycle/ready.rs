@@ -1,17 +1,17 @@
-//! When the units of a sandbox are up, judged from what `systemctl show` says inside. Pure.
+//! Readiness of units, from the output of `systemctl show` inside. Pure.
 //!
-//! "active" alone is not enough: a daemon that crashes is active between two attempts, a unit whose condition is not
-//! met stays inactive without a word, and a wrapper is active while the instances behind it fail.
+//! "active" alone is not enough: a crashing daemon is active between two attempts, a unit with an unmet condition
+//! stays inactive silently, and a wrapper is active while the instances behind it fail.
 
 use std::collections::BTreeMap;
 
 use crate::config::workload::COMMAND_UNIT;
 
-/// The properties that are asked for.
+/// Properties to query.
 pub const PROPERTIES: &str = "Id,Names,LoadState,ActiveState,SubState,Result,ConditionResult,ConditionTimestampMonotonic,NRestarts,InvocationID,Type,\
                               RemainAfterExit,ExecMainCode,ExecMainStatus,ExecMainExitTimestampMonotonic,Requires,Wants,BindsTo,Job";
 
-/// A unit as systemd shows it.
+/// Unit as shown by systemd.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UnitState(BTreeMap<String, String>);
 
@@ -20,19 +20,19 @@ impl UnitState {
         self.0.get(key).map_or("", String::as_str)
     }
 
-    /// The unit's name.
+    /// Returns the unit's name.
     #[must_use]
     pub fn id(&self) -> &str {
         self.get("Id")
     }
 
-    /// `ActiveState (SubState)`.
+    /// Returns `ActiveState (SubState)`.
     #[must_use]
     pub fn state(&self) -> String {
         format!("{} ({})", self.get("ActiveState"), self.get("SubState"))
     }
 
-    /// Why it failed: systemd's result, and the status of its main process.
+    /// Returns the reason of a failure: systemd's result, and the status of its main process.
     #[must_use]
     pub fn result(&self) -> String {
         match (self.get("Result"), self.get("ExecMainStatus")) {
@@ -41,12 +41,12 @@ impl UnitState {
         }
     }
 
-    /// What tells one run of the unit from the next.
+    /// Returns a text that differs between two runs of the unit.
     fn run(&self) -> (&str, &str) {
         (self.get("InvocationID"), self.get("NRestarts"))
     }
 
-    /// The services it pulls in itself.
+    /// Returns the services that it pulls in itself.
     pub fn services(&self) -> impl Iterator<Item = &str> {
         ["Requires", "Wants", "BindsTo"]
             .into_iter()
@@ -54,12 +54,12 @@ impl UnitState {
             .filter(|unit| unit.ends_with(".service") && !unit.starts_with("systemd-"))
     }
 
-    /// Whether being active means that the unit itself said so (`systemd.service(5)`, `Type=`).
+    /// Returns true if the unit itself has reported that it is active (systemd.service(5), `Type=`).
     fn has_told(&self) -> bool {
         !matches!(self.get("Type"), "simple" | "exec" | "idle") || self.has_done_its_work()
     }
 
-    /// Whether it was to run to its end, and did so with success.
+    /// Returns true for a one-shot unit that has ended successfully.
     fn has_done_its_work(&self) -> bool {
         let has_ended = !matches!(self.get("ExecMainExitTimestampMonotonic"), "" | "0");
         let is_done = has_ended && self.get("Result") == "success";
@@ -79,7 +79,7 @@ impl UnitState {
             {
                 Verdict::Failed
             }
-            // A queued job means that more is to come.
+            // A queued job will change the state.
             "inactive" if !matches!(self.get("Job"), "" | "0") => Verdict::Waiting,
             "inactive" if self.get("ConditionResult") == "no" && has_condition_failed(self) => {
                 Verdict::Skipped
@@ -93,15 +93,15 @@ impl UnitState {
     }
 }
 
-/// systemd leaves the result at "no" until it has looked; only then has it a time.
+/// Returns true if a condition was evaluated and not met: before that, the result is "no" without a time.
 fn has_condition_failed(unit: &UnitState) -> bool {
     !matches!(unit.get("ConditionTimestampMonotonic"), "0")
 }
 
-/// After so many restarts in a row a unit is not going to come up.
+/// Number of restarts after which a unit counts as failed.
 const RESTARTS: u32 = 5;
 
-/// What is to be thought of a unit, or of all together: the gravest.
+/// Verdict about a unit; the gravest one counts for all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Verdict {
     Ready,
@@ -110,23 +110,23 @@ enum Verdict {
     Failed,
 }
 
-/// What is to be thought of all units.
+/// Readiness of all units.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Readiness {
-    /// All are up.
+    /// All units are active.
     Ready {
-        /// Equal for two looks between which nothing was restarted.
+        /// Text that stays equal between two checks unless a unit was restarted.
         run: String,
-        /// Whether all have told so themselves. A `Type=simple` unit is active before it has done anything.
+        /// True if all units have reported readiness themselves. A `Type=simple` unit is active before it has done anything.
         told: bool,
     },
-    /// Not yet: those that are awaited, with their state.
+    /// Units that are not active yet.
     Waiting(Vec<UnitState>),
-    /// These will not come up.
+    /// Units that have failed.
     Failed(Vec<UnitState>),
 }
 
-/// Reads what `systemctl show` prints: blocks of `KEY=VALUE` parted by empty lines.
+/// Parses the output of `systemctl show`: blocks of `KEY=VALUE` separated by empty lines.
 #[must_use]
 pub fn parse(text: &str) -> Vec<UnitState> {
     text.split("\n\n")
@@ -142,8 +142,8 @@ pub fn parse(text: &str) -> Vec<UnitState> {
         .collect()
 }
 
-/// Judges the units that were asked for and, behind them, those they pull in: the latter need not be
-/// up, but must not have failed or still be on their way.
+/// Judges the requested units and, behind them, those that they pull in: the latter need not be
+/// active, but must neither have failed nor be activating.
 #[must_use]
 pub fn judge(asked: &[UnitState], behind: &[UnitState]) -> Readiness {
     let is_bad = |unit: &&UnitState| matches!(unit.judge(), Verdict::Failed | Verdict::Skipped);

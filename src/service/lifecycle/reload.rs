@@ -1,14 +1,14 @@
-//! Units of a running sandbox read their configuration again.
+//! Reload of units in a running sandbox.
 
 use crate::error::{Error, Result};
 use crate::service::sandbox::Sandbox;
 
 impl Sandbox<'_> {
-    /// Makes units of a running sandbox read their configuration again. If none is named, those of its units that can: with a
-    /// server may come a timer, which has nothing to read.
+    /// Reloads units of a running sandbox; by default those of its units that can reload, since a
+    /// server may come with a timer, which cannot.
     ///
     /// # Errors
-    /// Where it does not run, a named unit cannot do so, or none can.
+    /// The sandbox does not run, a named unit cannot reload, or none can.
     pub fn reload(&self, units: &[String]) -> Result<()> {
         let (name, config) = (self.name(), self.config());
         let guest = self.enter()?;
@@ -41,7 +41,7 @@ impl Sandbox<'_> {
     }
 }
 
-/// The units of `systemctl show` that can reload; an empty line is between two.
+/// Returns the units that can reload, from the output of `systemctl show`.
 fn able_to_reload(text: &str) -> Vec<String> {
     text.split("\n\n")
         .filter(|unit| unit.lines().any(|line| line == "CanReload=yes"))

@@ -1,18 +1,18 @@
-//! The logs of a running sandbox, rotated.
+//! Rotation of logs in a running sandbox.
 //!
-//! logrotate(8) works by names, as root, in directories that belong to the sandbox, and runs what is written in the
-//! sandbox's `/etc`. On the host every link that the sandbox makes would lead to the host's files, and no option of
-//! logrotate's keeps it below a directory. So it runs in the sandbox, where all names are the sandbox's and what it is told to
-//! run can do what the sandbox can; the program is the host's, in the `/usr` they share.
+//! logrotate(8) works with path names, as root, in directories that belong to the sandbox, and runs commands from the
+//! sandbox's `/etc`. On the host, every link that the sandbox makes would lead to the host's files, and no option of
+//! logrotate confines it to a directory. So it runs inside the sandbox, where all paths are the sandbox's and its
+//! commands have the sandbox's rights; the program is the host's, in the shared `/usr`.
 
 use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::service::sandbox::Sandbox;
 
-/// Runs logrotate by the sandbox's configuration, for so many seconds, with the state where logrotate itself has it: in the
-/// sandbox's `/var`. A sandbox without `/etc/logrotate.conf` still has what packages say of their logs in `/etc/logrotate.d`.
-/// timeout(1) ends all that logrotate has started.
+/// Script that runs logrotate with the sandbox's configuration for a limited time, with its state in the usual place in the
+/// sandbox's `/var`. A sandbox without `/etc/logrotate.conf` still has the files of packages in `/etc/logrotate.d`.
+/// timeout(1) ends everything that logrotate has started.
 const SCRIPT: &str = r#"
 limit=$1; shift
 if ! command -v logrotate >/dev/null; then
@@ -35,14 +35,14 @@ esac
 exit $status
 "#;
 
-/// What the sandbox is given beyond its time, should it see to it that it is not kept.
+/// Additional time on the host, in case the sandbox defeats the limit inside.
 const GRACE: Duration = Duration::from_secs(10);
 
 impl Sandbox<'_> {
-    /// Rotates the logs of a running sandbox: those that are due, or all with `force`. What logrotate says is logged.
+    /// Rotates the logs of a running sandbox: those that are due, or all with `force`. Output of logrotate is logged.
     ///
     /// # Errors
-    /// Where it does not run, the host has no logrotate, or that fails or takes longer than `limit`, when it is ended.
+    /// The sandbox does not run, the host has no logrotate, or logrotate fails or exceeds `limit`.
     pub fn rotate(&self, force: bool, limit: Duration) -> Result<()> {
         let name = self.name();
         let seconds = limit.as_secs().to_string();
@@ -58,7 +58,7 @@ impl Sandbox<'_> {
                 "rotating the logs of '{name}': {said}"
             )));
         }
-        // Asked for no more than it says by itself, it speaks of what is wrong.
+        // Without --verbose, logrotate only prints problems.
         for line in said.lines() {
             if log::log_enabled!(log::Level::Debug) {
                 log::debug!("{name}: {line}");

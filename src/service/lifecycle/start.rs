@@ -1,4 +1,4 @@
-//! Starting a sandbox and waiting until its units are up.
+//! Start of a sandbox, up to the readiness of its units.
 
 use std::os::fd::RawFd;
 use std::path::Path;
@@ -23,27 +23,27 @@ use crate::service::render::Occasion;
 use crate::service::sandbox::{LockedSandbox, Sandbox};
 use crate::sys::file::bounded_read;
 
-/// Most bytes that are shown of the log of a sandbox's init: root in a virtual machine writes there what it likes.
+/// Maximum size of the part of guest-init's log that is shown, in bytes: root in a virtual machine can write anything there.
 const LONGEST_LOG: u64 = 64 << 10;
 
-/// How long libvirt may take to start a sandbox anew that reboots.
+/// Time that libvirt may take to restart a sandbox that reboots.
 const REBOOT: Duration = Duration::from_secs(3);
 
-/// How long a sandbox may take to mount the image of its tree.
+/// Time that a sandbox may take to mount the image of its tree.
 const MOUNTING: Duration = Duration::from_secs(30);
 
-/// Between two looks at the units.
+/// Interval between two checks of the units.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// How long units that cannot tell that they are up have to stay so without a restart.
+/// Time that units which do not report readiness must stay active without a restart.
 const STABLE: Duration = Duration::from_millis(700);
 
 impl LockedSandbox<'_> {
-    /// Starts the sandbox and waits until its units are up, for `timeout` or the time of its configuration. A sandbox that does
-    /// not come up, or whose start is cancelled, is stopped again.
+    /// Starts the sandbox and waits until its units are active, up to `timeout` or the configured time. A sandbox that does
+    /// not become ready, or whose start is cancelled, is stopped again.
     ///
     /// # Errors
-    /// Where it runs already, a port that it publishes is taken, or it does not start. Where its units do not come up,
+    /// The sandbox runs already, a published port is in use, or it does not start. If its units do not become active,
     /// [`ErrorKind::NotReady`](crate::error::ErrorKind::NotReady) names them, their result, the end of their journal, and what may help.
     pub fn start(&mut self, timeout: Option<Duration>) -> Result<()> {
         let ports = self.start_with_sockets(&[], timeout)?;
@@ -53,7 +53,7 @@ impl LockedSandbox<'_> {
         })
     }
 
-    /// Starts the sandbox as [`start`](Self::start) does, with `sockets` that are open already, and returns its ports.
+    /// Starts the sandbox as [`start`](Self::start) does, with open `sockets`, and returns its ports.
     fn start_with_sockets(
         &mut self,
         sockets: &[RawFd],
@@ -66,10 +66,10 @@ impl LockedSandbox<'_> {
                 self.name()
             )));
         }
-        // One that has ended by itself a moment ago.
+        // The sandbox may have ended by itself a moment ago.
         self.release_ports();
         let ports = self.open_ports(sockets)?;
-        // Ours until the sandbox has mounted it, which keeps it.
+        // The device is ours until the sandbox has mounted it and keeps it.
         let device = image::device(self.config(), &self.stage())?;
         let begun = SystemTime::now();
         let guest = self.boot(device.as_ref())?;
@@ -77,7 +77,7 @@ impl LockedSandbox<'_> {
         let outcome = self.wait_ready(&*guest, begun, timeout);
         self.show_boot();
         if device.is_some() {
-            // Whoever starts the domain without us must not give it what has the device's name another time.
+            // Remove the device from the domain: a later start by libvirt alone could use another device of that name.
             self.render()?;
         }
         match outcome {
@@ -98,7 +98,7 @@ impl LockedSandbox<'_> {
     /// Starts the sandbox without waiting for its units.
     ///
     /// # Errors
-    /// Where a port that it publishes is taken, or it does not start.
+    /// A published port is in use, or the sandbox does not start.
     pub(in crate::service) fn start_unwatched(&self) -> Result<()> {
         let ports = self.open_ports(&[])?;
         let device = image::device(self.config(), &self.stage())?;
@@ -117,7 +117,7 @@ impl LockedSandbox<'_> {
         self.leave_ports(&ports)
     }
 
-    /// Starts the domain; returns the handle on its guest.
+    /// Starts the domain; returns a handle on its guest.
     fn boot(&self, device: Option<&Device>) -> Result<Box<dyn Guest>> {
         let (name, config, hypervisor) = (self.name(), self.config(), self.hypervisor()?);
         if let Some(unit) = preflight::missing_unit(Path::new("/"), config, config.units())? {
@@ -156,7 +156,7 @@ impl LockedSandbox<'_> {
         guest.ok_or_else(|| self.ended_early())
     }
 
-    /// Shows what the init did, if that was asked for.
+    /// Shows the log of guest-init, if requested.
     fn show_boot(&self) {
         if std::env::var_os("LIBVIRT_SANDBOX_INIT_DEBUG").is_some() {
             for line in self.init_log().lines() {
@@ -167,11 +167,11 @@ impl LockedSandbox<'_> {
 }
 
 impl Sandbox<'_> {
-    /// Starts the sandbox as [`LockedSandbox::start`] does, or takes over one that runs already: who kept it before may have been
-    /// killed. Returns its ports, for [`wait`](Self::wait) to serve; those of `sockets` are open already.
+    /// Starts the sandbox as [`LockedSandbox::start`] does, or takes over a running one, whose former process may have been
+    /// killed. Returns its ports for [`wait`](Self::wait); those of `sockets` are open already.
     ///
     /// # Errors
-    /// As [`LockedSandbox::start`].
+    /// Errors of [`LockedSandbox::start`].
     pub fn take_over(&self, sockets: &[RawFd]) -> Result<Ports> {
         let state = self.state()?;
         match self.guest_in(state)? {
@@ -186,7 +186,7 @@ impl Sandbox<'_> {
         }
     }
 
-    /// Returns the last lines that the guest's init wrote since its start.
+    /// Returns the last lines of guest-init's log since the start.
     fn init_log(&self) -> String {
         let log = self.store().init_log(self.name());
         bounded_read::tail(&log, LONGEST_LOG).unwrap_or_default()
@@ -203,7 +203,7 @@ impl Sandbox<'_> {
         ))
     }
 
-    /// Waits until the units of a guest that was started at `begun` are up.
+    /// Waits until the units of a guest that was started at `begun` are active.
     fn wait_ready(
         &self,
         guest: &dyn Guest,
@@ -258,22 +258,22 @@ impl Sandbox<'_> {
             if begin.elapsed() > timeout {
                 return Err(timed_out(guest, config, &waiting, timeout));
             }
-            // To look must not keep it from coming up.
+            // Checks must not slow the start down.
             sleep(LOOK.max(looked_at.elapsed()));
         }
     }
 
-    /// Serves its ports until it has ended, that is cancelled, or nobody has come for as long as it was configured with. One that
+    /// Forwards its ports until the sandbox ends, the wait is cancelled, or the idle time has passed. A sandbox that
     /// reboots has not ended.
     ///
     /// # Errors
-    /// Where libvirt does not answer, or the ports cannot be served.
+    /// libvirt does not answer, or the ports cannot be forwarded.
     pub fn wait(&mut self, ports: &Ports) -> Result<Outcome> {
         self.disconnect();
         let name = self.name().as_str();
         let connection = &self.config().connection;
         let _presence = Presence::new(connection, name);
-        // On a connection of its own each time: one that is kept does not outlive the daemon.
+        // Connect each time: an open connection does not survive a restart of the daemon.
         let look = || self.guest_in(Libvirt::open(connection)?.state(name)?);
         let stop = || self.host().is_cancelled();
         let mut guest = look()?;
@@ -297,7 +297,7 @@ impl Sandbox<'_> {
     }
 }
 
-/// Returns the error of units that have not come up in time.
+/// Returns the error for units that have not become active in time.
 fn timed_out(
     guest: &dyn Guest,
     config: &SandboxConfig,
@@ -317,7 +317,7 @@ fn timed_out(
     })
 }
 
-/// Returns what systemd inside says of the units; `None` while it does not answer yet.
+/// Queries systemd inside for its units; returns `None` while it does not answer yet.
 fn readiness(guest: &dyn Guest, units: &[String]) -> Option<Readiness> {
     let asked = unit_states(guest, units.iter().map(String::as_str))?;
     let mut services: Vec<&str> = asked.iter().flat_map(UnitState::services).collect();

@@ -1,4 +1,4 @@
-//! Stopping a sandbox.
+//! Stop of a sandbox.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -12,17 +12,17 @@ use crate::service::image;
 use crate::service::init_units::POWER_OFF;
 use crate::service::sandbox::{LockedSandbox, Sandbox};
 
-/// Between two looks at whether it has ended.
+/// Interval between two checks whether the sandbox has ended.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// How long the daemon may take to notice that a domain has ended.
+/// Time that the daemon may take to notice the end of a domain.
 const NOTICING: Duration = Duration::from_secs(5);
 
 impl Sandbox<'_> {
-    /// Stops the host's unit of the sandbox, and then the sandbox itself as [`LockedSandbox::stop`] does.
+    /// Stops the host's unit of the sandbox, then the sandbox itself as [`LockedSandbox::stop`] does.
     ///
     /// # Errors
-    /// Where libvirt does not answer.
+    /// libvirt does not answer.
     pub fn stop(&self) -> Result<()> {
         host_unit::stop(self.name(), self.store());
         self.lock_for_stop()?.stop()
@@ -30,13 +30,13 @@ impl Sandbox<'_> {
 }
 
 impl LockedSandbox<'_> {
-    /// Stops the sandbox: its units are asked to stop, and what has not ended in time is ended. One that does not run is no error.
+    /// Stops the sandbox: systemd inside is asked to stop, and after the time-out the domain is ended. A stopped sandbox is no error.
     ///
     /// # Errors
-    /// Where libvirt does not answer.
+    /// libvirt does not answer.
     pub fn stop(&mut self) -> Result<()> {
         self.power_off()?;
-        // In the time that took the daemon may have been restarted.
+        // The daemon may have been restarted meanwhile.
         self.disconnect();
         let begin = Instant::now();
         while self.guest()?.is_some_and(|guest| !guest.is_alive()) && begin.elapsed() < NOTICING {
@@ -50,13 +50,13 @@ impl LockedSandbox<'_> {
         image::await_release(self.config(), &stage);
         self.driver()?.relabel(self.config());
         if !self.config().credentials.is_empty() {
-            // What it boots from has them no more: they are read again at the next start.
+            // Render without secrets, which are read again at the next start.
             self.render()?;
         }
         Ok(())
     }
 
-    /// Asks systemd inside to stop, and waits until it has.
+    /// Asks systemd inside to power off, and waits for the end of the domain.
     fn power_off(&self) -> Result<()> {
         let state = self.state()?;
         if let DomainState::Paused { .. } = state {

@@ -1,4 +1,4 @@
-//! A second sandbox like one there is: the same units, configuration and state, and an identity of its own.
+//! Clone of a sandbox: the same units, configuration and state, with a new identity.
 
 use std::path::{Path, PathBuf};
 
@@ -16,22 +16,22 @@ use crate::sys::copy::{Copier, Existing, Report};
 use crate::sys::root::{Root, RootError, WalkEntry};
 use crate::tree::place;
 
-/// What a clone is to be.
+/// Request for a clone.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// The clone's name.
+    /// Name of the clone.
     pub name: SandboxName,
-    /// Directory its tree is made in, instead of the usual one.
+    /// Parent directory of its tree, in place of the default.
     pub base: Option<PathBuf>,
-    /// Host name inside, instead of the clone's name.
+    /// Host name inside; by default the name of the clone.
     pub hostname: Option<Hostname>,
 }
 
 impl<'a> Sandbox<'a> {
-    /// Clones the sandbox. One that runs is frozen meanwhile. If that is cancelled, everything is undone.
+    /// Clones the sandbox; a running one is frozen meanwhile. Cancellation undoes everything.
     ///
     /// # Errors
-    /// Where it runs and cannot be frozen, the clone's name or place is taken, or the disk is full.
+    /// The sandbox runs and cannot be frozen, the name or place is taken, or the disk is full.
     /// After an error nothing is left.
     pub fn clone_as(&self, request: &Request) -> Result<Sandbox<'a>> {
         let host = self.host();
@@ -60,7 +60,7 @@ impl<'a> Sandbox<'a> {
         Ok(Sandbox::new(host, config))
     }
 
-    /// Warns of what a copy has in common with the sandbox.
+    /// Warns of resources that the clone shares with the sandbox.
     fn warn_of_shared(&self, copy: &SandboxName) {
         let source = self.config();
         for mount in &source.mounts {
@@ -104,13 +104,13 @@ fn cloned(source: &SandboxConfig, request: &Request, path: PathBuf) -> SandboxCo
             .unwrap_or_else(|| Hostname::of(&request.name))
             .to_string(),
         networks: identity::renewed(&source.networks, &uuid),
-        // A range has one sandbox.
+        // A range of ids belongs to one sandbox.
         idmap: source.idmap.for_copy(),
         ..source.clone()
     }
 }
 
-/// Copies all of a tree but its mark to where `place` says.
+/// Copies a tree without its mark; `place` maps the paths.
 fn copy_tree(
     from: &Path,
     to: &Path,
@@ -130,9 +130,9 @@ fn copy_tree(
     Ok(copier.finish()?)
 }
 
-/// Walks through all that is in a tree but what is the host's.
+/// Walks through a tree, without files that belong to the host.
 pub(in crate::service) fn walk(root: &Root) -> impl Iterator<Item = Result<WalkEntry, RootError>> {
-    // The top itself belongs to its place.
+    // The top belongs to its place.
     root.walk(Path::new("/"), place::is_reserved).skip(1)
 }
 
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_but_the_mark_is_copied_where_it_belongs() {
+    fn a_tree_is_copied_without_its_mark() {
         let dir = tempfile::tempdir().unwrap();
         let (from, to) = (dir.path().join("from"), dir.path().join("to"));
         for path in ["etc", "var/log/a", "var/log/b"] {

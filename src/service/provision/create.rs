@@ -1,4 +1,4 @@
-//! Making a sandbox.
+//! Creation of a sandbox.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -23,70 +23,70 @@ use crate::tree::manifest::Manifest;
 use crate::tree::{self, Class, TreePlan, place};
 use crate::{guest, host};
 
-/// What a new sandbox is to be.
+/// Request for a new sandbox.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// Its name.
+    /// Name.
     pub name: SandboxName,
-    /// What runs in it. The program of a command is searched for.
+    /// Units or command to run. The program of a command is looked up.
     pub workload: Workload,
-    /// Packages beside those that are found.
+    /// Packages in addition to the discovered ones.
     pub packages: Vec<String>,
-    /// Directory its tree is made in, instead of the usual one.
+    /// Parent directory of its tree, in place of the default.
     pub base: Option<PathBuf>,
-    /// What becomes of the service's state.
+    /// Treatment of the service's state.
     pub state: State,
-    /// Its NICs.
+    /// NICs.
     pub networks: Vec<Network>,
     /// Credentials that the sandbox gets.
     pub credentials: Vec<Credential>,
-    /// Its mounts.
+    /// Mounts.
     pub mounts: Vec<Mount>,
-    /// Devices of the host that it has, beside those that its units ask for.
+    /// Devices of the host, in addition to those that its units need.
     pub devices: Vec<Device>,
-    /// The kernel that a virtual machine boots.
+    /// Kernel of a virtual machine.
     pub kernel: KernelRequest,
-    /// Its security label, where it is not the usual one.
+    /// Security label, if not the default.
     pub security: Option<Security>,
-    /// The type that SELinux knows its files by, where it is not the usual one.
+    /// SELinux type of its files, if not the default.
     pub file_type: Option<FileType>,
-    /// Its ports that the host answers on.
+    /// Ports that are published on the host.
     pub publish: Vec<Publish>,
-    /// Whether it is started when one of them is first asked for.
+    /// True to start it at the first connection to a published port.
     pub on_demand: bool,
-    /// Seconds without a connection after which it is stopped then.
+    /// Seconds without a connection after which such a sandbox stops.
     pub idle_stop: Option<u32>,
-    /// The image that its tree is to be in, instead of a directory.
+    /// Image for its tree, in place of a directory.
     pub image: Option<TreeImage>,
-    /// Its limits.
+    /// Limits.
     pub resources: Resources,
-    /// What holds its root back.
+    /// Restrictions of root inside.
     pub confinement: Confinement,
-    /// Host name inside, instead of the sandbox's name.
+    /// Host name inside; by default the name of the sandbox.
     pub hostname: Option<Hostname>,
-    /// Seconds the units may take to become active.
+    /// Seconds that the units may take to become active.
     pub timeout: u32,
 }
 
-/// What making a sandbox would do.
+/// Plan of a new sandbox.
 #[derive(Debug)]
 pub struct Plan {
-    /// Its configuration.
+    /// Configuration.
     pub config: SandboxConfig,
-    /// Its tree.
+    /// Tree.
     pub tree: TreePlan,
-    /// The packages of the service, and why each is one.
+    /// Packages of the service, each with the reason.
     pub packages: Vec<(String, String)>,
-    /// What is recorded of it for an upgrade.
+    /// Record for upgrades.
     pub(in crate::service) base: Base,
 }
 
 impl Sandboxes {
-    /// Finds out what belongs to the service, and plans. Nothing is changed.
+    /// Discovers the service and plans the sandbox. Nothing on disk changes.
     ///
     /// # Errors
-    /// A unit that is not there or cannot work in a sandbox, a package that is not installed, state that is being
-    /// written, a network that libvirt does not have, a source of a mount that is missing.
+    /// A unit that does not exist or cannot work in a sandbox, a package that is not installed, state that is being
+    /// written, an unknown network, a missing source of a mount.
     pub fn plan(&self, request: &Request) -> Result<Plan> {
         self.check(request)?;
         let root = Path::new("/");
@@ -173,10 +173,10 @@ impl Sandboxes {
         })
     }
 
-    /// Makes a sandbox. If that is cancelled, everything is undone.
+    /// Creates a sandbox. Cancellation undoes everything.
     ///
     /// # Errors
-    /// As [`plan`](Self::plan); where the name is taken, the tree's place is not empty, the disk is full or libvirt refuses. After
+    /// Errors of [`plan`](Self::plan); the name is taken, the place of the tree is not empty, the disk is full or libvirt refuses. After
     /// an error nothing is left.
     pub fn create(&self, request: &Request) -> Result<Sandbox<'_>> {
         let plan = self.plan(request)?;
@@ -195,7 +195,7 @@ impl Sandboxes {
         Ok(Sandbox::new(self, plan.config))
     }
 
-    /// Checks what can be without looking for what belongs to the service.
+    /// Checks everything that needs no discovery of the service.
     fn check(&self, request: &Request) -> Result<()> {
         let name = &request.name;
         self.check_name(name)?;
@@ -205,7 +205,7 @@ impl Sandboxes {
     }
 }
 
-/// Resolves what runs to the names that the host has for it, and finds what belongs to it.
+/// Resolves the workload to names of the host, and discovers the service.
 pub(in crate::service) fn resolve_workload(
     root: &Path,
     workload: &Workload,
@@ -228,7 +228,7 @@ pub(in crate::service) fn resolve_workload(
     }
 }
 
-/// Read-only mounts of what the host has of the programs.
+/// Returns read-only mounts of programs outside of `/usr`.
 pub(in crate::service) fn program_mounts(service: &Service, workload: &Workload) -> Vec<Mount> {
     let mut mounts = programs_elsewhere(service);
     if let Workload::Command(_) = workload {
@@ -237,7 +237,7 @@ pub(in crate::service) fn program_mounts(service: &Service, workload: &Workload)
     mounts
 }
 
-/// Read-only mounts of what the units run from outside of the system's directories, such as `/opt/X`.
+/// Returns read-only mounts of programs of the units outside of the system's directories, such as `/opt/X`.
 fn programs_elsewhere(service: &Service) -> Vec<Mount> {
     let tops: BTreeSet<PathBuf> = service
         .paths
@@ -260,7 +260,7 @@ fn programs_elsewhere(service: &Service) -> Vec<Mount> {
         .collect()
 }
 
-/// What is `asked` for, and what units of the service ask for and may have unasked.
+/// Returns the requested devices, and those that the units need and that are safe to give.
 fn devices(asked: &[Device], service: &Service) -> Vec<Device> {
     let members = service.closure.members.iter();
     let rules = members
@@ -274,13 +274,13 @@ fn devices(asked: &[Device], service: &Service) -> Vec<Device> {
     all.into_iter().collect()
 }
 
-/// Directories of the root that every sandbox has.
+/// Top-level directories that every sandbox has.
 const SHOWN: [&str; 17] = [
     "usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "etc", "var", "home", "root", "srv",
     "run", "tmp", "dev", "proc", "sys",
 ];
 
-/// Boot-time units of the host's `/usr` that belong to the service.
+/// Returns the boot-time units in the host's `/usr` that belong to the service.
 pub(in crate::service) fn keep_units(service: &Service, workload: &Workload) -> Vec<String> {
     if let Workload::Command(_) = workload {
         return vec![];
@@ -295,7 +295,7 @@ pub(in crate::service) fn keep_units(service: &Service, workload: &Workload) -> 
     names.into_iter().collect()
 }
 
-/// Adds the system directories of the host that the sandbox sees.
+/// Adds the system directories that the sandbox shares with the host.
 fn add_shared(tree: &mut TreePlan) {
     let Ok(facts) = host::HostFacts::probe(Path::new("/")) else {
         return;

@@ -1,4 +1,4 @@
-//! Removing a sandbox.
+//! Deletion of a sandbox.
 
 use std::path::Path;
 
@@ -15,13 +15,13 @@ use crate::service::store::Removal;
 use crate::tree::place;
 
 impl Sandbox<'_> {
-    /// Removes the sandbox with all it has, as [`LockedSandbox::delete`] does. With `force` one that runs is stopped first.
+    /// Deletes the sandbox as [`LockedSandbox::delete`] does. With `force`, a running one is stopped first.
     ///
     /// # Errors
-    /// As [`LockedSandbox::delete`].
+    /// Errors of [`LockedSandbox::delete`].
     pub fn delete(&self, force: bool) -> Result<()> {
         if force {
-            // What is refused stays as it is, and runs on.
+            // If the deletion is refused, the sandbox runs on.
             place::check_removal(&self.config().path, self.config().uuid)?;
             self.stop()?;
         }
@@ -30,10 +30,10 @@ impl Sandbox<'_> {
 }
 
 impl LockedSandbox<'_> {
-    /// Removes the sandbox with all it has.
+    /// Deletes the sandbox with all its files.
     ///
     /// # Errors
-    /// Where it runs, its tree is not its own any more, or libvirt does not answer.
+    /// The sandbox runs, its tree belongs to another one, or libvirt does not answer.
     pub fn delete(self) -> Result<()> {
         let (name, config) = (self.name(), self.config());
         if self.state()?.is_active() {
@@ -56,10 +56,10 @@ impl LockedSandbox<'_> {
 }
 
 impl Sandboxes {
-    /// Removes of a sandbox what `removal` says, as far as it is there.
+    /// Removes everything of a sandbox that `removal` lists, as far as it exists.
     ///
     /// # Errors
-    /// Where libvirt refuses, or its tree is not its own any more; what is left can be removed later.
+    /// libvirt refuses, or the tree belongs to another sandbox; the rest can be removed later.
     pub(in crate::service) fn carry_out_removal(
         &self,
         removal: &Removal,
@@ -86,7 +86,7 @@ impl Sandboxes {
         Ok(())
     }
 
-    /// Removes the directory of all trees with the last of them, unless it came with a package.
+    /// Removes the directory of all trees if it is empty and does not belong to a package.
     fn remove_base(&self, tree: &Path) {
         let base = &self.store.trees;
         let is_last = tree.parent() == Some(base)

@@ -1,7 +1,7 @@
-//! A sandbox as one archive.
+//! Export of a sandbox to one archive.
 //!
-//! First what it says of itself (`virt-sandbox/metadata.json`), then its configuration and the records of what it was made from, then its tree
-//! below `tree`, and last a member that tells that nothing is missing.
+//! Its members are metadata (`virt-sandbox/metadata.json`), the configuration and the records of origin, the tree
+//! below `tree`, and a last member that marks the archive as complete.
 
 use std::fs;
 use std::io::Write;
@@ -23,14 +23,14 @@ pub(in crate::service) const MANIFEST: &str = "virt-sandbox/manifest";
 pub(in crate::service) const BASE: &str = "virt-sandbox/base.json";
 pub(in crate::service) const END: &str = "virt-sandbox/end";
 
-/// What the tree is below.
+/// Prefix of the members of the tree.
 pub(in crate::service) const TREE: &str = "tree";
 
 impl LockedSandbox<'_> {
-    /// Writes the sandbox to `to` as an archive. One that runs is frozen meanwhile.
+    /// Writes the sandbox to `to` as an archive; a running one is frozen meanwhile.
     ///
     /// # Errors
-    /// Where it runs and cannot be frozen, or `to` cannot be written.
+    /// The sandbox runs and cannot be frozen, or `to` cannot be written.
     pub fn export(&self, to: &mut dyn Write) -> Result<()> {
         self.check_tree()?;
         self.warn_of_snapshots();

@@ -1,4 +1,4 @@
-//! Freezing a sandbox while its tree is read.
+//! Freeze of a sandbox while its tree is read.
 
 use std::fs;
 use std::path::Path;
@@ -10,11 +10,11 @@ use crate::service::sandbox::{LockedSandbox, Sandbox};
 use crate::service::sandboxes::Sandboxes;
 use crate::sys::file::atomic;
 
-/// Name of the note that a sandbox is frozen, so that it runs on should a command not come to its end.
+/// Name of the note that a sandbox is frozen; after an interrupted command, the next one lets it run on.
 const NOTE: &str = "frozen";
 
-/// Keeps a sandbox from running as long as it exists: the sandbox is stopped, was frozen already, or is frozen by this and runs
-/// on when it is dropped. Its lock has to be held.
+/// Guard that keeps a sandbox from running: the sandbox is stopped, was frozen before, or is frozen by the guard and runs
+/// on after the drop. The caller must hold its lock.
 #[derive(Debug)]
 pub(in crate::service) struct FreezeGuard<'s> {
     sandbox: &'s Sandbox<'s>,
@@ -23,10 +23,10 @@ pub(in crate::service) struct FreezeGuard<'s> {
 }
 
 impl<'s> FreezeGuard<'s> {
-    /// Freezes the sandbox if it runs; `what` is done meanwhile.
+    /// Freezes the sandbox if it runs; `what` names the operation for messages.
     ///
     /// # Errors
-    /// Where it runs and cannot be frozen; the message says what to do.
+    /// The sandbox runs and cannot be frozen; the message says what to do.
     pub(in crate::service) fn new(sandbox: &'s LockedSandbox<'s>, what: &str) -> Result<Self> {
         let name = sandbox.name();
         let state = sandbox.state()?;
@@ -43,11 +43,11 @@ impl<'s> FreezeGuard<'s> {
                 {
                     log::warn!("'{name}' holds back what it has written: {error}");
                 }
-                // Noted first, so that it runs on also after a kill.
+                // Write the note first, so that the sandbox runs on even after a kill.
                 let note = sandbox.store().dir(name).join(NOTE);
                 atomic::write(&note, b"", 0o600)?;
                 let suspended = sandbox.hypervisor()?.suspend(name.as_str());
-                // From now on it is thawed whatever comes: freezing may have been cut short.
+                // Thaw in any case from now on: the freeze may have been interrupted.
                 guard.thaws = true;
                 suspended.map_err(|error| {
                     Error::unsupported(format!(
@@ -60,7 +60,7 @@ impl<'s> FreezeGuard<'s> {
         Ok(guard)
     }
 
-    /// Returns whether the sandbox runs otherwise.
+    /// Returns true if the sandbox runs apart from the freeze.
     pub(in crate::service) fn is_active(&self) -> bool {
         self.is_active
     }
@@ -77,19 +77,19 @@ impl Drop for FreezeGuard<'_> {
     }
 }
 
-/// The tree of a sandbox that does not change, to be read on the host.
+/// Tree of a sandbox that does not change while it is read.
 #[derive(Debug)]
 pub(in crate::service) struct FrozenTree<'s> {
     tree: Tree,
-    /// `None` where the tree is a copy, so that the sandbox runs on already.
+    /// `None` if the tree is a copy, so that the sandbox runs on already.
     _guard: Option<FreezeGuard<'s>>,
 }
 
 impl<'s> FrozenTree<'s> {
-    /// Freezes the tree of a sandbox as it is now; `what` is done with it. One that another kernel has mounted is copied first.
+    /// Freezes the tree of a sandbox; `what` names the operation for messages. A tree that another kernel has mounted is copied first.
     ///
     /// # Errors
-    /// As [`FreezeGuard::new`]; where the tree cannot be reached, or there is no room for its copy.
+    /// Errors of [`FreezeGuard::new`]; the tree cannot be opened, or there is no space for its copy.
     pub(in crate::service) fn new(sandbox: &'s LockedSandbox<'s>, what: &str) -> Result<Self> {
         let guard = FreezeGuard::new(sandbox, what)?;
         let config = sandbox.config();
@@ -119,7 +119,7 @@ impl<'s> FrozenTree<'s> {
 }
 
 impl Sandbox<'_> {
-    /// Lets a frozen sandbox run on, and removes the note of that.
+    /// Lets a frozen sandbox run on, and removes the note.
     fn thaw(&self) -> Result<()> {
         let name = self.name();
         self.hypervisor()?.resume(name.as_str())?;
@@ -134,10 +134,10 @@ impl Sandbox<'_> {
 }
 
 impl Sandboxes {
-    /// Lets sandboxes run on that a killed command has left frozen.
+    /// Lets sandboxes run on that an interrupted command has left frozen.
     ///
     /// # Errors
-    /// Where the sandboxes cannot be listed.
+    /// The sandboxes cannot be listed.
     pub(in crate::service) fn thaw_abandoned(&self) -> Result<()> {
         for (name, lock) in self.store.abandoned(NOTE)? {
             log::info!("letting '{name}' run on, which an interrupted command has left frozen");

@@ -1,4 +1,4 @@
-//! Who a sandbox is, inside its tree: what a copy of it must not take over, and what is written for it instead.
+//! Identity of a sandbox inside its tree: files that a copy must not take over, and their replacements.
 
 use std::io::Read;
 use std::net::IpAddr;
@@ -11,17 +11,17 @@ use crate::service::init_units::services_d;
 use crate::sys::root::{Root, RootError};
 use crate::tree::manifest::{Entry, Manifest};
 
-/// What stays with the sandbox it was made for: leases are those of its NICs, and a seed is for one machine.
+/// Files that stay with the original sandbox: leases belong to its NICs, and a random seed to one machine.
 const PERSONAL: [&str; 2] = [
     "/var/lib/virt-sandbox/leases.json",
     "/var/lib/systemd/random-seed",
 ];
 
-/// Longest `/etc/hosts` that is rewritten.
+/// Maximum size of an `/etc/hosts` that is rewritten, in bytes.
 const LONGEST: u64 = 1 << 20;
 
-/// A tree that changes hands, from the sandbox `old` to the sandbox `new`. Where both have one identity it is the same sandbox,
-/// perhaps under another name.
+/// Transfer of a tree from the sandbox `old` to the sandbox `new`. With equal identities it is the same sandbox,
+/// perhaps with another name.
 #[derive(Debug)]
 pub(in crate::service) struct Renewal<'a> {
     old: &'a SandboxConfig,
@@ -30,10 +30,10 @@ pub(in crate::service) struct Renewal<'a> {
 }
 
 impl<'a> Renewal<'a> {
-    /// Finds out what the services of `old` are known by.
+    /// Collects the files by which the services of `old` are known.
     ///
     /// # Errors
-    /// A file of `services.d` that is not right.
+    /// A file in `services.d` is invalid.
     pub(in crate::service) fn new(old: &'a SandboxConfig, new: &'a SandboxConfig) -> Result<Self> {
         let known_by = services_d::identity(old)?;
         Ok(Self { old, new, known_by })
@@ -43,7 +43,7 @@ impl<'a> Renewal<'a> {
         self.old.uuid != self.new.uuid
     }
 
-    /// Where `path` of the old tree is in the new one; `None` if it is not taken along.
+    /// Returns the place of `path` in the new tree, or `None` if it is not taken over.
     pub(in crate::service) fn place(&self, path: &Path) -> Option<PathBuf> {
         if !self.is_other() {
             return Some(path.to_owned());
@@ -57,10 +57,10 @@ impl<'a> Renewal<'a> {
         (!is_personal).then(|| path.to_owned())
     }
 
-    /// Writes who the sandbox is into its tree, which is all there by now. What was as `manifest` says stays so.
+    /// Writes the identity of the sandbox into its complete tree, and updates `manifest` for files that matched it.
     ///
     /// # Errors
-    /// Where the tree cannot be written.
+    /// The tree cannot be written.
     pub(in crate::service) fn write(&self, tree: &Path, manifest: &mut Manifest) -> Result<()> {
         let root = Root::new(tree)?;
         let stale: Vec<PathBuf> = manifest
@@ -90,7 +90,7 @@ impl<'a> Renewal<'a> {
     }
 }
 
-/// Replaces what a file says, with its owner and mode as they are. One that is not there, a link, or behind one, stays as it is.
+/// Replaces the content of a file and keeps owner and mode. A missing file, a link, or a file behind a link is left alone.
 fn rewrite(
     root: &Root,
     path: &str,
@@ -125,7 +125,7 @@ fn rewrite(
     Ok(())
 }
 
-/// `hosts(5)` with another name for the machine itself, on the lines of the loopback.
+/// Returns hosts(5) with a new name for the machine itself, on the lines of the loopback.
 fn hosts(text: &str, old: &str, new: &str) -> String {
     let renamed = |word: &str| match word.strip_prefix(old) {
         Some(rest) if rest.is_empty() || rest.starts_with('.') => format!("{new}{rest}"),
@@ -148,12 +148,12 @@ fn hosts(text: &str, old: &str, new: &str) -> String {
         .collect()
 }
 
-/// Where journald of a sandbox keeps what it writes.
+/// Returns the journal directory of a sandbox.
 fn journal(config: &SandboxConfig) -> PathBuf {
     Path::new("/var/log/journal").join(config.uuid.simple().to_string())
 }
 
-/// Whether `path` is what `pattern` says: `*` in its last name stands for anything.
+/// Returns true if `path` matches `pattern`; `*` in its last component matches anything.
 fn matches(pattern: &Path, path: &Path) -> bool {
     let (Some(pattern_name), Some(name)) = (
         pattern.file_name().and_then(|name| name.to_str()),
@@ -170,7 +170,7 @@ fn matches(pattern: &Path, path: &Path) -> bool {
             .is_some_and(|left| left.ends_with(rest))
 }
 
-/// NICs for the sandbox `uuid`, with hardware addresses of its own.
+/// Returns NICs for the sandbox `uuid`, with new hardware addresses.
 pub(in crate::service) fn renewed(networks: &[Network], uuid: &uuid::Uuid) -> Vec<Network> {
     let renew = |(index, network): (usize, &Network)| Network {
         mac: Some(Mac::of_sandbox(uuid, index)),
@@ -184,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_lines_of_the_machine_itself_are_renamed() {
+    fn only_loopback_lines_of_hosts_are_renamed() {
         let text = "127.0.0.1\tlocalhost web10\n127.0.1.1\tweb1.lan web1\n192.0.2.9 web1\n# 127.0.1.1 web1\n";
         assert_eq!(
             hosts(text, "web1", "db"),
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_machine_is_known_by_stays_behind() {
+    fn identity_files_are_not_copied() {
         let old = SandboxConfig {
             service_packages: vec!["openssh-server".into()],
             ..SandboxConfig::example()
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_as_the_manifest_says_stays_so() {
+    fn rewritten_files_still_match_the_manifest() {
         let dir = tempfile::tempdir().unwrap();
         let write = |path: &str, text: &str| {
             let path = dir.path().join(path);

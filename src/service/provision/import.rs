@@ -1,5 +1,5 @@
-//! A sandbox from an archive, which may come from anywhere: what it says is checked, and its tree goes nowhere but below the new
-//! sandbox's own.
+//! Import of an archive, which may come from anywhere: its content is checked, and its tree is only written below the new
+//! sandbox's top.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -32,29 +32,29 @@ use crate::sys::root::Root;
 use crate::tree::manifest::Manifest;
 use crate::tree::place;
 
-/// Most bytes of what comes before the tree.
+/// Maximum size of a member before the tree, in bytes.
 const LONGEST: u64 = 1 << 20;
 const LONGEST_MANIFEST: u64 = 1 << 28;
 
-/// How an archive becomes a sandbox.
+/// Request for an import.
 #[derive(Debug, Clone, Default)]
 pub struct Request {
-    /// Its name, instead of the archive's.
+    /// Name, in place of the archive's.
     pub name: Option<SandboxName>,
-    /// Directory its tree is made in, instead of the usual one.
+    /// Parent directory of its tree, in place of the default.
     pub base: Option<PathBuf>,
-    /// NICs instead of the archive's.
+    /// NICs, in place of the archive's.
     pub networks: Option<Vec<Network>>,
-    /// Things of this host that the sandbox may have because its archive asks for them.
+    /// Resources of this host that the archive may claim.
     pub trust: BTreeSet<Trust>,
 }
 
 impl Sandboxes {
-    /// Makes a sandbox of the archive that is read from `from`. Its identity stays, unless this host has it already.
-    /// If that is cancelled, everything is undone.
+    /// Creates a sandbox from the archive read from `from`. It keeps its identity, unless this host has it already.
+    /// Cancellation undoes everything.
     ///
     /// # Errors
-    /// Where the archive is none, is cut off, has something that leads out of the tree, or is for another host; where the name or
+    /// The archive is invalid, truncated, leads out of the tree, or is for another host; the name or
     /// the place is taken, or the disk is full. After an error nothing is left.
     pub fn import(&self, from: impl Read, request: &Request) -> Result<Sandbox<'_>> {
         let mut reader = Reader::new(from);
@@ -68,7 +68,7 @@ impl Sandboxes {
             .map_err(Error::step("reading the archive"))?;
         let text = document(&mut reader, BASE, LONGEST_MANIFEST)?;
         let base = Base {
-            // What the archive says of this itself is nothing.
+            // The archive's own value does not count.
             origin: origin(request),
             ..serde_json::from_slice(&text).map_err(Error::step("reading the archive"))?
         };
@@ -96,7 +96,7 @@ impl Sandboxes {
         Ok(Sandbox::new(self, config))
     }
 
-    /// The archived sandbox as one of this host.
+    /// Converts the archived configuration to one of this host.
     fn imported(&self, archived: &SandboxConfig, request: &Request) -> Result<SandboxConfig> {
         let name = request.name.as_ref().unwrap_or(&archived.name);
         let own_name = archived.hostname == Hostname::of(&archived.name).as_str();
@@ -110,7 +110,7 @@ impl Sandboxes {
             connection: self.connection.clone(),
             path: self.tree_of(name, request.base.as_deref()),
             hostname,
-            // A label and a kernel are of the host that they were given on.
+            // A label and a kernel belong to the old host.
             security: None,
             file_type: None,
             kernel: KernelRequest::default(),
@@ -124,7 +124,7 @@ impl Sandboxes {
             config.networks.clone_from(networks);
         }
         let others = self.others()?;
-        // Journals and leases are known by it.
+        // Journals and leases are identified by the UUID.
         let is_taken = others.iter().any(|other| other.uuid == config.uuid)
             || config.uuid.is_nil()
             || is_host(&config.uuid)
@@ -148,7 +148,7 @@ impl Sandboxes {
         Ok(config)
     }
 
-    /// The sandboxes of this host, as far as they can be read.
+    /// Returns the readable configurations of this host.
     fn others(&self) -> Result<Vec<SandboxConfig>> {
         let names = self.store.names()?;
         Ok(names
@@ -158,7 +158,7 @@ impl Sandboxes {
     }
 }
 
-/// The member `name`, which has to be the next one.
+/// Reads the member `name`, which must be the next one.
 fn document(reader: &mut Reader<'_>, name: &str, most: u64) -> Result<Vec<u8>> {
     let member = reader.next_member()?.ok_or(ArchiveError::Truncated)?;
     if member.name != Path::new(name) || !matches!(member.kind, Kind::File { sparse: None }) {
@@ -169,7 +169,7 @@ fn document(reader: &mut Reader<'_>, name: &str, most: u64) -> Result<Vec<u8>> {
     Ok(reader.content(most)?)
 }
 
-/// The configuration in an archive. What is written from it into units and documents of this host has to be what it seems.
+/// Parses the configuration in an archive, and checks values that go into units and documents of this host.
 fn archived(text: &[u8]) -> Result<SandboxConfig> {
     let path = Path::new("sandbox.toml");
     let wrong = |reason: String| Error::Config {
@@ -178,7 +178,7 @@ fn archived(text: &[u8]) -> Result<SandboxConfig> {
     };
     let text = std::str::from_utf8(text).map_err(|error| wrong(error.to_string()))?;
     let mut config = SandboxConfig::parse(text, path)?;
-    // What holds it back is this host's matter.
+    // This host decides about restrictions.
     config.idmap = Idmap::Auto;
     config.seccomp = Seccomp::Default;
     config.capabilities = Capabilities::default();
@@ -186,7 +186,7 @@ fn archived(text: &[u8]) -> Result<SandboxConfig> {
     Ok(config)
 }
 
-/// Returns what is asked for by the archive alone: NICs that the admin gives replace its own.
+/// Returns the claims of the archive: NICs given by the administrator replace its own.
 fn asked(archived: &SandboxConfig, request: &Request) -> SandboxConfig {
     let mut asked = archived.clone();
     if request.networks.is_some() {
@@ -195,7 +195,7 @@ fn asked(archived: &SandboxConfig, request: &Request) -> SandboxConfig {
     asked
 }
 
-/// Returns who an upgrade takes to have named the units and packages of the sandbox.
+/// Returns the author of the list of units and packages, for upgrades.
 fn origin(request: &Request) -> Origin {
     match Trust::Units.is_in(&request.trust) {
         true => Origin::Admin,
@@ -203,13 +203,13 @@ fn origin(request: &Request) -> Origin {
     }
 }
 
-/// Returns whether an identity is the one of this host (`machine-id(5)`).
+/// Returns true if an identity is that of this host (machine-id(5)).
 fn is_host(uuid: &Uuid) -> bool {
     let own = fs::read_to_string("/etc/machine-id").unwrap_or_default();
     own.trim().parse() == Ok(*uuid)
 }
 
-/// Unpacks the tree, up to the archive's last member.
+/// Unpacks the tree up to the last member.
 fn unpack(
     reader: &mut Reader<'_>,
     renewal: &Renewal<'_>,
@@ -227,13 +227,13 @@ fn unpack(
             return has_tops(&root);
         }
         let Some(path) = inside(&member.name)? else {
-            // The top itself belongs to its place.
+            // The top belongs to its place.
             continue;
         };
         let link = match &member.kind {
             Kind::Link(target) => match inside(target)?.and_then(|target| renewal.place(&target)) {
                 Some(target) => Some(target),
-                // Another name of what is not taken along.
+                // A hard link to a file that is not taken over.
                 None => continue,
             },
             Kind::File { .. } | Kind::Directory | Kind::Symlink(_) | Kind::Fifo => None,
@@ -244,7 +244,7 @@ fn unpack(
     }
 }
 
-/// Checks that what the sandbox is given of its tree are directories: a link would lead it out.
+/// Checks that the directories which the sandbox gets are directories: a link would lead out of the tree.
 fn has_tops(tree: &Root) -> Result<()> {
     match PRIVATE_DIRS
         .iter()
@@ -257,7 +257,7 @@ fn has_tops(tree: &Root) -> Result<()> {
     }
 }
 
-/// A member's path in the sandbox; none for the top.
+/// Returns the path of a member in the sandbox, or `None` for the top.
 fn inside(name: &Path) -> Result<Option<PathBuf>> {
     match name.strip_prefix(TREE) {
         Ok(path) if path.as_os_str().is_empty() => Ok(None),
@@ -274,7 +274,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_an_archive_says_is_checked() {
+    fn invalid_archives_are_refused() {
         let good = SandboxConfig::example().to_toml().unwrap();
         assert_eq!(archived(good.as_bytes()).unwrap(), SandboxConfig::example());
         for (from, to) in [
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn nics_of_the_admin_need_no_trust() {
+    fn nics_of_the_administrator_need_no_trust() {
         let archived = SandboxConfig {
             networks: vec!["dhcp,direct=eth0".parse().unwrap()],
             ..SandboxConfig::example()
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn what_holds_a_sandbox_back_is_not_the_archives() {
+    fn an_archive_cannot_lift_restrictions() {
         let bad = SandboxConfig {
             idmap: Idmap::No,
             seccomp: "off".parse().unwrap(),

@@ -1,4 +1,4 @@
-//! What an archive of a sandbox says of the host it comes from, and whether this host is one for it.
+//! Metadata of an archive about its host, and the check whether this host fits.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -15,34 +15,34 @@ use crate::host::OsRelease;
 /// Version of the archive's layout.
 const FORMAT: u32 = 1;
 
-/// What an archive says of itself.
+/// Metadata of an archive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(in crate::service) struct Metadata {
     /// [`FORMAT`] of the archive.
     format: u32,
-    /// The sandbox.
+    /// Name of the sandbox.
     pub(in crate::service) name: SandboxName,
-    /// The machine's architecture.
+    /// Architecture of the host.
     architecture: String,
-    /// The host's distribution.
+    /// Distribution of the host.
     os: OsRelease,
     /// Versions of the packages that belong to the service.
     packages: BTreeMap<String, String>,
-    /// Units that are not in the tree, but in the host's `/usr`.
+    /// Units in the host's `/usr` rather than in the tree.
     host_units: Vec<String>,
 }
 
 impl Metadata {
-    /// What there is to say of a sandbox of this host, whose tree is at `tree`.
+    /// Collects the metadata of a sandbox of this host with the tree `tree`.
     ///
     /// # Errors
-    /// Where the tree's or the host's files cannot be read.
+    /// Files of the tree or of the host cannot be read.
     pub(in crate::service) fn of(config: &SandboxConfig, tree: &Path) -> Result<Self> {
         let own =
             UnitDirs::scan(tree).map_err(Error::step("looking for units in the sandbox's tree"))?;
         let is_hosts = |unit: &&String| {
-            // A link in the tree may lead to what is in the host's /usr.
+            // A link in the tree may point into the host's /usr.
             UnitName::exact(unit).is_ok_and(|unit| {
                 matches!(
                     own.locate(&unit),
@@ -83,10 +83,10 @@ impl Metadata {
         serde_json::from_slice(text).map_err(wrong())
     }
 
-    /// Whether the sandbox can run on this host. What is merely different is said.
+    /// Checks that the sandbox can run on this host, and logs mere differences.
     ///
     /// # Errors
-    /// Where the host has another architecture, or lacks a package or a unit; the message names them.
+    /// The host has another architecture, or lacks a package or a unit; the message names them.
     pub(in crate::service) fn check(&self) -> Result<()> {
         let own = std::env::consts::ARCH;
         if self.architecture != own {
@@ -114,7 +114,7 @@ impl Metadata {
             let is_there = match dirs.locate(&name) {
                 // A sandbox does not see the host's /etc.
                 Located::Fragment { path, .. } => !path.starts_with("/etc"),
-                // What the host masks is there all the same.
+                // A unit that the host masks exists nevertheless.
                 Located::SysV { .. } | Located::Masked { .. } => true,
                 Located::Dangling { .. } | Located::Nowhere => false,
             };
@@ -130,7 +130,7 @@ impl Metadata {
         Ok(())
     }
 
-    /// What is different on a host with these packages, a line each.
+    /// Returns a line for each difference to a host with these packages.
     fn compare(&self, os: &OsRelease, packages: &BTreeMap<String, String>) -> Vec<String> {
         let mut lines = Vec::new();
         if (&self.os.id, &self.os.version_id) != (&os.id, &os.version_id) {
@@ -150,7 +150,7 @@ impl Metadata {
     }
 }
 
-/// Versions of those of the packages that are installed.
+/// Returns the versions of the installed ones of these packages.
 fn versions(names: &[String]) -> Result<BTreeMap<String, String>> {
     let Some(database) = package::open(Path::new("/"))? else {
         return Ok(BTreeMap::new());
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_differs_is_said() {
+    fn differences_are_listed() {
         let metadata = metadata();
         assert_eq!(metadata.compare(&metadata.os, &metadata.packages), [""; 0]);
         let other = OsRelease {
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused() {
+    fn unsuitable_hosts_are_refused() {
         let refused = |metadata: &Metadata| metadata.check().unwrap_err().to_string();
         let elsewhere = Metadata {
             architecture: "vax".into(),

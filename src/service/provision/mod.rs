@@ -1,5 +1,5 @@
-//! What every way to a new sandbox has in common: its name and place are taken, its tree is filled, it is registered; and
-//! where that is cut short, nothing is left.
+//! Steps common to every new sandbox: its name and place are reserved, its tree is filled, it is registered. An
+//! interruption leaves nothing behind.
 
 pub mod clone;
 pub mod create;
@@ -25,14 +25,14 @@ use crate::service::sandboxes::Sandboxes;
 use crate::service::store::Removal;
 use crate::tree::place;
 
-/// Fills the tree at a path, and says what it was made from.
+/// Function that fills the tree at a path and returns the records of its origin.
 pub(in crate::service) type Fill<'a> = dyn FnMut(&Path) -> Result<Provenance> + 'a;
 
 impl Sandboxes {
-    /// Makes the sandbox `config`, with a tree as `fill` makes it.
+    /// Creates the sandbox `config`, with the tree that `fill` makes.
     ///
     /// # Errors
-    /// Where the name is taken, a network is missing, the tree's place is not empty, `fill` fails or libvirt refuses. After
+    /// The name is taken, a network is missing, the place of the tree is not empty, `fill` fails or libvirt refuses. After
     /// an error nothing is left.
     pub(in crate::service) fn provision(
         &self,
@@ -62,7 +62,7 @@ impl Sandboxes {
         })
     }
 
-    /// Checks that a new sandbox can have this name, as far as libvirt is not asked.
+    /// Checks that a new sandbox can have this name, without asking libvirt.
     pub(in crate::service) fn check_name(&self, name: &SandboxName) -> Result<()> {
         self.store.check_free(name)?;
         let unit = self.store.unit(name);
@@ -75,18 +75,18 @@ impl Sandboxes {
         Ok(())
     }
 
-    /// Returns the place of the tree of a new sandbox, in `base` or in the usual directory.
+    /// Returns the place of the tree of a new sandbox, in `base` or in the default directory.
     pub(in crate::service) fn tree_of(&self, name: &SandboxName, base: Option<&Path>) -> PathBuf {
         base.unwrap_or(&self.store.trees).join(name.as_str())
     }
 }
 
 impl LockedSandbox<'_> {
-    /// Makes the sandbox, whose name is reserved. `removal` says at every step what there is to remove.
+    /// Creates the sandbox with its reserved name. `removal` lists at every step what to remove after an interruption.
     fn provision(&self, removal: &mut Removal, fill: &mut Fill<'_>) -> Result<()> {
         let (name, config, store) = (self.name(), self.config(), self.store());
         check_domain(name, self.hypervisor()?)?;
-        // Noted before it is made: what is noted and not there is no trouble.
+        // Note it before it is created: a noted file may be missing.
         place::check(&config.path)?;
         place::check_image(config)?;
         removal.image = config.image_file();
@@ -105,7 +105,7 @@ impl LockedSandbox<'_> {
         store.drop_removal(name)
     }
 
-    /// Makes the image, if there is to be one, and fills the tree.
+    /// Creates the image, if requested, and fills the tree.
     fn fill_tree(&self, fill: &mut Fill<'_>) -> Result<Provenance> {
         image::make(self.config(), &self.stage())?;
         let tree = self.tree()?;
@@ -127,8 +127,7 @@ fn check_domain(name: &SandboxName, hypervisor: &dyn Hypervisor) -> Result<()> {
     }
 }
 
-/// Checks what of a configuration is written into units and documents of this host, and onto command lines: that it is what it
-/// seems, where it was not made by us.
+/// Checks values of a foreign configuration that go into units, documents and command lines of this host.
 pub(in crate::service) fn check_words(config: &SandboxConfig) -> Result<()> {
     for unit in config
         .workload
@@ -151,7 +150,7 @@ pub(in crate::service) fn check_words(config: &SandboxConfig) -> Result<()> {
         .map_err(|error| Error::refused(error.to_string()))
 }
 
-/// Whether a text can be the name of a package, of dpkg or of rpm, and nothing else on a command line.
+/// Returns true if a text is a valid package name of dpkg or rpm, and cannot be an option.
 fn is_package(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name

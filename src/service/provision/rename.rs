@@ -1,7 +1,7 @@
-//! Another name for a sandbox.
+//! Rename of a sandbox.
 //!
-//! All is checked before the first change. Then a note is written, and the directory of the sandbox is renamed, which takes the
-//! new name; from then on whoever finds the note finishes, one step after the other, each of which may have been done already.
+//! All checks come before the first change. Then a note is written and the directory of the sandbox is renamed, which reserves the
+//! new name. From then on the next command finishes the rename; every step may be repeated.
 
 use std::fs;
 use std::path::PathBuf;
@@ -27,23 +27,23 @@ use crate::tree::place;
 /// Name of the note in the sandbox's directory.
 pub(in crate::service) const NOTE: &str = "renaming.json";
 
-/// What a rename is about to do.
+/// Note of a rename in progress.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Renaming {
-    /// The sandbox as it was.
+    /// Old configuration.
     old: SandboxConfig,
-    /// The sandbox as it will be.
+    /// New configuration.
     new: SandboxConfig,
-    /// Whether the host's systemd starts it at boot.
+    /// True if the host's systemd starts it at boot.
     enabled: bool,
 }
 
 impl Sandbox<'_> {
-    /// Renames a sandbox that is stopped.
+    /// Renames a stopped sandbox.
     ///
     /// # Errors
-    /// Where it runs, or the new name is taken. Once it has begun, the next command finishes it.
+    /// The sandbox runs, or the new name is taken. After an interruption, the next command finishes the rename.
     pub fn rename(&self, new: &SandboxName) -> Result<()> {
         self.host().check_name(new)?;
         self.lock()?.rename(new)
@@ -77,12 +77,12 @@ impl LockedSandbox<'_> {
         self.finish_rename(renaming)
     }
 
-    /// Does all that follows from the directory's new name. Each step may have been done before.
+    /// Does all steps after the rename of the directory. Each may have been done before.
     fn finish_rename(&mut self, renaming: Renaming) -> Result<()> {
         let Renaming { old, new, enabled } = renaming;
         self.replace_config(new);
         let (store, new, hypervisor) = (self.store(), self.config(), self.hypervisor()?);
-        // The old name may be somebody else's by now.
+        // The old name may belong to a new sandbox by now.
         if store.check_free(&old.name).is_ok() {
             hypervisor.undefine(old.name.as_str())?;
             host_unit::remove(&old.name, store);
@@ -99,7 +99,7 @@ impl LockedSandbox<'_> {
         self.renew_tree(&old)?;
         new.save(&store.config(&new.name))?;
         self.render()?;
-        // It is about the old name.
+        // The failure mentions the old name.
         store.forget_failure(&new.name)?;
         if enabled {
             host_unit::systemctl(&["enable", "--quiet", &new.name.unit()]);
@@ -108,7 +108,7 @@ impl LockedSandbox<'_> {
         fs::remove_file(&note).map_err(Error::io("removing", &note))
     }
 
-    /// Writes into the tree who the sandbox is now that was `old`, and records that.
+    /// Writes the new identity of the sandbox, formerly `old`, into its tree and its records.
     pub(in crate::service) fn renew_tree(&self, old: &SandboxConfig) -> Result<()> {
         let mut provenance = Provenance::load(self.store(), self.name())?;
         let tree = self.tree()?;
@@ -120,7 +120,7 @@ impl LockedSandbox<'_> {
 }
 
 impl Sandboxes {
-    /// Finishes what killed renames have begun.
+    /// Finishes interrupted renames.
     ///
     /// # Errors
     /// Where the sandboxes cannot be listed.
@@ -139,7 +139,7 @@ impl Sandboxes {
         let renaming: Renaming = serde_json::from_slice(&text)
             .map_err(Error::step(format!("reading '{}'", note.display())))?;
         if renaming.old.name == *name {
-            // Nothing was done yet.
+            // The directory was not renamed yet.
             return fs::remove_file(&note).map_err(Error::io("removing", &note));
         }
         if renaming.new.name != *name {
@@ -159,7 +159,7 @@ impl Sandboxes {
     }
 }
 
-/// The sandbox under its new name, with what was derived from the old one: its host name, and the place of its tree.
+/// Returns the configuration with the new name, and with a host name and a tree path derived from it.
 fn renamed(old: &SandboxConfig, name: &SandboxName) -> Result<SandboxConfig> {
     let hostname = if old.hostname == Hostname::of(&old.name).as_str() {
         Hostname::of(name).to_string()
@@ -182,7 +182,7 @@ fn place_of(old: &SandboxConfig, name: &SandboxName) -> Result<PathBuf> {
     else {
         return Ok(old.path.clone());
     };
-    // A filesystem of its own cannot be moved by its name.
+    // A mount point cannot be renamed.
     if host::mount_points()?.contains(&old.path) {
         log::warn!(
             "'{}' is a mount point: the tree stays there",
@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_came_from_the_name_follows_it() {
+    fn only_values_derived_from_the_name_change() {
         let old = SandboxConfig::example();
         let new = renamed(&old, &"db_1".parse().unwrap()).unwrap();
         assert_eq!(new.hostname, "db-1");

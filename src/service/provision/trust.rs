@@ -1,6 +1,6 @@
-//! Ties of an archived sandbox to the host it is imported on: what its configuration asks for that is the host's.
+//! Claims of an archived sandbox on the importing host.
 //!
-//! Pure. Every field of the configuration is judged by name, so that a new one does not compile before it is.
+//! Pure. Every field of the configuration is judged by name, so a new field does not compile until it is judged.
 
 use std::collections::BTreeSet;
 
@@ -12,27 +12,27 @@ use crate::config::security::trust::Trust;
 use crate::config::{Bytes, Mount, Network, Resources, SandboxConfig, TreeImage};
 use crate::error::{Error, Result};
 
-/// One thing of the host that an archive asks for.
+/// One resource of the host that an archive claims.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::service) struct Tie {
     kind: Trust,
     what: String,
 }
 
-/// Largest image of a tree that no trust is needed for. Making the filesystem of a larger one takes long by itself.
+/// Maximum size of a tree's image without trust. The filesystem of a larger one takes long to create.
 const LARGEST_IMAGE: Bytes = Bytes::mebi(1 << 20);
 
-/// Weight of a sandbox on busy CPUs (`cpu.shares` of the kernel) and disks (`blkio.weight`) that says nothing of it.
+/// Default weight of a sandbox on busy CPUs (the kernel's `cpu.shares`) and disks (`blkio.weight`).
 const DEFAULT_CPU_SHARES: u64 = 1024;
 const DEFAULT_IO_WEIGHT: u32 = 500;
 
-/// Longest time in seconds to become active that `create` takes.
+/// Maximum time to become active that `create` accepts, in seconds.
 const LONGEST_TIMEOUT: u32 = 86_400;
 
-/// Returns the ties of an archived configuration.
+/// Returns the claims of an archived configuration.
 pub(in crate::service) fn of(config: &SandboxConfig) -> Vec<Tie> {
     let SandboxConfig {
-        // An import has these from this host and its admin: `Sandboxes::imported`.
+        // An import takes these from this host and its administrator: `Sandboxes::imported`.
         version: _,
         name: _,
         uuid: _,
@@ -44,14 +44,14 @@ pub(in crate::service) fn of(config: &SandboxConfig) -> Vec<Tie> {
         seccomp: _,
         capabilities: _,
         kernel: _,
-        // What runs comes from `/usr`, which every sandbox sees. What upgrades copy for it is what every user of
+        // Programs come from `/usr`, which every sandbox sees. Upgrades copy only files that every user of
         // the host may read: `upgrade::public`.
         workload: _,
         service_packages: _,
         keep_units: _,
-        // A guest chooses its host name itself.
+        // A guest may choose its host name anyway.
         hostname: _,
-        // These are about `publish`.
+        // These refer to `publish`.
         on_demand: _,
         idle_stop: _,
         packages,
@@ -80,7 +80,7 @@ pub(in crate::service) fn of(config: &SandboxConfig) -> Vec<Tie> {
             Mount::HostBind { .. } | Mount::HostImage { .. } => {
                 add(Trust::Mounts, mount.to_string());
             }
-            // They are made of what is inside.
+            // These mounts only involve the sandbox itself.
             Mount::GuestBind { .. } | Mount::Ram { .. } => {}
         }
     }
@@ -105,10 +105,10 @@ pub(in crate::service) fn of(config: &SandboxConfig) -> Vec<Tie> {
     ties
 }
 
-/// Refuses ties that `trust` does not cover.
+/// Refuses claims that `trust` does not cover.
 ///
 /// # Errors
-/// Lists all of them, and how to import the archive.
+/// The message lists all claims, and how to import the archive.
 pub(in crate::service) fn refuse_untrusted(
     config: &SandboxConfig,
     trust: &BTreeSet<Trust>,
@@ -140,25 +140,25 @@ pub(in crate::service) fn refuse_untrusted(
     Err(Error::refused(text))
 }
 
-/// Returns whether a NIC is more than a client of the network that every sandbox has by default.
+/// Returns true if a NIC is more than a client of the default network.
 fn is_of_host(network: &Network) -> bool {
     let Network {
         source,
         addressing,
-        // Root inside sets any, and a filter only holds it back.
+        // Root inside can set any address, and a filter only restricts it.
         mac: _,
         filter: _,
     } = network;
     let is_default = match source {
         None => true,
         Some(Source::Network(name)) => name == DEFAULT_SOURCE,
-        // With `user` the hypervisor connects, from the host and so to its loopback, too.
+        // With `user`, the hypervisor makes connections from the host, and so to its loopback too.
         Some(Source::Bridge(_) | Source::Direct { .. } | Source::User) => false,
     };
     !is_default || matches!(addressing, Addressing::Static { .. })
 }
 
-/// Returns what of the limits gives more than a sandbox without any has, or names parts of the host.
+/// Returns the limits that give more than the defaults, or that name parts of the host.
 fn beyond_default(resources: &Resources) -> Vec<String> {
     let Resources {
         memory,
@@ -167,7 +167,7 @@ fn beyond_default(resources: &Resources) -> Vec<String> {
         numa_nodes,
         pids,
         io_weight,
-        // Without these there is no limit.
+        // These only restrict.
         cpus: _,
         cpu_quota: _,
         io_read: _,
@@ -209,7 +209,7 @@ mod tests {
         of(config).into_iter().map(|tie| tie.kind).collect()
     }
 
-    /// Every key that a `sandbox.toml` can have, with a claim on the host, and the trust it needs.
+    /// Every key of `sandbox.toml` with a claim on the host, and the trust that it needs.
     #[test]
     fn every_key_of_an_archive_is_judged() {
         let judged = [
@@ -264,7 +264,7 @@ mod tests {
         for (line, expected) in judged {
             let key = line.split([' ', '.']).next().unwrap();
             let good = SandboxConfig::example().to_toml().unwrap();
-            // Tables come last, and a key is there once.
+            // Tables come last, and each key occurs once.
             let kept: String = good
                 .lines()
                 .filter(|kept| !kept.starts_with(&format!("{key} ")) && *kept != "[resources]")
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn the_refusal_lists_every_tie_and_the_flag() {
+    fn the_refusal_lists_every_claim_and_its_flag() {
         let config = with(|config| {
             config.networks = vec!["dhcp,direct=eth0".parse().unwrap()];
             config.mounts = vec!["host-bind:/x=/etc".parse().unwrap()];

@@ -1,4 +1,4 @@
-//! The configuration of a sandbox, changed by hand.
+//! Edit of a sandbox's configuration by hand.
 
 use std::path::Path;
 
@@ -14,21 +14,21 @@ use crate::sys::file::{atomic, bounded_read};
 use crate::tree::place;
 
 impl Sandboxes {
-    /// The text of a sandbox's configuration, also where something is wrong with it.
+    /// Returns the text of a sandbox's configuration, even an invalid one.
     ///
     /// # Errors
-    /// Where there is no such sandbox.
+    /// There is no such sandbox.
     pub fn configuration(&self, name: &SandboxName) -> Result<String> {
         self.store.must_exist(name)?;
         let path = self.store.config(name);
         bounded_read::regular_file(&path, LONGEST).map_err(Error::io("reading", &path))
     }
 
-    /// Replaces the text `before` of a sandbox's configuration by `text`, which stays as it is, comments and all. Whatever is
-    /// made of it is made at the next start; `true` if the sandbox runs, so that it has to be restarted for that.
+    /// Replaces the text `before` of a sandbox's configuration by `text`, verbatim with its comments. Derived files
+    /// change at the next start; returns true if the sandbox runs and must be restarted for that.
     ///
     /// # Errors
-    /// Where the new text is no configuration of this very sandbox, libvirt refuses it, or somebody else has changed it since
+    /// The new text is not a configuration of this very sandbox, libvirt refuses it, or another command has changed the file since
     /// `before` was read. Nothing is changed then.
     pub fn reconfigure(&self, name: &SandboxName, before: &str, text: &str) -> Result<bool> {
         let lock = self.store.lock(name)?;
@@ -66,7 +66,7 @@ impl Sandboxes {
             )));
         }
         if runs {
-            // A running sandbox has what its domain and its staging root were made of.
+            // A running sandbox keeps its domain and staging root.
             host_unit::write(config, &self.store)?;
         } else if let Err(error) = sandbox.render() {
             if let Some(old) = old {
@@ -86,7 +86,7 @@ impl Sandboxes {
 }
 
 impl LockedSandbox<'_> {
-    /// Does what else follows from a change of the configuration, which was `old`.
+    /// Updates everything that depends on the configuration, formerly `old`.
     fn follow_change(&self, old: &SandboxConfig) -> Result<()> {
         let (name, config) = (self.name(), self.config());
         if old.hostname != config.hostname {
@@ -101,7 +101,7 @@ impl LockedSandbox<'_> {
     }
 }
 
-/// Units that a sandbox did not have before.
+/// Returns the added units.
 fn added_units(old: Option<&SandboxConfig>, new: &SandboxConfig) -> Vec<String> {
     let before = old.map(SandboxConfig::units).unwrap_or_default();
     let units = new.units().iter();
@@ -111,7 +111,7 @@ fn added_units(old: Option<&SandboxConfig>, new: &SandboxConfig) -> Vec<String> 
         .collect()
 }
 
-/// Whether a changed configuration is still that of the same sandbox.
+/// Checks that a changed configuration still belongs to the same sandbox.
 fn check_identity(
     name: &SandboxName,
     old: Option<&SandboxConfig>,
@@ -212,7 +212,7 @@ mod tests {
         ] {
             let reason = check(&change).unwrap_err().to_string();
             assert!(reason.contains(said), "{reason}");
-            // Where the file was broken before, the tree still tells.
+            // If the old file was invalid, the mark of the tree decides.
             if change.uuid != old.uuid || change.path != old.path {
                 assert!(check_identity(&old.name, None, &change).is_err());
             }

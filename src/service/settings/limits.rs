@@ -1,4 +1,4 @@
-//! Limits of a sandbox, changed in its configuration, and at once where it runs and they can be.
+//! Changes of limits, in the configuration and, if possible, in the running sandbox.
 
 use std::fs;
 
@@ -10,10 +10,10 @@ use crate::service::sandbox::LockedSandbox;
 use crate::sys::file::atomic;
 
 impl LockedSandbox<'_> {
-    /// Changes limits of the sandbox. Returns those that a running one has only from its next start on, with the reason.
+    /// Changes limits of the sandbox. Returns those that only apply from the next start, with the reason.
     ///
     /// # Errors
-    /// Where it cannot have such limits; nothing is changed then.
+    /// The limits are invalid; nothing is changed then.
     pub fn set(&mut self, changes: &[Change]) -> Result<Vec<(String, String)>> {
         let mut config = self.config().clone();
         let changed = config.resources.with_changes(changes);
@@ -24,7 +24,7 @@ impl LockedSandbox<'_> {
         config.check()?;
         self.driver()?.check(&config)?;
         let differing = before.differing_keys(&config.resources);
-        // One that cannot be reached stays as it is.
+        // If libvirt does not answer, nothing is changed.
         self.hypervisor()?;
         let path = self.store().config(self.name());
         let text = fs::read_to_string(&path).map_err(Error::io("reading", &path))?;
@@ -47,7 +47,7 @@ impl LockedSandbox<'_> {
         Ok(later)
     }
 
-    /// Notes that a running sandbox has the limits of its configuration, so that an upgrade does not restart it for them.
+    /// Notes that a running sandbox has the configured limits, so that an upgrade does not restart it for them.
     fn note_limits(&self) -> Result<()> {
         let started = self.store().started(self.name());
         match SandboxConfig::load(&started) {
@@ -56,12 +56,12 @@ impl LockedSandbox<'_> {
                 ..before
             }
             .save(&started),
-            // Then it has something else to be restarted for.
+            // Without this file the sandbox needs a restart anyway.
             Err(_) => Ok(()),
         }
     }
 
-    /// Changes a limit of the running guest to what the configuration says now; or says why that cannot be.
+    /// Applies a configured limit to the running guest; returns the reason if that is impossible.
     fn apply_limit(&self, key: &str, guest: &dyn Guest) -> Result<()> {
         let resources = &self.config().resources;
         let driver = self.driver()?;

@@ -1,4 +1,4 @@
-//! The configuration of a sandbox, changed after it was made.
+//! Changes of a sandbox's configuration.
 
 mod edit;
 mod limits;

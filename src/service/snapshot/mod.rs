@@ -1,11 +1,11 @@
 //! Snapshots of a sandbox whose tree is in an image.
 //!
-//! A snapshot is a directory in the place of the tree, which root alone enters and the sandbox never sees: a copy of the image, which
-//! shares its blocks where the host's filesystem can, and of the configuration and the records that go with it. So it is renamed and
+//! A snapshot is a directory in the place of the tree, which only root can enter and the sandbox never sees. It holds a copy of the image, which
+//! shares blocks if the host's filesystem can, and of the configuration and the records. So it is renamed and
 //! removed with its sandbox, and needs no other file.
 //!
-//! What takes time is done in a place of work beside the snapshots, under a note; then one rename decides. What was cut short before that is
-//! undone by the next command, and what was cut short after it is finished: each step that is left may have been done already.
+//! Slow steps happen in a work directory beside the snapshots, after a note was written; one rename is the commit point. An operation interrupted before it is
+//! undone by the next command; one interrupted after it is finished, and every remaining step may be repeated.
 
 mod places;
 
@@ -35,53 +35,53 @@ const NOTE: &str = "snapshot.json";
 /// A snapshot of a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Snapshot {
-    /// Its name.
+    /// Name.
     pub name: SnapshotName,
-    /// What is known of it.
+    /// Facts.
     #[serde(flatten)]
     pub facts: Facts,
-    /// Bytes that its image takes, with those that it shares.
+    /// Size of its image on disk in bytes, shared blocks included.
     pub bytes: u64,
 }
 
-/// What is recorded of a snapshot.
+/// Recorded facts of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Facts {
-    /// When it was made, in seconds since the beginning of 1970.
+    /// Time of creation, in seconds since the epoch.
     pub created: u64,
-    /// Whether the sandbox ran: then it has what a power cut would have left.
+    /// True if the sandbox was running: then the snapshot equals the state after a power cut.
     pub running: bool,
 }
 
-/// What is left to do should a command not come to its end.
+/// Remaining work after an interrupted command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 enum Pending {
-    /// The place of work is emptied.
+    /// Empty the work directory.
     Discard,
-    /// The image in the place of work becomes the sandbox's, and all that follows from it is done.
+    /// Install the image in the work directory as the sandbox's, and derive the rest.
     Revert {
-        /// The snapshot.
+        /// Snapshot.
         snapshot: SnapshotName,
-        /// Its configuration.
+        /// Configuration in the snapshot.
         old: Box<SandboxConfig>,
-        /// The sandbox as it will be.
+        /// New configuration of the sandbox.
         new: Box<SandboxConfig>,
     },
 }
 
 impl Snapshot {
-    /// When it was made, in UTC.
+    /// Returns the time of creation in UTC.
     #[must_use]
     pub fn time(&self) -> String {
         timestamp::utc(self.facts.created)
     }
 
-    /// A name for one that is made now.
+    /// Returns a name for a new snapshot, made of the present time.
     ///
     /// # Errors
-    /// None: a point in time in digits is a name.
+    /// None in practice: a time in digits is a valid name.
     pub fn name_of_now() -> Result<SnapshotName> {
         let digits = timestamp::utc(now()).replace([':', ' '], "-");
         digits.parse().map_err(Error::step("naming a snapshot"))
@@ -92,7 +92,7 @@ impl Sandbox<'_> {
     /// Returns the snapshots of the sandbox, the oldest first.
     ///
     /// # Errors
-    /// Where one of them cannot be read.
+    /// A snapshot cannot be read.
     pub fn snapshots(&self) -> Result<Vec<Snapshot>> {
         let places = Places::of(self.config());
         let names = places.names()?.into_iter();
@@ -105,7 +105,7 @@ impl Sandbox<'_> {
         Ok(snapshots)
     }
 
-    /// Says that a copy of the sandbox comes without its snapshots.
+    /// Warns that a copy of the sandbox has no snapshots.
     pub(super) fn warn_of_snapshots(&self) {
         let count = Places::of(self.config())
             .names()
@@ -120,10 +120,10 @@ impl Sandbox<'_> {
 }
 
 impl LockedSandbox<'_> {
-    /// Makes a snapshot. A sandbox that runs is frozen meanwhile. If that is cancelled, everything is undone.
+    /// Makes a snapshot. A running sandbox is frozen meanwhile. Cancellation undoes everything.
     ///
     /// # Errors
-    /// Where the tree is in no image, there is such a snapshot, the sandbox runs and cannot be frozen, or there is no room. Nothing
+    /// The tree is not in an image, the snapshot exists, the sandbox runs and cannot be frozen, or there is no space. Nothing
     /// is left then.
     pub fn create_snapshot(&self, snapshot: &SnapshotName) -> Result<()> {
         self.check_tree()?;
@@ -149,7 +149,7 @@ impl LockedSandbox<'_> {
         made
     }
 
-    /// Writes all of a snapshot into the place of work.
+    /// Writes a complete snapshot into the work directory.
     fn fill_snapshot(&self, image: TreeImage, places: &Places) -> Result<()> {
         let (name, config, store) = (self.name(), self.config(), self.store());
         let work = places.begin()?;
@@ -158,7 +158,7 @@ impl LockedSandbox<'_> {
         let guard = FreezeGuard::new(self, "making a snapshot of")?;
         let running = guard.is_active();
         if running && !self.driver()?.has_own_kernel() {
-            // What runs on the host's kernel leaves its writing to that.
+            // A container's writes are in the host's page cache: sync them.
             self.tree()?.sync()?;
         }
         image::copy_to(config, image, &to, &|| self.host().is_cancelled())?;
@@ -179,11 +179,11 @@ impl LockedSandbox<'_> {
         Ok(())
     }
 
-    /// Makes a sandbox that is stopped what it was at a snapshot: its tree, its configuration and the records. What was since is gone.
-    /// Once it has begun, the next command finishes it.
+    /// Reverts a stopped sandbox to a snapshot: tree, configuration and records. Later changes are lost.
+    /// After an interruption, the next command finishes it.
     ///
     /// # Errors
-    /// Where there is no such snapshot, the sandbox runs, what its configuration was cannot be any more, or there is no room. Nothing is
+    /// There is no such snapshot, the sandbox runs, the old configuration is not possible any more, or there is no space. Nothing is
     /// changed then.
     pub fn revert(mut self, snapshot: &SnapshotName) -> Result<()> {
         self.check_tree()?;
@@ -216,10 +216,10 @@ impl LockedSandbox<'_> {
         self.resolve(pending)
     }
 
-    /// Removes a snapshot.
+    /// Deletes a snapshot.
     ///
     /// # Errors
-    /// Where there is none. Once it has begun, the next command finishes it.
+    /// There is no such snapshot. After an interruption, the next command finishes the deletion.
     pub fn delete_snapshot(&self, snapshot: &SnapshotName) -> Result<()> {
         self.check_tree()?;
         let places = Places::of(self.config());
@@ -231,7 +231,7 @@ impl LockedSandbox<'_> {
         self.drop_pending()
     }
 
-    /// Does what is left to do.
+    /// Does the remaining work.
     fn resolve(&mut self, pending: Pending) -> Result<()> {
         match pending {
             Pending::Discard => Places::of(self.config()).clear(),
@@ -245,7 +245,7 @@ impl LockedSandbox<'_> {
         self.drop_pending()
     }
 
-    /// Makes the sandbox what its new configuration says, which was `old` in the snapshot. Each step may have been done before.
+    /// Makes the sandbox match its new configuration, which was `old` in the snapshot. Every step may be repeated.
     fn finish_revert(
         &self,
         places: &Places,
@@ -255,7 +255,7 @@ impl LockedSandbox<'_> {
         let (name, new, store) = (self.name(), self.config(), self.store());
         let (work, file) = (places.work().join(IMAGE), image_of(new)?.file(&new.path));
         if work.exists() {
-            // Whoever has the old one open would go on with that.
+            // A process with the old image open would go on using it.
             let _claimed = claimed(&file, name)?;
             fs::rename(&work, &file).map_err(Error::io("replacing", &file))?;
         }
@@ -270,7 +270,7 @@ impl LockedSandbox<'_> {
             self.renew_tree(old)?;
         }
         if old == new {
-            // As it was written, comments and all.
+            // Copy it verbatim, comments included.
             let from = path.join(CONFIG);
             let text = fs::read(&from).map_err(Error::io("reading", &from))?;
             atomic::write(&store.config(name), &text, 0o600)?;
@@ -293,10 +293,10 @@ impl LockedSandbox<'_> {
 }
 
 impl Sandboxes {
-    /// Undoes or finishes what killed commands have begun.
+    /// Undoes or finishes interrupted commands.
     ///
     /// # Errors
-    /// Where the sandboxes cannot be listed.
+    /// The sandboxes cannot be listed.
     pub(super) fn resolve_snapshots(&self) -> Result<()> {
         for (name, lock) in self.store.abandoned(NOTE)? {
             if let Err(error) = self.resolve_interrupted(&name, lock) {
@@ -318,7 +318,7 @@ impl Sandboxes {
     }
 }
 
-/// The sandbox as it was at a snapshot, under the name that it has now.
+/// Returns the configuration in a snapshot, with the sandbox's present name.
 fn reverted(snapshot: &SandboxConfig, current: &SandboxConfig) -> SandboxConfig {
     let own_name = snapshot.hostname == Hostname::of(&snapshot.name).as_str();
     let hostname = match own_name && snapshot.name != current.name {

@@ -1,4 +1,4 @@
-//! Where the snapshots of a sandbox are, and where they are made.
+//! Directories of a sandbox's snapshots, and the work directory.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::ErrorKind;
@@ -13,7 +13,7 @@ use crate::sys::copy;
 use crate::sys::image::image_lock;
 use crate::tree::place;
 
-/// Name of the place of work. No snapshot's begins so.
+/// Name of the work directory; the name of a snapshot cannot begin with a dot.
 const WORK: &str = ".work";
 
 /// Files of a snapshot.
@@ -23,7 +23,7 @@ pub(super) const MANIFEST: &str = "manifest";
 pub(super) const BASE: &str = "base.json";
 pub(super) const FACTS: &str = "snapshot.json";
 
-/// The places of the snapshots of one sandbox.
+/// Directories of one sandbox's snapshots.
 pub(super) struct Places {
     top: PathBuf,
 }
@@ -42,12 +42,12 @@ impl Places {
         self.top.join(WORK)
     }
 
-    /// Has the names of snapshots be on disk.
+    /// Syncs the directory of snapshots.
     pub(super) fn sync(&self) -> Result<()> {
         sync(&self.top)
     }
 
-    /// Makes an empty place of work.
+    /// Creates an empty work directory.
     pub(super) fn begin(&self) -> Result<PathBuf> {
         let work = self.work();
         self.clear();
@@ -59,13 +59,13 @@ impl Places {
         Ok(work)
     }
 
-    /// Removes the place of work, and the directory of all snapshots with the last of them.
+    /// Removes the work directory, and the directory of snapshots if it is empty.
     pub(super) fn clear(&self) {
         remove_tree(&self.work());
         let _ = fs::remove_dir(&self.top);
     }
 
-    /// The snapshot `name`, which has to be there.
+    /// Returns the existing snapshot `name`.
     pub(super) fn existing(&self, sandbox: &SandboxName, name: &SnapshotName) -> Result<PathBuf> {
         let path = self.snapshot(name);
         if path.is_dir() {
@@ -107,7 +107,7 @@ impl Places {
     }
 }
 
-/// Copies the image of a snapshot into the place of work.
+/// Copies the image of a snapshot into the work directory.
 pub(super) fn prepare(
     places: &Places,
     snapshot: &Path,
@@ -121,7 +121,7 @@ pub(super) fn prepare(
     to.sync_all().map_err(copying())
 }
 
-/// The image, which nobody else has for as long as this is open.
+/// Opens the image and locks it against all other users.
 pub(super) fn claimed(file: &Path, name: &SandboxName) -> Result<File> {
     let open = OpenOptions::new().read(true).write(true).open(file);
     let open = open.map_err(Error::io("opening", file))?;
@@ -140,7 +140,7 @@ pub(super) fn create(path: &Path) -> Result<File> {
     options.open(path).map_err(Error::io("creating", path))
 }
 
-/// Has the names in a directory be on disk.
+/// Syncs a directory.
 pub(super) fn sync(directory: &Path) -> Result<()> {
     File::open(directory)
         .and_then(|open| open.sync_all())

@@ -1,4 +1,4 @@
-//! The note of why a sandbox has failed.
+//! Note with the reason why a sandbox has failed.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::sys::file::atomic;
 
 impl Store {
-    /// Notes why a sandbox has failed, until it is started again or gets another name.
+    /// Notes why a sandbox has failed; the note is removed by its next start or rename.
     pub fn note_failure(&self, name: &SandboxName, text: &str) {
         let path = self.failure(name);
         match atomic::write(&path, text.as_bytes(), 0o600) {
@@ -21,7 +21,7 @@ impl Store {
         }
     }
 
-    /// Returns why a sandbox has failed that does not run. Others may have started it since, by libvirt: its init has said something then.
+    /// Returns why a stopped sandbox has failed. libvirt may have started it since: then guest-init's log is newer than the note.
     pub(in crate::service) fn noted_failure(&self, name: &SandboxName) -> Option<String> {
         let path = self.failure(name);
         let changed = |path: &Path| fs::metadata(path).and_then(|file| file.modified()).ok();
@@ -31,7 +31,7 @@ impl Store {
         fs::read_to_string(path).ok()
     }
 
-    /// Removes the note of a failure: the sandbox is about to start, or has another name.
+    /// Removes the note of a failure, before a start or after a rename.
     pub(in crate::service) fn forget_failure(&self, name: &SandboxName) -> Result<()> {
         let path = self.failure(name);
         match fs::remove_file(&path) {

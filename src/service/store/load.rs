@@ -1,4 +1,4 @@
-//! Configurations of sandboxes, each of which has to be that of the sandbox whose directory it is in.
+//! Loading of configurations, each of which must belong to the sandbox whose directory it is in.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ impl Store {
     /// Reads the configuration of a sandbox.
     ///
     /// # Errors
-    /// Where there is no such sandbox (the message names those there are), or its file is not right, or another sandbox's.
+    /// There is no such sandbox (the message lists the existing ones), or its file is invalid or belongs to another sandbox.
     pub fn load(&self, name: &SandboxName) -> Result<SandboxConfig> {
         self.must_exist(name)?;
         read(name, &self.config(name)).map_err(|error| {
@@ -25,22 +25,22 @@ impl Store {
         })
     }
 
-    /// Reads the configuration of a sandbox that is to be stopped: where its file is broken, the one that it was started with.
+    /// Reads the configuration of a sandbox that is to be stopped; if the file is broken, the one that it was started with.
     ///
     /// # Errors
-    /// Where [`load`](Self::load) fails, and the configuration from the start cannot be read either.
+    /// [`load`](Self::load) fails, and the configuration from the start cannot be read either.
     pub fn load_for_stop(&self, name: &SandboxName) -> Result<SandboxConfig> {
         self.load(name)
             .or_else(|error| read(name, &self.started(name)).map_err(|_| error))
     }
 
-    /// Takes the lock of a sandbox that is to be stopped, as long as [`load_for_stop`](Self::load_for_stop) finds it.
+    /// Takes the lock of a sandbox that is to be stopped; retries as long as [`load_for_stop`](Self::load_for_stop) finds it.
     pub(in crate::service) fn lock_for_stop(&self, name: &SandboxName) -> Result<Lock> {
         self.lock_if(name, || self.load_for_stop(name).map(drop))
     }
 }
 
-/// The configuration of a sandbox in one of its files. Under another name, it would be another sandbox that is changed.
+/// Reads a configuration from a file and checks its name: with another name, another sandbox would be changed.
 fn read(name: &SandboxName, path: &Path) -> Result<SandboxConfig> {
     let config = SandboxConfig::load(path)?;
     if config.name == *name {

@@ -1,8 +1,8 @@
-//! Where sandboxes are kept on the host, and what makes their making and removing safe against being cut short.
+//! Directories of sandboxes on the host, their locks, and recovery of interrupted creation and removal.
 //!
-//! A sandbox is a directory below `/etc/libvirt-sandbox/services`. While one is made or removed, the directory holds a
-//! [`Removal`]: what to take away. Whoever finds one that nobody works on any more takes it away; so a
-//! killed `create` is undone, and a killed `delete` finished, by the next command.
+//! A sandbox is a directory below `/etc/libvirt-sandbox/services`. During creation and removal it holds a
+//! [`Removal`], a list of what to remove. The next command carries out an abandoned one: an
+//! interrupted `create` is undone, and an interrupted `delete` finished.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -21,18 +21,18 @@ use crate::sys::file::{atomic, remove};
 mod failure;
 mod load;
 
-/// The places of one host.
+/// Paths of one host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Store {
-    /// Configuration, one directory a sandbox.
+    /// Configuration, one directory for each sandbox.
     pub configs: PathBuf,
-    /// What is made anew at every start.
+    /// Staging roots, made anew at every start.
     pub stages: PathBuf,
     /// Units of the host's systemd.
     pub units: PathBuf,
     /// Private trees, unless `--path` says otherwise.
     pub trees: PathBuf,
-    /// Templates of the admin.
+    /// Templates of the administrator.
     pub templates: PathBuf,
     /// The host's journal.
     pub journals: PathBuf,
@@ -51,99 +51,99 @@ impl Default for Store {
     }
 }
 
-/// What to take away of a sandbox that is half made or half removed.
+/// List of what to remove of a partly created or partly removed sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Removal {
-    /// The sandbox.
+    /// Name of the sandbox.
     pub name: SandboxName,
-    /// The libvirt connection of its domain.
+    /// libvirt connection of its domain.
     pub connection: String,
-    /// Its identity, which marks its tree.
+    /// Identity, as in the mark of its tree.
     pub uuid: uuid::Uuid,
-    /// Its tree, once it is ours.
+    /// Tree, once it is marked.
     pub tree: Option<PathBuf>,
-    /// The image that holds its tree, if one does, once it is ours.
+    /// Image with the tree, once it was created.
     #[serde(default)]
     pub image: Option<PathBuf>,
-    /// Whether its unit and its domain are ours.
+    /// True once its unit and its domain exist.
     pub registered: bool,
 }
 
 impl Store {
-    /// The directory of a sandbox's configuration.
+    /// Returns the directory of a sandbox's configuration.
     #[must_use]
     pub fn dir(&self, name: &SandboxName) -> PathBuf {
         self.configs.join(name.as_str())
     }
 
-    /// A sandbox's configuration.
+    /// Returns the file of a sandbox's configuration.
     #[must_use]
     pub fn config(&self, name: &SandboxName) -> PathBuf {
         self.dir(name).join("sandbox.toml")
     }
 
-    /// The record of what a sandbox's `/etc` was made from.
+    /// Returns the manifest of a sandbox's `/etc`.
     #[must_use]
     pub fn manifest(&self, name: &SandboxName) -> PathBuf {
         self.dir(name).join("manifest")
     }
 
-    /// The record of what else a sandbox was made from.
+    /// Returns the file of the other records of a sandbox's origin.
     #[must_use]
     pub fn base(&self, name: &SandboxName) -> PathBuf {
         self.dir(name).join("base.json")
     }
 
-    /// The configuration that a sandbox was started with; it is not there where the sandbox has something new to see.
+    /// Returns the copy of the configuration at the last start; it is missing if a restart would change something.
     #[must_use]
     pub fn started(&self, name: &SandboxName) -> PathBuf {
         self.dir(name).join("started.toml")
     }
 
-    /// What the init of a sandbox has said since its last start, whoever has started it.
+    /// Returns guest-init's log since the last start.
     #[must_use]
     pub fn init_log(&self, name: &SandboxName) -> PathBuf {
         self.stage(name).join("guest.log")
     }
 
-    /// Why a sandbox has failed; it is not there where it has not, or was started or renamed since.
+    /// Returns the note of a failure, which a start or rename removes.
     #[must_use]
     pub fn failure(&self, name: &SandboxName) -> PathBuf {
         self.dir(name).join("failure")
     }
 
-    /// What an upgrade keeps while it is at work.
+    /// Returns the records of an upgrade in progress.
     #[must_use]
     pub fn upgrade(&self, name: &SandboxName) -> PathBuf {
         self.dir(name).join("upgrade")
     }
 
-    /// Held by an upgrade from its beginning to its end, also while the sandbox's own lock is free for its restart.
+    /// Returns the lock of an upgrade, which is held to its end, also while the sandbox's own lock is free for a restart.
     #[must_use]
     pub fn upgrade_lock(&self, name: &SandboxName) -> PathBuf {
         self.dir(name).join("upgrade.lock")
     }
 
-    /// The lock of a sandbox.
+    /// Returns the lock of a sandbox.
     #[must_use]
     pub fn lock_file(&self, name: &SandboxName) -> PathBuf {
         self.dir(name).join(LOCK)
     }
 
-    /// The staging root of a sandbox.
+    /// Returns the staging root of a sandbox.
     #[must_use]
     pub fn stage(&self, name: &SandboxName) -> PathBuf {
         self.stages.join(name.as_str())
     }
 
-    /// The host's unit of a sandbox.
+    /// Returns the host's service unit of a sandbox.
     #[must_use]
     pub fn unit(&self, name: &SandboxName) -> PathBuf {
         self.units.join(name.unit())
     }
 
-    /// The host's unit that listens for a sandbox.
+    /// Returns the host's socket unit of a sandbox.
     #[must_use]
     pub fn socket(&self, name: &SandboxName) -> PathBuf {
         self.units.join(name.socket())
@@ -153,10 +153,10 @@ impl Store {
         self.dir(name).join("removal.json")
     }
 
-    /// Names of all sandboxes, sorted.
+    /// Returns the sorted names of all sandboxes.
     ///
     /// # Errors
-    /// Where the directory cannot be read.
+    /// The directory cannot be read.
     pub fn names(&self) -> Result<Vec<SandboxName>> {
         let entries = match fs::read_dir(&self.configs) {
             Ok(entries) => entries,
@@ -171,10 +171,10 @@ impl Store {
         Ok(names)
     }
 
-    /// Checks that there is such a sandbox.
+    /// Checks that a sandbox exists.
     ///
     /// # Errors
-    /// Where there is none; the message names those there are.
+    /// The sandbox does not exist; the message lists the existing ones.
     pub fn must_exist(&self, name: &SandboxName) -> Result<()> {
         if self.config(name).exists() {
             return Ok(());
@@ -205,7 +205,7 @@ impl Store {
     /// Checks that a name is free.
     ///
     /// # Errors
-    /// Where there is such a sandbox.
+    /// A sandbox of this name exists.
     pub fn check_free(&self, name: &SandboxName) -> Result<()> {
         match self.dir(name).symlink_metadata() {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -215,13 +215,13 @@ impl Store {
         }
     }
 
-    /// Reserves a name, by making its directory, and takes its lock.
+    /// Reserves a name by creating its directory, and takes its lock.
     ///
     /// # Errors
-    /// Where the name is taken.
+    /// The name is taken.
     pub fn reserve(&self, name: &SandboxName) -> Result<Lock> {
         let dir = self.dir(name);
-        // Somebody may clear the directories away between two steps, taking them for left over.
+        // Another command may remove the directories as leftovers between two steps.
         for _ in 0..ATTEMPTS {
             fs::create_dir_all(&self.configs).map_err(Error::io("creating", &self.configs))?;
             match fs::DirBuilder::new().mode(0o700).create(&dir) {
@@ -244,15 +244,15 @@ impl Store {
         )))
     }
 
-    /// Takes the lock of a sandbox, waiting for whoever has it, whatever is in its configuration.
+    /// Takes the lock of a sandbox, waiting for its holder, without reading its configuration.
     ///
     /// # Errors
-    /// Where there is no such sandbox, also once the lock is free.
+    /// There is no such sandbox, also once the lock is free.
     pub(super) fn lock(&self, name: &SandboxName) -> Result<Lock> {
         self.lock_if(name, || self.must_exist(name))
     }
 
-    /// Takes the lock of a sandbox as long as `is_there` finds it.
+    /// Takes the lock of a sandbox; retries as long as `is_there` finds it.
     fn lock_if(&self, name: &SandboxName, is_there: impl Fn() -> Result<()>) -> Result<Lock> {
         let path = self.dir(name).join(LOCK);
         for _ in 0..ATTEMPTS {
@@ -261,7 +261,7 @@ impl Store {
                 log::warn!("waiting: {held}")
             }) {
                 Ok(lock) if lock.is_at(&path) => return Ok(lock),
-                // Removed while we waited, and perhaps made anew.
+                // The sandbox was removed meanwhile, and perhaps created anew.
                 Ok(_) => {}
                 Err(error) if error.source.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(error.into()),
@@ -272,31 +272,31 @@ impl Store {
         )))
     }
 
-    /// Notes what to take away should this command not come to its end.
+    /// Notes what to remove after an interruption of this command.
     ///
     /// # Errors
-    /// Where it cannot be written.
+    /// The note cannot be written.
     pub fn note_removal(&self, removal: &Removal) -> Result<()> {
         let text = serde_json::to_vec(removal).map_err(Error::step("noting what to remove"))?;
         atomic::write(&self.removal(&removal.name), &text, 0o600)?;
         Ok(())
     }
 
-    /// Removes the note of what to take away: the command came to its end.
+    /// Removes the note at the end of a command.
     ///
     /// # Errors
-    /// Where the note cannot be removed.
+    /// The note cannot be removed.
     pub fn drop_removal(&self, name: &SandboxName) -> Result<()> {
         let path = self.removal(name);
         fs::remove_file(&path).map_err(Error::io("removing", &path))
     }
 
-    /// Sandboxes with the note `note` that nobody works on, each with its lock.
+    /// Returns the sandboxes with the abandoned note `note`, each with its lock.
     pub(super) fn abandoned(&self, note: &str) -> Result<Vec<(SandboxName, Lock)>> {
         self.abandoned_where(|name| self.dir(name).join(note).exists())
     }
 
-    /// Returns the sandboxes that `has_note` is true for and that nobody works on, each with its lock.
+    /// Returns the sandboxes with an abandoned note, as told by `has_note`, each with its lock.
     pub(super) fn abandoned_where(
         &self,
         has_note: impl Fn(&SandboxName) -> bool,
@@ -306,25 +306,25 @@ impl Store {
         let locked = names
             .into_iter()
             .filter_map(|name| Some((self.try_lock(&name)?, name)));
-        // Whoever had the lock may have come to its end meanwhile.
+        // The former holder of the lock may have finished meanwhile.
         Ok(locked
             .filter(|(_, name)| has_note(name))
             .map(|(lock, name)| (name, lock))
             .collect())
     }
 
-    /// The lock of a sandbox that nobody works on.
+    /// Takes the lock of a sandbox unless a command holds it.
     fn try_lock(&self, name: &SandboxName) -> Option<Lock> {
         let path = self.dir(name).join(LOCK);
         let lock = Lock::try_acquire(&path, Sharing::Exclusive).ok()?.ok()?;
         lock.is_at(&path).then_some(lock)
     }
 
-    /// What commands that were cut short have left to take away, each with its lock. What somebody works on is
-    /// not among it.
+    /// Returns the abandoned removals of interrupted commands, each with its lock. Sandboxes that a command works on are
+    /// skipped.
     ///
     /// # Errors
-    /// Where the directories cannot be read.
+    /// The directories cannot be read.
     pub fn interrupted(&self) -> Result<Vec<(Removal, Lock)>> {
         let mut found = Vec::new();
         for name in self.names()? {
@@ -348,7 +348,7 @@ impl Store {
                         log::warn!("reading '{}': {error}", self.removal(&name).display())
                     }
                 },
-                // Nothing was made yet but the directory itself. Should anything else be in it, it is not ours and stays.
+                // Only the directory was created so far. Other files in it are foreign and stay.
                 Err(_) => {
                     let _ = fs::remove_file(dir.join(LOCK));
                     let _ = fs::remove_dir(&dir);
@@ -359,8 +359,8 @@ impl Store {
         Ok(found)
     }
 
-    /// Removes the directories of a sandbox, and those above that are ours and empty. The note of what to remove goes last, so
-    /// that this can be cut short as well.
+    /// Removes the directories of a sandbox, and our empty parents. The note of what to remove goes last, so
+    /// that an interruption can be repaired.
     pub fn delete(&self, name: &SandboxName) {
         let dir = self.dir(name);
         remove_tree(&self.stage(name));
@@ -378,7 +378,7 @@ impl Store {
         self.prune();
     }
 
-    /// Removes the directories of all sandboxes where there is none.
+    /// Removes the common directories if there is no sandbox left.
     fn prune(&self) {
         let _ = fs::remove_dir(&self.stages);
         if fs::remove_dir(&self.configs).is_ok()
@@ -392,10 +392,10 @@ impl Store {
 /// Name of the lock in a sandbox's directory.
 const LOCK: &str = "lock";
 
-/// How often a step that another command got in the way of is tried.
+/// Number of attempts for a step that collides with another command.
 const ATTEMPTS: u32 = 20;
 
-/// Removes a directory with all in it, and says what stays.
+/// Removes a directory with its content, and logs what remains.
 pub fn remove_tree(path: &Path) {
     match remove::tree(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => {

@@ -1,20 +1,20 @@
-//! Bringing a sandbox along after the host has changed.
+//! Upgrade of a sandbox after the host has changed.
 //!
 //! | module | what it owns |
 //! |---|---|
-//! | `merge` | `/etc`: what the host changed is taken over, what the sandbox changed stays |
+//! | `merge` | `/etc`: changes of the host are taken over, changes of the sandbox stay |
 //! | `accounts` | the account files, merged by entry |
-//! | `plan` | what an upgrade would do |
-//! | `public` | what of it an imported sandbox gets |
+//! | `plan` | plan of an upgrade |
+//! | `public` | limits for imported sandboxes |
 //! | `stage` | from a plan to steps |
-//! | `journal` | doing the steps, and undoing them |
-//! | `recovery` | what is done where an upgrade does not come to its end |
-//! | `report` | a plan as people read it |
-//! | `legacy` | sandboxes of libvirt-sandbox 0.8 and before |
+//! | `journal` | execution and undo of steps |
+//! | `recovery` | undo of interrupted and failed upgrades |
+//! | `report` | text of a plan |
+//! | `legacy` | sandboxes of libvirt-sandbox up to 0.8 |
 //!
-//! An upgrade is undone by whoever finds its journal and nobody at work on it. A journal with nothing to undo is that of a
-//! finished one, and only what it worked with is left to remove. A tree in an image is reached in there, and so are its slots;
-//! the journal, and what the sandbox was made from, are the host's.
+//! The next command undoes an abandoned upgrade by its journal. A journal with nothing to undo belongs to a
+//! finished one, whose work files remain to be removed. If the tree is in an image, so are the slots;
+//! the journal and the records are on the host.
 
 pub mod accounts;
 pub mod journal;
@@ -46,71 +46,71 @@ use crate::sys::file::lock::{Held, Lock, Sharing};
 use crate::sys::root::Root;
 use crate::tree::place;
 
-/// How a sandbox is upgraded.
+/// Options of an upgrade.
 #[allow(missing_debug_implementations)]
 pub struct Options<'a> {
-    /// Whether one is restarted that runs and has something new to see.
+    /// Restart a running sandbox if something has changed for it.
     pub restart: bool,
-    /// Whether an imported one is taken from now on as one that the admin has made here.
+    /// Treat an imported sandbox as made by the administrator from now on.
     pub trust: bool,
-    /// Starts a sandbox and waits until it is ready.
+    /// Function that starts a sandbox and waits until it is ready.
     pub start: &'a dyn Fn(&SandboxName) -> Result<()>,
 }
 
-/// What an upgrade did.
+/// Result of an upgrade.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
-    /// A line for each path, account and package; nothing if there was nothing to do.
+    /// A line for each path, account and package; empty if nothing has changed.
     pub lines: Vec<String>,
-    /// All of it in some words.
+    /// Summary in a few words.
     pub summary: String,
 }
 
-/// What an upgrade would do.
+/// Preview of an upgrade.
 #[derive(Debug)]
 pub struct Preview {
-    /// The plan.
+    /// Plan.
     pub plan: Plan,
-    /// What is said of a sandbox of another program.
+    /// Notes on the conversion of a sandbox of another program.
     pub converted: Vec<String>,
     tree: Tree,
-    /// Holds the host's version of the tree.
+    /// Directory with the host's version of the tree.
     _candidate: tempfile::TempDir,
 }
 
 impl Preview {
-    /// What changes in texts.
+    /// Returns the differences of texts.
     ///
     /// # Errors
-    /// Where the tree is gone.
+    /// The tree is missing.
     pub fn diff(&self) -> Result<String> {
         Ok(report::diff(&self.plan, &Root::new(self.tree.path())?))
     }
 }
 
-/// A sandbox to upgrade, or one of another program as it will be.
+/// Sandbox to upgrade, perhaps converted from another program.
 struct Subject<S> {
     sandbox: S,
-    /// The file of another program, if it is its sandbox, and what is said of it.
+    /// File of the other program, and notes on the conversion.
     converted: Option<(PathBuf, Vec<String>)>,
 }
 
-/// What is left to do once the tree is upgraded.
+/// Remaining work once the tree is upgraded.
 struct Applied {
     outcome: Outcome,
-    /// The sandbox runs, and not yet with what is new.
+    /// True if the sandbox runs without the changes.
     is_stale: bool,
-    /// What it says of itself to the journal.
+    /// Journal of the upgrade.
     journal: Journal,
-    /// The file of another program that is done with.
+    /// File of the other program, to be renamed.
     converted: Option<PathBuf>,
 }
 
 impl Sandboxes {
-    /// Finds out what an upgrade would do. Nothing is changed.
+    /// Plans an upgrade. Nothing on disk changes.
     ///
     /// # Errors
-    /// As [`upgrade`](Self::upgrade).
+    /// Errors of [`upgrade`](Self::upgrade).
     pub fn preview_upgrade(&self, name: &SandboxName, trust: bool) -> Result<Preview> {
         let Subject { sandbox, converted } = self.subject(name)?;
         let candidate = tempfile::tempdir().map_err(Error::step("making a temporary directory"))?;
@@ -123,11 +123,11 @@ impl Sandboxes {
         })
     }
 
-    /// Brings a sandbox along with the host.
+    /// Upgrades a sandbox to the host's present state.
     ///
     /// # Errors
-    /// Where there is no such sandbox, its service is not on the host any more, its files cannot be written, or, once it was
-    /// restarted, its units do not come up. Everything is as before then, and the sandbox runs again if it did.
+    /// There is no such sandbox, its service is not on the host any more, its files cannot be written, or, after a
+    /// restart, its units do not become active. Everything is as before then, and the sandbox runs again if it did.
     pub fn upgrade(&self, name: &SandboxName, options: &Options<'_>) -> Result<Outcome> {
         self.subject(name)?;
         let dir = self.store.dir(name);
@@ -170,14 +170,14 @@ impl Sandboxes {
             ..applied.journal.emptied()
         };
         self.finish_upgrade(name, &emptied)?;
-        // Not before: an upgrade that is undone needs it.
+        // Not earlier: undoing the upgrade needs it.
         if let Some(file) = &applied.converted {
             legacy::set_aside(file)?;
         }
         Ok(applied.outcome)
     }
 
-    /// Reads the configuration of a sandbox; converts it if it is of another program.
+    /// Reads the configuration of a sandbox; converts one of another program.
     fn subject(&self, name: &SandboxName) -> Result<Subject<Sandbox<'_>>> {
         let own = self.store.config(name).exists();
         match legacy::find(&self.store, name).filter(|_| !own) {
@@ -199,14 +199,14 @@ impl Sandboxes {
         }
     }
 
-    /// Takes the lock of a sandbox, also of one of another program.
+    /// Takes the lock of a sandbox, including one of another program.
     fn lock_any(&self, name: &SandboxName) -> Result<Arc<Lock>> {
         let path = self.store.lock_file(name);
         let waiting = |held: &Held| log::warn!("waiting: {held}");
         Ok(Lock::acquire(&path, Sharing::Exclusive, waiting)?.into())
     }
 
-    /// Plans and does all but the restart, under the lock of the sandbox.
+    /// Plans and carries out everything but the restart, with the lock held.
     fn apply_upgrade(&self, name: &SandboxName, options: &Options<'_>) -> Result<Applied> {
         let lock = self.lock_any(name)?;
         self.undo_upgrade(name, &lock)?;
@@ -283,9 +283,9 @@ impl Subject<LockedSandbox<'_>> {
         let (name, store, host) = (sandbox.name().clone(), sandbox.store(), sandbox.host());
         let old = sandbox.config().clone();
         let records = store.upgrade(&name);
-        // One that cannot be reached now leaves nothing to undo either.
+        // If the tree cannot be opened, there is nothing to undo.
         let tree = sandbox.tree()?;
-        // Tells where to clean up.
+        // The journal says where to clean up.
         journal.save(&records)?;
         let work = Work::of(&old.path, tree.path());
         work.make()?;
@@ -313,7 +313,7 @@ impl Subject<LockedSandbox<'_>> {
         drop(tree);
         if self.converted.is_some() {
             place::adopt(&old.path, old.uuid)?;
-            // Its identity was not ours: libvirt takes a domain of one name for another.
+            // The domain has a foreign UUID; libvirt refuses another one with the same name.
             sandbox.hypervisor()?.undefine(name.as_str())?;
         }
         let manifest = plan.host.to_string();

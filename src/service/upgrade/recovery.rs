@@ -1,4 +1,4 @@
-//! What is done where an upgrade does not come to its end: it is undone, by itself or by the next command.
+//! Undo of an interrupted or failed upgrade, by the command itself or by the next one.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ impl Sandboxes {
             Ok(lock)
         });
         let started = undone.and_then(|lock| match self.is_cancelled() {
-            // Who waits is not to wait any longer.
+            // The user has cancelled: do not wait any longer.
             true => {
                 self.restart_abandoned(name, lock);
                 Ok(())
@@ -51,7 +51,7 @@ impl Sandboxes {
         error
     }
 
-    /// Undoes an upgrade that was not finished, or removes what a finished one has worked with. `true` if the sandbox was
+    /// Undoes an unfinished upgrade, or removes the work files of a finished one. Returns true if the sandbox was
     /// being restarted.
     pub(super) fn undo_upgrade(&self, name: &SandboxName, lock: &Arc<Lock>) -> Result<bool> {
         let records = self.store.upgrade(name);
@@ -65,7 +65,7 @@ impl Sandboxes {
         let tree =
             image::open_tree_at(name, &journal.tree, journal.image, &self.store.stage(name))?;
         journal.undo(tree.path())?;
-        // What follows may need the image for itself.
+        // The next steps may need exclusive use of the image.
         tree.sync()?;
         drop(tree);
         if !journal.saved.is_empty() {
@@ -75,7 +75,7 @@ impl Sandboxes {
         Ok(journal.restarting)
     }
 
-    /// Makes what is derived from the configuration as it was. What cannot be made now is at the next start.
+    /// Renders the old configuration. Failures are repaired by the next start.
     fn render_as_before(&self, name: &SandboxName, lock: &Arc<Lock>, journal: &Journal) {
         let rendered = match self.get(name) {
             Ok(sandbox) => sandbox.locked_by(Arc::clone(lock)).render(),
@@ -91,7 +91,7 @@ impl Sandboxes {
         host_unit::reload_host();
     }
 
-    /// Nothing is to be undone any more, which `emptied` says from now on: what the upgrade has worked with is removed.
+    /// Finishes an upgrade: saves the `emptied` journal, so that nothing is undone any more, and removes the work files.
     pub(super) fn finish_upgrade(&self, name: &SandboxName, emptied: &Journal) -> Result<()> {
         let records = self.store.upgrade(name);
         emptied.save(&records)?;
@@ -103,7 +103,7 @@ impl Sandboxes {
         Ok(())
     }
 
-    /// Undoes or finishes upgrades that were cut short.
+    /// Undoes or finishes interrupted upgrades.
     pub(in crate::service) fn recover_upgrades(&self) -> Result<()> {
         for name in self.store.names()? {
             if !self.store.upgrade(&name).is_dir() {
@@ -127,7 +127,7 @@ impl Sandboxes {
         Ok(())
     }
 
-    /// Starts a sandbox anew whose restart was cut short, without waiting for it.
+    /// Starts a sandbox whose restart was interrupted, without waiting for it.
     fn restart_abandoned(&self, name: &SandboxName, lock: Arc<Lock>) {
         let unit = name.unit();
         if host::runs_systemd() && self.store.unit(name).exists() {

@@ -1,8 +1,8 @@
-//! Following a journal that another kernel writes.
+//! Following of a journal that another kernel writes.
 //!
-//! Its pages come to the files here one by one, the first of a file first. A `journalctl --follow` that looks in between sees
-//! that there is one entry more and not yet which, and looks again only when there is yet another one. One that begins anew
-//! does not know what there was.
+//! The kernel writes pages one by one, the first of a file first. A `journalctl --follow` that reads in between sees
+//! a new entry without its content, and reads again only after the next entry. A new journalctl
+//! does not know which entries were shown.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -19,27 +19,27 @@ use crate::sys::process::command::Captured;
 use crate::sys::root::Root;
 use crate::sys::text::printable::printable;
 
-/// How long an entry may take to be shown.
+/// Interval between two polls.
 const TURN: Duration = Duration::from_millis(500);
 
-/// Most bytes of a line that are kept at a time.
+/// Maximum length of a line that is kept in memory, in bytes.
 const LONGEST: u64 = 1 << 20;
 
 const CURSOR: &[u8] = b"-- cursor: ";
 
-/// Returns whether a journal has to be polled to be followed.
+/// Returns true if a journal must be polled to be followed.
 ///
 /// # Errors
-/// Where the sandbox cannot be kept here.
+/// The connection of the sandbox is not supported here.
 pub fn is_polled(sandbox: &Sandbox<'_>) -> Result<bool> {
     Ok(sandbox.config().image.is_none() && sandbox.driver()?.has_own_kernel())
 }
 
-/// Hands `show` each line that journalctl prints with `arguments`, and those of entries that are added, until `wait` says that
-/// nobody reads them any more.
+/// Passes each line that journalctl prints with `arguments` to `show`, then those of new entries, until `wait` returns that
+/// nobody reads any more.
 ///
 /// # Errors
-/// Where there is no journal or no journalctl, where it does not take the arguments, and what `show` says.
+/// There is no journal or no journalctl, it rejects the arguments, or `show` fails.
 pub fn follow(
     sandbox: &Sandbox<'_>,
     arguments: &[String],
@@ -63,7 +63,7 @@ pub fn follow(
     let mut turn = first(arguments);
     let mut read = None;
     loop {
-        // What is written while it is read makes another turn.
+        // An entry written meanwhile causes another poll.
         let state = Some(state(&directory)?);
         if read != state {
             let cursor = show_all(&turn, &mut show)?;
@@ -80,7 +80,7 @@ pub fn follow(
     }
 }
 
-/// As with `--follow`: the last ten, unless it is said from when or how many.
+/// Adds the default of `--follow`: the last ten lines, unless a start or a number is given.
 fn first(arguments: &[String]) -> Vec<String> {
     let mut words = quiet(arguments);
     if !arguments.iter().any(|word| is_beginning(word)) {
@@ -89,7 +89,7 @@ fn first(arguments: &[String]) -> Vec<String> {
     words
 }
 
-/// What was added since.
+/// Arguments for entries after a cursor.
 fn later(arguments: &[String], beginning: String) -> Vec<String> {
     let mut words = quiet(arguments);
     words.retain(|word| !is_beginning(word));
@@ -106,14 +106,14 @@ fn is_beginning(word: &str) -> bool {
     word.starts_with("--since=") || word.starts_with("--lines=")
 }
 
-/// The files of the journal, with how long they are and when they were written last.
+/// Returns the files of the journal with size and time of the last write.
 fn state(directory: &File) -> Result<BTreeMap<OsString, (u64, SystemTime)>> {
     let path = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
     let doing = || Error::io("reading", &path);
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(&path).map_err(doing())? {
         let entry = entry.map_err(doing())?;
-        // It may have been rotated away.
+        // The file may have been rotated away.
         if let Ok((length, written)) = entry
             .metadata()
             .and_then(|file| Ok((file.len(), file.modified()?)))
@@ -124,8 +124,8 @@ fn state(directory: &File) -> Result<BTreeMap<OsString, (u64, SystemTime)>> {
     Ok(files)
 }
 
-/// Returns the lines of what journalctl says, with their ends. A line that is longer than [`LONGEST`] is several: whoever writes
-/// it may never end it.
+/// Iterates over the lines of journalctl's output, with their line feeds. A line longer than [`LONGEST`] is split: a sandbox
+/// may never end a line.
 fn lines(said: impl Read) -> impl Iterator<Item = io::Result<Vec<u8>>> {
     let mut said = BufReader::new(said);
     std::iter::from_fn(move || {
@@ -138,7 +138,7 @@ fn lines(said: impl Read) -> impl Iterator<Item = io::Result<Vec<u8>>> {
     })
 }
 
-/// Hands over what there is now, and gives where it ended. Nothing to show is a failure for journalctl.
+/// Shows present entries and returns the last cursor. For journalctl, no entries is a failure.
 fn show_all(mut child: Child, show: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<Option<String>> {
     let mut cursor = None;
     for line in child.stdout.take().into_iter().flat_map(lines) {

@@ -1,8 +1,8 @@
-//! The journal of a sandbox, read from the host.
+//! Journal of a sandbox, read from the host.
 //!
-//! It lies in the sandbox's tree, where the sandbox can put links: it is opened without following any, and journalctl
-//! is given a view of the open directory in which none is followed either. Nor need it be a journal: journalctl reads it
-//! where a mistake that it has is of no use to anybody ([`confined`]).
+//! The journal is in the sandbox's tree, where the sandbox can make links: it is opened without following links, and journalctl
+//! gets a view of the open directory in which no links are followed either. A file need not be a journal at all: journalctl
+//! runs confined, so that a bug in its parser is of no use ([`confined`]).
 
 pub mod follow;
 
@@ -22,11 +22,11 @@ use crate::service::store::Store;
 use crate::sys::process::{command, confined};
 use crate::sys::text::printable::printable_line;
 
-/// Most bytes that are passed on of what journalctl says of errors.
+/// Maximum size of journalctl's error output that is passed on, in bytes.
 const MOST_ERRORS: u64 = 1 << 16;
 
-/// Starts journalctl with `arguments`, with its output and its errors for us to read: confined on the host; or inside, where the tree
-/// cannot be reached from outside, because another kernel has mounted its image.
+/// Starts journalctl with `arguments` and pipes for its output and errors: confined on the host, or inside if the tree
+/// cannot be read from outside because another kernel has mounted its image.
 fn start(sandbox: &Sandbox<'_>, arguments: &[String]) -> Result<Child> {
     let config = sandbox.config();
     let inside = inside(config.uuid);
@@ -50,11 +50,11 @@ fn start(sandbox: &Sandbox<'_>, arguments: &[String]) -> Result<Child> {
         .map_err(running)
 }
 
-/// Shows the journal until the process is ended: what was written since `begin`, counted from the beginning of 1970, and what will
-/// be. Where it has a standard output, that is for us to pass on.
+/// Starts a process that shows entries since `begin` (since the epoch) and new ones until it is
+/// ended. If it has a standard output, the caller must pass that on.
 ///
 /// # Errors
-/// Where there is no journal or no journalctl.
+/// There is no journal or no journalctl.
 pub fn follow(sandbox: &Sandbox<'_>, begin: Duration) -> Result<Child> {
     let since = format!("--since=@{}", begin.as_secs());
     let more = [since.as_str(), "--follow", "--output=cat"];
@@ -73,7 +73,7 @@ fn own_program() -> Result<String> {
     Ok(program.to_string_lossy().into_owned())
 }
 
-/// Runs journalctl with `arguments`, with its standard output for us to read. What it says of errors is said as ours.
+/// Runs journalctl with `arguments` and a pipe for its output. Its errors become errors of this function.
 ///
 /// # Errors
 /// Where there is no journal or no journalctl.
@@ -95,14 +95,14 @@ pub fn read(sandbox: &Sandbox<'_>, arguments: &[String]) -> Result<Child> {
     Ok(child)
 }
 
-/// Where journald of a sandbox keeps what it writes, seen from inside.
+/// Returns the journal directory of a sandbox, as seen from inside.
 fn inside(uuid: Uuid) -> PathBuf {
     Path::new("/var/log/journal").join(uuid.simple().to_string())
 }
 
 impl Store {
-    /// Removes the link that earlier versions have made for `journalctl -m` of the host. It leads through directories that the sandbox
-    /// can exchange for links, and `journalctl --vacuum-size=` removes files wherever it leads.
+    /// Removes the link that earlier versions made for `journalctl -m` on the host. It leads through directories that the sandbox
+    /// can replace by links, and `journalctl --vacuum-size=` removes files wherever it leads.
     pub(in crate::service) fn unlink_journal(&self, uuid: Uuid) {
         let link = self.journal_link(uuid);
         if link.is_symlink() {

@@ -1,6 +1,6 @@
-//! How exposed the host is to a sandbox, as `systemd-analyze security` tells it of units: 0 is safe, 10 is not.
+//! Exposure of the host to a sandbox, as `systemd-analyze security` shows it for units: 0 is safe, 10 is not.
 //!
-//! [`judge`] is pure; what it judges is read from the configuration and, of a sandbox that runs, from what it was told at its
+//! [`judge`] is pure; its facts come from the configuration and, for a running sandbox, from its state at the
 //! start.
 
 use std::collections::BTreeSet;
@@ -19,81 +19,81 @@ use crate::service::inspect::summary;
 use crate::service::sandbox::Sandbox;
 use crate::{guest, host};
 
-/// What is known of a sandbox.
+/// Facts about a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
-    /// Whether its kernel is its own.
+    /// True if it has its own kernel.
     pub machine: bool,
-    /// Whether its root is another user of the host.
+    /// True if root inside has another uid on the host.
     pub own_ids: bool,
-    /// How its system calls are filtered.
+    /// Filter of system calls.
     pub filter: Filter,
-    /// Capabilities that nobody inside can have, without `CAP_`.
+    /// Capabilities that no process inside can have, without `CAP_`.
     pub dropped: BTreeSet<String>,
-    /// The label that the host's security module knows it by.
+    /// Security label.
     pub label: Option<String>,
-    /// Directories and devices of the host that it may write to, beside its tree.
+    /// Writable directories and devices of the host, besides its tree.
     pub writable: Vec<String>,
-    /// Directories of the host that a virtual machine has and the host lets it not write to, each with how it gets there.
+    /// Directories of the host that a virtual machine has read-only, enforced by the host, each with its transport.
     pub read_only: Vec<String>,
-    /// How many NICs it has, and how many of them nothing filters.
+    /// Number of NICs.
     pub nics: usize,
-    /// NICs without a filter.
+    /// Number of NICs without a filter.
     pub unfiltered: usize,
-    /// NICs for which the hypervisor connects in the sandbox's place (user networking), also to the host's loopback.
+    /// Number of NICs with user networking, where the hypervisor makes the connections.
     pub by_hypervisor: usize,
-    /// Whether CPU time is limited.
+    /// True if CPU time is limited.
     pub cpu_limited: bool,
-    /// Whether memory is.
+    /// True if memory is limited.
     pub memory_limited: bool,
-    /// Most processes, where there is a limit.
+    /// Maximum number of processes, if limited.
     pub pids: Option<u64>,
 }
 
-/// How system calls are filtered.
+/// Filter of system calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Filter {
-    /// As usual.
+    /// The default filter.
     Usual,
-    /// By a profile of the admin's.
+    /// A profile of the administrator.
     Profile,
-    /// Not at all.
+    /// No filter.
     Off,
 }
 
-/// One thing that was looked at.
+/// One check of the report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Check {
-    /// A word for it.
+    /// Name of the check.
     pub name: &'static str,
-    /// What is so.
+    /// Result.
     pub state: String,
-    /// How much it counts.
+    /// Weight.
     pub weight: u32,
-    /// How bad it is, from 0 to 10.
+    /// Badness from 0 to 10.
     pub badness: u32,
-    /// What would make it better.
+    /// Advice for improvement.
     pub advice: Option<String>,
 }
 
-/// How exposed the host is to a sandbox.
+/// Security report of a sandbox.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     /// The sandbox.
     pub name: SandboxName,
-    /// From 0, safe, to 10.
+    /// Exposure from 0 (safe) to 10.
     pub exposure: f64,
-    /// That in a word.
+    /// Exposure as a word.
     pub level: &'static str,
-    /// What it is made of.
+    /// Checks.
     pub checks: Vec<Check>,
 }
 
-/// What the kernel asks for where it has no other name (capabilities(7)).
+/// Capability that the kernel requires for most privileged operations (capabilities(7)).
 const ALMIGHTY: &str = "SYS_ADMIN";
 
-/// Capabilities with which root of the host's user namespace gets at the host.
+/// Capabilities that let root in the host's user namespace change the host.
 const MIGHTY: [&str; 8] = [
     ALMIGHTY,
     "SYS_MODULE",
@@ -121,7 +121,7 @@ fn check(
     }
 }
 
-/// Checks that are of containers alone, and how much they count.
+/// Checks that only apply to containers, with their weights.
 const OF_CONTAINERS: [(&str, u32); 4] = [
     ("root", 500),
     ("system-calls", 300),
@@ -129,8 +129,8 @@ const OF_CONTAINERS: [(&str, u32); 4] = [
     ("mounts", 300),
 ];
 
-/// What of the host's kernel holds a container back. The checks build on each other: a root that is the host's is held back by
-/// its capabilities and the filter alone.
+/// Returns the checks of kernel restrictions for containers. They depend on each other: root of the host is only restricted by
+/// its capabilities and the filter.
 fn of_container(facts: &Facts) -> Vec<Check> {
     let [root, calls, capabilities, mounts] = OF_CONTAINERS;
     let (reach, badness) = match facts.filter {
@@ -167,7 +167,7 @@ fn of_container(facts: &Facts) -> Vec<Check> {
         .filter(|name| !facts.dropped.contains(*name))
         .collect();
     let badness: u32 = match facts.own_ids {
-        // They are about what is in its namespaces.
+        // With own ids, capabilities only apply to its own namespaces.
         true => 0,
         false => (held.iter())
             .map(|name| if *name == ALMIGHTY { 6 } else { 2 })
@@ -193,7 +193,7 @@ fn of_container(facts: &Facts) -> Vec<Check> {
     checks
 }
 
-/// Judges facts.
+/// Computes the report from facts.
 #[must_use]
 pub fn judge(facts: &Facts) -> Vec<Check> {
     let mut checks = match facts.machine {
@@ -207,7 +207,7 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
         false => of_container(facts),
     };
     if facts.machine {
-        // Of the same weight, so that the means of both can be compared.
+        // Use the same weight, so that the means of both drivers are comparable.
         for (name, weight) in OF_CONTAINERS {
             checks.push(check(name, weight, 0, "its kernel's alone", None));
         }
@@ -285,14 +285,14 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
     checks
 }
 
-/// How much of an exposure, from 0 to 10, a check makes.
+/// Returns the contribution of a check to the exposure, from 0 to 10.
 #[must_use]
 pub fn share(check: &Check, all: &[Check]) -> f64 {
     let weight: u32 = all.iter().map(|check| check.weight).sum();
     f64::from(check.weight * check.badness) / f64::from(weight.max(1))
 }
 
-/// The mean of how bad all is, by weight, and the word that `systemd-analyze security` has for it.
+/// Returns the weighted mean of badness, and its word in `systemd-analyze security`.
 #[must_use]
 pub fn exposure(checks: &[Check]) -> (f64, &'static str) {
     let exposure: f64 = checks.iter().map(|check| share(check, checks)).sum();
@@ -310,7 +310,7 @@ pub fn exposure(checks: &[Check]) -> (f64, &'static str) {
 }
 
 impl Facts {
-    /// Those of a configuration, and of what it `runs` with where it does.
+    /// Collects the facts from a configuration and, if it runs, from its state at the start.
     fn new(
         config: &SandboxConfig,
         machine: bool,
@@ -376,7 +376,7 @@ impl Facts {
                 .filter(|network| network.source == Some(Source::User))
                 .count(),
             cpu_limited: config.resources.cpus.is_some() || config.resources.cpu_quota.is_some(),
-            // Always: what says nothing of it has a limit all the same.
+            // Memory always has a limit, by default if none is configured.
             memory_limited: true,
             pids: Some(match machine {
                 true => config.resources.machine_pids(),
@@ -387,7 +387,7 @@ impl Facts {
 }
 
 impl Facts {
-    /// Adds the directories of the host that a domain has beside the `tree` of its sandbox.
+    /// Adds the directories of the host that a domain has besides the `tree` of its sandbox.
     fn add_shares(&mut self, shares: Vec<DefinedShare>, tree: &Path) {
         for share in shares {
             let source = share.source.display().to_string();
@@ -402,7 +402,7 @@ impl Facts {
 }
 
 impl Sandbox<'_> {
-    /// Returns how exposed the host is to the sandbox.
+    /// Returns the security report of the sandbox.
     ///
     /// # Errors
     /// Where libvirt does not answer.
@@ -416,7 +416,7 @@ impl Sandbox<'_> {
             .flatten()
             .and_then(|text| serde_json::from_slice(&text).ok());
         let label = match summary::label_of(hypervisor, name)? {
-            // Those libvirt labels itself, anew at every start.
+            // libvirt labels machines itself, anew at every start.
             None if machine && host::has_security_module(Path::new("/")) => {
                 Some("libvirt's choice".to_owned())
             }

@@ -3,7 +3,7 @@ use crate::config::resources::DEFAULT_PIDS;
 
 fn of(change: impl FnOnce(&mut SandboxConfig), machine: bool) -> (f64, &'static str) {
     let mut config = SandboxConfig::example();
-    // What is usual depends on the host.
+    // The default depends on the host.
     config.resources.pids = Some(DEFAULT_PIDS);
     change(&mut config);
     exposure(&judge(&Facts::new(&config, machine, None, None)))
@@ -50,7 +50,7 @@ fn a_network_in_user_mode_reaches_the_loopback_of_the_host() {
     assert!(network("dhcp,user") > network("dhcp,source=default"));
 }
 
-/// As `podman inspect` and `/proc/PID/status` tell of a container that was given no options.
+/// Facts of a podman container without options, from `podman inspect` and `/proc/PID/status`.
 #[test]
 fn a_container_of_podmans_can_be_compared() {
     const HELD: [&str; 11] = [

@@ -1,8 +1,8 @@
-//! The steps of an upgrade, and how a part of them is undone.
+//! Steps of an upgrade, and their undo.
 //!
-//! All that comes from the host is made ready in slots beside the sandbox's tree, on its filesystem and out of its reach. A
-//! step is one rename, or one exchange of two names: what it replaces is in the slot afterwards, so that the slots alone
-//! tell which steps were done. Files of the configuration are copied before they are written.
+//! Objects of the host are prepared in slots beside the sandbox's tree, on its filesystem and out of its reach. A
+//! step is one rename, or one exchange of two names: the replaced object is in the slot afterwards, so that the slots alone
+//! show which steps were done. Files of the configuration are copied before they are written.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -18,22 +18,22 @@ use crate::sys::root::{Root, RootError};
 use crate::tree::manifest::{Entry, Kind};
 use crate::tree::place;
 
-/// What an upgrade is about to do, written before its first step and removed after its last.
+/// Journal of an upgrade, written before its first step and removed after its last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Journal {
-    /// The place of the tree.
+    /// Place of the tree.
     pub tree: PathBuf,
-    /// The image beside that place, if the tree is in one.
+    /// Image beside that place, if the tree is in one.
     #[serde(default)]
     pub image: Option<TreeImage>,
-    /// The steps in it.
+    /// Steps in the tree.
     pub steps: Vec<Step>,
-    /// Files of the host that are written.
+    /// Saved files of the host.
     pub saved: Vec<Saved>,
-    /// The document of a domain that is replaced and was not ours.
+    /// XML of a replaced domain of another program.
     pub domain: Option<String>,
-    /// Whether the sandbox is being restarted.
+    /// True while the sandbox is being restarted.
     pub restarting: bool,
 }
 
@@ -56,22 +56,22 @@ impl From<&Entry> for Attributes {
     }
 }
 
-/// One step in the tree. Paths are those inside; slots are numbered.
+/// One step in the tree. Paths are relative to the sandbox's root; slots are numbered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[allow(missing_docs)]
 pub enum Step {
-    /// What is in the slot is put where nothing is.
+    /// Move the object in the slot to a free path.
     Add { path: PathBuf, slot: u32 },
-    /// What is in the slot, which has this inode, and what is at the path change places.
+    /// Exchange the object in the slot, which has this inode, with the one at the path.
     Replace {
         path: PathBuf,
         slot: u32,
         inode: u64,
     },
-    /// What is at the path goes to the slot.
+    /// Move the object at the path to the slot.
     Remove { path: PathBuf, slot: u32 },
-    /// Mode and owner change.
+    /// Change mode and owner.
     Attributes {
         path: PathBuf,
         old: Attributes,
@@ -79,7 +79,7 @@ pub enum Step {
     },
 }
 
-/// A file of the host, and where its content before the upgrade is; nowhere if it was not there.
+/// File of the host with the copy of its old content; `None` if it did not exist.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct Saved {
@@ -91,17 +91,17 @@ fn slot_path(slot: u32) -> PathBuf {
     PathBuf::from(format!("/{slot}"))
 }
 
-/// The places of an upgrade's work. Only the slots have to be on the filesystem of the tree: an image may have little room.
+/// Work directories of an upgrade. Only the slots must be on the filesystem of the tree: an image may have little space.
 #[derive(Debug)]
 pub struct Work {
-    /// On the host.
+    /// Work directory on the host.
     place: PathBuf,
-    /// In the tree; the same, unless that is in an image.
+    /// Work directory in the tree; the same one, unless the tree is in an image.
     tree: PathBuf,
 }
 
 impl Work {
-    /// Those of the tree with the top `tree`, whose place on the host is `place`.
+    /// Returns the work directories of the tree with the top `tree` and the place `place` on the host.
     #[must_use]
     pub fn of(place: &Path, tree: &Path) -> Self {
         Self {
@@ -110,10 +110,10 @@ impl Work {
         }
     }
 
-    /// Makes the places anew.
+    /// Creates empty work directories.
     ///
     /// # Errors
-    /// Where they cannot be made.
+    /// A directory cannot be created.
     pub fn make(&self) -> Result<()> {
         self.remove();
         for dir in [&self.host(), &self.slots()] {
@@ -122,19 +122,19 @@ impl Work {
         Ok(())
     }
 
-    /// Where the host's version of the tree is made.
+    /// Returns the directory of the host's version of the tree.
     #[must_use]
     pub fn host(&self) -> PathBuf {
         self.place.join("host")
     }
 
-    /// Where the slots are.
+    /// Returns the directory of slots.
     #[must_use]
     pub fn slots(&self) -> PathBuf {
         self.tree.join("slots")
     }
 
-    /// Removes all of it.
+    /// Removes the work directories.
     pub fn remove(&self) {
         remove_tree(&self.place);
         remove_tree(&self.tree);
@@ -142,10 +142,10 @@ impl Work {
 }
 
 impl Step {
-    /// Does it. `before` is what the plan was made for: should the sandbox have changed it meanwhile, it is an error.
+    /// Carries out the step. `before` is the planned state of the path; it is an error if the sandbox has changed it meanwhile.
     ///
     /// # Errors
-    /// Where a link or something else is in the way, and where the sandbox has changed it.
+    /// A link or another object is in the way, or the sandbox has changed the path.
     pub fn apply(&self, tree: &Root, slots: &Root, before: Option<&Entry>) -> Result<()> {
         match self {
             Self::Add { path, slot } => {
@@ -171,10 +171,10 @@ impl Step {
         }
     }
 
-    /// Undoes it, if it was done.
+    /// Undoes the step, if it was done.
     ///
     /// # Errors
-    /// Where something is in the way.
+    /// Another object is in the way.
     pub fn undo(&self, tree: &Root, slots: &Root) -> Result<(), RootError> {
         match self {
             Self::Add { path, slot } => {
@@ -217,7 +217,7 @@ impl Step {
     }
 }
 
-/// Whether what a step took away is what it was planned for.
+/// Checks that a step took away the planned object.
 fn check(slots: &Root, slot: u32, path: &Path, before: Option<&Entry>) -> Result<()> {
     let object = slots.plain_object(&slot_path(slot))?;
     let entry = Entry::read(&object, path)?;
@@ -241,7 +241,7 @@ impl Journal {
     /// Name of the journal in the directory of an upgrade's records.
     pub const FILE: &str = "journal.json";
 
-    /// Reads the journal in `records`; none where no step was done yet, or all were.
+    /// Loads the journal in `records`; returns `None` if no step was done yet, or all were.
     ///
     /// # Errors
     /// Where it cannot be read.
@@ -256,7 +256,7 @@ impl Journal {
         }
     }
 
-    /// Writes the journal. When this returns it is on disk.
+    /// Writes the journal durably.
     ///
     /// # Errors
     /// Where it cannot be written.
@@ -284,7 +284,7 @@ impl Journal {
         Ok(())
     }
 
-    /// This without anything to undo: it only tells where to clean up.
+    /// Returns this journal without steps to undo: it only says where to clean up.
     #[must_use]
     pub fn emptied(&self) -> Self {
         Self {
@@ -297,7 +297,7 @@ impl Journal {
         }
     }
 
-    /// Undoes all steps that can be undone, the last first; gives the first failure.
+    /// Undoes all steps that can be undone, the last first; returns the first failure.
     fn undo_steps(&self, tree: &Path) -> Result<Option<RootError>> {
         let slots = Root::new(&Work::of(&self.tree, tree).slots())?;
         let tree = Root::new(tree)?;
@@ -314,10 +314,10 @@ impl Journal {
         Ok(failed)
     }
 
-    /// Undoes what was done, the last first; the tree has the top `tree`.
+    /// Undoes all done steps in the tree `tree`, the last first.
     ///
     /// # Errors
-    /// Where a step cannot be undone; the others are.
+    /// A step cannot be undone; the others are.
     pub fn undo(&self, tree: &Path) -> Result<()> {
         let failed = match self.steps.is_empty() {
             true => None,
