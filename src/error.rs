@@ -27,7 +27,7 @@ pub enum Error {
     Config {
         /// The file.
         path: PathBuf,
-        /// Where in the file, and what is wrong there.
+        /// Place in the file, and the reason.
         reason: String,
     },
     /// libvirt failed, or does not answer.

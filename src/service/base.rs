@@ -30,7 +30,7 @@ impl Provenance {
     /// Reads the records of the sandbox `name`.
     ///
     /// # Errors
-    /// Where they cannot be read, or there is no manifest.
+    /// The records cannot be read, or there is no manifest.
     pub(super) fn load(store: &Store, name: &SandboxName) -> Result<Self> {
         let path = store.manifest(name);
         let text = fs::read_to_string(&path).map_err(Error::io("reading", &path))?;

@@ -21,7 +21,7 @@ impl Connections {
     /// Returns the connection of a URI.
     ///
     /// # Errors
-    /// Where no daemon answers.
+    /// No daemon answers.
     pub(super) fn open(&mut self, uri: &str) -> Result<Arc<Libvirt>> {
         if let Some(open) = self.0.get(uri) {
             return Ok(Arc::clone(open));

@@ -7,7 +7,7 @@ use crate::config::as_text;
 
 /// Name of a sandbox: 1 to 63 characters of `A-Z a-z 0-9 _ . -`, the first a letter or a digit.
 ///
-/// It names a directory, a libvirt domain (which refuses `/` and line ends), a systemd unit
+/// The name of a directory, a libvirt domain (which refuses `/` and line ends), a systemd unit
 /// (`NAME_sandbox.service`; `systemd.unit(5)` would allow more), a cgroup, and by default the host name
 /// inside, which is why it is no longer than a DNS label.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -83,7 +83,7 @@ impl Sandbox<'_> {
     /// Returns the status of the sandbox.
     ///
     /// # Errors
-    /// Where libvirt does not answer.
+    /// libvirt does not answer.
     pub fn summary(&self) -> Result<Summary> {
         let (summary, look) = self.summary_by_host()?;
         Ok(summary.seen(look))

@@ -1,6 +1,6 @@
 //! Export of a sandbox to one archive.
 //!
-//! Its members are metadata (`virt-sandbox/metadata.json`), the configuration and the records of origin, the tree
+//! The members are metadata (`virt-sandbox/metadata.json`), the configuration and the records of origin, the tree
 //! below `tree`, and a last member that marks the archive as complete.
 
 use std::fs;

@@ -123,7 +123,7 @@ impl Sandboxes {
     /// Finishes interrupted renames.
     ///
     /// # Errors
-    /// Where the sandboxes cannot be listed.
+    /// The sandboxes cannot be listed.
     pub(in crate::service) fn finish_renames(&self) -> Result<()> {
         for (name, lock) in self.store.abandoned(NOTE)? {
             if let Err(error) = self.finish_interrupted_rename(&name, lock) {

@@ -76,7 +76,7 @@ fn own_program() -> Result<String> {
 /// Runs journalctl with `arguments` and a pipe for its output. Its errors become errors of this function.
 ///
 /// # Errors
-/// Where there is no journal or no journalctl.
+/// There is no journal or no journalctl.
 pub fn read(sandbox: &Sandbox<'_>, arguments: &[String]) -> Result<Child> {
     let mut child = start(sandbox, arguments)?;
     if let Some(stderr) = child.stderr.take() {

@@ -405,7 +405,7 @@ impl Sandbox<'_> {
     /// Returns the security report of the sandbox.
     ///
     /// # Errors
-    /// Where libvirt does not answer.
+    /// libvirt does not answer.
     pub fn security(&self) -> Result<Report> {
         let (name, config, hypervisor) = (self.name(), self.config(), self.hypervisor()?);
         let driver = self.driver()?;

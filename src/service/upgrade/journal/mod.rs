@@ -244,7 +244,7 @@ impl Journal {
     /// Loads the journal in `records`; returns `None` if no step was done yet, or all were.
     ///
     /// # Errors
-    /// Where it cannot be read.
+    /// The file cannot be read.
     pub fn load(records: &Path) -> Result<Option<Self>> {
         let path = records.join(Self::FILE);
         match fs::read(&path) {
@@ -259,7 +259,7 @@ impl Journal {
     /// Writes the journal durably.
     ///
     /// # Errors
-    /// Where it cannot be written.
+    /// The file cannot be written.
     pub fn save(&self, records: &Path) -> Result<()> {
         let text = serde_json::to_vec(self).map_err(Error::step("writing the journal"))?;
         atomic::write(&records.join(Self::FILE), &text, 0o600)?;
@@ -269,7 +269,7 @@ impl Journal {
     /// Copies a file before it is written.
     ///
     /// # Errors
-    /// Where it cannot be copied.
+    /// The file cannot be copied.
     pub fn keep(&mut self, records: &Path, path: PathBuf) -> Result<()> {
         let copy = match fs::read(&path) {
             Ok(content) => {
