@@ -66,12 +66,12 @@ pub struct Command {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Restart {
-    /// The sandbox ends, too
+    /// End the sandbox, too
     #[default]
     No,
-    /// It starts again unless it ended with success; then the sandbox ends
+    /// Start it again after a failure; end the sandbox after success
     OnFailure,
-    /// It starts again
+    /// Always start it again
     Always,
 }
 
