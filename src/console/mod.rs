@@ -1,4 +1,4 @@
-//! The caller's streams, terminal and signals at one end of the channel, the command of a sandbox at the other.
+//! Session between the caller's streams, terminal and signals, and the command of a sandbox at the other end of the channel.
 
 mod signals;
 mod streams;
@@ -13,17 +13,17 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, raise};
 
-use self::signals::ASKING;
+use self::signals::TERMINATING;
 pub use self::signals::{Received, Signals};
 pub use self::streams::{Stdio, terminal_size};
 use crate::error::{Error, Result};
 
-/// How a conversation ended.
+/// Reason for the end of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ending {
-    /// The guest said how.
+pub enum SessionEnd {
+    /// The guest reported it.
     Exit(Exit),
-    /// The channel was closed without a word.
+    /// The channel was closed without a report.
     Lost,
     /// The escape character was typed.
     Escaped,
@@ -31,85 +31,85 @@ pub enum Ending {
     Interrupted(Signal),
     /// The guest did not report in time.
     Silent,
-    /// The command took longer than it may.
+    /// The command exceeded its time limit.
     TimedOut,
 }
 
-/// How long word that the command runs may be on its way.
-const WORD: Duration = Duration::from_millis(500);
+/// Time for the report that the command has started to arrive, after a signal that asks for the end.
+const STARTED_GRACE: Duration = Duration::from_millis(500);
 
-/// Most milestones that are kept: there are a few, but the guest may say what it likes.
-const MILESTONES: usize = 64;
+/// Number of milestones that are kept. A boot has a few, but a guest can report any number.
+const MOST_MILESTONES: usize = 64;
 
-/// When to give up.
+/// Time limits of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Patience {
-    /// From now until the guest says that the command runs.
+pub struct Timeouts {
+    /// Limit until the guest reports that the command runs.
     pub start: Duration,
-    /// From then until it ends; for ever if absent.
+    /// Limit from then until the command ends; unlimited if absent.
     pub run: Option<Duration>,
 }
 
-/// A conversation that is over.
+/// Session that is over.
 #[derive(Debug)]
-pub struct Conversation {
-    /// How it ended.
-    pub ending: Ending,
-    /// What the guest has reached, with the time it was heard of here.
+pub struct Session {
+    pub end: SessionEnd,
+    /// Milestones that the guest reported, with the time of arrival.
     pub milestones: Vec<(Milestone, Instant)>,
     /// The channel. The guest ends when it is dropped.
     pub link: Link,
 }
 
-/// One end of a conversation.
+/// The caller's end of a session.
 #[derive(Debug)]
 pub struct Console<'a> {
     link: Link,
     signals: &'a Signals,
     stdin: Option<Source>,
     sinks: Vec<(StreamId, Sink)>,
-    /// With a terminal of the sandbox.
+    /// Present if the command has a terminal of the sandbox.
     terminal: Option<Terminal>,
-    patience: Patience,
+    timeouts: Timeouts,
     since: Instant,
     started: bool,
-    /// A signal that asks for the end, before anything was heard of the command.
+    /// Signal that asks for the end, and came before the command was known to run.
     interrupted: Option<(Instant, Signal)>,
-    /// What the guest has reached, with the time it was heard of here.
+    /// Milestones that the guest reported, with the time of arrival.
     milestones: Vec<(Milestone, Instant)>,
-    ending: Option<Ending>,
-    /// Nobody takes the output that is left, and nobody wants to wait any more.
-    gives_up: bool,
+    end: Option<SessionEnd>,
+    /// A signal came after the end, while output was left that nobody reads.
+    discards_output: bool,
 }
 
-/// Whether all that was said before it is to be passed on.
-fn has_output(ending: &Ending) -> bool {
-    match ending {
-        Ending::Exit(_) | Ending::Lost => true,
-        Ending::Escaped | Ending::Interrupted(_) | Ending::Silent | Ending::TimedOut => false,
+/// Returns whether output that came before this end is still to be written.
+fn has_output(end: &SessionEnd) -> bool {
+    match end {
+        SessionEnd::Exit(_) | SessionEnd::Lost => true,
+        SessionEnd::Escaped
+        | SessionEnd::Interrupted(_)
+        | SessionEnd::Silent
+        | SessionEnd::TimedOut => false,
     }
 }
 
-/// What there is only with a terminal.
+/// State of a session with a terminal.
 #[derive(Debug)]
 struct Terminal {
-    /// The caller's, if standard input is one.
+    /// Raw mode of the caller's terminal, if standard input is one.
     raw: Option<RawMode>,
-    /// Ends the conversation.
+    /// Byte that ends the session when typed.
     escape: Option<u8>,
 }
 
 impl<'a> Console<'a> {
-    /// Joins `stdio` to the command at the other end of `link`. `escape` is the byte that ends it when typed at a terminal.
-    ///
-    /// # Errors
-    /// Where the terminal cannot be set to raw mode.
+    /// Connects `stdio` to the command at the other end of `link`, and sets a terminal to raw mode. `escape` is the byte that ends the
+    /// session when typed.
     pub fn new(
         link: Link,
         stdio: Stdio,
         escape: Option<u8>,
         signals: &'a Signals,
-        patience: Patience,
+        timeouts: Timeouts,
     ) -> Result<Self> {
         let terminal = if stdio.is_terminal() {
             let raw = RawMode::enter()
@@ -125,52 +125,49 @@ impl<'a> Console<'a> {
             stdin,
             sinks,
             terminal,
-            patience,
+            timeouts,
             since: Instant::now(),
             started: false,
             interrupted: None,
             milestones: Vec::new(),
-            ending: None,
-            gives_up: false,
+            end: None,
+            discards_output: false,
         })
     }
 
-    /// Talks until it is over. The terminal is as before then.
-    ///
-    /// # Errors
-    /// Where the guest says what nobody understands.
-    pub fn converse(mut self) -> Result<Conversation> {
+    /// Runs the session to its end, and restores the terminal. A frame that cannot be read is an error.
+    pub fn run(mut self) -> Result<Session> {
         loop {
             let is_drained = self.sinks.iter().all(|(_, sink)| sink.is_drained());
-            match &self.ending {
-                Some(ending) if is_drained || self.gives_up || !has_output(ending) => {
-                    return Ok(Conversation {
-                        ending: ending.clone(),
+            match &self.end {
+                Some(end) if is_drained || self.discards_output || !has_output(end) => {
+                    return Ok(Session {
+                        end: end.clone(),
                         milestones: self.milestones,
                         link: self.link,
                     });
                 }
-                Some(_) | None => self.turn()?,
+                Some(_) | None => self.poll_once()?,
             }
         }
     }
 
-    /// Until when to wait, and what it is if nothing comes.
-    fn deadline(&self) -> Option<(Instant, Ending)> {
+    /// Returns the next deadline, and the end of the session if it passes.
+    fn deadline(&self) -> Option<(Instant, SessionEnd)> {
         if self.started {
-            let run = self.patience.run?;
-            Some((self.since + run, Ending::TimedOut))
+            let run = self.timeouts.run?;
+            Some((self.since + run, SessionEnd::TimedOut))
         } else if let Some((at, signal)) = self.interrupted {
-            Some((at + WORD, Ending::Interrupted(signal)))
+            Some((at + STARTED_GRACE, SessionEnd::Interrupted(signal)))
         } else {
-            Some((self.since + self.patience.start, Ending::Silent))
+            Some((self.since + self.timeouts.start, SessionEnd::Silent))
         }
     }
 
-    /// Waits until something can be done, and does it.
-    fn turn(&mut self) -> Result<()> {
-        let is_over = self.ending.is_some();
-        // A job in the background that reads the terminal is stopped, and takes what was typed for somebody else.
+    /// Waits for events, and handles them.
+    fn poll_once(&mut self) -> Result<()> {
+        let is_over = self.end.is_some();
+        // A background job that reads the terminal is stopped (SIGTTIN), or takes input that is meant for another.
         let reads = !is_over && is_ours(std::io::stdin().as_fd());
         let mut polled = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         if !is_over {
@@ -195,7 +192,7 @@ impl<'a> Console<'a> {
 
         if is_ready(Some(self.signals.as_fd())) {
             for received in self.signals.take() {
-                self.signal(received);
+                self.handle_signal(received);
             }
         }
         for (_, sink) in &mut self.sinks {
@@ -203,7 +200,7 @@ impl<'a> Console<'a> {
                 warn(sink.drain(&mut self.link));
             }
         }
-        if self.ending.is_some() {
+        if self.end.is_some() {
             return Ok(());
         }
         if is_ready(
@@ -215,22 +212,22 @@ impl<'a> Console<'a> {
         }
         if is_ready(Some(self.link.as_fd())) {
             let is_open = self.link.fill().unwrap_or(false);
-            let wrong = || Error::step("reading what the guest says");
+            let wrong = || Error::step("reading the guest's frames");
             while let Some(frame) = self.link.next_frame().map_err(wrong())? {
-                self.hear(frame).map_err(wrong())?;
+                self.handle_frame(frame).map_err(wrong())?;
             }
             if !is_open {
-                self.ending.get_or_insert(Ending::Lost);
+                self.end.get_or_insert(SessionEnd::Lost);
             }
         }
         if self.link.flush().is_err() {
-            // What the guest said before it went is still to be read.
+            // Frames that the guest sent before it ended are still to be read.
             let _ = self.link.fill();
         }
-        if let Some((deadline, ending)) = self.deadline()
+        if let Some((deadline, end)) = self.deadline()
             && Instant::now() >= deadline
         {
-            self.ending.get_or_insert(ending);
+            self.end.get_or_insert(end);
         }
         Ok(())
     }
@@ -238,13 +235,13 @@ impl<'a> Console<'a> {
     fn timeout(&self, reads: bool) -> PollTimeout {
         let left = self
             .deadline()
-            .filter(|_| self.ending.is_none())
+            .filter(|_| self.end.is_none())
             .map(|(deadline, _)| deadline.saturating_duration_since(Instant::now()));
-        // Nobody says when the terminal is ours again.
-        let patience = (!reads && self.stdin.is_some()).then(|| Duration::from_millis(200));
-        let wait = left.into_iter().chain(patience).min();
+        // No event tells when the terminal is ours again.
+        let retry = (!reads && self.stdin.is_some()).then(|| Duration::from_millis(200));
+        let wait = left.into_iter().chain(retry).min();
         wait.map_or(PollTimeout::NONE, |wait| {
-            // Rounded up, or the last millisecond is spent looking.
+            // Rounded up: the last fraction of a millisecond would be a busy loop.
             PollTimeout::try_from(wait + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
         })
     }
@@ -256,12 +253,12 @@ impl<'a> Console<'a> {
         let escape = self.terminal.as_ref().and_then(|terminal| terminal.escape);
         match stdin.pump_unless(&mut self.link, escape) {
             Ok(true) => {}
-            Ok(false) => self.ending = Some(Ending::Escaped),
+            Ok(false) => self.end = Some(SessionEnd::Escaped),
             Err(error) => log::warn!("reading standard input: {error}"),
         }
     }
 
-    fn hear(&mut self, frame: Frame) -> std::result::Result<(), WireError> {
+    fn handle_frame(&mut self, frame: Frame) -> std::result::Result<(), WireError> {
         match frame {
             Frame::Data(channel, bytes) => {
                 if let Some(sink) = self.sink(channel) {
@@ -289,14 +286,14 @@ impl<'a> Console<'a> {
                     self.started = true;
                     self.since = Instant::now();
                 }
-                if self.milestones.len() < MILESTONES {
+                if self.milestones.len() < MOST_MILESTONES {
                     self.milestones.push((milestone, Instant::now()));
                 }
             }
             Frame::Exit(exit) => {
-                self.ending.get_or_insert(Ending::Exit(exit));
+                self.end.get_or_insert(SessionEnd::Exit(exit));
             }
-            // Nothing of the guest's.
+            // A guest does not send these.
             Frame::Config(_)
             | Frame::Room(..)
             | Frame::Signal(_)
@@ -313,12 +310,12 @@ impl<'a> Console<'a> {
         sinks.find(|(of, _)| *of == channel).map(|(_, sink)| sink)
     }
 
-    fn signal(&mut self, received: Received) {
+    fn handle_signal(&mut self, received: Received) {
         let Received { signal, typed } = received;
-        let asks_for_the_end = ASKING.contains(&signal);
-        if self.ending.is_some() {
-            // The command has ended: it is we who wait for somebody to read.
-            self.gives_up |= asks_for_the_end;
+        let asks_to_end = TERMINATING.contains(&signal);
+        if self.end.is_some() {
+            // The command has ended, and its output waits for a reader.
+            self.discards_output |= asks_to_end;
         } else if signal == Signal::SIGWINCH {
             self.resize();
         } else if signal == Signal::SIGTSTP {
@@ -326,9 +323,9 @@ impl<'a> Console<'a> {
         } else if signal == Signal::SIGCONT {
             self.resume();
         } else {
-            // The command may run already, with word of that on its way.
+            // The command may run already, and the report be on its way.
             self.pass_on(signal, typed);
-            if asks_for_the_end && !self.started {
+            if asks_to_end && !self.started {
                 self.interrupted.get_or_insert((Instant::now(), signal));
             }
         }
@@ -348,13 +345,13 @@ impl<'a> Console<'a> {
         }));
     }
 
-    /// Stops the command, then us. The command has a session of its own, in which SIGTSTP has no effect.
+    /// Stops the command, then this process. The command gets SIGSTOP: it has a session of its own, where SIGTSTP has no effect.
     fn suspend(&mut self) {
         if let Some(raw) = self.raw() {
             raw.leave();
         }
         self.pass_on(Signal::SIGSTOP, true);
-        // A socket takes so little at once.
+        // A single frame fits into the socket's buffer.
         let _ = self.link.flush();
         let _ = raise(Signal::SIGSTOP);
         self.resume();

@@ -1,4 +1,4 @@
-//! Signals that are for the command.
+//! Signals that are forwarded to the command.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -7,8 +7,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::error::{Error, Result};
 
-/// What is passed on, or minded here.
-const MINDED: [Signal; 9] = [
+/// Signals that are forwarded, or handled here.
+const HANDLED: [Signal; 9] = [
     Signal::SIGINT,
     Signal::SIGTERM,
     Signal::SIGHUP,
@@ -20,15 +20,15 @@ const MINDED: [Signal; 9] = [
     Signal::SIGCONT,
 ];
 
-/// Those that ask for an end.
-pub(super) const ASKING: [Signal; 4] = [
+/// Signals that ask for the end.
+pub(super) const TERMINATING: [Signal; 4] = [
     Signal::SIGINT,
     Signal::SIGTERM,
     Signal::SIGHUP,
     Signal::SIGQUIT,
 ];
 
-/// Signals that wait until they are asked for, from the moment this is made.
+/// Signals that are held back until they are taken. The old signal mask is restored on drop.
 #[derive(Debug)]
 pub struct Signals {
     file: SignalFd,
@@ -38,22 +38,18 @@ pub struct Signals {
 /// A signal that came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Received {
-    /// Which one.
     pub signal: Signal,
-    /// Whether the kernel sent it, to a whole job: a key typed at the terminal, or its hang-up.
+    /// Sent by the kernel to a whole job: a key typed at the terminal, or its hang-up.
     pub typed: bool,
 }
 
 impl Signals {
-    /// Holds signals back. No thread must have been started before, or it would take them.
-    ///
-    /// # Errors
-    /// Where the kernel has no more files for us.
+    /// Holds signals back. No thread may have been started before, or it would take them.
     pub fn hold() -> Result<Self> {
         let failed = |errno| Error::step("listening for signals")(errno);
         let mut set = SigSet::empty();
-        for signal in MINDED {
-            // One that the caller has had ignored, as nohup(1) does, stays so.
+        for signal in HANDLED {
+            // A signal that the caller ignores, as with nohup(1), stays ignored.
             set.add(signal);
         }
         let before = SigSet::thread_get_mask().map_err(failed)?;
@@ -63,7 +59,7 @@ impl Signals {
         Ok(Self { file, before })
     }
 
-    /// Those that came since the last time.
+    /// Returns the signals that came since the last call.
     pub fn take(&self) -> Vec<Received> {
         let mut received = Vec::new();
         while let Ok(Some(info)) = self.file.read_signal() {
@@ -78,13 +74,13 @@ impl Signals {
         received
     }
 
-    /// The first that came which asks for an end.
+    /// Returns the first signal that asks for the end.
     #[must_use]
     pub fn interrupted(&self) -> Option<Signal> {
         self.take()
             .into_iter()
             .map(|received| received.signal)
-            .find(|signal| ASKING.contains(signal))
+            .find(|signal| TERMINATING.contains(signal))
     }
 }
 
@@ -96,7 +92,7 @@ impl AsFd for Signals {
 
 impl Drop for Signals {
     fn drop(&mut self) {
-        // A library's user goes on.
+        // A user of the library goes on afterwards.
         let _ = self.before.thread_set_mask();
     }
 }

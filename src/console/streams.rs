@@ -1,4 +1,4 @@
-//! The caller's standard streams: which of them the command may have itself, and which are carried.
+//! The caller's standard streams: some are inherited by the command, the others are carried over the channel.
 
 use std::io::{IsTerminal, stderr, stdin, stdout};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,7 +12,7 @@ use nix::unistd::{dup2_stdin, dup2_stdout};
 
 use crate::error::{Error, Result};
 
-/// What becomes of the caller's standard streams.
+/// The caller's standard streams, each inherited by the command or carried over the channel.
 #[derive(Debug)]
 pub struct Stdio {
     streams: [Stream; 3],
@@ -28,22 +28,19 @@ struct Stream {
 const CHANNELS: [StreamId; 3] = [StreamId::Stdin, StreamId::Stdout, StreamId::Stderr];
 
 impl Stdio {
-    /// Those of this process. With `terminal` the command gets a terminal of the sandbox. `shares` says whether files
-    /// can be handed down, as they can to a container.
-    ///
-    /// # Errors
-    /// Where there are no more files for us.
-    pub fn of_process(terminal: bool, shares: bool) -> Result<Self> {
+    /// Takes the streams of this process. With `terminal` the command gets a terminal of the sandbox. A container can inherit
+    /// files (`inherits`), a virtual machine cannot.
+    pub fn of_process(terminal: bool, inherits: bool) -> Result<Self> {
         let stream = |fd: BorrowedFd<'_>, direction| -> Result<Stream> {
-            let shares = shares && !terminal;
-            let shared = shares.then(|| hand_down(fd, direction)).flatten();
+            let inherits = inherits && !terminal;
+            let shared = inherits.then(|| hand_down(fd, direction)).flatten();
             Ok(match (shared, fd.try_clone_to_owned()) {
                 (Some(file), _) => Stream { file, shared: true },
                 (None, Ok(file)) => Stream {
                     file,
                     shared: false,
                 },
-                // A stream that the caller has closed is an empty one.
+                // A stream that the caller has closed is empty.
                 (None, Err(_)) => Stream {
                     file: null()?,
                     shared: false,
@@ -60,13 +57,13 @@ impl Stdio {
         })
     }
 
-    /// Whether the command gets a terminal.
+    /// Returns whether the command gets a terminal.
     #[must_use]
     pub fn is_terminal(&self) -> bool {
         self.terminal
     }
 
-    /// What the guest is told.
+    /// Returns the streams as the guest's configuration describes them.
     #[must_use]
     pub fn for_guest(&self) -> guest::Stdio {
         if self.terminal {
@@ -80,17 +77,14 @@ impl Stdio {
         )
     }
 
-    /// Those that are handed down, in the order of their numbers.
+    /// Returns the inherited streams, in the order of their descriptors.
     pub fn shared(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let shared = self.streams.iter().filter(|stream| stream.shared);
         shared.map(|stream| stream.file.as_fd())
     }
 
-    /// Closes this process's own standard input and output where the command has them. Standard error stays, for what there
-    /// is to say.
-    ///
-    /// # Errors
-    /// Where there is nothing to put in their place.
+    /// Closes this process's own standard input and output if the command has inherited them. Standard error stays, for
+    /// messages.
     pub fn hand_over(&self) -> Result<()> {
         let failed = |errno| Error::step("handing over the streams")(errno);
         if self.streams[0].shared {
@@ -102,12 +96,12 @@ impl Stdio {
         Ok(())
     }
 
-    /// The ends of those that are carried.
+    /// Returns the ends of the carried streams.
     pub(super) fn into_ends(self) -> (Option<Source>, Vec<(StreamId, Sink)>) {
         let mut source = None;
         let mut sinks = Vec::new();
         for (channel, stream) in CHANNELS.into_iter().zip(self.streams) {
-            // All that a terminal says comes as standard output.
+            // All output of a terminal comes as standard output.
             let is_silent = self.terminal && channel == StreamId::Stderr;
             if stream.shared || is_silent {
                 continue;
@@ -142,7 +136,7 @@ fn is_regular(file: &OwnedFd) -> bool {
     })
 }
 
-/// The size of the caller's window; that of an old terminal if it has none.
+/// Returns the size of the caller's window, or 24 rows of 80 columns.
 #[must_use]
 pub fn terminal_size() -> WindowSize {
     let sizes = [stdin().as_fd(), stdout().as_fd(), stderr().as_fd()].map(size);

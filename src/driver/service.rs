@@ -18,7 +18,7 @@ use crate::guest::{self, find_init};
 use crate::host::HostFacts;
 use crate::hypervisor::Hypervisor;
 use crate::label::selinux::{self, Kind};
-use crate::label::{self, Given};
+use crate::label::{self, Assigned};
 
 /// Units and files that a service needs inside, whatever its driver is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,11 +158,11 @@ impl ServiceBuild<'_> {
     }
 
     /// Finds the security label of the service, and labels its files.
-    fn label(&self, kind: Kind, hypervisor: &dyn Hypervisor) -> Result<Given> {
+    fn label(&self, kind: Kind, hypervisor: &dyn Hypervisor) -> Result<Assigned> {
         let Self { config, record, .. } = *self;
         let model = label::model(&hypervisor.capabilities()?);
         let services = record.parent().unwrap_or(Path::new(guest::SERVICES));
-        let sandbox = label::Sandbox {
+        let sandbox = label::Labelled {
             name: &config.name,
             uuid: config.uuid,
             kind,
@@ -171,7 +171,7 @@ impl ServiceBuild<'_> {
             templates: self.templates,
             file_type: config.file_type.as_ref(),
         };
-        let label = label::give(config.security.as_ref(), model, &sandbox)?;
+        let label = label::assign(config.security.as_ref(), model, &sandbox)?;
         if let Some(files) = &label.files {
             match (self.changed, config.image) {
                 (Some(tree), _) => selinux::label(tree, files)?,

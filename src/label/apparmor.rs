@@ -1,8 +1,8 @@
-//! Profiles of AppArmor: each container has one of its own while it runs.
+//! AppArmor profiles: each container has its own while it runs.
 //!
-//! The profile that libvirt would make lets nothing be mounted, of which the first process of a container makes its root. libvirt
-//! calls a profile after the domain's identity whatever the label says (`get_profile_name()`), and only that name may
-//! its confined daemon signal, trace and change to.
+//! libvirt's own profile for containers forbids the mounts that a sandbox's root is assembled from. libvirt names a profile after the
+//! domain's uuid, whatever the label is (`get_profile_name()`), and its confined daemon may signal, trace and change to that name
+//! only.
 
 use std::path::Path;
 
@@ -14,19 +14,16 @@ use crate::domain::template::Template;
 use crate::error::{Error, Result};
 use crate::sys::process::command;
 
-/// What the kernel says of a process that has no profile.
+/// Label of a process without a profile.
 pub(super) const UNCONFINED: &str = "unconfined";
 
-/// The name of the profile of domain `uuid`.
+/// Returns the name of the profile of the domain `uuid`.
 #[must_use]
 pub fn profile_name(uuid: &Uuid) -> String {
     format!("libvirt-{uuid}")
 }
 
-/// The profile of a container.
-///
-/// # Errors
-/// Where the template is wrong.
+/// Renders the profile of a container.
 pub fn profile(name: &SandboxName, uuid: &Uuid, templates: Option<&Path>) -> Result<String> {
     #[derive(Serialize)]
     struct View<'a> {
@@ -37,15 +34,12 @@ pub fn profile(name: &SandboxName, uuid: &Uuid, templates: Option<&Path>) -> Res
     Template::ContainerProfile.render(&View { name, profile }, templates)
 }
 
-/// Gives a profile to the kernel, instead of one that it has of the same name.
-///
-/// # Errors
-/// Where it cannot be read by `apparmor_parser`, or that is not installed.
+/// Loads a profile into the kernel, and replaces one of the same name.
 pub fn load(profile: &str) -> Result<()> {
     run("loading the AppArmor profile", "--replace", profile)
 }
 
-/// Takes the profile of domain `uuid` away from the kernel, if it has one.
+/// Removes the profile of the domain `uuid` from the kernel, if it is loaded.
 pub fn unload(uuid: &Uuid) {
     let name = profile_name(uuid);
     let loaded = std::fs::read_to_string(LOADED).unwrap_or_default();
@@ -58,7 +52,7 @@ pub fn unload(uuid: &Uuid) {
     }
 }
 
-/// The profiles that the kernel has: a line each, with the mode in parentheses.
+/// List of the loaded profiles: a line for each, with the mode in parentheses.
 const LOADED: &str = "/sys/kernel/security/apparmor/profiles";
 
 fn has_profile(loaded: &str, name: &str) -> bool {
@@ -68,8 +62,8 @@ fn has_profile(loaded: &str, name: &str) -> bool {
         .any(|(known, _)| known == name)
 }
 
-/// What of a profile is compiled: all that AppArmor 3.0 has but sockets. Where those are mediated, Linux before 6.2 lets nobody lock
-/// one, whatever a profile allows; systemd does for each unit with `DynamicUser=`. Ours would allow them all.
+/// Features that a profile is compiled for: all of AppArmor 3.0 but the mediation of sockets. With it, Linux before 6.2 lets nobody
+/// lock a socket, whatever the profile allows, as systemd does for each unit with `DynamicUser=`. The profile would allow all sockets.
 const FEATURES: &str = "query {label {multi_transaction {yes } data {yes } perms {allow deny audit quiet } } } dbus {mask {acquire send \
     receive } } signal {mask {hup int quit ill trap abrt bus fpe kill usr1 segv usr2 pipe alrm term stkflt chld cont stop \
     stp ttin ttou urg xcpu xfsz vtalrm prof winch io pwr sys emt lost } } ptrace {mask {read trace } } caps {mask {chown \

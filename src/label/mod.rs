@@ -1,4 +1,4 @@
-//! The security label of a sandbox, from what is asked for and what the host has.
+//! Security labels of sandboxes: chosen from the request and the host's security module.
 
 pub mod apparmor;
 pub mod selinux;
@@ -15,8 +15,8 @@ use crate::domain::template::{self, Template};
 use crate::domain::{LabelKind, SecLabel, SecModel};
 use crate::error::{Error, Result};
 
-/// The security module that a connection of libvirt's labels domains with, if there is one: what it says of itself.
-/// A module of the kernel's may be one that libvirt does not use.
+/// Returns the security module that libvirt labels domains with, from its capabilities. The kernel may have a module that libvirt
+/// does not use.
 #[must_use]
 pub fn model(capabilities: &str) -> Option<SecModel> {
     let document = roxmltree::Document::parse(capabilities).ok()?;
@@ -34,7 +34,7 @@ pub fn model(capabilities: &str) -> Option<SecModel> {
         .next()
 }
 
-/// The user and the group that libvirt's daemon runs QEMU as, from its capabilities; `None` where it says none.
+/// Returns the user and the group that libvirt runs QEMU as, from its capabilities.
 #[must_use]
 pub fn qemu_account(capabilities: &str) -> Option<(u32, u32)> {
     let document = roxmltree::Document::parse(capabilities).ok()?;
@@ -46,13 +46,13 @@ pub fn qemu_account(capabilities: &str) -> Option<(u32, u32)> {
         .descendants()
         .filter(|node| node.has_tag_name("secmodel"))
         .find(|node| text(*node, "model").as_deref() == Some("dac"))?;
-    // Numbers with a plus sign before each: "+64055:+64055".
+    // Numbers with a plus sign: "+64055:+64055".
     let label = text(model, "baselabel")?;
     let (user, group) = label.split_once(':')?;
     Some((user.parse().ok()?, group.parse().ok()?))
 }
 
-/// The label that a domain's document says, if it says one.
+/// Returns the label in a domain's document.
 #[must_use]
 pub fn of_domain(xml: &str) -> Option<String> {
     let document = roxmltree::Document::parse(xml).ok()?;
@@ -63,46 +63,40 @@ pub fn of_domain(xml: &str) -> Option<String> {
     label.text().map(|text| text.trim().to_owned())
 }
 
-/// What a sandbox is labelled by.
+/// Sandbox that a label is assigned to.
 #[derive(Debug, Clone, Copy)]
-pub struct Sandbox<'a> {
-    /// Its name.
+pub struct Labelled<'a> {
     pub name: &'a SandboxName,
-    /// Its identity.
     pub uuid: Uuid,
-    /// Who keeps it.
     pub kind: Kind,
-    /// Its directory, where it is noted what is its own.
+    /// Directory of the sandbox, which has the note of its categories.
     pub record: &'a Path,
-    /// Directories that have one of each sandbox.
+    /// Directories with one such directory for each sandbox.
     pub records: &'a [&'a Path],
-    /// Templates of the admin.
+    /// Templates of the administrator.
     pub templates: &'a Path,
-    /// The type of its files with SELinux, if not the usual one.
+    /// SELinux type of the files, if not the policy's.
     pub file_type: Option<&'a FileType>,
 }
 
-/// What a sandbox is labelled with.
+/// Labels that were assigned to a sandbox.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Given {
-    /// What libvirt is told.
+pub struct Assigned {
+    /// Label of the domain.
     pub domain: Option<SecLabel>,
-    /// What its files have, with SELinux.
+    /// SELinux context of the files.
     pub files: Option<Context>,
 }
 
-/// Finds the label of a sandbox. What is its own alone is its own when this returns: the categories of SELinux are noted, and the
-/// kernel has the profile of AppArmor.
-///
-/// # Errors
-/// As [`resolve`]; where the policy does not know the label, or the profile cannot be loaded.
-pub fn give(
+/// Assigns a label to a sandbox. On return it is reserved for the sandbox: the categories of SELinux are noted, the profile of
+/// AppArmor is loaded.
+pub fn assign(
     asked: Option<&Security>,
     model: Option<SecModel>,
-    sandbox: &Sandbox<'_>,
-) -> Result<Given> {
+    sandbox: &Labelled<'_>,
+) -> Result<Assigned> {
     let domain = match (asked, model, sandbox.kind) {
-        (_, Some(SecModel::SeLinux), _) => return give_context(asked, sandbox),
+        (_, Some(SecModel::SeLinux), _) => return assign_context(asked, sandbox),
         (
             None | Some(Security::Dynamic { label: None }),
             Some(model @ SecModel::AppArmor),
@@ -120,14 +114,14 @@ pub fn give(
             resolve(asked, model)?
         }
     };
-    Ok(Given {
+    Ok(Assigned {
         domain,
         files: None,
     })
 }
 
-/// The contexts of a sandbox. libvirt would choose categories anew at every start, and the files have to have the same.
-fn give_context(asked: Option<&Security>, sandbox: &Sandbox<'_>) -> Result<Given> {
+/// Assigns SELinux contexts to a sandbox. libvirt would choose new categories at every start, but the files keep theirs.
+fn assign_context(asked: Option<&Security>, sandbox: &Labelled<'_>) -> Result<Assigned> {
     let mut types = selinux::types(sandbox.kind)?;
     let parsed = |label: &Label| -> Result<Context> {
         let doing = "reading the security label";
@@ -154,11 +148,11 @@ fn give_context(asked: Option<&Security>, sandbox: &Sandbox<'_>) -> Result<Given
     };
     let labels = Labels::new(&types, &level, sandbox.file_type);
     if !labels.are_usable()? {
-        return Ok(Given::default());
+        return Ok(Assigned::default());
     }
     let label = labels.process.to_string();
     let label = label.parse().map_err(Error::step("naming the label"))?;
-    Ok(Given {
+    Ok(Assigned {
         domain: Some(SecLabel {
             model: SecModel::SeLinux,
             kind: LabelKind::Static { label },
@@ -167,17 +161,16 @@ fn give_context(asked: Option<&Security>, sandbox: &Sandbox<'_>) -> Result<Given
     })
 }
 
-/// The label of this process as the kernel tells it.
+/// Reads the label of this process.
 fn own_label() -> Result<String> {
     let path = Path::new("/proc/self/attr/current");
     fs::read_to_string(path).map_err(Error::io("reading", path))
 }
 
-/// What libvirt is told. Where the host has no security module, what would be its choice, or that of this process, is
-/// nobody's.
+/// Turns a request into the label of a domain. On a host without a security module, a dynamic or inherited label is none.
 ///
 /// # Errors
-/// Where a label is asked for that nobody can give, or that of this process cannot be read.
+/// The host cannot give the requested label, or the label of this process cannot be read.
 pub fn resolve(asked: Option<&Security>, model: Option<SecModel>) -> Result<Option<SecLabel>> {
     let (Some(asked), Some(model)) = (asked, model) else {
         return match asked {
@@ -210,7 +203,7 @@ pub fn resolve(asked: Option<&Security>, model: Option<SecModel>) -> Result<Opti
             SecModel::AppArmor,
             LabelKind::Static { label } | LabelKind::Dynamic { base: Some(label) },
         ) => {
-            // libvirt changes to the profile of that name alone, whatever the label says.
+            // libvirt uses only the profile named after the domain, whatever the label is.
             Err(Error::refused(format!(
                 "the label '{}' cannot be given: with AppArmor libvirt runs each domain in a profile of its own; what that \
                  allows a container is in '{}'",
@@ -224,9 +217,9 @@ pub fn resolve(asked: Option<&Security>, model: Option<SecModel>) -> Result<Opti
     }
 }
 
-/// The label of this process as the kernel tells it.
+/// Converts the label of this process, as the kernel shows it.
 fn inherited(current: &str, model: SecModel) -> Result<LabelKind> {
-    // A context ends with a zero; the name of a profile is followed by its mode.
+    // A context ends with a zero byte; a profile's name is followed by its mode.
     let label = current.trim_end_matches(['\0', '\n']);
     let label = label.split(" (").next().unwrap_or(label);
     if model == SecModel::AppArmor && label == apparmor::UNCONFINED {
@@ -260,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_without_a_module_gives_no_label() {
+    fn a_host_without_a_module_has_no_label() {
         for text in ["dynamic", "inherit"] {
             assert_eq!(resolve(Some(&asked(text)), None).unwrap(), None);
         }
@@ -274,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_reach_the_domain() {
+    fn a_requested_label_becomes_the_domains() {
         let model = SecModel::SeLinux;
         let label = |text| resolve(Some(&asked(text)), Some(model)).unwrap().unwrap();
         assert_eq!(
@@ -288,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn of_apparmor_there_is_one_profile_for_each() {
+    fn apparmor_accepts_no_label_of_the_user() {
         let model = SecModel::AppArmor;
         for text in ["static,label=mine", "dynamic,label=mine"] {
             let message = resolve(Some(&asked(text)), Some(model))
@@ -322,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn the_label_is_told_by_the_domain() {
+    fn the_label_is_read_from_the_domain() {
         let domain = |inside: &str| format!("<domain type='lxc'><name>a</name>{inside}</domain>");
         let label = "system_u:system_r:container_t:s0:c1,c2";
         let said =
@@ -336,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn the_module_is_told_by_libvirt() {
+    fn the_module_is_read_from_the_capabilities() {
         let capabilities = |model: &str| {
             format!(
                 "<capabilities><host><secmodel><model>{model}</model><doi>0</doi></secmodel>\

@@ -34,7 +34,7 @@ use crate::config::{
     Confinement, Credential, Disk, Hostname, Include, KernelRequest, Mount, Network, Publish,
     Resources, SandboxName, Security,
 };
-use crate::console::{Console, Conversation, Ending, Patience, Signals, Stdio};
+use crate::console::{Console, Session, SessionEnd, Signals, Stdio, Timeouts};
 use crate::domain::SecModel;
 use crate::domain::qemu::{Authority, Emulation};
 pub use crate::driver::connection::{Connection, Environment};
@@ -219,23 +219,23 @@ pub fn run(request: &Request, connection: &Connection, places: &Places) -> Resul
     guest.link.send(&Frame::Config(config));
 
     // 4. Join the streams until the command ends.
-    let patience = Patience {
+    let timeouts = Timeouts {
         start: request.start_timeout.unwrap_or(plan.start_timeout()),
         run: request.timeout,
     };
-    let console = Console::new(guest.link, stdio, request.escape, &signals, patience)?;
-    let Conversation {
-        ending,
+    let console = Console::new(guest.link, stdio, request.escape, &signals, timeouts)?;
+    let Session {
+        end,
         milestones,
         link,
-    } = console.converse()?;
+    } = console.run()?;
     for (milestone, at) in milestones {
         stages.reach_at(&milestone.name, at);
     }
     stages.reach("end");
 
     // 5. End the domain.
-    let has_ended_well = matches!(ending, Ending::Exit(_));
+    let has_ended_well = matches!(end, SessionEnd::Exit(_));
     let is_gone = match &plan.channel {
         ChannelKind::Inherited { stage, .. } if has_ended_well => {
             let ended = end::end_container(&hypervisor, name, stage, link);
@@ -274,7 +274,7 @@ pub fn run(request: &Request, connection: &Connection, places: &Places) -> Resul
         true => String::new(),
         false => guest.output.read(),
     };
-    Ok(outcome::outcome(ending, &output, &plan, stages))
+    Ok(outcome::outcome(end, &output, &plan, stages))
 }
 
 /// Unloads the AppArmor profile of a domain on drop, if there is one.

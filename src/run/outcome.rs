@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use guest_init::channel::wire::Exit;
 use nix::sys::signal::Signal;
 
-use crate::console::Ending;
+use crate::console::SessionEnd;
 use crate::domain::qemu::Emulation;
 use crate::run::Plan;
 
@@ -59,9 +59,9 @@ const TIMED_OUT: u8 = 124;
 /// Exit status of failures that are not the command's, as of `podman-run(1)`.
 pub const OWN_FAILURE: u8 = 125;
 
-/// Returns the outcome of a session with this ending.
+/// Returns the outcome of a session with this end.
 pub(super) fn outcome(
-    ending: Ending,
+    end: SessionEnd,
     guest_output: &str,
     plan: &Plan,
     stages: Timeline,
@@ -72,21 +72,21 @@ pub(super) fn outcome(
         "" => format!("{text}; try --debug to see how far it comes"),
         words => format!("{text}; the last it said was:\n{words}"),
     };
-    let (code, message) = match ending {
-        Ending::Exit(exit) => {
+    let (code, message) = match end {
+        SessionEnd::Exit(exit) => {
             let reason = match &exit {
                 Exit::Status { .. } | Exit::Signal { .. } => None,
                 Exit::NotRun { reason, .. } | Exit::Failed { reason } => Some(reason.clone()),
             };
             (exit.code(), reason)
         }
-        Ending::Lost => (
+        SessionEnd::Lost => (
             OWN_FAILURE,
             Some(with_output("the sandbox ended without telling how")),
         ),
-        Ending::Escaped => (OWN_FAILURE, None),
-        Ending::Interrupted(signal) => return interrupted(signal, stages),
-        Ending::Silent => (
+        SessionEnd::Escaped => (OWN_FAILURE, None),
+        SessionEnd::Interrupted(signal) => return interrupted(signal, stages),
+        SessionEnd::Silent => (
             OWN_FAILURE,
             Some(with_output(match plan.emulation() {
                 Some(Emulation::Kvm) => {
@@ -98,7 +98,7 @@ pub(super) fn outcome(
                 }
             })),
         ),
-        Ending::TimedOut => (TIMED_OUT, Some("the command took too long".to_owned())),
+        SessionEnd::TimedOut => (TIMED_OUT, Some("the command took too long".to_owned())),
     };
     Outcome {
         code,

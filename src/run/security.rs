@@ -8,11 +8,11 @@ use crate::driver::{Driver, Qemu};
 use crate::error::Result;
 use crate::guest;
 use crate::label::selinux::{self, Kind};
-use crate::label::{self, Given};
+use crate::label::{self, Assigned};
 use crate::run::{Planning, Purpose};
 
 /// Chooses the label of the sandbox of `planning`. If it is about to start, its profile is loaded and its categories are noted.
-pub(super) fn label(planning: &Planning<'_>) -> Result<Given> {
+pub(super) fn label(planning: &Planning<'_>) -> Result<Assigned> {
     let asked = planning.request.security.as_ref();
     let model = planning.model;
     if planning.purpose == Purpose::Show {
@@ -20,7 +20,7 @@ pub(super) fn label(planning: &Planning<'_>) -> Result<Given> {
     }
     match (planning.connection.driver, model) {
         (Driver::Lxc, _) => {
-            let sandbox = label::Sandbox {
+            let sandbox = label::Labelled {
                 name: planning.name,
                 uuid: planning.uuid,
                 kind: Kind::Container,
@@ -29,10 +29,10 @@ pub(super) fn label(planning: &Planning<'_>) -> Result<Given> {
                 templates: Path::new(template::OVERRIDES),
                 file_type: None,
             };
-            label::give(asked, model, &sandbox)
+            label::assign(asked, model, &sandbox)
         }
         // libvirt labels the files of a machine, but may not make its sockets in any directory.
-        (Driver::Qemu(Qemu::System), Some(SecModel::SeLinux)) => Ok(Given {
+        (Driver::Qemu(Qemu::System), Some(SecModel::SeLinux)) => Ok(Assigned {
             domain: label::resolve(asked, model)?,
             files: Some(selinux::types(Kind::Machine { emulated: true })?.file),
         }),
@@ -41,8 +41,8 @@ pub(super) fn label(planning: &Planning<'_>) -> Result<Given> {
 }
 
 /// Returns the label for libvirt; nothing is labelled for it.
-fn resolve(asked: Option<&Security>, model: Option<SecModel>) -> Result<Given> {
-    Ok(Given {
+fn resolve(asked: Option<&Security>, model: Option<SecModel>) -> Result<Assigned> {
+    Ok(Assigned {
         domain: label::resolve(asked, model)?,
         files: None,
     })

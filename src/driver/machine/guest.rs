@@ -11,7 +11,7 @@ use super::PATIENCE;
 use super::channel::{self, AgentPorts};
 use super::limits;
 use super::tunnel::HostTunnel;
-use crate::console::{Console, Ending, Patience, Signals, Stdio};
+use crate::console::{Console, SessionEnd, Signals, Stdio, Timeouts};
 use crate::driver::guest::{ANSWER, Entrance, Guest, GuestUsage};
 use crate::driver::proc;
 use crate::error::{Error, Result};
@@ -52,8 +52,8 @@ impl Machine {
     }
 
     /// Sends a request to the agent; a port that fails is not used again.
-    fn ask(&self, ask: &AgentRequest, patience: Duration, limit: Duration) -> Result<Captured> {
-        let captured = self.ask_within(ask, patience, limit)?;
+    fn ask(&self, ask: &AgentRequest, timeouts: Duration, limit: Duration) -> Result<Captured> {
+        let captured = self.ask_within(ask, timeouts, limit)?;
         captured.ok_or_else(|| Error::not_ready("the virtual machine does not answer"))
     }
 
@@ -61,10 +61,10 @@ impl Machine {
     fn ask_within(
         &self,
         ask: &AgentRequest,
-        patience: Duration,
+        timeouts: Duration,
         limit: Duration,
     ) -> Result<Option<Captured>> {
-        let mut port = self.ports.attach(patience)?;
+        let mut port = self.ports.attach(timeouts)?;
         let captured = port.capture(ask, Instant::now() + limit)?;
         if captured.is_some() {
             self.ports.keep(port);
@@ -123,16 +123,16 @@ impl Guest for Machine {
         let stdio = Stdio::of_process(how.terminal, false)?;
         let ask = asked(how, command.to_vec(), stdio.for_guest());
         let (link, _lock) = port.into_asked(&ask)?;
-        let patience = Patience {
+        let timeouts = Timeouts {
             start: START,
             run: None,
         };
-        let conversation = Console::new(link, stdio, None, &signals, patience)?.converse()?;
-        match conversation.ending {
-            Ending::Exit(exit) => exit_status(&exit),
-            Ending::Interrupted(signal) => Ok(128_u8.saturating_add(signal as u8)),
-            Ending::Lost => Err(Error::not_running("the sandbox has ended meanwhile")),
-            Ending::Escaped | Ending::Silent | Ending::TimedOut => {
+        let session = Console::new(link, stdio, None, &signals, timeouts)?.run()?;
+        match session.end {
+            SessionEnd::Exit(exit) => exit_status(&exit),
+            SessionEnd::Interrupted(signal) => Ok(128_u8.saturating_add(signal as u8)),
+            SessionEnd::Lost => Err(Error::not_running("the sandbox has ended meanwhile")),
+            SessionEnd::Escaped | SessionEnd::Silent | SessionEnd::TimedOut => {
                 Err(Error::not_ready("the virtual machine does not answer"))
             }
         }

@@ -1,4 +1,4 @@
-//! Two categories for each sandbox, that no other has: what its processes may not read is what lacks one of theirs.
+//! Two categories for each sandbox, which no other has: processes cannot read files with a category that they lack.
 
 use std::fmt;
 use std::fs;
@@ -12,21 +12,21 @@ use crate::sys::file::atomic;
 use crate::sys::file::entries::entries_except;
 use crate::sys::file::lock::{Lock, Sharing};
 
-/// Categories of a policy, as every distribution builds it: `c0` to `c1023`.
+/// Number of categories in the policies of all distributions: `c0` to `c1023`.
 const COUNT: u32 = 1024;
 
-/// The file in the directory of a sandbox that says which it has.
+/// Name of the file with the categories, in the directory of a sandbox.
 const NOTE: &str = "categories";
 
-/// Two categories, the lesser first.
+/// Pair of categories, the lower one first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Categories(u32, u32);
 
 impl Categories {
-    /// How many there are.
+    /// Number of pairs.
     const PAIRS: u32 = COUNT * (COUNT - 1) / 2;
 
-    /// Pair `index`, from 0: all with the second category 1, then 2 and so on.
+    /// Returns the pair number `index`: first those whose second category is 1, then 2, and so on.
     fn nth(index: u32) -> Self {
         let mut second = 1;
         let mut rest = index % Self::PAIRS;
@@ -59,46 +59,43 @@ impl fmt::Display for Categories {
     }
 }
 
-/// Which categories are whose on this host.
+/// Registry of the categories in use on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registry {
-    /// Directories that have one of each sandbox.
+    /// Directories with one directory for each sandbox.
     pub directories: Vec<PathBuf>,
-    /// What is locked while categories are chosen.
+    /// Lock file, held while categories are chosen.
     pub lock: PathBuf,
 }
 
 impl Registry {
-    /// The categories of the sandbox `uuid` that has the directory `dir`: those it had, or else free ones, which it then has for
-    /// as long as its directory is there.
-    ///
-    /// # Errors
-    /// Where they cannot be noted, or none are free.
+    /// Returns the categories noted in `dir`, the directory of the sandbox `uuid`, or notes free ones. They are the sandbox's as long
+    /// as the directory exists.
     pub fn claim(&self, dir: &Path, uuid: Uuid) -> Result<Categories> {
         let _lock = Lock::acquire(&self.lock, Sharing::Exclusive, |_| {})?;
         let taken = self.taken(dir);
-        if let Some(had) = noted(dir).filter(|had| !taken.contains(had)) {
+        if let Some(had) = read_note(dir).filter(|had| !taken.contains(had)) {
             return Ok(had);
         }
         let chosen = choose(uuid, |pair| !taken.contains(pair))
-            .ok_or_else(|| Error::unsupported("no two categories of SELinux are free"))?;
+            .ok_or_else(|| Error::unsupported("no pair of SELinux categories is free"))?;
         atomic::write(&dir.join(NOTE), format!("{chosen}\n").as_bytes(), 0o600)?;
         Ok(chosen)
     }
 
-    /// What other sandboxes have.
+    /// Returns the categories of other sandboxes.
     fn taken(&self, but: &Path) -> Vec<Categories> {
         entries_except(&self.directories, but)
-            .filter_map(|dir| noted(&dir))
+            .filter_map(|dir| read_note(&dir))
             .collect()
     }
 }
 
-fn noted(dir: &Path) -> Option<Categories> {
+fn read_note(dir: &Path) -> Option<Categories> {
     fs::read_to_string(dir.join(NOTE)).ok()?.trim().parse().ok()
 }
 
-/// A pair that is free; the same sandbox tends to get the same.
+/// Chooses a free pair. The same sandbox tends to get the same pair again.
 fn choose(uuid: Uuid, is_free: impl Fn(&Categories) -> bool) -> Option<Categories> {
     let count = Categories::PAIRS;
     let begin = u32::try_from(uuid.as_u128() % u128::from(count)).unwrap_or_default();
@@ -113,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_pair_is_there_once() {
+    fn every_pair_has_one_number() {
         assert_eq!(Categories::nth(0).to_string(), "c0,c1");
         assert_eq!(Categories::nth(1).to_string(), "c0,c2");
         assert_eq!(Categories::nth(2).to_string(), "c1,c2");
@@ -130,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn every_sandbox_has_its_own_and_keeps_them() {
+    fn every_sandbox_has_its_own_categories_and_keeps_them() {
         let root = tempfile::tempdir().unwrap();
         let root = root.path();
         let registry = Registry {
@@ -148,7 +145,7 @@ mod tests {
         assert_eq!(first, Categories::nth(7));
         assert_eq!(registry.claim(&two, uuid).unwrap(), Categories::nth(8));
         assert_eq!(registry.claim(&one, Uuid::from_u128(9)).unwrap(), first);
-        // What was copied from another is not its own.
+        // A note copied from another sandbox does not count.
         fs::copy(one.join(NOTE), two.join(NOTE)).unwrap();
         assert_ne!(registry.claim(&two, uuid).unwrap(), first);
     }

@@ -1,11 +1,11 @@
-//! Contexts: `user:role:type:level`.
+//! SELinux contexts: `user:role:type:level`.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::config::FileType;
 
-/// A context of a policy with levels, which those of all distributions are.
+/// Context of a policy with levels, as all distributions have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Context {
     user: String,
@@ -14,13 +14,13 @@ pub struct Context {
     level: String,
 }
 
-/// Why a text is no context.
+/// Error of a text that is not a context.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is no context of SELinux: it has four parts, USER:ROLE:TYPE:LEVEL")]
+#[error("'{0}' is not an SELinux context: one has four parts, USER:ROLE:TYPE:LEVEL")]
 pub struct ParseContextError(String);
 
 impl Context {
-    /// With another level.
+    /// Returns the context with another level.
     #[must_use]
     pub fn with_level(&self, level: &str) -> Self {
         Self {
@@ -29,7 +29,7 @@ impl Context {
         }
     }
 
-    /// With another type.
+    /// Returns the context with another type.
     #[must_use]
     pub fn with_type(&self, kind: &FileType) -> Self {
         Self {
@@ -38,19 +38,19 @@ impl Context {
         }
     }
 
-    /// Its level, or range of levels.
+    /// Returns the level, or range of levels.
     #[must_use]
     pub fn level(&self) -> &str {
         &self.level
     }
 
-    /// The sensitivity of its lowest level.
+    /// Returns the sensitivity of the lowest level.
     #[must_use]
     pub fn sensitivity(&self) -> &str {
         self.level.split([':', '-']).next().unwrap_or_default()
     }
 
-    /// Its type.
+    /// Returns the type.
     #[must_use]
     pub fn kind(&self) -> &str {
         &self.kind

@@ -1,5 +1,5 @@
-//! What a policy says of sandboxes: its files `lxc_contexts`, `virtual_domain_context` and `virtual_image_context`, as libvirt
-//! reads them.
+//! Contexts of sandboxes in a policy: its files `lxc_contexts`, `virtual_domain_context` and `virtual_image_context`, which libvirt
+//! reads as well.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,43 +7,37 @@ use std::path::{Path, PathBuf};
 use super::Context;
 use crate::error::{Error, Result};
 
-/// Who keeps a sandbox.
+/// Kind of a sandbox, as policies distinguish them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// libvirt's driver of containers.
+    /// Container of libvirt.
     Container,
-    /// QEMU. An emulated one writes code that it runs, which some policies have a type of its own for.
-    Machine {
-        /// Whether it is emulated.
-        emulated: bool,
-    },
+    /// Virtual machine of QEMU. An emulated one runs code that it wrote; some policies have a type for that.
+    Machine { emulated: bool },
 }
 
-/// What a policy has sandboxes of a kind run as, and their files.
+/// Contexts of a policy for a kind of sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Types {
-    /// The context of processes.
+    /// Context of processes.
     pub process: Context,
-    /// The context of files they may write to.
+    /// Context of files that the processes may write to.
     pub file: Context,
 }
 
-/// What a policy says of a container that a tool like this one makes, and of any.
+/// Keys for the processes of a container: of a sandbox tool, and of any.
 const CONTAINER_PROCESS: [&str; 2] = ["sandbox_lxc_process", "process"];
 
 impl Types {
-    /// Those of the policy with this directory of contexts.
-    ///
-    /// # Errors
-    /// Where a file is missing, or lacks what is looked for.
+    /// Reads the contexts from the directory `contexts` of a policy.
     pub fn read(contexts: &Path, kind: Kind) -> Result<Self> {
         match kind {
             Kind::Container => {
                 let (path, text) = read(contexts, "lxc_contexts")?;
                 let process = CONTAINER_PROCESS.iter().find_map(|name| value(&text, name));
                 Ok(Self {
-                    process: parsed(&path, process, "the processes of containers")?,
-                    file: parsed(&path, value(&text, "file"), "the files of containers")?,
+                    process: parse(&path, process, "the processes of containers")?,
+                    file: parse(&path, value(&text, "file"), "the files of containers")?,
                 })
             }
             Kind::Machine { emulated } => {
@@ -54,27 +48,24 @@ impl Types {
                     true => all.next().or(first),
                     false => first,
                 };
-                let process = parsed(&path, process, "virtual machines")?;
+                let process = parse(&path, process, "virtual machines")?;
                 let (path, text) = read(contexts, "virtual_image_context")?;
-                let file = parsed(&path, lines(&text).next(), "their images")?;
+                let file = parse(&path, lines(&text).next(), "their images")?;
                 Ok(Self { process, file })
             }
         }
     }
 }
 
-/// What a policy has files be that machines share and none may write to: what they boot from. libvirt gives them that label, and
-/// may not change any other.
-///
-/// # Errors
-/// As [`Types::read`].
+/// Returns the context of files that machines share and none may write to, such as boot files. libvirt sets that label, and may
+/// not change any other.
 pub fn shared_by_machines(contexts: &Path) -> Result<Context> {
     let (path, text) = read(contexts, "virtual_image_context")?;
     let context = lines(&text).nth(1).or_else(|| lines(&text).next());
-    parsed(&path, context, "images")
+    parse(&path, context, "images")
 }
 
-/// A file of a policy, and what is in it.
+/// Reads a file of a policy; returns its path and its text.
 fn read(contexts: &Path, name: &str) -> Result<(PathBuf, String)> {
     let path = contexts.join(name);
     match fs::read_to_string(&path) {
@@ -83,10 +74,10 @@ fn read(contexts: &Path, name: &str) -> Result<(PathBuf, String)> {
     }
 }
 
-/// The context that was found in a file, which has to say `what`.
-fn parsed(path: &Path, found: Option<&str>, what: &str) -> Result<Context> {
-    let text = found
-        .ok_or_else(|| Error::refused(format!("'{}' says nothing of {what}", path.display())))?;
+/// Parses the context `text` for `what` of the file at `path`.
+fn parse(path: &Path, text: Option<&str>, what: &str) -> Result<Context> {
+    let text = text
+        .ok_or_else(|| Error::refused(format!("'{}' has no context for {what}", path.display())))?;
     let doing = format!("reading '{}'", path.display());
     text.parse().map_err(Error::step(doing))
 }
@@ -97,7 +88,7 @@ fn lines(text: &str) -> impl Iterator<Item = &str> {
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
 }
 
-/// The value of a line `NAME = "VALUE"`.
+/// Returns the value of the line `NAME = "VALUE"`.
 fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     lines(text).find_map(|line| {
         let (key, value) = line.split_once('=')?;
@@ -122,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn containers_have_what_the_policy_says() {
+    fn containers_have_the_contexts_of_the_policy() {
         let dir = policy(&[(
             "lxc_contexts",
             "process = \"system_u:system_r:container_t:s0\"\ncontent = \"system_u:object_r:virt_var_lib_t:s0\"\n\
@@ -141,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn machines_have_what_the_policy_says() {
+    fn machines_have_the_contexts_of_the_policy() {
         let dir = policy(&[
             (
                 "virtual_domain_context",
@@ -172,19 +163,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_named() {
+    fn a_missing_context_is_named() {
         for (text, expected) in [
             (
                 "file = \"u:o:f_t:s0\"\n",
-                "nothing of the processes of containers",
+                "no context for the processes of containers",
             ),
             (
                 "process = \"u:r:p_t:s0\"\n",
-                "nothing of the files of containers",
+                "no context for the files of containers",
             ),
             (
                 "process = \"p_t\"\nfile = \"u:o:f_t:s0\"\n",
-                "'p_t' is no context",
+                "'p_t' is not an SELinux context",
             ),
         ] {
             let dir = policy(&[("lxc_contexts", text)]);

@@ -1,8 +1,8 @@
-//! SELinux: what the host's policy has containers and machines run as, categories that no two sandboxes share, and labels of
-//! their files.
+//! SELinux: contexts of containers and machines from the host's policy, categories that no two sandboxes share, and labels of
+//! files.
 //!
-//! All of it is in files: the kernel's in `/sys/fs/selinux`, the policy's in `/etc/selinux`, labels in extended attributes. So
-//! nothing is linked for it, and a host without SELinux needs nothing.
+//! Everything is in files: the kernel's in `/sys/fs/selinux`, the policy's in `/etc/selinux`, labels in extended attributes. So
+//! no library is linked, and a host without SELinux needs none.
 
 mod categories;
 mod context;
@@ -22,28 +22,28 @@ use crate::config::FileType;
 use crate::error::{Error, Result};
 use crate::sys::root::label as attribute;
 
-/// Where the kernel has SELinux, if it is on.
+/// Filesystem of SELinux, mounted if it is on (`selinuxfs`).
 const KERNEL: &str = "/sys/fs/selinux";
 
-/// The switch of policies for machines that write code they run, as QEMU does without KVM.
+/// Boolean of policies that allows machines to run code they wrote, as QEMU does without KVM.
 const WRITES_CODE: &str = "virt_use_execmem";
 
-/// The module for policies without types of containers, as it is installed.
+/// Installed policy module with the types of containers, for policies that have none.
 const MODULE: &str = "/usr/share/virt-sandbox/selinux/virt-sandbox.cil";
 
-/// Whether the kernel has SELinux on.
+/// Returns whether SELinux is on.
 #[must_use]
 pub fn is_on() -> bool {
     enforcement().is_some()
 }
 
-/// Whether it denies; `None` where it is off.
+/// Returns whether SELinux is enforcing; `None` if it is off.
 fn enforcement() -> Option<bool> {
     let text = fs::read_to_string(Path::new(KERNEL).join("enforce")).ok()?;
     Some(text.trim() == "1")
 }
 
-/// The directory of the policy that is in use: `/etc/selinux/SELINUXTYPE`.
+/// Returns the directory of the policy in use: `/etc/selinux/SELINUXTYPE`.
 fn policy(etc: &Path) -> Result<PathBuf> {
     let path = etc.join("selinux/config");
     let text = fs::read_to_string(&path).map_err(Error::io("reading", &path))?;
@@ -60,10 +60,7 @@ fn policy(etc: &Path) -> Result<PathBuf> {
     }
 }
 
-/// What the policy in use has sandboxes of a kind run as, and their files.
-///
-/// # Errors
-/// Where its contexts are missing or make no sense.
+/// Reads the contexts of a kind of sandbox from the policy in use.
 pub fn types(kind: Kind) -> Result<Types> {
     let directory = policy(Path::new("/etc"))?.join("contexts");
     let types = Types::read(&directory, kind)?;
@@ -80,15 +77,15 @@ pub fn types(kind: Kind) -> Result<Types> {
     Ok(types)
 }
 
-/// Whether a policy without a type of its own for emulated machines lets them run at all; `None` where it has no such switch.
+/// Returns whether a policy without a type for emulated machines lets them run at all; `None` if it has no such boolean.
 fn may_write_code() -> Option<bool> {
     let path = Path::new(KERNEL).join("booleans").join(WRITES_CODE);
-    // Its value, and what it is to be after the next commit.
+    // The current value, and the value after the next commit.
     let text = fs::read_to_string(path).ok()?;
     Some(text.starts_with('1'))
 }
 
-/// Whether the policy that the kernel has knows a context (`security_check_context(3)`).
+/// Returns whether the loaded policy knows a context (`security_check_context(3)`).
 fn is_known(context: &Context) -> bool {
     let asked = File::options()
         .read(true)
@@ -98,17 +95,17 @@ fn is_known(context: &Context) -> bool {
     !matches!(asked, Err(error) if error.kind() == ErrorKind::InvalidInput)
 }
 
-/// What a sandbox is labelled with.
+/// Contexts of a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Labels {
-    /// Its processes.
+    /// Context of processes.
     pub process: Context,
-    /// Its files.
+    /// Context of files.
     pub file: Context,
 }
 
 impl Labels {
-    /// Those of a sandbox with a level, from what the policy has.
+    /// Combines the contexts of the policy with the level of a sandbox.
     #[must_use]
     pub fn new(types: &Types, level: &str, file_type: Option<&FileType>) -> Self {
         let file = match file_type {
@@ -121,10 +118,10 @@ impl Labels {
         }
     }
 
-    /// `false` where the policy does not know them and nothing is denied anyway, which is said.
+    /// Returns whether the policy knows the contexts; warns if it does not and SELinux is permissive.
     ///
     /// # Errors
-    /// Where it does not know them and denies.
+    /// The policy does not know them, and SELinux is enforcing.
     pub fn are_usable(&self) -> Result<bool> {
         let Some(unknown) = [&self.process, &self.file]
             .into_iter()
@@ -148,7 +145,7 @@ impl Labels {
     }
 }
 
-/// Who has which categories, of the sandboxes with a directory in one of these.
+/// Returns the registry of categories of the sandboxes with a directory in one of these.
 #[must_use]
 pub fn registry(directories: &[&Path]) -> Registry {
     Registry {
@@ -157,27 +154,18 @@ pub fn registry(directories: &[&Path]) -> Registry {
     }
 }
 
-/// The level of a sandbox's own: the lowest of what `base` has, and its categories.
-///
-/// # Errors
-/// As [`Registry::claim`].
+/// Returns the level of a sandbox: the lowest sensitivity of `base`, and two categories of its own.
 pub fn own_level(base: &Context, registry: &Registry, dir: &Path, uuid: Uuid) -> Result<String> {
     let categories = registry.claim(dir, uuid)?;
     Ok(format!("{}:{categories}", base.sensitivity()))
 }
 
-/// Labels a directory with all in it. The top comes last: it says that the rest is done.
-///
-/// # Errors
-/// Where it cannot be read or written.
+/// Labels a directory and everything in it. The directory itself comes last, as a sign that the rest is done.
 pub fn label(top: &Path, context: &Context) -> Result<()> {
     attribute::set_recursively(top, &context.to_string())
 }
 
-/// Labels a directory with all in it, unless the top has the label.
-///
-/// # Errors
-/// As [`label`].
+/// Labels a directory and everything in it, unless the directory has the label.
 pub fn label_if_changed(top: &Path, context: &Context) -> Result<()> {
     match attribute::get(top).as_deref() == Some(context.to_string().as_str()) {
         true => Ok(()),
@@ -185,10 +173,7 @@ pub fn label_if_changed(top: &Path, context: &Context) -> Result<()> {
     }
 }
 
-/// Labels all in a directory as the directory itself is, where SELinux is on.
-///
-/// # Errors
-/// As [`label`].
+/// Labels everything in a directory like the directory itself, if SELinux is on.
 pub fn label_as_top(top: &Path) -> Result<()> {
     match attribute::get(top) {
         Some(context) if is_on() => attribute::set_recursively(top, &context),
@@ -196,8 +181,8 @@ pub fn label_as_top(top: &Path) -> Result<()> {
     }
 }
 
-/// Labels a directory that has what virtual machines boot from, with all in it, where SELinux is on. That fails without harm where
-/// libvirt may label it, and is said.
+/// Labels a directory with boot files of virtual machines, and everything in it, if SELinux is on. A failure is a warning: libvirt
+/// may label the files.
 pub fn share_with_machines(top: &Path) {
     if !is_on() {
         return;
@@ -213,8 +198,8 @@ pub fn share_with_machines(top: &Path) {
     }
 }
 
-/// Has the policy remember the label of a directory with all in it, so that restorecon(8) restores it. That fails without harm to
-/// the sandbox, and is said.
+/// Adds a rule to the policy for the label of a directory and everything in it, so that restorecon(8) restores it. A failure is
+/// a warning: the sandbox works without.
 pub fn remember(top: &Path, context: &Context) {
     match policy(Path::new("/etc")) {
         Ok(policy) => rules::ensure(&policy, top, context),
@@ -222,7 +207,7 @@ pub fn remember(top: &Path, context: &Context) {
     }
 }
 
-/// Has the policy forget the label of a directory, if it has one for it.
+/// Removes the rule for the label of a directory from the policy.
 pub fn forget(top: &Path) {
     if let Ok(policy) = policy(Path::new("/etc")) {
         rules::remove(&policy, top);

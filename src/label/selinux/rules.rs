@@ -1,5 +1,5 @@
-//! Rules of the policy's for the labels of files, which restorecon(8) and a relabelling of the host go by. They are kept by
-//! semanage(8), since the file that has them is made anew with every change of the policy.
+//! Rules of the policy for the labels of files, which restorecon(8) and a relabelling of the host follow. semanage(8) keeps them: the
+//! file with the rules is generated anew with every change of the policy.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::path::Path;
 use super::Context;
 use crate::sys::process::command;
 
-/// Has the policy a rule for `top` and all in it.
+/// Adds a rule for `top` and everything in it, unless there is one.
 pub(super) fn ensure(policy: &Path, top: &Path, context: &Context) {
     let pattern = pattern(top);
     let rules = read(policy);
@@ -32,7 +32,7 @@ pub(super) fn ensure(policy: &Path, top: &Path, context: &Context) {
     ]);
 }
 
-/// Has the policy no rule for `top`.
+/// Removes the rule for `top`.
 pub(super) fn remove(policy: &Path, top: &Path) {
     let pattern = pattern(top);
     if read(policy)
@@ -47,7 +47,7 @@ fn read(policy: &Path) -> String {
     fs::read_to_string(policy.join("contexts/files/file_contexts.local")).unwrap_or_default()
 }
 
-/// The context that a line has for a pattern: `PATTERN [KIND] CONTEXT`.
+/// Returns the context in a line for a pattern: `PATTERN [KIND] CONTEXT`.
 fn rule<'a>(line: &'a str, pattern: &str) -> Option<&'a str> {
     let mut words = line.split_whitespace();
     (words.next() == Some(pattern))
@@ -55,7 +55,7 @@ fn rule<'a>(line: &'a str, pattern: &str) -> Option<&'a str> {
         .flatten()
 }
 
-/// The regular expression for a directory with all in it.
+/// Returns the regular expression for a directory and everything in it.
 fn pattern(top: &Path) -> String {
     let mut pattern = String::new();
     for c in top.to_string_lossy().chars() {
@@ -67,7 +67,7 @@ fn pattern(top: &Path) -> String {
     pattern + "(/.*)?"
 }
 
-/// The kernel has nothing of these rules, and loading a policy takes seconds: it is not loaded again.
+/// Runs semanage(8) without a reload of the policy: the kernel does not know these rules, and a reload takes seconds.
 fn run(arguments: &[&str]) {
     let arguments = [&["fcontext", "--noreload"], arguments].concat();
     let shown = || format!("semanage {}", arguments.join(" "));
