@@ -1,5 +1,7 @@
 //! Errors of the library: each says what failed, on what, why, and what to do, and has a [kind](ErrorKind) that programs can match.
 
+#![warn(missing_docs)]
+
 use std::io;
 use std::path::{Path, PathBuf};
 

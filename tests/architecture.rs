@@ -27,6 +27,14 @@ const MOST_LINES: usize = 450;
 /// Most files of one level in a folder.
 const MOST_FILES: usize = 16;
 
+/// First words of a doc comment that make no sense without the code below it.
+const RIDDLES: [&str; 9] = [
+    "What", "Who", "Whose", "Those", "These", "It", "Its", "That", "As",
+];
+
+/// The most doc comments that may begin with one of [`RIDDLES`]. It only falls.
+const MOST_RIDDLES: usize = 230;
+
 fn files(below: &str) -> Vec<PathBuf> {
     fn walk(directory: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(directory).unwrap().flatten() {
@@ -384,4 +392,49 @@ fn files_are_short_and_finished() {
         }
     }
     report(&broken);
+}
+
+/// Returns the first word of every doc comment of a file, with its line.
+fn first_words(path: &Path) -> Vec<(usize, String)> {
+    let text = fs::read_to_string(path).unwrap();
+    let doc = |line: &str| {
+        let line = line.trim_start();
+        let rest = line
+            .strip_prefix("///")
+            .or_else(|| line.strip_prefix("//!"))?;
+        Some(rest.trim().to_owned())
+    };
+    let mut words = Vec::new();
+    let mut is_first = true;
+    for (at, line) in text.lines().enumerate() {
+        let Some(doc) = doc(line) else {
+            is_first = true;
+            continue;
+        };
+        if is_first && let Some(word) = doc.split(|c: char| !c.is_alphanumeric()).next() {
+            words.push((at + 1, word.to_owned()));
+        }
+        // A new paragraph begins anew.
+        is_first = doc.is_empty();
+    }
+    words
+}
+
+#[test]
+fn doc_comments_begin_with_a_noun_or_a_verb() {
+    let mut riddles = Vec::new();
+    for path in ["src", "guest-init/src", "tests", "xtask"]
+        .into_iter()
+        .flat_map(files)
+    {
+        for (line, word) in first_words(&path) {
+            if RIDDLES.contains(&word.as_str()) {
+                riddles.push(format!("{}:{line}: {word} …", name(&path)));
+            }
+        }
+    }
+    println!("{} doc comments begin with a riddle", riddles.len());
+    if riddles.len() > MOST_RIDDLES {
+        report(&riddles);
+    }
 }

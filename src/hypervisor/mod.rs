@@ -3,6 +3,8 @@
 //! Everything above uses the trait [`Hypervisor`]. [`libvirt`] implements it and is the only module that calls libvirt. `fake`
 //! implements it in memory, for unit tests without a daemon.
 
+#![warn(missing_docs)]
+
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod libvirt;
@@ -186,7 +188,7 @@ pub enum DomainState {
     },
     /// Frozen.
     Paused {
-        /// As for [`Running`](Self::Running).
+        /// Number of the domain, as of [`Running`](Self::Running).
         id: u32,
     },
 }

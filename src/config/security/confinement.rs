@@ -11,7 +11,6 @@ pub struct Confinement {
     #[arg(long, value_name = "IDS", default_value_t)]
     pub idmap: Idmap,
     #[command(flatten)]
-    #[allow(missing_docs)] // The text would be that of the command.
     pub capabilities: Capabilities,
     /// Filter of system calls: default, off or a profile in the JSON of OCI
     #[arg(long, value_name = "FILTER", default_value_t)]

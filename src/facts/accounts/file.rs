@@ -100,7 +100,6 @@ impl fmt::Display for Password {
 
 /// A line of `/etc/passwd`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub struct User {
     pub name: String,
     password: Password,
@@ -113,7 +112,6 @@ pub struct User {
 
 /// A line of `/etc/group`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub struct Group {
     pub name: String,
     password: Password,
@@ -145,7 +143,6 @@ pub struct GroupShadow {
 
 /// An account to add.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub struct NewUser<'a> {
     pub name: &'a str,
     pub uid: u32,

@@ -35,7 +35,6 @@ const XATTR: &str = "SCHILY.xattr.";
 
 /// Error of reading or writing an archive.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
 pub enum ArchiveError {
     #[error(transparent)]
     Root(#[from] RootError),

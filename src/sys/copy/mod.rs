@@ -45,7 +45,6 @@ pub fn content(from: &File, to: &File, stop: &dyn Fn() -> bool) -> io::Result<()
 
 /// Error of a copy. Paths are those of the host.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
 pub enum CopyError {
     #[error(transparent)]
     Root(#[from] RootError),

@@ -30,7 +30,6 @@ pub use walk::WalkEntry;
 
 /// Error of an operation under a root. Paths are those of the host, root included.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
 pub enum RootError {
     #[error("{action} '{}'", abbreviate(path))]
     Io {

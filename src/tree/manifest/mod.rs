@@ -98,7 +98,6 @@ impl Change {
 
 /// Error while a tree is scanned.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
 pub enum ScanError {
     #[error(transparent)]
     Root(#[from] RootError),
@@ -112,7 +111,6 @@ pub enum ScanError {
 
 /// Error in the text of a manifest.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub enum ParseError {
     #[error("parsing a manifest: the first line is not '{HEADER}'")]
     Header,

@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 /// Options of RFC 2132, RFC 3397 (search list) and RFC 3442 (classless routes).
-#[allow(missing_docs)]
 pub mod option {
     pub const SUBNET_MASK: u8 = 1;
     pub const ROUTER: u8 = 3;
@@ -45,7 +44,6 @@ const ETHERNET: u8 = 1;
 
 /// Message type (RFC 2132, 9.6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub enum Kind {
     Discover,
     Offer,

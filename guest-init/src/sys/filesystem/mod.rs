@@ -11,7 +11,6 @@ pub use partition::{Partition, partitions};
 
 /// Known filesystem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub enum FsType {
     Ext2,
     Ext3,

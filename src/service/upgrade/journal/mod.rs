@@ -39,7 +39,6 @@ pub struct Journal {
 
 /// Mode and owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs)]
 pub struct Attributes {
     pub mode: u32,
     pub uid: u32,
@@ -59,7 +58,6 @@ impl From<&Entry> for Attributes {
 /// One step in the tree. Paths are relative to the sandbox's root; slots are numbered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-#[allow(missing_docs)]
 pub enum Step {
     /// Move the object in the slot to a free path.
     Add { path: PathBuf, slot: u32 },
@@ -81,7 +79,6 @@ pub enum Step {
 
 /// File of the host with the copy of its old content; `None` if it did not exist.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs)]
 pub struct Saved {
     pub path: PathBuf,
     pub copy: Option<PathBuf>,
