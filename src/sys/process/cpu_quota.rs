@@ -45,7 +45,7 @@ impl CpuQuota {
         }
     }
 
-    /// Sleeps for a part of [`PERIOD`] if more was used than the limit allows; `false` if the calling thread may go on.
+    /// Sleeps for a part of the accounting period if more was used than the limit allows; returns false if the calling thread may go on.
     pub fn pause(&self) -> bool {
         let due = {
             let mut account = self.account.lock().unwrap_or_else(PoisonError::into_inner);
