@@ -1,4 +1,4 @@
-//! PID 1: carries out the [plan](crate::boot::plan) and becomes the payload.
+//! PID 1: carries out the [`plan`](mod@plan) and becomes the payload.
 
 mod caller;
 mod cgroup;

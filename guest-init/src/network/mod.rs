@@ -1,4 +1,4 @@
-//! Network of the sandbox. libvirt has named the interfaces (`eth0`…); [`configure`] gives them addresses, and [`lease_process`] renews
+//! Network of the sandbox. libvirt has named the interfaces (`eth0`…); [`configure`] gives them addresses, and `lease_process` renews
 //! the leases.
 
 pub mod dhcp;
