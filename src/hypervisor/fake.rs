@@ -3,11 +3,11 @@
 //! Domains run only by name. What the trait promises holds, as libvirt does it: a definition outlives the domain, a domain without
 //! one is gone when it ends, and a second domain of the same name or identity is refused.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::os::fd::BorrowedFd;
+use std::sync::{Mutex, MutexGuard};
 
 use uuid::Uuid;
 
@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 
 /// Hypervisor in memory.
 #[derive(Debug, Default)]
-pub(crate) struct Fake(RefCell<State>);
+pub struct Fake(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -50,23 +50,32 @@ struct Network {
 }
 
 impl Fake {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
     /// Adds an inactive virtual network with this document.
     pub(crate) fn add_network(&self, name: &str, xml: &str) {
         let network = Network {
             xml: xml.to_owned(),
             is_active: false,
         };
-        (self.0.borrow_mut().networks).insert(name.to_owned(), network);
+        (self.lock().networks).insert(name.to_owned(), network);
     }
 
     /// Has every later call of a method fail, as if libvirt refused.
     pub(crate) fn fail(&self, method: &'static str) {
-        self.0.borrow_mut().failing.insert(method);
+        self.lock().failing.insert(method);
+    }
+
+    /// Has all later calls succeed again.
+    pub(crate) fn succeed(&self) {
+        self.lock().failing.clear();
     }
 
     /// Returns the limits that were set of a running domain.
     pub(crate) fn limits(&self, name: &str) -> Vec<Limit> {
-        let state = self.0.borrow();
+        let state = self.lock();
         let run = state
             .domains
             .get(name)
@@ -75,7 +84,7 @@ impl Fake {
     }
 
     fn attempt(&self, method: &'static str, name: &str) -> Result<()> {
-        match self.0.borrow().failing.contains(method) {
+        match self.lock().failing.contains(method) {
             true => Err(refused(method, name, "it was told to fail")),
             false => Ok(()),
         }
@@ -84,7 +93,7 @@ impl Fake {
     /// Changes a running domain.
     fn with_run(&self, method: &'static str, name: &str, act: impl FnOnce(&mut Run)) -> Result<()> {
         self.attempt(method, name)?;
-        let mut state = self.0.borrow_mut();
+        let mut state = self.lock();
         let domain = state.domains.get_mut(name).ok_or_else(|| missing(name))?;
         let run = domain.run.as_mut();
         act(run.ok_or_else(|| refused(method, name, "domain is not running"))?);
@@ -92,7 +101,7 @@ impl Fake {
     }
 
     fn network<T>(&self, name: &str, act: impl FnOnce(&mut Network) -> T) -> Result<T> {
-        let mut state = self.0.borrow_mut();
+        let mut state = self.lock();
         let network = state.networks.get_mut(name);
         let network =
             network.ok_or_else(|| Error::not_found(format!("libvirt has no network '{name}'")))?;
@@ -141,7 +150,7 @@ impl State {
 impl Hypervisor for Fake {
     fn define(&self, xml: &str) -> Result<()> {
         self.attempt("define", "")?;
-        let mut state = self.0.borrow_mut();
+        let mut state = self.lock();
         let (name, mut domain) = state.domain_of(xml)?;
         domain.definition = Some(xml.to_owned());
         state.domains.insert(name, domain);
@@ -150,7 +159,7 @@ impl Hypervisor for Fake {
 
     fn undefine(&self, name: &str) -> Result<()> {
         self.attempt("undefine", name)?;
-        let mut state = self.0.borrow_mut();
+        let mut state = self.lock();
         if let Some(domain) = state.domains.get_mut(name) {
             domain.definition = None;
         }
@@ -159,13 +168,13 @@ impl Hypervisor for Fake {
     }
 
     fn definition(&self, name: &str) -> Result<Option<String>> {
-        let state = self.0.borrow();
+        let state = self.lock();
         Ok((state.domains.get(name)).and_then(|domain| domain.definition.clone()))
     }
 
     fn start(&self, name: &str) -> Result<()> {
         self.attempt("start", name)?;
-        let mut state = self.0.borrow_mut();
+        let mut state = self.lock();
         let run = state.run();
         let domain = state.domains.get_mut(name).ok_or_else(|| missing(name))?;
         if domain.run.is_some() {
@@ -177,7 +186,7 @@ impl Hypervisor for Fake {
 
     fn run(&self, xml: &str, _files: &[BorrowedFd<'_>]) -> Result<()> {
         self.attempt("run", "")?;
-        let mut state = self.0.borrow_mut();
+        let mut state = self.lock();
         let (name, mut domain) = state.domain_of(xml)?;
         if domain.run.is_some() {
             return Err(refused("run", &name, "domain is already running"));
@@ -189,7 +198,7 @@ impl Hypervisor for Fake {
 
     fn destroy(&self, name: &str) -> Result<()> {
         self.attempt("destroy", name)?;
-        let mut state = self.0.borrow_mut();
+        let mut state = self.lock();
         if let Some(domain) = state.domains.get_mut(name) {
             domain.run = None;
         }
@@ -198,7 +207,7 @@ impl Hypervisor for Fake {
     }
 
     fn destroy_own(&self, name: &str, uuid: Uuid) -> Result<()> {
-        let is_own = (self.0.borrow().domains.get(name)).is_some_and(|domain| domain.uuid == uuid);
+        let is_own = (self.lock().domains.get(name)).is_some_and(|domain| domain.uuid == uuid);
         match is_own {
             true => self.destroy(name),
             false => Ok(()),
@@ -211,7 +220,7 @@ impl Hypervisor for Fake {
 
     fn resume(&self, name: &str) -> Result<()> {
         self.attempt("resume", name)?;
-        let mut state = self.0.borrow_mut();
+        let mut state = self.lock();
         let run = state
             .domains
             .get_mut(name)
@@ -232,13 +241,13 @@ impl Hypervisor for Fake {
     }
 
     fn is_known(&self, uuid: &Uuid) -> Result<bool> {
-        let state = self.0.borrow();
+        let state = self.lock();
         Ok(state.domains.values().any(|domain| domain.uuid == *uuid))
     }
 
     fn state(&self, name: &str) -> Result<DomainState> {
         self.attempt("state", name)?;
-        let state = self.0.borrow();
+        let state = self.lock();
         Ok(match state.domains.get(name).map(|domain| &domain.run) {
             None => DomainState::Missing,
             Some(None) => DomainState::Stopped,

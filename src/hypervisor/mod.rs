@@ -10,17 +10,44 @@ pub(crate) mod fake;
 pub mod libvirt;
 mod parse;
 
+use std::fmt::Debug;
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use uuid::Uuid;
 
 use crate::config::resources::IdSet;
 use crate::error::Result;
 
+/// Opens connections to the hypervisor. Tests replace libvirt by one in memory.
+#[derive(Debug, Clone, Default)]
+pub enum Connector {
+    /// libvirt, at the URI.
+    #[default]
+    Libvirt,
+    /// The same hypervisor in memory, whatever the URI.
+    #[cfg(test)]
+    Fake(Arc<fake::Fake>),
+}
+
+impl Connector {
+    /// Connects to the hypervisor at `uri`.
+    ///
+    /// # Errors
+    /// No daemon answers; the message says how to start one.
+    pub fn open(&self, uri: &str) -> Result<Arc<dyn Hypervisor>> {
+        match self {
+            Self::Libvirt => Ok(Arc::new(libvirt::Libvirt::open(uri)?)),
+            #[cfg(test)]
+            Self::Fake(fake) => Ok(Arc::clone(fake) as Arc<dyn Hypervisor>),
+        }
+    }
+}
+
 /// Connection to a hypervisor. Domains and networks are addressed by their names.
-pub trait Hypervisor {
+pub trait Hypervisor: Debug + Send + Sync {
     /// Defines the domain in a document, or replaces its definition. A running domain runs on as it is.
     fn define(&self, xml: &str) -> Result<()>;
 

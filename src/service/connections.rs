@@ -7,26 +7,25 @@ use std::thread;
 use std::time::Duration;
 
 use crate::error::Result;
-use crate::hypervisor::Hypervisor;
-use crate::hypervisor::libvirt::Libvirt;
+use crate::hypervisor::{Connector, Hypervisor};
 
 /// Interval of checks, less than the two minutes after which an idle libvirt daemon ends (`--timeout` in its units).
 const LOOK: Duration = Duration::from_secs(60);
 
 /// Open connections, by URI. Close them before a long wait.
 #[derive(Debug, Default)]
-pub(super) struct Connections(BTreeMap<String, Arc<Libvirt>>);
+pub(super) struct Connections(BTreeMap<String, Arc<dyn Hypervisor>>);
 
 impl Connections {
     /// Returns the connection of a URI.
     ///
     /// # Errors
     /// No daemon answers.
-    pub(super) fn open(&mut self, uri: &str) -> Result<Arc<Libvirt>> {
+    pub(super) fn open(&mut self, connector: &Connector, uri: &str) -> Result<Arc<dyn Hypervisor>> {
         if let Some(open) = self.0.get(uri) {
             return Ok(Arc::clone(open));
         }
-        let open = Arc::new(Libvirt::open(uri)?);
+        let open = connector.open(uri)?;
         self.0.insert(uri.to_owned(), Arc::clone(&open));
         Ok(open)
     }
@@ -41,16 +40,17 @@ pub(super) struct Presence(#[expect(dead_code, reason = "the thread ends with it
 
 impl Presence {
     /// Starts a thread, since a daemon that does not answer would block the caller.
-    pub(super) fn new(uri: &str, name: &str) -> Self {
+    pub(super) fn new(connector: &Connector, uri: &str, name: &str) -> Self {
         let (end, ended) = channel();
-        let (uri, name) = (uri.to_owned(), name.to_owned());
+        let (connector, uri, name) = (connector.clone(), uri.to_owned(), name.to_owned());
         thread::spawn(move || {
-            let mut connection = None;
+            let mut connection: Option<Arc<dyn Hypervisor>> = None;
             loop {
                 // Only a request shows that the other side is gone.
-                connection = connection.filter(|open: &Libvirt| open.state(&name).is_ok());
+                connection = connection.filter(|open| open.state(&name).is_ok());
                 if connection.is_none() {
-                    connection = Libvirt::open(&uri)
+                    connection = connector
+                        .open(&uri)
                         .inspect_err(|error| log::debug!("{error}"))
                         .ok();
                 }

@@ -27,8 +27,9 @@ pub(super) fn remove(name: &SandboxName, store: &Store) {
         systemctl(&["disable", "--quiet", &name.unit()]);
     }
     let _ = std::fs::remove_file(&unit);
-    reload_host();
-    if host::runs_systemd() {
+    // systemd reads no other directory.
+    if host::runs_systemd() && store.units == Store::default().units {
+        systemctl(&["daemon-reload"]);
         reset_failed(&name.unit());
     }
 }

@@ -38,6 +38,9 @@ pub mod snapshot;
 pub mod store;
 pub mod upgrade;
 
+#[cfg(test)]
+mod tests;
+
 pub use cancellation::Cancellation;
 pub use inspect::summary::Summary;
 pub use lifecycle::exit_status::Failure;

@@ -3,7 +3,6 @@
 use crate::config::SandboxName;
 use crate::error::Result;
 use crate::guest::kernel;
-use crate::hypervisor::libvirt::Libvirt;
 use crate::service::sandboxes::Sandboxes;
 
 impl Sandboxes {
@@ -22,8 +21,10 @@ impl Sandboxes {
                 removal.name
             );
             // A removal that fails must not block every other command.
-            let removed = Libvirt::open(&removal.connection)
-                .and_then(|hypervisor| self.carry_out_removal(&removal, &hypervisor));
+            let removed = self
+                .connector
+                .open(&removal.connection)
+                .and_then(|hypervisor| self.carry_out_removal(&removal, &*hypervisor));
             if let Err(error) = removed {
                 log::warn!("removing what is left of '{}': {error}", removal.name);
             }

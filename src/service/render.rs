@@ -7,7 +7,6 @@ use guest_init::config::Credential;
 use crate::driver::{InitUnits, ServiceBuild};
 use crate::error::Result;
 use crate::host::HostFacts;
-use crate::hypervisor::Hypervisor;
 use crate::label::selinux;
 use crate::service::image::Tree;
 use crate::service::sandbox::LockedSandbox;

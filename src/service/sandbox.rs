@@ -9,7 +9,6 @@ use crate::config::{SandboxConfig, SandboxName};
 use crate::driver::{Driver, Guest, Owners, SharedDirectory};
 use crate::error::{Error, Result};
 use crate::host::HostFacts;
-use crate::hypervisor::libvirt::Libvirt;
 use crate::hypervisor::{DomainState, Hypervisor};
 use crate::service::connections::Connections;
 use crate::service::image::{self, Tree};
@@ -34,7 +33,7 @@ impl Sandboxes {
         connections: &mut Connections,
     ) -> Result<Sandbox<'_>> {
         let sandbox = self.get(name)?;
-        let connection = connections.open(&sandbox.config().connection)?;
+        let connection = connections.open(&self.connector, &sandbox.config().connection)?;
         Ok(sandbox.connected_by(connection))
     }
 
@@ -55,7 +54,7 @@ impl Sandboxes {
 pub struct Sandbox<'a> {
     host: &'a Sandboxes,
     config: SandboxConfig,
-    connection: OnceCell<Arc<Libvirt>>,
+    connection: OnceCell<Arc<dyn Hypervisor>>,
 }
 
 impl<'a> Sandbox<'a> {
@@ -137,16 +136,16 @@ impl<'a> Sandbox<'a> {
     ///
     /// # Errors
     /// No daemon answers.
-    pub(super) fn hypervisor(&self) -> Result<&Libvirt> {
+    pub(super) fn hypervisor(&self) -> Result<&dyn Hypervisor> {
         if let Some(open) = self.connection.get() {
-            return Ok(open);
+            return Ok(&**open);
         }
-        let open = Libvirt::open(&self.config.connection)?;
-        Ok(self.connection.get_or_init(|| Arc::new(open)))
+        let open = self.host.connector.open(&self.config.connection)?;
+        Ok(&**self.connection.get_or_init(|| open))
     }
 
     /// Sets an open connection to use.
-    pub(super) fn connected_by(self, connection: Arc<Libvirt>) -> Self {
+    pub(super) fn connected_by(self, connection: Arc<dyn Hypervisor>) -> Self {
         Self {
             connection: OnceCell::from(connection),
             ..self

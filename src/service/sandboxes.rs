@@ -1,5 +1,6 @@
 //! The sandboxes of a host.
 
+use crate::hypervisor::Connector;
 use crate::service::cancellation::Cancellation;
 use crate::service::store::Store;
 
@@ -10,6 +11,8 @@ pub struct Sandboxes {
     pub store: Store,
     /// libvirt connection of new sandboxes.
     pub connection: String,
+    /// Opens connections to libvirt.
+    pub connector: Connector,
     /// Cancellation of operations.
     pub cancellation: Cancellation,
 }
@@ -21,6 +24,7 @@ impl Sandboxes {
         Self {
             store: Store::default(),
             connection: connection.to_owned(),
+            connector: Connector::default(),
             cancellation: Cancellation::default(),
         }
     }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::config::SandboxName;
 use crate::driver::{Guest, GuestUsage};
 use crate::error::{Error, Result};
-use crate::hypervisor::{Hypervisor, Usage};
+use crate::hypervisor::Usage;
 use crate::service::cancellation::Cancellation;
 use crate::service::connections::Connections;
 use crate::service::inspect::parallel::ask_all;

@@ -10,8 +10,7 @@ use crate::driver::Guest;
 use crate::error::{Error, Result};
 use crate::guest::{self, kernel};
 use crate::host::cgroup;
-use crate::hypervisor::libvirt::Libvirt;
-use crate::hypervisor::{DomainState, Hypervisor};
+use crate::hypervisor::DomainState;
 use crate::ports::forward::Outcome;
 use crate::service::connections::Presence;
 use crate::service::image::{self, Device};
@@ -272,9 +271,9 @@ impl Sandbox<'_> {
         self.disconnect();
         let name = self.name().as_str();
         let connection = &self.config().connection;
-        let _presence = Presence::new(connection, name);
+        let _presence = Presence::new(&self.host().connector, connection, name);
         // Connect each time: an open connection does not survive a restart of the daemon.
-        let look = || self.guest_in(Libvirt::open(connection)?.state(name)?);
+        let look = || self.guest_in(self.host().connector.open(connection)?.state(name)?);
         let stop = || self.host().is_cancelled();
         let mut guest = look()?;
         while let Some(watched) = guest {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::error::Result;
 use crate::guest::kernel;
 use crate::host::cgroup;
-use crate::hypervisor::{DomainState, Hypervisor};
+use crate::hypervisor::DomainState;
 use crate::service::host_unit::{self, STOP_SECONDS};
 use crate::service::image;
 use crate::service::init_units::POWER_OFF;

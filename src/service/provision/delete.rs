@@ -6,7 +6,6 @@ use crate::error::{Error, Result};
 use crate::facts::package;
 use crate::host::cgroup;
 use crate::hypervisor::Hypervisor;
-use crate::hypervisor::libvirt::Libvirt;
 use crate::label::{apparmor, selinux};
 use crate::service::host_unit;
 use crate::service::sandbox::{LockedSandbox, Sandbox};
@@ -63,7 +62,7 @@ impl Sandboxes {
     pub(in crate::service) fn carry_out_removal(
         &self,
         removal: &Removal,
-        hypervisor: &Libvirt,
+        hypervisor: &dyn Hypervisor,
     ) -> Result<()> {
         let name = &removal.name;
         if removal.registered {

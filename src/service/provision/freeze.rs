@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::hypervisor::{DomainState, Hypervisor};
+use crate::hypervisor::DomainState;
 use crate::service::image::{self, Tree};
 use crate::service::sandbox::{LockedSandbox, Sandbox};
 use crate::service::sandboxes::Sandboxes;

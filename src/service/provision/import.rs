@@ -16,8 +16,6 @@ use crate::config::{
 use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::guest::PRIVATE_DIRS;
-use crate::hypervisor::Hypervisor;
-use crate::hypervisor::libvirt::Libvirt;
 use crate::service::base::{Base, Origin, Provenance};
 use crate::service::cancellation::Cancellation;
 use crate::service::image;
@@ -128,7 +126,10 @@ impl Sandboxes {
         let is_taken = others.iter().any(|other| other.uuid == config.uuid)
             || config.uuid.is_nil()
             || is_host(&config.uuid)
-            || Libvirt::open(&self.connection)?.is_known(&config.uuid)?;
+            || self
+                .connector
+                .open(&self.connection)?
+                .is_known(&config.uuid)?;
         if is_taken {
             config.uuid = Uuid::new_v4();
             config.networks = identity::renewed(&config.networks, &config.uuid);

@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use crate::config::{Hostname, SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
 use crate::host::{self, cgroup};
-use crate::hypervisor::Hypervisor;
 use crate::label::selinux;
 use crate::service::base::Provenance;
 use crate::service::host_unit;

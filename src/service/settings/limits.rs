@@ -5,7 +5,6 @@ use std::fs;
 use crate::config::{Change, SandboxConfig};
 use crate::driver::Guest;
 use crate::error::{Error, Result};
-use crate::hypervisor::Hypervisor;
 use crate::service::sandbox::LockedSandbox;
 use crate::sys::file::atomic;
 

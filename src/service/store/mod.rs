@@ -51,6 +51,21 @@ impl Default for Store {
     }
 }
 
+#[cfg(test)]
+impl Store {
+    /// Returns places below `root`, for tests.
+    pub(crate) fn below(root: &Path) -> Self {
+        Self {
+            configs: root.join("etc/services"),
+            stages: root.join("stages"),
+            units: root.join("units"),
+            trees: root.join("trees"),
+            templates: root.join("templates"),
+            journals: root.join("journals"),
+        }
+    }
+}
+
 /// List of what to remove of a partly created or partly removed sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]

@@ -1,20 +1,9 @@
 use super::*;
 
-fn store(root: &Path) -> Store {
-    Store {
-        configs: root.join("etc/services"),
-        stages: root.join("stages"),
-        units: root.join("units"),
-        trees: root.join("trees"),
-        templates: root.join("templates"),
-        journals: root.join("journals"),
-    }
-}
-
 #[test]
 fn what_was_cut_short_is_found_once_nobody_works_on_it() {
     let root = tempfile::tempdir().unwrap();
-    let store = store(root.path());
+    let store = Store::below(root.path());
     let name: SandboxName = "web1".parse().unwrap();
     let removal = Removal {
         name: name.clone(),
@@ -40,7 +29,7 @@ fn what_was_cut_short_is_found_once_nobody_works_on_it() {
 #[test]
 fn what_is_not_ours_is_left_alone() {
     let root = tempfile::tempdir().unwrap();
-    let store = store(root.path());
+    let store = Store::below(root.path());
     let name: SandboxName = "old".parse().unwrap();
     fs::create_dir_all(store.dir(&name).join("config")).unwrap();
     fs::write(store.dir(&name).join("config/sandbox.cfg"), "[core]").unwrap();
@@ -51,7 +40,7 @@ fn what_is_not_ours_is_left_alone() {
 #[test]
 fn a_name_is_taken_once() {
     let root = tempfile::tempdir().unwrap();
-    let store = store(root.path());
+    let store = Store::below(root.path());
     let name: SandboxName = "web1".parse().unwrap();
     let _lock = store.reserve(&name).unwrap();
     let error = store.reserve(&name).unwrap_err().to_string();

@@ -33,7 +33,6 @@ use std::sync::Arc;
 
 use crate::config::{SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
-use crate::hypervisor::Hypervisor;
 use crate::service::cancellation::Cancellation;
 use crate::service::image::{self, Tree};
 use crate::service::sandbox::{LockedSandbox, Sandbox};

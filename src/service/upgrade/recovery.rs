@@ -6,8 +6,6 @@ use std::sync::Arc;
 use crate::config::SandboxName;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host;
-use crate::hypervisor::Hypervisor;
-use crate::hypervisor::libvirt::Libvirt;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::remove_tree;
 use crate::service::upgrade::Options;
@@ -79,11 +77,14 @@ impl Sandboxes {
     fn render_as_before(&self, name: &SandboxName, lock: &Arc<Lock>, journal: &Journal) {
         let rendered = match self.get(name) {
             Ok(sandbox) => sandbox.locked_by(Arc::clone(lock)).render(),
-            Err(_) => Libvirt::open(&self.connection).and_then(|hypervisor| {
-                hypervisor.undefine(name.as_str())?;
-                let document = journal.domain.as_deref();
-                document.map_or(Ok(()), |document| hypervisor.define(document))
-            }),
+            Err(_) => self
+                .connector
+                .open(&self.connection)
+                .and_then(|hypervisor| {
+                    hypervisor.undefine(name.as_str())?;
+                    let document = journal.domain.as_deref();
+                    document.map_or(Ok(()), |document| hypervisor.define(document))
+                }),
         };
         if let Err(error) = rendered {
             log::warn!("defining '{name}' as it was: {error}");

@@ -14,7 +14,6 @@ use crate::config::network::Source;
 use crate::config::{Confinement, Idmap, Mount, SandboxConfig, SandboxName, Seccomp};
 use crate::driver::DefinedShare;
 use crate::error::Result;
-use crate::hypervisor::Hypervisor;
 use crate::service::inspect::summary;
 use crate::service::sandbox::Sandbox;
 use crate::{guest, host};

@@ -17,8 +17,6 @@ use std::path::{Path, PathBuf};
 use crate::config::{SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
 use crate::facts::unit::UnitName;
-use crate::hypervisor::Hypervisor;
-use crate::hypervisor::libvirt::Libvirt;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::Store;
 use crate::sys::root::Root;
@@ -90,7 +88,10 @@ impl Sandboxes {
                 ),
             });
         }
-        let document = Libvirt::open(&self.connection)?.definition(name.as_str())?;
+        let document = self
+            .connector
+            .open(&self.connection)?
+            .definition(name.as_str())?;
         let filters = document.as_deref().map(filters).unwrap_or_default();
         let fresh = uuid::Uuid::new_v4();
         let (config, notes) = foreign
