@@ -11,7 +11,7 @@ const SECTOR: usize = 512;
 
 /// Extracts the ELF in the bzImage `image`; `None` if there is none that QEMU can start.
 ///
-/// That is no error: QEMU also starts the bzImage, but slower.
+/// A missing ELF is no error: QEMU also starts the bzImage, but slower.
 pub(super) fn vmlinux(image: &[u8]) -> Option<Vec<u8>> {
     let payload = payload(image)?;
     let elf = Compression::of(payload)?.unpack(payload).ok()?;
