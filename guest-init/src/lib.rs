@@ -4,7 +4,7 @@
 //! reads it once and *assembles* the sandbox from it. Both sides compile the same types, so the
 //! contract cannot drift.
 //!
-//! What both sides compile:
+//! Modules that both sides compile:
 //!
 //! | module | what it owns |
 //! |---|---|
@@ -15,7 +15,7 @@
 //! | [`sys`] | facts of the kernel: mounts, cgroups, filesystems, the first process of a container |
 //! | `stdio` | standard streams and terminals |
 //!
-//! What PID 1 does, with feature `init`:
+//! Modules of PID 1, with feature `init`:
 //!
 //! | module | what it owns |
 //! |---|---|

@@ -1,6 +1,6 @@
 //! Default policy of a sandbox.
 //!
-//! It refuses calls that reach past the namespaces, that only the administrator of the host needs, or that have a history of
+//! The policy refuses calls that reach past the namespaces, that only the administrator of the host needs, or that have a history of
 //! vulnerabilities. All others are allowed, up to the highest known number. The lists of systemd-nspawn and podman were compared. As
 //! there, a refused call fails with `EPERM`, or with `ENOSYS` if programs then use another call.
 

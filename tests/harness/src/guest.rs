@@ -1,6 +1,6 @@
 //! The smallest possible guest: a kernel of the host, and an initramfs with one static program.
 //!
-//! It shows the harness's tests and the benchmarks what libvirt and QEMU do by themselves. The program's
+//! The guest shows the harness's tests and the benchmarks what libvirt and QEMU do by themselves. The program's
 //! source is `init.c`.
 
 use std::fs;

@@ -1,6 +1,6 @@
 //! The parent process of the private daemons: root's libvirtd, and an ordinary user's.
 //!
-//! It gives them a mount namespace and is the subreaper of their children. It stops
+//! The server gives them a mount namespace and is the subreaper of their children. It stops
 //! everything in order on request or when the test run dies. SIGHUP
 //! restarts root's daemon; SIGUSR1 kills it first. This module knows nothing of tests.
 

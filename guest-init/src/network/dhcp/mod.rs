@@ -62,7 +62,7 @@ pub enum DhcpError {
 pub struct Interface {
     /// The link.
     pub link: Link,
-    /// Its Ethernet address.
+    /// Ethernet address.
     pub mac: [u8; 6],
 }
 
