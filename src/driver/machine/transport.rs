@@ -12,7 +12,7 @@ use crate::hypervisor::libvirt;
 use crate::sys::mount::read_only;
 use crate::sys::process::command;
 
-/// FirstProcess version of libvirt that starts a virtiofsd for an ordinary user.
+/// First version of libvirt that starts a virtiofsd for an ordinary user.
 const VIRTIOFS_FOR_USERS: u32 = 10;
 
 /// Name of the program of ours that becomes a virtiofsd with read-only mounts.

@@ -1,4 +1,4 @@
-//! FirstProcess process of a running container, as recorded by guest-init ([`guest_init::sys::first_process`]).
+//! First process of a running container, as recorded by guest-init ([`guest_init::sys::first_process`]).
 
 use std::fs;
 use std::io::ErrorKind;
@@ -8,12 +8,12 @@ use guest_init::sys::first_process::{Identity, ProcDir, RECORD, Record};
 
 use crate::error::{Error, Result};
 
-/// FirstProcess processes of a running container.
+/// First processes in a running container.
 #[derive(Debug)]
 pub struct FirstProcess {
     /// Process that libvirt started.
     pub init: ProcDir,
-    /// FirstProcess process of the sandbox.
+    /// First process of the sandbox.
     pub process: ProcDir,
     /// Identity that distinguishes `process` from later processes of the same number.
     pub identity: Identity,

@@ -1,8 +1,16 @@
 //! Mounts of a sandbox.
 //!
 //! A mount is written `TYPE:TARGET=SOURCE[,OPTION…]` on the command line and in TOML alike; `FromStr` and
-//! `Display` are inverse. A backslash escapes a literal `:`, `,`, `=` or `\`. `domain` and the guest decide
-//! how a mount is made.
+//! `Display` are inverse. A backslash escapes a literal `:`, `,`, `=` or `\`.
+//!
+//! A new type needs, beside its grammar here:
+//! * `guest::layout::mount`, which turns each mount into shares and guest mounts; a new kind of guest mount is a variant of
+//!   `guest_init::config::Mount` with its arm in guest-init's `root::mounts`;
+//! * `guest::nested`: whether a source below a directory that the sandbox can write is resolved inside;
+//! * `config::sandbox` (`check_mount`), `service::provision::trust` (does an archive need trust for it?) and
+//!   `service::inspect::security` (does it make something of the host writable?);
+//! * the help of `--mount` in `commands::run` and `commands::service::create`, `docs/one-shots.md` and `docs/sandbox.toml.md`;
+//! * cases in `tests/run/files.rs` and `tests/escape`.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -265,10 +273,11 @@ impl FromStr for Mount {
                 source: source.parse()?,
                 read_only,
             }),
-            _ => Ok(Self::Ram {
+            "ram" => Ok(Self::Ram {
                 target,
                 size: source.parse()?,
             }),
+            _ => Err(ParseMountError::Type(kind.to_owned())),
         }
     }
 }
