@@ -1,6 +1,6 @@
 //! Completion of command lines in a shell.
 //!
-//! What is installed for a shell only asks the program itself, which knows its options, and what there is on the host.
+//! The installed script only queries the program, which knows its options and the names on the host.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -17,7 +17,7 @@ use crate::facts::unit::UnitName;
 use crate::service::Sandboxes;
 use crate::service::store::Store;
 
-/// What a shell sets to ask.
+/// Variable that a shell sets to request completions.
 const VARIABLE: &str = "_VIRT_SANDBOX_COMPLETE";
 
 /// Shells whose command lines can be completed.
@@ -31,15 +31,15 @@ pub enum Shell {
     Fish,
 }
 
-/// Answers a shell that asks, and ends then.
+/// Answers a request for completions and exits; returns if there is none.
 pub fn answer(command: fn() -> Command) {
     CompleteEnv::with_factory(command).var(VARIABLE).complete();
 }
 
-/// What a shell has to be told to ask `program`.
+/// Returns the script that makes a shell query `program`.
 ///
 /// # Errors
-/// Where the shell is one that is not known after all.
+/// The shell is not supported.
 pub fn registration(shell: Shell, program: &str) -> Result<String> {
     let doing = format!("completing '{program}'");
     let shells = Shells::builtins();
@@ -58,7 +58,7 @@ pub fn registration(shell: Shell, program: &str) -> Result<String> {
     String::from_utf8(text).map_err(Error::step(doing))
 }
 
-/// The sandboxes there are.
+/// Returns the names of all sandboxes.
 pub fn sandboxes() -> Vec<CompletionCandidate> {
     let names = Store::default().names().unwrap_or_default();
     names
@@ -67,7 +67,7 @@ pub fn sandboxes() -> Vec<CompletionCandidate> {
         .collect()
 }
 
-/// The snapshots there are, of all sandboxes: which one is meant has been typed, but is not told here.
+/// Returns the snapshots of all sandboxes: the sandbox on the command line is not known here.
 pub fn snapshots() -> Vec<CompletionCandidate> {
     let sandboxes = Sandboxes::new("");
     let names = sandboxes.store.names().unwrap_or_default();
@@ -83,7 +83,7 @@ pub fn snapshots() -> Vec<CompletionCandidate> {
         .collect()
 }
 
-/// Units of the host that could run in a sandbox.
+/// Returns units of the host that could run in a sandbox.
 pub fn units(typed: &OsStr) -> Vec<CompletionCandidate> {
     let Some(typed) = typed.to_str() else {
         return vec![];
@@ -105,7 +105,7 @@ pub fn units(typed: &OsStr) -> Vec<CompletionCandidate> {
     names.into_iter().map(CompletionCandidate::new).collect()
 }
 
-/// What a sandbox is made around.
+/// Suffixes of units that a sandbox can run.
 const RUNNABLE: [&str; 4] = [".service", ".socket", ".timer", ".path"];
 
 #[cfg(test)]

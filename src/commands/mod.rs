@@ -1,4 +1,4 @@
-//! The command lines: what is typed, and what is printed. What is done is the library's.
+//! Command lines: parsing and printing. The library does the work.
 
 mod complete;
 pub mod output;
@@ -13,14 +13,14 @@ use nix::sys::stat::{Mode, umask};
 use crate::config::workload::environment as variables;
 use crate::error::{Error, Result};
 
-/// What the programs make is nobody else's to change, however little the caller's umask forbids. What it forbids beyond that
-/// stays forbidden.
+/// Sets a umask with which other users cannot change files that the programs create. Stricter bits of the caller's umask
+/// stay.
 fn protect_what_is_made() {
     let others_writing = Mode::S_IWGRP | Mode::S_IWOTH;
     umask(umask(others_writing) | others_writing);
 }
 
-/// Reads files of variables.
+/// Reads files with variables.
 fn environment(files: &[PathBuf]) -> Result<Vec<(String, String)>> {
     let mut variables = Vec::new();
     for file in files {

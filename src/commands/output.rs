@@ -10,10 +10,10 @@ use crate::error::{Error, ErrorKind};
 pub use crate::sys::text::printable::printable;
 use crate::sys::text::printable::{printable_json, printable_line, printable_message};
 
-/// Widest cell of a listing on a terminal.
+/// Maximum width of a cell in a listing on a terminal.
 const CELL: usize = 48;
 
-/// How a listing is printed.
+/// Output format of a listing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// For people
@@ -23,7 +23,7 @@ pub enum Format {
     Json,
 }
 
-/// A table of many things: on a terminal no cell is so wide that it pushes others out of sight.
+/// Formats a table; on a terminal wide cells are truncated.
 #[must_use]
 pub fn listing(rows: &[Vec<String>]) -> String {
     if !io::stdout().is_terminal() {
@@ -33,7 +33,7 @@ pub fn listing(rows: &[Vec<String>]) -> String {
     table(&rows.iter().map(cut).collect::<Vec<_>>())
 }
 
-/// The beginning of a text that is longer.
+/// Truncates a text.
 fn cut(text: &str, most: usize) -> String {
     match text.char_indices().nth(most) {
         None => text.to_owned(),
@@ -41,7 +41,7 @@ fn cut(text: &str, most: usize) -> String {
     }
 }
 
-/// A table with its columns aligned; the first row is the heading. A cell is one line.
+/// Formats a table with aligned columns; the first row is the heading. A cell is one line.
 #[must_use]
 pub fn table(rows: &[Vec<String>]) -> String {
     let rows: Vec<Vec<String>> = rows
@@ -70,7 +70,7 @@ pub fn table(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// Prints to standard output, on a terminal without what it would obey. That nobody reads on is no error: `… | head` is common.
+/// Prints to standard output; on a terminal without control characters. A closed pipe is no error: `… | head` is common.
 ///
 /// # Errors
 /// Any other failure to write.
@@ -91,13 +91,13 @@ pub fn print(text: &str) -> Result<(), Error> {
 /// Prints a value as JSON.
 ///
 /// # Errors
-/// Where it cannot be written.
+/// Standard output cannot be written.
 pub fn print_json(value: &impl serde::Serialize) -> Result<(), Error> {
     let text = serde_json::to_string_pretty(value).map_err(Error::step("printing"))?;
     print(&format!("{}\n", printable_json(&text)))
 }
 
-/// Sends notes and warnings to standard error, in the manner of a program; `verbose` shows more.
+/// Sets up logging of notes and warnings to standard error; `verbose` shows more.
 pub fn log_to_stderr(program: &'static str, verbose: bool) {
     let level = if verbose {
         LevelFilter::Debug
@@ -122,11 +122,11 @@ pub fn log_to_stderr(program: &'static str, verbose: bool) {
             }
         })
         .try_init();
-    // A program that uses the library may have a logger of its own.
+    // A program that uses the library may have its own logger.
     drop(logger);
 }
 
-/// A note for who watches, and nothing in a pipe or a journal.
+/// Prints a progress note on a terminal, and nothing in a pipe or a journal.
 pub fn progress(text: &str) {
     if io::stderr().is_terminal() {
         eprintln!("{}", printable_message(text));

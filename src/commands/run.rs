@@ -29,7 +29,7 @@ pub(super) const PROGRAM: &str = "virt-sandbox";
 
 /// Run one command in a throw-away sandbox
 ///
-/// The command sees the host's root read-only; what it is given besides, and a network, is said by options. It has the
+/// The command sees the host's root read-only; options give it more, such as a network. It has the
 /// caller's streams, and its exit status becomes that of virt-sandbox.
 #[derive(Debug, Parser)]
 #[command(name = PROGRAM, version, disable_version_flag = true, max_term_width = 100, help_expected = true)]
@@ -39,10 +39,10 @@ pub(super) const PROGRAM: &str = "virt-sandbox";
 )]
 pub struct Cli {
     /// libvirt connection: lxc:///, qemu:///system, qemu:///session or qemu:///embed[?root=DIR]
-    /// [default: $LIBVIRT_DEFAULT_URI, else what can run here]
+    /// [default: $LIBVIRT_DEFAULT_URI, else the first that works here]
     #[arg(short, long, value_name = "URI", help_heading = "Sandbox")]
     connect: Option<String>,
-    /// Name of the domain [default: one of its own]
+    /// Name of the domain [default: generated]
     #[arg(short, long, value_name = "NAME", help_heading = "Sandbox")]
     name: Option<SandboxName>,
     /// Host name inside [default: the name of the domain]
@@ -51,42 +51,42 @@ pub struct Cli {
     /// Security label: dynamic[,label=LABEL], static,label=LABEL or inherit
     #[arg(short, long, value_name = "LABEL", help_heading = "Sandbox")]
     security: Option<Security>,
-    /// Seconds the command may run
+    /// Maximum run time of the command, in seconds
     #[arg(long, value_name = "SECONDS", value_parser = seconds, help_heading = "Sandbox")]
     timeout: Option<Duration>,
-    /// Seconds the sandbox may take until the command runs [default: 60, in software emulation 180]
+    /// Maximum time until the command runs, in seconds [default: 60, with software emulation 180]
     #[arg(long, value_name = "SECONDS", value_parser = seconds, help_heading = "Sandbox")]
     start_timeout: Option<Duration>,
 
-    /// Directory of the host that is the root, instead of the host's own
+    /// Directory of the host to use as the root, instead of the host's own
     #[arg(short, long, value_name = "DIR", help_heading = "Files")]
     root: Option<PathBuf>,
-    /// Let the root be written to; the changes are thrown away
+    /// Make the root writable; changes are discarded at the end
     #[arg(long, help_heading = "Files")]
     volatile: bool,
     /// Mount: host-bind:TARGET=[SOURCE][,ro], host-image:TARGET=IMAGE[,format=FORMAT][,partition=N][,backing=yes][,ro],
     /// guest-bind:TARGET=SOURCE[,ro] or ram:TARGET=SIZE; in order. For backing=yes see --disk
     #[arg(short, long, value_name = "MOUNT", help_heading = "Files")]
     mount: Vec<Mount>,
-    /// Copy a file or directory of the host into a mount: GUEST[=HOST]
+    /// Copy a file or directory of the host into a writable mount: GUEST[=HOST]
     #[arg(short, long, value_name = "INCLUDE", help_heading = "Files")]
     include: Vec<Include>,
-    /// File with an include on each line
+    /// Read includes from a file, one on each line
     #[arg(short = 'I', long, value_name = "FILE", help_heading = "Files")]
     includefile: Vec<PathBuf>,
     /// Disk at /dev/disk/by-tag/TAG: file:TAG=IMAGE[,format=FORMAT][,backing=yes][,ro] or block:TAG=DEVICE[,ro].
-    /// An image that names other files (a backing file, a data file, extents) is refused, since it could name any file of the
-    /// host; backing=yes opens them as you, so say it only of an image that you trust with all your files. libvirt gives
-    /// backing files of a virtual machine to the user of its QEMU, and does not give them back
+    /// An image that refers to other files (backing file, data file, extents) is refused, because it could name any file of the
+    /// host; backing=yes opens them with your rights: use it only for an image that you trust with all your files. libvirt changes the owner of
+    /// backing files of a virtual machine to the user of its QEMU, and does not change it back
     #[arg(long, value_name = "DISK", help_heading = "Files")]
     disk: Vec<Disk>,
 
     /// NIC: dhcp, source=NETWORK or bridge=BRIDGE or direct=DEVICE or user, mac=MAC, address=IP[/PREFIX],
-    /// route=NET[/PREFIX]%GATEWAY, filter=NAME; or none. With `user` the hypervisor connects in the place of a virtual machine, which
-    /// so reaches what listens on the loopback of the host, too (at 10.0.2.2) [default: none]
+    /// route=NET[/PREFIX]%GATEWAY, filter=NAME; or none. With `user` the hypervisor makes the connections of a virtual machine, which
+    /// can reach the loopback of the host too, at 10.0.2.2 [default: none]
     #[arg(short = 'N', long, value_name = "NIC", help_heading = "Network")]
     network: Vec<NetworkChoice>,
-    /// Answer on a port of the host: [ADDRESS:]HOST:GUEST[/udp]
+    /// Publish a port on the host: [ADDRESS:]HOST:GUEST[/udp]
     #[arg(long, value_name = "PORT", help_heading = "Network")]
     publish: Vec<Publish>,
 
@@ -102,32 +102,32 @@ pub struct Cli {
         help_heading = "Command"
     )]
     switchto: Option<String>,
-    /// Added to the environment of the command; without a value, taken from the caller's
+    /// Set a variable of the command; without a value, pass the caller's
     #[arg(short, long, value_name = "KEY[=VALUE]", value_parser = OsStringValueParser::new().try_map(pair), help_heading = "Command")]
     env: Vec<(OsString, OsString)>,
-    /// File with a NAME=VALUE on each line, added to the environment before those of --env; may be given more than once
+    /// Set variables from a file with NAME=VALUE on each line; --env overrides them; may be given more than once
     #[arg(long, value_name = "FILE", help_heading = "Command")]
     env_file: Vec<PathBuf>,
-    /// Let the command read a file of the caller's at $CREDENTIALS_DIRECTORY/ID; may be given more than once
+    /// Pass a file as a credential, readable at $CREDENTIALS_DIRECTORY/ID; may be given more than once
     #[arg(long, value_name = "ID:FILE", help_heading = "Command")]
     credential: Vec<Credential>,
-    /// Directory the command starts in [default: the caller's, or / if that is not there]
+    /// Working directory of the command [default: the caller's, or / if that does not exist inside]
     #[arg(short, long, value_name = "DIR", help_heading = "Command")]
     workdir: Option<PathBuf>,
-    /// Give the command a terminal [default: if standard input and output are one]
+    /// Give the command a terminal [default: if standard input and output are terminals]
     #[arg(short, long, overrides_with = "no_tty", help_heading = "Command")]
     tty: bool,
     /// Do not give the command a terminal
     #[arg(short = 'T', long, overrides_with = "tty", help_heading = "Command")]
     no_tty: bool,
-    /// Character that, typed with Ctrl at a terminal, ends the sandbox; or none
+    /// Character that ends the sandbox when typed with Ctrl at a terminal; or none
     #[arg(long, value_name = "CHARACTER", default_value = "]", value_parser = escape, help_heading = "Command")]
     escape: Escape,
-    /// Let a shell of root's wait on a second console, for 'virsh console --devname console1'
+    /// Start a root shell on a second console, for 'virsh console --devname console1'
     #[arg(short = 'l', long, help_heading = "Command")]
     shell: bool,
 
-    /// Run a virtual machine with kvm or qemu (software) [default: $VIRT_SANDBOX_VIRT_TYPE, else what the host has]
+    /// Run a virtual machine with kvm or with qemu (software) [default: $VIRT_SANDBOX_VIRT_TYPE, else kvm if the host has it]
     #[arg(long, value_name = "TYPE", help_heading = "Virtual machine")]
     virt_type: Option<Emulation>,
     #[command(flatten)]
@@ -137,19 +137,19 @@ pub struct Cli {
     #[command(flatten)]
     confinement: Confinement,
 
-    /// Print the domain of libvirt, and start nothing
+    /// Print the libvirt domain and start nothing
     #[arg(long, help_heading = "Information")]
     print_xml: bool,
-    /// Print the domain and what the guest would do, and start nothing
+    /// Print the libvirt domain and the steps of the guest, and start nothing
     #[arg(long, conflicts_with = "print_xml", help_heading = "Information")]
     dry_run: bool,
-    /// Print how long each stage of the start took
+    /// Print the duration of each stage of the start
     #[arg(long, help_heading = "Information")]
     timing: bool,
-    /// Say more of what is done
+    /// Print more messages
     #[arg(short, long, help_heading = "Information")]
     verbose: bool,
-    /// Show the steps of the guest, too [also by $LIBVIRT_SANDBOX_INIT_DEBUG; $LIBVIRT_SANDBOX_STRACE traces the command]
+    /// Show the steps of the guest too [also with $LIBVIRT_SANDBOX_INIT_DEBUG; $LIBVIRT_SANDBOX_STRACE traces the command]
     #[arg(short, long, help_heading = "Information")]
     debug: bool,
     /// Print the version
@@ -161,14 +161,14 @@ pub struct Cli {
     command: Vec<OsString>,
 }
 
-/// The key that ends a sandbox.
+/// Key that ends a sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Escape(Option<u8>);
 
 fn escape(text: &str) -> Result<Escape> {
     match text.as_bytes() {
         b"none" => Ok(Escape(None)),
-        // What a terminal sends for a key with Ctrl (ascii(7)).
+        // Code that a terminal sends for a key with Ctrl (ascii(7)).
         [character @ b'@'..=b'_'] => Ok(Escape(Some(character & 0x1f))),
         [character @ b'a'..=b'z'] => Ok(Escape(Some(character & 0x1f))),
         _ => Err(Error::refused(format!(
@@ -209,7 +209,7 @@ fn pair(text: OsString) -> Result<(OsString, OsString)> {
     Ok((OsStr::from_bytes(key).to_owned(), value))
 }
 
-/// Parses the command line and does what it says.
+/// Parses the command line and runs it.
 #[must_use]
 pub fn main() -> ExitCode {
     super::protect_what_is_made();
@@ -217,7 +217,7 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Nobody can do anything about a failure to print.
+            // A failure to print cannot be reported.
             let _ = error.print();
             return match error.use_stderr() {
                 true => ExitCode::from(OWN_FAILURE),
@@ -323,8 +323,8 @@ fn request(cli: Cli) -> Result<Request> {
     })
 }
 
-/// The command, traced where `$LIBVIRT_SANDBOX_STRACE` is set: to 1, or to an expression of `strace(1)`. Each process
-/// gets a file in the `/tmp` of the sandbox, which has to be writable.
+/// Returns the command, traced if `$LIBVIRT_SANDBOX_STRACE` is set to 1 or to an expression of strace(1). Each process
+/// gets a file in the `/tmp` of the sandbox, which must be writable.
 fn traced(command: Vec<OsString>, filter: Option<OsString>) -> Vec<OsString> {
     let Some(filter) = filter else {
         return command;
@@ -353,7 +353,7 @@ fn print_timing(outcome: &Outcome) {
     for (name, total, own) in outcome.stages.iter() {
         eprintln!(
             "{PROGRAM}: {:<10} {:>9.1} ms  +{:.1} ms",
-            // The sandbox names what it has come to.
+            // The names of stages come from the sandbox.
             printable_line(name),
             total.as_secs_f64() * 1000.0,
             own.as_secs_f64() * 1000.0

@@ -1,7 +1,7 @@
-//! `virt-sandbox-virtiofsd`: becomes the host's virtiofsd in a mount namespace that is read-only. Of a file, which no virtiofsd shares, it
-//! shares a directory with nothing else; `virt-sandbox-virtiofsd-file` does that alone, and the file can be written to.
+//! `virt-sandbox-virtiofsd`: becomes the host's virtiofsd in a read-only mount namespace. virtiofsd cannot share a file, so for one the program
+//! shares a directory with only that file. `virt-sandbox-virtiofsd-file` does the same with a writable file.
 //!
-//! libvirt starts them as the `<binary>` of a share, so what holds for that holds whoever starts the domain, and ends with it.
+//! libvirt starts the programs as the `<binary>` of a share, so the restriction holds however the domain is started.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -14,7 +14,7 @@ pub use crate::sys::mount::read_only::Access;
 use crate::sys::mount::read_only::{self, ALONE};
 use crate::sys::process::command;
 
-/// Becomes virtiofsd; returns only where that fails, so that none runs that could do more than `access`.
+/// Becomes virtiofsd; returns only on failure, so that no virtiofsd runs with more than `access`.
 #[must_use]
 pub fn main(access: Access) -> ExitCode {
     let arguments = std::env::args_os().skip(1).collect();
@@ -28,7 +28,7 @@ pub fn main(access: Access) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Enters the namespace; gives what is to be run there.
+/// Enters the namespace; returns the program to run there and its arguments.
 fn prepare(access: Access, arguments: Vec<OsString>) -> Result<(PathBuf, Vec<OsString>)> {
     let program = find_virtiofsd().map_err(|missing| Error::unsupported(missing.to_string()))?;
     match shared(&arguments) {
@@ -39,7 +39,7 @@ fn prepare(access: Access, arguments: Vec<OsString>) -> Result<(PathBuf, Vec<OsS
             )))?;
             Ok((program, share_alone(arguments)))
         }
-        // Without one it is asked what it can do.
+        // Without a directory, libvirt queries the capabilities of virtiofsd.
         Some(_) | None => {
             read_only::enter().map_err(Error::step("making the mounts of virtiofsd read-only"))?;
             Ok((program, arguments))
@@ -47,11 +47,11 @@ fn prepare(access: Access, arguments: Vec<OsString>) -> Result<(PathBuf, Vec<OsS
     }
 }
 
-/// Option before the shared directory. In a list of options, `OPTION` comes before it, and each comma of the path is doubled.
+/// Option before the shared directory. In a list of options the path follows `OPTION`, with each comma doubled.
 const DIRECTORY: &str = "--shared-dir";
 const OPTION: &[u8] = b"source=";
 
-/// Returns the path that libvirt asks virtiofsd to share.
+/// Returns the path that libvirt tells virtiofsd to share.
 fn shared(arguments: &[OsString]) -> Option<PathBuf> {
     let mut before = OsStr::new("");
     for argument in arguments {
@@ -69,7 +69,7 @@ fn shared(arguments: &[OsString]) -> Option<PathBuf> {
     None
 }
 
-/// The path in a list of options that begins with it, and the options behind it.
+/// Returns the path at the beginning of a list of options, and the remaining options.
 fn source(options: &OsStr) -> Option<(PathBuf, &[u8])> {
     let mut rest = options.as_bytes().strip_prefix(OPTION)?;
     let mut path = Vec::new();
@@ -88,7 +88,7 @@ fn source(options: &OsStr) -> Option<(PathBuf, &[u8])> {
     }
 }
 
-/// The same arguments, for the directory in which a file is by itself.
+/// Returns the arguments with the directory that contains only the file.
 fn share_alone(arguments: Vec<OsString>) -> Vec<OsString> {
     let mut before = OsString::new();
     let arguments = arguments.into_iter().map(|argument| {

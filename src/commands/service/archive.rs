@@ -15,38 +15,38 @@ use crate::sys::archive::{Compression, decompressed};
 use crate::sys::file::new_file::NewFile;
 use crate::sys::process::interruptible::Interruptible;
 
-/// Write a sandbox with all it has to one archive
+/// Write a sandbox with all its files to an archive
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "The archive is one of tar, compressed if FILE ends with .gz, .tgz, .zst or .tzst. It holds the keys and passwords of the \
-                  service. A sandbox that runs is frozen while it is written, where libvirt can do so."
+    after_help = "The archive is a tar file, compressed if FILE ends with .gz, .tgz, .zst or .tzst. It holds the keys and passwords of the \
+                  service. A running sandbox is frozen meanwhile, if libvirt can do so."
 )]
 pub struct ExportArgs {
-    /// File to write, which must not be there; - is standard output
+    /// File to write, which must not exist; - is standard output
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     #[command(flatten)]
     name: Name,
 }
 
-/// Make a sandbox of an archive
+/// Create a sandbox from an archive
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "What the service is made of, its unit and its packages, comes from this host: other versions than the archive \
-                  was made with are said, missing ones refused. What the archive brings runs as root inside, which \
-                  is not to be given to everybody: take archives from where you would take packages.\n\n\
-                  An archive that asks for more of this host than its programs is refused, with a list of what it asks for and \
-                  the --trust that gives it. Its idmap, seccomp, capabilities, security label and kernel are never taken over. \
+    after_help = "The unit and the packages of the service come from this host: other versions than those of the archive \
+                  are reported, missing ones refused. The content of the archive runs as root inside: \
+                  take archives only from sources that you would take packages from.\n\n\
+                  An archive that claims more of this host than its programs is refused, with a list of the claims and \
+                  the --trust that allows them. Its idmap, seccomp, capabilities, security label and kernel are never taken over. \
                   Without --trust=units, an upgrade of the sandbox brings only files that every user of this host may read."
 )]
 pub struct ImportArgs {
-    /// Directory that its tree is made in [default: /var/lib/libvirt/filesystems]
+    /// Parent directory of its tree [default: /var/lib/libvirt/filesystems]
     #[arg(short, long, value_name = "DIR")]
     path: Option<PathBuf>,
-    /// NIC instead of those of the archive, as for 'create'; may be given more than once
+    /// NIC instead of the archive's, as for 'create'; may be given more than once
     #[arg(short = 'N', long, value_name = "NIC")]
     network: Vec<NetworkChoice>,
-    /// Let it have what the archive asks for of this host: all that is listed, or only these kinds of it
+    /// Allow the claims of the archive on this host: all that are listed, or only these kinds
     #[arg(
         long,
         value_enum,
@@ -57,13 +57,13 @@ pub struct ImportArgs {
         default_missing_value = "all"
     )]
     trust: Vec<Trust>,
-    /// Let it have the directories and devices of this host that the archive asks for: --trust=mounts,devices
+    /// Allow the directories and devices of this host that the archive claims: --trust=mounts,devices
     #[arg(long)]
     trust_mounts: bool,
-    /// Start it, and wait until its units are active; if they do not come up, nothing is left
+    /// Start it and wait until its units are active; if that fails, remove it again
     #[arg(long)]
     start: bool,
-    /// Archive to read, also one that is compressed with gzip or zstd; - is standard input
+    /// Archive to read, perhaps compressed with gzip or zstd; - is standard input
     file: PathBuf,
     /// Name of the sandbox [default: as in the archive]
     name: Option<SandboxName>,
@@ -81,7 +81,7 @@ pub fn export(args: &ExportArgs, sandboxes: &Sandboxes) -> Result<()> {
                 "an archive is not for a terminal; say a file with -o, or redirect the output",
             ));
         }
-        // Not through a buffer of lines.
+        // Bypass the line buffer of standard output.
         let mut to = Interruptible::new(File::from(duplicate(&stdout)?), &cancelled);
         return export(&mut to);
     }

@@ -6,24 +6,24 @@ use crate::commands::complete::{self, Shell};
 use crate::commands::output;
 use crate::error::Result;
 
-/// Print what a shell has to be told to complete the command lines of a program
+/// Print the completion script of a program for a shell
 #[derive(Debug, clap::Args)]
 #[command(hide = true)]
 pub struct Args {
-    /// The shell
+    /// Shell
     #[arg(value_enum)]
     shell: Shell,
-    /// The program
+    /// Program
     #[arg(value_enum, default_value_t)]
     program: Program,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 enum Program {
-    /// This one
+    /// virt-sandbox-service
     #[default]
     VirtSandboxService,
-    /// The one for commands
+    /// virt-sandbox
     VirtSandbox,
 }
 

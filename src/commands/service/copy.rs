@@ -11,36 +11,36 @@ use crate::error::Result;
 use crate::service::Sandboxes;
 use crate::service::provision::clone::Request;
 
-/// Make a second sandbox like one there is, with an identity of its own
+/// Copy a sandbox and give the copy its own identity
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "What the source has in its tree is copied as it is; one that runs is frozen for that time, where libvirt can do \
+    after_help = "The tree of the source is copied as it is; a running source is frozen meanwhile, if libvirt can do \
                   so. The copy has its own machine id, host name, hardware addresses, leases, journal and SSH host keys."
 )]
 pub struct CloneArgs {
-    /// Directory that the tree of the copy is made in [default: /var/lib/libvirt/filesystems]
+    /// Parent directory of the copy's tree [default: /var/lib/libvirt/filesystems]
     #[arg(short, long, value_name = "DIR")]
     path: Option<PathBuf>,
     /// Host name inside the copy [default: its name]
     #[arg(long, value_name = "NAME")]
     hostname: Option<Hostname>,
-    /// Start the copy, and wait until its units are active; if they do not come up, nothing is left of it
+    /// Start the copy and wait until its units are active; if that fails, remove it again
     #[arg(long)]
     start: bool,
-    /// Name of the sandbox that is copied
+    /// Name of the sandbox to copy
     #[arg(add = ArgValueCandidates::new(complete::sandboxes))]
     source: SandboxName,
     /// Name of the copy
     dest: SandboxName,
 }
 
-/// Give a sandbox that is stopped another name
+/// Rename a stopped sandbox
 #[derive(Debug, clap::Args)]
 pub struct RenameArgs {
     /// Name of the sandbox
     #[arg(add = ArgValueCandidates::new(complete::sandboxes))]
     old: SandboxName,
-    /// Its new name
+    /// New name
     new: SandboxName,
 }
 
@@ -65,7 +65,7 @@ pub fn clone(args: CloneArgs, sandboxes: &Sandboxes) -> Result<()> {
 }
 
 pub fn rename(args: &RenameArgs, sandboxes: &Sandboxes) -> Result<()> {
-    // It takes a moment only: a signal waits for its end.
+    // A rename is short: signals wait for its end.
     let _signals = lifecycle::interruption()?;
     sandboxes.get(&args.old)?.rename(&args.new)?;
     output::progress(&format!("'{}' is '{}' now", args.old, args.new));

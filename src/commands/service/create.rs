@@ -19,10 +19,10 @@ use crate::error::{Error, Result};
 use crate::host;
 use crate::service::{Plan, Request, Sandbox, Sandboxes};
 
-/// Make a sandbox around units of this host, or around a command
+/// Create a sandbox for units of this host, or for a command
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Unit that runs in the sandbox; may be given more than once
+    /// Unit to run in the sandbox; may be given more than once
     #[arg(
         short,
         long = "unitfile",
@@ -33,13 +33,13 @@ pub struct Args {
         add = ArgValueCompleter::new(complete::units)
     )]
     unitfile: Vec<String>,
-    /// Package whose configuration and state belong to the service, beside those that are found
+    /// Package whose configuration and state belong to the service, in addition to the detected ones
     #[arg(short = 'P', long, value_name = "PACKAGE")]
     package: Vec<String>,
-    /// What becomes of the state that the service has on the host
+    /// Treatment of the service's state on the host
     #[arg(long, value_enum, default_value_t)]
     state: State,
-    /// Copy the state in any case: the same as --state copy
+    /// Copy the state even if the service runs: the same as --state copy
     #[arg(short = 'C', long, conflicts_with = "state")]
     copy: bool,
     /// NIC: dhcp, source=NETWORK, bridge=BRIDGE, direct=DEVICE, mac=MAC, address=IP[/PREFIX], route=NET[/PREFIX]%GATEWAY,
@@ -50,39 +50,39 @@ pub struct Args {
     /// Mount: host-bind:TARGET=SOURCE[,ro], guest-bind:TARGET=SOURCE[,ro] or ram:TARGET=SIZE
     #[arg(short, long, value_name = "MOUNT")]
     mount: Vec<Mount>,
-    /// Character device of the host that a container has as well, such as /dev/ttyS0; may be given more than once. What units
-    /// ask for of /dev/net/tun and /dev/fuse they have
+    /// Character device of the host to give to a container, such as /dev/ttyS0; may be given more than once. /dev/net/tun
+    /// and /dev/fuse are given automatically if units need them
     #[arg(long, value_name = "DEVICE")]
     device: Vec<Device>,
-    /// File of the host that what runs reads at $CREDENTIALS_DIRECTORY/ID, by LoadCredential=ID in a unit; it is read at every
-    /// start, and kept nowhere. May be given more than once
+    /// File of the host to pass as a credential: a unit reads it with LoadCredential=ID, a command at $CREDENTIALS_DIRECTORY/ID. It is read at every
+    /// start and stored nowhere. May be given more than once
     #[arg(long, value_name = "ID:FILE")]
     credential: Vec<Credential>,
-    /// Security label: dynamic[,label=LABEL], static,label=LABEL or inherit [default: one of its own]
+    /// Security label: dynamic[,label=LABEL], static,label=LABEL or inherit [default: a label of its own]
     #[arg(long, value_name = "SECURITY")]
     security: Option<Security>,
-    /// Type that SELinux knows the files of the sandbox by [default: what the host's policy has for it]
+    /// SELinux type of the sandbox's files [default: the type in the host's policy]
     #[arg(short = 'f', long = "filetype", value_name = "TYPE")]
     file_type: Option<FileType>,
-    /// Port of the sandbox that the host answers on: [ADDRESS:]HOSTPORT:GUESTPORT[/udp]
+    /// Publish a port on the host: [ADDRESS:]HOSTPORT:GUESTPORT[/udp]
     #[arg(long, value_name = "PORT")]
     publish: Vec<Publish>,
-    /// Have the host's systemd start it when a published port is first asked for
+    /// Start it at the first connection to a published port, by the host's systemd
     #[arg(long, requires = "publish")]
     on_demand: bool,
-    /// Stop it when no published port was used for so long, until one is asked for again
+    /// Stop it after this time without a connection to a published port
     #[arg(long, value_name = "SECONDS", requires = "on_demand", value_parser = clap::value_parser!(u32).range(1..))]
     idle_stop: Option<u32>,
-    /// Directory that the sandbox's tree is made in [default: /var/lib/libvirt/filesystems]
+    /// Parent directory of its tree [default: /var/lib/libvirt/filesystems]
     #[arg(short, long, value_name = "DIR")]
     path: Option<PathBuf>,
     /// Host name inside [default: the name of the sandbox]
     #[arg(long, value_name = "NAME")]
     hostname: Option<Hostname>,
-    /// Seconds the units may take to become active
+    /// Maximum time until the units are active, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_TIMEOUT, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     timeout: u32,
-    /// Keep its tree in an image of this size beside the directory of the tree, not in that
+    /// Keep its tree in an image of this size instead of a directory
     #[arg(short, long, value_name = "SIZE")]
     imagesize: Option<Bytes>,
     /// Format of the image
@@ -100,23 +100,23 @@ pub struct Args {
     /// Start it, and wait until its units are active; if they do not come up, nothing is left
     #[arg(long)]
     start: bool,
-    /// Print every path with what becomes of it and why, and change nothing
+    /// Print the treatment of every path with the reason, and change nothing
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
     how: CommandArgs,
     /// Name of the sandbox
     name: SandboxName,
-    /// Command that runs in the sandbox instead of units, with its arguments
+    /// Command to run in the sandbox instead of units, with its arguments
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
 }
 
-/// How the command is run.
+/// Options of a command.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Command")]
 struct CommandArgs {
-    /// Account that it runs as, by name or number [default: root]
+    /// Account of the command, by name or number [default: root]
     #[arg(
         long,
         visible_alias = "username",
@@ -124,13 +124,13 @@ struct CommandArgs {
         conflicts_with = "unitfile"
     )]
     user: Option<String>,
-    /// Number of the account; one that the host does not have is made in the sandbox
+    /// Uid of the account; a missing account is created in the sandbox
     #[arg(short = 'U', long, value_name = "UID", conflicts_with = "unitfile", value_parser = clap::value_parser!(u32).range(..=MOST_ID))]
     uid: Option<u32>,
-    /// Number of its group [default: that of the account]
+    /// Gid of its group [default: that of the account]
     #[arg(short = 'G', long, value_name = "GID", conflicts_with = "unitfile", value_parser = clap::value_parser!(u32).range(..=MOST_ID))]
     gid: Option<u32>,
-    /// Its home [default: that of the account]
+    /// Home directory [default: that of the account]
     #[arg(
         long,
         visible_alias = "homedir",
@@ -138,20 +138,20 @@ struct CommandArgs {
         conflicts_with = "unitfile"
     )]
     home: Option<PathBuf>,
-    /// Directory it starts in [default: /]
+    /// Working directory [default: /]
     #[arg(short = 'w', long, value_name = "DIR", conflicts_with = "unitfile")]
     workdir: Option<PathBuf>,
-    /// Added to its environment; may be given more than once
+    /// Set a variable of the command; may be given more than once
     #[arg(short, long, value_name = "KEY=VALUE", conflicts_with = "unitfile", value_parser = super::execute::pair)]
     env: Vec<(String, String)>,
-    /// File with a NAME=VALUE on each line, added to its environment before those of --env; read now and kept in sandbox.toml.
+    /// Set variables from a file with NAME=VALUE on each line; --env overrides them. The file is read now and its values are stored in sandbox.toml.
     /// May be given more than once
     #[arg(long, value_name = "FILE", conflicts_with = "unitfile")]
     env_file: Vec<PathBuf>,
-    /// What becomes of it when it ends
+    /// Reaction to the end of the command
     #[arg(long, value_enum, default_value_t, conflicts_with = "unitfile")]
     restart: Restart,
-    /// When it is up: started, output (it has written something), port=N[/udp] (somebody listens there) or notify
+    /// When the command counts as ready: started, output (after its first output), port=N[/udp] (when a socket listens there) or notify
     /// (sd_notify(3))
     #[arg(
         long,
@@ -162,7 +162,7 @@ struct CommandArgs {
     ready: Ready,
 }
 
-/// As of setuid(2): the highest number that no tool takes for a negative one.
+/// Highest uid: setuid(2) allows more, but some tools would read a higher one as negative.
 const MOST_ID: i64 = i32::MAX as i64;
 
 impl CommandArgs {
@@ -240,7 +240,7 @@ pub fn run(args: Args, sandboxes: &Sandboxes) -> Result<()> {
     Ok(())
 }
 
-/// Starts a sandbox that was just made; where that fails it is removed. `again` is how to make it once more.
+/// Starts a new sandbox and removes it on failure. `again` is the command that creates it, for the message.
 pub fn start_made(sandbox: &Sandbox<'_>, again: &str) -> Result<()> {
     let name = sandbox.name();
     lifecycle::start_one(sandbox, None).inspect_err(|_| match sandbox.delete(true) {
@@ -271,7 +271,7 @@ fn credentials(credentials: Vec<Credential>) -> Result<Vec<Credential>> {
         .collect())
 }
 
-/// The NICs that are asked for; one on the usual network where nothing is.
+/// Returns the requested NICs, or by default one on the default network.
 pub fn networks(choices: &[NetworkChoice]) -> Result<Vec<Network>> {
     let usual = || vec![Network::dhcp(crate::config::network::DEFAULT_SOURCE)];
     Ok(NetworkChoice::nics(choices)?.unwrap_or_else(usual))

@@ -10,23 +10,23 @@ use crate::error::{Error, Result};
 use crate::service::Sandboxes;
 use crate::sys::process::command;
 
-/// Change the configuration of a sandbox in an editor
+/// Edit the configuration of a sandbox in an editor
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "The editor is $VISUAL, $EDITOR, or one that is installed. What it leaves is checked as a whole before it is kept."
+    after_help = "The editor is $VISUAL, $EDITOR, or an installed one. The edited text is checked as a whole before it is saved."
 )]
 pub struct Args {
     #[command(flatten)]
     name: Name,
 }
 
-/// Editors that an admin may expect where none is chosen, as of systemctl(1).
+/// Default editors, as in systemctl(1).
 const USUAL: [&str; 4] = ["editor", "nano", "vim", "vi"];
 
 pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
     let name = &args.name.name;
     let before = sandboxes.configuration(name)?;
-    // Ctrl+C is the editor's.
+    // Ctrl+C belongs to the editor.
     let _interrupted = lifecycle::interruption()?;
     let dir = tempfile::Builder::new()
         .prefix("virt-sandbox-")
@@ -70,7 +70,7 @@ pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
     }
 }
 
-/// Runs the editor on a file. Its name may have arguments, and is one for the shell, as of git-var(1).
+/// Runs the editor on a file. Its command may have arguments and is interpreted by the shell, as in git-var(1).
 fn edit(file: &Path) -> Result<()> {
     let chosen = ["VISUAL", "EDITOR"]
         .into_iter()
@@ -97,7 +97,7 @@ fn edit(file: &Path) -> Result<()> {
     )))
 }
 
-/// Asks whether to edit once more.
+/// Asks whether to edit again.
 fn again() -> Result<bool> {
     let asking = || Error::step("asking whether to edit again");
     let mut stderr = io::stderr();

@@ -12,22 +12,22 @@ use crate::service::Sandboxes;
 /// Run a command in a running sandbox
 #[derive(Debug, clap::Args)]
 pub struct ExecuteArgs {
-    /// Give the command a terminal [default: if standard input and output are one]
+    /// Give the command a terminal [default: if standard input and output are terminals]
     #[arg(short, long, overrides_with = "no_tty")]
     tty: bool,
     /// Do not give the command a terminal
     #[arg(short = 'T', long)]
     no_tty: bool,
-    /// User of the sandbox that runs it, by name or number
+    /// User of the sandbox to run it as, by name or number
     #[arg(short, long, value_name = "USER")]
     user: Option<String>,
-    /// Directory it starts in [default: the user's home]
+    /// Working directory [default: the user's home]
     #[arg(short = 'w', long, value_name = "DIR")]
     workdir: Option<std::path::PathBuf>,
-    /// Added to its environment
+    /// Set a variable of the command
     #[arg(short, long, value_name = "KEY=VALUE", value_parser = pair)]
     env: Vec<(String, String)>,
-    /// File with a NAME=VALUE on each line, added to the environment before those of --env; may be given more than once
+    /// Set variables from a file with NAME=VALUE on each line; --env overrides them; may be given more than once
     #[arg(long, value_name = "FILE")]
     env_file: Vec<std::path::PathBuf>,
     #[command(flatten)]
@@ -44,7 +44,7 @@ pub struct ConnectArgs {
     name: Name,
 }
 
-/// Status of our own failures, as of podman-exec(1).
+/// Exit status of failures of this program, as in podman-exec(1).
 const OWN_FAILURE: u8 = 125;
 
 pub fn pair(text: &str) -> Result<(String, String)> {
@@ -74,7 +74,7 @@ pub fn connect(args: &ConnectArgs, sandboxes: &Sandboxes) -> ExitCode {
         terminal: io::stdin().is_terminal(),
         ..ExecOptions::default()
     };
-    // The login shell of root, or what every system has.
+    // Use bash, or else the shell that every system has.
     let shell = "if [ -x /bin/bash ]; then exec /bin/bash -l; else exec /bin/sh -l; fi";
     enter(
         &args.name,
@@ -84,7 +84,7 @@ pub fn connect(args: &ConnectArgs, sandboxes: &Sandboxes) -> ExitCode {
     )
 }
 
-/// May not return.
+/// Runs a command inside; does not return if the process can become the command.
 fn enter(name: &Name, mut how: ExecOptions, command: &[String], sandboxes: &Sandboxes) -> ExitCode {
     if how.terminal
         && let Ok(terminal) = std::env::var("TERM")

@@ -1,4 +1,4 @@
-//! `start`, `stop`, `restart`, `reload`, `enable`, `disable`, `delete`, and `run`, which the host's unit calls.
+//! `start`, `stop`, `restart`, `reload`, `enable`, `disable`, `delete`, and `run`, which the host's unit runs.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -20,88 +20,88 @@ use crate::service::{Cancellation, Failure, Sandbox, Sandboxes};
 use crate::sys::image::holder::{self, HolderFiles};
 use crate::sys::process::{command, confined, notify};
 
-/// Start sandboxes, and wait until their units are active
+/// Start sandboxes and wait until their units are active
 #[derive(Debug, clap::Args)]
 pub struct StartArgs {
     #[command(flatten)]
     names: Names,
-    /// Seconds the units may take to become active [default: as the sandbox was created]
+    /// Maximum time until the units are active, in seconds [default: `timeout` of the sandbox]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
     timeout: Option<u32>,
 }
 
-/// Stop sandboxes: their units first, then the rest
+/// Stop sandboxes
 #[derive(Debug, clap::Args)]
 pub struct StopArgs {
     #[command(flatten)]
     names: Names,
 }
 
-/// Have units in running sandboxes read their configuration again
+/// Reload units in running sandboxes
 #[derive(Debug, clap::Args)]
 pub struct ReloadArgs {
-    /// Unit to reload; may be given more than once [default: all of the sandbox that can]
+    /// Unit to reload; may be given more than once [default: all units of the sandbox that can reload]
     #[arg(short, long = "unitfile", visible_alias = "unit", value_name = "UNIT")]
     unitfile: Vec<String>,
     #[command(flatten)]
     names: Names,
 }
 
-/// Have the host's systemd start sandboxes at boot
+/// Start sandboxes at boot, by the host's systemd
 #[derive(Debug, clap::Args)]
 pub struct EnableArgs {
-    /// Start them now, too
+    /// Start them now too
     #[arg(long)]
     now: bool,
     #[command(flatten)]
     names: Names,
 }
 
-/// Have the host's systemd not start sandboxes at boot any more
+/// Do not start sandboxes at boot any more
 #[derive(Debug, clap::Args)]
 pub struct DisableArgs {
-    /// Stop them now, too
+    /// Stop them now too
     #[arg(long)]
     now: bool,
     #[command(flatten)]
     names: Names,
 }
 
-/// Remove sandboxes that are stopped, with all they have
+/// Delete stopped sandboxes with all their files
 #[derive(Debug, clap::Args)]
 pub struct DeleteArgs {
-    /// Stop them first if they run
+    /// Stop running ones first
     #[arg(short, long)]
     force: bool,
     #[command(flatten)]
     names: Names,
 }
 
-/// Run a sandbox until it ends or SIGTERM comes; for the host's unit. The status is that of a command that was to run once; one
-/// that ends well is a success, and so is a stop. Any other end is a failure
+/// Run a sandbox until it ends or gets SIGTERM; for the host's unit. The status is that of a command that runs once;
+/// a stop is a success, and any other end a failure
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
     #[command(flatten)]
     name: Name,
 }
 
-/// Serve the published ports of a sandbox until it ends; `start` calls it
+/// Forward the published ports of a sandbox until it ends; `start` runs it
 #[derive(Debug, clap::Args)]
 pub struct ForwardArgs {
     #[command(flatten)]
     name: Name,
-    /// Descriptors of sockets that are open already
+    /// Descriptors of open sockets
     sockets: Vec<std::os::fd::RawFd>,
 }
 
-/// Hold the image of a sandbox as a block device
+/// Keep the image of a sandbox open as a block device
 #[derive(Debug, clap::Args)]
 pub struct HoldArgs {
-    /// The image
+    /// Image
     image: PathBuf,
-    /// Its format
+    /// Format of the image
     format: String,
-    /// Where the holder keeps its files
+    /// Directory for files of this process
     directory: PathBuf,
 }
 
@@ -112,14 +112,14 @@ pub fn hold(args: &HoldArgs) -> Result<()> {
     holder::hold(&args.image, &args.format, places).map_err(Error::io("holding", &args.image))
 }
 
-/// Read what a sandbox has written, confined
+/// Run a confined reader of files that a sandbox has written
 #[derive(Debug, clap::Args)]
 pub struct ReadArgs {
-    /// Number of the file that is the mount it is on
+    /// Descriptor of the mount to read
     mount: i32,
-    /// User and group id of the reader
+    /// Uid and gid of the reader
     reader: u32,
-    /// The program that reads
+    /// Reader with its arguments
     #[arg(last = true, required = true)]
     words: Vec<String>,
 }
@@ -129,7 +129,7 @@ pub fn read_confined(args: &ReadArgs) -> Result<()> {
     Err(Error::step("confining what reads")(error))
 }
 
-/// Returns a cancellation that the usual signals request.
+/// Returns a cancellation that SIGINT, SIGTERM and SIGHUP request.
 pub fn interruption() -> Result<Cancellation> {
     let cancellation = Cancellation::default();
     for signal in [SIGHUP, SIGINT, SIGTERM] {
@@ -139,8 +139,8 @@ pub fn interruption() -> Result<Cancellation> {
     Ok(cancellation)
 }
 
-/// Does something for each of several sandboxes, of which none is missing. One that fails is said, and keeps none of the others
-/// from it; the exit status is that of the first that failed.
+/// Runs an operation for each of several sandboxes, after checking that all exist. A failure is printed and does not stop the
+/// others; the exit status is that of the first failure.
 pub fn each(
     names: &[SandboxName],
     sandboxes: &Sandboxes,
@@ -166,7 +166,7 @@ pub fn each(
 pub fn start(args: &StartArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
     let sandboxes = &sandboxes.cancelled_by(interruption()?);
     each(&args.names.names, sandboxes, |name| {
-        // systemd would say nothing. What runs without its unit being active is taken over.
+        // systemd would silently succeed. A sandbox that runs without its unit is taken over.
         if is_up(name) {
             return Err(Error::running(format!(
                 "the sandbox '{name}' is running already"
@@ -176,7 +176,7 @@ pub fn start(args: &StartArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
     })
 }
 
-/// Whether the host's unit of a sandbox is active.
+/// Returns true if the host's unit of a sandbox is active.
 fn is_up(name: &SandboxName) -> bool {
     host::runs_systemd()
         && command::capture("systemctl", ["is-active", "--quiet", "--", &name.unit()])
@@ -188,7 +188,7 @@ fn timeout(args: &StartArgs) -> Option<Duration> {
     Some(Duration::from_secs(seconds.into()))
 }
 
-/// Starts a sandbox: through the host's systemd, so that it knows of it, but for a time of its own.
+/// Starts a sandbox through the host's systemd, or directly if `timeout` is given.
 pub fn start_one(sandbox: &Sandbox<'_>, timeout: Option<Duration>) -> Result<()> {
     let name = sandbox.name();
     let is_hosts = host::runs_systemd() && sandbox.store().unit(name).exists();
@@ -239,8 +239,8 @@ pub fn disable(args: &DisableArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
     })
 }
 
-/// Has the host's systemd start the unit of a sandbox. What it said went to the journal; the end of it is shown where it
-/// failed.
+/// Starts the unit of a sandbox by the host's systemd. Its messages go to the journal; the last ones are shown if it
+/// fails.
 fn start_unit(name: &SandboxName) -> Result<()> {
     let unit = name.unit();
     let run = |program: &str, arguments: &[&str]| {
@@ -293,8 +293,8 @@ pub fn run(args: &RunArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
     }
 }
 
-/// Starts a sandbox, or takes over one that runs, and stays until its end: tells why that was no good one. Being asked to stop is one,
-/// also before it is up.
+/// Starts a sandbox, or takes over a running one, and waits for its end. Returns the reason of a failure; a requested stop is none,
+/// even before the sandbox is ready.
 fn keep(name: &SandboxName, sandboxes: &Sandboxes) -> Result<Option<Failure>> {
     let sockets = listening::inherited();
     let mut sandbox = sandboxes.get(name)?;
@@ -302,24 +302,24 @@ fn keep(name: &SandboxName, sandboxes: &Sandboxes) -> Result<Option<Failure>> {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     let ports = match sandbox.take_over(&sockets) {
-        // One that was there before runs still.
+        // A sandbox that was taken over still runs.
         Err(Error::Interrupted) => return sandbox.lock_for_stop()?.stop().map(|()| None),
         taken => taken?,
     };
     notify::ready(&format!("the units of '{name}' are active"))?;
-    // The sandbox's journal becomes the unit's. Where it cannot be followed the sandbox still runs.
+    // Copy the sandbox's journal to the unit's. If that fails, the sandbox runs nevertheless.
     let follower = journal::follow(&sandbox, begin).map(|mut journalctl| {
         let said = journalctl.stdout.take();
         let showing = said.map(|said| thread::spawn(move || logs::show(said)));
         (journalctl, showing)
     });
     let ended = sandbox.wait(&ports);
-    // Where its ports are not served it is no use.
+    // A sandbox whose ports are not forwarded is useless: stop it.
     let noted = match ended {
         Ok(Outcome::Gone) => Ok(()),
         Ok(Outcome::Stopped | Outcome::Idle) | Err(_) => notify::stopping(),
     };
-    // What the units say while they stop belongs to its journal as well.
+    // Keep following while the units stop.
     let stopped = noted.and_then(|()| sandbox.lock_for_stop()?.stop());
     match follower {
         Ok((mut journalctl, showing)) => {

@@ -15,27 +15,27 @@ use crate::service::inspect::stats::Stats;
 /// Change limits of a sandbox
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "The limits are those of 'create'. Memory, CPU time, the weight of I/O and the number of processes of a sandbox that \
-                  runs change at once, the others at its next start."
+    after_help = "The limits are those of 'create'. Memory, CPU time, I/O weight and the number of processes change at once in a \
+                  running sandbox, the others at its next start."
 )]
 pub struct SetArgs {
     #[command(flatten)]
     name: Name,
-    /// A limit and its value, as memory=1G; memory= is what is usual
+    /// Limit and value, such as memory=1G; memory= restores the default
     #[arg(required = true, value_name = "KEY=VALUE")]
     changes: Vec<Change>,
 }
 
-/// Show what sandboxes use
+/// Show the resource usage of sandboxes
 #[derive(Debug, clap::Args)]
 pub struct StatsArgs {
-    /// Seconds that the use of the CPU is measured for
+    /// Duration of the measurement, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = seconds)]
     interval: f64,
-    /// How to print
+    /// Output format
     #[arg(long, value_enum, default_value_t)]
     format: Format,
-    /// Names of sandboxes that run [default: all]
+    /// Names of running sandboxes [default: all]
     #[arg(add = ArgValueCandidates::new(complete::sandboxes))]
     names: Vec<SandboxName>,
 }
@@ -103,7 +103,7 @@ fn row(stats: &Stats) -> Vec<String> {
     ]
 }
 
-/// A number of bytes with three digits or so.
+/// Formats a number of bytes with about three digits.
 pub fn size(bytes: u64) -> String {
     let mut amount = bytes as f64;
     let mut units = ["B", "K", "M", "G", "T"].iter().peekable();
@@ -116,7 +116,7 @@ pub fn size(bytes: u64) -> String {
     format!("{amount:.digits$}{}", unit.unwrap_or(&""))
 }
 
-/// A time in its two largest units.
+/// Formats a duration in its two largest units.
 fn duration(seconds: f64) -> String {
     let whole = seconds as u64;
     let (days, hours, minutes) = (whole / 86_400, whole / 3600 % 24, whole / 60 % 60);

@@ -15,32 +15,32 @@ use crate::service::Sandboxes;
 use crate::service::inspect::journal::{self, follow};
 use crate::sys::text::printable::printable;
 
-/// Show the journal of a sandbox, also of one that is stopped
+/// Show the journal of a running or stopped sandbox
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Times, formats and boots are those of journalctl(1).")]
 pub struct Args {
-    /// Go on showing what is added
+    /// Follow the journal
     #[arg(short, long)]
     follow: bool,
-    /// Only of this unit; may be given more than once
+    /// Show only this unit; may be given more than once
     #[arg(short, long, value_name = "UNIT")]
     unit: Vec<String>,
-    /// Only since then: "2026-01-31 12:00", "10 min ago", -1h
+    /// Start at this time: "2026-01-31 12:00", "10 min ago", -1h
     #[arg(short = 'S', long, value_name = "TIME", allow_hyphen_values = true)]
     since: Option<String>,
-    /// Only until then
+    /// End at this time
     #[arg(short = 'U', long, value_name = "TIME", allow_hyphen_values = true)]
     until: Option<String>,
-    /// Only so many lines, the last ones
+    /// Show only the last N lines
     #[arg(short = 'n', long, value_name = "N")]
     lines: Option<u32>,
-    /// Only of the last start; -b=-1 is the one before
+    /// Show only the last boot; -b=-1 is the one before
     #[arg(short, long, value_name = "BOOT", num_args = 0..=1, require_equals = true, default_missing_value = "", allow_hyphen_values = true)]
     boot: Option<String>,
-    /// How to print: short, short-iso, cat, json, verbose…
+    /// Output format: short, short-iso, cat, json, verbose…
     #[arg(short, long, value_name = "FORMAT")]
     output: Option<String>,
-    /// The newest first
+    /// Show the newest entries first
     #[arg(short, long, conflicts_with = "follow")]
     reverse: bool,
     #[command(flatten)]
@@ -49,7 +49,7 @@ pub struct Args {
 
 pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
     let sandbox = sandboxes.get(&args.name.name)?;
-    // What a virtual machine still holds back is not in the files yet. One that hangs has a journal all the same.
+    // Sync a virtual machine, whose last entries are not in the files yet. If it hangs, show what there is.
     if let Err(error) = sandbox.sync() {
         log::warn!("the end of the journal may be missing: {error}");
     }
@@ -93,10 +93,10 @@ fn arguments(args: &Args) -> Vec<String> {
     arguments
 }
 
-/// Longest part of a line that is waited for, in bytes.
+/// Maximum length of a line that is kept in memory, in bytes.
 const LONGEST: usize = 1 << 20;
 
-/// Shows what journalctl prints for as long as somebody reads it; on a terminal without what that would take for a command.
+/// Copies the output of journalctl until the reader is gone; on a terminal without control characters.
 pub fn show(mut from: ChildStdout) -> Result<()> {
     let printably = io::stdout().is_terminal();
     let mut buffer = vec![0; 1 << 16];
@@ -120,7 +120,7 @@ pub fn show(mut from: ChildStdout) -> Result<()> {
     Ok(())
 }
 
-/// Waits until there is more to show; false where nobody reads our standard output any more.
+/// Waits for more output; returns false if nobody reads our standard output any more.
 fn is_more(from: &ChildStdout) -> bool {
     let stdout = io::stdout();
     let mut polled = [
@@ -135,7 +135,7 @@ fn is_more(from: &ChildStdout) -> bool {
     }
 }
 
-/// Prints as it is, or without what a terminal would take for a command.
+/// Prints bytes verbatim, or without control characters.
 fn print_bytes(bytes: &[u8], printably: bool) -> Result<()> {
     if printably {
         return output::print(&printable(&String::from_utf8_lossy(bytes)));
@@ -143,13 +143,13 @@ fn print_bytes(bytes: &[u8], printably: bool) -> Result<()> {
     let mut stdout = io::stdout().lock();
     let printed = stdout.write_all(bytes);
     match printed.and_then(|()| stdout.flush()) {
-        // Then nobody waits for more.
+        // A closed pipe means that nobody waits for more.
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Error::step("printing")(error)),
         Ok(()) | Err(_) => Ok(()),
     }
 }
 
-/// Waits for so long; false where nobody reads our standard output any more.
+/// Waits for the given time; returns false if nobody reads our standard output any more.
 fn is_read(wait: Duration) -> bool {
     let wait = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
     let stdout = io::stdout();

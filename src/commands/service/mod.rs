@@ -1,4 +1,10 @@
 //! `virt-sandbox-service`.
+//!
+//! A new subcommand needs:
+//! * its arguments and a function here, in the file of its subject; a variant of [`Command`] and its arm in [`run`];
+//! * the operation in `src/service`: on `Sandbox` if it only reads, on `LockedSandbox` if it changes something;
+//! * a page with examples in `xtask/manual/pages`, a row in `docs/getting-started.md`, a line in NEWS.md;
+//! * its row in `tests/service/drivers.rs` (`VERBS`) and in the list of `tests/service/errors.rs`.
 
 mod archive;
 mod completions;
@@ -31,7 +37,7 @@ use crate::sys::process::confined;
 
 const PROGRAM: &str = "virt-sandbox-service";
 
-/// Runs services of this host in sandboxes of their own
+/// Run services of this host in sandboxes
 #[derive(Debug, Parser)]
 #[command(name = PROGRAM, version, max_term_width = 100, help_expected = true)]
 #[command(after_help = "Exit status:\n  \
@@ -51,7 +57,7 @@ pub struct Cli {
     /// libvirt connection of new sandboxes: lxc:/// for containers, qemu:///system for virtual machines [default: $LIBVIRT_DEFAULT_URI if it is one of these, else lxc:///]
     #[arg(short, long, value_name = "URI", global = true)]
     connect: Option<String>,
-    /// Say more of what is done
+    /// Print more messages
     #[arg(short, long, global = true)]
     verbose: bool,
     #[command(subcommand)]
@@ -67,7 +73,7 @@ enum Command {
     Import(archive::ImportArgs),
     Start(lifecycle::StartArgs),
     Stop(lifecycle::StopArgs),
-    /// Stop sandboxes and start them again
+    /// Restart sandboxes
     Restart(lifecycle::StartArgs),
     Reload(lifecycle::ReloadArgs),
     Enable(lifecycle::EnableArgs),
@@ -97,7 +103,7 @@ enum Command {
     Completions(completions::Args),
 }
 
-/// The sandbox a command is about.
+/// Argument: one sandbox.
 #[derive(Debug, clap::Args)]
 struct Name {
     /// Name of the sandbox
@@ -105,7 +111,7 @@ struct Name {
     name: SandboxName,
 }
 
-/// The sandboxes a command is about.
+/// Argument: one or more sandboxes.
 #[derive(Debug, clap::Args)]
 struct Names {
     /// Names of sandboxes
@@ -113,7 +119,7 @@ struct Names {
     names: Vec<SandboxName>,
 }
 
-/// Parses the command line and does what it says.
+/// Parses the command line and runs it.
 #[must_use]
 pub fn main() -> ExitCode {
     super::protect_what_is_made();
@@ -181,7 +187,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     done.map(|()| ExitCode::SUCCESS)
 }
 
-/// The connection that is asked for. It has to be one that keeps sandboxes of services on this host.
+/// Returns the requested connection, which must be one of this host that can keep sandboxes.
 fn connection(asked: Option<String>) -> Result<String> {
     let from_environment = || {
         let uri = std::env::var("LIBVIRT_DEFAULT_URI").ok();

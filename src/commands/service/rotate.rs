@@ -11,20 +11,20 @@ use crate::config::SandboxName;
 use crate::error::Result;
 use crate::service::Sandboxes;
 
-/// Rotate the logs of running sandboxes, as logrotate does by the configuration in each
+/// Rotate the logs of running sandboxes with logrotate and the configuration in each
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "logrotate of the host does so every day for all sandboxes, by /etc/logrotate.d/virt-sandbox-service. \
-                  The journal of a sandbox is kept short by its own journald."
+    after_help = "The host's logrotate does this every day for all sandboxes, by /etc/logrotate.d/virt-sandbox-service. \
+                  The journald of a sandbox limits its journal itself."
 )]
 pub struct Args {
-    /// Those of all sandboxes that run
+    /// Rotate the logs of all running sandboxes
     #[arg(short, long, conflicts_with = "names")]
     all: bool,
-    /// Also what is not due
+    /// Rotate logs that are not due too
     #[arg(short, long)]
     force: bool,
-    /// Seconds it may take in one sandbox
+    /// Maximum time for one sandbox, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 1800, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     timeout: u32,
     /// Names of sandboxes

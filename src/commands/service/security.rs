@@ -9,16 +9,16 @@ use crate::error::Result;
 use crate::service::Sandboxes;
 use crate::service::inspect::security::{Report, share};
 
-/// Show how exposed the host is to sandboxes, from 0 (best) to 10 (worst)
+/// Show the exposure of the host to sandboxes, from 0 (best) to 10 (worst)
 ///
-/// Each check says how much of the exposure it makes, and what would make it better. The words are those of 'systemd-analyze
+/// Each check shows its share of the exposure, and how to improve it. The words are those of 'systemd-analyze
 /// security', which rates what a unit may do to its system, not what a sandbox may do to its host.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// How to print
+    /// Output format
     #[arg(long, value_enum, default_value_t)]
     format: Format,
-    /// Name of the sandbox whose every check is shown [default: all, a line each]
+    /// Show all checks of this sandbox [default: one line for each sandbox]
     #[arg(add = ArgValueCandidates::new(complete::sandboxes))]
     name: Option<SandboxName>,
 }

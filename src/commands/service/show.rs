@@ -10,41 +10,41 @@ use crate::error::Result;
 use crate::service::{Sandboxes, Summary};
 use crate::sys::text::printable::printable_message;
 
-/// List the sandboxes
+/// List sandboxes
 #[derive(Debug, clap::Args)]
 pub struct ListArgs {
-    /// Only those that run
+    /// List only running ones
     #[arg(short, long)]
     running: bool,
-    /// How to print
+    /// Output format
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
 
-/// Show how a sandbox and its units are
+/// Show the status of a sandbox and its units
 #[derive(Debug, clap::Args)]
 pub struct StatusArgs {
-    /// How to print
+    /// Output format
     #[arg(long, value_enum, default_value_t)]
     format: Format,
     #[command(flatten)]
     name: Name,
 }
 
-/// Show everything a sandbox was configured with
+/// Show the configuration of a sandbox
 #[derive(Debug, clap::Args)]
 pub struct InspectArgs {
-    /// How to print: the configuration file, or JSON together with the state
+    /// Output format: the configuration file, or JSON with the state
     #[arg(long, value_enum, default_value_t)]
     format: Format,
-    /// Show the values of the variables of its command, too
+    /// Show the values of its command's variables too
     #[arg(long)]
     show_secrets: bool,
     #[command(flatten)]
     name: Name,
 }
 
-/// Addresses that are shown of a sandbox.
+/// Number of addresses that are shown of a sandbox.
 const FEW: usize = 3;
 
 pub fn list(args: &ListArgs, sandboxes: &Sandboxes) -> Result<()> {
@@ -53,7 +53,7 @@ pub fn list(args: &ListArgs, sandboxes: &Sandboxes) -> Result<()> {
     match args.format {
         Format::Json => output::print_json(&summaries),
         Format::Table => {
-            // Most hosts publish nothing.
+            // Omit the column if nothing is published.
             let has_ports = summaries.iter().any(|summary| !summary.publish.is_empty());
             let with_ports = |mut row: Vec<String>, ports: String| {
                 if has_ports {
@@ -86,7 +86,7 @@ fn ports(summary: &Summary) -> Vec<String> {
     summary.publish.iter().map(ToString::to_string).collect()
 }
 
-/// Words in one column.
+/// Joins words in one column.
 fn listed(words: Vec<String>, separator: &str) -> String {
     if words.is_empty() {
         return "-".to_owned();
@@ -94,7 +94,7 @@ fn listed(words: Vec<String>, separator: &str) -> String {
     words.join(separator)
 }
 
-/// The first of many words, and how many more there are: who is root inside can have thousands of addresses.
+/// Joins the first few words and the number of the others: root inside can have thousands of addresses.
 fn few(words: &[String], separator: &str) -> String {
     let shown = words.get(..FEW).unwrap_or(words);
     let mut text = listed(shown.to_vec(), separator);
@@ -104,7 +104,7 @@ fn few(words: &[String], separator: &str) -> String {
     text
 }
 
-/// The command, or the units.
+/// Returns the command or the units.
 fn runs(summary: &Summary) -> String {
     match &summary.command {
         Some(argv) => workload::command_line(argv),
@@ -192,7 +192,7 @@ pub fn inspect(args: &InspectArgs, sandboxes: &Sandboxes) -> Result<()> {
     match args.format {
         Format::Table => {
             let mut text = shown.to_toml()?;
-            // Nothing else here has to be asked of libvirt.
+            // Only the label needs libvirt.
             if let Some(label) = sandbox.summary().ok().and_then(|it| it.label) {
                 text.push_str(&format!("\n# Label: {label}\n"));
             }

@@ -11,12 +11,12 @@ use crate::error::Result;
 use crate::service::Sandboxes;
 use crate::service::snapshot::Snapshot;
 
-/// Keep the state of a sandbox whose tree is in an image, and go back to it
+/// Save and restore the state of a sandbox in an image
 #[derive(Debug, Args)]
 #[command(disable_help_subcommand = true)]
 #[command(
-    after_help = "A snapshot is a copy of the image, which shares its blocks where the host's filesystem can (btrfs, XFS), and of the \
-                  configuration. It goes with its sandbox: renamed and deleted with it, but in no clone or archive of it."
+    after_help = "A snapshot is a copy of the image, which shares its blocks if the host's filesystem can (btrfs, XFS), and of the \
+                  configuration. It is renamed and deleted with its sandbox, and is not part of clones and archives."
 )]
 pub struct SnapshotArgs {
     #[command(subcommand)]
@@ -31,7 +31,7 @@ enum SnapshotCommand {
     Delete(DeleteArgs),
 }
 
-/// Make a snapshot; a sandbox that runs is frozen meanwhile, and its snapshot has what a power cut would leave
+/// Make a snapshot; a running sandbox is frozen meanwhile, and its snapshot equals the state after a power cut
 #[derive(Debug, Args)]
 struct CreateArgs {
     #[command(flatten)]
@@ -40,31 +40,31 @@ struct CreateArgs {
     snapshot: Option<SnapshotName>,
 }
 
-/// List the snapshots of a sandbox, the oldest first
+/// List the snapshots of a sandbox, oldest first
 #[derive(Debug, Args)]
 struct ListArgs {
-    /// How to print
+    /// Output format
     #[arg(long, value_enum, default_value_t)]
     format: Format,
     #[command(flatten)]
     name: Name,
 }
 
-/// Make a sandbox that is stopped what it was at a snapshot, its configuration as well; what was since is lost
+/// Restore a stopped sandbox and its configuration from a snapshot; later changes are lost
 #[derive(Debug, Args)]
 struct RevertArgs {
     #[command(flatten)]
     of: Existing,
 }
 
-/// Remove a snapshot
+/// Delete a snapshot
 #[derive(Debug, Args)]
 struct DeleteArgs {
     #[command(flatten)]
     of: Existing,
 }
 
-/// A snapshot that there is.
+/// Argument: an existing snapshot.
 #[derive(Debug, Args)]
 struct Existing {
     #[command(flatten)]

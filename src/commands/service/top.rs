@@ -16,22 +16,22 @@ use crate::error::{Error, Result};
 use crate::service::Sandboxes;
 use crate::service::inspect::stats::{Meter, Stats, pause};
 
-/// Show what sandboxes use, over and over; Ctrl+C ends it
+/// Show the resource usage of sandboxes continuously; Ctrl+C ends it
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Where standard output is no terminal, and neither -b nor -n is given, it looks once."
+    after_help = "If standard output is not a terminal, and neither -b nor -n is given, one table is printed."
 )]
 pub struct Args {
-    /// Seconds between two looks
+    /// Interval, in seconds
     #[arg(short, long, value_name = "SECONDS", default_value_t = 1.0, value_parser = seconds)]
     delay: f64,
-    /// Look so many times
+    /// Number of iterations
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     iterations: Option<u32>,
-    /// Print one table below the other, also on a terminal
+    /// Print the tables one after another, even on a terminal
     #[arg(short, long)]
     batch: bool,
-    /// Names of sandboxes that run [default: all]
+    /// Names of running sandboxes [default: all]
     #[arg(value_name = "NAME", add = ArgValueCandidates::new(complete::sandboxes))]
     names: Vec<SandboxName>,
 }
@@ -48,7 +48,7 @@ const HEADING: [&str; 9] = [
     "PROCESSES",
 ];
 
-/// What a terminal understands (ECMA-48, and DEC's private modes for the cursor).
+/// Control sequences of terminals (ECMA-48, and DEC's private modes for the cursor).
 const CLEAR: &str = "\x1b[2J";
 const HOME: &str = "\x1b[H";
 const CLEAR_LINE: &str = "\x1b[K";
@@ -86,7 +86,7 @@ pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
         is_first = false;
         match written {
             Ok(true) => {}
-            // Nobody reads on.
+            // Nobody reads any more.
             Ok(false) => break Ok(()),
             Err(error) => break Err(error),
         }
@@ -97,7 +97,7 @@ pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
     shown
 }
 
-/// Prints; `false` once nobody reads on.
+/// Prints; returns false if nobody reads any more.
 fn write(text: &str) -> Result<bool> {
     let mut stdout = io::stdout().lock();
     let written = stdout.write_all(text.as_bytes());
@@ -108,7 +108,7 @@ fn write(text: &str) -> Result<bool> {
     }
 }
 
-/// The busiest first.
+/// Formats the table, busiest sandbox first.
 fn table(mut all: Vec<Stats>) -> String {
     all.sort_by(|a, b| {
         let busier = b.cpu_percent.total_cmp(&a.cpu_percent);
@@ -135,10 +135,10 @@ fn row(stats: &Stats) -> Vec<String> {
     ]
 }
 
-/// A table over what a terminal of this size shows, cut where it ends.
+/// Formats a table for a terminal of this size, truncated to it.
 fn screen(table: &str, WindowSize { rows, columns }: WindowSize) -> String {
     let mut text = HOME.to_owned();
-    // The last line stays free, so that nothing scrolls.
+    // Leave the last line free, so that nothing scrolls.
     for line in table.lines().take(usize::from(rows).saturating_sub(1)) {
         text.extend(line.chars().take(columns.into()));
         text.push_str(CLEAR_LINE);

@@ -7,20 +7,20 @@ use crate::error::{Error, Result};
 use crate::service::Sandboxes;
 use crate::service::upgrade::{Options, legacy, report};
 
-/// Bring sandboxes along after the host has changed: its configuration files, accounts and packages; also what was
-/// edited in a sandbox.toml, and a sandbox of libvirt-sandbox
+/// Upgrade sandboxes after the host has changed: configuration files, accounts and packages. This also applies
+/// edits of sandbox.toml, and converts sandboxes of libvirt-sandbox
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// All sandboxes
+    /// Upgrade all sandboxes
     #[arg(long, conflicts_with = "name", required_unless_present = "name")]
     all: bool,
-    /// Print every path with what would become of it and why, and what changes in texts; change nothing
+    /// Print the treatment of every path with the reason, and differences of texts; change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Restart what runs and has something new to see; what does not come up then is as it was before
+    /// Restart running sandboxes that have changed; if one does not become ready, undo its upgrade
     #[arg(long, conflicts_with = "dry_run")]
     restart: bool,
-    /// Take a sandbox that was imported as one made here: bring also what of its units and packages only some users of this
+    /// Treat an imported sandbox as created here: also bring files of its units and packages that only some users of this
     /// host may read, now and later
     #[arg(long, conflicts_with = "all")]
     trust: bool,
@@ -54,7 +54,7 @@ pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
         }
         if let Err(error) = one(name) {
             output::print(&format!("{name}: failed\n"))?;
-            // The status is ours: one number for many.
+            // The status is our own: one number for many sandboxes.
             let _ = output::fail(super::PROGRAM, &error);
             failed.push(name.as_str());
         }
@@ -70,7 +70,7 @@ pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
     }
 }
 
-/// The names of all sandboxes. One of another program is converted by its name only: there is no way back.
+/// Returns the names of all sandboxes. One of another program must be named, because the conversion cannot be undone.
 fn all(sandboxes: &Sandboxes) -> Result<Vec<SandboxName>> {
     let store = &sandboxes.store;
     let mut names = store.names()?;
