@@ -259,29 +259,28 @@ fn forwarding_takes_no_more_cpu_time_than_the_sandbox_may() {
     let port = socket.local_addr().unwrap().port();
     drop(socket);
     let publish = format!("127.0.0.1:{port}:7100/udp");
-    let create = [
-        "create",
-        "-N",
-        "none",
-        "--cpu-quota",
-        "50",
-        "-u",
-        "t-esc.service",
-    ];
+    let create = ["create", "-N", "none", "-u", "t-esc.service"];
     ok(&[&create[..], &["--publish", &publish, "t-esc"]].concat());
     ok(&["start", "t-esc"]);
-    // A quota that is changed while it runs holds at once.
-    ok(&["set", "t-esc", "cpu-quota=10"]);
-    std::thread::sleep(Duration::from_secs(2));
     let forwarder = fs::read_to_string("/etc/libvirt-sandbox/services/t-esc/ports").unwrap();
-    let before = cpu_time(forwarder.trim());
-    let mut floods = Command::new("python3");
-    floods.args(["-c", FLOOD, &port.to_string()]);
-    finish(floods, "");
-    let used = cpu_time(forwarder.trim()) - before;
-    println!("the forwarder has used {used:?} in 3 s");
-    assert!(used > Duration::from_millis(100), "it had nothing to do");
-    assert!(used < Duration::from_millis(500), "{used:?}");
+    let used_in_a_flood = || {
+        let before = cpu_time(forwarder.trim());
+        let mut floods = Command::new("python3");
+        floods.args(["-c", FLOOD, &port.to_string()]);
+        finish(floods, "");
+        cpu_time(forwarder.trim()) - before
+    };
+    // How much it takes if nothing stops it depends on the host.
+    let unlimited = used_in_a_flood();
+    // A quota that is changed while it runs holds within a second.
+    ok(&["set", "t-esc", "cpu-quota=2"]);
+    std::thread::sleep(Duration::from_secs(2));
+    let limited = used_in_a_flood();
+    ok(&["set", "t-esc", "cpu-quota=100"]);
+    println!("the forwarder has used {unlimited:?} without a quota, {limited:?} with 2%");
+    // Two percent of three seconds, and the unit of the measure.
+    assert!(limited <= Duration::from_millis(120), "{limited:?}");
+    assert!(unlimited > 2 * Duration::from_millis(120), "{unlimited:?}");
     ok(&["delete", "--force", "t-esc"]);
     drop(unit);
     test.end();
