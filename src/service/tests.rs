@@ -112,6 +112,23 @@ fn an_unknown_sandbox_is_not_found_and_others_are_named() {
 }
 
 #[test]
+fn a_lock_reads_the_configuration_again() {
+    let host = Host::new();
+    let name = host.add("web1", 1);
+    let sandbox = host.sandboxes.get(&name).unwrap();
+    let changed = SandboxConfig {
+        timeout: 7,
+        ..sandbox.config().clone()
+    };
+    changed.save(&host.store().config(&name)).unwrap();
+    assert_ne!(sandbox.config(), &changed);
+    assert_eq!(sandbox.lock().unwrap().config(), &changed);
+    fs::remove_file(host.store().config(&name)).unwrap();
+    let gone = sandbox.lock().unwrap_err();
+    assert_eq!(gone.kind(), ErrorKind::NotFound);
+}
+
+#[test]
 fn a_running_sandbox_is_neither_deleted_nor_renamed() {
     let host = Host::new();
     let name = host.add("t-web1", 1);

@@ -45,7 +45,7 @@ pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
             log::info!("nothing was changed");
             return Ok(());
         }
-        match sandboxes.reconfigure(name, &before, &text) {
+        match sandboxes.edit(name, &before, &text) {
             Ok(true) => {
                 log::info!(
                     "'{name}' runs; for the change to take effect: {PROGRAM} restart {name}"

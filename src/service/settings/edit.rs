@@ -30,7 +30,7 @@ impl Sandboxes {
     /// # Errors
     /// The new text is not a configuration of this very sandbox, libvirt refuses it, or another command has changed the file since
     /// `before` was read. Nothing is changed then.
-    pub fn reconfigure(&self, name: &SandboxName, before: &str, text: &str) -> Result<bool> {
+    pub fn edit(&self, name: &SandboxName, before: &str, text: &str) -> Result<bool> {
         let lock = self.store.lock(name)?;
         let path = self.store.config(name);
         if self.configuration(name)? != before {
