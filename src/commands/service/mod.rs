@@ -6,21 +6,14 @@
 //! * a page with examples in `xtask/manual/pages`, a row in `docs/getting-started.md`, a line in NEWS.md;
 //! * its row in `tests/service/drivers.rs` (`VERBS`) and in the list of `tests/service/errors.rs`.
 
-mod archive;
+mod batch;
 mod completions;
-mod copy;
-mod create;
-mod edit;
-mod execute;
+mod guest;
+mod inspect;
+mod internal;
 mod lifecycle;
-mod limits;
-mod logs;
-mod rotate;
-mod security;
-mod show;
-mod snapshot;
-mod top;
-mod upgrade;
+mod provision;
+mod settings;
 
 use std::process::ExitCode;
 
@@ -66,11 +59,11 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Create(Box<create::Args>),
-    Clone(copy::CloneArgs),
-    Rename(copy::RenameArgs),
-    Export(archive::ExportArgs),
-    Import(archive::ImportArgs),
+    Create(Box<provision::create::Args>),
+    Clone(provision::clone::Args),
+    Rename(provision::rename::Args),
+    Export(provision::archive::ExportArgs),
+    Import(provision::archive::ImportArgs),
     Start(lifecycle::StartArgs),
     Stop(lifecycle::StopArgs),
     /// Restart sandboxes
@@ -78,28 +71,28 @@ enum Command {
     Reload(lifecycle::ReloadArgs),
     Enable(lifecycle::EnableArgs),
     Disable(lifecycle::DisableArgs),
-    Set(limits::SetArgs),
-    Snapshot(snapshot::SnapshotArgs),
-    Upgrade(upgrade::Args),
-    Edit(edit::Args),
-    Delete(lifecycle::DeleteArgs),
-    List(show::ListArgs),
-    Status(show::StatusArgs),
-    Inspect(show::InspectArgs),
-    Stats(limits::StatsArgs),
-    Top(top::Args),
-    Logs(logs::Args),
-    Execute(execute::ExecuteArgs),
-    Connect(execute::ConnectArgs),
-    Rotate(rotate::Args),
-    Security(security::Args),
-    Run(lifecycle::RunArgs),
+    Set(settings::set::Args),
+    Snapshot(provision::snapshot::SnapshotArgs),
+    Upgrade(provision::upgrade::Args),
+    Edit(settings::edit::Args),
+    Delete(provision::delete::Args),
+    List(inspect::show::ListArgs),
+    Status(inspect::show::StatusArgs),
+    Inspect(inspect::show::InspectArgs),
+    Stats(inspect::stats::Args),
+    Top(inspect::top::Args),
+    Logs(inspect::logs::Args),
+    Execute(guest::execute::ExecuteArgs),
+    Connect(guest::execute::ConnectArgs),
+    Rotate(guest::rotate::Args),
+    Security(inspect::security::Args),
+    Run(lifecycle::run::Args),
     #[command(hide = true)]
-    Forward(lifecycle::ForwardArgs),
+    Forward(internal::ForwardArgs),
     #[command(name = HOLD, hide = true)]
-    HoldImage(lifecycle::HoldArgs),
+    HoldImage(internal::HoldArgs),
     #[command(name = confined::SUBCOMMAND, hide = true)]
-    ReadConfined(lifecycle::ReadArgs),
+    ReadConfined(internal::ReadArgs),
     Completions(completions::Args),
 }
 
@@ -144,44 +137,44 @@ fn run(cli: Cli) -> Result<ExitCode> {
         ));
     }
     if let Command::HoldImage(args) = &cli.command {
-        return lifecycle::hold(args).map(|()| ExitCode::SUCCESS);
+        return internal::hold(args).map(|()| ExitCode::SUCCESS);
     }
     if let Command::ReadConfined(args) = &cli.command {
-        return lifecycle::read_confined(args).map(|()| ExitCode::SUCCESS);
+        return internal::read_confined(args).map(|()| ExitCode::SUCCESS);
     }
     let sandboxes = Sandboxes::new(&connection(cli.connect)?);
     sandboxes.recover()?;
     let done = match cli.command {
-        Command::Create(args) => create::run(*args, &sandboxes),
-        Command::Clone(args) => copy::clone(args, &sandboxes),
-        Command::Rename(args) => copy::rename(&args, &sandboxes),
-        Command::Export(args) => archive::export(&args, &sandboxes),
-        Command::Import(args) => archive::import(args, &sandboxes),
+        Command::Create(args) => provision::create::run(*args, &sandboxes),
+        Command::Clone(args) => provision::clone::run(args, &sandboxes),
+        Command::Rename(args) => provision::rename::run(&args, &sandboxes),
+        Command::Export(args) => provision::archive::export(&args, &sandboxes),
+        Command::Import(args) => provision::archive::import(args, &sandboxes),
         Command::Start(args) => return lifecycle::start(&args, &sandboxes),
         Command::Stop(args) => return lifecycle::stop(&args, &sandboxes),
         Command::Restart(args) => return lifecycle::restart(&args, &sandboxes),
         Command::Reload(args) => return lifecycle::reload(&args, &sandboxes),
-        Command::Set(args) => limits::set(&args, &sandboxes),
-        Command::Edit(args) => edit::run(&args, &sandboxes),
-        Command::Snapshot(args) => snapshot::run(args, &sandboxes),
-        Command::Stats(args) => limits::stats(&args, &sandboxes),
-        Command::Upgrade(args) => upgrade::run(&args, &sandboxes),
+        Command::Set(args) => settings::set::run(&args, &sandboxes),
+        Command::Edit(args) => settings::edit::run(&args, &sandboxes),
+        Command::Snapshot(args) => provision::snapshot::run(args, &sandboxes),
+        Command::Stats(args) => inspect::stats::run(&args, &sandboxes),
+        Command::Upgrade(args) => provision::upgrade::run(&args, &sandboxes),
         Command::Enable(args) => return lifecycle::enable(&args, &sandboxes),
         Command::Disable(args) => return lifecycle::disable(&args, &sandboxes),
-        Command::Top(args) => top::run(&args, &sandboxes),
-        Command::Delete(args) => return lifecycle::delete(&args, &sandboxes),
-        Command::List(args) => show::list(&args, &sandboxes),
-        Command::Status(args) => show::status(&args, &sandboxes),
-        Command::Inspect(args) => show::inspect(&args, &sandboxes),
-        Command::Logs(args) => logs::run(&args, &sandboxes),
-        Command::Rotate(args) => return rotate::run(&args, &sandboxes),
-        Command::Security(args) => security::run(&args, &sandboxes),
-        Command::Execute(args) => return Ok(execute::execute(args, &sandboxes)),
-        Command::Connect(args) => return Ok(execute::connect(&args, &sandboxes)),
-        Command::HoldImage(args) => lifecycle::hold(&args),
-        Command::ReadConfined(args) => lifecycle::read_confined(&args),
-        Command::Run(args) => return lifecycle::run(&args, &sandboxes),
-        Command::Forward(args) => lifecycle::forward(&args, &sandboxes),
+        Command::Top(args) => inspect::top::run(&args, &sandboxes),
+        Command::Delete(args) => return provision::delete::run(&args, &sandboxes),
+        Command::List(args) => inspect::show::list(&args, &sandboxes),
+        Command::Status(args) => inspect::show::status(&args, &sandboxes),
+        Command::Inspect(args) => inspect::show::inspect(&args, &sandboxes),
+        Command::Logs(args) => inspect::logs::run(&args, &sandboxes),
+        Command::Rotate(args) => return guest::rotate::run(&args, &sandboxes),
+        Command::Security(args) => inspect::security::run(&args, &sandboxes),
+        Command::Execute(args) => return Ok(guest::execute::execute(args, &sandboxes)),
+        Command::Connect(args) => return Ok(guest::execute::connect(&args, &sandboxes)),
+        Command::HoldImage(args) => internal::hold(&args),
+        Command::ReadConfined(args) => internal::read_confined(&args),
+        Command::Run(args) => return lifecycle::run::run(&args, &sandboxes),
+        Command::Forward(args) => internal::forward(&args, &sandboxes),
         Command::Completions(args) => completions::run(&args),
     };
     done.map(|()| ExitCode::SUCCESS)

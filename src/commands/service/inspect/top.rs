@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use clap_complete::ArgValueCandidates;
 
-use super::lifecycle;
-use super::limits::{seconds, size};
 use guest_init::config::WindowSize;
 
+use crate::commands::service::batch::interruption;
+use crate::commands::service::inspect::stats::{seconds, size};
 use crate::commands::{complete, output};
 use crate::config::SandboxName;
 use crate::console::terminal_size;
@@ -57,7 +57,7 @@ const HIDE_CURSOR: &str = "\x1b[?25l";
 const SHOW_CURSOR: &str = "\x1b[?25h";
 
 pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
-    let sandboxes = &sandboxes.cancelled_by(lifecycle::interruption()?);
+    let sandboxes = &sandboxes.cancelled_by(interruption()?);
     let is_terminal = io::stdout().is_terminal();
     let is_live = is_terminal && !args.batch;
     let once = (!is_terminal && !args.batch).then_some(1);

@@ -8,8 +8,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::Name;
 use crate::commands::output;
+use crate::commands::service::Name;
 use crate::error::{Error, Result};
 use crate::service::Sandboxes;
 use crate::service::inspect::journal::{self, follow};

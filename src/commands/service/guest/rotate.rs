@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use clap_complete::ArgValueCandidates;
 
-use super::lifecycle::{self, each};
 use crate::commands::complete;
+use crate::commands::service::batch::{each, interruption};
 use crate::config::SandboxName;
 use crate::error::Result;
 use crate::service::Sandboxes;
@@ -33,7 +33,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<ExitCode> {
-    let sandboxes = &sandboxes.cancelled_by(lifecycle::interruption()?);
+    let sandboxes = &sandboxes.cancelled_by(interruption()?);
     let limit = Duration::from_secs(args.timeout.into());
     let names = if args.all {
         let running = sandboxes.list()?.into_iter();

@@ -4,9 +4,11 @@ use std::path::PathBuf;
 
 use clap_complete::ArgValueCompleter;
 
-use super::lifecycle;
 use crate::commands::complete;
 use crate::commands::output;
+use crate::commands::service::batch::interruption;
+use crate::commands::service::guest::execute;
+use crate::commands::service::lifecycle;
 use crate::config::network::NetworkChoice;
 use crate::config::sandbox::DEFAULT_TIMEOUT;
 use crate::config::storage::tree_image::{TreeFilesystem, TreeFormat};
@@ -142,7 +144,7 @@ struct CommandArgs {
     #[arg(short = 'w', long, value_name = "DIR", conflicts_with = "unitfile")]
     workdir: Option<PathBuf>,
     /// Set a variable of the command; may be given more than once
-    #[arg(short, long, value_name = "KEY=VALUE", conflicts_with = "unitfile", value_parser = super::execute::pair)]
+    #[arg(short, long, value_name = "KEY=VALUE", conflicts_with = "unitfile", value_parser = execute::pair)]
     env: Vec<(String, String)>,
     /// Set variables from a file with NAME=VALUE on each line; --env overrides them. The file is read now and its values are stored in sandbox.toml.
     /// May be given more than once
@@ -217,7 +219,7 @@ pub fn run(args: Args, sandboxes: &Sandboxes) -> Result<()> {
     if args.dry_run {
         return show(&sandboxes.plan(&request)?);
     }
-    let sandboxes = &sandboxes.cancelled_by(lifecycle::interruption()?);
+    let sandboxes = &sandboxes.cancelled_by(interruption()?);
     let name = request.name.clone();
     let sandbox = sandboxes.create(&request)?;
     let config = sandbox.config();

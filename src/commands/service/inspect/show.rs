@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::Name;
 use crate::commands::output::{self, Format};
+use crate::commands::service::Name;
 use crate::config::{SandboxConfig, workload};
 use crate::driver::{Owners, SharedDirectory};
 use crate::error::Result;

@@ -3,8 +3,8 @@
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
-use super::{Name, PROGRAM};
 use crate::commands::output;
+use crate::commands::service::{Name, PROGRAM};
 use crate::driver::ExecOptions;
 use crate::error::{Error, Result};
 use crate::service::Sandboxes;

@@ -1,34 +1,20 @@
-//! `set` and `stats`.
+//! `stats`.
 
 use std::time::Duration;
 
 use clap_complete::ArgValueCandidates;
 
-use super::{Name, lifecycle};
 use crate::commands::complete;
 use crate::commands::output::{self, Format};
-use crate::config::{Change, SandboxName};
+use crate::commands::service::batch::interruption;
+use crate::config::SandboxName;
 use crate::error::{Error, Result};
 use crate::service::Sandboxes;
 use crate::service::inspect::stats::Stats;
 
-/// Change limits of a sandbox
-#[derive(Debug, clap::Args)]
-#[command(
-    after_help = "The limits are those of 'create'. Memory, CPU time, I/O weight and the number of processes change at once in a \
-                  running sandbox, the others at its next start."
-)]
-pub struct SetArgs {
-    #[command(flatten)]
-    name: Name,
-    /// Limit and value, such as memory=1G; memory= restores the default
-    #[arg(required = true, value_name = "KEY=VALUE")]
-    changes: Vec<Change>,
-}
-
 /// Show the resource usage of sandboxes
 #[derive(Debug, clap::Args)]
-pub struct StatsArgs {
+pub struct Args {
     /// Duration of the measurement, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = seconds)]
     interval: f64,
@@ -48,17 +34,9 @@ pub fn seconds(text: &str) -> Result<f64> {
     seconds.ok_or_else(|| Error::refused(format!("'{text}' is not a number from 0.05 to 3600")))
 }
 
-pub fn set(args: &SetArgs, sandboxes: &Sandboxes) -> Result<()> {
-    let _signals = lifecycle::interruption()?;
-    for (key, reason) in sandboxes.get(&args.name.name)?.lock()?.set(&args.changes)? {
-        log::info!("'{key}' takes effect at the next start: {reason}");
-    }
-    Ok(())
-}
-
-pub fn stats(args: &StatsArgs, sandboxes: &Sandboxes) -> Result<()> {
+pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
     let interval = Duration::from_secs_f64(args.interval);
-    let sandboxes = sandboxes.cancelled_by(lifecycle::interruption()?);
+    let sandboxes = sandboxes.cancelled_by(interruption()?);
     let all = sandboxes.stats(&args.names, interval)?;
     match args.format {
         Format::Json => output::print_json(&all),

@@ -3,9 +3,10 @@
 use clap::{Args, Subcommand};
 use clap_complete::ArgValueCandidates;
 
-use super::{Name, lifecycle};
 use crate::commands::complete;
 use crate::commands::output::{self, Format};
+use crate::commands::service::Name;
+use crate::commands::service::batch::interruption;
 use crate::config::SnapshotName;
 use crate::error::Result;
 use crate::service::Sandboxes;
@@ -75,7 +76,7 @@ struct Existing {
 }
 
 pub fn run(args: SnapshotArgs, sandboxes: &Sandboxes) -> Result<()> {
-    let sandboxes = &sandboxes.cancelled_by(lifecycle::interruption()?);
+    let sandboxes = &sandboxes.cancelled_by(interruption()?);
     match args.command {
         SnapshotCommand::Create(args) => {
             let name = &args.name.name;

@@ -1,7 +1,8 @@
 //! `upgrade`.
 
-use super::lifecycle;
 use crate::commands::output;
+use crate::commands::service::batch::interruption;
+use crate::commands::service::{PROGRAM, lifecycle};
 use crate::config::SandboxName;
 use crate::error::{Error, Result};
 use crate::service::Sandboxes;
@@ -33,7 +34,7 @@ pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
         true => all(sandboxes)?,
         false => args.name.clone(),
     };
-    let sandboxes = &sandboxes.cancelled_by(lifecycle::interruption()?);
+    let sandboxes = &sandboxes.cancelled_by(interruption()?);
     let start = |name: &SandboxName| lifecycle::start_one(&sandboxes.get(name)?, None);
     let options = Options {
         restart: args.restart,
@@ -55,7 +56,7 @@ pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
         if let Err(error) = one(name) {
             output::print(&format!("{name}: failed\n"))?;
             // The status is our own: one number for many sandboxes.
-            let _ = output::fail(super::PROGRAM, &error);
+            let _ = output::fail(PROGRAM, &error);
             failed.push(name.as_str());
         }
     }

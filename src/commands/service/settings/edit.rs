@@ -4,8 +4,9 @@ use std::fs;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::Path;
 
-use super::{Name, PROGRAM, lifecycle};
 use crate::commands::output;
+use crate::commands::service::batch::interruption;
+use crate::commands::service::{Name, PROGRAM};
 use crate::error::{Error, Result};
 use crate::service::Sandboxes;
 use crate::sys::process::command;
@@ -27,7 +28,7 @@ pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
     let name = &args.name.name;
     let before = sandboxes.configuration(name)?;
     // Ctrl+C belongs to the editor.
-    let _interrupted = lifecycle::interruption()?;
+    let _interrupted = interruption()?;
     let dir = tempfile::Builder::new()
         .prefix("virt-sandbox-")
         .tempdir()

@@ -1,10 +1,11 @@
-//! `clone` and `rename`.
+//! `clone`.
 
 use std::path::PathBuf;
 
 use clap_complete::ArgValueCandidates;
 
-use super::{create, lifecycle};
+use crate::commands::service::batch::interruption;
+use crate::commands::service::provision::create;
 use crate::commands::{complete, output};
 use crate::config::{Hostname, SandboxName};
 use crate::error::Result;
@@ -17,7 +18,7 @@ use crate::service::provision::clone::Request;
     after_help = "The tree of the source is copied as it is; a running source is frozen meanwhile, if libvirt can do \
                   so. The copy has its own machine id, host name, hardware addresses, leases, journal and SSH host keys."
 )]
-pub struct CloneArgs {
+pub struct Args {
     /// Parent directory of the copy's tree [default: /var/lib/libvirt/filesystems]
     #[arg(short, long, value_name = "DIR")]
     path: Option<PathBuf>,
@@ -34,23 +35,13 @@ pub struct CloneArgs {
     dest: SandboxName,
 }
 
-/// Rename a stopped sandbox
-#[derive(Debug, clap::Args)]
-pub struct RenameArgs {
-    /// Name of the sandbox
-    #[arg(add = ArgValueCandidates::new(complete::sandboxes))]
-    old: SandboxName,
-    /// New name
-    new: SandboxName,
-}
-
-pub fn clone(args: CloneArgs, sandboxes: &Sandboxes) -> Result<()> {
+pub fn run(args: Args, sandboxes: &Sandboxes) -> Result<()> {
     let request = Request {
         name: args.dest,
         base: args.path.map(create::absolute).transpose()?,
         hostname: args.hostname,
     };
-    let sandboxes = &sandboxes.cancelled_by(lifecycle::interruption()?);
+    let sandboxes = &sandboxes.cancelled_by(interruption()?);
     let sandbox = sandboxes.get(&args.source)?.clone_as(&request)?;
     let config = sandbox.config();
     output::progress(&format!(
@@ -61,13 +52,5 @@ pub fn clone(args: CloneArgs, sandboxes: &Sandboxes) -> Result<()> {
     if args.start {
         create::start_made(&sandbox, "clone it")?;
     }
-    Ok(())
-}
-
-pub fn rename(args: &RenameArgs, sandboxes: &Sandboxes) -> Result<()> {
-    // A rename is short: signals wait for its end.
-    let _signals = lifecycle::interruption()?;
-    sandboxes.get(&args.old)?.rename(&args.new)?;
-    output::progress(&format!("'{}' is '{}' now", args.old, args.new));
     Ok(())
 }

@@ -1,0 +1,4 @@
+//! Commands that run something in a running sandbox.
+
+pub mod execute;
+pub mod rotate;
