@@ -1,7 +1,7 @@
 //! `virt-sandbox-service`.
 //!
 //! A new subcommand needs:
-//! * its arguments and a function here, in the file of its subject; a variant of [`Command`] and its arm in [`run`];
+//! * its arguments and a function here, in the file of its subject; a variant of `Command` and its arm in `run`;
 //! * the operation in `src/service`: on `Sandbox` if it only reads, on `LockedSandbox` if it changes something;
 //! * a page with examples in `xtask/manual/pages`, a row in `docs/getting-started.md`, a line in NEWS.md;
 //! * its row in `tests/service/drivers.rs` (`VERBS`) and in the list of `tests/service/errors.rs`.
