@@ -161,6 +161,25 @@ fn exit_status(kind: ErrorKind) -> u8 {
     }
 }
 
+/// Returns the lines that are wider than 80 columns in the help of a program and of its subcommands.
+#[cfg(test)]
+pub(super) fn too_wide(program: &clap::Command) -> Vec<String> {
+    fn help(command: &mut clap::Command, wide: &mut Vec<String>) {
+        let text = command.render_long_help().to_string();
+        let lines = text.lines().filter(|line| line.chars().count() > 80);
+        wide.extend(lines.map(|line| format!("{}: {line}", command.get_name())));
+        let subcommands = command.get_subcommands_mut();
+        for subcommand in subcommands.filter(|subcommand| !subcommand.is_hide_set()) {
+            help(subcommand, wide);
+        }
+    }
+    let mut program = program.clone();
+    program.build();
+    let mut wide = vec![];
+    help(&mut program, &mut wide);
+    wide
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -32,7 +32,7 @@ pub(super) const PROGRAM: &str = "virt-sandbox";
 /// The command sees the host's root read-only; options give it more, such as a network. It has the
 /// caller's streams, and its exit status becomes that of virt-sandbox.
 #[derive(Debug, Parser)]
-#[command(name = PROGRAM, version, disable_version_flag = true, max_term_width = 100, help_expected = true)]
+#[command(name = PROGRAM, version, disable_version_flag = true, max_term_width = 80, help_expected = true)]
 #[command(
     after_help = "Exit status: that of the command; 128+N if signal N ended it; 127 if there is no such command, 126 if it \
                         cannot be run, 124 if it took longer than --timeout, 125 for a failure of virt-sandbox itself."
@@ -64,8 +64,9 @@ pub struct Cli {
     /// Make the root writable; changes are discarded at the end
     #[arg(long, help_heading = "Files")]
     volatile: bool,
-    /// Mount: host-bind:TARGET=[SOURCE][,ro], host-image:TARGET=IMAGE[,format=FORMAT][,partition=N][,backing=yes][,ro],
-    /// guest-bind:TARGET=SOURCE[,ro] or ram:TARGET=SIZE; in order. For backing=yes see --disk
+    /// Mount; the place inside comes first: host-bind:TARGET=[SOURCE][,ro],
+    /// host-image:TARGET=IMAGE[,format=FMT][,partition=N][,backing=yes][,ro], guest-bind:TARGET=SOURCE[,ro] or ram:TARGET=SIZE;
+    /// in order. For backing=yes see --disk
     #[arg(short, long, value_name = "MOUNT", help_heading = "Files")]
     mount: Vec<Mount>,
     /// Copy a file or directory of the host into a writable mount: GUEST[=HOST]
@@ -363,12 +364,12 @@ fn print_timing(outcome: &Outcome) {
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
 
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+        assert_eq!(output::too_wide(&Cli::command()), Vec::<String>::new());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::commands::service::Name;
-use crate::commands::service::batch::interruption;
+use crate::commands::service::batch::cancel_on_signals;
 use crate::error::{Error, Result};
 use crate::service::Sandboxes;
 use crate::sys::image::holder::{self, HolderFiles};
@@ -54,6 +54,6 @@ pub fn read_confined(args: &ReadArgs) -> Result<()> {
 }
 
 pub fn forward(args: &ForwardArgs, sandboxes: &Sandboxes) -> Result<()> {
-    let sandboxes = sandboxes.cancelled_by(interruption()?);
+    let sandboxes = sandboxes.cancelled_by(cancel_on_signals()?);
     sandboxes.get(&args.name.name)?.serve_ports(&args.sockets)
 }

@@ -30,9 +30,12 @@ use crate::sys::process::confined;
 
 const PROGRAM: &str = "virt-sandbox-service";
 
+/// Heading of options that every subcommand has.
+const GLOBAL: &str = "Global options";
+
 /// Run services of this host in sandboxes
 #[derive(Debug, Parser)]
-#[command(name = PROGRAM, version, max_term_width = 100, help_expected = true)]
+#[command(name = PROGRAM, version, max_term_width = 80, help_expected = true)]
 #[command(after_help = "Exit status:\n  \
                   0  success\n  \
                   1  any other failure\n  \
@@ -43,15 +46,16 @@ const PROGRAM: &str = "virt-sandbox-service";
                   6  the sandbox is running\n  \
                   7  the sandbox is not running\n  \
                   8  something else uses it at the moment; try again\n\n\
-                  Of several sandboxes, the first failure counts. 'execute' and 'connect' exit with the\n\
-                  status of the command, or with 125 for a failure of their own; 'run' exits with the\n\
-                  status of a command that was to run once.")]
+                  Of several sandboxes, the first failure counts. 'execute' and 'connect' exit \
+                  with the status of the command, or with 125 for a failure of their own; 'run' \
+                  exits with the status of a command that was to run once.")]
 pub struct Cli {
-    /// libvirt connection of new sandboxes: lxc:/// for containers, qemu:///system for virtual machines [default: $LIBVIRT_DEFAULT_URI if it is one of these, else lxc:///]
-    #[arg(short, long, value_name = "URI", global = true)]
+    /// libvirt connection of a new sandbox ('create', 'import'): lxc:/// for a container, qemu:///system for a virtual machine
+    /// [default: $LIBVIRT_DEFAULT_URI if it is one of these, else lxc:///]
+    #[arg(short, long, value_name = "URI", global = true, help_heading = GLOBAL)]
     connect: Option<String>,
     /// Print more messages
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = GLOBAL)]
     verbose: bool,
     #[command(subcommand)]
     command: Command,
@@ -158,7 +162,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Edit(args) => settings::edit::run(&args, &sandboxes),
         Command::Snapshot(args) => provision::snapshot::run(args, &sandboxes),
         Command::Stats(args) => inspect::stats::run(&args, &sandboxes),
-        Command::Upgrade(args) => provision::upgrade::run(&args, &sandboxes),
+        Command::Upgrade(args) => return provision::upgrade::run(&args, &sandboxes),
         Command::Enable(args) => return lifecycle::enable(&args, &sandboxes),
         Command::Disable(args) => return lifecycle::disable(&args, &sandboxes),
         Command::Top(args) => inspect::top::run(&args, &sandboxes),
@@ -200,6 +204,7 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+        assert_eq!(output::too_wide(&Cli::command()), Vec::<String>::new());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap_complete::ArgValueCandidates;
 
 use crate::commands::complete;
-use crate::commands::service::batch::{each, interruption};
+use crate::commands::service::batch::{cancel_on_signals, for_each};
 use crate::config::SandboxName;
 use crate::error::Result;
 use crate::service::Sandboxes;
@@ -33,7 +33,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<ExitCode> {
-    let sandboxes = &sandboxes.cancelled_by(interruption()?);
+    let sandboxes = &sandboxes.cancelled_by(cancel_on_signals()?);
     let limit = Duration::from_secs(args.timeout.into());
     let names = if args.all {
         let running = sandboxes.list()?.into_iter();
@@ -44,7 +44,7 @@ pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<ExitCode> {
     } else {
         args.names.clone()
     };
-    each(&names, sandboxes, |name| {
+    for_each(&names, sandboxes, |name| {
         sandboxes.get(name)?.rotate(args.force, limit)
     })
 }

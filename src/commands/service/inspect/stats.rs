@@ -6,7 +6,7 @@ use clap_complete::ArgValueCandidates;
 
 use crate::commands::complete;
 use crate::commands::output::{self, Format};
-use crate::commands::service::batch::interruption;
+use crate::commands::service::batch::cancel_on_signals;
 use crate::config::SandboxName;
 use crate::error::{Error, Result};
 use crate::service::Sandboxes;
@@ -36,7 +36,7 @@ pub fn seconds(text: &str) -> Result<f64> {
 
 pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
     let interval = Duration::from_secs_f64(args.interval);
-    let sandboxes = sandboxes.cancelled_by(interruption()?);
+    let sandboxes = sandboxes.cancelled_by(cancel_on_signals()?);
     let all = sandboxes.stats(&args.names, interval)?;
     match args.format {
         Format::Json => output::print_json(&all),

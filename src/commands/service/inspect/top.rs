@@ -7,7 +7,7 @@ use clap_complete::ArgValueCandidates;
 
 use guest_init::config::WindowSize;
 
-use crate::commands::service::batch::interruption;
+use crate::commands::service::batch::cancel_on_signals;
 use crate::commands::service::inspect::stats::{seconds, size};
 use crate::commands::{complete, output};
 use crate::config::SandboxName;
@@ -57,7 +57,7 @@ const HIDE_CURSOR: &str = "\x1b[?25l";
 const SHOW_CURSOR: &str = "\x1b[?25h";
 
 pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
-    let sandboxes = &sandboxes.cancelled_by(interruption()?);
+    let sandboxes = &sandboxes.cancelled_by(cancel_on_signals()?);
     let is_terminal = io::stdout().is_terminal();
     let is_live = is_terminal && !args.batch;
     let once = (!is_terminal && !args.batch).then_some(1);

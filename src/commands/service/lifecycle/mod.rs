@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::commands::output;
 use crate::commands::service::Names;
-use crate::commands::service::batch::{each, interruption};
+use crate::commands::service::batch::{cancel_on_signals, for_each};
 use crate::config::SandboxName;
 use crate::error::{Error, Result};
 use crate::host;
@@ -62,8 +62,8 @@ pub struct DisableArgs {
 }
 
 pub fn start(args: &StartArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
-    let sandboxes = &sandboxes.cancelled_by(interruption()?);
-    each(&args.names.names, sandboxes, |name| {
+    let sandboxes = &sandboxes.cancelled_by(cancel_on_signals()?);
+    for_each(&args.names.names, sandboxes, |name| {
         // systemd would silently succeed. A sandbox that runs without its unit is taken over.
         if is_up(name) {
             return Err(Error::running(format!(
@@ -99,23 +99,23 @@ pub fn start_one(sandbox: &Sandbox<'_>, timeout: Option<Duration>) -> Result<()>
 }
 
 pub fn stop(args: &StopArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
-    each(&args.names.names, sandboxes, |name| {
+    for_each(&args.names.names, sandboxes, |name| {
         sandboxes.get_for_stop(name)?.stop()
     })
 }
 
 pub fn restart(args: &StartArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
-    let sandboxes = &sandboxes.cancelled_by(interruption()?);
-    each(&args.names.names, sandboxes, |name| {
+    let sandboxes = &sandboxes.cancelled_by(cancel_on_signals()?);
+    for_each(&args.names.names, sandboxes, |name| {
         sandboxes.get_for_stop(name)?.stop()?;
         start_one(&sandboxes.get(name)?, timeout(args))
     })
 }
 
 pub fn enable(args: &EnableArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
-    let sandboxes = &sandboxes.cancelled_by(interruption()?);
+    let sandboxes = &sandboxes.cancelled_by(cancel_on_signals()?);
     sandboxes.enable(&args.names.names)?;
-    each(&args.names.names, sandboxes, |name| {
+    for_each(&args.names.names, sandboxes, |name| {
         if args.now {
             let sandbox = sandboxes.get(name)?;
             if !sandbox.listen(true) && !sandbox.is_running()? {
@@ -128,7 +128,7 @@ pub fn enable(args: &EnableArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
 
 pub fn disable(args: &DisableArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
     sandboxes.disable(&args.names.names)?;
-    each(&args.names.names, sandboxes, |name| {
+    for_each(&args.names.names, sandboxes, |name| {
         if args.now {
             sandboxes.get(name)?.listen(false);
             sandboxes.get_for_stop(name)?.stop()?;
@@ -161,7 +161,7 @@ fn start_unit(name: &SandboxName) -> Result<()> {
 }
 
 pub fn reload(args: &ReloadArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {
-    each(&args.names.names, sandboxes, |name| {
+    for_each(&args.names.names, sandboxes, |name| {
         sandboxes.get(name)?.reload(&args.unitfile)
     })
 }

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::commands::output;
-use crate::commands::service::batch::interruption;
+use crate::commands::service::batch::cancel_on_signals;
 use crate::commands::service::inspect::logs;
 use crate::commands::service::{Name, PROGRAM};
 use crate::config::SandboxName;
@@ -26,7 +26,7 @@ pub struct Args {
 
 pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<ExitCode> {
     let name = &args.name.name;
-    let sandboxes = &sandboxes.cancelled_by(interruption()?);
+    let sandboxes = &sandboxes.cancelled_by(cancel_on_signals()?);
     match keep(name, sandboxes) {
         Ok(None) => Ok(ExitCode::SUCCESS),
         Ok(Some(Failure { text, status })) => {

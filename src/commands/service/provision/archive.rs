@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::commands::output;
 use crate::commands::service::Name;
-use crate::commands::service::batch::interruption;
+use crate::commands::service::batch::cancel_on_signals;
 use crate::commands::service::provision::create;
 use crate::config::network::NetworkChoice;
 use crate::config::{SandboxName, Trust};
@@ -73,7 +73,7 @@ pub struct ImportArgs {
 
 pub fn export(args: &ExportArgs, sandboxes: &Sandboxes) -> Result<()> {
     let name = &args.name.name;
-    let sandboxes = &sandboxes.cancelled_by(interruption()?);
+    let sandboxes = &sandboxes.cancelled_by(cancel_on_signals()?);
     let cancelled = || sandboxes.is_cancelled();
     let export = |to: &mut dyn io::Write| sandboxes.get(name)?.lock()?.export(to);
     if args.output == Path::new("-") {
@@ -119,7 +119,7 @@ pub fn import(args: ImportArgs, sandboxes: &Sandboxes) -> Result<()> {
             )
             .collect(),
     };
-    let sandboxes = &sandboxes.cancelled_by(interruption()?);
+    let sandboxes = &sandboxes.cancelled_by(cancel_on_signals()?);
     let cancelled = || sandboxes.is_cancelled();
     let opening = Error::io("reading", &args.file);
     let file = if args.file == Path::new("-") {

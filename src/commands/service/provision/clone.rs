@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap_complete::ArgValueCandidates;
 
-use crate::commands::service::batch::interruption;
+use crate::commands::service::batch::cancel_on_signals;
 use crate::commands::service::provision::create;
 use crate::commands::{complete, output};
 use crate::config::{Hostname, SandboxName};
@@ -41,7 +41,7 @@ pub fn run(args: Args, sandboxes: &Sandboxes) -> Result<()> {
         base: args.path.map(create::absolute).transpose()?,
         hostname: args.hostname,
     };
-    let sandboxes = &sandboxes.cancelled_by(interruption()?);
+    let sandboxes = &sandboxes.cancelled_by(cancel_on_signals()?);
     let sandbox = sandboxes.get(&args.source)?.clone_as(&request)?;
     let config = sandbox.config();
     output::progress(&format!(

@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
+use clap::ArgGroup;
 use clap_complete::ArgValueCompleter;
 
 use crate::commands::complete;
 use crate::commands::output;
-use crate::commands::service::batch::interruption;
+use crate::commands::service::batch::cancel_on_signals;
 use crate::commands::service::guest::execute;
 use crate::commands::service::lifecycle;
 use crate::config::network::NetworkChoice;
@@ -23,6 +24,11 @@ use crate::service::{Plan, Request, Sandbox, Sandboxes};
 
 /// Create a sandbox for units of this host, or for a command
 #[derive(Debug, clap::Args)]
+#[command(group(ArgGroup::new("workload").args(["unitfile", "command"]).required(true)))]
+#[command(
+    override_usage = "virt-sandbox-service create [OPTIONS] --unitfile <UNIT>... <NAME>\n       \
+                            virt-sandbox-service create [OPTIONS] <NAME> -- <COMMAND>..."
+)]
 pub struct Args {
     /// Unit to run in the sandbox; may be given more than once
     #[arg(
@@ -30,8 +36,6 @@ pub struct Args {
         long = "unitfile",
         visible_alias = "unit",
         value_name = "UNIT",
-        required_unless_present = "command",
-        conflicts_with = "command",
         add = ArgValueCompleter::new(complete::units)
     )]
     unitfile: Vec<String>,
@@ -49,7 +53,7 @@ pub struct Args {
     /// [default: dhcp,source=default]
     #[arg(short = 'N', long, value_name = "NIC")]
     network: Vec<NetworkChoice>,
-    /// Mount: host-bind:TARGET=SOURCE[,ro], guest-bind:TARGET=SOURCE[,ro] or ram:TARGET=SIZE
+    /// Mount; the place inside comes first: host-bind:TARGET=SOURCE[,ro], guest-bind:TARGET=SOURCE[,ro] or ram:TARGET=SIZE
     #[arg(short, long, value_name = "MOUNT")]
     mount: Vec<Mount>,
     /// Character device of the host to give to a container, such as /dev/ttyS0; may be given more than once. /dev/net/tun
@@ -84,7 +88,7 @@ pub struct Args {
     /// Maximum time until the units are active, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_TIMEOUT, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     timeout: u32,
-    /// Keep its tree in an image of this size instead of a directory
+    /// Keep its tree in an image of this size, such as 10G, instead of a directory
     #[arg(short, long, value_name = "SIZE")]
     imagesize: Option<Bytes>,
     /// Format of the image
@@ -93,18 +97,18 @@ pub struct Args {
     /// Filesystem of the image
     #[arg(long, value_enum, default_value_t, requires = "imagesize")]
     filesystem: TreeFilesystem,
+    /// Start it and wait until its units are active; if that fails, remove it again
+    #[arg(long)]
+    start: bool,
+    /// Print the treatment of every path with the reason, and change nothing
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     resources: Resources,
     #[command(flatten)]
     kernel: KernelRequest,
     #[command(flatten)]
     confinement: Confinement,
-    /// Start it, and wait until its units are active; if they do not come up, nothing is left
-    #[arg(long)]
-    start: bool,
-    /// Print the treatment of every path with the reason, and change nothing
-    #[arg(long)]
-    dry_run: bool,
     #[command(flatten)]
     how: CommandArgs,
     /// Name of the sandbox
@@ -219,7 +223,7 @@ pub fn run(args: Args, sandboxes: &Sandboxes) -> Result<()> {
     if args.dry_run {
         return show(&sandboxes.plan(&request)?);
     }
-    let sandboxes = &sandboxes.cancelled_by(interruption()?);
+    let sandboxes = &sandboxes.cancelled_by(cancel_on_signals()?);
     let name = request.name.clone();
     let sandbox = sandboxes.create(&request)?;
     let config = sandbox.config();

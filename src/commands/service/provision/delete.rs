@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use crate::commands::service::Names;
-use crate::commands::service::batch::each;
+use crate::commands::service::batch::for_each;
 use crate::error::Result;
 use crate::service::Sandboxes;
 
@@ -18,7 +18,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<ExitCode> {
-    each(&args.names.names, sandboxes, |name| {
+    for_each(&args.names.names, sandboxes, |name| {
         sandboxes.get_for_stop(name)?.delete(args.force)
     })
 }

@@ -2,7 +2,7 @@
 
 use clap_complete::ArgValueCandidates;
 
-use crate::commands::service::batch::interruption;
+use crate::commands::service::batch::cancel_on_signals;
 use crate::commands::{complete, output};
 use crate::config::SandboxName;
 use crate::error::Result;
@@ -20,7 +20,7 @@ pub struct Args {
 
 pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
     // A rename is short: signals wait for its end.
-    let _signals = interruption()?;
+    let _signals = cancel_on_signals()?;
     sandboxes.get(&args.old)?.rename(&args.new)?;
     output::progress(&format!("'{}' is '{}' now", args.old, args.new));
     Ok(())

@@ -6,7 +6,7 @@ use clap_complete::ArgValueCandidates;
 use crate::commands::complete;
 use crate::commands::output::{self, Format};
 use crate::commands::service::Name;
-use crate::commands::service::batch::interruption;
+use crate::commands::service::batch::cancel_on_signals;
 use crate::config::SnapshotName;
 use crate::error::Result;
 use crate::service::Sandboxes;
@@ -76,7 +76,7 @@ struct Existing {
 }
 
 pub fn run(args: SnapshotArgs, sandboxes: &Sandboxes) -> Result<()> {
-    let sandboxes = &sandboxes.cancelled_by(interruption()?);
+    let sandboxes = &sandboxes.cancelled_by(cancel_on_signals()?);
     match args.command {
         SnapshotCommand::Create(args) => {
             let name = &args.name.name;

@@ -1,10 +1,12 @@
 //! `upgrade`.
 
+use std::process::ExitCode;
+
 use crate::commands::output;
-use crate::commands::service::batch::interruption;
-use crate::commands::service::{PROGRAM, lifecycle};
+use crate::commands::service::batch::{cancel_on_signals, for_each_unchecked};
+use crate::commands::service::lifecycle;
 use crate::config::SandboxName;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::service::Sandboxes;
 use crate::service::upgrade::{Options, legacy, report};
 
@@ -29,12 +31,12 @@ pub struct Args {
     name: Vec<SandboxName>,
 }
 
-pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
+pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<ExitCode> {
     let names = match args.all {
         true => all(sandboxes)?,
         false => args.name.clone(),
     };
-    let sandboxes = &sandboxes.cancelled_by(interruption()?);
+    let sandboxes = &sandboxes.cancelled_by(cancel_on_signals()?);
     let start = |name: &SandboxName| lifecycle::start_one(&sandboxes.get(name)?, None);
     let options = Options {
         restart: args.restart,
@@ -45,30 +47,13 @@ pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
         true => preview(name, sandboxes, args.trust),
         false => upgrade(name, sandboxes, &options),
     };
-    if let [name] = names.as_slice() {
-        return one(name);
-    }
-    let mut failed = Vec::new();
-    for name in &names {
-        if sandboxes.is_cancelled() {
-            return Err(Error::Interrupted);
-        }
-        if let Err(error) = one(name) {
+    for_each_unchecked(&names, sandboxes, |name| {
+        let done = one(name);
+        if done.is_err() && names.len() > 1 {
             output::print(&format!("{name}: failed\n"))?;
-            // The status is our own: one number for many sandboxes.
-            let _ = output::fail(PROGRAM, &error);
-            failed.push(name.as_str());
         }
-    }
-    match failed.as_slice() {
-        [] => Ok(()),
-        failed => Err(Error::refused(format!(
-            "{} of {} sandboxes could not be upgraded: {}",
-            failed.len(),
-            names.len(),
-            failed.join(", ")
-        ))),
-    }
+        done
+    })
 }
 
 /// Returns the names of all sandboxes. One of another program must be named, because the conversion cannot be undone.

@@ -5,7 +5,7 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::Path;
 
 use crate::commands::output;
-use crate::commands::service::batch::interruption;
+use crate::commands::service::batch::cancel_on_signals;
 use crate::commands::service::{Name, PROGRAM};
 use crate::error::{Error, Result};
 use crate::service::Sandboxes;
@@ -28,7 +28,7 @@ pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
     let name = &args.name.name;
     let before = sandboxes.configuration(name)?;
     // Ctrl+C belongs to the editor.
-    let _interrupted = interruption()?;
+    let _interrupted = cancel_on_signals()?;
     let dir = tempfile::Builder::new()
         .prefix("virt-sandbox-")
         .tempdir()
