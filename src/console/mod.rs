@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use guest_init::channel::link::{Link, Sink, Source};
 use guest_init::channel::wire::{Exit, Frame, Milestone, SignalFrame, StreamId, WireError};
+use guest_init::stdio::signals::TERMINATING;
 use guest_init::stdio::terminal::{RawMode, is_ours};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, raise};
 
-use self::signals::TERMINATING;
 pub use self::signals::{Received, Signals};
 pub use self::streams::{Stdio, terminal_size};
 use crate::error::{Error, Result};

@@ -2,31 +2,14 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
+use guest_init::stdio::signals::{FORWARDED, TERMINATING};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::error::{Error, Result};
 
-/// Signals that are forwarded, or handled here.
-const HANDLED: [Signal; 9] = [
-    Signal::SIGINT,
-    Signal::SIGTERM,
-    Signal::SIGHUP,
-    Signal::SIGQUIT,
-    Signal::SIGUSR1,
-    Signal::SIGUSR2,
-    Signal::SIGWINCH,
-    Signal::SIGTSTP,
-    Signal::SIGCONT,
-];
-
-/// Signals that ask for the end.
-pub(super) const TERMINATING: [Signal; 4] = [
-    Signal::SIGINT,
-    Signal::SIGTERM,
-    Signal::SIGHUP,
-    Signal::SIGQUIT,
-];
+/// Signals that are handled here, beside the forwarded ones: a new size of the terminal, and a stop typed there.
+const HANDLED: [Signal; 2] = [Signal::SIGWINCH, Signal::SIGTSTP];
 
 /// Signals that are held back until they are taken. The old signal mask is restored on drop.
 #[derive(Debug)]
@@ -48,7 +31,7 @@ impl Signals {
     pub fn hold() -> Result<Self> {
         let failed = |errno| Error::step("listening for signals")(errno);
         let mut set = SigSet::empty();
-        for signal in HANDLED {
+        for signal in FORWARDED.into_iter().chain(HANDLED) {
             // A signal that the caller ignores, as with nohup(1), stays ignored.
             set.add(signal);
         }

@@ -2,5 +2,6 @@
 
 #[cfg(feature = "init")]
 pub(crate) mod pty;
+pub mod signals;
 pub mod streams;
 pub mod terminal;

@@ -22,26 +22,8 @@ use self::flow::Flow;
 pub use self::streams::Streams;
 use self::streams::{ChildStdio, Flows};
 use crate::process::{default_action, end_with_parent, spawn};
+use crate::stdio::signals::{FORWARDED, TERMINATING};
 use crate::stdio::terminal::{RawMode, set_window_size, window_size};
-
-/// Signals that are passed on to the command.
-const FORWARDED: [Signal; 7] = [
-    Signal::SIGINT,
-    Signal::SIGTERM,
-    Signal::SIGHUP,
-    Signal::SIGQUIT,
-    Signal::SIGUSR1,
-    Signal::SIGUSR2,
-    Signal::SIGCONT,
-];
-
-/// Signals that ask to terminate.
-const TERMINATING: [Signal; 4] = [
-    Signal::SIGINT,
-    Signal::SIGTERM,
-    Signal::SIGHUP,
-    Signal::SIGQUIT,
-];
 
 /// Exit status if the command succeeded but output was lost.
 const LOST: u8 = 125;
