@@ -1,25 +1,26 @@
-//! Run what is installed on a Linux host inside strong sandboxes.
+//! Runs programs that are installed on a Linux host inside strong sandboxes.
 //!
-//! A sandbox is a libvirt domain that runs the host's own `/usr`; only its configuration and its
-//! state are its own. The modules, in the order data flows through them:
+//! A sandbox is a libvirt domain that runs the host's own `/usr`, with configuration and state of its own. The modules, from the
+//! command line down:
 //!
 //! | module | what it owns |
 //! |---|---|
-//! | [`commands`] | the command lines |
-//! | [`config`] | what the user asked for, on the command line and in `sandbox.toml` |
-//! | [`host`] | facts about the host |
-//! | [`domain`] | config and facts become libvirt XML |
-//! | [`guest`] | what is staged for the guest |
-//! | [`hypervisor`] | libvirt |
-//! | [`label`] | SELinux and AppArmor |
-//! | [`driver`] | what is particular to each of libvirt's drivers |
-//! | [`console`] | the caller's streams, terminal and signals |
+//! | [`commands`] | command lines and printing |
 //! | [`run`] | one command in a throw-away sandbox |
-//! | [`tree`] | the private tree of a sandbox: planned, then made |
+//! | [`service`] | operations on persistent sandboxes |
+//! | [`tree`] | the private tree of a sandbox: its plan, its making, its manifest |
+//! | [`driver`] | the differences between containers and virtual machines |
 //! | [`facts`] | facts of the host about a service: units, packages, accounts |
-//! | [`service`] | the persistent sandbox of a service of the host |
-//! | [`ports`] | ports that the host answers on |
-//! | [`sys`] | leaf wrappers of the operating system |
+//! | [`console`] | session between the caller's streams and terminal and the command |
+//! | [`guest`] | files and configuration for the guest |
+//! | [`hypervisor`] | interface to libvirt |
+//! | [`label`] | SELinux and AppArmor |
+//! | [`domain`] | libvirt documents, from configuration and facts |
+//! | [`host`] | facts about the host: kernel, cgroups, mounts |
+//! | [`ports`] | published ports |
+//! | [`config`] | the user's request, from the command line and `sandbox.toml` |
+//! | [`sys`] | wrappers of the operating system |
+//! | [`error`] | errors and their kinds |
 
 pub mod commands;
 pub mod config;

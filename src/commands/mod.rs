@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 
 /// Sets a umask with which other users cannot change files that the programs create. Stricter bits of the caller's umask
 /// stay.
-fn protect_what_is_made() {
+fn restrict_umask() {
     let others_writing = Mode::S_IWGRP | Mode::S_IWOTH;
     umask(umask(others_writing) | others_writing);
 }

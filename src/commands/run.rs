@@ -213,7 +213,7 @@ fn pair(text: OsString) -> Result<(OsString, OsString)> {
 /// Parses the command line and runs it.
 #[must_use]
 pub fn main() -> ExitCode {
-    super::protect_what_is_made();
+    super::restrict_umask();
     complete::answer(Cli::command);
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

@@ -119,7 +119,7 @@ struct Names {
 /// Parses the command line and runs it.
 #[must_use]
 pub fn main() -> ExitCode {
-    super::protect_what_is_made();
+    super::restrict_umask();
     complete::answer(Cli::command);
     let cli = Cli::parse();
     output::log_to_stderr(PROGRAM, cli.verbose);
