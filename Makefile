@@ -13,8 +13,9 @@ share      = $(DESTDIR)$(PREFIX)/share
 
 setup   = bash tests/setup/packages.sh
 harness = target/debug/test-harness
-# The whole workspace at once: a crate alone has other features, and would be compiled again.
-tests   = $(CARGO) test --locked --workspace
+# The whole workspace at once: a crate alone has other features, and would be compiled again. A job in the background of a
+# shell ignores SIGINT, and one of nohup(1) SIGHUP; the tests send both.
+tests   = env --default-signal=INT,HUP,QUIT $(CARGO) test --locked --workspace
 # An uninstalled program finds its parts here.
 parts   = VIRT_SANDBOX_GUEST_INIT='$(CURDIR)/target/guest-init/guest-init'
 
