@@ -6,6 +6,7 @@
 mod build;
 pub mod connection;
 mod container;
+mod daemons;
 pub mod disks;
 mod guest;
 mod machine;

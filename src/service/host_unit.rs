@@ -121,7 +121,9 @@ fn service(config: &SandboxConfig, store: &Store) -> Result<String> {
         tree: String,
         socket: Option<String>,
         needs_online: bool,
+        daemons: Vec<String>,
     }
+    let driver = Driver::of_service(&config.connection)?;
     let program = program::current_exe().map_err(Error::step("finding this program"))?;
     let view = View {
         name: &config.name,
@@ -138,15 +140,14 @@ fn service(config: &SandboxConfig, store: &Store) -> Result<String> {
         program: program.display().to_string(),
         // If the units do not become active, the sandbox is stopped before the error is reported.
         start_seconds: u64::from(config.timeout)
-            + Driver::of_service(&config.connection)?
-                .boot_time()?
-                .as_secs()
+            + driver.boot_time()?.as_secs()
             + STOP_SECONDS
             + 30,
         stop_seconds: STOP_SECONDS + 30,
         tree: config.path.display().to_string(),
         socket: config.on_demand.then(|| config.name.socket()),
         needs_online: needs_online(config),
+        daemons: driver.daemon_units(),
     };
     Template::HostUnit.render(&view, Some(&store.templates))
 }

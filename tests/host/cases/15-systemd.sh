@@ -3,6 +3,8 @@ check "create" virt-sandbox-service create -u apache2.service web1
 for unit in libvirtd.socket network.target virt-guest-shutdown.target; do
     says "it comes after $unit" "$unit" systemctl show -P After web1_sandbox
 done
+is "it wants the daemons that this host uses" libvirtd.socket sh -c \
+    "systemctl show -P Wants web1_sandbox | tr ' ' '\\n' | grep -E '^(libvirt|virt.*d\\.)'"
 refuse "it waits for nobody's network" printed network-online.target systemctl show -P After web1_sandbox
 check "create one at an address of the host" virt-sandbox-service create -u nginx.service --publish 192.0.2.1:8082:80 --on-demand ng
 says "that waits for the host's network" network-online.target systemctl show -P After ng_sandbox
