@@ -2,9 +2,8 @@
 //!
 //! Run it as root: `cargo run --example create_and_start -- apache2.service demo`
 
-use virt_sandbox::config::sandbox::DEFAULT_TIMEOUT;
-use virt_sandbox::config::{Confinement, KernelRequest, Network, Resources, State, Workload};
-use virt_sandbox::service::{Request, Sandboxes};
+use virt_sandbox::config::{Network, SandboxConfig, State, Workload};
+use virt_sandbox::service::Sandboxes;
 use virt_sandbox::{Error, Result};
 
 fn main() -> Result<()> {
@@ -14,29 +13,12 @@ fn main() -> Result<()> {
     };
     let connection = std::env::var("LIBVIRT_DEFAULT_URI").unwrap_or_else(|_| "lxc:///".to_owned());
     let sandboxes = Sandboxes::new(&connection);
-    let request = Request {
-        name: name.parse().map_err(Error::step("reading the name"))?,
-        workload: Workload::Units(vec![unit]),
-        packages: vec![],
-        base: None,
-        state: State::Auto,
+    let name = name.parse().map_err(Error::step("reading the name"))?;
+    let draft = SandboxConfig {
         networks: vec![Network::dhcp("default")],
-        mounts: vec![],
-        devices: vec![],
-        credentials: vec![],
-        kernel: KernelRequest::default(),
-        security: None,
-        file_type: None,
-        publish: vec![],
-        on_demand: false,
-        idle_stop: None,
-        image: None,
-        resources: Resources::default(),
-        confinement: Confinement::default(),
-        hostname: None,
-        timeout: DEFAULT_TIMEOUT,
+        ..sandboxes.draft(name, Workload::Units(vec![unit]), None)
     };
-    let sandbox = sandboxes.create(&request)?;
+    let sandbox = sandboxes.create(draft, State::Auto)?;
     let path = sandbox.config().path.display();
     println!("created {} in {path}", sandbox.name());
     sandbox.lock()?.start(None)?;

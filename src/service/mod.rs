@@ -45,6 +45,6 @@ pub use cancellation::Cancellation;
 pub use inspect::summary::Summary;
 pub use lifecycle::exit_status::Failure;
 pub use lifecycle::ports::Ports;
-pub use provision::create::{Plan, Request};
+pub use provision::create::Plan;
 pub use sandbox::{LockedSandbox, Sandbox};
 pub use sandboxes::Sandboxes;

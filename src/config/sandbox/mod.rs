@@ -7,9 +7,10 @@ use clap::ValueEnum;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
+use crate::config::network::{DEFAULT_SOURCE, Source};
 use crate::config::{
-    Capabilities, Credential, Device, FileType, Idmap, KernelRequest, Mount, Network, Publish,
-    Resources, SandboxName, Seccomp, Security, TreeImage, Workload,
+    Capabilities, Credential, Device, FileType, Hostname, Idmap, KernelRequest, Mac, Mount,
+    Network, Publish, Resources, SandboxName, Seccomp, Security, TreeImage, Workload,
 };
 use crate::error::{Error, Result};
 use crate::sys::file::{atomic, bounded_read};
@@ -121,6 +122,51 @@ const HIDDEN: &str = "(hidden)";
 pub const DEFAULT_TIMEOUT: u32 = 90;
 
 impl SandboxConfig {
+    /// Returns a configuration with the defaults of a new sandbox, without NICs.
+    #[must_use]
+    pub fn new(name: SandboxName, connection: &str, workload: Workload, path: PathBuf) -> Self {
+        Self {
+            version: VERSION,
+            hostname: Hostname::of(&name).to_string(),
+            name,
+            uuid: uuid::Uuid::new_v4(),
+            connection: connection.to_owned(),
+            workload,
+            packages: vec![],
+            service_packages: vec![],
+            path,
+            keep_units: vec![],
+            timeout: DEFAULT_TIMEOUT,
+            networks: vec![],
+            mounts: vec![],
+            devices: vec![],
+            credentials: vec![],
+            security: None,
+            file_type: None,
+            publish: vec![],
+            on_demand: false,
+            idle_stop: None,
+            idmap: Idmap::Auto,
+            seccomp: Seccomp::Default,
+            capabilities: Capabilities::default(),
+            kernel: KernelRequest::default(),
+            image: None,
+            resources: Resources::default(),
+        }
+    }
+
+    /// Gives every NIC a source and a hardware address, where it has none.
+    pub fn complete_networks(&mut self) {
+        for (index, network) in self.networks.iter_mut().enumerate() {
+            network
+                .source
+                .get_or_insert_with(|| Source::Network(DEFAULT_SOURCE.to_owned()));
+            network
+                .mac
+                .get_or_insert_with(|| Mac::of_sandbox(&self.uuid, index));
+        }
+    }
+
     /// Parses the text of a `sandbox.toml`; `path` is for the message.
     ///
     /// # Errors
@@ -298,33 +344,15 @@ fn check_mount(mount: &Mount) -> Result<()> {
 impl SandboxConfig {
     /// Returns a small config for tests to start from.
     pub(crate) fn example() -> Self {
+        let workload = Workload::Units(vec!["apache2.service".to_owned()]);
         Self {
-            version: VERSION,
-            name: "web1".parse().unwrap(),
             uuid: uuid::Uuid::from_u128(7),
-            connection: "lxc:///".to_owned(),
-            workload: Workload::Units(vec!["apache2.service".to_owned()]),
-            packages: vec![],
-            service_packages: vec![],
-            path: "/var/lib/libvirt/filesystems/web1".into(),
-            hostname: "web1".to_owned(),
-            keep_units: vec![],
-            timeout: DEFAULT_TIMEOUT,
-            networks: vec![],
-            mounts: vec![],
-            devices: vec![],
-            credentials: vec![],
-            security: None,
-            file_type: None,
-            publish: vec![],
-            on_demand: false,
-            idle_stop: None,
-            idmap: Idmap::Auto,
-            seccomp: Seccomp::Default,
-            capabilities: Capabilities::default(),
-            kernel: KernelRequest::default(),
-            image: None,
-            resources: Resources::default(),
+            ..Self::new(
+                "web1".parse().unwrap(),
+                "lxc:///",
+                workload,
+                "/var/lib/libvirt/filesystems/web1".into(),
+            )
         }
     }
 }

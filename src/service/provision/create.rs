@@ -4,12 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::config::network::{DEFAULT_SOURCE, Source};
-use crate::config::sandbox::VERSION;
-use crate::config::{
-    Confinement, Credential, Device, FileType, Hostname, KernelRequest, Mac, Mount, Network,
-    Publish, Resources, SandboxConfig, SandboxName, Security, State, TreeImage, Workload,
-};
+use crate::config::{Device, Mount, SandboxConfig, SandboxName, State, Workload};
 use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::facts::discover::{self, Fact, Service};
@@ -22,51 +17,6 @@ use crate::service::{image, init_units, preflight};
 use crate::tree::manifest::Manifest;
 use crate::tree::{self, Class, TreePlan, place};
 use crate::{guest, host};
-
-/// Request for a new sandbox.
-#[derive(Debug, Clone)]
-pub struct Request {
-    /// Name.
-    pub name: SandboxName,
-    /// Units or command to run. The program of a command is looked up.
-    pub workload: Workload,
-    /// Packages in addition to the discovered ones.
-    pub packages: Vec<String>,
-    /// Parent directory of its tree, in place of the default.
-    pub base: Option<PathBuf>,
-    /// Treatment of the service's state.
-    pub state: State,
-    /// NICs.
-    pub networks: Vec<Network>,
-    /// Credentials that the sandbox gets.
-    pub credentials: Vec<Credential>,
-    /// Mounts.
-    pub mounts: Vec<Mount>,
-    /// Devices of the host, in addition to those that its units need.
-    pub devices: Vec<Device>,
-    /// Kernel of a virtual machine.
-    pub kernel: KernelRequest,
-    /// Security label, if not the default.
-    pub security: Option<Security>,
-    /// SELinux type of its files, if not the default.
-    pub file_type: Option<FileType>,
-    /// Ports that are published on the host.
-    pub publish: Vec<Publish>,
-    /// True to start it at the first connection to a published port.
-    pub on_demand: bool,
-    /// Seconds without a connection after which such a sandbox stops.
-    pub idle_stop: Option<u32>,
-    /// Image for its tree, in place of a directory.
-    pub image: Option<TreeImage>,
-    /// Limits.
-    pub resources: Resources,
-    /// Restrictions of root inside.
-    pub confinement: Confinement,
-    /// Host name inside; by default the name of the sandbox.
-    pub hostname: Option<Hostname>,
-    /// Seconds that the units may take to become active.
-    pub timeout: u32,
-}
 
 /// Plan of a new sandbox.
 #[derive(Debug)]
@@ -82,74 +32,53 @@ pub struct Plan {
 }
 
 impl Sandboxes {
-    /// Discovers the service and plans the sandbox. Nothing on disk changes.
+    /// Returns a draft of a new sandbox: the user's settings replace its defaults, [`plan`](Self::plan) adds the facts of the
+    /// service. `base` is the parent directory of its tree, in place of the default.
+    #[must_use]
+    pub fn draft(
+        &self,
+        name: SandboxName,
+        workload: Workload,
+        base: Option<&Path>,
+    ) -> SandboxConfig {
+        let path = self.tree_of(&name, base);
+        SandboxConfig::new(name, &self.connection, workload, path)
+    }
+
+    /// Discovers the service of a [`draft`](Self::draft) and plans the sandbox. Nothing on disk changes.
     ///
     /// # Errors
     /// A unit that does not exist or cannot work in a sandbox, a package that is not installed, state that is being
     /// written, an unknown network, a missing source of a mount.
-    pub fn plan(&self, request: &Request) -> Result<Plan> {
-        self.check(request)?;
+    pub fn plan(&self, draft: SandboxConfig, state: State) -> Result<Plan> {
+        self.check(&draft)?;
         let root = Path::new("/");
-        let hostname = request
-            .hostname
-            .clone()
-            .unwrap_or_else(|| Hostname::of(&request.name))
-            .to_string();
+        let mut config = draft;
         let (workload, service) =
-            resolve_workload(root, &request.workload, &request.packages, &hostname)?;
-        let driver = Driver::of_service(&self.connection)?;
+            resolve_workload(root, &config.workload, &config.packages, &config.hostname)?;
+        let driver = Driver::of_service(&config.connection)?;
         let container = driver.container();
-        let devices = match container {
-            Some(_) => devices(&request.devices, &service),
-            None => request.devices.clone(),
-        };
-        let capabilities = &request.confinement.capabilities;
-        preflight::check(root, &service, container, capabilities, &devices)?;
-        let uuid = uuid::Uuid::new_v4();
-        let mut networks = request.networks.clone();
-        for (index, network) in networks.iter_mut().enumerate() {
-            network
-                .source
-                .get_or_insert_with(|| Source::Network(DEFAULT_SOURCE.to_owned()));
-            network
-                .mac
-                .get_or_insert_with(|| Mac::of_sandbox(&uuid, index));
+        if container.is_some() {
+            config.devices = devices(&config.devices, &service);
         }
-        let mut config = SandboxConfig {
-            version: VERSION,
-            name: request.name.clone(),
-            uuid,
-            connection: self.connection.clone(),
-            keep_units: keep_units(&service, &workload),
-            mounts: program_mounts(&service, &workload)
-                .into_iter()
-                .chain(request.mounts.clone())
-                .collect(),
-            devices,
-            credentials: request.credentials.clone(),
-            workload,
-            packages: request.packages.clone(),
-            service_packages: service.packages.keys().map(ToString::to_string).collect(),
-            path: self.tree_of(&request.name, request.base.as_deref()),
-            hostname,
-            timeout: request.timeout,
-            networks,
-            security: request.security.clone(),
-            file_type: request.file_type.clone(),
-            publish: request.publish.clone(),
-            on_demand: request.on_demand,
-            idle_stop: request.idle_stop,
-            kernel: request.kernel.clone(),
-            image: request.image,
-            idmap: request.confinement.idmap,
-            seccomp: request.confinement.seccomp.clone(),
-            capabilities: request.confinement.capabilities.clone(),
-            resources: request.resources.clone(),
-        };
+        preflight::check(
+            root,
+            &service,
+            container,
+            &config.capabilities,
+            &config.devices,
+        )?;
+        config.keep_units = keep_units(&service, &workload);
+        config
+            .mounts
+            .splice(..0, program_mounts(&service, &workload));
+        config.workload = workload;
+        config.service_packages = service.packages.keys().map(ToString::to_string).collect();
+        config.complete_networks();
         config.check()?;
         driver.check(&config)?;
-        let mut tree = TreePlan::new(root, &config, &service, request.state)?;
-        if request.state == State::Auto {
+        let mut tree = TreePlan::new(root, &config, &service, state)?;
+        if state == State::Auto {
             in_use::refuse_live_state(&service, &tree.state)?;
         }
         if config.image.is_none() {
@@ -178,10 +107,9 @@ impl Sandboxes {
     /// # Errors
     /// Errors of [`plan`](Self::plan); the name is taken, the place of the tree is not empty, the disk is full or libvirt refuses. After
     /// an error nothing is left.
-    pub fn create(&self, request: &Request) -> Result<Sandbox<'_>> {
-        let plan = self.plan(request)?;
-        let config = &plan.config;
-        self.provision(config, &mut |tree| {
+    pub fn create(&self, draft: SandboxConfig, state: State) -> Result<Sandbox<'_>> {
+        let plan = self.plan(draft, state)?;
+        self.provision(&plan.config, &mut |tree| {
             let cancelled = || self.is_cancelled();
             let report = tree::apply(&plan.tree, Path::new("/"), tree, &cancelled)?;
             for skipped in &report.skipped {
@@ -196,12 +124,11 @@ impl Sandboxes {
     }
 
     /// Checks everything that needs no discovery of the service.
-    fn check(&self, request: &Request) -> Result<()> {
-        let name = &request.name;
-        self.check_name(name)?;
-        place::check(&self.tree_of(name, request.base.as_deref()))?;
-        check_mounts(&request.mounts)?;
-        guest::credentials(&request.credentials).map(drop)
+    fn check(&self, draft: &SandboxConfig) -> Result<()> {
+        self.check_name(&draft.name)?;
+        place::check(&draft.path)?;
+        check_mounts(&draft.mounts)?;
+        guest::credentials(&draft.credentials).map(drop)
     }
 }
 

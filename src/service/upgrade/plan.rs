@@ -5,8 +5,7 @@ use std::fs;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
-use crate::config::network::{DEFAULT_SOURCE, Source};
-use crate::config::{Mac, Mount, SandboxConfig, State, Workload};
+use crate::config::{Mount, SandboxConfig, State, Workload};
 use crate::error::{Error, Result};
 use crate::facts::accounts::Texts;
 use crate::facts::discover::{Fact, Service};
@@ -175,14 +174,7 @@ fn renewed(old: &SandboxConfig, workload: Workload, service: &Service) -> Sandbo
         .cloned()
         .chain(keep_units(service, &config.workload));
     config.keep_units = kept.collect::<BTreeSet<_>>().into_iter().collect();
-    for (index, network) in config.networks.iter_mut().enumerate() {
-        network
-            .source
-            .get_or_insert_with(|| Source::Network(DEFAULT_SOURCE.to_owned()));
-        network
-            .mac
-            .get_or_insert_with(|| Mac::of_sandbox(&old.uuid, index));
-    }
+    config.complete_networks();
     config
 }
 

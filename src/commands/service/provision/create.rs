@@ -16,11 +16,11 @@ use crate::config::storage::tree_image::{TreeFilesystem, TreeFormat};
 use crate::config::workload::{Ready, Restart};
 use crate::config::{
     Bytes, Command, Confinement, Credential, Device, FileType, Hostname, KernelRequest, Mount,
-    Network, Publish, Resources, SandboxName, Security, State, TreeImage, Workload,
+    Network, Publish, Resources, SandboxConfig, SandboxName, Security, State, TreeImage, Workload,
 };
 use crate::error::{Error, Result};
 use crate::host;
-use crate::service::{Plan, Request, Sandbox, Sandboxes};
+use crate::service::{Plan, Sandbox, Sandboxes};
 
 /// Create a sandbox for units of this host, or for a command
 #[derive(Debug, clap::Args)]
@@ -188,45 +188,61 @@ impl CommandArgs {
     }
 }
 
-pub fn run(args: Args, sandboxes: &Sandboxes) -> Result<()> {
-    let networks = networks(&args.network)?;
-    let request = Request {
-        name: args.name,
-        workload: if args.command.is_empty() {
-            Workload::Units(args.unitfile)
+impl Args {
+    /// Returns the settings as a configuration; relative paths are below the working directory.
+    fn draft(self, sandboxes: &Sandboxes) -> Result<SandboxConfig> {
+        let workload = if self.command.is_empty() {
+            Workload::Units(self.unitfile)
         } else {
-            Workload::Command(args.how.with(args.command)?)
-        },
-        packages: args.package,
-        base: args.path.map(absolute).transpose()?,
-        state: if args.copy { State::Copy } else { args.state },
-        networks,
-        mounts: mounts(args.mount)?,
-        devices: args.device,
-        credentials: credentials(args.credential)?,
-        kernel: args.kernel.absolute(&absolute(PathBuf::from("."))?),
-        security: args.security,
-        file_type: args.file_type,
-        publish: args.publish,
-        on_demand: args.on_demand,
-        idle_stop: args.idle_stop,
-        image: args.imagesize.map(|size| TreeImage {
-            size,
-            format: args.format,
-            filesystem: args.filesystem,
-        }),
-        resources: args.resources,
-        confinement: args.confinement,
-        hostname: args.hostname,
-        timeout: args.timeout,
-    };
-    if args.dry_run {
-        return show(&sandboxes.plan(&request)?);
+            Workload::Command(self.how.with(self.command)?)
+        };
+        let base = self.path.map(absolute).transpose()?;
+        let cwd = &absolute(PathBuf::from("."))?;
+        let draft = sandboxes.draft(self.name, workload, base.as_deref());
+        Ok(SandboxConfig {
+            packages: self.package,
+            hostname: self
+                .hostname
+                .map_or(draft.hostname, |hostname| hostname.to_string()),
+            timeout: self.timeout,
+            networks: networks(&self.network)?,
+            mounts: self.mount.into_iter().map(|m| m.absolute(cwd)).collect(),
+            devices: self.device,
+            credentials: self
+                .credential
+                .into_iter()
+                .map(|c| c.absolute(cwd))
+                .collect(),
+            security: self.security,
+            file_type: self.file_type,
+            publish: self.publish,
+            on_demand: self.on_demand,
+            idle_stop: self.idle_stop,
+            idmap: self.confinement.idmap,
+            seccomp: self.confinement.seccomp,
+            capabilities: self.confinement.capabilities,
+            kernel: self.kernel.absolute(cwd),
+            image: self.imagesize.map(|size| TreeImage {
+                size,
+                format: self.format,
+                filesystem: self.filesystem,
+            }),
+            resources: self.resources,
+            ..draft
+        })
+    }
+}
+
+pub fn run(args: Args, sandboxes: &Sandboxes) -> Result<()> {
+    let (start, dry_run) = (args.start, args.dry_run);
+    let state = if args.copy { State::Copy } else { args.state };
+    let draft = args.draft(sandboxes)?;
+    if dry_run {
+        return show(&sandboxes.plan(draft, state)?);
     }
     let sandboxes = &sandboxes.cancelled_by(cancel_on_signals()?);
-    let name = request.name.clone();
-    let sandbox = sandboxes.create(&request)?;
-    let config = sandbox.config();
+    let sandbox = sandboxes.create(draft, state)?;
+    let (name, config) = (sandbox.name(), sandbox.config());
     output::progress(&format!(
         "created sandbox '{name}' in '{}'",
         config
@@ -235,7 +251,7 @@ pub fn run(args: Args, sandboxes: &Sandboxes) -> Result<()> {
             .unwrap_or(&config.path)
             .display()
     ));
-    if args.start {
+    if start {
         return start_made(&sandbox, "create it");
     }
     if !host::runs_systemd() {
@@ -259,22 +275,6 @@ pub fn start_made(sandbox: &Sandbox<'_>, again: &str) -> Result<()> {
 
 pub fn absolute(path: PathBuf) -> Result<PathBuf> {
     std::path::absolute(&path).map_err(Error::io("finding", &path))
-}
-
-fn mounts(mounts: Vec<Mount>) -> Result<Vec<Mount>> {
-    let cwd = absolute(PathBuf::from("."))?;
-    Ok(mounts
-        .into_iter()
-        .map(|mount| mount.absolute(&cwd))
-        .collect())
-}
-
-fn credentials(credentials: Vec<Credential>) -> Result<Vec<Credential>> {
-    let cwd = absolute(PathBuf::from("."))?;
-    Ok(credentials
-        .into_iter()
-        .map(|credential| credential.absolute(&cwd))
-        .collect())
 }
 
 /// Returns the requested NICs, or by default one on the default network.

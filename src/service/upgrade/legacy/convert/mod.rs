@@ -11,13 +11,9 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use super::keyfile::{Keyfile, KeyfileError, wrong};
-use crate::config::sandbox::{DEFAULT_TIMEOUT, VERSION};
 pub use networks::filters;
 
-use crate::config::{
-    Capabilities, Hostname, Idmap, KernelRequest, Mount, Resources, SandboxConfig, SandboxName,
-    Seccomp, Workload,
-};
+use crate::config::{Mount, SandboxConfig, SandboxName, Workload};
 
 /// Prefix of the names of all types.
 const TYPES: &str = "GVirSandboxConfig";
@@ -126,36 +122,15 @@ impl Foreign {
         let mounts = self.mounts(&mut notes)?;
         let networks = self.networks(filters)?;
         self.rest(&mut notes)?;
+        let workload = match self.is_command {
+            true => Workload::Command(self.command()?),
+            false => Workload::Units(units),
+        };
         let config = SandboxConfig {
-            version: VERSION,
-            name: name.clone(),
             uuid: self.file.read("core", "uuid")?.unwrap_or(fresh),
-            connection: connection.to_owned(),
-            workload: match self.is_command {
-                true => Workload::Command(self.command()?),
-                false => Workload::Units(units),
-            },
-            packages: vec![],
-            service_packages: vec![],
-            path: self.tree.clone(),
-            hostname: Hostname::of(name).to_string(),
-            keep_units: vec![],
-            timeout: DEFAULT_TIMEOUT,
             networks,
-            publish: vec![],
-            on_demand: false,
-            idle_stop: None,
             mounts,
-            kernel: KernelRequest::default(),
-            image: None,
-            idmap: Idmap::Auto,
-            seccomp: Seccomp::Default,
-            capabilities: Capabilities::default(),
-            devices: vec![],
-            credentials: vec![],
-            security: None,
-            file_type: None,
-            resources: Resources::default(),
+            ..SandboxConfig::new(name.clone(), connection, workload, self.tree.clone())
         };
         Ok((config, notes))
     }
