@@ -90,6 +90,7 @@ enum Command {
     Connect(guest::execute::ConnectArgs),
     Rotate(guest::rotate::Args),
     Security(inspect::security::Args),
+    Doctor(inspect::doctor::Args),
     Run(lifecycle::run::Args),
     #[command(hide = true)]
     Forward(internal::ForwardArgs),
@@ -147,6 +148,10 @@ fn run(cli: Cli) -> Result<ExitCode> {
         return internal::read_confined(args).map(|()| ExitCode::SUCCESS);
     }
     let sandboxes = Sandboxes::new(&connection(cli.connect)?);
+    if let Command::Doctor(args) = &cli.command {
+        // It examines the host as it is.
+        return inspect::doctor::run(args, &sandboxes);
+    }
     sandboxes.recover()?;
     let done = match cli.command {
         Command::Create(args) => provision::create::run(*args, &sandboxes),
@@ -173,6 +178,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Logs(args) => inspect::logs::run(&args, &sandboxes),
         Command::Rotate(args) => return guest::rotate::run(&args, &sandboxes),
         Command::Security(args) => inspect::security::run(&args, &sandboxes),
+        Command::Doctor(args) => return inspect::doctor::run(&args, &sandboxes),
         Command::Execute(args) => return Ok(guest::execute::execute(args, &sandboxes)),
         Command::Connect(args) => return Ok(guest::execute::connect(&args, &sandboxes)),
         Command::HoldImage(args) => internal::hold(&args),

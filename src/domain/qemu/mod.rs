@@ -105,6 +105,15 @@ pub enum Transport {
 }
 
 impl Transport {
+    /// Returns the name that kernels give its filesystem.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Plan9 { .. } => "9p",
+            Self::Virtiofs { .. } => "virtiofs",
+        }
+    }
+
     /// Returns whether the host refuses to write, whatever the guest's kernel asks for.
     #[must_use]
     pub fn is_read_only(&self) -> bool {

@@ -63,7 +63,7 @@ impl<'a> Transports<'a> {
             writer: find_virtiofsd(),
             reader: find_own(READER, authority),
             file_writer: find_own(FILE_WRITER, authority),
-            libvirt_version: libvirt::library_version()?,
+            libvirt_version: libvirt::library_version()?.major,
         })
     }
 

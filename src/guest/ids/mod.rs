@@ -242,6 +242,21 @@ enum Tried {
     Unsupported(String),
 }
 
+/// Returns why a sandbox cannot have ids of its own over these filesystems; `None` if it can.
+///
+/// # Errors
+/// The attempt fails for a reason that may pass.
+pub fn unsupported(
+    init: &Path,
+    range: IdRange,
+    filesystems: &[Filesystem],
+) -> Result<Option<String>> {
+    match try_out(init, range, filesystems)? {
+        Tried::Works => Ok(None),
+        Tried::Unsupported(reason) => Ok(Some(reason)),
+    }
+}
+
 /// Maps what the sandbox needs to own in a user namespace, in a process that is gone afterwards.
 ///
 /// # Errors

@@ -6,7 +6,7 @@
 mod limit;
 
 use std::ffi::CString;
-use std::fmt::Display;
+use std::fmt::{self, Display, Formatter};
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -354,8 +354,25 @@ fn resident(stats: &[virt::domain::MemoryStat]) -> Option<u64> {
     found.map(|stat| stat.val)
 }
 
-/// Returns the major version of the linked libvirt; its daemon is of the same package.
-pub fn library_version() -> Result<u32> {
+/// Version of libvirt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version {
+    /// First part, which grows every year.
+    pub major: u32,
+    /// Second part.
+    pub minor: u32,
+    /// Third part: corrections.
+    pub release: u32,
+}
+
+impl Display for Version {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.major, self.minor, self.release)
+    }
+}
+
+/// Returns the version of the linked libvirt; its daemon is of the same package.
+pub fn library_version() -> Result<Version> {
     let mut version: std::os::raw::c_ulong = 0;
     let none = std::ptr::null;
     // SAFETY: libvirt writes one number, and accepts null for the others.
@@ -368,7 +385,12 @@ pub fn library_version() -> Result<u32> {
         ));
     }
     // The version is major * 1,000,000 + minor * 1,000 + release.
-    Ok(u32::try_from(version / 1_000_000).unwrap_or(u32::MAX))
+    let version = u32::try_from(version).unwrap_or(u32::MAX);
+    Ok(Version {
+        major: version / 1_000_000,
+        minor: version / 1_000 % 1_000,
+        release: version % 1_000,
+    })
 }
 
 fn is(error: &VirtError, number: ErrorNumber) -> bool {

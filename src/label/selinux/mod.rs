@@ -118,21 +118,25 @@ impl Labels {
         }
     }
 
+    /// Returns the problem that the loaded policy does not know one of the contexts, and how to mend it; `None` if it knows both.
+    #[must_use]
+    pub fn unknown(&self) -> Option<String> {
+        let contexts = [&self.process, &self.file];
+        let unknown = contexts.into_iter().find(|context| !is_known(context))?;
+        Some(format!(
+            "the SELinux policy of this host does not know the context '{unknown}'; one without types of containers gets them with \
+             'semodule -i {MODULE}'"
+        ))
+    }
+
     /// Returns whether the policy knows the contexts; warns if it does not and SELinux is permissive.
     ///
     /// # Errors
     /// The policy does not know them, and SELinux is enforcing.
     pub fn are_usable(&self) -> Result<bool> {
-        let Some(unknown) = [&self.process, &self.file]
-            .into_iter()
-            .find(|context| !is_known(context))
-        else {
+        let Some(problem) = self.unknown() else {
             return Ok(true);
         };
-        let problem = format!(
-            "the SELinux policy of this host does not know the context '{unknown}'; one without types of containers gets them with \
-             'semodule -i {MODULE}'"
-        );
         match enforcement() {
             Some(true) => Err(Error::refused(problem)),
             Some(false) | None => {

@@ -1,5 +1,6 @@
-//! Commands that show sandboxes and their logs.
+//! Commands that show sandboxes, their logs, and the host.
 
+pub mod doctor;
 pub mod logs;
 pub mod security;
 pub mod show;
