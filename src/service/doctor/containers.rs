@@ -7,12 +7,13 @@ use uuid::Uuid;
 
 use super::{Check, Fact, Level, Subject, libvirt};
 use crate::domain::{Filesystem, SecModel};
+use crate::driver::Driver;
 use crate::error::Result;
 use crate::guest;
 use crate::guest::ids::{self, Registry};
 use crate::hypervisor::Hypervisor;
-use crate::label::selinux::{self, Kind, Labels, Types};
 use crate::label;
+use crate::label::selinux::{self, Kind, Labels, Types};
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::Store;
 
@@ -23,7 +24,7 @@ const URI: &str = "lxc:///";
 const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
 
 pub(super) fn checks(root: &Path, sandboxes: &Sandboxes) -> Vec<Check> {
-    let (driver, hypervisor) = libvirt::driver(&sandboxes.connector, URI);
+    let (driver, hypervisor) = libvirt::driver(sandboxes, Driver::Lxc, URI);
     let cgroups = Cgroups::read(root);
     let mut facts = vec![
         ("libvirt's driver", driver),
@@ -83,9 +84,7 @@ impl Cgroups {
         // Subsystem, hierarchy, number of groups, and whether it is enabled (cgroups(7)).
         let is_enabled = |name: &str| {
             let mut lines = table.lines();
-            lines.any(|line| {
-                line.split_whitespace().next() == Some(name) && line.ends_with("\t1")
-            })
+            lines.any(|line| line.split_whitespace().next() == Some(name) && line.ends_with("\t1"))
         };
         let is_there = |name: &str| match (version, name) {
             (Version::Two, _) => controllers.split_whitespace().any(|own| own == name),
@@ -177,7 +176,9 @@ pub(super) fn selinux_label(kind: Kind) -> Fact {
     let problem = |types: Types| Labels::new(&types, types.process.level(), None).unknown();
     match selinux::types(kind).map(problem) {
         Ok(None) => Fact::ok("SELinux, categories for each sandbox"),
-        Ok(Some(problem)) => Fact::missing(problem, "load the module, or a policy that has the type"),
+        Ok(Some(problem)) => {
+            Fact::missing(problem, "load the module, or a policy that has the type")
+        }
         Err(error) => Fact::unknown(Level::Limited, &error),
     }
 }
@@ -207,6 +208,10 @@ mod tests {
         assert_eq!(Cgroups::parse("", "", "").judge().level, Level::Missing);
         let without_pids = Cgroups::parse(TWO, "cpuset cpu io memory", "").judge();
         assert_eq!(without_pids.level, Level::Limited);
-        assert!(without_pids.state.contains("pids"), "{}", without_pids.state);
+        assert!(
+            without_pids.state.contains("pids"),
+            "{}",
+            without_pids.state
+        );
     }
 }

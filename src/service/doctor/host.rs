@@ -76,7 +76,7 @@ fn space(store: &Store) -> Fact {
         let bytes = filesystem.blocks_available() * filesystem.fragment_size();
         Some((bytes, place))
     });
-    match free.min() {
+    match free.min_by_key(|(bytes, _)| *bytes) {
         Some((bytes, place)) => {
             let state = format!("{} MiB free for '{}'", bytes >> 20, place.display());
             match bytes < FREE {

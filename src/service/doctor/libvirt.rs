@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use super::{Fact, Level};
 use crate::config::network::DEFAULT_SOURCE;
+use crate::driver::Driver;
 use crate::error::ErrorKind;
+use crate::hypervisor::Hypervisor;
 use crate::hypervisor::libvirt::{self, Version};
-use crate::hypervisor::{Connector, Hypervisor};
+use crate::service::sandboxes::Sandboxes;
 
 /// Oldest version that the project is made for.
 const OLDEST: Version = Version {
@@ -22,10 +24,19 @@ const FREEZES: Version = Version {
     release: 0,
 };
 
-/// Connects to a driver; the fact tells how that went.
-pub(super) fn driver(connector: &Connector, uri: &str) -> (Fact, Option<Arc<dyn Hypervisor>>) {
-    match connector.open(uri) {
-        Ok(hypervisor) => (Fact::ok(format!("{uri} answers")), Some(hypervisor)),
+/// Connects to a driver, at the connection of new sandboxes if that is of this driver; the fact tells how that went.
+pub(super) fn driver(
+    sandboxes: &Sandboxes,
+    driver: Driver,
+    usual_uri: &str,
+) -> (Fact, Option<Arc<dyn Hypervisor>>) {
+    let asked = sandboxes.connection.as_str();
+    let uri = match Driver::of_service(asked) {
+        Ok(found) if found == driver => asked,
+        Ok(_) | Err(_) => usual_uri,
+    };
+    match sandboxes.connector.open(uri) {
+        Ok(hypervisor) => (Fact::ok(format!("'{uri}' answers")), Some(hypervisor)),
         Err(error) => (Fact::unknown(Level::Missing, &error), None),
     }
 }

@@ -10,6 +10,7 @@ use crate::domain::SecModel;
 use crate::domain::qemu::{Authority, Emulation};
 use crate::driver::emulation::usable_emulation;
 use crate::driver::transport::Transports;
+use crate::driver::{Driver, Qemu};
 use crate::error::Result;
 use crate::guest::kernel::Kernel;
 use crate::hypervisor::Hypervisor;
@@ -21,7 +22,7 @@ use crate::service::sandboxes::Sandboxes;
 const URI: &str = "qemu:///system";
 
 pub(super) fn checks(root: &Path, sandboxes: &Sandboxes) -> Vec<Check> {
-    let (driver, hypervisor) = libvirt::driver(&sandboxes.connector, URI);
+    let (driver, hypervisor) = libvirt::driver(sandboxes, Driver::Qemu(Qemu::System), URI);
     let mut facts = vec![("libvirt's driver", driver), ("emulation", emulation(root))];
     match Kernel::find(root, &KernelRequest::default()) {
         Ok(kernel) => {
@@ -58,7 +59,12 @@ fn emulation(root: &Path) -> Fact {
 fn shares(kernel: &Kernel) -> Vec<(&'static str, Fact)> {
     let transports = match Transports::of_host(kernel, Authority::Root) {
         Ok(transports) => transports,
-        Err(error) => return vec![("the host's directories", Fact::unknown(Level::Missing, &error))],
+        Err(error) => {
+            return vec![(
+                "the host's directories",
+                Fact::unknown(Level::Missing, &error),
+            )];
+        }
     };
     let system = match transports.of_directory(Path::new("/usr"), true) {
         Ok(transport) => Fact::ok(format!("over {}, read-only", transport.name())),

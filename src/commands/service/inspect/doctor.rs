@@ -50,7 +50,9 @@ fn try_out(uri: &str) -> std::result::Result<(), String> {
         .map_err(Error::step("finding this program"))
         .map_err(|error| error.chain())?;
     let program = program.with_file_name("virt-sandbox");
-    let program = program.to_str().filter(|program| Path::new(program).exists());
+    let program = program
+        .to_str()
+        .filter(|program| Path::new(program).exists());
     let program = program.ok_or("there is no virt-sandbox beside this program")?;
     match command::capture(program, ["-c", uri, "--", "true"]) {
         Ok(captured) if captured.success => Ok(()),
@@ -60,7 +62,11 @@ fn try_out(uri: &str) -> std::result::Result<(), String> {
 }
 
 fn described(report: &Report) -> String {
-    let mut rows = vec![["ABOUT", "CHECK", "", "STATE"].map(ToOwned::to_owned).to_vec()];
+    let mut rows = vec![
+        ["ABOUT", "CHECK", "", "STATE"]
+            .map(ToOwned::to_owned)
+            .to_vec(),
+    ];
     rows.extend(report.checks.iter().map(|check| {
         vec![
             check.subject.as_str().to_owned(),
