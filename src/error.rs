@@ -48,6 +48,14 @@ pub enum Error {
         /// Whole sentence for the user, with the remedy.
         message: String,
     },
+    /// Several failures of one operation, such as one and those of its roll-back.
+    #[error("{}{}", first.chain(), following(others))]
+    Several {
+        /// The first failure, which tells the kind.
+        first: Box<Error>,
+        /// Failures that followed.
+        others: Vec<Error>,
+    },
     /// The user or the host's systemd asked to stop.
     #[error("interrupted")]
     Interrupted,
@@ -199,6 +207,32 @@ impl Error {
         }
     }
 
+    /// Adds the failure of a roll-back, if that failed too.
+    #[must_use]
+    pub fn followed_by(self, next: Result<()>) -> Self {
+        match (self, next) {
+            (error, Ok(())) => error,
+            (Self::Several { first, mut others }, Err(next)) => {
+                others.push(next);
+                Self::Several { first, others }
+            }
+            (first, Err(next)) => Self::Several {
+                first: Box::new(first),
+                others: vec![next],
+            },
+        }
+    }
+
+    /// Turns the failures of independent steps, all of which were tried, into one.
+    ///
+    /// # Errors
+    /// A step has failed.
+    pub fn of_all(results: impl IntoIterator<Item = Result<()>>) -> Result<()> {
+        let failures = results.into_iter().filter_map(Result::err);
+        let all = failures.reduce(|first, next| first.followed_by(Err(next)));
+        all.map_or(Ok(()), Err)
+    }
+
     /// Returns what a program can act on. A step has the kind of its cause.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
@@ -207,6 +241,7 @@ impl Error {
             Self::Config { .. } => ErrorKind::Config,
             Self::Libvirt { .. } => ErrorKind::Libvirt,
             Self::Interrupted => ErrorKind::Interrupted,
+            Self::Several { first, .. } => first.kind(),
             Self::Io { .. } | Self::Lower(_) => ErrorKind::Io,
             Self::Step { source, .. } => match source.downcast_ref::<Self>() {
                 Some(cause) => cause.kind(),
@@ -227,6 +262,11 @@ impl Error {
         }
         text
     }
+}
+
+fn following(others: &[Error]) -> String {
+    let others = others.iter().map(Error::chain);
+    others.map(|other| format!("; then {other}")).collect()
 }
 
 /// Characters that [`abbreviate`] keeps of each end of a long path.
@@ -259,6 +299,18 @@ mod tests {
         );
         let failed = Error::step("listening")(Errno::EMFILE);
         assert_eq!(failed.kind(), ErrorKind::Io);
+    }
+
+    #[test]
+    fn no_failure_of_a_tear_down_is_hidden() {
+        let failed = |message: &str| Err(Error::busy(message));
+        assert!(Error::of_all([Ok(()), Ok(())]).is_ok());
+        let one = Error::of_all([Ok(()), failed("a")]).unwrap_err();
+        assert_eq!(one.to_string(), "a");
+        let several = Error::of_all([failed("a"), Ok(()), failed("b"), failed("c")]);
+        let several = several.unwrap_err();
+        assert_eq!(several.chain(), "a; then b; then c");
+        assert_eq!(several.kind(), ErrorKind::Busy);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 pub mod archive;
 pub mod copy;
+pub mod fault;
 pub mod file;
 pub mod image;
 pub mod mount;

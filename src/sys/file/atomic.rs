@@ -6,15 +6,19 @@
 //! and then calls it.
 
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, renameat};
+use nix::sys::signal::kill;
 use nix::sys::stat::{Mode, fchmod};
-use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
+use nix::unistd::{Pid, UnlinkatFlags, fsync, unlinkat};
+
+use crate::sys::fault;
 
 /// Error of writing a file; its previous content is unchanged.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +81,7 @@ pub(in crate::sys) fn write_at(
     mode: u32,
     durability: Durability,
 ) -> io::Result<()> {
+    fault::point()?;
     let temporary = temporary_name();
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
     let private = Mode::S_IRUSR | Mode::S_IWUSR;
@@ -87,6 +92,7 @@ pub(in crate::sys) fn write_at(
         if durability == Durability::Synced {
             file.sync_all()?;
         }
+        fault::point()?;
         renameat(directory, temporary.as_str(), directory, name)?;
         Ok(())
     })();
@@ -107,13 +113,46 @@ pub(in crate::sys) fn write_at(
 pub(in crate::sys) fn temporary_name() -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    format!(".virt-sandbox.{}.{count}.tmp", std::process::id())
+    format!("{PREFIX}{}.{count}{SUFFIX}", std::process::id())
+}
+
+/// Parts of the name of a temporary file before and after its numbers.
+const PREFIX: &str = ".virt-sandbox.";
+const SUFFIX: &str = ".tmp";
+
+/// Returns true if a file of this name was left by a process that ended while it wrote: nobody will rename it any more. So was
+/// one with the number of this process, unless another thread is writing in the directory.
+#[must_use]
+pub fn is_abandoned(name: &OsStr) -> bool {
+    let numbers = name
+        .to_str()
+        .and_then(|name| name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX));
+    let writer = numbers.and_then(|numbers| numbers.split_once('.')?.0.parse().ok());
+    writer.map(Pid::from_raw).is_some_and(|writer| {
+        let has_ended = || kill(writer, None) == Err(Errno::ESRCH);
+        writer == Pid::this() || (writer.as_raw() > 0 && has_ended())
+    })
+}
+
+/// Returns the abandoned temporary files in a directory; a missing one has none.
+pub fn abandoned(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
+        entries => entries?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        if is_abandoned(&entry.file_name()) {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     fn names(directory: &Path) -> Vec<String> {
@@ -138,6 +177,27 @@ mod tests {
             );
         }
         assert_eq!(names(dir.path()), ["a"]);
+    }
+
+    #[test]
+    fn only_files_of_dead_writers_are_abandoned() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut ended = std::process::Command::new("true").spawn().unwrap();
+        ended.wait().unwrap();
+        let dead = format!(".virt-sandbox.{}.3.tmp", ended.id());
+        let names = [
+            &*dead,
+            ".virt-sandbox.1.1.tmp",
+            ".virt-sandbox.json",
+            ".virt-sandbox.0.1.tmp",
+            ".virt-sandbox.x.1.tmp",
+            "lock",
+        ];
+        for name in names {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        assert_eq!(abandoned(dir.path()).unwrap(), [dir.path().join(dead)]);
+        assert!(abandoned(&dir.path().join("missing")).unwrap().is_empty());
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! Removal of an untrusted tree of any depth.
+//! Removal of files, and of an untrusted tree of any depth.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -11,15 +11,52 @@ use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, open, openat, renameat2};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use crate::sys::fault;
+
 /// Depth of the recursion. Deeper directories are moved to the top first, because each level holds a
 /// descriptor.
 const DEEPEST: u32 = 64;
+
+/// Removes the file at `path`. A missing one is no error.
+///
+/// # Errors
+/// If it is a directory, or cannot be removed.
+pub fn file(path: &Path) -> io::Result<()> {
+    fault::point()?;
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+/// Removes the file at `path` as [`file`] does, and returns when that is on disk.
+///
+/// # Errors
+/// If it is a directory, or cannot be removed.
+pub fn file_durably(path: &Path) -> io::Result<()> {
+    file(path)?;
+    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+}
+
+/// Removes whatever is at `path`, a directory with all in it. A missing one is no error.
+///
+/// # Errors
+/// If something cannot be removed.
+pub fn any(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => tree(path),
+        Ok(_) => file(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
 
 /// Removes the directory at `path` with all in it. No symlink is followed.
 ///
 /// # Errors
 /// If `path` is not a directory, or something in it cannot be removed.
 pub fn tree(path: &Path) -> io::Result<()> {
+    fault::point()?;
     let top = File::from(open(path, directory(), Mode::empty())?);
     let mut moved = 0;
     loop {
@@ -82,12 +119,27 @@ fn move_to(top: &File, dir: &File, name: &std::ffi::CStr, moved: &mut u64) -> io
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::os::unix::fs::symlink;
 
     use nix::sys::stat::mkdirat;
 
     use super::*;
+
+    #[test]
+    fn a_missing_file_is_removed_already() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        for _ in 0..2 {
+            fs::write(&path, "").unwrap();
+            file_durably(&path).unwrap();
+            file_durably(&path).unwrap();
+            any(&path).unwrap();
+        }
+        fs::create_dir_all(path.join("b")).unwrap();
+        assert!(file(&path).is_err());
+        any(&path).unwrap();
+        assert!(!path.exists());
+    }
 
     #[test]
     fn a_tree_of_any_depth_goes() {

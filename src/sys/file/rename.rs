@@ -5,8 +5,11 @@ use std::path::Path;
 
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
+use crate::sys::fault;
+
 /// Renames `from` to `to` atomically, and fails if `to` exists (`RENAME_NOREPLACE` of renameat2(2)).
 pub fn no_replace(from: &Path, to: &Path) -> io::Result<()> {
+    fault::point()?;
     Ok(renameat2(
         AT_FDCWD,
         from,
