@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::{DomainState, Hypervisor, Limit, Subnet, Usage, parse};
 use crate::error::{Error, Result};
+use crate::sys::fault;
 
 /// Hypervisor in memory.
 #[derive(Debug, Default)]
@@ -84,6 +85,7 @@ impl Fake {
     }
 
     fn attempt(&self, method: &'static str, name: &str) -> Result<()> {
+        fault::point().map_err(|fault| refused(method, name, &fault.to_string()))?;
         match self.lock().failing.contains(method) {
             true => Err(refused(method, name, "it was told to fail")),
             false => Ok(()),

@@ -13,38 +13,39 @@ use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::host;
 use crate::service::store::Store;
-use crate::sys::file::atomic;
+use crate::sys::file::{atomic, remove};
 use crate::sys::process::command as program;
 
 /// Seconds the units inside may take to stop before the sandbox is ended by force.
 pub(super) const STOP_SECONDS: u64 = 90;
 
-/// Removes the host's unit of a sandbox.
-pub(super) fn remove(name: &SandboxName, store: &Store) {
-    remove_socket(name, store);
+/// Removes the host's units of a sandbox.
+pub(super) fn remove(name: &SandboxName, store: &Store) -> Result<()> {
+    let socket = remove_socket(name, store);
     let unit = store.unit(name);
     if store.is_enabled(name) {
         systemctl(&["disable", "--quiet", &name.unit()]);
     }
-    let _ = std::fs::remove_file(&unit);
+    let removed = remove::file(&unit).map_err(Error::io("removing", &unit));
     // systemd reads no other directory.
     if host::runs_systemd() && store.units == Store::default().units {
         systemctl(&["daemon-reload"]);
         reset_failed(&name.unit());
     }
+    Error::of_all([socket, removed])
 }
 
 /// Removes the socket unit of a sandbox, if there is one.
-fn remove_socket(name: &SandboxName, store: &Store) {
+fn remove_socket(name: &SandboxName, store: &Store) -> Result<()> {
     let socket = store.socket(name);
     if !socket.exists() {
-        return;
+        return Ok(());
     }
     if host::runs_systemd() {
         systemctl(&["disable", "--quiet", "--now", &name.socket()]);
         reset_failed(&name.socket());
     }
-    let _ = std::fs::remove_file(&socket);
+    remove::file(&socket).map_err(Error::io("removing", &socket))
 }
 
 /// Stops the host's unit of a sandbox, if one runs it. The caller must not hold the sandbox's lock: the
@@ -81,7 +82,7 @@ pub(super) fn write(config: &SandboxConfig, store: &Store) -> Result<bool> {
     if config.on_demand {
         units.push((store.socket(name), socket(config, store)?));
     } else {
-        remove_socket(name, store);
+        remove_socket(name, store)?;
     }
     units.retain(|(path, unit)| std::fs::read_to_string(path).ok().as_deref() != Some(unit));
     for (path, unit) in &units {

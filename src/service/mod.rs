@@ -9,6 +9,7 @@
 //! | `settings` | edits of the configuration, changes of limits |
 //! | [`inspect`] | status, statistics, logs, the security report |
 //! | [`upgrade`] | merge of changes of the host |
+//! | `journal` | what a command has begun and not finished |
 //! | [`snapshot`] | snapshots of a sandbox in an image |
 //! | [`image`] | trees in images |
 //! | `host_unit` | units of a sandbox for the host's systemd |
@@ -27,6 +28,7 @@ mod host_unit;
 pub mod image;
 mod init_units;
 pub mod inspect;
+mod journal;
 pub mod lifecycle;
 mod preflight;
 pub mod provision;

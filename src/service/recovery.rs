@@ -1,48 +1,208 @@
-//! Completion or undo of interrupted commands.
+//! Completion or undo of interrupted commands, and removal of what killed ones have left.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::Serialize;
 
 use crate::config::SandboxName;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::guest::kernel;
+use crate::service::journal::Intent;
 use crate::service::sandboxes::Sandboxes;
+use crate::sys::file::lock::{Lock, Sharing};
+use crate::sys::file::{atomic, remove};
+
+/// Leftover of an interrupted command, and its repair.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Repair {
+    /// Sandbox; `None` for a leftover that belongs to none.
+    pub name: Option<SandboxName>,
+    /// Leftover.
+    pub found: String,
+    /// Treatment.
+    pub action: String,
+    /// Result of the treatment.
+    pub result: Outcome,
+    /// Reason of a failure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Result of a repair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// Nothing was done, as asked.
+    Planned,
+    /// The leftover is gone.
+    Done,
+    /// The leftover is still there.
+    Failed,
+}
+
+/// Treatment of what is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Report it only.
+    DryRun,
+    /// Repair it.
+    Repair,
+}
 
 impl Sandboxes {
-    /// Finishes or undoes interrupted commands.
+    /// Finishes or undoes interrupted commands, and logs that. A repair that fails does not block the present command.
     ///
     /// # Errors
-    /// libvirt does not answer, which only matters if there is something to remove.
+    /// The sandboxes cannot be listed.
     pub fn recover(&self) -> Result<()> {
-        self.thaw_abandoned()?;
-        self.empty_boot_files()?;
-        self.finish_renames()?;
-        self.resolve_snapshots()?;
-        for (removal, lock) in self.store.interrupted()? {
-            log::info!(
-                "removing what is left of '{}', whose create or delete was interrupted",
-                removal.name
-            );
-            // A removal that fails must not block every other command.
-            let removed = self
-                .connector
-                .open(&removal.connection)
-                .and_then(|hypervisor| self.carry_out_removal(&removal, &*hypervisor));
-            if let Err(error) = removed {
-                log::warn!("removing what is left of '{}': {error}", removal.name);
-            }
-            drop(lock);
-        }
-        self.recover_upgrades()
+        self.repair(&self.store.names()?, Mode::Repair).map(drop)
     }
 
-    /// Empties the boot files that killed commands have left.
-    fn empty_boot_files(&self) -> Result<()> {
-        let files = |name: &SandboxName| self.store.stage(name).join(kernel::BOOT_FILES);
-        let has_content = |name: &SandboxName| kernel::Boot::has_content(&files(name));
-        for (name, lock) in self.store.abandoned_where(has_content)? {
-            if let Err(error) = kernel::Boot::empty(&files(&name)) {
-                log::warn!("{error}");
-            }
-            drop(lock);
+    /// Finishes or undoes interrupted commands on sandboxes, and removes the temporary files of killed ones. Sandboxes that a
+    /// command works on are skipped.
+    ///
+    /// # Errors
+    /// The directory of the host's units cannot be read.
+    pub fn repair(&self, names: &[SandboxName], mode: Mode) -> Result<Vec<Repair>> {
+        let mut repairs = Repairs { mode, done: vec![] };
+        for name in names {
+            self.repair_one(name, &mut repairs);
         }
-        Ok(())
+        let units = atomic::abandoned(&self.store.units);
+        let units = units.map_err(Error::io("reading", &self.store.units))?;
+        repairs.sweep(None, units);
+        Ok(repairs.done)
+    }
+
+    fn repair_one(&self, name: &SandboxName, repairs: &mut Repairs) {
+        let store = &self.store;
+        let dir = store.dir(name);
+        repairs.sweep(Some(name), atomic::abandoned(&dir).unwrap_or_default());
+        let boot = store.stage(name).join(kernel::BOOT_FILES);
+        let has_boot_files = || kernel::Boot::has_content(&boot);
+        let has_work =
+            || !store.journal_files(name).is_empty() || store.is_debris(name) || has_boot_files();
+        if !has_work() {
+            return;
+        }
+        let Some(lock) = store.try_lock(name) else {
+            return;
+        };
+        // The former holder of the lock may have finished meanwhile.
+        if has_boot_files() {
+            let found = "files of a kernel that a killed command has left".to_owned();
+            let act = || kernel::Boot::empty(&boot);
+            repairs.add(Some(name), found, "empty them", act);
+        }
+        if store.journal_files(name).is_empty() {
+            if store.is_debris(name) {
+                let found = "a directory that a killed command has left".to_owned();
+                let act = || store.delete(name);
+                repairs.add(Some(name), found, "remove it", act);
+            }
+            return;
+        }
+        let lock = Arc::new(lock);
+        match store.intents(name) {
+            Ok(intents) => {
+                for intent in intents {
+                    self.repair_intent(name, intent, &lock, repairs);
+                    if !dir.exists() {
+                        return;
+                    }
+                }
+            }
+            Err(error) => {
+                let act = || Err(error);
+                repairs.add(Some(name), "a broken journal".to_owned(), "read it", act);
+            }
+        }
+    }
+
+    fn repair_intent(
+        &self,
+        name: &SandboxName,
+        intent: Intent,
+        lock: &Arc<Lock>,
+        repairs: &mut Repairs,
+    ) {
+        let (found, remedy) = (intent.found(), intent.remedy(name));
+        let mut busy = None;
+        if let Intent::Upgrade(_) = intent {
+            // An upgrade lets the sandbox's lock go for a restart.
+            let path = self.store.upgrade_lock(name);
+            let Ok(Ok(lock)) = Lock::try_acquire(&path, Sharing::Exclusive) else {
+                return;
+            };
+            busy = Some(lock);
+        }
+        let act = || match intent {
+            Intent::Remove(removal) => {
+                let hypervisor = self.connector.open(&removal.connection)?;
+                self.remove(name, &removal, &*hypervisor)
+            }
+            Intent::Freeze => self.get_for_stop(name)?.thaw(),
+            Intent::Rename(renaming) => self.resume_rename(name, *renaming, Arc::clone(lock)),
+            Intent::Snapshot(pending) => {
+                let mut sandbox = self.get(name)?.locked_by(Arc::clone(lock));
+                sandbox.check_tree()?;
+                sandbox.resolve(pending)
+            }
+            Intent::Upgrade(log) => self.resume_upgrade(name, &log, Arc::clone(lock)),
+        };
+        repairs.add(Some(name), found, remedy, act);
+        drop(busy);
+    }
+}
+
+/// Repairs so far.
+struct Repairs {
+    mode: Mode,
+    done: Vec<Repair>,
+}
+
+impl Repairs {
+    /// Carries out a repair, unless only a report is wanted, and records it.
+    fn add(
+        &mut self,
+        name: Option<&SandboxName>,
+        found: String,
+        action: &str,
+        act: impl FnOnce() -> Result<()>,
+    ) {
+        let what = match name {
+            Some(name) => format!("'{name}': {found}"),
+            None => found.clone(),
+        };
+        let (result, error) = match self.mode {
+            Mode::DryRun => (Outcome::Planned, None),
+            Mode::Repair => {
+                log::info!("{what}: to {action}");
+                match act() {
+                    Ok(()) => (Outcome::Done, None),
+                    Err(error) => (Outcome::Failed, Some(error.chain())),
+                }
+            }
+        };
+        if let Some(error) = &error {
+            log::warn!("{what}: {error}");
+        }
+        self.done.push(Repair {
+            name: name.cloned(),
+            found,
+            action: action.to_owned(),
+            result,
+            error,
+        });
+    }
+
+    /// Removes temporary files whose writers are dead.
+    fn sweep(&mut self, name: Option<&SandboxName>, files: Vec<PathBuf>) {
+        for file in files {
+            let found = format!("'{}' of a killed command", file.display());
+            let act = || remove::file(&file).map_err(Error::io("removing", &file));
+            self.add(name, found, "remove it", act);
+        }
     }
 }

@@ -12,6 +12,7 @@ use crate::host::HostFacts;
 use crate::hypervisor::{DomainState, Hypervisor};
 use crate::service::connections::Connections;
 use crate::service::image::{self, Tree};
+use crate::service::journal::Kind;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::Store;
 use crate::sys::file::lock::Lock;
@@ -38,10 +39,10 @@ impl Sandboxes {
     }
 
     /// Reads the configuration of a sandbox that is to be stopped or deleted; if the file is broken, the one that it was
-    /// started with.
+    /// started or created with.
     ///
     /// # Errors
-    /// [`get`](Self::get) fails, and the configuration from the start cannot be read either.
+    /// [`get`](Self::get) fails, and no copy of the configuration can be read either.
     pub fn get_for_stop(&self, name: &SandboxName) -> Result<Sandbox<'_>> {
         Ok(Sandbox::new(self, self.store.load_for_stop(name)?))
     }
@@ -242,7 +243,7 @@ impl<'a> Sandbox<'a> {
     /// Returns an error if an upgrade of the sandbox is in progress.
     pub(super) fn check_not_upgrading(&self) -> Result<()> {
         let name = self.name();
-        match self.store().upgrade(name).is_dir() {
+        match self.store().has_intent(name, Kind::Upgrade)? {
             true => Err(Error::busy(format!(
                 "the sandbox '{name}' is being upgraded; try again when that is done"
             ))),

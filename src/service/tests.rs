@@ -11,7 +11,8 @@ use crate::error::ErrorKind;
 use crate::hypervisor::fake::{self, Fake};
 use crate::hypervisor::{Connector, DomainState, Hypervisor, Limit};
 use crate::service::Sandboxes;
-use crate::service::store::{Removal, Store};
+use crate::service::journal::{Intent, Removal};
+use crate::service::store::Store;
 use crate::tree::place;
 
 /// Host with sandboxes in a directory of its own.
@@ -188,14 +189,13 @@ fn an_interrupted_create_is_undone_by_the_next_command() {
     let lock = host.store().reserve(&name).unwrap();
     place::make(&host.tree(&name), uuid).unwrap();
     let removal = Removal {
-        name: name.clone(),
         connection: "lxc:///".to_owned(),
         uuid,
         tree: Some(host.tree(&name)),
         image: None,
         registered: true,
     };
-    host.store().note_removal(&removal).unwrap();
+    host.store().begin(&name, Intent::Remove(removal)).unwrap();
     let document = fake::document(name.as_str(), uuid);
     host.hypervisor.define(&document).unwrap();
     host.sandboxes.recover().unwrap();
@@ -214,7 +214,7 @@ fn a_sandbox_that_a_killed_command_left_frozen_runs_on() {
     host.hypervisor.suspend(name.as_str()).unwrap();
     host.sandboxes.recover().unwrap();
     assert!(matches!(host.state(&name), DomainState::Paused { .. }));
-    fs::write(host.store().dir(&name).join("frozen"), "").unwrap();
+    host.store().begin(&name, Intent::Freeze).unwrap();
     host.sandboxes.recover().unwrap();
     assert!(matches!(host.state(&name), DomainState::Running { .. }));
 }

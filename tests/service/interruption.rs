@@ -120,7 +120,7 @@ fn a_killed_delete_is_finished_by_the_next_command() {
     ]);
     let mut child = program().args(["delete", "t-cut"]).spawn().unwrap();
     eventually("the removal is noted", || {
-        Path::new("/etc/libvirt-sandbox/services/t-cut/removal.json").exists()
+        Path::new("/etc/libvirt-sandbox/services/t-cut/journal.json").exists()
     });
     send(&child, Signal::SIGKILL);
     child.wait().unwrap();

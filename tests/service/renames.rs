@@ -108,7 +108,7 @@ fn a_killed_rename_is_finished_by_the_next_command() {
         child.wait().unwrap();
         let done = run(&["list"]);
         assert_eq!(done.code, 0, "{done:?}");
-        finished += usize::from(done.stderr.contains("finishing"));
+        finished += usize::from(done.stderr.contains("finish it"));
         let is_old = Path::new(CONFIGS).join(names[0]).exists();
         if !is_old {
             names.reverse();
@@ -122,7 +122,7 @@ fn a_killed_rename_is_finished_by_the_next_command() {
         assert!(
             !Path::new(CONFIGS)
                 .join(names[0])
-                .join("renaming.json")
+                .join("journal.json")
                 .exists()
         );
         assert!(!Path::new(CONFIGS).join(names[1]).exists());

@@ -177,7 +177,7 @@ fn a_killed_snapshot_command_is_undone_or_finished() {
     ok(&["snapshot", "create", "t-snap", "one"]);
     write("t-snap", "two", "2");
     ok(&["snapshot", "create", "t-snap", "two"]);
-    let note = Path::new("/etc/libvirt-sandbox/services/t-snap/snapshot.json");
+    let note = Path::new("/etc/libvirt-sandbox/services/t-snap/journal.json");
     let one = ("one".to_owned(), String::new());
     let two = ("two".to_owned(), "cpus = 2".to_owned());
     let mut cut_short = 0;

@@ -134,7 +134,7 @@ fn many_files(text: &str) -> Content<'_> {
     }
 }
 
-const JOURNAL: &str = "/etc/libvirt-sandbox/services/t-kill/upgrade/journal.json";
+const JOURNAL: &str = "/etc/libvirt-sandbox/services/t-kill/journal.json";
 
 /// Upgrades `t-kill` and kills the command some time after its journal has `words`. Returns `true` if it ended before.
 fn killed_after(words: &str, wait: Duration, arguments: &[&str]) -> bool {

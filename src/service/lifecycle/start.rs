@@ -46,10 +46,8 @@ impl LockedSandbox<'_> {
     /// [`ErrorKind::NotReady`](crate::error::ErrorKind::NotReady) names them, their result, the end of their journal, and what may help.
     pub fn start(&mut self, timeout: Option<Duration>) -> Result<()> {
         let ports = self.start_with_sockets(&[], timeout)?;
-        self.leave_ports(&ports).inspect_err(|_| match self.stop() {
-            Ok(()) => {}
-            Err(error) => log::warn!("stopping '{}': {error}", self.name()),
-        })
+        let left = self.leave_ports(&ports);
+        left.map_err(|error| error.followed_by(self.stop()))
     }
 
     /// Starts the sandbox as [`start`](Self::start) does, with open `sockets`, and returns its ports.
@@ -75,11 +73,12 @@ impl LockedSandbox<'_> {
         self.disconnect();
         let outcome = self.wait_ready(&*guest, begun, timeout);
         self.show_boot();
-        if device.is_some() {
+        let rendered = match device {
             // Remove the device from the domain: a later start by libvirt alone could use another device of that name.
-            self.render()?;
-        }
-        match outcome {
+            Some(_) => self.render(),
+            None => Ok(()),
+        };
+        match Error::of_all([outcome, rendered]) {
             Ok(()) => {
                 if let Some(device) = device {
                     device.leave();
@@ -88,8 +87,7 @@ impl LockedSandbox<'_> {
             }
             Err(error) => {
                 drop(device);
-                self.stop()?;
-                Err(error)
+                Err(error.followed_by(self.stop()))
             }
         }
     }
@@ -102,7 +100,7 @@ impl LockedSandbox<'_> {
         let ports = self.open_ports(&[])?;
         let device = image::device(self.config(), &self.stage())?;
         let guest = self.boot(device.as_ref())?;
-        if let Some(device) = device {
+        let rendered = device.map_or(Ok(()), |device| {
             let begin = Instant::now();
             while guest.is_alive() && begin.elapsed() < MOUNTING {
                 if guest.answers() && readiness(&*guest, self.config().units()).is_some() {
@@ -110,10 +108,10 @@ impl LockedSandbox<'_> {
                 }
                 sleep(LOOK);
             }
-            self.render()?;
             device.leave();
-        }
-        self.leave_ports(&ports)
+            self.render()
+        });
+        Error::of_all([rendered, self.leave_ports(&ports)])
     }
 
     /// Starts the domain; returns a handle on its guest.
@@ -139,19 +137,23 @@ impl LockedSandbox<'_> {
         let started = self
             .render_for(occasion)
             .and_then(|()| hypervisor.start(name.as_str()));
-        let stage = self.stage();
-        match started {
-            Ok(()) => self.driver()?.empty_boot_files(&stage)?,
-            Err(error) => {
-                kernel::Boot::remove(&stage.join(kernel::BOOT_FILES))?;
-                return Err(error);
-            }
+        if let Err(error) = started {
+            let removed = kernel::Boot::remove(&self.stage().join(kernel::BOOT_FILES));
+            return Err(error.followed_by(removed));
         }
+        // A sandbox whose start fails does not run.
+        self.register_start()
+            .map_err(|error| error.followed_by(hypervisor.destroy(name.as_str())))
+    }
+
+    /// Records the start of the domain; returns a handle on its guest.
+    fn register_start(&self) -> Result<Box<dyn Guest>> {
+        self.driver()?.empty_boot_files(&self.stage())?;
         let guest = self.guest()?;
         if let Some(guest) = &guest {
             guest.share_controllers();
         }
-        config.save(&self.store().started(name))?;
+        self.config().save(&self.store().started(self.name()))?;
         guest.ok_or_else(|| self.ended_early())
     }
 

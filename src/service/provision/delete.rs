@@ -2,38 +2,37 @@
 
 use std::path::Path;
 
+use crate::config::SandboxName;
 use crate::error::{Error, Result};
 use crate::facts::package;
 use crate::host::cgroup;
 use crate::hypervisor::Hypervisor;
 use crate::label::{apparmor, selinux};
 use crate::service::host_unit;
+use crate::service::journal::{Intent, Removal};
 use crate::service::sandbox::{LockedSandbox, Sandbox};
 use crate::service::sandboxes::Sandboxes;
-use crate::service::store::Removal;
 use crate::tree::place;
 
 impl Sandbox<'_> {
-    /// Deletes the sandbox as [`LockedSandbox::delete`] does. With `force`, a running one is stopped first.
+    /// Deletes the sandbox with all its files. With `force`, a running one is stopped first, and a tree that is not there any
+    /// more is no error.
     ///
     /// # Errors
-    /// Errors of [`LockedSandbox::delete`].
+    /// The sandbox runs, its tree is missing or belongs to another one, or libvirt does not answer. Nothing is removed then.
+    /// Something cannot be removed; the next command tries again.
     pub fn delete(&self, force: bool) -> Result<()> {
         if force {
             // If the deletion is refused, the sandbox runs on.
             place::check_removal(&self.config().path, self.config().uuid)?;
             self.stop()?;
         }
-        self.lock_for_stop()?.delete()
+        self.lock_for_stop()?.delete(force)
     }
 }
 
 impl LockedSandbox<'_> {
-    /// Deletes the sandbox with all its files.
-    ///
-    /// # Errors
-    /// The sandbox runs, its tree belongs to another one, or libvirt does not answer.
-    pub fn delete(self) -> Result<()> {
+    fn delete(self, force: bool) -> Result<()> {
         let (name, config) = (self.name(), self.config());
         if self.state()?.is_active() {
             return Err(Error::running(format!(
@@ -41,16 +40,18 @@ impl LockedSandbox<'_> {
             )));
         }
         place::check_removal(&config.path, config.uuid)?;
+        if !force {
+            place::check_presence(&config.path)?;
+        }
         let removal = Removal {
-            name: name.clone(),
             connection: config.connection.clone(),
             uuid: config.uuid,
             tree: Some(config.path.clone()),
             image: config.image_file(),
             registered: true,
         };
-        self.store().note_removal(&removal)?;
-        self.host().carry_out_removal(&removal, self.hypervisor()?)
+        self.store().begin(name, Intent::Remove(removal.clone()))?;
+        self.host().remove(name, &removal, self.hypervisor()?)
     }
 }
 
@@ -58,17 +59,18 @@ impl Sandboxes {
     /// Removes everything of a sandbox that `removal` lists, as far as it exists.
     ///
     /// # Errors
-    /// libvirt refuses, or the tree belongs to another sandbox; the rest can be removed later.
-    pub(in crate::service) fn carry_out_removal(
+    /// Everything that cannot be removed, or belongs to another sandbox. It is tried again by the next command.
+    pub(in crate::service) fn remove(
         &self,
+        name: &SandboxName,
         removal: &Removal,
         hypervisor: &dyn Hypervisor,
     ) -> Result<()> {
-        let name = &removal.name;
         if removal.registered {
+            // Nothing may run in the tree when it is removed.
             hypervisor.destroy(name.as_str())?;
             hypervisor.undefine(name.as_str())?;
-            host_unit::remove(name, &self.store);
+            host_unit::remove(name, &self.store)?;
             apparmor::unload(&removal.uuid);
             self.store.unlink_journal(removal.uuid);
             cgroup::remove(name);
@@ -81,8 +83,7 @@ impl Sandboxes {
             place::remove(tree, removal.uuid)?;
             self.remove_base(tree);
         }
-        self.store.delete(name);
-        Ok(())
+        self.store.delete(name)
     }
 
     /// Removes the directory of all trees if it is empty and does not belong to a package.

@@ -1,17 +1,12 @@
 //! Freeze of a sandbox while its tree is read.
 
-use std::fs;
 use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::hypervisor::DomainState;
 use crate::service::image::{self, Tree};
+use crate::service::journal::{Intent, Kind};
 use crate::service::sandbox::{LockedSandbox, Sandbox};
-use crate::service::sandboxes::Sandboxes;
-use crate::sys::file::atomic;
-
-/// Name of the note that a sandbox is frozen; after an interrupted command, the next one lets it run on.
-const NOTE: &str = "frozen";
 
 /// Guard that keeps a sandbox from running: the sandbox is stopped, was frozen before, or is frozen by the guard and runs
 /// on after the drop. The caller must hold its lock.
@@ -43,9 +38,7 @@ impl<'s> FreezeGuard<'s> {
                 {
                     log::warn!("'{name}' holds back what it has written: {error}");
                 }
-                // Write the note first, so that the sandbox runs on even after a kill.
-                let note = sandbox.store().dir(name).join(NOTE);
-                atomic::write(&note, b"", 0o600)?;
+                sandbox.store().begin(name, Intent::Freeze)?;
                 let suspended = sandbox.hypervisor()?.suspend(name.as_str());
                 // Thaw in any case from now on: the freeze may have been interrupted.
                 guard.thaws = true;
@@ -119,8 +112,8 @@ impl<'s> FrozenTree<'s> {
 }
 
 impl Sandbox<'_> {
-    /// Lets a frozen sandbox run on, and removes the note.
-    fn thaw(&self) -> Result<()> {
+    /// Lets a frozen sandbox run on.
+    pub(in crate::service) fn thaw(&self) -> Result<()> {
         let name = self.name();
         self.hypervisor()?.resume(name.as_str())?;
         if let Some(guest) = self.guest()?
@@ -128,24 +121,6 @@ impl Sandbox<'_> {
         {
             log::warn!("'{name}' was not told how long it was frozen: {error}");
         }
-        let note = self.store().dir(name).join(NOTE);
-        fs::remove_file(&note).map_err(Error::io("removing", &note))
-    }
-}
-
-impl Sandboxes {
-    /// Lets sandboxes run on that an interrupted command has left frozen.
-    ///
-    /// # Errors
-    /// The sandboxes cannot be listed.
-    pub(in crate::service) fn thaw_abandoned(&self) -> Result<()> {
-        for (name, lock) in self.store.abandoned(NOTE)? {
-            log::info!("letting '{name}' run on, which an interrupted command has left frozen");
-            if let Err(error) = self.get(&name).and_then(|sandbox| sandbox.thaw()) {
-                log::warn!("letting '{name}' run on: {error}");
-            }
-            drop(lock);
-        }
-        Ok(())
+        self.store().end(name, Kind::Freeze)
     }
 }

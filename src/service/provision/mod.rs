@@ -20,9 +20,9 @@ use crate::facts::unit::UnitName;
 use crate::hypervisor::{DomainState, Hypervisor};
 use crate::service::base::Provenance;
 use crate::service::image;
+use crate::service::journal::{Intent, Kind, Removal};
 use crate::service::sandbox::{LockedSandbox, Sandbox};
 use crate::service::sandboxes::Sandboxes;
-use crate::service::store::Removal;
 use crate::tree::place;
 
 /// Function that fills the tree at a path and returns the records of its origin.
@@ -45,20 +45,17 @@ impl Sandboxes {
         let lock = self.store.reserve(name)?;
         let sandbox = sandbox.locked_by(lock);
         let mut removal = Removal {
-            name: name.clone(),
             connection: config.connection.clone(),
             uuid: config.uuid,
             tree: None,
             image: None,
             registered: false,
         };
-        sandbox.provision(&mut removal, fill).inspect_err(|_| {
+        sandbox.provision(&mut removal, fill).map_err(|error| {
             let removed = sandbox
                 .hypervisor()
-                .and_then(|hypervisor| self.carry_out_removal(&removal, hypervisor));
-            if let Err(second) = removed {
-                log::warn!("removing what was made of '{name}': {second}");
-            }
+                .and_then(|hypervisor| self.remove(name, &removal, hypervisor));
+            error.followed_by(removed)
         })
     }
 
@@ -91,7 +88,7 @@ impl LockedSandbox<'_> {
         place::check_image(config)?;
         removal.image = config.image_file();
         removal.tree = Some(config.path.clone());
-        store.note_removal(removal)?;
+        store.begin(name, Intent::Remove(removal.clone()))?;
         place::make(&config.path, config.uuid)?;
         let provenance = self.fill_tree(fill).map_err(|error| {
             image::explained(error, config.image, "make it larger with --imagesize")
@@ -99,10 +96,11 @@ impl LockedSandbox<'_> {
         provenance.save(store, name)?;
 
         removal.registered = true;
-        store.note_removal(removal)?;
+        store.begin(name, Intent::Remove(removal.clone()))?;
         self.render()?;
+        config.save(&store.created(name))?;
         config.save(&store.config(name))?;
-        store.drop_removal(name)
+        store.end(name, Kind::Remove)
     }
 
     /// Creates the image, if requested, and fills the tree.

@@ -1,12 +1,10 @@
 //! Rename of a sandbox.
 //!
-//! All checks come before the first change. Then a note is written and the directory of the sandbox is renamed, which reserves the
+//! All checks come before the first change. Then the intent is written and the directory of the sandbox is renamed, which reserves the
 //! new name. From then on the next command finishes the rename; every step may be repeated.
 
-use std::fs;
 use std::path::PathBuf;
-
-use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 use crate::config::{Hostname, SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
@@ -14,29 +12,15 @@ use crate::host::{self, cgroup};
 use crate::label::selinux;
 use crate::service::base::Provenance;
 use crate::service::host_unit;
+use crate::service::journal::{Intent, Kind, Renaming};
 use crate::service::provision::check_domain;
 use crate::service::provision::identity::Renewal;
 use crate::service::sandbox::{LockedSandbox, Sandbox};
 use crate::service::sandboxes::Sandboxes;
 use crate::service::store::remove_tree;
 use crate::sys::file::lock::Lock;
-use crate::sys::file::{atomic, rename};
+use crate::sys::file::rename;
 use crate::tree::place;
-
-/// Name of the note in the sandbox's directory.
-pub(in crate::service) const NOTE: &str = "renaming.json";
-
-/// Note of a rename in progress.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct Renaming {
-    /// Old configuration.
-    old: SandboxConfig,
-    /// New configuration.
-    new: SandboxConfig,
-    /// True if the host's systemd starts it at boot.
-    enabled: bool,
-}
 
 impl Sandbox<'_> {
     /// Renames a stopped sandbox.
@@ -65,11 +49,9 @@ impl LockedSandbox<'_> {
             new: config,
             enabled: store.is_enabled(&old),
         };
-        let note = store.dir(&old).join(NOTE);
-        let text = serde_json::to_vec(&renaming).map_err(Error::step("noting a new name"))?;
-        atomic::write(&note, &text, 0o600)?;
+        store.begin(&old, Intent::Rename(Box::new(renaming.clone())))?;
         if let Err(error) = rename::no_replace(&store.dir(&old), &store.dir(new)) {
-            let _ = fs::remove_file(&note);
+            store.end(&old, Kind::Rename)?;
             store.check_free(new)?;
             return Err(Error::io("renaming", &store.dir(&old))(error));
         }
@@ -84,7 +66,7 @@ impl LockedSandbox<'_> {
         // The old name may belong to a new sandbox by now.
         if store.check_free(&old.name).is_ok() {
             hypervisor.undefine(old.name.as_str())?;
-            host_unit::remove(&old.name, store);
+            host_unit::remove(&old.name, store)?;
             cgroup::remove(&old.name);
             remove_tree(&store.stage(&old.name));
         }
@@ -96,15 +78,16 @@ impl LockedSandbox<'_> {
             place::rename_image(&from, &to)?;
         }
         self.renew_tree(&old)?;
-        new.save(&store.config(&new.name))?;
+        for copy in [store.created(&new.name), store.config(&new.name)] {
+            new.save(&copy)?;
+        }
         self.render()?;
         // The failure mentions the old name.
         store.forget_failure(&new.name)?;
         if enabled {
             host_unit::systemctl(&["enable", "--quiet", &new.name.unit()]);
         }
-        let note = store.dir(&new.name).join(NOTE);
-        fs::remove_file(&note).map_err(Error::io("removing", &note))
+        store.end(&new.name, Kind::Rename)
     }
 
     /// Writes the new identity of the sandbox, formerly `old`, into its tree and its records.
@@ -119,40 +102,28 @@ impl LockedSandbox<'_> {
 }
 
 impl Sandboxes {
-    /// Finishes interrupted renames.
+    /// Finishes an interrupted rename of the sandbox whose directory is called `name`, or drops it.
     ///
     /// # Errors
-    /// The sandboxes cannot be listed.
-    pub(in crate::service) fn finish_renames(&self) -> Result<()> {
-        for (name, lock) in self.store.abandoned(NOTE)? {
-            if let Err(error) = self.finish_interrupted_rename(&name, lock) {
-                log::warn!("finishing the renaming to '{name}': {error}");
-            }
-        }
-        Ok(())
-    }
-
-    fn finish_interrupted_rename(&self, name: &SandboxName, lock: Lock) -> Result<()> {
-        let note = self.store.dir(name).join(NOTE);
-        let text = fs::read(&note).map_err(Error::io("reading", &note))?;
-        let renaming: Renaming = serde_json::from_slice(&text)
-            .map_err(Error::step(format!("reading '{}'", note.display())))?;
+    /// A step fails, or the rename is one of other sandboxes.
+    pub(in crate::service) fn resume_rename(
+        &self,
+        name: &SandboxName,
+        renaming: Renaming,
+        lock: Arc<Lock>,
+    ) -> Result<()> {
         if renaming.old.name == *name {
             // The directory was not renamed yet.
-            return fs::remove_file(&note).map_err(Error::io("removing", &note));
+            return self.store.end(name, Kind::Rename);
         }
         if renaming.new.name != *name {
             return Err(Error::refused(format!(
                 "'{}' is about '{}' and '{}'; remove it",
-                note.display(),
+                self.store.journal(name).display(),
                 renaming.old.name,
                 renaming.new.name
             )));
         }
-        log::info!(
-            "finishing the interrupted renaming of '{}' to '{name}'",
-            renaming.old.name
-        );
         let sandbox = Sandbox::new(self, renaming.new.clone());
         sandbox.locked_by(lock).finish_rename(renaming)
     }

@@ -4,7 +4,7 @@
 //! shares blocks if the host's filesystem can, and of the configuration and the records. So it is renamed and
 //! removed with its sandbox, and needs no other file.
 //!
-//! Slow steps happen in a work directory beside the snapshots, after a note was written; one rename is the commit point. An operation interrupted before it is
+//! Slow steps happen in a work directory beside the snapshots, after the intent was written; one rename is the commit point. An operation interrupted before it is
 //! undone by the next command; one interrupted after it is finished, and every remaining step may be repeated.
 
 mod places;
@@ -15,22 +15,18 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Hostname, SandboxConfig, SandboxName, SnapshotName, TreeImage};
+use crate::config::{Hostname, SandboxConfig, SnapshotName, TreeImage};
 use crate::error::{Error, Result};
 use crate::service::image;
+use crate::service::journal::{Intent, Kind, SnapshotIntent};
 use crate::service::provision::create::check_mounts;
 use crate::service::provision::freeze::FreezeGuard;
 use crate::service::sandbox::{LockedSandbox, Sandbox};
-use crate::service::sandboxes::Sandboxes;
-use crate::service::store::remove_tree;
+use crate::sys::fault;
 use crate::sys::file::atomic;
-use crate::sys::file::lock::Lock;
 use crate::sys::text::timestamp;
 
 use places::{BASE, CONFIG, FACTS, IMAGE, MANIFEST, Places, claimed, create, prepare, sync};
-
-/// Name of the note in the sandbox's directory.
-const NOTE: &str = "snapshot.json";
 
 /// A snapshot of a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -52,23 +48,6 @@ pub struct Facts {
     pub created: u64,
     /// True if the sandbox was running: then the snapshot equals the state after a power cut.
     pub running: bool,
-}
-
-/// Remaining work after an interrupted command.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-enum Pending {
-    /// Empty the work directory.
-    Discard,
-    /// Install the image in the work directory as the sandbox's, and derive the rest.
-    Revert {
-        /// Snapshot.
-        snapshot: SnapshotName,
-        /// Configuration in the snapshot.
-        old: Box<SandboxConfig>,
-        /// New configuration of the sandbox.
-        new: Box<SandboxConfig>,
-    },
 }
 
 impl Snapshot {
@@ -138,15 +117,20 @@ impl LockedSandbox<'_> {
                  'virt-sandbox-service snapshot delete {name} {snapshot}'"
             )));
         }
-        self.note_pending(&Pending::Discard)?;
+        self.begin(SnapshotIntent::Discard)?;
         let made = self.fill_snapshot(image, &places);
         let made = made.and_then(|()| {
+            fault::point().map_err(Error::io("making", &path))?;
             fs::rename(places.work(), &path).map_err(Error::io("making", &path))?;
             places.sync()
         });
-        places.clear();
-        self.drop_pending()?;
-        made
+        Error::of_all([made, self.discard(&places)])
+    }
+
+    /// Removes work files, and then the intent.
+    fn discard(&self, places: &Places) -> Result<()> {
+        places.clear()?;
+        self.store().end(self.name(), Kind::Snapshot)
     }
 
     /// Writes a complete snapshot into the work directory.
@@ -199,19 +183,17 @@ impl LockedSandbox<'_> {
         check_mounts(&self.config().mounts)?;
         self.check_networks()?;
         drop(claimed(&file, self.name())?);
-        self.note_pending(&Pending::Discard)?;
-        let pending = Pending::Revert {
+        self.begin(SnapshotIntent::Discard)?;
+        let pending = SnapshotIntent::Revert {
             snapshot: snapshot.clone(),
             old: Box::new(old),
             new: Box::new(self.replace_config(current)),
         };
         let cancelled = || self.host().is_cancelled();
         let prepared =
-            prepare(&places, &path, &cancelled).and_then(|()| self.note_pending(&pending));
+            prepare(&places, &path, &cancelled).and_then(|()| self.begin(pending.clone()));
         if let Err(error) = prepared {
-            places.clear();
-            self.drop_pending()?;
-            return Err(error);
+            return Error::of_all([Err(error), self.discard(&places)]);
         }
         self.resolve(pending)
     }
@@ -224,25 +206,22 @@ impl LockedSandbox<'_> {
         self.check_tree()?;
         let places = Places::of(self.config());
         let path = places.existing(self.name(), snapshot)?;
-        self.note_pending(&Pending::Discard)?;
-        remove_tree(&places.work());
-        fs::rename(&path, places.work()).map_err(Error::io("removing", &path))?;
-        places.clear();
-        self.drop_pending()
+        self.begin(SnapshotIntent::Discard)?;
+        let removed = places.clear().and_then(|()| {
+            fault::point().map_err(Error::io("removing", &path))?;
+            fs::rename(&path, places.work()).map_err(Error::io("removing", &path))?;
+            places.sync()
+        });
+        Error::of_all([removed, self.discard(&places)])
     }
 
     /// Does the remaining work.
-    fn resolve(&mut self, pending: Pending) -> Result<()> {
-        match pending {
-            Pending::Discard => Places::of(self.config()).clear(),
-            Pending::Revert { snapshot, old, new } => {
-                let places = Places::of(&new);
-                self.replace_config(*new);
-                self.finish_revert(&places, &snapshot, &old)?;
-                places.clear();
-            }
+    pub(super) fn resolve(&mut self, pending: SnapshotIntent) -> Result<()> {
+        if let SnapshotIntent::Revert { snapshot, old, new } = pending {
+            self.replace_config(*new);
+            self.finish_revert(&Places::of(self.config()), &snapshot, &old)?;
         }
-        self.drop_pending()
+        self.discard(&Places::of(self.config()))
     }
 
     /// Makes the sandbox match its new configuration, which was `old` in the snapshot. Every step may be repeated.
@@ -257,6 +236,7 @@ impl LockedSandbox<'_> {
         if work.exists() {
             // A process with the old image open would go on using it.
             let _claimed = claimed(&file, name)?;
+            fault::point().map_err(Error::io("replacing", &file))?;
             fs::rename(&work, &file).map_err(Error::io("replacing", &file))?;
         }
         sync(file.parent().unwrap_or(Path::new("/")))?;
@@ -280,41 +260,8 @@ impl LockedSandbox<'_> {
         self.render()
     }
 
-    fn note_pending(&self, pending: &Pending) -> Result<()> {
-        let text = serde_json::to_vec(pending).map_err(Error::step("noting a snapshot"))?;
-        atomic::write(&self.store().dir(self.name()).join(NOTE), &text, 0o600)?;
-        Ok(())
-    }
-
-    fn drop_pending(&self) -> Result<()> {
-        let note = self.store().dir(self.name()).join(NOTE);
-        fs::remove_file(&note).map_err(Error::io("removing", &note))
-    }
-}
-
-impl Sandboxes {
-    /// Undoes or finishes interrupted commands.
-    ///
-    /// # Errors
-    /// The sandboxes cannot be listed.
-    pub(super) fn resolve_snapshots(&self) -> Result<()> {
-        for (name, lock) in self.store.abandoned(NOTE)? {
-            if let Err(error) = self.resolve_interrupted(&name, lock) {
-                log::warn!("resolving the snapshot command of '{name}': {error}");
-            }
-        }
-        Ok(())
-    }
-
-    fn resolve_interrupted(&self, name: &SandboxName, lock: Lock) -> Result<()> {
-        let note = self.store.dir(name).join(NOTE);
-        let text = fs::read(&note).map_err(Error::io("reading", &note))?;
-        let pending: Pending = serde_json::from_slice(&text)
-            .map_err(Error::step(format!("reading '{}'", note.display())))?;
-        log::info!("resolving the interrupted snapshot command of '{name}'");
-        let mut sandbox = self.get(name)?.locked_by(lock);
-        sandbox.check_tree()?;
-        sandbox.resolve(pending)
+    fn begin(&self, intent: SnapshotIntent) -> Result<()> {
+        self.store().begin(self.name(), Intent::Snapshot(intent))
     }
 }
 

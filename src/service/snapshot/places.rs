@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use crate::config::{SandboxConfig, SandboxName, SnapshotName};
 use crate::error::{Error, Result};
 use crate::service::snapshot::Snapshot;
-use crate::service::store::remove_tree;
 use crate::sys::copy;
+use crate::sys::file::remove;
 use crate::sys::image::image_lock;
 use crate::tree::place;
 
@@ -50,7 +50,7 @@ impl Places {
     /// Creates an empty work directory.
     pub(super) fn begin(&self) -> Result<PathBuf> {
         let work = self.work();
-        self.clear();
+        self.clear()?;
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(0o700);
         builder
@@ -60,9 +60,11 @@ impl Places {
     }
 
     /// Removes the work directory, and the directory of snapshots if it is empty.
-    pub(super) fn clear(&self) {
-        remove_tree(&self.work());
+    pub(super) fn clear(&self) -> Result<()> {
+        let work = self.work();
+        remove::any(&work).map_err(Error::io("removing", &work))?;
         let _ = fs::remove_dir(&self.top);
+        Ok(())
     }
 
     /// Returns the existing snapshot `name`.

@@ -25,13 +25,15 @@ impl Store {
         })
     }
 
-    /// Reads the configuration of a sandbox that is to be stopped; if the file is broken, the one that it was started with.
+    /// Reads the configuration of a sandbox that is to be stopped or deleted; if the file is broken, the one that it was
+    /// started or created with.
     ///
     /// # Errors
-    /// [`load`](Self::load) fails, and the configuration from the start cannot be read either.
+    /// [`load`](Self::load) fails, and no copy can be read either.
     pub fn load_for_stop(&self, name: &SandboxName) -> Result<SandboxConfig> {
         self.load(name)
             .or_else(|error| read(name, &self.started(name)).map_err(|_| error))
+            .or_else(|error| read(name, &self.created(name)).map_err(|_| error))
     }
 
     /// Takes the lock of a sandbox that is to be stopped; retries as long as [`load_for_stop`](Self::load_for_stop) finds it.

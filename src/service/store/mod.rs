@@ -1,15 +1,12 @@
-//! Directories of sandboxes on the host, their locks, and recovery of interrupted creation and removal.
+//! Directories of sandboxes on the host, and their locks.
 //!
-//! A sandbox is a directory below `/etc/libvirt-sandbox/services`. During creation and removal it holds a
-//! [`Removal`], a list of what to remove. The next command carries out an abandoned one: an
-//! interrupted `create` is undone, and an interrupted `delete` finished.
+//! A sandbox is a directory below `/etc/libvirt-sandbox/services`. Its [`journal`](crate::service::journal) says what a command
+//! has begun and not finished.
 
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-
-use serde::{Deserialize, Serialize};
 
 use crate::config::SandboxName;
 use crate::domain::template;
@@ -66,25 +63,6 @@ impl Store {
     }
 }
 
-/// List of what to remove of a partly created or partly removed sandbox.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Removal {
-    /// Name of the sandbox.
-    pub name: SandboxName,
-    /// libvirt connection of its domain.
-    pub connection: String,
-    /// Identity, as in the mark of its tree.
-    pub uuid: uuid::Uuid,
-    /// Tree, once it is marked.
-    pub tree: Option<PathBuf>,
-    /// Image with the tree, once it was created.
-    #[serde(default)]
-    pub image: Option<PathBuf>,
-    /// True once its unit and its domain exist.
-    pub registered: bool,
-}
-
 impl Store {
     /// Returns the directory of a sandbox's configuration.
     #[must_use]
@@ -116,6 +94,12 @@ impl Store {
         self.dir(name).join("started.toml")
     }
 
+    /// Returns the copy of the configuration at creation. If the file itself is broken, it tells what to stop and to delete.
+    #[must_use]
+    pub fn created(&self, name: &SandboxName) -> PathBuf {
+        self.dir(name).join("created.toml")
+    }
+
     /// Returns guest-init's log since the last start.
     #[must_use]
     pub fn init_log(&self, name: &SandboxName) -> PathBuf {
@@ -128,7 +112,7 @@ impl Store {
         self.dir(name).join("failure")
     }
 
-    /// Returns the records of an upgrade in progress.
+    /// Returns the directory of the files that an upgrade in progress has replaced.
     #[must_use]
     pub fn upgrade(&self, name: &SandboxName) -> PathBuf {
         self.dir(name).join("upgrade")
@@ -137,7 +121,7 @@ impl Store {
     /// Returns the lock of an upgrade, which is held to its end, also while the sandbox's own lock is free for a restart.
     #[must_use]
     pub fn upgrade_lock(&self, name: &SandboxName) -> PathBuf {
-        self.dir(name).join("upgrade.lock")
+        self.dir(name).join(UPGRADE_LOCK)
     }
 
     /// Returns the lock of a sandbox.
@@ -164,8 +148,10 @@ impl Store {
         self.units.join(name.socket())
     }
 
-    fn removal(&self, name: &SandboxName) -> PathBuf {
-        self.dir(name).join("removal.json")
+    /// Returns the journal of a sandbox, which exists while a command has something to finish.
+    #[must_use]
+    pub fn journal(&self, name: &SandboxName) -> PathBuf {
+        self.dir(name).join(JOURNAL)
     }
 
     /// Returns the sorted names of all sandboxes.
@@ -194,7 +180,8 @@ impl Store {
         if self.config(name).exists() {
             return Ok(());
         }
-        if self.started(name).exists() && !self.removal(name).exists() {
+        let has_copy = self.started(name).exists() || self.created(name).exists();
+        if has_copy && !self.journal(name).exists() {
             return Err(Error::new(
                 crate::error::ErrorKind::Config,
                 format!(
@@ -268,7 +255,11 @@ impl Store {
     }
 
     /// Takes the lock of a sandbox; retries as long as `is_there` finds it.
-    fn lock_if(&self, name: &SandboxName, is_there: impl Fn() -> Result<()>) -> Result<Lock> {
+    pub(super) fn lock_if(
+        &self,
+        name: &SandboxName,
+        is_there: impl Fn() -> Result<()>,
+    ) -> Result<Lock> {
         let path = self.dir(name).join(LOCK);
         for _ in 0..ATTEMPTS {
             is_there()?;
@@ -287,122 +278,54 @@ impl Store {
         )))
     }
 
-    /// Notes what to remove after an interruption of this command.
-    ///
-    /// # Errors
-    /// The note cannot be written.
-    pub fn note_removal(&self, removal: &Removal) -> Result<()> {
-        let text = serde_json::to_vec(removal).map_err(Error::step("noting what to remove"))?;
-        atomic::write(&self.removal(&removal.name), &text, 0o600)?;
-        Ok(())
-    }
-
-    /// Removes the note at the end of a command.
-    ///
-    /// # Errors
-    /// The note cannot be removed.
-    pub fn drop_removal(&self, name: &SandboxName) -> Result<()> {
-        let path = self.removal(name);
-        fs::remove_file(&path).map_err(Error::io("removing", &path))
-    }
-
-    /// Returns the sandboxes with the abandoned note `note`, each with its lock.
-    pub(super) fn abandoned(&self, note: &str) -> Result<Vec<(SandboxName, Lock)>> {
-        self.abandoned_where(|name| self.dir(name).join(note).exists())
-    }
-
-    /// Returns the sandboxes with an abandoned note, as told by `has_note`, each with its lock.
-    pub(super) fn abandoned_where(
-        &self,
-        has_note: impl Fn(&SandboxName) -> bool,
-    ) -> Result<Vec<(SandboxName, Lock)>> {
-        let mut names = self.names()?;
-        names.retain(&has_note);
-        let locked = names
-            .into_iter()
-            .filter_map(|name| Some((self.try_lock(&name)?, name)));
-        // The former holder of the lock may have finished meanwhile.
-        Ok(locked
-            .filter(|(_, name)| has_note(name))
-            .map(|(lock, name)| (name, lock))
-            .collect())
-    }
-
     /// Takes the lock of a sandbox unless a command holds it.
-    fn try_lock(&self, name: &SandboxName) -> Option<Lock> {
+    pub(super) fn try_lock(&self, name: &SandboxName) -> Option<Lock> {
         let path = self.dir(name).join(LOCK);
         let lock = Lock::try_acquire(&path, Sharing::Exclusive).ok()?.ok()?;
         lock.is_at(&path).then_some(lock)
     }
 
-    /// Returns the abandoned removals of interrupted commands, each with its lock. Sandboxes that a command works on are
-    /// skipped.
+    /// Returns true if a directory has nothing but what a command writes before its first intent and after its last.
+    pub(super) fn is_debris(&self, name: &SandboxName) -> bool {
+        let is_ours = |entry: fs::DirEntry| {
+            let file = entry.file_name();
+            file == LOCK || file == UPGRADE_LOCK || atomic::is_abandoned(&file)
+        };
+        let entries = fs::read_dir(self.dir(name));
+        entries.is_ok_and(|entries| entries.flatten().all(is_ours))
+    }
+
+    /// Removes the directories of a sandbox. Its journal goes after all else, so that an interruption or a failure can be
+    /// repaired, and then its lock.
     ///
     /// # Errors
-    /// The directories cannot be read.
-    pub fn interrupted(&self) -> Result<Vec<(Removal, Lock)>> {
-        let mut found = Vec::new();
-        for name in self.names()? {
-            let dir = self.dir(&name);
-            let is_whole = self.config(&name).exists() && !self.removal(&name).exists();
-            if is_whole || !dir.is_dir() {
-                continue;
-            }
-            let Some(lock) = self.try_lock(&name) else {
-                continue;
-            };
-            match fs::read(self.removal(&name)) {
-                Ok(text) => match serde_json::from_slice::<Removal>(&text) {
-                    Ok(removal) if removal.name == name => found.push((removal, lock)),
-                    Ok(removal) => log::warn!(
-                        "'{}' is about '{}'; remove it, and 'virt-sandbox-service delete {name}'",
-                        self.removal(&name).display(),
-                        removal.name
-                    ),
-                    Err(error) => {
-                        log::warn!("reading '{}': {error}", self.removal(&name).display())
-                    }
-                },
-                // Only the directory was created so far. Other files in it are foreign and stay.
-                Err(_) => {
-                    let _ = fs::remove_file(dir.join(LOCK));
-                    let _ = fs::remove_dir(&dir);
-                    self.prune();
-                }
+    /// Something cannot be removed; the rest is, and the journal stays.
+    pub(super) fn delete(&self, name: &SandboxName) -> Result<()> {
+        let (dir, journal, lock) = (self.dir(name), self.journal(name), self.lock_file(name));
+        let removed = |path: &Path| remove::any(path).map_err(Error::io("removing", path));
+        let mut results = vec![removed(&self.stage(name))];
+        for entry in fs::read_dir(&dir).map_err(Error::io("reading", &dir))? {
+            let path = entry.map_err(Error::io("reading", &dir))?.path();
+            if path != journal && path != lock {
+                results.push(removed(&path));
             }
         }
-        Ok(found)
-    }
-
-    /// Removes the directories of a sandbox, and our empty parents. The note of what to remove goes last, so
-    /// that an interruption can be repaired.
-    pub fn delete(&self, name: &SandboxName) {
-        let dir = self.dir(name);
-        remove_tree(&self.stage(name));
-        let _ = fs::remove_file(self.config(name));
-        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
-            if entry.path() != self.removal(name) {
-                match entry.file_type() {
-                    Ok(kind) if kind.is_dir() => remove_tree(&entry.path()),
-                    Ok(_) | Err(_) => drop(fs::remove_file(entry.path())),
-                }
-            }
-        }
-        let _ = fs::remove_file(self.removal(name));
-        let _ = fs::remove_dir(&dir);
-        self.prune();
-    }
-
-    /// Removes the common directories if there is no sandbox left.
-    fn prune(&self) {
-        let _ = fs::remove_dir(&self.stages);
-        if fs::remove_dir(&self.configs).is_ok()
-            && let Some(parent) = self.configs.parent()
-        {
-            let _ = fs::remove_dir(parent);
+        Error::of_all(results)?;
+        remove::file_durably(&journal).map_err(Error::io("removing", &journal))?;
+        removed(&lock)?;
+        match fs::remove_dir(&dir) {
+            // Another command was about to take the lock.
+            Err(_) if self.is_debris(name) => Ok(()),
+            removed => removed.map_err(Error::io("removing", &dir)),
         }
     }
 }
+
+/// Name of the journal in a sandbox's directory.
+const JOURNAL: &str = "journal.json";
+
+/// Name of the lock of an upgrade in a sandbox's directory.
+const UPGRADE_LOCK: &str = "upgrade.lock";
 
 /// Name of the lock in a sandbox's directory.
 const LOCK: &str = "lock";

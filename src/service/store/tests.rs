@@ -1,40 +1,31 @@
 use super::*;
 
 #[test]
-fn what_was_cut_short_is_found_once_nobody_works_on_it() {
-    let root = tempfile::tempdir().unwrap();
-    let store = Store::below(root.path());
-    let name: SandboxName = "web1".parse().unwrap();
-    let removal = Removal {
-        name: name.clone(),
-        connection: "test:///".into(),
-        uuid: uuid::Uuid::from_u128(7),
-        tree: None,
-        image: None,
-        registered: false,
-    };
-    let lock = store.reserve(&name).unwrap();
-    store.note_removal(&removal).unwrap();
-    assert!(store.interrupted().unwrap().is_empty());
-    drop(lock);
-    let found = store.interrupted().unwrap();
-    assert_eq!(
-        found.iter().map(|(removal, _)| removal).collect::<Vec<_>>(),
-        [&removal]
-    );
-    store.delete(&name);
-    assert!(!store.configs.exists());
-}
-
-#[test]
-fn what_is_not_ours_is_left_alone() {
+fn what_is_not_ours_is_no_debris() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::below(root.path());
     let name: SandboxName = "old".parse().unwrap();
-    fs::create_dir_all(store.dir(&name).join("config")).unwrap();
-    fs::write(store.dir(&name).join("config/sandbox.cfg"), "[core]").unwrap();
-    assert!(store.interrupted().unwrap().is_empty());
-    assert!(store.dir(&name).join("config/sandbox.cfg").exists());
+    assert!(!store.is_debris(&name), "there is no directory");
+    let lock = store.reserve(&name).unwrap();
+    fs::write(store.dir(&name).join(".virt-sandbox.2147483647.0.tmp"), "").unwrap();
+    assert!(store.is_debris(&name));
+    fs::create_dir(store.dir(&name).join("config")).unwrap();
+    assert!(!store.is_debris(&name));
+    drop(lock);
+}
+
+#[test]
+fn only_the_directory_of_the_sandbox_is_removed() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::below(root.path());
+    let name: SandboxName = "web1".parse().unwrap();
+    let _lock = store.reserve(&name).unwrap();
+    fs::create_dir_all(store.stage(&name).join("usr")).unwrap();
+    fs::create_dir_all(store.upgrade(&name)).unwrap();
+    fs::write(store.config(&name), "").unwrap();
+    store.delete(&name).unwrap();
+    assert!(!store.dir(&name).exists() && !store.stage(&name).exists());
+    assert!(store.configs.is_dir() && store.stages.is_dir());
 }
 
 #[test]

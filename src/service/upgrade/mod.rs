@@ -12,9 +12,9 @@
 //! | `report` | text of a plan |
 //! | `legacy` | sandboxes of libvirt-sandbox up to 0.8 |
 //!
-//! The next command undoes an abandoned upgrade by its journal. A journal with nothing to undo belongs to a
+//! The next command undoes an abandoned upgrade by the log in its intent. A log with nothing to undo belongs to a
 //! finished one, whose work files remain to be removed. If the tree is in an image, so are the slots;
-//! the journal and the records are on the host.
+//! the log and the replaced files are on the host.
 
 pub mod accounts;
 pub mod journal;
@@ -31,17 +31,21 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use crate::config::{SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
 use crate::service::cancellation::Cancellation;
 use crate::service::image::{self, Tree};
+use crate::service::journal::{Intent, UndoLog};
 use crate::service::sandbox::{LockedSandbox, Sandbox};
 use crate::service::sandboxes::Sandboxes;
-use crate::service::upgrade::journal::{Journal, Work};
+use crate::service::upgrade::journal::Work;
 use crate::service::upgrade::plan::Plan;
 use crate::service::upgrade::stage::{Staged, stage};
 use crate::sys::file::atomic;
-use crate::sys::file::lock::{Held, Lock, Sharing};
+use crate::sys::file::lock::{Lock, Sharing};
+use crate::sys::file::remove;
 use crate::sys::root::Root;
 use crate::tree::place;
 
@@ -97,10 +101,12 @@ struct Subject<S> {
 /// Remaining work once the tree is upgraded.
 struct Applied {
     outcome: Outcome,
+    /// Identity: another sandbox may have the name once the lock is free.
+    uuid: Uuid,
     /// True if the sandbox runs without the changes.
     is_stale: bool,
-    /// Journal of the upgrade.
-    journal: Journal,
+    /// Steps to undo if the restart fails.
+    log: UndoLog,
     /// File of the other program, to be renamed.
     converted: Option<PathBuf>,
 }
@@ -146,34 +152,35 @@ impl Sandboxes {
             }
             let _ = fs::remove_dir(&dir);
         }
-        let mut applied = applied?;
-        let records = self.store.upgrade(name);
-        if applied.is_stale && options.restart {
-            applied.journal.restarting = true;
-            applied.journal.save(&records)?;
+        let applied = applied?;
+        let mut outcome = applied.outcome;
+        if applied.log.restarting {
             let restarted = self
-                .get_for_stop(name)
+                .get_same(name, applied.uuid)
                 .and_then(|sandbox| sandbox.stop())
                 .and_then(|()| (options.start)(name));
             if let Err(error) = restarted {
-                return Err(self.roll_back(name, options, error));
+                return Err(self.roll_back((name, applied.uuid), options, error));
             }
-            applied.outcome.summary += "; restarted";
+            outcome.summary += "; restarted";
         } else if applied.is_stale {
-            let _ = fs::remove_file(self.store.started(name));
-            applied.outcome.summary += "; restart it to have it use all of that";
+            outcome.summary += "; restart it to have it use all of that";
         }
-        let _lock = self.lock_any(name)?;
-        let emptied = Journal {
+        let _lock = self.lock_same(name, applied.uuid)?;
+        if applied.is_stale && !applied.log.restarting {
+            let started = self.store.started(name);
+            remove::file(&started).map_err(Error::io("removing", &started))?;
+        }
+        let emptied = UndoLog {
             restarting: false,
-            ..applied.journal.emptied()
+            ..applied.log.emptied()
         };
-        self.finish_upgrade(name, &emptied)?;
+        self.finish_upgrade(name, emptied)?;
         // Not earlier: undoing the upgrade needs it.
         if let Some(file) = &applied.converted {
             legacy::set_aside(file)?;
         }
-        Ok(applied.outcome)
+        Ok(outcome)
     }
 
     /// Reads the configuration of a sandbox; converts one of another program.
@@ -198,17 +205,32 @@ impl Sandboxes {
         }
     }
 
-    /// Takes the lock of a sandbox, including one of another program.
-    fn lock_any(&self, name: &SandboxName) -> Result<Arc<Lock>> {
-        let path = self.store.lock_file(name);
-        let waiting = |held: &Held| log::warn!("waiting: {held}");
-        Ok(Lock::acquire(&path, Sharing::Exclusive, waiting)?.into())
+    /// Returns a sandbox that was not deleted and made anew since its identity was read.
+    fn get_same(&self, name: &SandboxName, uuid: Uuid) -> Result<Sandbox<'_>> {
+        let sandbox = self.get_for_stop(name)?;
+        match sandbox.config().uuid == uuid {
+            true => Ok(sandbox),
+            false => Err(Error::not_found(format!(
+                "the sandbox '{name}' was deleted while it was upgraded; the one that has its name now is another"
+            ))),
+        }
+    }
+
+    /// Takes the lock of a sandbox again, between two parts of an operation.
+    fn lock_same(&self, name: &SandboxName, uuid: Uuid) -> Result<Arc<Lock>> {
+        let check = || self.get_same(name, uuid).map(drop);
+        let lock = self.store.lock_if(name, check)?;
+        check()?;
+        Ok(lock.into())
     }
 
     /// Plans and carries out everything but the restart, with the lock held.
     fn apply_upgrade(&self, name: &SandboxName, options: &Options<'_>) -> Result<Applied> {
-        let lock = self.lock_any(name)?;
-        self.undo_upgrade(name, &lock)?;
+        let lock = self
+            .store
+            .lock_if(name, || self.subject(name).map(drop))?
+            .into();
+        self.undo_open_upgrade(name, &lock)?;
         let Subject { sandbox, converted } = self.subject(name)?;
         let mut subject = Subject {
             sandbox: sandbox.locked_by(lock),
@@ -230,13 +252,7 @@ impl Subject<LockedSandbox<'_>> {
                 old.connection
             )));
         }
-        let records = store.upgrade(&name);
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&records)
-            .map_err(Error::io("creating", &records))?;
-        let mut journal = Journal {
+        let mut log = UndoLog {
             tree: old.path.clone(),
             image: old.image,
             steps: vec![],
@@ -244,17 +260,17 @@ impl Subject<LockedSandbox<'_>> {
             domain: None,
             restarting: false,
         };
-        let plan = self
-            .carry_out(&mut journal, options.trust)
-            .map_err(|error| {
-                if let Err(second) = self.undo(&name) {
-                    log::warn!("undoing the upgrade of '{name}': {second}");
-                }
-                let remedy = "remove from it what it does not need";
-                image::explained(error, old.image, remedy)
-            })?;
+        let plan = self.carry_out(&mut log, options.trust).map_err(|error| {
+            let remedy = "remove from it what it does not need";
+            image::explained(error, old.image, remedy).followed_by(self.undo(&name))
+        })?;
         let started = SandboxConfig::load(&store.started(&name)).ok();
         let is_current = !plan.is_relevant() && started.as_ref() == Some(&plan.config);
+        let is_stale = is_running && !is_current;
+        if is_stale && options.restart {
+            log.restarting = true;
+            store.begin(&name, Intent::Upgrade(log.clone()))?;
+        }
         let mut lines = report::lines(&plan);
         let notes = self
             .converted
@@ -266,26 +282,30 @@ impl Subject<LockedSandbox<'_>> {
                 lines,
                 summary: report::summary(&plan, old != plan.config),
             },
-            is_stale: is_running && !is_current,
-            journal,
+            uuid: plan.config.uuid,
+            is_stale,
+            log,
             converted: self.converted.take().map(|(file, _)| file),
         })
     }
 
-    fn undo(&self, name: &SandboxName) -> Result<bool> {
+    fn undo(&self, name: &SandboxName) -> Result<()> {
         let lock = self.sandbox.held_lock();
-        self.sandbox.host().undo_upgrade(name, lock)
+        self.sandbox.host().undo_open_upgrade(name, lock)
     }
 
-    fn carry_out(&mut self, journal: &mut Journal, trust: bool) -> Result<Plan> {
+    fn carry_out(&mut self, log: &mut UndoLog, trust: bool) -> Result<Plan> {
         let sandbox = &mut self.sandbox;
         let (name, store, host) = (sandbox.name().clone(), sandbox.store(), sandbox.host());
         let old = sandbox.config().clone();
         let records = store.upgrade(&name);
         // If the tree cannot be opened, there is nothing to undo.
         let tree = sandbox.tree()?;
-        // The journal says where to clean up.
-        journal.save(&records)?;
+        // Without steps, it says where to clean up.
+        store.begin(&name, Intent::Upgrade(log.clone()))?;
+        remove::any(&records).map_err(Error::io("removing", &records))?;
+        let made = fs::DirBuilder::new().mode(0o700).create(&records);
+        made.map_err(Error::io("creating", &records))?;
         let work = Work::of(&old.path, tree.path());
         work.make()?;
         let plan = sandbox.plan_upgrade(tree.path(), &work.host(), trust)?;
@@ -298,14 +318,14 @@ impl Subject<LockedSandbox<'_>> {
         ];
         if self.converted.is_some() {
             files.push(place::mark_of(&old.path));
-            journal.domain = sandbox.hypervisor()?.definition(name.as_str())?;
+            log.domain = sandbox.hypervisor()?.definition(name.as_str())?;
         }
         for file in files {
-            journal.keep(&records, file)?;
+            log.keep(&records, file)?;
         }
-        journal.steps = staged.steps.clone();
+        log.steps = staged.steps.clone();
         Root::new(&work.slots())?.sync()?;
-        journal.save(&records)?;
+        store.begin(&name, Intent::Upgrade(log.clone()))?;
 
         apply_steps(&staged, tree.path(), &work, &host.cancellation)?;
         tree.sync()?;

@@ -1,38 +1,37 @@
 //! Undo of an interrupted or failed upgrade, by the command itself or by the next one.
 
-use std::path::Path;
 use std::sync::Arc;
+
+use uuid::Uuid;
 
 use crate::config::SandboxName;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host;
+use crate::service::journal::{Intent, Kind, UndoLog};
 use crate::service::sandboxes::Sandboxes;
-use crate::service::store::remove_tree;
 use crate::service::upgrade::Options;
-use crate::service::upgrade::journal::{Journal, Work};
+use crate::service::upgrade::journal::Work;
 use crate::service::{host_unit, image};
-use crate::sys::file::lock::{Lock, Sharing};
+use crate::sys::file::lock::Lock;
+use crate::sys::file::remove;
 
 impl Sandboxes {
     /// Undoes an upgrade whose restart has failed, and starts the sandbox as it was before.
     pub(super) fn roll_back(
         &self,
-        name: &SandboxName,
+        (name, uuid): (&SandboxName, Uuid),
         options: &Options<'_>,
         error: Error,
     ) -> Error {
-        let stopped = self.get_for_stop(name).and_then(|sandbox| sandbox.stop());
+        let stopped = self.get_same(name, uuid).and_then(|sandbox| sandbox.stop());
         let undone = stopped.and_then(|()| {
-            let lock = self.lock_any(name)?;
-            self.undo_upgrade(name, &lock)?;
+            let lock = self.lock_same(name, uuid)?;
+            self.undo_open_upgrade(name, &lock)?;
             Ok(lock)
         });
         let started = undone.and_then(|lock| match self.is_cancelled() {
             // The user has cancelled: do not wait any longer.
-            true => {
-                self.restart_abandoned(name, lock);
-                Ok(())
-            }
+            true => self.restart_abandoned(name, lock),
             false => {
                 drop(lock);
                 (options.start)(name)
@@ -40,7 +39,10 @@ impl Sandboxes {
         });
         let end = match started {
             Ok(()) => format!("the upgrade of '{name}' was undone, and it runs as before"),
-            Err(second) => format!("the upgrade of '{name}' was not undone in full: {second}"),
+            Err(second) => {
+                let second = second.chain();
+                format!("the upgrade of '{name}' was not undone in full: {second}")
+            }
         };
         if error.kind() == ErrorKind::NotReady {
             return Error::not_ready(format!("{error}\n{end}"));
@@ -49,98 +51,93 @@ impl Sandboxes {
         error
     }
 
-    /// Undoes an unfinished upgrade, or removes the work files of a finished one. Returns true if the sandbox was
-    /// being restarted.
-    pub(super) fn undo_upgrade(&self, name: &SandboxName, lock: &Arc<Lock>) -> Result<bool> {
-        let records = self.store.upgrade(name);
-        if !records.is_dir() {
-            return Ok(false);
+    /// Undoes the upgrade in the sandbox's journal, if there is one.
+    pub(super) fn undo_open_upgrade(&self, name: &SandboxName, lock: &Arc<Lock>) -> Result<()> {
+        for intent in self.store.intents(name)? {
+            if let Intent::Upgrade(log) = intent {
+                self.undo_upgrade(name, &log, lock)?;
+            }
         }
-        let Some(journal) = Journal::load(&records)? else {
-            remove_tree(&records);
-            return Ok(false);
-        };
-        let tree =
-            image::open_tree_at(name, &journal.tree, journal.image, &self.store.stage(name))?;
-        journal.undo(tree.path())?;
+        Ok(())
+    }
+
+    /// Undoes the upgrade of `log`, or removes the work files of a finished one.
+    ///
+    /// # Errors
+    /// All that cannot be undone; the next command tries again.
+    pub(super) fn undo_upgrade(
+        &self,
+        name: &SandboxName,
+        log: &UndoLog,
+        lock: &Arc<Lock>,
+    ) -> Result<()> {
+        let tree = image::open_tree_at(name, &log.tree, log.image, &self.store.stage(name))?;
+        log.undo(tree.path())?;
         // The next steps may need exclusive use of the image.
         tree.sync()?;
         drop(tree);
-        if !journal.saved.is_empty() {
-            self.render_as_before(name, lock, &journal);
-        }
-        self.finish_upgrade(name, &journal.emptied())?;
-        Ok(journal.restarting)
+        // The next start renders too: a failure is reported, and not tried again.
+        let rendered = match log.saved.is_empty() {
+            true => Ok(()),
+            false => self.render_as_before(name, lock, log),
+        };
+        Error::of_all([rendered, self.finish_upgrade(name, log.emptied())])
     }
 
-    /// Renders the old configuration. Failures are repaired by the next start.
-    fn render_as_before(&self, name: &SandboxName, lock: &Arc<Lock>, journal: &Journal) {
-        let rendered = match self.get(name) {
-            Ok(sandbox) => sandbox.locked_by(Arc::clone(lock)).render(),
-            Err(_) => self
-                .connector
-                .open(&self.connection)
-                .and_then(|hypervisor| {
-                    hypervisor.undefine(name.as_str())?;
-                    let document = journal.domain.as_deref();
-                    document.map_or(Ok(()), |document| hypervisor.define(document))
-                }),
-        };
-        if let Err(error) = rendered {
-            log::warn!("defining '{name}' as it was: {error}");
+    /// Undoes an interrupted upgrade, and starts the sandbox again if it was being restarted.
+    ///
+    /// # Errors
+    /// Errors of [`undo_upgrade`](Self::undo_upgrade); the sandbox does not start.
+    pub(in crate::service) fn resume_upgrade(
+        &self,
+        name: &SandboxName,
+        log: &UndoLog,
+        lock: Arc<Lock>,
+    ) -> Result<()> {
+        self.undo_upgrade(name, log, &lock)?;
+        match log.restarting {
+            true => self.restart_abandoned(name, lock),
+            false => Ok(()),
+        }
+    }
+
+    /// Renders the old configuration, or defines the domain of another program again.
+    fn render_as_before(&self, name: &SandboxName, lock: &Arc<Lock>, log: &UndoLog) -> Result<()> {
+        if self.store.config(name).exists() {
+            let sandbox = self.get(name)?.locked_by(Arc::clone(lock));
+            sandbox.render()?;
+        } else {
+            let hypervisor = self.connector.open(&self.connection)?;
+            hypervisor.undefine(name.as_str())?;
+            if let Some(document) = &log.domain {
+                hypervisor.define(document)?;
+            }
         }
         host_unit::reload_host();
+        Ok(())
     }
 
-    /// Finishes an upgrade: saves the `emptied` journal, so that nothing is undone any more, and removes the work files.
-    pub(super) fn finish_upgrade(&self, name: &SandboxName, emptied: &Journal) -> Result<()> {
-        let records = self.store.upgrade(name);
-        emptied.save(&records)?;
+    /// Finishes an upgrade: writes the `emptied` log, so that nothing is undone any more, and removes the work files.
+    pub(super) fn finish_upgrade(&self, name: &SandboxName, emptied: UndoLog) -> Result<()> {
+        self.store.begin(name, Intent::Upgrade(emptied.clone()))?;
         let tree =
             image::open_tree_at(name, &emptied.tree, emptied.image, &self.store.stage(name))?;
-        Work::of(&emptied.tree, tree.path()).remove();
+        Work::of(&emptied.tree, tree.path()).remove()?;
         tree.sync()?;
-        remove_tree(&records);
-        Ok(())
-    }
-
-    /// Undoes or finishes interrupted upgrades.
-    pub(in crate::service) fn recover_upgrades(&self) -> Result<()> {
-        for name in self.store.names()? {
-            if !self.store.upgrade(&name).is_dir() {
-                continue;
-            }
-            let attempt = |path: &Path| Lock::try_acquire(path, Sharing::Exclusive).ok()?.ok();
-            let (Some(_busy), Some(lock)) = (
-                attempt(&self.store.upgrade_lock(&name)),
-                attempt(&self.store.lock_file(&name)),
-            ) else {
-                continue;
-            };
-            let lock = Arc::new(lock);
-            log::info!("undoing the upgrade of '{name}', which was interrupted");
-            match self.undo_upgrade(&name, &lock) {
-                Ok(true) => self.restart_abandoned(&name, lock),
-                Ok(false) => {}
-                Err(error) => log::warn!("undoing the upgrade of '{name}': {error}"),
-            }
-        }
-        Ok(())
+        let saved = self.store.upgrade(name);
+        remove::any(&saved).map_err(Error::io("removing", &saved))?;
+        self.store.end(name, Kind::Upgrade)
     }
 
     /// Starts a sandbox whose restart was interrupted, without waiting for it.
-    fn restart_abandoned(&self, name: &SandboxName, lock: Arc<Lock>) {
+    fn restart_abandoned(&self, name: &SandboxName, lock: Arc<Lock>) -> Result<()> {
         let unit = name.unit();
         if host::runs_systemd() && self.store.unit(name).exists() {
-            return host_unit::systemctl(&["restart", "--no-block", "--", &unit]);
+            host_unit::systemctl(&["restart", "--no-block", "--", &unit]);
+            return Ok(());
         }
-        let started = self.get(name).and_then(|sandbox| {
-            let mut sandbox = sandbox.locked_by(lock);
-            sandbox.stop()?;
-            sandbox.start_unwatched()
-        });
-        if let Err(error) = started {
-            log::warn!("starting '{name}' again: {error}");
-        }
+        let mut sandbox = self.get(name)?.locked_by(lock);
+        sandbox.stop()?;
+        sandbox.start_unwatched()
     }
 }

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::Result;
-use crate::service::upgrade::journal::{Step, Work};
+use crate::service::journal::Step;
+use crate::service::upgrade::journal::Work;
 use crate::service::upgrade::merge::Action;
 use crate::service::upgrade::plan::Plan;
 use crate::sys::copy::{Copied, Copier, Existing};

@@ -185,8 +185,7 @@ pub fn adopt(path: &Path, uuid: Uuid) -> Result<()> {
 /// The tree belongs to another sandbox, or something is mounted in it; nothing is removed then.
 pub fn remove(path: &Path, uuid: Uuid) -> Result<()> {
     let Some(mark) = removable(path, uuid)? else {
-        let _ = fs::remove_dir(path);
-        return Ok(());
+        return remove_unmarked(path);
     };
     // Remove the mark last, so that an interrupted removal can be finished.
     for entry in fs::read_dir(path)
@@ -197,25 +196,62 @@ pub fn remove(path: &Path, uuid: Uuid) -> Result<()> {
             continue;
         }
         let inside = entry.path();
-        let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        let removed = if is_dir {
-            remove::tree(&inside)
-        } else {
-            fs::remove_file(&inside)
-        };
-        removed.map_err(Error::io("removing", &inside))?;
+        remove::any(&inside).map_err(Error::io("removing", &inside))?;
     }
     let file = path.join(MARK);
-    fs::remove_file(&file).map_err(Error::io("removing", &file))?;
+    remove::file(&file).map_err(Error::io("removing", &file))?;
     for dir in path
         .ancestors()
         .take_while(|dir| mark.made.as_ref().is_some_and(|made| dir.starts_with(made)))
     {
-        if fs::remove_dir(dir).is_err() {
-            break;
+        match fs::remove_dir(dir) {
+            // Others use a parent by now.
+            Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty && dir != path => break,
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(Error::io("removing", dir)(error));
+            }
+            Ok(()) | Err(_) => {}
         }
     }
     Ok(())
+}
+
+/// Removes a top that was not marked yet, or not any more.
+fn remove_unmarked(path: &Path) -> Result<()> {
+    sweep(path)?;
+    match fs::remove_dir(path) {
+        // An empty filesystem was mounted there before.
+        Err(error) if ![ErrorKind::NotFound, ErrorKind::ResourceBusy].contains(&error.kind()) => {
+            Err(Error::io("removing", path)(error))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Removes what a killed command has left at the top of a tree.
+///
+/// # Errors
+/// The top cannot be read, or a file cannot be removed.
+pub fn sweep(path: &Path) -> Result<()> {
+    for file in atomic::abandoned(path).map_err(Error::io("reading", path))? {
+        remove::file(&file).map_err(Error::io("removing", &file))?;
+    }
+    Ok(())
+}
+
+/// Checks that the tree of a sandbox that is to be deleted is there.
+///
+/// # Errors
+/// There is nothing at `path`, or an empty directory: the filesystem of the tree may not be mounted.
+pub fn check_presence(path: &Path) -> Result<()> {
+    match path.join(MARK).exists() || !is_empty(path) {
+        true => Ok(()),
+        false => Err(Error::not_found(format!(
+            "nothing is at '{}', where the sandbox's files are: mount their filesystem first, or delete the sandbox without them \
+             with --force",
+            path.display()
+        ))),
+    }
 }
 
 /// Checks that [`remove`] would not refuse the tree at `path`.
@@ -307,12 +343,7 @@ pub fn remove_image(path: &Path, image: &Path, uuid: Uuid) -> Result<()> {
     if !is_of(path, uuid) {
         return Ok(());
     }
-    match fs::remove_file(image) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(Error::io("removing", image)(error))
-        }
-        Ok(()) | Err(_) => Ok(()),
-    }
+    remove::file(image).map_err(Error::io("removing", image))
 }
 
 /// Renames an image. An already renamed image is no error.
@@ -333,10 +364,12 @@ fn write(tree: &Path, mark: &Mark) -> Result<()> {
     Ok(())
 }
 
-/// Returns true if the path is missing or an empty directory.
+/// Returns true if the path is missing, or a directory that is empty or was being marked by a killed command.
 fn is_empty(path: &Path) -> bool {
     match fs::read_dir(path) {
-        Ok(mut entries) => entries.next().is_none(),
+        Ok(entries) => entries
+            .flatten()
+            .all(|entry| atomic::is_abandoned(&entry.file_name())),
         Err(error) => error.kind() == ErrorKind::NotFound,
     }
 }
@@ -349,61 +382,4 @@ fn mount_point_below(path: &Path) -> Result<Option<PathBuf>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const UUID: Uuid = Uuid::from_u128(7);
-
-    #[test]
-    fn removal_restores_the_place() {
-        let root = tempfile::tempdir().unwrap();
-        let tree = root.path().join("a/b/web1");
-        make(&tree, UUID).unwrap();
-        assert_eq!(
-            fs::metadata(&tree).unwrap().permissions().mode() & 0o777,
-            0o700
-        );
-        fs::create_dir_all(tree.join("etc/x")).unwrap();
-        remove(&tree, UUID).unwrap();
-        assert!(fs::read_dir(root.path()).unwrap().next().is_none());
-
-        let kept = root.path().join("kept");
-        fs::create_dir(&kept).unwrap();
-        make(&kept, UUID).unwrap();
-        remove(&kept, UUID).unwrap();
-        assert!(kept.is_dir());
-    }
-
-    #[test]
-    fn removal_restores_a_renamed_place() {
-        let root = tempfile::tempdir().unwrap();
-        let (from, to) = (root.path().join("web1"), root.path().join("web2"));
-        make(&from, UUID).unwrap();
-        for _ in 0..2 {
-            super::rename(&from, &to, UUID).unwrap();
-        }
-        assert!(super::rename(&from, &to, Uuid::from_u128(8)).is_err());
-        remove(&to, UUID).unwrap();
-        assert!(fs::read_dir(root.path()).unwrap().next().is_none());
-    }
-
-    #[test]
-    fn foreign_directories_are_neither_taken_nor_removed() {
-        let root = tempfile::tempdir().unwrap();
-        let tree = root.path().join("web1");
-        fs::create_dir(&tree).unwrap();
-        fs::write(tree.join("letter"), "dear").unwrap();
-        assert!(make(&tree, UUID).is_err());
-        assert!(remove(&tree, UUID).is_err());
-        assert!(tree.join("letter").exists());
-
-        let other = root.path().join("other");
-        make(&other, Uuid::from_u128(8)).unwrap();
-        assert!(remove(&other, UUID).is_err());
-        assert!(make(&other.join("var/web2"), UUID).is_err());
-
-        let link = root.path().join("link");
-        std::os::unix::fs::symlink(root.path(), &link).unwrap();
-        assert!(make(&link, UUID).is_err());
-    }
-}
+mod tests;

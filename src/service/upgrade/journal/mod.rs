@@ -8,42 +8,12 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
-use crate::config::TreeImage;
 use crate::error::{Error, Result};
-use crate::service::store::remove_tree;
-use crate::sys::file::atomic;
+use crate::service::journal::{Attributes, Saved, Step, UndoLog};
+use crate::sys::file::{atomic, remove};
 use crate::sys::root::{Root, RootError};
 use crate::tree::manifest::{Entry, Kind};
 use crate::tree::place;
-
-/// Journal of an upgrade, written before its first step and removed after its last.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Journal {
-    /// Place of the tree.
-    pub tree: PathBuf,
-    /// Image beside that place, if the tree is in one.
-    #[serde(default)]
-    pub image: Option<TreeImage>,
-    /// Steps in the tree.
-    pub steps: Vec<Step>,
-    /// Saved files of the host.
-    pub saved: Vec<Saved>,
-    /// XML of a replaced domain of another program.
-    pub domain: Option<String>,
-    /// True while the sandbox is being restarted.
-    pub restarting: bool,
-}
-
-/// Mode and owner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Attributes {
-    pub mode: u32,
-    pub uid: u32,
-    pub gid: u32,
-}
 
 impl From<&Entry> for Attributes {
     fn from(entry: &Entry) -> Self {
@@ -53,35 +23,6 @@ impl From<&Entry> for Attributes {
             gid: entry.gid,
         }
     }
-}
-
-/// One step in the tree. Paths are relative to the sandbox's root; slots are numbered.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Step {
-    /// Move the object in the slot to a free path.
-    Add { path: PathBuf, slot: u32 },
-    /// Exchange the object in the slot, which has this inode, with the one at the path.
-    Replace {
-        path: PathBuf,
-        slot: u32,
-        inode: u64,
-    },
-    /// Move the object at the path to the slot.
-    Remove { path: PathBuf, slot: u32 },
-    /// Change mode and owner.
-    Attributes {
-        path: PathBuf,
-        old: Attributes,
-        new: Attributes,
-    },
-}
-
-/// File of the host with the copy of its old content; `None` if it did not exist.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Saved {
-    pub path: PathBuf,
-    pub copy: Option<PathBuf>,
 }
 
 fn slot_path(slot: u32) -> PathBuf {
@@ -112,7 +53,7 @@ impl Work {
     /// # Errors
     /// A directory cannot be created.
     pub fn make(&self) -> Result<()> {
-        self.remove();
+        self.remove()?;
         for dir in [&self.host(), &self.slots()] {
             fs::create_dir_all(dir).map_err(Error::io("creating", dir))?;
         }
@@ -132,9 +73,13 @@ impl Work {
     }
 
     /// Removes the work directories.
-    pub fn remove(&self) {
-        remove_tree(&self.place);
-        remove_tree(&self.tree);
+    ///
+    /// # Errors
+    /// A directory cannot be removed.
+    pub fn remove(&self) -> Result<()> {
+        let removed = [&self.place, &self.tree]
+            .map(|dir| remove::any(dir).map_err(Error::io("removing", dir)));
+        Error::of_all(removed)
     }
 }
 
@@ -234,35 +179,7 @@ fn changed(path: &Path) -> Error {
     ))
 }
 
-impl Journal {
-    /// Name of the journal in the directory of an upgrade's records.
-    pub const FILE: &str = "journal.json";
-
-    /// Loads the journal in `records`; returns `None` if no step was done yet, or all were.
-    ///
-    /// # Errors
-    /// The file cannot be read.
-    pub fn load(records: &Path) -> Result<Option<Self>> {
-        let path = records.join(Self::FILE);
-        match fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text)
-                .map(Some)
-                .map_err(Error::config(&path)),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::io("reading", &path)(error)),
-        }
-    }
-
-    /// Writes the journal durably.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub fn save(&self, records: &Path) -> Result<()> {
-        let text = serde_json::to_vec(self).map_err(Error::step("writing the journal"))?;
-        atomic::write(&records.join(Self::FILE), &text, 0o600)?;
-        Ok(())
-    }
-
+impl UndoLog {
     /// Copies a file before it is written.
     ///
     /// # Errors
@@ -281,7 +198,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Returns this journal without steps to undo: it only says where to clean up.
+    /// Returns this log without steps to undo.
     #[must_use]
     pub fn emptied(&self) -> Self {
         Self {
@@ -294,53 +211,38 @@ impl Journal {
         }
     }
 
-    /// Undoes all steps that can be undone, the last first; returns the first failure.
-    fn undo_steps(&self, tree: &Path) -> Result<Option<RootError>> {
-        let slots = Root::new(&Work::of(&self.tree, tree).slots())?;
-        let tree = Root::new(tree)?;
-        let mut failed = None;
-        for step in self.steps.iter().rev() {
-            if let Err(error) = step.undo(&tree, &slots) {
-                log::warn!(
-                    "undoing the upgrade of '{}': {error}",
-                    step.path().display()
-                );
-                failed.get_or_insert(error);
-            }
-        }
-        Ok(failed)
-    }
-
-    /// Undoes all done steps in the tree `tree`, the last first.
+    /// Undoes all done steps in the tree `tree`, the last first, and restores the saved files.
     ///
     /// # Errors
-    /// A step cannot be undone; the others are.
+    /// All that cannot be undone; the rest is.
     pub fn undo(&self, tree: &Path) -> Result<()> {
-        let failed = match self.steps.is_empty() {
-            true => None,
-            false => self.undo_steps(tree)?,
+        let saved = self.saved.iter().map(Saved::restore);
+        if self.steps.is_empty() {
+            return Error::of_all(saved);
+        }
+        let place = Work::of(&self.tree, tree).slots();
+        let (tree, slots) = (Root::new(tree)?, Root::new(&place)?);
+        let undone = self.steps.iter().rev().map(|step| {
+            let (path, place) = (step.path().display(), place.display());
+            let doing =
+                format!("undoing the upgrade of '{path}'; what was replaced is in '{place}'");
+            step.undo(&tree, &slots).map_err(Error::step(doing))
+        });
+        Error::of_all(undone.chain(saved))
+    }
+}
+
+impl Saved {
+    /// Writes the old content of the file, or removes it if it did not exist.
+    fn restore(&self) -> Result<()> {
+        let path = &self.path;
+        let Some(copy) = &self.copy else {
+            return remove::file(path).map_err(Error::io("removing", path));
         };
-        for saved in &self.saved {
-            match &saved.copy {
-                Some(copy) => {
-                    let content = fs::read(copy).map_err(Error::io("reading", copy))?;
-                    let mode = if saved.path.extension().is_some_and(|end| end == "service") {
-                        0o644
-                    } else {
-                        0o600
-                    };
-                    atomic::write(&saved.path, &content, mode)?;
-                }
-                None => drop(fs::remove_file(&saved.path)),
-            }
-        }
-        match failed {
-            None => Ok(()),
-            Some(error) => Err(Error::step(format!(
-                "undoing the upgrade; what was replaced is in '{}'",
-                Work::of(&self.tree, tree).slots().display()
-            ))(error)),
-        }
+        let content = fs::read(copy).map_err(Error::io("reading", copy))?;
+        let is_unit = path.extension().is_some_and(|end| end == "service");
+        atomic::write(path, &content, if is_unit { 0o644 } else { 0o600 })?;
+        Ok(())
     }
 }
 
