@@ -297,7 +297,7 @@ impl Walk<'_> {
             Fact::Mentioned(_) | Fact::Commented(_) => false,
             Fact::Package(package) | Fact::Script(package) => !self.service.is_sharing(package),
             Fact::Tmpfiles(file) => self.service.may_see(file),
-            Fact::Unit(..) | Fact::Home(_) | Fact::OwnedBy(_) => true,
+            Fact::Unit(..) | Fact::Name(_) | Fact::Home(_) | Fact::OwnedBy(_) => true,
         }
     }
 

@@ -246,3 +246,47 @@ fn a_package_that_shares_a_directory_brings_no_secrets_from_elsewhere() {
         assert_eq!(class(path), Some(Class::Copied), "{path}");
     }
 }
+
+#[test]
+fn without_a_package_database_names_accounts_and_programs_say_what_belongs_to_a_service() {
+    let host = host();
+    fs::remove_dir_all(host.root().join("var/lib/dpkg")).unwrap();
+    host.file(
+        "/usr/sbin/web",
+        0o755,
+        "\x7fELF\0cannot open %s\0/var/opt-web/queue/%d\0/var/lib/libweb/index\0/etc/other/secret\0",
+    )
+    .file("/var/opt-web/queue/1", 0o600, "data")
+    .file("/etc/ssl/private/other.key", 0o600, "")
+    .file("/etc/default/web", 0o600, "password")
+    .file("/etc/default/other", 0o600, "password");
+    let plan = plan(&host, State::Copy);
+    let class = |path: &str| {
+        let entry = plan.entries.get(Path::new(path));
+        entry
+            .map(|entry| entry.class.to_string())
+            .unwrap_or_default()
+    };
+    for (path, expected) in [
+        ("/etc/web/secret.conf", "copied"),
+        ("/etc/cron.d/web", "copied"),
+        ("/etc/cron.d/other", "masked"),
+        ("/etc/ssl/private/web.key", "copied"),
+        ("/etc/ssl/private/other.key", "masked"),
+        ("/etc/other/secret", "masked"),
+        ("/etc/default/web", "copied"),
+        ("/etc/default/other", "masked"),
+        ("/var/lib/web/data", "copied"),
+        ("/var/cache/web", "empty"),
+        ("/var/log/web", "empty"),
+        ("/var/opt-web/queue", "empty"),
+        ("/var/opt-web/queue/1", ""),
+        ("/var/lib/libweb", "empty"),
+        ("/var/lib/libweb/index", ""),
+        ("/var/lib/other", ""),
+        ("/srv/site/index.html", "copied"),
+        ("/srv/elsewhere", ""),
+    ] {
+        assert_eq!(class(path), expected, "{path}");
+    }
+}

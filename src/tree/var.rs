@@ -69,12 +69,11 @@ pub fn plan(plan: &mut TreePlan, root: &Path, service: &Service, state: State) -
     for (link, target) in LINKS {
         plan.set(link, Class::Linked(target.into()), "every system has it");
     }
-    for (path, package) in service.directories_of_dependencies()? {
+    for (path, reason) in service.directories_of_dependencies()? {
         let Ok(metadata) = below(root, &path).symlink_metadata() else {
             continue;
         };
         if metadata.is_dir() && !is_shared(&path) {
-            let reason = format!("package {package}");
             plan.set_parents(root, &path, &reason);
             plan.set_new(path, Class::Empty, reason);
         }

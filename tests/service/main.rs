@@ -8,6 +8,7 @@
 //! | [`errors`] | mistakes: one line each, and nothing left behind |
 //! | [`interruption`] | interrupted create and delete |
 //! | [`lost`] | host resources that are gone |
+//! | [`unpackaged`] | services of a host without a package database |
 //! | [`units`] | units of an administrator: working and failing ones |
 //! | [`kinds`] | every verb on units, commands and images |
 //! | [`commands`] | commands in place of units: account and exit status |
@@ -62,4 +63,5 @@ mod trees;
 mod tuning;
 mod undone;
 mod units;
+mod unpackaged;
 mod upgrade;

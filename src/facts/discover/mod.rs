@@ -1,26 +1,29 @@
 //! Discovery of a service: its units, packages and accounts, and the paths that these name.
 //!
-//! `paths` collects the paths, `ownership` says whose a path is, and `readers` checks which paths an account may name.
+//! `paths` collects the paths, `ownership` says whose a path is, from a package database or else from `conventions`, and `readers`
+//! checks which paths an account may name.
 //!
 //! The sources are unit files, the package database, `tmpfiles.d`, `sysusers.d` and the service's own
 //! configuration. [`tree`](crate::tree) decides how each path enters a sandbox.
 
+mod conventions;
 mod ownership;
 mod paths;
 mod readers;
+mod text;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use self::conventions::Conventions;
+use self::ownership::Ownership;
 pub use self::paths::{Fact, is_shared};
 pub use self::readers::Readers;
 
 use crate::error::{Error, Result};
 use crate::facts::accounts::{Accounts, Needed, Texts};
-use crate::facts::package::{
-    self, PackageDb, PackageName, configuration_packages, dependency_closure,
-};
+use crate::facts::package::{self, PackageName, configuration_packages, dependency_closure};
 use crate::facts::sysusers::{self, Entry};
 use crate::facts::unit::special::Role;
 use crate::facts::unit::{
@@ -50,7 +53,7 @@ pub struct Service {
     pub paths: BTreeMap<PathBuf, Fact>,
     /// Paths in its active configuration, whoever owns them, each with the file that names it.
     pub named: BTreeMap<PathBuf, PathBuf>,
-    database: Option<Box<dyn PackageDb>>,
+    ownership: Ownership,
 }
 
 /// Lowest uid of an account that belongs to one package; lower ones (`www-data`, `mail`) are shared by many.
@@ -116,7 +119,10 @@ impl Service {
         programs: &[PathBuf],
         extra: &[String],
     ) -> Result<Self> {
-        let database = package::open(root)?;
+        let ownership = match package::open(root)? {
+            Some(database) => Ownership::Database(database),
+            None => Ownership::Conventions(Conventions::of(root, &closure, programs, &accounts)?),
+        };
         let mut service = Self {
             units,
             closure,
@@ -128,7 +134,7 @@ impl Service {
             accounts,
             paths: BTreeMap::new(),
             named: BTreeMap::new(),
-            database,
+            ownership,
         };
         service.find_packages(programs, extra)?;
         service.find_users(root)?;
@@ -138,11 +144,7 @@ impl Service {
 
     /// Iterates over the loaded units, without systemd's own.
     pub fn members(&self) -> impl Iterator<Item = &UnitFacts> {
-        self.closure
-            .members
-            .iter()
-            .filter(|member| member.role == Role::Service)
-            .filter_map(|member| Some(&member.loaded.as_ref()?.1))
+        members(&self.closure).map(|(_, facts)| facts)
     }
 
     /// Returns the accounts that a sandbox of this service keeps, besides the owners of copied files.
@@ -161,7 +163,7 @@ impl Service {
     }
 
     fn find_packages(&mut self, programs: &[PathBuf], extra: &[String]) -> Result<()> {
-        let Some(database) = &self.database else {
+        let Ownership::Database(database) = &self.ownership else {
             return match extra {
                 [] => Ok(()),
                 [first, ..] => Err(Error::unsupported(format!(
@@ -221,6 +223,9 @@ impl Service {
             groups.extend(facts.group.clone());
             groups.extend(facts.supplementary_groups.iter().cloned());
         }
+        if let Ownership::Conventions(conventions) = &self.ownership {
+            users.extend(conventions.users.iter().cloned());
+        }
         let shipped = |path: &Path| self.ships(path);
         let files = sysusers::load(root).map_err(Error::step("reading sysusers.d"))?;
         for entry in files
@@ -261,6 +266,14 @@ impl Service {
         self.groups = groups;
         Ok(())
     }
+}
+
+/// Iterates over the loaded units of a closure, without systemd's own.
+fn members(closure: &Closure) -> impl Iterator<Item = &(Unit, UnitFacts)> {
+    let members = closure.members.iter();
+    members
+        .filter(|member| member.role == Role::Service)
+        .filter_map(|member| member.loaded.as_deref())
 }
 
 fn specifiers(hostname: &str) -> Specifiers {

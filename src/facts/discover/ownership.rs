@@ -3,14 +3,40 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::conventions::Conventions;
 use super::{Service, is_shared};
 use crate::error::Result;
-use crate::facts::package::PackageName;
+use crate::facts::package::{PackageDb, PackageName};
+
+/// Source of the facts about who owns a path.
+#[derive(Debug)]
+pub(super) enum Ownership {
+    /// Database of the host's packages.
+    Database(Box<dyn PackageDb>),
+    /// Names and accounts, on a host without a database that can be read.
+    Conventions(Conventions),
+}
 
 impl Service {
+    /// Returns true if a package database says what belongs to the service.
+    #[must_use]
+    pub fn has_database(&self) -> bool {
+        matches!(self.ownership, Ownership::Database(_))
+    }
+
+    fn database(&self) -> Option<&dyn PackageDb> {
+        match &self.ownership {
+            Ownership::Database(database) => Some(database.as_ref()),
+            Ownership::Conventions(_) => None,
+        }
+    }
+
     /// Returns true if a package of the service ships `path`.
     #[must_use]
     pub fn ships(&self, path: &Path) -> bool {
+        if let Ownership::Conventions(conventions) = &self.ownership {
+            return conventions.ships(path);
+        }
         self.owners(path)
             .iter()
             .any(|owner| self.packages.contains_key(owner))
@@ -20,6 +46,9 @@ impl Service {
     /// above it. A package that merely shares a directory with the service counts only within that directory.
     #[must_use]
     pub fn may_see(&self, path: &Path) -> bool {
+        if let Ownership::Conventions(conventions) = &self.ownership {
+            return conventions.owns(path);
+        }
         let is_own = |owner: &PackageName| {
             let shared = self.sharing.get(owner);
             self.packages.contains_key(owner)
@@ -39,8 +68,7 @@ impl Service {
     /// Returns the packages that ship `path`.
     #[must_use]
     pub fn owners(&self, path: &Path) -> Vec<PackageName> {
-        self.database
-            .as_ref()
+        self.database()
             .and_then(|database| database.owners(path).ok())
             .unwrap_or_default()
     }
@@ -48,12 +76,18 @@ impl Service {
     /// Returns true if only packages of the service use the directory `path` (of the first three levels).
     #[must_use]
     pub fn has_to_itself(&self, path: &Path) -> bool {
+        if let Ownership::Conventions(conventions) = &self.ownership {
+            return conventions.owns(path);
+        }
         let users = self.users_of(path);
         !users.is_empty() && users.iter().all(|user| self.packages.contains_key(user))
     }
 
     /// Returns true if a package of another service uses the directory `path`.
     pub(super) fn is_of_others(&self, path: &Path) -> bool {
+        if let Ownership::Conventions(conventions) = &self.ownership {
+            return conventions.is_of_others(path);
+        }
         // Everything below a directory of another package belongs to that package too.
         path.ancestors()
             .filter(|ancestor| !is_shared(ancestor))
@@ -64,25 +98,35 @@ impl Service {
     }
 
     fn users_of(&self, path: &Path) -> Vec<PackageName> {
-        self.database
-            .as_ref()
+        self.database()
             .and_then(|database| database.users_of_directory(path).ok())
             .unwrap_or_default()
     }
 
-    /// Returns the directories below `/var` and `/srv` that dependencies ship, in the order of their paths.
+    /// Returns the directories below `/var` and `/srv` that dependencies ship, or that programs name if packages are unknown; each
+    /// with the reason, in the order of their paths.
     ///
     /// # Errors
     /// The package database cannot be read.
-    pub fn directories_of_dependencies(&self) -> Result<BTreeMap<PathBuf, PackageName>> {
-        let mut directories = BTreeMap::new();
-        let Some(database) = &self.database else {
-            return Ok(directories);
+    pub fn directories_of_dependencies(&self) -> Result<BTreeMap<PathBuf, String>> {
+        let database = match &self.ownership {
+            Ownership::Database(database) => database,
+            Ownership::Conventions(conventions) => {
+                let named = conventions.named.iter();
+                return Ok(named
+                    .map(|(path, program)| {
+                        (path.clone(), format!("named in '{}'", program.display()))
+                    })
+                    .collect());
+            }
         };
+        let mut directories = BTreeMap::new();
         for package in &self.dependencies {
             for path in database.files(package)? {
                 if path.starts_with("/var") || path.starts_with("/srv") {
-                    directories.entry(path).or_insert_with(|| package.clone());
+                    directories
+                        .entry(path)
+                        .or_insert_with(|| format!("package {package}"));
                 }
             }
         }
@@ -94,7 +138,7 @@ impl Service {
     /// # Errors
     /// The package database cannot be read.
     pub fn versions(&self) -> Result<BTreeMap<String, String>> {
-        let Some(database) = &self.database else {
+        let Some(database) = self.database() else {
             return Ok(BTreeMap::new());
         };
         let mut versions = BTreeMap::new();
@@ -105,7 +149,7 @@ impl Service {
     }
 
     pub(super) fn scripts(&self) -> Result<Vec<(PackageName, String)>> {
-        let Some(database) = &self.database else {
+        let Some(database) = self.database() else {
             return Ok(vec![]);
         };
         self.packages

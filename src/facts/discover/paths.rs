@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
-use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::ownership::Ownership;
+use super::text::read_text;
 use super::{FIRST_PACKAGE_UID, Service};
 use crate::error::{Error, Result};
 use crate::facts::package::{Comments, PackageName, mentioned_paths};
@@ -29,6 +30,8 @@ pub enum Fact {
     Mentioned(PathBuf),
     /// A comment in its configuration names it, such as a default.
     Commented(PathBuf),
+    /// Name of a unit or an account of the service.
+    Name(String),
     /// A rule of `tmpfiles.d` creates it.
     Tmpfiles(PathBuf),
     /// Home of an account of the service.
@@ -45,6 +48,7 @@ impl fmt::Display for Fact {
             Self::Script(package) => write!(f, "maintainer scripts of {package}"),
             Self::Mentioned(file) => write!(f, "named in '{}'", file.display()),
             Self::Commented(file) => write!(f, "named in a comment of '{}'", file.display()),
+            Self::Name(name) => write!(f, "called like {name}"),
             Self::Tmpfiles(file) => write!(f, "'{}'", file.display()),
             Self::Home(user) => write!(f, "home of {user}"),
             Self::OwnedBy(user) => write!(f, "belongs to {user}"),
@@ -78,9 +82,6 @@ const SHARED: [&str; 22] = [
     "/run",
 ];
 
-/// Maximum size of a configuration file that is searched for paths, in bytes.
-const LARGEST_TEXT: u64 = 1 << 20;
-
 impl Service {
     pub(super) fn find_paths(&mut self, root: &Path, programs: &[PathBuf]) -> Result<()> {
         let mut paths = Paths {
@@ -93,10 +94,17 @@ impl Service {
                 paths.add(program.clone(), Fact::Unit(facts.name.clone(), "Exec…="));
             }
         }
-        if let Some(database) = &self.database {
-            for package in self.packages.keys() {
-                for path in database.files(package)? {
-                    paths.add(path, Fact::Package(package.clone()));
+        match &self.ownership {
+            Ownership::Database(database) => {
+                for package in self.packages.keys() {
+                    for path in database.files(package)? {
+                        paths.add(path, Fact::Package(package.clone()));
+                    }
+                }
+            }
+            Ownership::Conventions(conventions) => {
+                for (path, name) in &conventions.places {
+                    paths.add(path.clone(), Fact::Name(name.clone()));
                 }
             }
         }
@@ -233,16 +241,6 @@ impl Service {
             }
         }
     }
-}
-
-/// Reads a short text of the host; returns it with true if only root can have written it. Follows only links of root.
-fn read_text(host: &Root, file: &Path) -> Option<(String, bool)> {
-    let path = host.canonical(file).ok()?;
-    let opened = host.open_plain(&path).ok()?;
-    let mut text = String::new();
-    let read = opened.take(LARGEST_TEXT + 1).read_to_string(&mut text);
-    let is_short = read.is_ok_and(|length| length as u64 <= LARGEST_TEXT);
-    is_short.then_some((text, host.is_of_root(&path).unwrap_or(false)))
 }
 
 fn warn_of_disbelief(root: &Path, path: &Path, file: &Path) {

@@ -1,7 +1,7 @@
 //! `services.d`: needs of services that neither their units nor their packages declare.
 //!
-//! A file names a package and commands that initialise something inside the sandbox before the service starts. Some files
-//! are built in; a file of the same name in `/usr/share/virt-sandbox/services.d` or
+//! A file names a package, units or programs, and commands that initialise something inside the sandbox before the service
+//! starts. Some files are built in; a file of the same name in `/usr/share/virt-sandbox/services.d` or
 //! `/etc/libvirt-sandbox/services.d` replaces the built-in one.
 
 use std::collections::BTreeMap;
@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::SandboxConfig;
+use crate::config::{Command, SandboxConfig};
 use crate::domain::template::Template;
 use crate::error::{Error, Result};
+use crate::facts::unit::UnitName;
 
 /// Built-in files.
 const BUILT_IN: [(&str, &str); 1] = [(
@@ -31,7 +32,13 @@ const DIRS: [&str; 2] = [
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Addition {
     /// Package whose services need it.
-    package: String,
+    package: Option<String>,
+    /// Units that need it, whatever their package is: names without instance and type.
+    #[serde(default)]
+    units: Vec<String>,
+    /// Programs of commands that need it.
+    #[serde(default)]
+    programs: Vec<String>,
     /// Identity files, which a clone must create anew: paths with `*` allowed in the last component.
     #[serde(default)]
     identity: Vec<PathBuf>,
@@ -50,6 +57,23 @@ struct Init {
     unless_exists: Option<String>,
     /// Program, as an absolute path, and arguments.
     command: Vec<String>,
+}
+
+impl Addition {
+    /// Returns true if the workload of `config` needs it.
+    fn is_for(&self, config: &SandboxConfig) -> bool {
+        let mut packages = self.package.iter();
+        let mut units = config.keep_units.iter();
+        let program = config.workload.command().map(Command::program);
+        packages.any(|package| config.service_packages.contains(package))
+            || units.any(|unit| self.names(unit))
+            || program.is_some_and(|program| self.programs.iter().any(|own| own == program))
+    }
+
+    fn names(&self, unit: &str) -> bool {
+        let unit = UnitName::exact(unit);
+        unit.is_ok_and(|unit| self.units.iter().any(|own| own == unit.prefix()))
+    }
 }
 
 /// A generated unit.
@@ -76,7 +100,7 @@ pub fn init_units(config: &SandboxConfig, templates: &Path) -> Result<Vec<InitUn
     }
     let mut units = Vec::new();
     for (origin, addition) in additions()? {
-        if !config.service_packages.contains(&addition.package) {
+        if !addition.is_for(config) {
             continue;
         }
         for (index, init) in addition.init.iter().enumerate() {
@@ -104,7 +128,7 @@ pub fn init_units(config: &SandboxConfig, templates: &Path) -> Result<Vec<InitUn
 pub fn identity(config: &SandboxConfig) -> Result<Vec<PathBuf>> {
     let own = additions()?
         .into_values()
-        .filter(|addition| config.service_packages.contains(&addition.package));
+        .filter(|addition| addition.is_for(config));
     Ok(own.flat_map(|addition| addition.identity).collect())
 }
 
@@ -140,4 +164,47 @@ fn additions() -> Result<BTreeMap<String, Addition>> {
             Ok((name, addition))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Workload;
+
+    #[test]
+    fn a_service_is_known_by_its_package_its_unit_or_its_program() {
+        let base = SandboxConfig {
+            keep_units: vec![],
+            service_packages: vec![],
+            ..SandboxConfig::example()
+        };
+        let of_unit = |unit: &str| SandboxConfig {
+            keep_units: vec![unit.to_owned()],
+            ..base.clone()
+        };
+        let of_program = |program: &str| SandboxConfig {
+            workload: Workload::Command(Command {
+                argv: vec![program.to_owned()],
+                ..Command::default()
+            }),
+            ..base.clone()
+        };
+        let of_package = SandboxConfig {
+            service_packages: vec!["openssh-server".to_owned()],
+            ..base.clone()
+        };
+        for (config, expected) in [
+            (of_unit("ssh.service"), 1),
+            (of_unit("sshd@7.service"), 1),
+            (of_unit("sshguard.service"), 0),
+            (of_program("/usr/bin/sshd"), 1),
+            (of_program("/usr/bin/ssh"), 0),
+            (of_package, 1),
+            (base.clone(), 0),
+        ] {
+            let units = init_units(&config, Path::new("/nonexistent")).unwrap();
+            assert_eq!(units.len(), expected, "{config:?}");
+            assert_eq!(identity(&config).unwrap().is_empty(), expected == 0);
+        }
+    }
 }

@@ -18,6 +18,10 @@ use crate::tree::manifest::Manifest;
 use crate::tree::{self, Class, TreePlan, place};
 use crate::{guest, host};
 
+/// Warning for a host whose packages are unknown.
+const UNKNOWN_PACKAGES: &str = "this host has no package database that can be read (dpkg or rpm): the files of the service \
+    are found by its units, accounts and names alone; 'create --dry-run' shows them, '-m host-bind:PATH=PATH' adds a missing one";
+
 /// Plan of a new sandbox.
 #[derive(Debug)]
 pub struct Plan {
@@ -56,6 +60,9 @@ impl Sandboxes {
         let mut config = draft;
         let (workload, service) =
             resolve_workload(root, &config.workload, &config.packages, &config.hostname)?;
+        if !service.has_database() {
+            log::warn!("{UNKNOWN_PACKAGES}");
+        }
         let driver = Driver::of_service(&config.connection)?;
         let container = driver.container();
         if container.is_some() {

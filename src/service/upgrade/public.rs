@@ -29,9 +29,12 @@ pub(super) fn keep_public_facts(service: &mut Service, root: &Path) {
         Fact::Mentioned(file) | Fact::Commented(file) | Fact::Tmpfiles(file) => {
             is_public(root, file)
         }
-        Fact::Unit(..) | Fact::Package(_) | Fact::Script(_) | Fact::Home(_) | Fact::OwnedBy(_) => {
-            true
-        }
+        Fact::Unit(..)
+        | Fact::Package(_)
+        | Fact::Script(_)
+        | Fact::Name(_)
+        | Fact::Home(_)
+        | Fact::OwnedBy(_) => true,
     });
     service.named.retain(|_, file| is_public(root, file));
 }
