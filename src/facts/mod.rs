@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`discover`] | everything that belongs to a service |
 //! | [`unit`](mod@unit) | systemd units, read from their files |
-//! | [`package`] | dpkg and rpm behind one trait |
+//! | [`package`] | dpkg, rpm and pacman behind one trait |
 //! | `accounts`, `sysusers` | users and groups: existing ones and those that a package declares |
 //! | `tmpfiles`, `conf_d` | `tmpfiles.d`, and the search path that it shares with `sysusers.d` |
 //! | `command` | program and account of a command |

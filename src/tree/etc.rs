@@ -37,6 +37,8 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("/etc/netplan", "network of the host"),
     ("/etc/NetworkManager", "network of the host"),
     ("/etc/systemd/network", "network of the host"),
+    ("/etc/netctl", "network of the host"),
+    ("/etc/sysconfig/network", "network of the host"),
     ("/etc/sysconfig/network-scripts", "network of the host"),
     ("/etc/wireguard", "network of the host"),
     ("/etc/libvirt", "sandboxes and machines of the host"),

@@ -169,7 +169,12 @@ fn empty_file(path: &Path, top: &Path, metadata: &Metadata) -> Option<Class> {
 }
 
 /// State of package managers and of other sandboxes, which belongs to no service.
-const NOBODYS: [&str; 3] = ["/var/lib/libvirt", "/var/lib/dpkg", "/var/lib/rpm"];
+const NOBODYS: [&str; 4] = [
+    "/var/lib/libvirt",
+    "/var/lib/dpkg",
+    "/var/lib/rpm",
+    "/var/lib/pacman",
+];
 
 /// Returns the target of a link that an administrator has put in place of a directory, for example to a larger disk. A link
 /// to a path inside the sandbox stays a link, and so does one that others can have made.

@@ -199,11 +199,11 @@ impl Service {
         is_site || (is_file && self.owners(path).is_empty())
     }
 
-    /// Returns the service's configuration files.
+    /// Returns the service's configuration files, also those of a distribution that has its own in `/usr/etc`.
     fn configuration(&self, root: &Path, paths: &BTreeMap<PathBuf, Fact>) -> BTreeSet<PathBuf> {
         let own = paths
             .keys()
-            .filter(|path| path.starts_with("/etc"))
+            .filter(|path| path.starts_with("/etc") || path.starts_with("/usr/etc"))
             .filter(|path| self.has_to_itself(path) || !below(root, path).is_dir());
         own.flat_map(|top| {
             let files = walkdir::WalkDir::new(below(root, top))

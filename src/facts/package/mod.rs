@@ -1,18 +1,21 @@
 //! Package database of a root, as far as services need it.
 //!
-//! [`PackageDb`] has an implementation for dpkg and one for rpm. Facts come from the database and never from the
+//! [`PackageDb`] has implementations for dpkg, rpm and pacman. Facts come from the database and never from the
 //! name of a package. Callers decide what a sandbox gets.
 //!
 //! All paths are absolute and as seen from the root, without its prefix.
 
 mod companions;
 mod dpkg;
+mod file_index;
 mod mentions;
+mod pacman;
 mod rpm;
 
 use crate::sys::path::normalize;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +23,7 @@ use std::sync::Arc;
 pub use companions::{Companion, Reason, configuration_packages};
 pub use dpkg::Dpkg;
 pub use mentions::{Comments, mentioned_paths};
+pub use pacman::Pacman;
 pub use rpm::{Rpm, RpmCommand, RunRpm};
 
 /// Reason why a query of the package database failed.
@@ -135,17 +139,21 @@ pub trait PackageDb: fmt::Debug + Send + Sync {
     fn users_of_directory(&self, directory: &Path) -> Result<Vec<PackageName>>;
 }
 
-/// Opens the package database of a root; returns `None` if there is none that can be read.
+/// Opens the package database of a root; returns `None` if there is none that can be read and has packages: a host may have the
+/// empty database of a package manager that is not its own.
 ///
-/// dpkg's files are read directly. An rpm database needs the `rpm` command.
+/// The files of dpkg and pacman are read directly. An rpm database needs the `rpm` command.
 pub fn open(root: &Path) -> Result<Option<Box<dyn PackageDb>>> {
     if let Some(dpkg) = Dpkg::open(root)? {
         return Ok(Some(Box::new(dpkg)));
     }
-    match RpmCommand::find(root) {
-        Some(command) => Ok(Some(Box::new(Rpm::open(Box::new(command))?))),
-        None => Ok(None),
+    if let Some(command) = RpmCommand::find(root)
+        && let Some(rpm) = Rpm::open(Box::new(command), root)?
+    {
+        return Ok(Some(Box::new(rpm)));
     }
+    let pacman = Pacman::open(root)?;
+    Ok(pacman.map(|pacman| Box::new(pacman) as Box<dyn PackageDb>))
 }
 
 /// Returns the given packages and all their direct and indirect dependencies.
@@ -153,15 +161,43 @@ pub fn dependency_closure(
     db: &dyn PackageDb,
     packages: &[PackageName],
 ) -> Result<BTreeSet<PackageName>> {
+    closure(packages.iter().cloned(), |package| {
+        Ok(db.info(package)?.dependencies)
+    })
+}
+
+/// Returns the given packages and everything that `dependencies` leads to.
+fn closure<D: IntoIterator<Item = PackageName>>(
+    packages: impl Iterator<Item = PackageName>,
+    dependencies: impl Fn(&PackageName) -> Result<D>,
+) -> Result<BTreeSet<PackageName>> {
     let mut closure = BTreeSet::new();
-    let mut pending = packages.to_vec();
+    let mut pending: Vec<PackageName> = packages.collect();
     while let Some(package) = pending.pop() {
         if !closure.contains(&package) {
-            pending.extend(db.info(&package)?.dependencies);
+            pending.extend(dependencies(&package)?);
             closure.insert(package);
         }
     }
     Ok(closure)
+}
+
+fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(content) => Ok(Some(content)),
+        Err(e)
+            if matches!(
+                e.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(source) => Err(PackageError::Read {
+            path: path.into(),
+            source,
+        }),
+    }
 }
 
 /// Returns the canonical spelling of a path: lexically normal, after the /usr merge (hier(7), file-hierarchy(7)),
@@ -227,6 +263,11 @@ mod tests {
     #[test]
     fn a_root_without_a_database_has_none() {
         let root = tempfile::tempdir().unwrap();
+        assert!(open(root.path()).unwrap().is_none());
+        // dpkg on a host of another package manager.
+        let dpkg = root.path().join("var/lib/dpkg");
+        fs::create_dir_all(&dpkg).unwrap();
+        fs::write(dpkg.join("status"), "").unwrap();
         assert!(open(root.path()).unwrap().is_none());
     }
 }

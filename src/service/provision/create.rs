@@ -19,7 +19,7 @@ use crate::tree::{self, Class, TreePlan, place};
 use crate::{guest, host};
 
 /// Warning for a host whose packages are unknown.
-const UNKNOWN_PACKAGES: &str = "this host has no package database that can be read (dpkg or rpm): the files of the service \
+const UNKNOWN_PACKAGES: &str = "this host has no package database that can be read (dpkg, rpm or pacman): the files of the service \
     are found by its units, accounts and names alone; 'create --dry-run' shows them, '-m host-bind:PATH=PATH' adds a missing one";
 
 /// Plan of a new sandbox.

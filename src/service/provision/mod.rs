@@ -148,10 +148,10 @@ pub(in crate::service) fn check_words(config: &SandboxConfig) -> Result<()> {
         .map_err(|error| Error::refused(error.to_string()))
 }
 
-/// Returns true if a text is a valid package name of dpkg or rpm, and cannot be an option.
+/// Returns true if a text is a valid package name of dpkg, rpm or pacman, and cannot be an option.
 fn is_package(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name
             .chars()
-            .all(|c| c.is_ascii_alphanumeric() || "+-._~:".contains(c))
+            .all(|c| c.is_ascii_alphanumeric() || "+-._~:@".contains(c))
 }

@@ -12,7 +12,10 @@ use super::{PackageDb, PackageName, Result, canonical, dependency_closure};
 const FEW_SOURCES: usize = 4;
 
 /// Directories with files for the maintainer scripts of other packages: helpers, defaults, registries.
-const SCRIPTED: &[&str] = &["/etc", "/var/lib", "/usr/share", "/usr/lib"];
+const SCRIPTED: &[&str] = &["/etc", "/usr/etc", "/var/lib", "/usr/share", "/usr/lib"];
+
+/// Directories with configuration: that of the administrator, and on openSUSE that of the distribution.
+const CONFIGURATION: &[&str] = &["/etc", "/usr/etc"];
 
 /// Package that is configured together with a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,14 +116,14 @@ pub fn configuration_packages(
             wrappers.extend(of_source);
         }
     }
-    let etc = own_directories(db, &wrappers, &["/etc"])?;
+    let etc = own_directories(db, &wrappers, CONFIGURATION)?;
     found.add_sharing(db, &etc, &closure, service)?;
     found.add_used_by_scripts(db, service, &wrappers)?;
 
     let upper = above(db, service, &wrappers, &mut found)?;
 
     // A plug-in of the service has its own configuration.
-    let etc = own_directories(db, &upper, &["/etc"])?;
+    let etc = own_directories(db, &upper, CONFIGURATION)?;
     found.add_sharing(db, &etc, &dependency_closure(db, &upper)?, service)?;
     Ok(found
         .0
@@ -222,7 +225,7 @@ fn above(
     for package in service.iter().filter(|package| wrappers.contains(package)) {
         sources.insert(db.info(package)?.source, package.clone());
     }
-    let state = own_directories(db, wrappers, &["/etc", "/var/lib"])?;
+    let state = own_directories(db, wrappers, &["/etc", "/usr/etc", "/var/lib"])?;
     let scripted = own_directories(db, wrappers, SCRIPTED)?;
     let mut upper = Vec::new();
     for package in candidates {

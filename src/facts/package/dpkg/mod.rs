@@ -8,8 +8,6 @@ mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::fs;
-use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -17,7 +15,7 @@ use std::sync::OnceLock;
 use self::status::{
     Dependency, Diversion, Record, native_architecture, parse_diversions, parse_status,
 };
-use super::{Package, PackageDb, PackageError, PackageName, Result, canonical};
+use super::{Package, PackageDb, PackageError, PackageName, Result, canonical, read_if_there};
 
 /// Scripts and templates of a package that dpkg and debconf store beside its file list.
 const SCRIPTS: &[&str] = &["config", "preinst", "postinst", "prerm", "postrm"];
@@ -53,7 +51,7 @@ pub struct Dpkg {
 type Index = BTreeMap<Box<[u8]>, Vec<PackageName>>;
 
 impl Dpkg {
-    /// Opens the database of a root; returns `None` if the root has none.
+    /// Opens the database of a root; returns `None` if the root has none, or one without packages.
     pub fn open(root: &Path) -> Result<Option<Self>> {
         let admin = root.join("var/lib/dpkg");
         let Some(status) = read_if_there(&admin.join("status"))? else {
@@ -61,6 +59,9 @@ impl Dpkg {
         };
         let diversions = read_if_there(&admin.join("diversions"))?.unwrap_or_default();
         let records = parse_status(&String::from_utf8_lossy(&status));
+        if records.is_empty() {
+            return Ok(None);
+        }
         let native = native_architecture(&records);
         let mut installed = BTreeMap::new();
         let mut answering: BTreeMap<String, Vec<PackageName>> = BTreeMap::new();
@@ -268,17 +269,6 @@ impl PackageDb for Dpkg {
         let directory = canonical(directory);
         let bytes = directory.as_os_str().as_bytes();
         Ok(self.index()?.get(bytes).cloned().unwrap_or_default())
-    }
-}
-
-fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
-    match fs::read(path) {
-        Ok(content) => Ok(Some(content)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(PackageError::Read {
-            path: path.into(),
-            source,
-        }),
     }
 }
 

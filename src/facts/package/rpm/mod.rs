@@ -11,7 +11,8 @@ use std::sync::OnceLock;
 
 use crate::sys::process::command::capture;
 
-use super::{Package, PackageDb, PackageError, PackageName, Result, canonical};
+use super::file_index::{Aliases, FileIndex};
+use super::{Package, PackageDb, PackageError, PackageName, Result, closure};
 
 /// Query format: one line per package, then one for each capability that it requires or provides.
 const PACKAGES: &str = "package\\t%{NAME}\\t%{EVR}\\t%{ARCH}\\t%{SOURCERPM}\\n[requires\\t%{REQUIRENAME}\\n][provides\\t%{PROVIDENAME}\\n]";
@@ -115,7 +116,9 @@ pub struct Rpm {
     rpm: Box<dyn RunRpm>,
     installed: BTreeMap<PackageName, Record>,
     provided: BTreeMap<String, BTreeSet<PackageName>>,
-    files: OnceLock<Files>,
+    aliases: Aliases,
+    /// Read on demand, because this is by far the longest output.
+    files: OnceLock<FileIndex>,
     base: OnceLock<BTreeSet<PackageName>>,
 }
 
@@ -128,20 +131,13 @@ struct Record {
     provides: BTreeSet<String>,
 }
 
-/// Files of all packages; read on demand, because this is by far the longest output.
-#[derive(Debug, Default)]
-struct Files {
-    by_package: BTreeMap<PackageName, Vec<PathBuf>>,
-    owners: BTreeMap<PathBuf, BTreeSet<PackageName>>,
-    /// Directories of the first three levels, with the packages that ship files in them: unlike dpkg, rpm does not
-    /// list the parents of a file.
-    users: BTreeMap<PathBuf, BTreeSet<PackageName>>,
-}
-
 impl Rpm {
-    /// Reads the packages of a database.
-    pub fn open(rpm: Box<dyn RunRpm>) -> Result<Self> {
+    /// Reads the packages of the database of a root; returns `None` if there are none.
+    pub fn open(rpm: Box<dyn RunRpm>, root: &Path) -> Result<Option<Self>> {
         let installed = parse_packages(&rpm.run(&["-qa", "--queryformat", PACKAGES])?);
+        if installed.is_empty() {
+            return Ok(None);
+        }
         let mut provided: BTreeMap<String, BTreeSet<PackageName>> = BTreeMap::new();
         for (name, record) in &installed {
             for capability in &record.provides {
@@ -151,13 +147,14 @@ impl Rpm {
                     .insert(name.clone());
             }
         }
-        Ok(Self {
+        Ok(Some(Self {
             rpm,
             installed,
             provided,
+            aliases: Aliases::of(root),
             files: OnceLock::new(),
             base: OnceLock::new(),
-        })
+        }))
     }
 
     fn record(&self, package: &PackageName) -> Result<(&PackageName, &Record)> {
@@ -168,41 +165,37 @@ impl Rpm {
             })
     }
 
-    fn all_files(&self) -> Result<&Files> {
+    fn all_files(&self) -> Result<&FileIndex> {
         if let Some(files) = self.files.get() {
             return Ok(files);
         }
         let listed = parse_files(&self.rpm.run(&["-qa", "--queryformat", FILES])?);
-        Ok(self.files.get_or_init(|| Files::index(listed)))
+        let index = FileIndex::new(listed, self.aliases.clone());
+        Ok(self.files.get_or_init(|| index))
     }
 
     fn files_of(&self, package: &PackageName) -> Result<&[PathBuf]> {
         let (name, _) = self.record(package)?;
-        Ok(self
-            .all_files()?
-            .by_package
-            .get(name)
-            .map_or(&[], Vec::as_slice))
+        Ok(self.all_files()?.of(name))
     }
 
     /// Returns the installed packages that satisfy a requirement: a capability, or the path of a file.
-    fn satisfying(&self, requirement: &str) -> Result<impl Iterator<Item = &PackageName>> {
-        let owners = if requirement.starts_with('/') {
-            self.all_files()?
-                .owners
-                .get(&canonical(Path::new(requirement)))
-        } else {
-            None
+    fn satisfying(&self, requirement: &str) -> Result<Vec<PackageName>> {
+        let mut satisfying = match requirement.starts_with('/') {
+            true => self.all_files()?.owners(Path::new(requirement)),
+            false => vec![],
         };
-        Ok(self
-            .provided
-            .get(requirement)
-            .into_iter()
-            .chain(owners)
-            .flatten())
+        satisfying.extend(
+            self.provided
+                .get(requirement)
+                .into_iter()
+                .flatten()
+                .cloned(),
+        );
+        Ok(satisfying)
     }
 
-    fn dependencies(&self, own: &PackageName, record: &Record) -> Result<BTreeSet<&PackageName>> {
+    fn dependencies(&self, own: &PackageName, record: &Record) -> Result<BTreeSet<PackageName>> {
         let mut dependencies = BTreeSet::new();
         for requirement in &record.requires {
             dependencies.extend(self.satisfying(requirement)?);
@@ -216,35 +209,28 @@ impl Rpm {
         if let Some(base) = self.base.get() {
             return Ok(base);
         }
-        let owners = &self.all_files()?.owners;
-        let shipping = ["/etc", "/etc/passwd"]
-            .iter()
-            .filter_map(|path| owners.get(Path::new(path)));
+        let files = self.all_files()?;
+        let shipping = ["/etc", "/etc/passwd"].map(|path| files.owners(Path::new(path)));
         let providing = BASE.iter().filter_map(|name| self.provided.get(*name));
-        let mut base: BTreeSet<PackageName> =
-            shipping.chain(providing).flatten().cloned().collect();
-        base.extend(
-            BASE.iter()
-                .map(|name| PackageName::from(*name))
-                .filter(|name| self.installed.contains_key(name)),
-        );
-        let mut waiting: Vec<PackageName> = base.iter().cloned().collect();
-        while let Some(name) = waiting.pop() {
-            let (own, record) = self.record(&name)?;
-            for required in self.dependencies(own, record)? {
-                if base.insert(required.clone()) {
-                    waiting.push(required.clone());
-                }
-            }
-        }
+        let named = BASE.iter().map(|name| PackageName::from(*name));
+        let base = closure(
+            shipping
+                .into_iter()
+                .flatten()
+                .chain(providing.flatten().cloned())
+                .chain(named.filter(|name| self.installed.contains_key(name))),
+            |name| {
+                let (own, record) = self.record(name)?;
+                self.dependencies(own, record)
+            },
+        )?;
         Ok(self.base.get_or_init(|| base))
     }
 }
 
 impl PackageDb for Rpm {
     fn owners(&self, path: &Path) -> Result<Vec<PackageName>> {
-        let owners = self.all_files()?.owners.get(&canonical(path));
-        Ok(owners.into_iter().flatten().cloned().collect())
+        Ok(self.all_files()?.owners(path))
     }
 
     fn files(&self, package: &PackageName) -> Result<Vec<PathBuf>> {
@@ -258,11 +244,7 @@ impl PackageDb for Rpm {
             version: record.version.clone(),
             architecture: record.architecture.clone(),
             source: record.source.clone(),
-            dependencies: self
-                .dependencies(name, record)?
-                .into_iter()
-                .cloned()
-                .collect(),
+            dependencies: self.dependencies(name, record)?.into_iter().collect(),
             base: self.base()?.contains(name),
         })
     }
@@ -284,34 +266,7 @@ impl PackageDb for Rpm {
     }
 
     fn users_of_directory(&self, directory: &Path) -> Result<Vec<PackageName>> {
-        let users = self.all_files()?.users.get(&canonical(directory));
-        Ok(users.into_iter().flatten().cloned().collect())
-    }
-}
-
-impl Files {
-    fn index(by_package: BTreeMap<PackageName, Vec<PathBuf>>) -> Self {
-        let mut files = Self {
-            by_package,
-            ..Self::default()
-        };
-        for (name, shipped) in &files.by_package {
-            for file in shipped {
-                let path = canonical(file);
-                for directory in path
-                    .ancestors()
-                    .filter(|directory| (2..=4).contains(&directory.components().count()))
-                {
-                    files
-                        .users
-                        .entry(directory.into())
-                        .or_default()
-                        .insert(name.clone());
-                }
-                files.owners.entry(path).or_default().insert(name.clone());
-            }
-        }
-        files
+        Ok(self.all_files()?.users(directory))
     }
 }
 
