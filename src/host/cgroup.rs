@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use guest_init::sys::cgroup::{self, EMULATOR, Membership};
+use guest_init::sys::mountinfo::{self, Mount};
 use nix::errno::Errno;
 
 use crate::config::SandboxName;
@@ -112,7 +113,7 @@ pub fn pids_group(controller: u32, name: &SandboxName) -> Option<PathBuf> {
 /// one, otherwise the group in which the controller was started.
 fn parents(controller: u32) -> Vec<(Membership, PathBuf)> {
     let text = fs::read_to_string(format!("/proc/{controller}/cgroup")).unwrap_or_default();
-    let mounted = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mounted = mountinfo::read().unwrap_or_default();
     let found = cgroup::parse(&text).into_iter().filter_map(|membership| {
         let path = membership.domain_group().unwrap_or(&membership.path);
         let domain = Membership {
@@ -201,7 +202,7 @@ pub fn join_own_groups(pid: u32) -> io::Result<()> {
 /// Returns the groups of a process in every mounted hierarchy.
 fn groups(process: &str) -> Vec<PathBuf> {
     let memberships = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap_or_default();
-    let mounted = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mounted = mountinfo::read().unwrap_or_default();
     cgroup::parse(&memberships)
         .iter()
         .filter_map(|membership| cgroup::procs_file(membership, &mounted))
@@ -218,23 +219,16 @@ pub fn remove_all(groups: &[PathBuf]) -> bool {
 
 /// Returns the mount points of the hierarchies in which sandboxes create groups.
 fn hierarchies() -> Vec<PathBuf> {
-    let has_pids = |filesystem: &str| filesystem.split([' ', ',']).any(|word| word == "pids");
-    mount_points(|filesystem| filesystem.starts_with("cgroup2 ") || has_pids(filesystem))
+    mount_points(|mount| mount.filesystem == "cgroup2" || mount.has_option("pids"))
 }
 
-/// Returns the mount points of the hierarchies whose type and options are `wanted`.
-fn mount_points(wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+/// Returns the mount points of the hierarchies that are `wanted`.
+fn mount_points(wanted: impl Fn(&Mount) -> bool) -> Vec<PathBuf> {
+    let mounts = mountinfo::read().unwrap_or_default().into_iter();
     mounts
-        .lines()
-        .filter_map(|line| {
-            let (mount, filesystem) = line.split_once(" - ")?;
-            let kind = filesystem.split(' ').next()?;
-            let is_ours = ["cgroup", "cgroup2"].contains(&kind) && wanted(filesystem);
-            is_ours
-                .then(|| mount.split(' ').nth(4).map(PathBuf::from))
-                .flatten()
-        })
+        .filter(|mount| ["cgroup", "cgroup2"].contains(&mount.filesystem.as_str()))
+        .filter(wanted)
+        .map(|mount| mount.point)
         .collect()
 }
 

@@ -5,6 +5,8 @@ pub mod cgroup;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use guest_init::sys::mountinfo;
+
 use crate::error::{Error, Result};
 
 /// Facts about the host, probed once.
@@ -70,9 +72,8 @@ impl HostFacts {
 
 /// Returns all mount points of the host.
 pub fn mount_points() -> Result<Vec<PathBuf>> {
-    let table = Path::new("/proc/self/mountinfo");
-    let text = fs::read_to_string(table).map_err(Error::io("reading", table))?;
-    Ok(guest_init::sys::mountinfo::mount_points(&text).collect())
+    let mounts = mountinfo::read().map_err(Error::step("reading the mounts of the host"))?;
+    Ok(mounts.into_iter().map(|mount| mount.point).collect())
 }
 
 /// Returns the kernel's limit of processes and threads (`kernel.pid_max`, proc_sys_kernel(5)).

@@ -18,8 +18,8 @@ use nix::unistd::chdir;
 use super::bounds::Bounds;
 use crate::config::{Confinement, IdMap};
 use crate::process::label::Label;
-use crate::sys::cgroup;
 use crate::sys::first_process::{Identity, ProcDir};
+use crate::sys::{cgroup, mountinfo};
 
 nix::ioctl_none!(
     /// Opens the user namespace that owns a namespace (`NS_GET_USERNS`).
@@ -160,8 +160,7 @@ impl Target {
         let bounding = (status.lines().find_map(|line| line.strip_prefix("CapBnd:")))
             .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
             .ok_or_else(|| anyhow!("reading '/proc/{pid}/status': no CapBnd"))?;
-        let mounted =
-            fs::read_to_string("/proc/self/mountinfo").context("reading '/proc/self/mountinfo'")?;
+        let mounted = mountinfo::read().context("reading the mounts of this process")?;
         let groups = cgroup::parse(&process.read("cgroup")?);
         let own = fs::read_to_string("/proc/self/cgroup").context("reading '/proc/self/cgroup'")?;
         let cgroup_files = cgroup::procs_files(&groups, &cgroup::parse(&own), &mounted);

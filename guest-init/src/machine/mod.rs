@@ -200,10 +200,8 @@ pub fn power_off() -> ! {
 /// Makes all filesystems on disks read-only, so that none has a journal to replay.
 pub fn sync_filesystems() {
     sync();
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let mounts: Vec<_> = mountinfo::mounts(&table).collect();
-    for mounted in mounts.iter().rev() {
-        if !mounted.source.starts_with("/dev/") {
+    for mounted in mountinfo::read().unwrap_or_default().iter().rev() {
+        if !Path::new(&mounted.source).starts_with("/dev") {
             continue;
         }
         // Remount the filesystem itself, without MS_BIND: there may be other mounts of it, invisible here.

@@ -1,6 +1,5 @@
 //! Single mounts: bind, tmpfs, remount.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -81,9 +80,7 @@ pub fn remount(mount_point: &Path, access: MsFlags) -> Result<()> {
 
 /// Reads the mounts of the calling thread.
 pub fn read_mounts() -> Result<Vec<Mount>> {
-    let path = "/proc/thread-self/mountinfo";
-    let text = fs::read_to_string(path).with_context(|| format!("reading '{path}'"))?;
-    Ok(mountinfo::mounts(&text).collect())
+    mountinfo::read().context("reading the mounts of this process")
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use super::mountinfo::Mount;
+
 /// Group of the controller process of a domain, below the group of the domain: a group with controllers for its children has no
 /// processes (`cgroups(7)`). libvirt uses this name for its virtual machines, and finds a domain by it (`vircgroupv2.c`).
 pub const EMULATOR: &str = "emulator";
@@ -68,22 +70,23 @@ pub fn parse(text: &str) -> Vec<Membership> {
         .collect()
 }
 
-/// Returns the file that moves processes to the cgroup of `membership`, if `mountinfo` has a mount of its hierarchy.
+/// Returns the file that moves processes to the cgroup of `membership`, if its hierarchy is among the `mounts`.
 #[must_use]
-pub fn procs_file(membership: &Membership, mountinfo: &str) -> Option<PathBuf> {
-    mountinfo.lines().find_map(|line| {
-        let (mount, filesystem) = line.split_once(" - ")?;
-        let mut mount = mount.split(' ').skip(3);
-        let (root, mount_point) = (mount.next()?, mount.next()?);
-        let (kind, options) = (filesystem.split(' ').next()?, filesystem.split(' ').nth(2)?);
+pub fn procs_file(membership: &Membership, mounts: &[Mount]) -> Option<PathBuf> {
+    mounts.iter().find_map(|mount| {
         let is_it = if membership.is_unified() {
-            kind == "cgroup2"
+            mount.filesystem == "cgroup2"
         } else {
             let mut wanted = membership.controllers.split(',');
-            kind == "cgroup" && wanted.all(|name| options.split(',').any(|option| option == name))
+            mount.filesystem == "cgroup" && wanted.all(|name| mount.has_option(name))
         };
-        let group = membership.path.strip_prefix(root).ok().filter(|_| is_it)?;
-        Some(Path::new(mount_point).join(group).join("cgroup.procs"))
+        let group = membership.path.strip_prefix(&mount.root).ok();
+        Some(
+            mount
+                .point
+                .join(group.filter(|_| is_it)?)
+                .join("cgroup.procs"),
+        )
     })
 }
 
@@ -94,7 +97,7 @@ pub fn procs_file(membership: &Membership, mountinfo: &str) -> Option<PathBuf> {
 pub fn procs_files<'a>(
     wanted: &'a [Membership],
     own: &[Membership],
-    mountinfo: &str,
+    mounts: &[Mount],
 ) -> Result<Vec<PathBuf>, &'a Membership> {
     let has_controllers =
         |one: &Membership| !one.is_unified() && !one.controllers.starts_with("name=");
@@ -103,7 +106,7 @@ pub fn procs_files<'a>(
     let bounds = |one: &Membership| has_controllers(one) || (one.is_unified() && is_unified_alone);
     let others = wanted.iter().filter(|one| !own.contains(one));
     others
-        .filter_map(|one| match procs_file(one, mountinfo) {
+        .filter_map(|one| match procs_file(one, mounts) {
             Some(file) => Some(Ok(file)),
             None => bounds(one).then_some(Err(one)),
         })
@@ -113,6 +116,7 @@ pub fn procs_files<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::mountinfo;
 
     #[test]
     fn memberships_of_both_versions_are_parsed() {
@@ -143,7 +147,8 @@ mod tests {
         let unified = "31 24 0:27 / /u rw - cgroup2 cgroup2 rw\n";
         let move_to = |wanted: &str, mounted: &str| {
             let (wanted, own) = (parse(wanted), parse("4:memory:/\n3:pids:/\n0::/user\n"));
-            super::procs_files(&wanted, &own, mounted).map_err(|one| one.controllers.clone())
+            let mounts = mountinfo::parse(mounted.as_bytes());
+            super::procs_files(&wanted, &own, &mounts).map_err(|one| one.controllers.clone())
         };
         let both = "4:memory:/web1\n0::/web1\n";
         let found = move_to(both, &format!("{memory}{unified}")).unwrap();
@@ -164,10 +169,11 @@ mod tests {
 
     #[test]
     fn the_hierarchy_of_a_membership_is_found_among_the_mounts() {
-        let mountinfo = "30 24 0:26 / /sys/fs/cgroup/cpu rw,nosuid - cgroup cgroup rw,cpu,cpuacct\n\
-                         31 24 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+        let mounts = b"30 24 0:26 / /sys/fs/cgroup/cpu rw,nosuid - cgroup cgroup rw,cpu,cpuacct\n\
+                       31 24 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+        let mounts = mountinfo::parse(mounts);
         let found = parse("2:cpu,cpuacct:/m/web1\n3:pids:/\n0::/m/web1\n");
-        let files: Vec<_> = found.iter().map(|m| procs_file(m, mountinfo)).collect();
+        let files: Vec<_> = found.iter().map(|m| procs_file(m, &mounts)).collect();
         assert_eq!(
             files[0].as_deref(),
             Some(Path::new("/sys/fs/cgroup/cpu/m/web1/cgroup.procs"))

@@ -1,5 +1,9 @@
-//! Reading `/proc/PID/mountinfo` (`proc_pid_mountinfo(5)`).
+//! Mounts of a process, from `/proc/PID/mountinfo` (`proc_pid_mountinfo(5)`).
 
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 /// Line of the table: a mount.
@@ -9,33 +13,62 @@ pub struct Mount {
     pub id: u32,
     /// Id of the mount that this one is on.
     pub parent: u32,
+    /// Number of the device, `MAJOR:MINOR`.
+    pub device: String,
+    /// Mounted directory of the filesystem.
+    pub root: PathBuf,
     /// Mount point, from the root of the process.
     pub point: PathBuf,
     /// Type of the filesystem.
     pub filesystem: String,
     /// Device, or an arbitrary name.
-    pub source: String,
+    pub source: OsString,
+    /// Options of the filesystem, separated by commas.
+    pub options: String,
 }
 
-/// Parses the mounts of a table, in its order: a mount comes after the one it is on.
-pub fn mounts(table: &str) -> impl Iterator<Item = Mount> {
-    table.lines().filter_map(|line| {
-        let (mount, filesystem) = line.split_once(" - ")?;
-        let mut mount = mount.split(' ');
-        let mut filesystem = filesystem.split(' ');
-        Some(Mount {
-            id: mount.next()?.parse().ok()?,
-            parent: mount.next()?.parse().ok()?,
-            point: unescape(mount.nth(2)?).into(),
-            filesystem: filesystem.next()?.to_owned(),
-            source: unescape(filesystem.next()?),
+impl Mount {
+    /// Parses a line. Names of files need not be UTF-8.
+    fn parse(line: &[u8]) -> Option<Self> {
+        let mut fields = line.split(|byte| *byte == b' ');
+        let mut text = || Some(String::from_utf8_lossy(fields.next()?).into_owned());
+        let (id, parent, device) = (text()?.parse().ok()?, text()?.parse().ok()?, text()?);
+        let root = unescape(fields.next()?).into();
+        let point = unescape(fields.next()?).into();
+        // A variable number of optional fields ends with a dash.
+        fields.find(|field| field == b"-")?;
+        Some(Self {
+            id,
+            parent,
+            device,
+            root,
+            point,
+            filesystem: String::from_utf8_lossy(fields.next()?).into_owned(),
+            source: unescape(fields.next()?),
+            options: String::from_utf8_lossy(fields.next()?).into_owned(),
         })
-    })
+    }
+
+    /// Returns true if the options of the filesystem contain `option`.
+    #[must_use]
+    pub fn has_option(&self, option: &str) -> bool {
+        self.options.split(',').any(|other| other == option)
+    }
 }
 
-/// Parses the mount points of a table, in its order.
-pub fn mount_points(table: &str) -> impl Iterator<Item = PathBuf> {
-    mounts(table).map(|mount| mount.point)
+/// Reads the mounts of the calling thread.
+///
+/// # Errors
+/// `/proc` is not mounted, or shows another namespace.
+pub fn read() -> io::Result<Vec<Mount>> {
+    Ok(parse(&fs::read("/proc/thread-self/mountinfo")?))
+}
+
+/// Parses a table, in its order: a mount comes after the one it is on.
+#[must_use]
+pub fn parse(table: &[u8]) -> Vec<Mount> {
+    let lines = table.split(|byte| *byte == b'\n');
+    lines.filter_map(Mount::parse).collect()
 }
 
 /// Returns the mount points of the visible mount at `path` and of all mounts on it, outermost first. Mounts that it hides are left out.
@@ -77,13 +110,25 @@ pub fn places_on(table: &[Mount], id: u32, directory: &Path) -> Vec<PathBuf> {
     seen
 }
 
-/// Undoes the kernel's octal escapes.
-fn unescape(field: &str) -> String {
-    field
-        .replace("\\040", " ")
-        .replace("\\011", "\t")
-        .replace("\\012", "\n")
-        .replace("\\134", "\\")
+/// Decodes the kernel's octal escapes, such as `\040` for a blank.
+fn unescape(field: &[u8]) -> OsString {
+    let mut name = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let [first, after @ ..] = rest {
+        let (byte, left) = match rest {
+            [
+                b'\\',
+                a @ b'0'..=b'3',
+                b @ b'0'..=b'7',
+                c @ b'0'..=b'7',
+                left @ ..,
+            ] => ((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'), left),
+            _ => (*first, after),
+        };
+        name.push(byte);
+        rest = left;
+    }
+    OsString::from_vec(name)
 }
 
 #[cfg(test)]
@@ -92,11 +137,11 @@ mod tests {
 
     #[test]
     fn hidden_mounts_are_not_in_a_tree() {
-        let table = "1 0 8:1 / / rw - ext4 a rw\n\
+        let table = b"1 0 8:1 / / rw - ext4 a rw\n\
                      2 1 0:5 / /mnt/old rw - tmpfs b rw\n\
                      3 1 8:2 / /mnt rw - ext4 c rw\n\
                      4 3 0:6 / /mnt/new rw - tmpfs d rw\n";
-        let table: Vec<Mount> = mounts(table).collect();
+        let table = parse(table);
         let points = tree_at(&table, Path::new("/mnt"));
         assert_eq!(points, [Path::new("/mnt"), Path::new("/mnt/new")]);
         assert_eq!(tree_at(&table, Path::new("/")).len(), 4);
@@ -105,20 +150,24 @@ mod tests {
 
     #[test]
     fn mount_points_are_unescaped() {
-        let table =
-            "22 1 0:21 / /a\\040b rw - tmpfs tmpfs rw\n23 1 0:22 / /c\\134d rw - tmpfs t rw\n";
-        let points: Vec<_> = mount_points(table).collect();
-        assert_eq!(points, [PathBuf::from("/a b"), PathBuf::from("/c\\d")]);
+        let table = b"22 1 0:21 / /a\\040b rw - tmpfs tmpfs rw\n\
+                      23 1 0:22 / /c\\134d rw master:1 - tmpfs t rw\n\
+                      24 1 0:22 / /\xff rw - tmpfs t rw\n";
+        let points = parse(table)
+            .into_iter()
+            .map(|mount| mount.point.into_os_string());
+        let expected: [&[u8]; 3] = [b"/a b", b"/c\\d", b"/\xff"];
+        assert!(points.map(OsString::into_vec).eq(expected));
     }
 
     #[test]
     fn hidden_mounts_are_not_on_a_directory() {
-        let table = "5 1 0:1 / /r rw shared:1 - ext4 /dev/vda rw\n\
+        let table = b"5 1 0:1 / /r rw shared:1 - ext4 /dev/vda rw\n\
                      6 5 0:2 / /r/a/b rw - tmpfs tmpfs rw\n\
                      7 5 0:3 / /r/a rw - tmpfs tmpfs rw\n\
                      8 7 0:4 / /r/a/c rw - tmpfs tmpfs rw\n\
                      9 5 0:5 / /r/ab rw - tmpfs my\\040name rw\n";
-        let table: Vec<Mount> = mounts(table).collect();
+        let table = parse(table);
         assert_eq!(table[4].source, "my name");
         let on = |directory: &str| places_on(&table, 5, Path::new(directory));
         assert_eq!(on("/r"), [Path::new("/r/a"), Path::new("/r/ab")]);
