@@ -6,7 +6,13 @@ use std::path::{Component, Path, PathBuf};
 /// Returns the absolute `path` below `root`. Symlinks are not resolved: [`Root`](crate::sys::root::Root) does that.
 #[must_use]
 pub fn below(root: impl AsRef<Path>, path: &Path) -> PathBuf {
-    root.as_ref().join(path.strip_prefix("/").unwrap_or(path))
+    root.as_ref().join(relative(path))
+}
+
+/// Returns an absolute path without its leading slash.
+#[must_use]
+pub fn relative(path: &Path) -> &Path {
+    path.strip_prefix("/").unwrap_or(path)
 }
 
 /// Makes a path absolute and lexically normal: no `.`, `..`, `//` or trailing slash.

@@ -16,6 +16,7 @@ use guest_init::{STAGED_INCLUDES, STAGED_MOUNTS};
 use self::mount::Staged;
 use crate::config::{Disk, ImageFormat, Include, Mount};
 use crate::error::{Error, Result};
+use crate::sys::path::below;
 
 /// Path of a shared root in the staging root, and of what is shared of the host's root.
 pub const ROOT: &str = "/host";
@@ -173,9 +174,7 @@ impl Layout {
             fs::symlink_metadata(path).map_err(Error::io("reading what to include,", path))?;
             let source = match (self.single_files, self.whole_host()) {
                 // Each share is a device of a machine.
-                (SingleFiles::InDirectory, Some(place)) => {
-                    place.join(path.strip_prefix("/").unwrap_or(path))
-                }
+                (SingleFiles::InDirectory, Some(place)) => below(place, path),
                 (SingleFiles::Staged | SingleFiles::InDirectory, _) => {
                     let staged = Path::new(STAGED_INCLUDES).join(index.to_string());
                     self.share(path, &staged, true)?

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 use crate::service::base::Base;
@@ -14,6 +14,7 @@ use crate::service::provision::freeze::FrozenTree;
 use crate::service::provision::metadata::Metadata;
 use crate::service::sandbox::LockedSandbox;
 use crate::sys::archive::Writer;
+use crate::sys::path::below;
 use crate::sys::root::Root;
 
 /// Names of the members before and after the tree.
@@ -51,8 +52,8 @@ impl LockedSandbox<'_> {
         for found in walk(&root) {
             cancellation.check()?;
             let found = found?;
-            let inside = found.path.strip_prefix("/").unwrap_or(&found.path);
-            if let Some(left) = writer.object(&root, &found, &Path::new(TREE).join(inside))? {
+            let member = below(TREE, &found.path);
+            if let Some(left) = writer.object(&root, &found, &member)? {
                 log::debug!("not archived: '{}': {left:?}", found.path.display());
             }
         }

@@ -17,6 +17,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{chdir, close, pivot_root, setsid};
 
 use crate::sys::mount::bind;
+use crate::sys::path::below;
 
 /// Subcommand that calls [`exec_reader`].
 pub const SUBCOMMAND: &str = "read-confined";
@@ -75,7 +76,7 @@ impl ConfinedReader {
     /// Returns the path in the program's root of a directory on the mount.
     #[must_use]
     pub fn path_inside(directory: &Path) -> PathBuf {
-        Path::new(MOUNT_POINT).join(directory.strip_prefix("/").unwrap_or(directory))
+        below(MOUNT_POINT, directory)
     }
 
     /// Starts the command `words` through `own`, the path of this program. Both outputs are pipes, and

@@ -19,7 +19,7 @@ use nix::unistd::{Gid, Uid, fchown, fchownat, symlinkat};
 
 use crate::error::abbreviate;
 use crate::sys::file::atomic::{self, Durability};
-use crate::sys::path::proc_path;
+use crate::sys::path::{proc_path, relative};
 
 pub mod label;
 mod swap;
@@ -341,10 +341,6 @@ impl Object {
     pub(super) fn proc_path(&self) -> PathBuf {
         proc_path(&self.file)
     }
-}
-
-fn relative(path: &Path) -> &Path {
-    path.strip_prefix("/").unwrap_or(path)
 }
 
 fn failure(action: &'static str, path: PathBuf, source: impl Into<io::Error>) -> RootError {

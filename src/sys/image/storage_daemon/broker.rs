@@ -19,6 +19,8 @@ use nix::libc;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 
+use crate::sys::path::relative;
+
 /// Files that the broker opens for the daemon.
 pub struct BrokeredFiles {
     /// Path by which the daemon knows the image.
@@ -124,13 +126,12 @@ fn install(listener: &OwnedFd, id: u64, file: &File) -> Answer {
 
 /// Opens a regular file of the host that an image names, with our rights.
 fn open_on(host: &File, path: &Path, flags: OFlag) -> Result<File, Errno> {
-    let inside = path.strip_prefix("/").unwrap_or(path);
     // Drops flags that create files; opening must not block.
     let kept = OFlag::O_ACCMODE | OFlag::O_DIRECT | OFlag::O_SYNC | OFlag::O_DSYNC;
     let how = OpenHow::new()
         .flags((flags & kept) | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    let file = File::from(openat2(host, inside, how)?);
+    let file = File::from(openat2(host, relative(path), how)?);
     match file.metadata() {
         Ok(metadata) if metadata.is_file() => Ok(file),
         _ => Err(Errno::EACCES),
