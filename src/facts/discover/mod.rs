@@ -93,7 +93,7 @@ impl Service {
             })
             .collect();
 
-        Self::gather(root, (units, closure), read_accounts(root), &[], extra)
+        Self::gather(root, units, closure, read_accounts(root), &[], extra)
     }
 
     /// Collects the facts of a unit that is not the host's and runs `programs` with `accounts`.
@@ -109,12 +109,13 @@ impl Service {
     ) -> Result<Self> {
         let units = vec![unit.name.clone()];
         let closure = Closure::alone(unit, &Specifiers::default());
-        Self::gather(root, (units, closure), accounts, programs, extra)
+        Self::gather(root, units, closure, accounts, programs, extra)
     }
 
     fn gather(
         root: &Path,
-        (units, closure): (Vec<UnitName>, Closure),
+        units: Vec<UnitName>,
+        closure: Closure,
         accounts: Accounts,
         programs: &[PathBuf],
         extra: &[String],

@@ -158,8 +158,8 @@ impl Stream {
         for _ in 0..ROUNDS {
             let (client, server) = (self.client.as_fd(), self.server.as_fd());
             let is_reset = || self.server.is_reset();
-            moves = self.up.carry((client, &|| false), server, pipes)?
-                | self.down.carry((server, &is_reset), client, pipes)?;
+            moves = self.up.carry(client, server, &|| false, pipes)?
+                | self.down.carry(server, client, &is_reset, pipes)?;
             if !moves {
                 break;
             }
@@ -186,11 +186,12 @@ struct Flow {
 
 impl Flow {
     /// Moves the available data; returns whether there was any. A stream that ends by a reset is an
-    /// error.
+    /// error; `is_reset` is asked once `from` has ended.
     fn carry(
         &mut self,
-        (from, is_reset): (BorrowedFd<'_>, &dyn Fn() -> bool),
+        from: BorrowedFd<'_>,
         to: BorrowedFd<'_>,
+        is_reset: &dyn Fn() -> bool,
         pipes: &mut Pipes,
     ) -> io::Result<bool> {
         if self.is_over {
