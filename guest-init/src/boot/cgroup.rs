@@ -8,8 +8,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -17,6 +16,7 @@ use nix::sched::{CloneFlags, unshare};
 
 use crate::root::{below, make_dir};
 use crate::sys::cgroup::{EMULATOR, Membership, SOCKET_MEMORY, parse, socket_memory};
+use crate::sys::poll;
 
 /// Limits of the number and depth of groups below that of a sandbox: the kernel has 65535 in all with a memory controller. systemd
 /// makes one for each unit.
@@ -145,13 +145,9 @@ impl Hierarchy {
     /// Waits until the group has controllers. They are enabled once the host has moved its own processes out of the domain's group.
     fn await_controllers(&self, name: &str) {
         let group = self.group.join(name);
-        let begin = Instant::now();
-        while controllers(&group).is_empty() {
-            if begin.elapsed() > CONTROLLERS {
-                log::warn!("the host gave no cgroup controllers: limits of units have no effect");
-                return;
-            }
-            sleep(Duration::from_millis(5));
+        let has_controllers = || !controllers(&group).is_empty();
+        if !poll::until(CONTROLLERS, Duration::from_millis(5), has_controllers) {
+            log::warn!("the host gave no cgroup controllers: limits of units have no effect");
         }
     }
 

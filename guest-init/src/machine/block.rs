@@ -3,8 +3,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::{chown, symlink};
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
@@ -13,6 +12,7 @@ use nix::mount::{MsFlags, mount};
 use crate::config::{BlockDevice, Disk, Staged, Transport};
 use crate::root::make_dir;
 use crate::sys::filesystem::{Partition, choose};
+use crate::sys::poll;
 
 /// Time for a device of the host to appear.
 const DEVICE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -24,17 +24,8 @@ const BY_TAG: &str = "/dev/disk/by-tag";
 const MAX_SERIAL: usize = 20;
 
 /// Polls until `look` finds a device, or until the time is up.
-pub fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
-    let end = Instant::now() + DEVICE_TIMEOUT;
-    loop {
-        if let Some(found) = look() {
-            return Some(found);
-        }
-        if Instant::now() > end {
-            return None;
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
+pub fn wait_for<T>(look: impl FnMut() -> Option<T>) -> Option<T> {
+    poll::find(DEVICE_TIMEOUT, Duration::from_millis(5), look)
 }
 
 fn node(device: &BlockDevice) -> Result<PathBuf> {

@@ -30,10 +30,10 @@ pub struct HoldArgs {
 }
 
 pub fn hold(args: &HoldArgs) -> Result<()> {
-    let places = HolderFiles {
+    let files = HolderFiles {
         directory: &args.directory,
     };
-    holder::hold(&args.image, &args.format, places).map_err(Error::io("holding", &args.image))
+    holder::hold(&args.image, &args.format, files).map_err(Error::io("holding", &args.image))
 }
 
 /// Run a confined reader of files that a sandbox has written

@@ -12,15 +12,16 @@ use std::fs::{File, OpenOptions};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use guest_init::sys::poll;
 
 use crate::config::storage::tree_image::{TreeFilesystem, TreeFormat};
 use crate::config::{SandboxConfig, SandboxName, TreeImage};
 use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::sys::copy;
-use crate::sys::image::holder::{HeldImage, HolderFiles};
+use crate::sys::image::holder::{HeldImage, HolderCommand, HolderFiles};
 use crate::sys::image::loopdev::LoopDevice;
 use crate::sys::image::{image_lock, mkfs, references};
 use crate::sys::mount::bind;
@@ -53,12 +54,16 @@ impl Device {
             TreeFormat::Qcow2 => {
                 let program =
                     command::current_exe().map_err(Error::step("finding this program"))?;
-                let what = (file, image.format.format().as_str());
-                let places = HolderFiles { directory: stage };
-                let doing = format!("opening the image '{}'", file.display());
-                HeldImage::new(&program, HOLD, what, places)
+                let command = HolderCommand {
+                    program: &program,
+                    subcommand: HOLD,
+                    image: file,
+                    format: image.format.format().as_str(),
+                    files: HolderFiles { directory: stage },
+                };
+                HeldImage::open(&command)
                     .map(|held| Self::Held(Some(held)))
-                    .map_err(Error::step(doing))
+                    .map_err(Error::io("opening the image", file))
             }
         }
     }
@@ -278,7 +283,6 @@ pub(super) fn await_release(config: &SandboxConfig, stage: &Path) {
 
 /// Returns true once an image is unused, waiting for a limited time.
 fn is_released(image: TreeImage, file: &Path, stage: &Path) -> bool {
-    let begin = Instant::now();
     let is_used = || {
         let is_held = match image.format {
             TreeFormat::Raw => matches!(LoopDevice::find(file), Ok(Some(_))),
@@ -286,14 +290,9 @@ fn is_released(image: TreeImage, file: &Path, stage: &Path) -> bool {
         };
         is_held || matches!(image_lock::is_locked(file), Ok(true))
     };
-    while is_used() {
-        if begin.elapsed() > PATIENCE {
-            return false;
-        }
-        sleep(Duration::from_millis(20));
-    }
-    true
+    poll::until(PATIENCE, Duration::from_millis(20), || !is_used())
 }
+
 /// Refuses an image that refers to another file; images that this program creates never do.
 fn check_references(image: TreeImage, file: &Path) -> Result<()> {
     let found = references::open(file, true)

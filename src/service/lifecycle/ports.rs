@@ -10,8 +10,9 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use guest_init::sys::poll;
 use nix::sys::signal::Signal;
 
 use crate::config::network::publish::Protocol;
@@ -193,15 +194,13 @@ impl Sandbox<'_> {
         let mut child =
             command::spawn_detached(&program, &[SERVE, name.as_str()], &sockets, output)
                 .map_err(Error::io("running", &program))?;
-        let begin = Instant::now();
-        while begin.elapsed() < PATIENCE {
-            if self.port_server() == Some(child.id()) {
-                return Ok(());
-            }
-            if let Ok(Some(_)) = child.try_wait() {
-                break;
-            }
-            sleep(Duration::from_millis(5));
+        let server = child.id();
+        let is_served = || self.port_server() == Some(server);
+        poll::until(PATIENCE, Duration::from_millis(5), || {
+            is_served() || matches!(child.try_wait(), Ok(Some(_)))
+        });
+        if is_served() {
+            return Ok(());
         }
         let said = fs::read_to_string(&log).unwrap_or_default();
         Err(Error::not_ready(format!(

@@ -1,7 +1,8 @@
 //! Stop of a sandbox.
 
-use std::thread::sleep;
 use std::time::{Duration, Instant};
+
+use guest_init::sys::poll;
 
 use crate::error::Result;
 use crate::guest::kernel;
@@ -38,10 +39,11 @@ impl LockedSandbox<'_> {
         self.power_off()?;
         // The daemon may have been restarted meanwhile.
         self.disconnect();
-        let begin = Instant::now();
-        while self.guest()?.is_some_and(|guest| !guest.is_alive()) && begin.elapsed() < NOTICING {
-            sleep(LOOK);
-        }
+        poll::find(NOTICING, LOOK, || match self.guest() {
+            Ok(Some(guest)) if !guest.is_alive() => None,
+            noticed => Some(noticed.map(drop)),
+        })
+        .transpose()?;
         let (name, stage) = (self.name(), self.stage());
         self.hypervisor()?.destroy(name.as_str())?;
         kernel::Boot::remove(&stage.join(kernel::BOOT_FILES))?;
@@ -69,10 +71,8 @@ impl LockedSandbox<'_> {
         let limit = Duration::from_secs(STOP_SECONDS);
         let asked = guest.capture_within(&POWER_OFF, limit);
         if asked.is_ok_and(|asked| asked.is_some_and(|asked| asked.success)) {
-            while guest.is_alive() && begin.elapsed() < limit {
-                sleep(LOOK);
-            }
-            if guest.is_alive() {
+            let left = limit.saturating_sub(begin.elapsed());
+            if !poll::until(left, LOOK, || !guest.is_alive()) {
                 log::warn!(
                     "'{}' did not stop within {STOP_SECONDS} s: ending it",
                     self.name()

@@ -11,6 +11,8 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use guest_init::sys::poll;
+
 use crate::sys::file::lock::{Lock, Sharing};
 use crate::sys::image::loopdev::{Extent, LoopDevice, is_attached};
 use crate::sys::image::storage_daemon::{self, RawView};
@@ -50,6 +52,22 @@ impl HolderFiles<'_> {
     }
 }
 
+/// Command of a holder: `program` with the arguments `subcommand`, the image, its format and the directory of its
+/// files. The process calls [`hold`].
+#[derive(Debug, Clone, Copy)]
+pub struct HolderCommand<'a> {
+    /// Program.
+    pub program: &'a Path,
+    /// First argument.
+    pub subcommand: &'a str,
+    /// Image.
+    pub image: &'a Path,
+    /// Format of the image, in QEMU's words.
+    pub format: &'a str,
+    /// Files of the holder.
+    pub files: HolderFiles<'a>,
+}
+
 /// Block device of a held image.
 #[derive(Debug)]
 pub struct HeldImage {
@@ -65,33 +83,26 @@ struct Holder {
 }
 
 impl HeldImage {
-    /// Returns the device of the image at `image`, of QEMU's `format`: an existing one, or a new one. A
-    /// new holder is `program` with the arguments `how`, the image, the format and the directory; it
-    /// calls [`hold`].
+    /// Returns the device of an image: that of its holder, or of a new one.
     ///
     /// # Errors
     /// If the image cannot be opened, or another holder does not let go of it.
-    pub fn new(
-        program: &Path,
-        how: &str,
-        (image, format): (&Path, &str),
-        places: HolderFiles<'_>,
-    ) -> io::Result<Self> {
-        fs::create_dir_all(places.directory)?;
-        let begin = Instant::now();
-        while begin.elapsed() < PATIENCE {
-            if places.is_held() {
-                let known = fs::read_to_string(places.device()).unwrap_or_default();
-                if let Ok(device) = LoopDevice::open(Path::new(known.trim())) {
-                    let holder = None;
-                    return Ok(Self { device, holder });
-                }
-            } else if let Some(held) = start(program, how, (image, format), places)? {
-                return Ok(held);
-            }
-            sleep(POLL_INTERVAL);
-        }
-        Err(io::ErrorKind::TimedOut.into())
+    pub fn open(command: &HolderCommand<'_>) -> io::Result<Self> {
+        fs::create_dir_all(command.files.directory)?;
+        let open = || match command.files.is_held() {
+            true => Ok(Self::of_other(command.files)),
+            false => start(command),
+        };
+        poll::find(PATIENCE, POLL_INTERVAL, || open().transpose())
+            .unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Returns the device of another holder, once that has one.
+    fn of_other(files: HolderFiles<'_>) -> Option<Self> {
+        let known = fs::read_to_string(files.device()).ok()?;
+        let device = LoopDevice::open(Path::new(known.trim())).ok()?;
+        let holder = None;
+        Some(Self { device, holder })
     }
 
     /// Returns the path of the device node.
@@ -113,27 +124,20 @@ impl HeldImage {
         // A mount elsewhere keeps the device.
         sleep(Duration::from_millis(5));
         let begin = Instant::now();
-        while begin.elapsed() < PATIENCE {
-            match child.try_wait() {
-                Ok(None) if begin.elapsed() > PATIENCE / 10 && is_attached(&path) => return,
-                Ok(None) => sleep(POLL_INTERVAL / 5),
-                Ok(Some(_)) | Err(_) => return,
-            }
-        }
+        let is_used = || begin.elapsed() > PATIENCE / 10 && is_attached(&path);
+        poll::until(PATIENCE, POLL_INTERVAL / 5, || {
+            !matches!(child.try_wait(), Ok(None)) || is_used()
+        });
     }
 }
 
-fn start(
-    program: &Path,
-    how: &str,
-    (image, format): (&Path, &str),
-    places: HolderFiles<'_>,
-) -> io::Result<Option<HeldImage>> {
-    let mut child = Command::new(program)
-        .arg(how)
-        .arg(image)
-        .arg(format)
-        .arg(places.directory)
+/// Starts a holder; returns `None` if the image has another one by now.
+fn start(command: &HolderCommand<'_>) -> io::Result<Option<HeldImage>> {
+    let mut child = Command::new(command.program)
+        .arg(command.subcommand)
+        .arg(command.image)
+        .arg(command.format)
+        .arg(command.files.directory)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -163,12 +167,12 @@ fn start(
     }))
 }
 
-/// Holds an image until nobody has its device open; called by the process that [`HeldImage::new`] starts.
+/// Holds an image until nobody has its device open; called by the process that [`HeldImage::open`] starts.
 ///
 /// # Errors
 /// If the image cannot be opened.
-pub fn hold(image: &Path, format: &str, places: HolderFiles<'_>) -> io::Result<()> {
-    let Ok(_lock) = Lock::try_acquire(&places.lock(), Sharing::Exclusive)
+pub fn hold(image: &Path, format: &str, files: HolderFiles<'_>) -> io::Result<()> {
+    let Ok(_lock) = Lock::try_acquire(&files.lock(), Sharing::Exclusive)
         .map_err(|error| io::Error::other(error.to_string()))?
     else {
         std::process::exit(ALREADY_HELD);
@@ -191,7 +195,7 @@ pub fn hold(image: &Path, format: &str, places: HolderFiles<'_>) -> io::Result<(
     let device = LoopDevice::attach(&export.path(), Extent::default(), false)?;
     export.lift_deadline();
     let path = device.path().to_owned();
-    fs::write(places.device(), path.as_os_str().as_encoded_bytes())?;
+    fs::write(files.device(), path.as_os_str().as_encoded_bytes())?;
     let mut stdout = io::stdout();
     writeln!(stdout, "{}", path.display())?;
     stdout.flush()?;
@@ -202,7 +206,7 @@ pub fn hold(image: &Path, format: &str, places: HolderFiles<'_>) -> io::Result<(
         sleep(POLL_INTERVAL);
     }
     drop(export);
-    let _ = fs::remove_file(places.device());
+    let _ = fs::remove_file(files.device());
     Ok(())
 }
 

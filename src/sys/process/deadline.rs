@@ -7,6 +7,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use guest_init::sys::poll;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -82,12 +83,10 @@ fn read_beginning(mut stream: impl Read + Send + 'static, most: usize) -> Receiv
 fn terminate(child: &mut Child) {
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
         let _ = kill(Pid::from_raw(child.id().cast_signed()), signal);
-        let begin = Instant::now();
-        while begin.elapsed() < GRACE {
-            match child.try_wait() {
-                Ok(None) => thread::sleep(POLL_INTERVAL),
-                Ok(Some(_)) | Err(_) => return,
-            }
+        if poll::until(GRACE, POLL_INTERVAL, || {
+            !matches!(child.try_wait(), Ok(None))
+        }) {
+            return;
         }
     }
 }
