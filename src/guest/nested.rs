@@ -2,6 +2,7 @@
 //! next start; so they are taken from the sandbox itself.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -19,12 +20,12 @@ struct Written {
 /// `tree` is such a directory.
 ///
 /// # Errors
-/// Where a mount comes before the one that it has to be taken from.
+/// Where a mount comes before the one that it has to be taken from, or a source cannot be looked at.
 pub fn resolve(mounts: &[Mount], tree: Option<&Path>) -> Result<Vec<Mount>> {
     let mut written: Vec<Written> = Vec::new();
     let tree = tree.map(|tree| (tree, Path::new("/"), true));
     for (source, target, is_there) in tree.into_iter().chain(mounts.iter().filter_map(of_mount)) {
-        written.extend(identity(source).map(|file| Written {
+        written.extend(identity(source)?.map(|file| Written {
             file,
             target: target.to_owned(),
             is_there,
@@ -56,10 +57,15 @@ fn of_mount(mount: &Mount) -> Option<(&Path, &Path, bool)> {
     }
 }
 
-/// Returns device and inode of a path, which do not depend on how it is written.
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    let metadata = fs::metadata(path).ok()?;
-    Some((metadata.dev(), metadata.ino()))
+/// Returns device and inode of a path, which do not depend on how it is written; `None` if there is no such file.
+fn identity(path: &Path) -> Result<Option<(u64, u64)>> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(Some((metadata.dev(), metadata.ino()))),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
+        Err(error) => Err(Error::io("looking at", path)(error)),
+    }
 }
 
 fn resolve_one(written: &[Written], mount: &Mount) -> Result<Mount> {
@@ -72,7 +78,7 @@ fn resolve_one(written: &[Written], mount: &Mount) -> Result<Mount> {
         return Ok(mount.clone());
     };
     for above in source.ancestors().skip(1) {
-        let file = identity(above);
+        let file = identity(above)?;
         let Some(place) = written.iter().find(|place| Some(place.file) == file) else {
             continue;
         };
@@ -90,11 +96,16 @@ fn resolve_one(written: &[Written], mount: &Mount) -> Result<Mount> {
         let inside = inside
             .to_str()
             .and_then(|path| path.parse::<GuestPath>().ok());
-        return Ok(Mount::GuestBind {
+        let resolved = Mount::GuestBind {
             target: target.clone(),
             source: inside.ok_or_else(|| refused("its path cannot be one in the sandbox"))?,
             read_only: *read_only,
-        });
+        };
+        log::debug!(
+            "the mount '{mount}' becomes '{resolved}': the sandbox writes to '{}'",
+            above.display()
+        );
+        return Ok(resolved);
     }
     Ok(mount.clone())
 }
