@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::support::{
-    Test, address, get, in_tree, inside, listed, ok, output, run, run_with_input, says,
+    HostFile, Test, address, get, in_tree, inside, listed, ok, output, run, run_with_input, says,
 };
 
 #[test]
@@ -168,4 +168,51 @@ fn host_copy() -> String {
     let script = "find /etc/apache2 /var/www /var/log/apache2 -printf '%p %m %u %g %T@ %C@ %s\\n' | sort; \
                   find /etc/apache2 /var/www -type f -print0 | sort -z | xargs -0 sha256sum";
     output("sh", &["-c", script])
+}
+
+/// Network without a DHCP server.
+struct SilentNetwork;
+
+impl SilentNetwork {
+    const NAME: &str = "t-silent";
+
+    fn new() -> Self {
+        let xml = "<network><name>t-silent</name><bridge name='t-silent'/></network>";
+        let file = HostFile::new("/run/t-silent.xml", xml);
+        output("virsh", &["net-create", "/run/t-silent.xml"]);
+        drop(file);
+        Self
+    }
+}
+
+impl Drop for SilentNetwork {
+    fn drop(&mut self) {
+        output("virsh", &["net-destroy", Self::NAME]);
+    }
+}
+
+#[test]
+fn start_names_the_nic_that_got_no_address() {
+    let Some(test) = Test::begin("start_names_the_nic_that_got_no_address") else {
+        return;
+    };
+    let network = SilentNetwork::new();
+    let source = format!("dhcp,source={}", SilentNetwork::NAME);
+    let nics = ["-N", "dhcp", "-N", source.as_str()];
+    ok(&[
+        &["create"][..],
+        &nics,
+        &["t-silent", "--", "/usr/bin/sleep", "infinity"],
+    ]
+    .concat());
+    let started = run(&["start", "t-silent"]);
+    assert_eq!(started.code, 0, "{}", started.stderr);
+    let warnings: Vec<&str> = (started.stderr.lines())
+        .filter(|line| line.contains("no DHCP server answered"))
+        .collect();
+    assert_eq!(warnings.len(), 1, "{}", started.stderr);
+    assert!(warnings[0].contains("'t-silent': asking for an address on eth1"));
+    ok(&["delete", "--force", "t-silent"]);
+    drop(network);
+    test.end();
 }

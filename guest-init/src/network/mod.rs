@@ -132,7 +132,9 @@ pub fn configure(
                     Known::Confirmed(lease)
                 }
                 Err(error @ DhcpError::NoAnswer { .. }) => {
-                    log::warn!("{error}");
+                    log::warn!(
+                        "{error}; the sandbox starts without an address there, and goes on asking"
+                    );
                     wanted.map_or(Known::Nothing, Known::Address)
                 }
                 Err(error @ DhcpError::System { .. }) => return Err(error.into()),

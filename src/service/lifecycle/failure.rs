@@ -9,11 +9,12 @@ use crate::service::lifecycle::ready::UnitState;
 /// Number of journal lines that are shown of a failed unit.
 pub(in crate::service) const LINES: &str = "--lines=15";
 
-/// Returns the names of the units, the reasons, the end of their journal, and hints.
+/// Returns the names of the units, the reasons, the end of their journal, hints, and the warnings of the boot.
 pub(in crate::service) fn failure(
     inside: &dyn Guest,
     config: &SandboxConfig,
     units: &[UnitState],
+    warnings: &[String],
 ) -> Error {
     let mut text = format!("the units of sandbox '{}' are not up:", config.name);
     let command = config.workload.command();
@@ -67,7 +68,17 @@ pub(in crate::service) fn failure(
             text.push_str(&format!("\n  hint: {hint}"));
         }
     }
+    text.push_str(&boot(warnings));
     Error::not_ready(text)
+}
+
+/// Returns lines about warnings of the boot, for the end of an error; empty if there are none.
+pub(in crate::service) fn boot(warnings: &[String]) -> String {
+    let lines = warnings.iter().map(|warning| quoted(warning));
+    match warnings {
+        [] => String::new(),
+        _ => format!("\nwarnings of its boot:{}", lines.collect::<String>()),
+    }
 }
 
 /// Formats a journal line below its subject.

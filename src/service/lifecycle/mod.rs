@@ -1,6 +1,7 @@
 //! Life cycle of a sandbox: start, readiness, published ports, reload, stop, and start at boot.
 
 mod autostart;
+mod boot_log;
 pub(crate) mod exit_status;
 mod failure;
 pub(crate) mod ports;

@@ -5,6 +5,8 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
+use guest_init::sys::poll;
+
 use crate::config::SandboxConfig;
 use crate::driver::Guest;
 use crate::error::{Error, Result};
@@ -14,16 +16,12 @@ use crate::hypervisor::DomainState;
 use crate::ports::forward::Outcome;
 use crate::service::connections::Presence;
 use crate::service::image::{self, Device};
-use crate::service::lifecycle::failure::failure;
+use crate::service::lifecycle::failure::{boot, failure};
 use crate::service::lifecycle::ports::Ports;
 use crate::service::lifecycle::ready::{self, Readiness, UnitState, judge};
 use crate::service::preflight;
 use crate::service::render::Occasion;
 use crate::service::sandbox::{LockedSandbox, Sandbox};
-use crate::sys::file::bounded_read;
-
-/// Maximum size of the part of guest-init's log that is shown, in bytes: root in a virtual machine can write anything there.
-const LONGEST_LOG: u64 = 64 << 10;
 
 /// Time that libvirt may take to restart a sandbox that reboots.
 const REBOOT: Duration = Duration::from_secs(3);
@@ -101,13 +99,9 @@ impl LockedSandbox<'_> {
         let device = image::device(self.config(), &self.stage())?;
         let guest = self.boot(device.as_ref())?;
         let rendered = device.map_or(Ok(()), |device| {
-            let begin = Instant::now();
-            while guest.is_alive() && begin.elapsed() < MOUNTING {
-                if guest.answers() && readiness(&*guest, self.config().units()).is_some() {
-                    break;
-                }
-                sleep(LOOK);
-            }
+            let is_ready =
+                || guest.answers() && readiness(&*guest, self.config().units()).is_some();
+            poll::until(MOUNTING, LOOK, || !guest.is_alive() || is_ready());
             device.leave();
             self.render()
         });
@@ -156,15 +150,6 @@ impl LockedSandbox<'_> {
         self.config().save(&self.store().started(self.name()))?;
         guest.ok_or_else(|| self.ended_early())
     }
-
-    /// Shows the log of guest-init, if requested.
-    fn show_boot(&self) {
-        if std::env::var_os("LIBVIRT_SANDBOX_INIT_DEBUG").is_some() {
-            for line in self.init_log().lines() {
-                log::info!("{line}");
-            }
-        }
-    }
 }
 
 impl Sandbox<'_> {
@@ -187,23 +172,6 @@ impl Sandbox<'_> {
         }
     }
 
-    /// Returns the last lines of guest-init's log since the start.
-    fn init_log(&self) -> String {
-        let log = self.store().init_log(self.name());
-        bounded_read::tail(&log, LONGEST_LOG).unwrap_or_default()
-    }
-
-    fn ended_early(&self) -> Error {
-        let said = match self.init_log().trim() {
-            "" => "it said nothing".to_owned(),
-            said => format!("its init said:\n{said}"),
-        };
-        Error::not_ready(format!(
-            "the sandbox '{}' ended before its units were up; {said}",
-            self.name()
-        ))
-    }
-
     /// Waits until the units of a guest that was started at `begun` are active.
     fn wait_ready(
         &self,
@@ -217,7 +185,7 @@ impl Sandbox<'_> {
             None => Duration::from_secs(config.timeout.into()) + self.driver()?.boot_time()?,
         };
         let begin = Instant::now();
-        let mut since: Option<(String, Instant)> = None;
+        let mut stable = Stability::default();
         loop {
             self.host().cancellation.check()?;
             if !guest.is_alive() {
@@ -229,35 +197,23 @@ impl Sandbox<'_> {
                 true => readiness(guest, config.units()),
                 false => None,
             };
-            let waiting = match looked {
+            let (waiting, run) = match looked {
                 Some(Readiness::Failed(units)) => {
-                    return Err(failure(guest, config, &units));
+                    return Err(failure(guest, config, &units, &self.boot_warnings()));
                 }
                 Some(Readiness::Ready { told, .. }) if told || config.workload.notifies() => {
                     return Ok(());
                 }
-                Some(Readiness::Ready { run, .. }) => {
-                    match &since {
-                        Some((before, begin)) if *before == run => {
-                            if begin.elapsed() >= STABLE {
-                                return Ok(());
-                            }
-                        }
-                        Some(_) | None => since = Some((run, Instant::now())),
-                    }
-                    vec![]
-                }
-                Some(Readiness::Waiting(units)) => {
-                    since = None;
-                    units
-                }
-                None => {
-                    since = None;
-                    vec![]
-                }
+                Some(Readiness::Ready { run, .. }) => (vec![], Some(run)),
+                Some(Readiness::Waiting(units)) => (units, None),
+                None => (vec![], None),
             };
+            if stable.holds(run) {
+                return Ok(());
+            }
             if begin.elapsed() > timeout {
-                return Err(timed_out(guest, config, &waiting, timeout));
+                let warnings = self.boot_warnings();
+                return Err(timed_out(guest, config, &waiting, timeout, &warnings));
             }
             // Checks must not slow the start down.
             sleep(LOOK.max(looked_at.elapsed()));
@@ -284,17 +240,30 @@ impl Sandbox<'_> {
                 Outcome::Gone => {}
                 end @ (Outcome::Stopped | Outcome::Idle) => return Ok(end),
             }
-            let begin = Instant::now();
-            guest = None;
-            while guest.is_none() && begin.elapsed() < REBOOT {
-                guest = look().ok().flatten().filter(|guest| guest.is_alive());
-                sleep(LOOK);
-            }
+            guest = poll::find(REBOOT, LOOK, || {
+                look().ok().flatten().filter(|guest| guest.is_alive())
+            });
             if let Some(guest) = &guest {
                 guest.share_controllers();
             }
         }
         Ok(Outcome::Gone)
+    }
+}
+
+/// Run of units that do not report readiness, and its begin.
+#[derive(Debug, Default)]
+struct Stability(Option<(String, Instant)>);
+
+impl Stability {
+    /// Returns true once the same `run` has lasted for [`STABLE`].
+    fn holds(&mut self, run: Option<String>) -> bool {
+        let begin = match (self.0.take(), &run) {
+            (Some((before, begin)), Some(run)) if before == *run => begin,
+            _ => Instant::now(),
+        };
+        self.0 = run.map(|run| (run, begin));
+        self.0.is_some() && begin.elapsed() >= STABLE
     }
 }
 
@@ -304,15 +273,17 @@ fn timed_out(
     config: &SandboxConfig,
     waiting: &[UnitState],
     timeout: Duration,
+    warnings: &[String],
 ) -> Error {
     let seconds = timeout.as_secs();
     Error::not_ready(match waiting {
         [] => format!(
-            "the sandbox '{}' did not come up within {seconds} s; --timeout gives it more",
-            config.name
+            "the sandbox '{}' did not come up within {seconds} s; --timeout gives it more{}",
+            config.name,
+            boot(warnings)
         ),
         waiting => {
-            let error = failure(guest, config, waiting);
+            let error = failure(guest, config, waiting, warnings);
             format!("{error}\n(waited {seconds} s; --timeout gives it more)")
         }
     })

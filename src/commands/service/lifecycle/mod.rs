@@ -91,11 +91,21 @@ pub fn start_one(sandbox: &Sandbox<'_>, timeout: Option<Duration>) -> Result<()>
     let name = sandbox.name();
     let is_hosts = host::runs_systemd() && sandbox.store().unit(name).exists();
     if is_hosts && timeout.is_none() {
-        return start_unit(name);
+        start_unit(name)?;
+        warn_of_boot(sandbox);
+        return Ok(());
     }
     sandbox.lock()?.start(timeout)?;
+    warn_of_boot(sandbox);
     output::progress(&format!("the units of '{name}' are active"));
     Ok(())
+}
+
+/// Shows the warnings of guest-init, such as a NIC without an address.
+pub fn warn_of_boot(sandbox: &Sandbox<'_>) {
+    for warning in sandbox.boot_warnings() {
+        log::warn!("'{}': {warning}", sandbox.name());
+    }
 }
 
 pub fn stop(args: &StopArgs, sandboxes: &Sandboxes) -> Result<ExitCode> {

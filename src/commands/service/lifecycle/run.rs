@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::commands::output;
 use crate::commands::service::batch::cancel_on_signals;
 use crate::commands::service::inspect::logs;
+use crate::commands::service::lifecycle::warn_of_boot;
 use crate::commands::service::{Name, PROGRAM};
 use crate::config::SandboxName;
 use crate::error::{Error, Result};
@@ -56,6 +57,7 @@ fn keep(name: &SandboxName, sandboxes: &Sandboxes) -> Result<Option<Failure>> {
         Err(Error::Interrupted) => return sandbox.lock_for_stop()?.stop().map(|()| None),
         taken => taken?,
     };
+    warn_of_boot(&sandbox);
     notify::ready(&format!("the units of '{name}' are active"))?;
     // Copy the sandbox's journal to the unit's. If that fails, the sandbox runs nevertheless.
     let follower = journal::follow(&sandbox, begin).map(|mut journalctl| {
