@@ -10,6 +10,10 @@ export CARGO_PROFILE_DEV_DEBUG ?= 0
 bin        = $(DESTDIR)$(PREFIX)/bin
 libexec    = $(DESTDIR)$(PREFIX)/libexec/virt-sandbox
 share      = $(DESTDIR)$(PREFIX)/share
+# Completions, where each shell looks. Debian's zsh has a directory of its own for packages.
+BASHDIR    = $(PREFIX)/share/bash-completion/completions
+ZSHDIR     = $(PREFIX)/share/zsh/$(if $(wildcard /etc/debian_version),vendor-completions,site-functions)
+FISHDIR    = $(PREFIX)/share/fish/vendor_completions.d
 
 setup   = bash tests/setup/packages.sh
 harness = target/debug/test-harness
@@ -19,7 +23,7 @@ tests   = env --default-signal=INT,HUP,QUIT $(CARGO) test --locked --workspace
 # An uninstalled program finds its parts here.
 parts   = VIRT_SANDBOX_GUEST_INIT='$(CURDIR)/target/guest-init/guest-init'
 
-.PHONY: build install check test test-slow test-machines test-vm test-host demo zoo bench clean setup programs
+.PHONY: build install uninstall dist deb rpm check test test-slow test-machines test-vm test-host demo zoo bench clean setup programs
 .DEFAULT_GOAL = build
 
 build:
@@ -34,19 +38,66 @@ install:
 	install -D -m 755 -t $(libexec) target/guest-init/guest-init
 	install -D -m 644 -t $(share)/virt-sandbox/services.d services.d/*.toml
 	install -D -m 644 -t $(share)/virt-sandbox/selinux selinux/*.cil
+	set -e; for file in $$(find templates -type f); do install -D -m 644 $$file $(share)/virt-sandbox/$$file; done
 	set -e; for section in 1 5 8; do install -D -m 644 -t $(share)/man/man$$section target/man/*.$$section; done
+	install -D -m 644 -t $(share)/doc/virt-sandbox README.md NEWS.md SECURITY.md LICENSE-APACHE LICENSE-MIT
+	install -D -m 644 -t $(share)/doc/virt-sandbox/pages docs/*.md
 	set -e; for program in virt-sandbox virt-sandbox-service; do \
-	  for place in bash:bash-completion/completions/$$program zsh:zsh/site-functions/_$$program fish:fish/vendor_completions.d/$$program.fish; do \
-	    file=$(share)/$${place#*:}; install -d $${file%/*}; \
+	  for place in bash:$(BASHDIR)/$$program zsh:$(ZSHDIR)/_$$program fish:$(FISHDIR)/$$program.fish; do \
+	    file=$(DESTDIR)$${place#*:}; install -d $${file%/*}; \
 	    target/release/virt-sandbox-service completions $${place%%:*} $$program >$$file; \
+	    chmod 644 $$file; \
 	  done; \
 	done
-	install -d $(DESTDIR)/etc/logrotate.d $(DESTDIR)/var/log
+	install -d $(DESTDIR)/etc/logrotate.d $(DESTDIR)/etc/libvirt-sandbox/services.d $(DESTDIR)/etc/libvirt-sandbox/templates
 	sed 's|/usr/bin/|$(PREFIX)/bin/|' etc/logrotate.d/virt-sandbox-service >$(DESTDIR)/etc/logrotate.d/virt-sandbox-service
-	@# Without it logrotate would see nothing that is due.
-	touch -a $(DESTDIR)/var/log/virt-sandbox-rotate.log
-	chmod 600 $(DESTDIR)/var/log/virt-sandbox-rotate.log
-	set -e; for file in $$(find templates -type f); do install -D -m 644 $$file $(share)/virt-sandbox/$$file; done
+	chmod 644 $(DESTDIR)/etc/logrotate.d/virt-sandbox-service
+	@# systemd-tmpfiles reads this directory, whatever PREFIX is.
+	install -D -m 644 -t $(DESTDIR)/usr/lib/tmpfiles.d etc/tmpfiles.d/virt-sandbox.conf
+	@# What a package leaves to the host's systemd. Hosts without it have the log at least.
+	test -n '$(DESTDIR)' || systemd-tmpfiles --create virt-sandbox.conf || \
+	  { touch -a /var/log/virt-sandbox-rotate.log && chmod 600 /var/log/virt-sandbox-rotate.log; }
+
+# Removes what `make install` with the same variables installs. Sandboxes stay.
+uninstall:
+	set -e; stage=$$(mktemp -d); trap 'rm -rf "$$stage"' EXIT; \
+	  $(MAKE) --silent install DESTDIR="$$stage"; \
+	  (cd "$$stage" && find . -type f -printf '%P\n') | while read -r file; do rm -f "$(DESTDIR)/$$file"; done; \
+	  for directory in $(libexec) $(share)/virt-sandbox $(share)/doc/virt-sandbox $(DESTDIR)/etc/libvirt-sandbox; do \
+	    test ! -d $$directory || find $$directory -depth -type d -empty -delete; \
+	  done
+
+version = $(shell sed -n '/^\[workspace.package\]/,/^$$/s/^version = "\(.*\)"/\1/p' Cargo.toml)
+release = virt-sandbox-$(version)
+# The same archive and packages from the same commit.
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+
+# Source archive with all crates, which builds without a network.
+dist:
+	rm -rf target/dist && mkdir -p target/dist
+	git archive --prefix=$(release)/ HEAD | tar --extract --directory target/dist
+	cd target/dist/$(release) && mkdir -p vendor && $(CARGO) vendor --quiet --locked --versioned-dirs vendor >vendor.toml
+	cd target/dist/$(release) && cat vendor.toml >>.cargo/config.toml && rm vendor.toml
+	tar --create --directory target/dist --sort=name --owner=0 --group=0 --numeric-owner --mtime=@$(SOURCE_DATE_EPOCH) \
+	  $(release) | xz --threads=0 >target/dist/$(release).tar.xz
+	@ls -l target/dist/$(release).tar.xz
+
+# Debian packages in target/deb. The toolchain may be rustup's, which dpkg does not know.
+deb: dist
+	$(setup) deb
+	rm -rf target/deb && mkdir -p target/deb
+	cp target/dist/$(release).tar.xz target/deb/virt-sandbox_$(version).orig.tar.xz
+	tar --extract --directory target/deb --file target/dist/$(release).tar.xz
+	cd target/deb/$(release) && DEB_BUILD_OPTIONS='$(DEB_BUILD_OPTIONS)' dpkg-buildpackage --build=binary --unsigned-changes --no-check-builddeps
+	lintian --no-tag-display-limit target/deb/*.changes
+
+# RPM packages in target/rpm. A toolchain of rustup is no package, so its version is not asked for.
+rpm: dist
+	$(setup) rpm
+	rm -rf target/rpm && mkdir -p target/rpm
+	rpmbuild -bb --nodeps --define '_topdir $(CURDIR)/target/rpm' --define '_sourcedir $(CURDIR)/target/dist' \
+	  packaging/virt-sandbox.spec
+	@find target/rpm/RPMS -name '*.rpm'
 
 # Needs no root, no KVM and no libvirtd.
 check:

@@ -11,6 +11,7 @@ if [ ! -e /var/lib/tests-installed ]; then
     cp -R --no-dereference --preserve=mode,timestamps $tests/package/. /
     ! selinuxenabled 2>/dev/null || restorecon -R /usr/bin /usr/libexec /usr/share/virt-sandbox
     systemctl daemon-reload
+    systemd-tmpfiles --create virt-sandbox.conf
     touch /var/lib/tests-installed
 fi
 # Wait until the boot has started everything.

@@ -5,6 +5,8 @@
 #   packages.sh tests              what tests run services of
 #   packages.sh host               what `make test-host` needs beside it
 #   packages.sh bench              what `make bench` needs beside it
+#   packages.sh deb                what `make deb` needs beside it
+#   packages.sh rpm                what `make rpm` needs beside it
 #   packages.sh install PACKAGE…   those of the packages that are missing
 #   packages.sh purge PACKAGE…     those of the packages that are there
 set -euo pipefail
@@ -31,6 +33,10 @@ bench=(podman crun bubblewrap systemd-container xz-utils python3-venv busybox-st
 
 # What makes a whole host for a virtual machine.
 host=(debootstrap)
+
+# What makes and checks packages.
+deb=(debhelper dpkg-dev lintian libzstd-dev xz-utils)
+rpm=(rpm rpmlint libzstd-dev xz-utils)
 
 [ "$(id -u)" = 0 ] || { echo "packages.sh: must be root" >&2; exit 1; }
 [ -e /etc/debian_version ] || { echo "packages.sh: knows Debian only; install: ${base[*]}" >&2; exit 1; }
@@ -88,8 +94,10 @@ case $action in
     tests) wanted=("${tests[@]}") action=install ;;
     host) wanted=("${host[@]}") action=install ;;
     bench) wanted=("${bench[@]}") action=install ;;
+    deb) wanted=("${deb[@]}") action=install ;;
+    rpm) wanted=("${rpm[@]}") action=install ;;
     install | purge) ;;
-    *) echo "usage: packages.sh base|tests|host|bench|install|purge [PACKAGE…]" >&2; exit 2 ;;
+    *) echo "usage: packages.sh base|tests|host|bench|deb|rpm|install|purge [PACKAGE…]" >&2; exit 2 ;;
 esac
 
 chosen=()
