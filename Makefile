@@ -76,8 +76,9 @@ export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 
 dist:
 	rm -rf target/dist && mkdir -p target/dist
 	git archive --prefix=$(release)/ HEAD | tar --extract --directory target/dist
-	cd target/dist/$(release) && mkdir -p vendor && $(CARGO) vendor --quiet --locked --versioned-dirs vendor >vendor.toml
-	cd target/dist/$(release) && cat vendor.toml >>.cargo/config.toml && rm vendor.toml
+	cd target/dist/$(release) && $(CARGO) vendor --quiet --locked --versioned-dirs vendor
+	printf '\n[source.crates-io]\nreplace-with = "vendor"\n[source.vendor]\ndirectory = "vendor"\n' \
+	  >>target/dist/$(release)/.cargo/config.toml
 	tar --create --directory target/dist --sort=name --owner=0 --group=0 --numeric-owner --mtime=@$(SOURCE_DATE_EPOCH) \
 	  $(release) | xz --threads=0 >target/dist/$(release).tar.xz
 	@ls -l target/dist/$(release).tar.xz
