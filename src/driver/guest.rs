@@ -1,10 +1,12 @@
 //! A running sandbox: commands run in it, connections are made into it, and its kernel's tables are read. The same for every
 //! driver.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::fs::File;
 use std::io;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,6 +62,10 @@ pub trait Guest: Debug + Send {
 
     /// Returns its usage, as far as only its own kernel's tables have it.
     fn usage(&self) -> Result<GuestUsage>;
+
+    /// Returns the files of the host that its processes have mapped, and that are not at their paths any more: programs and
+    /// libraries of before an upgrade of the host.
+    fn replaced_files(&self) -> Result<BTreeSet<PathBuf>>;
 
     /// Changes the number of processes and threads it may have.
     fn limit_processes(&self, most: u64) -> Result<()>;

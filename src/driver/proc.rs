@@ -1,7 +1,10 @@
 //! Tables of a sandbox's kernel below `/proc`. Root inside decides what they say.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+
+use crate::host::SYSTEM_DIRS;
 
 /// Returns the addresses in `/proc/net/fib_trie` and `/proc/net/if_inet6` by which others may reach the sandbox; IPv4 first.
 #[must_use]
@@ -52,6 +55,49 @@ fn parse_if_inet6(text: &str) -> Vec<Ipv6Addr> {
         .collect()
 }
 
+/// Files of the host's system directories that processes have mapped: their paths, with the inodes that are mapped. A file
+/// that was removed or replaced has the inode 0, which no file has.
+pub type Mapped = BTreeMap<PathBuf, BTreeSet<u64>>;
+
+/// Adds the mapped files in the lines of `/proc/PID/maps` (proc_pid_maps(5)) after the fields `address perms offset dev`:
+/// inode, spaces, path.
+pub fn add_mapped<'a>(mapped: &mut Mapped, lines: impl Iterator<Item = &'a str>) {
+    for line in lines {
+        let Some((inode, path)) = line.split_once(' ') else {
+            continue;
+        };
+        let path = path.trim_start();
+        let (path, is_gone) = match path.strip_suffix(" (deleted)") {
+            Some(path) => (path, true),
+            None => (path, false),
+        };
+        let Ok(inode) = inode.parse() else { continue };
+        if is_of_system(Path::new(path)) {
+            let inodes = mapped.entry(path.into()).or_default();
+            inodes.insert(if is_gone { 0 } else { inode });
+        }
+    }
+}
+
+/// Returns whether a path is in one of the directories that a sandbox shares with the host. The kernel writes a newline as `\012`.
+fn is_of_system(path: &Path) -> bool {
+    let inside = path.strip_prefix("/").ok();
+    let top = inside.and_then(|inside| inside.iter().next());
+    top.is_some_and(|top| SYSTEM_DIRS.iter().any(|name| top == *name))
+}
+
+/// Returns the mapped files that are not at their paths any more, where `inode_of` returns the inode of what is there now.
+pub fn replaced(mapped: &Mapped, inode_of: impl Fn(&Path) -> Option<u64>) -> BTreeSet<PathBuf> {
+    let is_replaced = |path: &Path, inodes: &BTreeSet<u64>| {
+        let now = inode_of(path);
+        inodes.iter().any(|inode| now != Some(*inode))
+    };
+    let found = mapped
+        .iter()
+        .filter(|(path, inodes)| is_replaced(path, inodes));
+    found.map(|(path, _)| path.clone()).collect()
+}
+
 /// Returns the bytes received and sent by all NICs but the loopback: the first and the ninth number of `/proc/net/dev`.
 #[must_use]
 pub fn parse_net_dev(text: &str) -> (u64, u64) {
@@ -78,6 +124,38 @@ pub fn parse_uptime(text: &str) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn replaced_files_of_the_system_are_found() {
+        let mut mapped = Mapped::new();
+        let lines = [
+            "11                 /usr/lib/libssl.so.3",
+            "12                 /usr/lib/libc.so.6",
+            "13 /usr/bin/python3.11 (deleted)",
+            "14 /usr/lib/a file with spaces.so",
+            "15 /var/lib/own.so (deleted)",
+            "0",
+            "0                          [heap]",
+            "16 /memfd:x (deleted)",
+            "nonsense",
+            "17 /usr/lib/gone.so",
+        ];
+        add_mapped(&mut mapped, lines.into_iter());
+        let now = |path: &Path| match path.to_str()? {
+            "/usr/lib/libssl.so.3" => Some(99),
+            "/usr/lib/libc.so.6" => Some(12),
+            "/usr/bin/python3.11" => Some(20),
+            "/usr/lib/a file with spaces.so" => Some(14),
+            _ => None,
+        };
+        let replaced: Vec<PathBuf> = replaced(&mapped, now).into_iter().collect();
+        let expected = [
+            "/usr/bin/python3.11",
+            "/usr/lib/gone.so",
+            "/usr/lib/libssl.so.3",
+        ];
+        assert_eq!(replaced, expected.map(PathBuf::from));
+    }
 
     #[test]
     fn addresses_are_parsed() {

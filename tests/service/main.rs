@@ -54,6 +54,7 @@ mod limits;
 mod lost;
 mod machines;
 mod operations;
+mod outdated;
 mod packages;
 mod ports;
 mod renames;

@@ -1,6 +1,7 @@
 //! A container that runs: entered through its namespaces, looked at through the host's `/proc`.
 
 use std::cell::OnceCell;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
 use std::net::IpAddr;
@@ -13,7 +14,7 @@ use guest_init::sys::first_process::ProcDir;
 
 use crate::config::SandboxName;
 use crate::driver::guest::{ANSWER, Entrance, Guest, GuestUsage};
-use crate::driver::proc;
+use crate::driver::proc::{self, Mapped};
 use crate::error::{Error, Result};
 use crate::guest;
 use crate::host::cgroup;
@@ -159,6 +160,22 @@ impl Guest for Container {
             processes,
             uptime: (since_boot - first.identity.started as f64 / TICKS).max(0.0),
         })
+    }
+
+    /// Reads the host's own tables: nothing inside can hide a file.
+    fn replaced_files(&self) -> Result<BTreeSet<PathBuf>> {
+        self.first()?;
+        let mut mapped = Mapped::new();
+        for group in cgroup::of_sandbox(self.controller, &self.name) {
+            for pid in cgroup::members(&group) {
+                // The process may have ended.
+                let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+                let lines = maps.lines().filter_map(|line| line.splitn(5, ' ').nth(4));
+                proc::add_mapped(&mut mapped, lines);
+            }
+        }
+        let inode_of = |path: &Path| fs::metadata(path).ok().map(|metadata| metadata.ino());
+        Ok(proc::replaced(&mapped, inode_of))
     }
 
     /// Writes to the cgroup itself: libvirt has no limit of processes.

@@ -1,5 +1,6 @@
 //! A machine that runs, reached through its agent ports.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -13,7 +14,7 @@ use super::limits;
 use super::tunnel::HostTunnel;
 use crate::console::{Console, SessionEnd, Signals, Stdio, Timeouts};
 use crate::driver::guest::{ANSWER, Entrance, Guest, GuestUsage};
-use crate::driver::proc;
+use crate::driver::proc::{self, Mapped};
 use crate::error::{Error, Result};
 use crate::hypervisor::Limit;
 use crate::sys::process::command::Captured;
@@ -28,6 +29,9 @@ pub(super) const FILES: Duration = Duration::from_secs(5);
 
 /// Time that a command may take to start.
 const START: Duration = Duration::from_secs(60);
+
+/// Most paths of one command.
+const PATHS: usize = 200;
 
 /// A machine that runs.
 #[derive(Debug)]
@@ -153,6 +157,27 @@ impl Guest for Machine {
     fn entrance(&self) -> Result<Entrance> {
         let tunnel = HostTunnel::new(self.ports.directory());
         Ok(Entrance::Tunnel(Box::new(tunnel)))
+    }
+
+    /// Asks the machine for its maps, and for the inodes that are at their paths now: its kernel numbers files in its own way.
+    fn replaced_files(&self) -> Result<BTreeSet<PathBuf>> {
+        let script = "cat /proc/[0-9]*/maps 2>/dev/null | cut -d ' ' -f 5- | sort -u";
+        let maps = self.ask(&captured(&["sh", "-c", script]), GLANCE, ANSWER)?;
+        let mut mapped = Mapped::new();
+        proc::add_mapped(&mut mapped, maps.stdout.lines());
+        let mut now = BTreeMap::new();
+        let paths: Vec<&str> = mapped.keys().filter_map(|path| path.to_str()).collect();
+        for paths in paths.chunks(PATHS) {
+            let mut command = vec!["stat", "-L", "-c", "%i %n", "--"];
+            command.extend(paths);
+            // Files that are gone are an error of stat, and no lines.
+            let said = self.ask(&captured(&command), GLANCE, ANSWER)?;
+            let lines = said.stdout.lines().filter_map(|line| line.split_once(' '));
+            now.extend(lines.filter_map(|(inode, path)| {
+                Some((PathBuf::from(path), inode.parse::<u64>().ok()?))
+            }));
+        }
+        Ok(proc::replaced(&mapped, |path| now.get(path).copied()))
     }
 
     fn usage(&self) -> Result<GuestUsage> {

@@ -2,6 +2,7 @@
 
 mod addresses;
 pub mod journal;
+pub mod outdated;
 mod parallel;
 pub mod security;
 pub mod stats;

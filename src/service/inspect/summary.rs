@@ -45,6 +45,9 @@ pub struct Summary {
     pub hostname: String,
     /// True if the host's systemd starts it at boot.
     pub enabled: bool,
+    /// True if it runs programs or libraries that the host has replaced; absent if it does not run, or does not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outdated: Option<bool>,
     /// Security label, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
@@ -62,6 +65,8 @@ impl Summary {
     fn seen(mut self, look: Option<Look>) -> Self {
         if let Some(Look { guest, expected }) = look {
             self.addresses = expected.shown(guest.addresses());
+            let replaced = guest.replaced_files();
+            self.outdated = replaced.ok().map(|files| !files.is_empty());
         }
         self
     }
@@ -127,6 +132,7 @@ impl Sandbox<'_> {
             path: config.path.clone(),
             hostname: config.hostname.clone(),
             enabled: self.store().is_enabled(name),
+            outdated: None,
         };
         Ok((summary, look))
     }

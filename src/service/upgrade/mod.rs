@@ -37,6 +37,7 @@ use crate::config::{SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
 use crate::service::cancellation::Cancellation;
 use crate::service::image::{self, Tree};
+use crate::service::inspect::outdated::Outdated;
 use crate::service::journal::{Intent, UndoLog};
 use crate::service::sandbox::{LockedSandbox, Sandbox};
 use crate::service::sandboxes::Sandboxes;
@@ -266,7 +267,14 @@ impl Subject<LockedSandbox<'_>> {
         })?;
         let started = SandboxConfig::load(&store.started(&name)).ok();
         let is_current = !plan.is_relevant() && started.as_ref() == Some(&plan.config);
-        let is_stale = is_running && !is_current;
+        let outdated = match is_running {
+            true => self.sandbox.outdated().unwrap_or_else(|error| {
+                log::warn!("{name}: looking for replaced programs: {}", error.chain());
+                Outdated::default()
+            }),
+            false => Outdated::default(),
+        };
+        let is_stale = is_running && !(is_current && outdated.is_empty());
         if is_stale && options.restart {
             log.restarting = true;
             store.begin(&name, Intent::Upgrade(log.clone()))?;
@@ -277,6 +285,13 @@ impl Subject<LockedSandbox<'_>> {
             .iter()
             .flat_map(|(_, notes)| notes.iter().cloned());
         lines.splice(0..0, notes);
+        if !outdated.is_empty() {
+            lines.push(format!(
+                "{:<9} {}  [replaced on the host while it runs]",
+                "old",
+                outdated.described()
+            ));
+        }
         Ok(Applied {
             outcome: Outcome {
                 lines,

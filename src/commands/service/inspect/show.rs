@@ -68,7 +68,10 @@ pub fn list(args: &ListArgs, sandboxes: &Sandboxes) -> Result<()> {
                 let runs = runs(&summary);
                 let row = vec![
                     summary.name.to_string(),
-                    summary.state,
+                    match summary.outdated {
+                        Some(true) => format!("{}, outdated", summary.state),
+                        Some(false) | None => summary.state,
+                    },
                     summary.driver,
                     few(&summary.addresses, ","),
                     runs,
@@ -145,6 +148,13 @@ pub fn status(args: &StatusArgs, sandboxes: &Sandboxes) -> Result<()> {
         ],
         vec!["runs".into(), runs(&summary)],
     ];
+    if summary.outdated == Some(true) {
+        let advice = "see 'virt-sandbox-service upgrade --check', restart it";
+        rows.push(vec![
+            "outdated".into(),
+            format!("runs programs that the host has replaced: {advice}"),
+        ]);
+    }
     if !summary.publish.is_empty() {
         rows.insert(5, vec!["ports".into(), ports(&summary).join(" ")]);
     }

@@ -1,8 +1,9 @@
 //! `upgrade`.
 
+use std::cell::RefCell;
 use std::process::ExitCode;
 
-use crate::commands::output;
+use crate::commands::output::{self, Format};
 use crate::commands::service::batch::{cancel_on_signals, for_each_unchecked};
 use crate::commands::service::lifecycle;
 use crate::config::SandboxName;
@@ -20,7 +21,13 @@ pub struct Args {
     /// Print the treatment of every path with the reason, and differences of texts; change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Restart running sandboxes that have changed; if one does not become ready, undo its upgrade
+    /// Show which running sandboxes have programs, libraries or a kernel in memory that the host has replaced; change nothing
+    #[arg(long, conflicts_with_all = ["dry_run", "restart", "trust"])]
+    check: bool,
+    /// Output format of --check
+    #[arg(long, value_enum, default_value_t, requires = "check")]
+    format: Format,
+    /// Restart running sandboxes that have changed, or run programs that the host has replaced; if one does not become ready, undo its upgrade
     #[arg(long, conflicts_with = "dry_run")]
     restart: bool,
     /// Treat an imported sandbox as created here: also bring files of its units and packages that only some users of this
@@ -36,6 +43,9 @@ pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<ExitCode> {
         true => all(sandboxes)?,
         false => args.name.clone(),
     };
+    if args.check {
+        return check(&names, args.format, sandboxes);
+    }
     let sandboxes = &sandboxes.cancelled_by(cancel_on_signals()?);
     let start = |name: &SandboxName| lifecycle::start_one(&sandboxes.get(name)?, None);
     let options = Options {
@@ -70,6 +80,31 @@ fn all(sandboxes: &Sandboxes) -> Result<Vec<SandboxName>> {
         is_ours
     });
     Ok(names)
+}
+
+/// Prints which sandboxes run what the host has replaced. With a table, those that do not run are left out.
+fn check(names: &[SandboxName], format: Format, sandboxes: &Sandboxes) -> Result<ExitCode> {
+    let found = RefCell::new(Vec::new());
+    let status = for_each_unchecked(names, sandboxes, |name| {
+        let fresh = sandboxes.get(name)?.freshness()?;
+        found.borrow_mut().push(fresh);
+        Ok(())
+    })?;
+    let found = found.into_inner();
+    match format {
+        Format::Json => output::print_json(&found)?,
+        Format::Table => {
+            let lines = found.iter().filter(|one| one.running).map(|one| {
+                let state = match one.outdated {
+                    true => format!("restart it: it runs old {}", one.found.described()),
+                    false => "up to date".to_owned(),
+                };
+                format!("{}: {state}\n", one.name)
+            });
+            output::print(&output::printable(&lines.collect::<String>()))?;
+        }
+    }
+    Ok(status)
 }
 
 fn upgrade(name: &SandboxName, sandboxes: &Sandboxes, options: &Options<'_>) -> Result<()> {
