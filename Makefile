@@ -147,7 +147,7 @@ suite-zoo:
 test-slow: programs
 	$(parts) $(harness) with-libvirtd -- $(tests) --test escape -- --test-threads=1 --ignored --nocapture
 	$(parts) $(harness) with-libvirtd -- $(tests) --test docs -- --test-threads=1 --ignored
-	$(parts) $(harness) with-libvirtd -- $(tests) --test service -- --test-threads=1 --ignored --skip drivers:: --skip machines:: --skip kills::
+	$(parts) $(harness) with-libvirtd -- $(tests) --test service -- --test-threads=1 --ignored --skip drivers:: --skip machines:: --skip kills:: --skip outdated::
 
 # Every case of virt-sandbox in virtual machines; `make test` runs some.
 test-machines: programs
@@ -155,7 +155,7 @@ test-machines: programs
 
 # Services in virtual machines: every verb with every driver, and the first rows of the zoo.
 test-vm: programs
-	$(parts) $(harness) with-libvirtd -- $(tests) --test service -- --test-threads=1 --ignored --nocapture drivers:: images:: machines:: kills::
+	$(parts) $(harness) with-libvirtd -- $(tests) --test service -- --test-threads=1 --ignored --nocapture drivers:: images:: machines:: kills:: outdated::
 	$(parts) $(harness) with-libvirtd -- $(harness) zoo --machines --first 8
 
 # All rows, or some: make zoo ZOO='apache2 nginx'

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use test_harness::libvirtd;
+
 use crate::support::{HostFile, Test, eventually, listed, ok};
 
 /// Program that only one sandbox runs.
@@ -68,6 +70,7 @@ fn a_machine_that_runs_a_replaced_program_is_renewed() {
     let Some(test) = Test::begin("a_machine_that_runs_a_replaced_program_is_renewed") else {
         return;
     };
-    names_what_was_replaced(&["-c", "qemu:///system"]);
+    let uri = libvirtd::qemu_uri().unwrap();
+    names_what_was_replaced(&["-c", &uri]);
     test.end();
 }
