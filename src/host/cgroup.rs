@@ -24,10 +24,16 @@ const PREFIX: &str = "virt-sandbox-";
 
 /// Removes the empty groups of a sandbox. The kernel refuses to remove groups with processes.
 pub fn remove(name: &SandboxName) {
-    let group = format!("{PREFIX}{name}");
-    for group in find_named(hierarchies(), |name| name == group) {
+    for group in of_name(name) {
         remove_groups(&group);
     }
+}
+
+/// Returns the groups that the first process of a sandbox has created, of whatever run, found by their name.
+#[must_use]
+pub fn of_name(name: &SandboxName) -> Vec<PathBuf> {
+    let group = format!("{PREFIX}{name}");
+    find_named(hierarchies(), |name| name == group)
 }
 
 /// Returns the groups of virtual machines with an embedded libvirt; `is_of` recognizes their names.

@@ -42,6 +42,8 @@ pub mod store;
 pub mod upgrade;
 
 #[cfg(test)]
+mod fault_tests;
+#[cfg(test)]
 mod tests;
 
 pub use cancellation::Cancellation;
@@ -49,5 +51,6 @@ pub use inspect::summary::Summary;
 pub use lifecycle::exit_status::Failure;
 pub use lifecycle::ports::Ports;
 pub use provision::create::Plan;
+pub use recovery::{Mode, Outcome, Repair};
 pub use sandbox::{LockedSandbox, Sandbox};
 pub use sandboxes::Sandboxes;

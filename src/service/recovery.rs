@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::config::SandboxName;
 use crate::error::{Error, Result};
 use crate::guest::kernel;
+use crate::host::cgroup;
 use crate::service::journal::Intent;
 use crate::service::sandboxes::Sandboxes;
 use crate::sys::file::lock::{Lock, Sharing};
@@ -41,13 +42,27 @@ pub enum Outcome {
     Failed,
 }
 
+impl Outcome {
+    /// Returns its name, as in JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Planned => "planned",
+            Self::Done => "done",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// Treatment of what is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// Report it only.
     DryRun,
-    /// Repair it.
+    /// Repair everything.
     Repair,
+    /// Repair what could be in the way of another command, and log that.
+    Recover,
 }
 
 impl Sandboxes {
@@ -56,7 +71,7 @@ impl Sandboxes {
     /// # Errors
     /// The sandboxes cannot be listed.
     pub fn recover(&self) -> Result<()> {
-        self.repair(&self.store.names()?, Mode::Repair).map(drop)
+        self.repair(&self.store.names()?, Mode::Recover).map(drop)
     }
 
     /// Finishes or undoes interrupted commands on sandboxes, and removes the temporary files of killed ones. Sandboxes that a
@@ -79,6 +94,10 @@ impl Sandboxes {
         let store = &self.store;
         let dir = store.dir(name);
         repairs.sweep(Some(name), atomic::abandoned(&dir).unwrap_or_default());
+        if repairs.mode != Mode::Recover {
+            // Looking through the host's hierarchies takes time, and every start does it for its sandbox.
+            self.repair_groups(name, repairs);
+        }
         let boot = store.stage(name).join(kernel::BOOT_FILES);
         let has_boot_files = || kernel::Boot::has_content(&boot);
         let has_work =
@@ -114,10 +133,32 @@ impl Sandboxes {
                 }
             }
             Err(error) => {
-                let act = || Err(error);
-                repairs.add(Some(name), "a broken journal".to_owned(), "read it", act);
+                let path = store.journal(name);
+                let found = format!("a journal that cannot be read, '{}'", path.display());
+                let action = "remove it by hand and look at the sandbox".to_owned();
+                repairs.record(Some(name), found, action, Err(error));
             }
         }
+    }
+
+    /// Removes control groups that a killed stop or start of a sandbox has left.
+    fn repair_groups(&self, name: &SandboxName, repairs: &mut Repairs) {
+        let groups = cgroup::of_name(name);
+        let Some(_lock) = self.store.try_lock(name).filter(|_| !groups.is_empty()) else {
+            return;
+        };
+        let sandbox = self.get_for_stop(name);
+        if !sandbox.is_ok_and(|sandbox| matches!(sandbox.is_running(), Ok(false))) {
+            return;
+        }
+        let found = "control groups of a stopped sandbox".to_owned();
+        let act = || match cgroup::remove_all(&groups) {
+            true => Ok(()),
+            false => Err(Error::busy(
+                "a process is still in one; 'systemd-cgls' shows it",
+            )),
+        };
+        repairs.add(Some(name), found, "remove them", act);
     }
 
     fn repair_intent(
@@ -171,27 +212,34 @@ impl Repairs {
         action: &str,
         act: impl FnOnce() -> Result<()>,
     ) {
-        let what = match name {
-            Some(name) => format!("'{name}': {found}"),
-            None => found.clone(),
+        if self.mode == Mode::Recover {
+            log::info!("{}: to {action}", about(name, &found));
+        }
+        let result = match self.mode {
+            Mode::DryRun => Ok(Outcome::Planned),
+            Mode::Repair | Mode::Recover => act().map(|()| Outcome::Done),
         };
-        let (result, error) = match self.mode {
-            Mode::DryRun => (Outcome::Planned, None),
-            Mode::Repair => {
-                log::info!("{what}: to {action}");
-                match act() {
-                    Ok(()) => (Outcome::Done, None),
-                    Err(error) => (Outcome::Failed, Some(error.chain())),
-                }
-            }
+        self.record(name, found, action.to_owned(), result);
+    }
+
+    fn record(
+        &mut self,
+        name: Option<&SandboxName>,
+        found: String,
+        action: String,
+        result: Result<Outcome>,
+    ) {
+        let (result, error) = match result {
+            Ok(outcome) => (outcome, None),
+            Err(error) => (Outcome::Failed, Some(error.chain())),
         };
-        if let Some(error) = &error {
-            log::warn!("{what}: {error}");
+        if let (Mode::Recover, Some(error)) = (self.mode, &error) {
+            log::warn!("{}: {error}", about(name, &found));
         }
         self.done.push(Repair {
             name: name.cloned(),
             found,
-            action: action.to_owned(),
+            action,
             result,
             error,
         });
@@ -204,5 +252,13 @@ impl Repairs {
             let act = || remove::file(&file).map_err(Error::io("removing", &file));
             self.add(name, found, "remove it", act);
         }
+    }
+}
+
+/// Returns the subject of a message about a leftover.
+fn about(name: Option<&SandboxName>, found: &str) -> String {
+    match name {
+        Some(name) => format!("'{name}': {found}"),
+        None => found.to_owned(),
     }
 }

@@ -16,14 +16,14 @@ use crate::service::store::Store;
 use crate::tree::place;
 
 /// Host with sandboxes in a directory of its own.
-struct Host {
-    hypervisor: Arc<Fake>,
-    sandboxes: Sandboxes,
-    root: tempfile::TempDir,
+pub(super) struct Host {
+    pub(super) hypervisor: Arc<Fake>,
+    pub(super) sandboxes: Sandboxes,
+    pub(super) root: tempfile::TempDir,
 }
 
 impl Host {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
         let hypervisor = Arc::new(Fake::default());
         let sandboxes = Sandboxes {
@@ -39,7 +39,7 @@ impl Host {
     }
 
     /// Adds a stopped sandbox: its configuration, tree and domain.
-    fn add(&self, name: &str, uuid: u128) -> SandboxName {
+    pub(super) fn add(&self, name: &str, uuid: u128) -> SandboxName {
         let name: SandboxName = name.parse().unwrap();
         let config = SandboxConfig {
             name: name.clone(),
@@ -55,11 +55,11 @@ impl Host {
         name
     }
 
-    fn store(&self) -> &Store {
+    pub(super) fn store(&self) -> &Store {
         &self.sandboxes.store
     }
 
-    fn tree(&self, name: &SandboxName) -> PathBuf {
+    pub(super) fn tree(&self, name: &SandboxName) -> PathBuf {
         self.root.path().join("trees").join(name.as_str())
     }
 

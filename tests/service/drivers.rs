@@ -107,7 +107,7 @@ impl Cell {
 type Row = (&'static str, fn(&Cell));
 
 /// Rows of the table, which run in this order on one sandbox that is stopped at first.
-const VERBS: [Row; 32] = [
+const VERBS: [Row; 33] = [
     ("create", create),
     ("edit", more::edit),
     ("enable, disable", more::enable),
@@ -138,6 +138,7 @@ const VERBS: [Row; 32] = [
     ("upgrade", more::upgrade),
     ("export, import", more::archive),
     ("rename", rename),
+    ("repair", more::repair),
     ("run, for the host's unit", more::run_verb),
     ("stop, delete", end),
 ];

@@ -107,6 +107,7 @@ fn an_unknown_sandbox_is_named_by_every_verb() {
     };
     for verb in [
         "start", "stop", "restart", "reload", "delete", "status", "inspect", "logs", "run",
+        "repair",
     ] {
         eprintln!("{verb}");
         check(

@@ -128,3 +128,54 @@ fn a_killed_delete_is_finished_by_the_next_command() {
     drop(slow);
     test.end();
 }
+
+#[test]
+fn repair_says_what_a_killed_create_has_left_and_removes_it() {
+    let name = "repair_says_what_a_killed_create_has_left_and_removes_it";
+    let Some(test) = Test::begin(name) else {
+        return;
+    };
+    let slow = slow();
+    let mut child = half_made();
+    // A command is at work.
+    assert_eq!(ok(&["repair", "t-cut"]), "nothing to repair\n");
+    send(&child, Signal::SIGKILL);
+    child.wait().unwrap();
+    // One that was killed before its first intent, and one in the middle of writing a file.
+    let configs = Path::new("/etc/libvirt-sandbox/services");
+    fs::create_dir(configs.join("t-bare")).unwrap();
+    let half_written = format!(".virt-sandbox.{}.1.tmp", child.id());
+    fs::write(configs.join("t-bare").join(&half_written), "{").unwrap();
+    fs::write(Path::new("/etc/systemd/system").join(&half_written), "[").unwrap();
+
+    let planned = run(&["repair", "--dry-run", "--format", "json"]);
+    assert_eq!(planned.code, 1, "{planned:?}");
+    let planned: serde_json::Value = serde_json::from_str(&planned.stdout).unwrap();
+    let planned = planned.as_array().unwrap();
+    assert!(
+        planned.iter().all(|repair| repair["result"] == "planned"),
+        "{planned:?}"
+    );
+    let of_create = planned
+        .iter()
+        .find(|repair| repair["name"] == "t-cut")
+        .unwrap();
+    assert_eq!(of_create["found"], "an interrupted create or delete");
+    assert!(in_tree("t-cut", "var").exists());
+
+    let done = run(&["repair"]);
+    assert_eq!((done.code, &*done.stderr), (0, ""), "{done:?}");
+    for word in [
+        "t-cut",
+        "t-bare",
+        &half_written,
+        "remove what is left",
+        "done",
+    ] {
+        assert!(done.stdout.contains(word), "'{word}': {done:?}");
+    }
+    assert!(!in_tree("t-cut", "").exists());
+    assert_eq!(ok(&["repair"]), "nothing to repair\n");
+    drop(slow);
+    test.end();
+}

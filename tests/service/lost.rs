@@ -1,6 +1,7 @@
 //! Host resources that a sandbox names but that are gone or never existed.
 
 use std::fs;
+use std::path::Path;
 
 use crate::support::{HostFile, Test, in_tree, listed, ok, run, says};
 
@@ -49,6 +50,8 @@ fn missing_host_resources_are_named_and_sandboxes_can_be_removed() {
         &["filesystems/t-lost", "No such file"],
     );
     assert_eq!(listed("t-lost").unwrap()["state"], "stopped");
+    let done = run(&["delete", "t-lost"]);
+    assert!(done.code == 4 && done.stderr.contains("mount"), "{done:?}");
     fs::rename(&away, &tree).unwrap();
 
     drop(unit);
@@ -58,5 +61,47 @@ fn missing_host_resources_are_named_and_sandboxes_can_be_removed() {
     );
     fs::remove_file(CONFIG).unwrap();
     ok(&["delete", "--force", "t-lost"]);
+    test.end();
+}
+
+#[test]
+fn a_sandbox_that_was_never_started_is_deleted_without_its_configuration() {
+    let name = "a_sandbox_that_was_never_started_is_deleted_without_its_configuration";
+    let Some(test) = Test::begin(name) else {
+        return;
+    };
+    let text = "[Service]\nExecStart=/bin/sleep infinity\n";
+    let unit = HostFile::unit("t-lost.service", text);
+    let config = || fs::read_to_string(CONFIG).unwrap();
+    let change: [&dyn Fn(); 3] = [
+        &|| fs::remove_file(CONFIG).unwrap(),
+        &|| fs::write(CONFIG, "version = 99").unwrap(),
+        &|| {
+            fs::write(
+                CONFIG,
+                config().replace("name = \"t-lost\"", "name = \"t-other\""),
+            )
+            .unwrap()
+        },
+    ];
+    for change in change {
+        ok(&["create", "-N", "none", "-u", "t-lost.service", "t-lost"]);
+        change();
+        assert_eq!(listed("t-lost").unwrap()["state"], "broken");
+        ok(&["delete", "t-lost"]);
+        assert!(!in_tree("t-lost", "").exists());
+    }
+    ok(&["create", "-N", "none", "-u", "t-lost.service", "t-lost"]);
+    // A start that fails at its last step leaves nothing running.
+    let started = Path::new(CONFIG).with_file_name("started.toml");
+    fs::create_dir(&started).unwrap();
+    refused(&["start", "t-lost"], &["started.toml"]);
+    assert_eq!(listed("t-lost").unwrap()["state"], "stopped");
+    fs::remove_dir(&started).unwrap();
+    // Its files are gone for good.
+    fs::remove_dir_all(in_tree("t-lost", "")).unwrap();
+    assert_eq!(run(&["delete", "t-lost"]).code, 4);
+    ok(&["delete", "--force", "t-lost"]);
+    drop(unit);
     test.end();
 }

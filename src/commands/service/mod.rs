@@ -80,6 +80,7 @@ enum Command {
     Upgrade(provision::upgrade::Args),
     Edit(settings::edit::Args),
     Delete(provision::delete::Args),
+    Repair(provision::repair::Args),
     List(inspect::show::ListArgs),
     Status(inspect::show::StatusArgs),
     Inspect(inspect::show::InspectArgs),
@@ -152,6 +153,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
         // It examines the host as it is.
         return inspect::doctor::run(args, &sandboxes);
     }
+    if let Command::Repair(args) = &cli.command {
+        return provision::repair::run(args, &sandboxes);
+    }
     sandboxes.recover()?;
     let done = match cli.command {
         Command::Create(args) => provision::create::run(*args, &sandboxes),
@@ -172,6 +176,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Disable(args) => return lifecycle::disable(&args, &sandboxes),
         Command::Top(args) => inspect::top::run(&args, &sandboxes),
         Command::Delete(args) => return provision::delete::run(&args, &sandboxes),
+        Command::Repair(args) => return provision::repair::run(&args, &sandboxes),
         Command::List(args) => inspect::show::list(&args, &sandboxes),
         Command::Status(args) => inspect::show::status(&args, &sandboxes),
         Command::Inspect(args) => inspect::show::inspect(&args, &sandboxes),

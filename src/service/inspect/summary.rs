@@ -20,7 +20,8 @@ use crate::{host, label};
 pub struct Summary {
     /// Name.
     pub name: SandboxName,
-    /// `running`, `stopped`, `paused`, `failed` if it has ended with a failure, or `undefined` if libvirt does not know it.
+    /// `running`, `stopped`, `paused`, `failed` if it has ended with a failure, `broken` if it does not run and its configuration
+    /// cannot be read, or `undefined` if libvirt does not know it.
     pub state: String,
     /// Reason of a failure.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -139,6 +140,17 @@ impl Sandbox<'_> {
 }
 
 impl Sandboxes {
+    /// Returns the status of a sandbox whose configuration cannot be read, by the one that it was started or created with.
+    fn broken_summary(&self, name: &SandboxName, error: &Error) -> Option<(Summary, Option<Look>)> {
+        let sandbox = self.get_for_stop(name).ok()?;
+        let (mut summary, look) = sandbox.summary_by_host().ok()?;
+        if !sandbox.is_running().ok()? {
+            summary.state = "broken".to_owned();
+        }
+        summary.failure = Some(error.chain());
+        Some((summary, look))
+    }
+
     /// Returns the status of all sandboxes. A failed query is logged and the others are still listed: each may have its
     /// own connection.
     ///
@@ -149,8 +161,8 @@ impl Sandboxes {
         let mut silent = Vec::new();
         let mut connections = Connections::default();
         for name in self.store.names()? {
-            // A command is creating it right now.
-            if !self.store.config(&name).exists() {
+            // A command is creating or deleting it right now.
+            if !self.store.config(&name).exists() && !self.store.has_lost_config(&name) {
                 continue;
             }
             let looked = self
@@ -159,7 +171,10 @@ impl Sandboxes {
             match looked {
                 Ok(summary) => summaries.push(summary),
                 Err(error @ Error::Libvirt { .. }) => silent.push((name, error)),
-                Err(error) => log::warn!("{name}: {}", error.chain()),
+                Err(error) => {
+                    log::warn!("{name}: {}", error.chain());
+                    summaries.extend(self.broken_summary(&name, &error));
+                }
             }
         }
         if summaries.is_empty() && !silent.is_empty() {

@@ -1,5 +1,6 @@
 //! Identity of a sandbox inside its tree: files that a copy must not take over, and their replacements.
 
+use std::fs::Metadata;
 use std::io::Read;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
@@ -62,6 +63,20 @@ impl<'a> Renewal<'a> {
     /// # Errors
     /// The tree cannot be written.
     pub(in crate::service) fn write(&self, tree: &Path, manifest: &mut Manifest) -> Result<()> {
+        let rewrites = self.plan(tree, manifest)?;
+        rewrites.iter().try_for_each(|rewrite| rewrite.apply(tree))
+    }
+
+    /// Returns the files with the identity of the sandbox, and updates `manifest` for those that match it. If it is saved first,
+    /// both steps can be repeated after an interruption.
+    ///
+    /// # Errors
+    /// The tree cannot be read.
+    pub(in crate::service) fn plan(
+        &self,
+        tree: &Path,
+        manifest: &mut Manifest,
+    ) -> Result<Vec<Rewrite>> {
         let root = Root::new(tree)?;
         let stale: Vec<PathBuf> = manifest
             .iter()
@@ -71,58 +86,84 @@ impl<'a> Renewal<'a> {
         for path in stale {
             manifest.remove(&path);
         }
+        let mut rewrites = Vec::new();
+        let mut add = |path: &str, change: &dyn Fn(&str) -> Option<String>| {
+            let rewrite = Rewrite::plan(&root, Path::new(path), manifest, change)?;
+            rewrites.extend(rewrite);
+            Ok::<_, Error>(())
+        };
         if self.is_other() {
             let id = format!("{}\n", self.new.uuid.simple());
-            rewrite(&root, "/etc/machine-id", manifest, |_| Some(id.clone()))?;
-            rewrite(&root, "/var/lib/dbus/machine-id", manifest, |_| {
-                Some(id.clone())
-            })?;
+            add("/etc/machine-id", &|_| Some(id.clone()))?;
+            add("/var/lib/dbus/machine-id", &|_| Some(id.clone()))?;
         }
         let (old, new) = (&self.old.hostname, &self.new.hostname);
         if old != new {
-            let line = format!("{new}\n");
-            rewrite(&root, "/etc/hostname", manifest, |_| Some(line.clone()))?;
-            rewrite(&root, "/etc/hosts", manifest, |text| {
+            add("/etc/hostname", &|_| Some(format!("{new}\n")))?;
+            add("/etc/hosts", &|text| {
                 Some(hosts(text, old, new)).filter(|changed| changed != text)
             })?;
         }
-        Ok(())
+        Ok(rewrites)
     }
 }
 
-/// Replaces the content of a file and keeps owner and mode. A missing file, a link, or a file behind a link is left alone.
-fn rewrite(
-    root: &Root,
-    path: &str,
-    manifest: &mut Manifest,
-    change: impl Fn(&str) -> Option<String>,
-) -> Result<()> {
-    let path = Path::new(path);
-    let object = match root.object(path) {
-        Ok(object) => object,
-        Err(RootError::Link { .. }) => return Ok(()),
-        Err(error) if error.is_not_found() => return Ok(()),
-        Err(error) => return Err(error.into()),
-    };
-    let metadata = object.metadata()?;
-    if !metadata.is_file() {
-        return Ok(());
+/// New content of a file, which keeps its owner and mode.
+#[derive(Debug)]
+pub(in crate::service) struct Rewrite {
+    path: PathBuf,
+    content: String,
+    metadata: Metadata,
+}
+
+impl Rewrite {
+    /// Plans the new content of a file. A missing file, a link, or a file behind a link is left alone.
+    fn plan(
+        root: &Root,
+        path: &Path,
+        manifest: &mut Manifest,
+        change: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Option<Self>> {
+        let object = match root.object(path) {
+            Ok(object) => object,
+            Err(RootError::Link { .. }) => return Ok(None),
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let metadata = object.metadata()?;
+        if !metadata.is_file() {
+            return Ok(None);
+        }
+        let mut text = String::new();
+        let reading = Error::io("reading", path);
+        let mut limited = object.open()?.take(LONGEST);
+        limited.read_to_string(&mut text).map_err(&reading)?;
+        let Some(content) = change(&text) else {
+            return Ok(None);
+        };
+        let before = Entry::read(&object, path)?;
+        if let Some(before) = before.filter(|before| manifest.get(path) == Some(before)) {
+            let after = before.with_content(content.as_bytes()).map_err(reading)?;
+            manifest.insert(path.to_owned(), after);
+        }
+        Ok(Some(Self {
+            path: path.to_owned(),
+            content,
+            metadata,
+        }))
     }
-    let before = Entry::read(&object, path)?;
-    let is_as_made = before.is_some() && manifest.get(path) == before.as_ref();
-    let mut text = String::new();
-    let reading = Error::io("reading", path);
-    let mut limited = object.open()?.take(LONGEST);
-    limited.read_to_string(&mut text).map_err(reading)?;
-    let Some(changed) = change(&text) else {
-        return Ok(());
-    };
-    root.write_atomic(path, changed.as_bytes(), metadata.mode() & 0o7777)?;
-    root.chown(path, metadata.uid(), metadata.gid())?;
-    if let Some(entry) = Entry::read(&root.object(path)?, path)?.filter(|_| is_as_made) {
-        manifest.insert(path.to_owned(), entry);
+
+    /// Writes the file in a tree.
+    ///
+    /// # Errors
+    /// The tree cannot be written.
+    pub(in crate::service) fn apply(&self, tree: &Path) -> Result<()> {
+        let root = Root::new(tree)?;
+        let (path, metadata) = (&self.path, &self.metadata);
+        root.write_atomic(path, self.content.as_bytes(), metadata.mode() & 0o7777)?;
+        root.chown(path, metadata.uid(), metadata.gid())?;
+        Ok(())
     }
-    Ok(())
 }
 
 /// Returns hosts(5) with a new name for the machine itself, on the lines of the loopback.

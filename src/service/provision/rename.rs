@@ -17,9 +17,8 @@ use crate::service::provision::check_domain;
 use crate::service::provision::identity::Renewal;
 use crate::service::sandbox::{LockedSandbox, Sandbox};
 use crate::service::sandboxes::Sandboxes;
-use crate::service::store::remove_tree;
 use crate::sys::file::lock::Lock;
-use crate::sys::file::rename;
+use crate::sys::file::{remove, rename};
 use crate::tree::place;
 
 impl Sandbox<'_> {
@@ -68,7 +67,8 @@ impl LockedSandbox<'_> {
             hypervisor.undefine(old.name.as_str())?;
             host_unit::remove(&old.name, store)?;
             cgroup::remove(&old.name);
-            remove_tree(&store.stage(&old.name));
+            let stage = store.stage(&old.name);
+            remove::any(&stage).map_err(Error::io("removing", &stage))?;
         }
         if old.path != new.path {
             selinux::forget(&old.path);
@@ -94,10 +94,15 @@ impl LockedSandbox<'_> {
     pub(in crate::service) fn renew_tree(&self, old: &SandboxConfig) -> Result<()> {
         let mut provenance = Provenance::load(self.store(), self.name())?;
         let tree = self.tree()?;
-        Renewal::new(old, self.config())?.write(tree.path(), &mut provenance.manifest)?;
-        tree.sync()?;
-        drop(tree);
-        provenance.save(self.store(), self.name())
+        place::sweep(tree.path())?;
+        let rewrites =
+            Renewal::new(old, self.config())?.plan(tree.path(), &mut provenance.manifest)?;
+        // Not later: after an interruption, files would count as changed in the sandbox.
+        provenance.save(self.store(), self.name())?;
+        for rewrite in rewrites {
+            rewrite.apply(tree.path())?;
+        }
+        tree.sync()
     }
 }
 

@@ -180,8 +180,7 @@ impl Store {
         if self.config(name).exists() {
             return Ok(());
         }
-        let has_copy = self.started(name).exists() || self.created(name).exists();
-        if has_copy && !self.journal(name).exists() {
+        if self.has_lost_config(name) {
             return Err(Error::new(
                 crate::error::ErrorKind::Config,
                 format!(
@@ -202,6 +201,12 @@ impl Store {
         Err(Error::not_found(format!(
             "there is no sandbox '{name}'; {known}"
         )))
+    }
+
+    /// Returns true if a sandbox has lost its configuration, and no command is creating or deleting it.
+    pub(super) fn has_lost_config(&self, name: &SandboxName) -> bool {
+        let has_copy = self.started(name).exists() || self.created(name).exists();
+        has_copy && !self.config(name).exists() && !self.journal(name).exists()
     }
 
     /// Checks that a name is free.

@@ -14,6 +14,7 @@ use crate::service::upgrade::journal::Work;
 use crate::service::{host_unit, image};
 use crate::sys::file::lock::Lock;
 use crate::sys::file::remove;
+use crate::tree::place;
 
 impl Sandboxes {
     /// Undoes an upgrade whose restart has failed, and starts the sandbox as it was before.
@@ -118,11 +119,16 @@ impl Sandboxes {
     }
 
     /// Finishes an upgrade: writes the `emptied` log, so that nothing is undone any more, and removes the work files.
-    pub(super) fn finish_upgrade(&self, name: &SandboxName, emptied: UndoLog) -> Result<()> {
+    pub(in crate::service) fn finish_upgrade(
+        &self,
+        name: &SandboxName,
+        emptied: UndoLog,
+    ) -> Result<()> {
         self.store.begin(name, Intent::Upgrade(emptied.clone()))?;
         let tree =
             image::open_tree_at(name, &emptied.tree, emptied.image, &self.store.stage(name))?;
         Work::of(&emptied.tree, tree.path()).remove()?;
+        place::sweep(&emptied.tree)?;
         tree.sync()?;
         let saved = self.store.upgrade(name);
         remove::any(&saved).map_err(Error::io("removing", &saved))?;

@@ -3,9 +3,12 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, RenameFlags, renameat2};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
 use nix::unistd::{Gid, Uid, fchownat, syncfs};
+
+use crate::sys::fault;
 
 use super::{Object, Parents, Result, Root, failure};
 
@@ -39,6 +42,7 @@ impl Root {
     fn rename(&self, from: &Path, other: &Root, to: &Path, flags: RenameFlags) -> Result<()> {
         let (parent, name) = self.parent(from, Parents::NoSymlinks)?;
         let (other_parent, other_name) = other.parent(to, Parents::NoSymlinks)?;
+        fault::point().map_err(|_| failure("moving", self.host_path(from), Errno::EIO))?;
         renameat2(&parent, name, &other_parent, other_name, flags)
             .map_err(|errno| failure("moving", self.host_path(from), errno))
     }
@@ -57,6 +61,7 @@ impl Object {
     /// Sets mode and owner of the object; of a symlink, only the owner.
     pub fn set_attributes(&self, mode: u32, uid: u32, gid: u32) -> Result<()> {
         let fail = |errno| failure("changing the mode of", self.path.clone(), errno);
+        fault::point().map_err(|_| fail(Errno::EIO))?;
         let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
         // Owner first: chown(2) clears the setuid and setgid bits.
         fchownat(&self.file, "", uid, gid, AtFlags::AT_EMPTY_PATH).map_err(fail)?;

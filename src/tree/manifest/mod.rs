@@ -231,6 +231,18 @@ impl Entry {
             kind,
         }))
     }
+
+    /// Returns the record of the same file with another content.
+    ///
+    /// # Errors
+    /// None in practice: a text in memory can be read.
+    pub fn with_content(&self, mut content: &[u8]) -> io::Result<Self> {
+        let (size, sha256) = hash(&mut content)?;
+        Ok(Self {
+            kind: Kind::File { size, sha256 },
+            ..self.clone()
+        })
+    }
 }
 
 /// Maximum number of bytes that are hashed: with a sparse file, a sandbox could keep the host busy for ever.

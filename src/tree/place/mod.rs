@@ -228,13 +228,16 @@ fn remove_unmarked(path: &Path) -> Result<()> {
     }
 }
 
-/// Removes what a killed command has left at the top of a tree.
+/// Removes temporary files that a killed command has left at the top of a tree and in its `/etc`. The sandbox must not run.
 ///
 /// # Errors
-/// The top cannot be read, or a file cannot be removed.
+/// A directory cannot be read, or a file cannot be removed.
 pub fn sweep(path: &Path) -> Result<()> {
-    for file in atomic::abandoned(path).map_err(Error::io("reading", path))? {
-        remove::file(&file).map_err(Error::io("removing", &file))?;
+    reach::check_tops(path)?;
+    for dir in [path, &path.join("etc")] {
+        for file in atomic::abandoned(dir).map_err(Error::io("reading", dir))? {
+            remove::file(&file).map_err(Error::io("removing", &file))?;
+        }
     }
     Ok(())
 }
@@ -304,6 +307,7 @@ pub fn rename(from: &Path, to: &Path, uuid: Uuid) -> Result<()> {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(renaming(error)),
         Ok(_) | Err(_) => {}
     }
+    sweep(to)?;
     let file = to.join(MARK);
     let text = fs::read(&file).map_err(Error::io("reading", &file))?;
     let reading = Error::step(format!("reading '{}'", file.display()));

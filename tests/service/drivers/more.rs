@@ -34,6 +34,22 @@ pub fn enable(cell: &Cell) {
     assert!(!is_enabled());
 }
 
+/// A running sandbox is left as it is, and an interrupted freeze is ended.
+pub fn repair(cell: &Cell) {
+    assert_eq!(ok(&["repair", &cell.name]), "nothing to repair\n");
+    let journal = PathBuf::from("/etc/libvirt-sandbox/services").join(&cell.name);
+    let journal = journal.join("journal.json");
+    std::fs::write(&journal, r#"["freeze"]"#).unwrap();
+    let planned = run(&["repair", "--dry-run", "--format", "json", &cell.name]);
+    assert!(
+        planned.code == 1 && planned.stdout.contains("\"planned\""),
+        "{planned:?}"
+    );
+    assert!(journal.exists());
+    assert!(ok(&["repair", &cell.name]).contains("let it run on"));
+    assert!(!journal.exists());
+}
+
 /// Published ports are answered while the sandbox runs.
 pub fn published(cell: &Cell) {
     let url = format!("http://127.0.0.1:{}/", cell.port);

@@ -8,9 +8,12 @@ use crate::error::Result;
 use crate::service::Sandboxes;
 
 /// Delete stopped sandboxes with all their files
+///
+/// A sandbox is deleted even if its configuration is missing or broken. One whose files are not there is not: their filesystem
+/// may not be mounted. If a deletion fails or is interrupted, the next command, or 'repair', tries again.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Stop running ones first
+    /// Stop running ones first, and delete also those whose files are gone
     #[arg(short, long)]
     force: bool,
     #[command(flatten)]

@@ -5,5 +5,6 @@ pub mod clone;
 pub mod create;
 pub mod delete;
 pub mod rename;
+pub mod repair;
 pub mod snapshot;
 pub mod upgrade;
