@@ -1,5 +1,6 @@
 //! Limits of a running domain.
 
+use std::ffi::c_char;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -101,7 +102,8 @@ fn set_io_weight(domain: &Domain, weight: u32) -> Done {
         .iter_mut()
         .zip(virt::sys::VIR_DOMAIN_BLKIO_WEIGHT.to_bytes())
     {
-        *to = from.cast_signed();
+        // `c_char` is unsigned on ARM, POWER, RISC-V and s390x.
+        *to = *from as c_char;
     }
     // SAFETY: the domain lives as long as `domain`, and there is one parameter, whose name ends with a zero.
     let result = unsafe {
