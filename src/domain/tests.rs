@@ -1,5 +1,6 @@
 use super::*;
 use crate::host::HostFacts;
+use crate::sys::arch::Arch;
 
 /// libvirt's own schema, asked through its test driver: no daemon is needed. Every connection to it in this process sees
 /// the same domains, so there is one at a time.
@@ -14,7 +15,7 @@ pub(super) fn assert_valid(xml: &str) {
 
 pub(super) fn facts() -> HostFacts {
     HostFacts {
-        arch: "x86_64".into(),
+        arch: Arch::X86_64,
         system_dirs: vec![],
         mount_points: vec![],
     }

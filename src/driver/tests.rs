@@ -12,6 +12,7 @@ use crate::config::{Confinement, Idmap, Seccomp, TreeImage};
 use crate::domain::qemu::Emulation;
 use crate::guest::ids::Registry;
 use crate::host::SystemDir;
+use crate::sys::arch::Arch;
 
 /// A host in a temporary directory: a kernel, a guest-init, files to share.
 pub(crate) struct Host {
@@ -78,7 +79,7 @@ impl Host {
 
     pub(crate) fn facts(&self) -> HostFacts {
         HostFacts {
-            arch: "x86_64".into(),
+            arch: Arch::X86_64,
             system_dirs: vec![
                 SystemDir::Directory("/usr".into()),
                 SystemDir::Link("/bin".into(), "usr/bin".into()),

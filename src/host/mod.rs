@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use guest_init::sys::mountinfo;
 
 use crate::error::{Error, Result};
+use crate::sys::arch::Arch;
 
 /// Facts about the host, probed once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostFacts {
-    /// Architecture in libvirt's words: `x86_64`.
-    pub arch: String,
+    /// Architecture of the host and its sandboxes.
+    pub arch: Arch,
     /// System directories in the root, shared read-only with every sandbox.
     pub system_dirs: Vec<SystemDir>,
     /// All mount points of the host.
@@ -49,7 +50,7 @@ impl HostFacts {
             }
         }
         Ok(Self {
-            arch: std::env::consts::ARCH.to_owned(),
+            arch: Arch::HOST,
             system_dirs,
             mount_points: mount_points()?,
         })

@@ -3,6 +3,7 @@
 //!
 //! Nothing here knows what a sandbox is, and nothing here prints.
 
+pub mod arch;
 pub mod archive;
 pub mod copy;
 pub mod fault;

@@ -13,6 +13,7 @@ use crate::domain::tune::{Tune, quota_us};
 use crate::domain::{BlockKind, Domain, Filesystem, SecLabelView, disk_name};
 use crate::error::{Error, Result};
 use crate::host::HostFacts;
+use crate::sys::arch::Arch;
 
 /// Capabilities that libvirt leaves a container and we take, in libvirt's spelling. None of them
 /// is of use to a service, and each reaches past the namespaces: files by handle (`open_by_handle_at(2)`), raw I/O
@@ -32,7 +33,7 @@ pub struct LxcDomain {
     name: String,
     uuid: String,
     description: String,
-    arch: String,
+    arch: Arch,
     memory_kib: u64,
     vcpus: u32,
     cpu_quota_us: Option<u64>,
@@ -102,7 +103,7 @@ impl LxcDomain {
             name: domain.name.to_string(),
             uuid: domain.uuid.to_string(),
             description: domain.description.clone(),
-            arch: facts.arch.clone(),
+            arch: facts.arch,
             memory_kib: resources.memory.unwrap_or(DEFAULT_CONTAINER_MEMORY).kibi(),
             vcpus: resources.cpus.unwrap_or(1),
             cpu_quota_us: resources.cpu_percent().map(quota_us),

@@ -12,6 +12,7 @@ use crate::domain::tune::{Tune, quota_us};
 use crate::domain::{BlockDevice, BlockKind, Domain, SecLabelView, disk_name};
 use crate::error::{Error, Result};
 use crate::host::HostFacts;
+use crate::sys::arch::Arch;
 
 mod check;
 
@@ -130,8 +131,10 @@ pub struct QemuDomain {
     name: String,
     uuid: String,
     description: String,
-    arch: String,
+    arch: Arch,
     machine: Option<&'static str>,
+    has_acpi: bool,
+    has_cpu: bool,
     memory_kib: u64,
     vcpus: u32,
     most_vcpus: u32,
@@ -206,7 +209,7 @@ impl QemuDomain {
     #[must_use]
     pub fn new(domain: &Domain, machine: &Machine, facts: &HostFacts) -> Self {
         let resources = &domain.resources;
-        let (interfaces, mut arguments) = network(domain);
+        let (interfaces, mut arguments) = network(domain, facts.arch);
         if machine.ends_itself {
             // After libvirt's own -no-shutdown, which is the opposite.
             arguments.extend(["-action".to_owned(), "shutdown=poweroff".to_owned()]);
@@ -219,9 +222,11 @@ impl QemuDomain {
             name: domain.name.to_string(),
             uuid: domain.uuid.to_string(),
             description: domain.description.clone(),
-            arch: facts.arch.clone(),
-            // Starts a fifth of a second sooner than "pc" when emulated; for other architectures libvirt knows one.
-            machine: (facts.arch == "x86_64").then_some("q35"),
+            arch: facts.arch,
+            machine: machine_type(facts.arch),
+            // libvirt refuses ACPI without UEFI elsewhere.
+            has_acpi: facts.arch.is_x86(),
+            has_cpu: has_highest_cpu(facts.arch),
             memory_kib: resources.memory.unwrap_or(DEFAULT_MACHINE_MEMORY).kibi(),
             vcpus: resources.cpus.unwrap_or(1),
             most_vcpus: machine.most_cpus.max(resources.cpus.unwrap_or(1)),
@@ -253,6 +258,24 @@ impl QemuDomain {
     }
 }
 
+/// Returns the type of the machine; `None` where that of libvirt is right.
+fn machine_type(arch: Arch) -> Option<&'static str> {
+    match arch {
+        // Starts a fifth of a second sooner than "pc" when emulated.
+        Arch::X86_64 => Some("q35"),
+        Arch::Aarch64 | Arch::Armv7l | Arch::Riscv64 | Arch::Loongarch64 => Some("virt"),
+        Arch::I686 | Arch::Ppc64le | Arch::S390x | Arch::Other(_) => None,
+    }
+}
+
+/// Returns whether QEMU has the CPU `max` in all versions that are in use.
+fn has_highest_cpu(arch: Arch) -> bool {
+    match arch {
+        Arch::X86_64 | Arch::I686 | Arch::Aarch64 | Arch::Armv7l | Arch::S390x => true,
+        Arch::Ppc64le | Arch::Riscv64 | Arch::Loongarch64 | Arch::Other(_) => false,
+    }
+}
+
 /// Returns the address of NIC `index`, by which the guest tells it from the others.
 #[must_use]
 pub fn mac(domain: &Domain, index: usize) -> Mac {
@@ -264,14 +287,19 @@ pub fn mac(domain: &Domain, index: usize) -> Mac {
 }
 
 /// Returns the NICs, and the arguments of QEMU for the NIC that publishes ports, which libvirt 9 cannot describe.
-fn network(domain: &Domain) -> (Vec<Interface>, Vec<String>) {
+fn network(domain: &Domain, arch: Arch) -> (Vec<Interface>, Vec<String>) {
     let (mut interfaces, mut arguments) = (Vec::new(), Vec::new());
     let mut publish = domain.publish.as_slice();
     for (index, network) in domain.networks.iter().enumerate() {
         let source = network.source.as_ref().unwrap_or(&Source::User);
         let mac = mac(domain, index);
         if *source == Source::User && !publish.is_empty() {
-            arguments.extend(publishing_nic(index, mac, std::mem::take(&mut publish)));
+            arguments.extend(publishing_nic(
+                arch,
+                index,
+                mac,
+                std::mem::take(&mut publish),
+            ));
         } else {
             interfaces.push(Interface::new(
                 index,
@@ -285,7 +313,7 @@ fn network(domain: &Domain) -> (Vec<Interface>, Vec<String>) {
     (interfaces, arguments)
 }
 
-fn publishing_nic(index: usize, mac: Mac, publish: &[Publish]) -> [String; 4] {
+fn publishing_nic(arch: Arch, index: usize, mac: Mac, publish: &[Publish]) -> [String; 4] {
     let forwards: String = publish
         .iter()
         .map(|publish| {
@@ -302,7 +330,10 @@ fn publishing_nic(index: usize, mac: Mac, publish: &[Publish]) -> [String; 4] {
         })
         .collect();
     let device = serde_json::json!({
-        "driver": "virtio-net-pci",
+        "driver": match arch == Arch::S390x {
+            true => "virtio-net-ccw",
+            false => "virtio-net-pci",
+        },
         "netdev": format!("published{index}"),
         "mac": mac.to_string(),
         "romfile": "",

@@ -50,6 +50,57 @@ fn the_smallest_machine() {
     insta::assert_snapshot!(xml);
 }
 
+/// Returns the domain with a NIC that publishes a port, a serial port and a share, as a host of `arch` has it.
+fn rendered_for(arch: Arch) -> String {
+    let domain = Domain {
+        networks: networks(&["dhcp,user", "dhcp,source=default"]),
+        publish: vec!["8080:80".parse().unwrap()],
+        disks: vec![block_device("/srv/a.img", BlockKind::File)],
+        ..smallest()
+    };
+    let machine = Machine {
+        serial: Some("/run/sandbox/serial".into()),
+        shares: vec![share("root", "/", plan9(false, true))],
+        ..machine()
+    };
+    let facts = HostFacts { arch, ..facts() };
+    let view = QemuDomain::new(&domain, &machine, &facts);
+    Template::QemuDomain.render(&view, None).unwrap()
+}
+
+#[test]
+fn a_machine_of_aarch64_is_virt_and_needs_no_firmware() {
+    insta::assert_snapshot!(rendered_for(Arch::Aarch64));
+}
+
+#[test]
+fn machines_of_every_architecture_are_valid() {
+    for (arch, machine) in [
+        (Arch::X86_64, Some("q35")),
+        (Arch::I686, None),
+        (Arch::Aarch64, Some("virt")),
+        (Arch::Armv7l, Some("virt")),
+        (Arch::Ppc64le, None),
+        (Arch::S390x, None),
+        (Arch::Riscv64, Some("virt")),
+        (Arch::Loongarch64, Some("virt")),
+    ] {
+        let xml = rendered_for(arch);
+        // Not defined: the schema of a libvirt that is older than an architecture lacks it.
+        let schema = arch != Arch::Loongarch64;
+        if schema {
+            assert_valid(&xml);
+        }
+        let named = format!("<type arch='{arch}'");
+        assert!(xml.contains(&named), "{xml}");
+        let of_machine = machine.is_some_and(|it| xml.contains(&format!("machine='{it}'")));
+        assert_eq!(of_machine, machine.is_some(), "{xml}");
+        assert_eq!(xml.contains("<acpi/>"), arch.is_x86(), "{xml}");
+        let is_ccw = xml.contains("virtio-net-ccw");
+        assert_eq!(is_ccw, arch == Arch::S390x, "{xml}");
+    }
+}
+
 #[test]
 fn optional_devices_of_machines_are_rendered() {
     let machine = Machine {

@@ -85,7 +85,7 @@ pub(super) fn build(spec: &Spec<'_>, context: &BuildContext<'_>) -> Result<Boot>
         confinement: confinement::guest_confinement(
             spec.confinement,
             confined,
-            &context.facts.arch,
+            context.facts.arch,
         )?,
         staged: images(layout),
         disks: disks(layout),

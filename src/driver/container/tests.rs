@@ -3,11 +3,12 @@ use std::path::PathBuf;
 use super::*;
 use crate::driver::Driver;
 use crate::guest::layout::ShareKind;
+use crate::sys::arch::Arch;
 
 #[test]
 fn mounts_of_the_kernel_are_not_shared() {
     let facts = HostFacts {
-        arch: "x86_64".into(),
+        arch: Arch::X86_64,
         system_dirs: vec![],
         mount_points: ["/", "/proc", "/proc/sys", "/dev/pts", "/run", "/usr"]
             .map(PathBuf::from)
@@ -29,7 +30,7 @@ fn mounts_of_the_kernel_are_not_shared() {
 #[test]
 fn a_mount_beside_a_share_is_not_shared() {
     let facts = HostFacts {
-        arch: "x86_64".into(),
+        arch: Arch::X86_64,
         system_dirs: vec![],
         mount_points: ["/", "/usr", "/usr/bin", "/usrlocal", "/srv/data"]
             .map(PathBuf::from)

@@ -116,7 +116,7 @@ pub(in crate::driver) fn build(
         emulation,
         kernel: own.kernel,
         initrd: own.initrd,
-        command_line: kernel::command_line(ports.serial.is_some(), None),
+        command_line: kernel::command_line(context.facts.arch, ports.serial.is_some()),
         channels: ports.channels,
         console: ports.console,
         serial: ports.serial,

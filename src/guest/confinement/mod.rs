@@ -10,6 +10,7 @@ use guest_init::seccomp::{Arch, Policy, Program};
 
 use crate::config::{Confinement, Seccomp};
 use crate::error::{Error, Result};
+use crate::sys;
 
 /// Paths that show the host's memory, keys, timers and hardware, or trigger its kernel; container runtimes cover them as well
 /// (runtime-spec of OCI, and containerd's defaults).
@@ -43,7 +44,7 @@ const READ_ONLY: [&str; 3] = ["/proc/bus", "/proc/fs", "/proc/irq"];
 pub fn guest_confinement(
     confinement: &Confinement,
     confined: Confined,
-    arch: &str,
+    arch: sys::arch::Arch,
 ) -> Result<guest::Confinement> {
     let dropped = confinement.capabilities.dropped();
     Ok(guest::Confinement {
@@ -54,13 +55,13 @@ pub fn guest_confinement(
     })
 }
 
-fn filter(seccomp: &Seccomp, confined: Confined, arch: &str) -> Result<Option<Program>> {
+fn filter(seccomp: &Seccomp, confined: Confined, arch: sys::arch::Arch) -> Result<Option<Program>> {
     let (policy, from): (Policy, &Path) = match seccomp {
         Seccomp::Off => return Ok(None),
         Seccomp::Default => (usual::policy(confined), Path::new("default")),
         Seccomp::Profile(path) => (profile::read(path)?, path),
     };
-    let arches = Arch::of_host(arch);
+    let arches = Arch::of_host(arch.name());
     if arches.is_empty() {
         return Err(Error::unsupported(format!(
             "system calls cannot be filtered: nothing is known of those of '{arch}'; use --seccomp off (seccomp = \"off\" in \

@@ -1,36 +1,47 @@
 //! The command line of the guest's kernel.
 
-/// Returns the command line of a guest's kernel, for x86.
+use crate::sys::arch::Arch;
+
+/// Returns the command line of a guest's kernel.
 ///
-/// With `debug` the kernel and init print all messages on the first serial port: `hvc0` has none from before its driver. `tsc_khz`
-/// is the rate of the host's time stamp counter in kHz, if it is known for sure and an emulated guest counts with it; a wrong one
-/// makes the guest's clock wrong.
+/// With `debug` the kernel and init print all messages on the first serial port: `hvc0` has none from before its driver.
 #[must_use]
-pub fn command_line(debug: bool, tsc_khz: Option<u32>) -> String {
-    let mut words = Vec::new();
-    if debug {
-        words.extend(["earlyprintk=ttyS0", "console=ttyS0", "debug"]);
-    } else {
-        words.extend(["quiet", "console=hvc0"]);
-    }
+pub fn command_line(arch: Arch, debug: bool) -> String {
+    let mut words = match debug {
+        true => [serial_console(arch), &["debug"]].concat(),
+        false => vec!["quiet", "console=hvc0"],
+    };
     words.extend([
         // A guest that panics ends instead of waiting.
         "panic=-1",
-        // On a busy host the test of the timer fails by chance, and then the kernel panics.
-        "no_timer_check",
         // Tests of ciphers, a sixth of a second when emulated.
         "cryptomgr.notests",
-        // Patching out of locks on one CPU, a twelfth of a second when emulated.
-        "noreplace-smp",
         // Nothing in the guest may wait for entropy that does not come.
         "random.trust_cpu=on",
     ]);
-    let mut line = words.join(" ");
-    if let Some(khz) = tsc_khz {
-        // Else the kernel measures it against a timer, which takes up to a tenth of a second.
-        line = format!("{line} tsc_early_khz={khz}");
+    if arch.is_x86() {
+        words.extend([
+            // On a busy host the test of the timer fails by chance, and then the kernel panics.
+            "no_timer_check",
+            // Patching out of locks on one CPU, a twelfth of a second when emulated.
+            "noreplace-smp",
+        ]);
     }
-    line
+    words.join(" ")
+}
+
+/// Returns the words for a console on the serial port that libvirt gives the machine, and for what the kernel says before it has that.
+fn serial_console(arch: Arch) -> &'static [&'static str] {
+    match arch {
+        Arch::X86_64 | Arch::I686 => &["earlyprintk=ttyS0", "console=ttyS0"],
+        // The device tree says where the early console is.
+        Arch::Aarch64 | Arch::Armv7l => &["earlycon", "console=ttyAMA0"],
+        Arch::Riscv64 | Arch::Loongarch64 => &["earlycon", "console=ttyS0"],
+        Arch::S390x => &["console=ttysclp0"],
+        // The terminal of the hypervisor, which comes before those of virtio.
+        Arch::Ppc64le => &["console=hvc0"],
+        Arch::Other(_) => &["console=ttyS0"],
+    }
 }
 
 #[cfg(test)]
@@ -39,20 +50,21 @@ mod tests {
 
     #[test]
     fn the_kernel_has_one_console() {
-        for (debug, console) in [(false, "console=hvc0"), (true, "console=ttyS0")] {
-            let line = command_line(debug, None);
-            let consoles: Vec<_> = line
-                .split(' ')
-                .filter(|word| word.starts_with("console="))
-                .collect();
-            assert_eq!(consoles, [console]);
-            assert_eq!(line.split(' ').any(|word| word == "quiet"), !debug);
+        for (arch, serial) in [
+            (Arch::X86_64, "console=ttyS0"),
+            (Arch::Aarch64, "console=ttyAMA0"),
+            (Arch::S390x, "console=ttysclp0"),
+            (Arch::Riscv64, "console=ttyS0"),
+        ] {
+            for (debug, console) in [(false, "console=hvc0"), (true, serial)] {
+                let line = command_line(arch, debug);
+                let words: Vec<_> = line.split(' ').collect();
+                let consoles = words.iter().filter(|word| word.starts_with("console="));
+                assert_eq!(consoles.collect::<Vec<_>>(), [&console], "{arch}");
+                assert_eq!(words.contains(&"quiet"), !debug);
+                // Linux hands a word that it does not know to init, as an argument.
+                assert_eq!(words.contains(&"noreplace-smp"), arch.is_x86(), "{arch}");
+            }
         }
-    }
-
-    #[test]
-    fn the_rate_of_a_known_clock_is_passed() {
-        assert!(command_line(false, Some(2_596_122)).ends_with(" tsc_early_khz=2596122"));
-        assert!(!command_line(false, None).contains("tsc"));
     }
 }

@@ -15,6 +15,9 @@ use crate::sys::path::below;
 /// Bytes of an image that hold its release.
 const HEADER: u64 = 64 << 10;
 
+/// Names of images: most are `vmlinuz`; Debian's for POWER and RISC-V are `vmlinux`, and SUSE's for ARM are `Image`.
+const IMAGES: [&str; 3] = ["vmlinuz", "vmlinux", "Image"];
+
 /// Directories of modules, by release.
 const MODULES: [&str; 2] = ["/lib/modules", "/usr/lib/modules"];
 
@@ -43,7 +46,7 @@ fn find(root: &Path, request: &KernelRequest, running: &str) -> Result<Kernel> {
             (release, image)
         }
         (None, Some(version)) => {
-            let places = images(version).map(|place| below(root, Path::new(&place)));
+            let places = images(root, version);
             let image = first_file(&places).ok_or_else(|| {
                 Error::not_found(format!(
                     "there is no kernel {version}: looked for {}; install it, or name its image with --kernpath",
@@ -78,9 +81,8 @@ fn find(root: &Path, request: &KernelRequest, running: &str) -> Result<Kernel> {
 /// Finds the running kernel, or the newest.
 fn default(root: &Path, request: &KernelRequest, running: &str) -> Result<Kernel> {
     let complete = |release: String| {
-        let places = images(&release).map(|place| below(root, Path::new(&place)));
         Some(Kernel {
-            image: first_file(&places)?,
+            image: first_file(&images(root, &release))?,
             modules: first_modules(&modules(root, request, &release))?,
             release,
         })
@@ -93,7 +95,7 @@ fn default(root: &Path, request: &KernelRequest, running: &str) -> Result<Kernel
     releases.into_iter().find_map(complete).ok_or_else(|| {
         Error::refused(format!(
             "there is no kernel with its modules in '{}' and {}; install one \
-             (Debian: linux-image-amd64, Fedora: kernel-core), or name it with --kernpath and --kmodpath",
+             (Debian: linux-image-amd64 or that of the architecture, Fedora: kernel-core), or name it with --kernpath and --kmodpath",
             below(root, Path::new("/boot")).display(),
             quoted(&MODULES.map(|base| below(root, Path::new(base))))
         ))
@@ -101,12 +103,13 @@ fn default(root: &Path, request: &KernelRequest, running: &str) -> Result<Kernel
 }
 
 /// Returns the paths of the image of a release on distributions.
-fn images(release: &str) -> [String; 3] {
-    [
-        format!("/boot/vmlinuz-{release}"),
-        format!("/usr/lib/modules/{release}/vmlinuz"),
-        format!("/lib/modules/{release}/vmlinuz"),
-    ]
+fn images(root: &Path, release: &str) -> Vec<PathBuf> {
+    let boot = IMAGES.map(|name| format!("/boot/{name}-{release}"));
+    let beside = MODULES
+        .iter()
+        .flat_map(|base| IMAGES.map(|name| format!("{base}/{release}/{name}")));
+    let places = boot.into_iter().chain(beside);
+    places.map(|place| below(root, Path::new(&place))).collect()
 }
 
 /// Returns the directories that the modules of a release may be in.
@@ -131,7 +134,10 @@ fn installed(root: &Path) -> Vec<String> {
             .filter_map(|entry| Some(entry.file_name().to_str()?.strip_prefix(prefix)?.to_owned()))
             .collect()
     };
-    let mut releases = names("/boot", "vmlinuz-");
+    let mut releases: Vec<String> = IMAGES
+        .iter()
+        .flat_map(|name| names("/boot", &format!("{name}-")))
+        .collect();
     releases.extend(MODULES.iter().flat_map(|base| names(base, "")));
     releases.sort();
     releases.dedup();
@@ -158,7 +164,7 @@ fn release_of(image: &Path) -> Result<String> {
     let file = name(image).unwrap_or_default();
     let said = image::release(&header)
         .or_else(|| file.split_once('-').map(|(_, release)| release.to_owned()))
-        .or_else(|| name(image.parent().filter(|_| file == "vmlinuz")?));
+        .or_else(|| name(image.parent().filter(|_| IMAGES.contains(&file.as_str()))?));
     said.ok_or_else(|| {
         Error::refused(format!(
             "it cannot be told which release the kernel '{}' is; say it with --kernver",
@@ -262,6 +268,24 @@ mod tests {
         let directory = root.path().join("usr/lib/modules/6.9.7-200.fc40.x86_64");
         assert_eq!(kernel.image, directory.join("vmlinuz"));
         assert_eq!(kernel.modules, directory);
+    }
+
+    #[test]
+    fn images_of_other_architectures_are_found_by_their_names() {
+        for image in [
+            "boot/vmlinux-6.1.0-44-powerpc64le",
+            "boot/Image-6.4.0-default",
+            "usr/lib/modules/6.4.0-default/Image",
+        ] {
+            let release = match image.contains("default") {
+                true => "6.4.0-default",
+                false => "6.1.0-44-powerpc64le",
+            };
+            let root = host(&[image, &format!("usr/lib/modules/{release}/modules.dep")]);
+            let kernel = find(root.path(), &KernelRequest::default(), "").unwrap();
+            assert_eq!(kernel.image, root.path().join(image));
+            assert_eq!(kernel.release, release);
+        }
     }
 
     #[test]

@@ -1,13 +1,45 @@
-//! The ELF inside a bzImage. A bzImage unpacks itself, which takes an emulated CPU longer than the rest of the boot; QEMU starts
-//! the ELF directly, if it has a PVH entry point.
+//! Images of kernels, unpacked for QEMU.
+//!
+//! A bzImage unpacks itself, which takes an emulated CPU longer than the rest of the boot; QEMU starts the ELF in it directly, if that
+//! has a PVH entry point. On other architectures QEMU starts what EFI or the boot loader would unpack, and knows only some formats.
 
-use super::decompress::Compression;
+use std::io;
+
+use super::decompress::{self, Compression};
 
 /// Type of the ELF note with the entry point for QEMU.
 const XEN_ELFNOTE_PHYS32_ENTRY: u32 = 18;
 /// First boot protocol with the place of the payload.
 const PROTOCOL: u16 = 0x0208;
 const SECTOR: usize = 512;
+
+/// Returns the image in the form that QEMU starts fastest.
+///
+/// # Errors
+/// Where an image that has to be unpacked cannot be.
+pub(super) fn bootable(image: Vec<u8>) -> io::Result<Vec<u8>> {
+    match (zboot_payload(&image), vmlinux(&image)) {
+        (Some(payload), _) => Compression::of(payload)
+            .ok_or_else(|| {
+                let format = image.get(24..56).unwrap_or_default();
+                let format = format.split(|byte| *byte == 0).next().unwrap_or_default();
+                let format = format.escape_ascii();
+                io::Error::other(format!("nothing here can unpack '{format}'"))
+            })?
+            .unpack(payload),
+        (None, Some(elf)) => Ok(elf),
+        (None, None) => decompress::unpacked(image),
+    }
+}
+
+/// Returns the packed kernel in a program of EFI that unpacks it (Linux, drivers/firmware/efi/libstub/zboot-header.S).
+fn zboot_payload(image: &[u8]) -> Option<&[u8]> {
+    if !image.starts_with(b"MZ") || image.get(4..8)? != b"zimg" {
+        return None;
+    }
+    let start = u32_at(image, 8)? as usize;
+    image.get(start..start.checked_add(u32_at(image, 12)? as usize)?)
+}
 
 /// Extracts the ELF in the bzImage `image`; `None` if there is none that QEMU can start.
 ///
@@ -171,6 +203,33 @@ pub(super) mod tests {
         assert_eq!(vmlinux(&old), None);
     }
 
+    /// Returns a program of EFI around `payload`.
+    fn zboot(payload: &[u8], format: &[u8]) -> Vec<u8> {
+        let mut image = vec![0; 64];
+        image[..2].copy_from_slice(b"MZ");
+        image[4..8].copy_from_slice(b"zimg");
+        image[8] = 64;
+        image[12..16].copy_from_slice(&u32::try_from(payload.len()).unwrap().to_le_bytes());
+        image[24..24 + format.len()].copy_from_slice(format);
+        [&image, payload, b"length"].concat()
+    }
+
+    #[test]
+    fn kernels_of_other_architectures_are_unpacked() {
+        let kernel = b"MZ kernel kernel kernel kernel".to_vec();
+        let zstd = zstd::encode_all(kernel.as_slice(), 0).unwrap();
+        for image in [
+            zboot(&zstd, b"zstd"),
+            zboot(&lz4(&kernel), b"lz4"),
+            zstd,
+            kernel.clone(),
+        ] {
+            assert_eq!(bootable(image).unwrap(), kernel);
+        }
+        let unknown = bootable(zboot(b"\x89LZO", b"lzo\x1b")).unwrap_err();
+        assert!(unknown.to_string().contains(r"'lzo\x1b'"), "{unknown}");
+    }
+
     #[test]
     fn the_release_is_read_from_the_header() {
         assert_eq!(release(&bzimage(b"")).unwrap(), "6.1.0-test");
@@ -198,7 +257,7 @@ pub(super) mod tests {
                 let at_elf = at.index(elf.len());
                 elf[at_elf] = byte;
             }
-            vmlinux(&image);
+            let _ = bootable(image.clone());
             release(&image);
             has_pvh_entry(&elf);
         }

@@ -44,7 +44,7 @@ impl Kernel {
 /// A feature that a guest's kernel needs, and modules for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Feature {
-    /// Ports of the host, over PCI; every guest has it.
+    /// The bus of virtio, PCI or that of IBM Z, and ports of the host on it; every guest has it.
     Console,
     /// Directories of the host over 9p.
     Plan9,
@@ -114,7 +114,7 @@ impl Feature {
     /// Returns the modules that it needs, without their dependencies.
     fn modules(self) -> &'static [&'static str] {
         match self {
-            Self::Console => &["virtio_pci", "virtio_console"],
+            Self::Console => &["virtio_console"],
             Self::Plan9 => &["9pnet_virtio", "9p"],
             Self::Virtiofs => &["virtiofs"],
             Self::Network => &["virtio_net", "af_packet"],
@@ -272,7 +272,7 @@ pub fn prepare(
 /// Returns the kernel in the form that QEMU starts fastest.
 fn bootable(image: &Path) -> Result<Vec<u8>> {
     let bytes = fs::read(image).map_err(unreadable(image))?;
-    Ok(image::vmlinux(&bytes).unwrap_or(bytes))
+    image::bootable(bytes).map_err(Error::io("unpacking the kernel", image))
 }
 
 /// Returns the error of reading a kernel, which only root can do on some distributions.
@@ -328,9 +328,17 @@ fn read_module(path: &Path) -> io::Result<Vec<u8>> {
 
 /// Returns the modules of `features` in the order that they are loaded in.
 fn needed(kernel: &Kernel, index: &Index, features: &BTreeSet<Feature>) -> Result<Vec<Module>> {
+    let bus = match index.has("virtio_ccw") {
+        true => "virtio_ccw",
+        false => "virtio_pci",
+    };
     let mut wanted = Vec::new();
     for feature in features {
-        if let Err(module) = index.closure(feature.modules().iter().copied()) {
+        let needed = match *feature == Feature::Console {
+            true => [&[bus], feature.modules()].concat(),
+            false => feature.modules().to_vec(),
+        };
+        if let Err(module) = index.closure(needed.iter().copied()) {
             return Err(Error::refused(format!(
                 "kernel {} has no module '{module}', which {} takes: it is neither in '{}' nor built in; \
                  choose another kernel with --kernver, or do without",
@@ -339,7 +347,7 @@ fn needed(kernel: &Kernel, index: &Index, features: &BTreeSet<Feature>) -> Resul
                 kernel.modules.join("modules.dep").display(),
             )));
         }
-        wanted.extend(feature.modules());
+        wanted.extend(needed);
         let optional = feature.modules_if_there().iter();
         wanted.extend(optional.filter(|module| index.closure([**module]).is_ok()));
     }

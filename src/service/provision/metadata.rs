@@ -11,6 +11,7 @@ use crate::facts::package::{self, PackageName};
 use crate::facts::unit::load::dirs::Located;
 use crate::facts::unit::{UnitDirs, UnitName};
 use crate::host::OsRelease;
+use crate::sys::arch::Arch;
 
 /// Version of the archive's layout.
 const FORMAT: u32 = 1;
@@ -53,7 +54,7 @@ impl Metadata {
         Ok(Self {
             format: FORMAT,
             name: config.name.clone(),
-            architecture: std::env::consts::ARCH.to_owned(),
+            architecture: Arch::HOST.name().to_owned(),
             os: OsRelease::read(Path::new("/")),
             packages: versions(&config.service_packages)?,
             host_units: config
@@ -88,7 +89,7 @@ impl Metadata {
     /// # Errors
     /// The host has another architecture, or lacks a package or a unit; the message names them.
     pub(in crate::service) fn check(&self) -> Result<()> {
-        let own = std::env::consts::ARCH;
+        let own = Arch::HOST.name();
         if self.architecture != own {
             return Err(Error::refused(format!(
                 "the archive is of a host with the architecture {}, and this host is {own}",
@@ -170,7 +171,7 @@ mod tests {
         Metadata {
             format: FORMAT,
             name: "web1".parse().unwrap(),
-            architecture: std::env::consts::ARCH.to_owned(),
+            architecture: Arch::HOST.name().to_owned(),
             os: OsRelease {
                 id: "debian".into(),
                 version_id: "12".into(),

@@ -1,6 +1,7 @@
 //! Settings of a file that cannot be converted.
 
 use super::{Foreign, Result};
+use crate::sys::arch::Arch;
 
 /// Known groups and keys, with `N` for numbers. Those that cannot be converted get a note of their own; any other key
 /// is unknown.
@@ -121,7 +122,7 @@ impl Foreign {
                 "group 'core': the root '{root}'; a sandbox of a service has the host's '/usr'"
             ));
         }
-        let is_other = |arch: &&str| *arch != std::env::consts::ARCH;
+        let is_other = |arch: &&str| *arch != Arch::HOST.name();
         if let Some(arch) = file.get("core", "arch").filter(is_other) {
             notes.push(format!(
                 "group 'core': the architecture '{arch}'; a sandbox of a service runs the host's programs"

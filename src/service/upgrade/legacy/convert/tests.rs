@@ -95,7 +95,8 @@ fn convert(text: &str) -> Result<(SandboxConfig, Vec<String>)> {
 
 #[test]
 fn a_complete_file_is_converted() {
-    let (config, notes) = convert(&GOOD.replace("x86_64", std::env::consts::ARCH)).unwrap();
+    let (config, notes) =
+        convert(&GOOD.replace("x86_64", crate::sys::arch::Arch::HOST.name())).unwrap();
     assert_eq!(notes, Vec::<String>::new());
     config.check().unwrap();
     insta::assert_snapshot!(config.to_toml().unwrap());
@@ -253,7 +254,7 @@ fn a_command_is_converted_with_its_account_and_variables() {
     let text = GOOD
         .replace("ServiceSystemd", "ServiceGeneric")
         .replace("uid=0\ngid=0", "uid=7\ngid=8")
-        .replace("x86_64", std::env::consts::ARCH)
+        .replace("x86_64", crate::sys::arch::Arch::HOST.name())
         .replace("[service]\nbootTarget=multi-user.target\n", "")
         + "[command]\nargv.0=/bin/a\nargv.2=b c\n[env.4]\nkey=A\nvalue=b\n\
            [mount.9]\ntype=GVirSandboxConfigMountHostBind\ntarget=/srv/boxes\nsource=/srv/boxes/web1\n";
