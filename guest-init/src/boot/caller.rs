@@ -13,6 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::channel::link::Link;
 use crate::channel::wire::{CHANNEL_FD, Exit, Frame, Milestone};
 use crate::config::{Command, GuestConfig, VERSION};
+use crate::session::Group;
 use crate::{console_log, machine, process, session};
 
 /// Config of a service sandbox, in the staging root.
@@ -101,11 +102,11 @@ impl Caller {
 
     /// Runs the command to its end and reports the exit status. `sync` runs after the last process has ended, and before the
     /// caller knows.
-    pub fn run(&mut self, command: &Command, sync: impl FnOnce()) -> Result<()> {
+    pub fn run(&mut self, command: &Command, group: Group, sync: impl FnOnce()) -> Result<()> {
         let Self::Connected { link, inherited } = self else {
             bail!("there is a command, but nobody waits for it");
         };
-        let exit = session::run(command, std::mem::take(inherited), link);
+        let exit = session::run(command, group, std::mem::take(inherited), link);
         sync();
         session::send_exit(link, &exit);
         Ok(())

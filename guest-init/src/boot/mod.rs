@@ -26,8 +26,9 @@ use crate::namespaces::Namespaces;
 use crate::namespaces::userns::{self, Fork};
 use crate::network::lease_process::{self, Files};
 use crate::network::{self, resolv};
-use crate::process::{confine, leave_keys};
+use crate::process::{confine, leave_keys, payload};
 use crate::root::{Place, boot_id};
+use crate::session::Group;
 use crate::{NEW_ROOT, console_log, machine, process, root};
 
 /// Boots the sandbox. Returns when its command has ended, or after a failure, which it has reported.
@@ -79,6 +80,7 @@ fn carry_out(caller: &mut Caller, report: Report) -> Result<()> {
         resolv_conf: None,
         images: vec![],
         namespaces: None,
+        command_group: Group::Own,
         original_cgroups: vec![],
     };
     for step in plan(&config) {
@@ -100,6 +102,8 @@ struct Boot<'a> {
     images: Vec<File>,
     /// Namespaces that the first process of the sandbox enters.
     namespaces: Option<Namespaces>,
+    /// Cgroup of a command.
+    command_group: Group,
     /// Files that move a process back to the cgroups it was started in.
     original_cgroups: Vec<File>,
 }
@@ -156,12 +160,13 @@ impl Boot<'_> {
                 network::allow_low_ports();
                 Ok(())
             }
-            Step::Kernel { max_threads } => {
-                machine::tune(max_threads);
+            Step::Kernel => {
+                machine::tune();
                 static_units::mask_generators(Path::new("/"))
             }
             Step::Agent(ports) => agent::start(ports),
             Step::Shell(device) => shell::keep(&device),
+            Step::PayloadGroup { max_pids, enter } => self.limit_payload(max_pids, enter),
             Step::Exec {
                 command,
                 environment,
@@ -246,6 +251,18 @@ impl Boot<'_> {
         Ok(())
     }
 
+    fn limit_payload(&mut self, max_pids: u64, enter: bool) -> Result<()> {
+        let is_limited = payload::make(max_pids)?;
+        if is_limited && enter {
+            payload::enter()?;
+        }
+        self.command_group = match is_limited {
+            true => Group::Payload,
+            false => Group::Own,
+        };
+        Ok(())
+    }
+
     fn exec(&mut self, command: &[String], environment: &[(String, String)]) -> Result<()> {
         self.report_boot()?;
         match process::exec(command, environment)? {}
@@ -258,14 +275,16 @@ impl Boot<'_> {
             self.caller.send_log();
         }
         let images = std::mem::take(&mut self.images);
-        self.caller.run(command, || match self.config.platform {
-            Platform::Container => images.iter().for_each(sync_filesystem),
-            Platform::Machine => {
-                // The host may end the machine as soon as it knows how the command ended.
-                drop(images);
-                machine::sync_filesystems();
-            }
-        })
+        let group = self.command_group;
+        self.caller
+            .run(command, group, || match self.config.platform {
+                Platform::Container => images.iter().for_each(sync_filesystem),
+                Platform::Machine => {
+                    // The host may end the machine as soon as it knows how the command ended.
+                    drop(images);
+                    machine::sync_filesystems();
+                }
+            })
     }
 
     fn report_boot(&mut self) -> Result<()> {

@@ -95,16 +95,20 @@ pub enum Step {
     ShareMounts,
     /// Drop capabilities and install the system call filter of the payload.
     Confine,
-    /// Tune the kernel and systemd of a virtual machine: limit threads, write back mapped files soon, since the host reads them, and mask
-    /// generators that only a machine with disks needs.
-    Kernel {
-        /// Highest number of threads.
-        max_threads: Option<u64>,
-    },
+    /// Tune the kernel and systemd of a virtual machine: write back mapped files soon, since the host reads them, and mask generators that
+    /// only a machine with disks needs.
+    Kernel,
     /// Start the agent, which answers the host on this number of ports.
     Agent(u32),
     /// Keep a root shell on a device.
     Shell(PathBuf),
+    /// Make a cgroup for the payload of a virtual machine.
+    PayloadGroup {
+        /// Highest number of processes and threads.
+        max_pids: u64,
+        /// Whether PID 1 is the payload, and enters the group.
+        enter: bool,
+    },
     /// Become the payload.
     Exec {
         /// Program and arguments.
@@ -204,10 +208,15 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
     steps.push(Step::Confine);
     steps.extend(config.shell.iter().cloned().map(Step::Shell));
     if config.agent_ports > 0 {
-        steps.push(Step::Kernel {
-            max_threads: config.max_pids,
-        });
+        steps.push(Step::Kernel);
         steps.push(Step::Agent(config.agent_ports));
+    }
+    if let (Platform::Machine, Some(max_pids)) = (config.platform, config.max_pids) {
+        // After all processes that are not the payload's.
+        steps.push(Step::PayloadGroup {
+            max_pids,
+            enter: matches!(config.payload, Payload::Init { .. }),
+        });
     }
     steps.push(match &config.payload {
         Payload::Init {
@@ -327,6 +336,46 @@ mod tests {
         assert!(namespaces < at(|step| matches!(step, Step::NewRoot { .. })));
         assert!(at(|step| matches!(step, Step::Pivot(_))) < descent);
         assert!(descent < at(|step| matches!(step, Step::Network(_))));
+    }
+
+    #[test]
+    fn the_agent_of_a_machine_is_outside_the_limit_of_processes() {
+        let machine = GuestConfig {
+            platform: Platform::Machine,
+            agent_ports: 2,
+            ..config()
+        };
+        let steps = plan(&machine);
+        let end = &steps[steps.len() - 3..];
+        let group = Step::PayloadGroup {
+            max_pids: 10,
+            enter: true,
+        };
+        assert!(
+            matches!(end, [Step::Agent(2), found, Step::Exec { .. }] if *found == group),
+            "{end:?}"
+        );
+        let command = crate::config::Command {
+            argv: vec!["true".into()],
+            environment: vec![],
+            directory: crate::config::Directory::Try("/".into()),
+            identity: crate::config::Identity {
+                uid: 0,
+                gid: 0,
+                groups: vec![],
+                privileged: true,
+            },
+            stdio: crate::config::Stdio::Streams([crate::config::Stream::None; 3]),
+        };
+        let machine = GuestConfig {
+            payload: Payload::Command(command),
+            ..machine
+        };
+        let group = Step::PayloadGroup {
+            max_pids: 10,
+            enter: false,
+        };
+        assert!(plan(&machine).contains(&group));
     }
 
     #[test]

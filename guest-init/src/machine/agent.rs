@@ -1,7 +1,7 @@
 //! Agent: the process of a virtual machine that answers the host while systemd is PID 1.
 //!
-//! The agent starts before systemd and is no unit, so it runs from before the first unit until after the last one: systemd moves it to
-//! `init.scope` and kills it when the machine is turned off. One process waits for clients on all ports; each port with a client has a
+//! The agent starts before systemd and is no unit, so it runs from before the first unit until after the last one: it is outside the
+//! cgroups of systemd, which kills it when the machine is turned off. Commands of the host are part of the payload. One process waits for clients on all ports; each port with a client has a
 //! child process.
 
 use std::fs;
@@ -31,7 +31,7 @@ use crate::channel::wire::{CHUNK, Exit, Frame, Hello, StreamId};
 use crate::config::{Command, Directory, Identity};
 use crate::machine::block::wait_for;
 use crate::process::account::Account;
-use crate::session::{self, Outcome};
+use crate::session::{self, Group, Outcome};
 use crate::tunnel::targets::Targets;
 use crate::tunnel::{Progress, Tunnel};
 use crate::{machine, process};
@@ -231,7 +231,7 @@ fn handle_request(text: &[u8], link: &mut Link) -> Result<Outcome> {
     match serde_json::from_slice(text).context("reading what is asked") {
         Err(error) => failed(error),
         Ok(AgentRequest::Execute(execute)) => match to_command(execute) {
-            Ok(command) => session::watch(&command, vec![], link).or_else(failed),
+            Ok(command) => session::watch(&command, Group::Payload, vec![], link).or_else(failed),
             Err(error) => failed(error),
         },
         Ok(AgentRequest::Read { paths }) => {

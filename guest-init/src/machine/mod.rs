@@ -171,15 +171,11 @@ pub fn channel() -> Result<OwnedFd> {
 const WRITE_BACK: &str = "100";
 
 /// Tunes the kernel of a service sandbox. A failure is logged only: the sandbox works without.
-pub fn tune(max_threads: Option<u64>) {
-    let threads = max_threads.map(|most| ("kernel/threads-max", most.to_string()));
-    let write_back = ["dirty_expire_centisecs", "dirty_writeback_centisecs"]
-        .map(|name| (["vm", name].join("/"), WRITE_BACK.to_owned()));
-    let threads = threads.map(|(name, value)| (name.to_owned(), value));
-    for (name, value) in threads.into_iter().chain(write_back) {
-        let path = Path::new("/proc/sys").join(name);
-        if let Err(error) = fs::write(&path, &value) {
-            warn!("writing '{value}' to '{}': {error}", path.display());
+pub fn tune() {
+    for name in ["dirty_expire_centisecs", "dirty_writeback_centisecs"] {
+        let path = Path::new("/proc/sys/vm").join(name);
+        if let Err(error) = fs::write(&path, WRITE_BACK) {
+            warn!("writing '{WRITE_BACK}' to '{}': {error}", path.display());
         }
     }
 }

@@ -5,6 +5,7 @@
 pub mod account;
 pub mod confine;
 pub mod label;
+pub mod payload;
 
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};

@@ -25,8 +25,8 @@ use crate::stdio::terminal::set_window_size;
 const CLOSE_TIMEOUT: u16 = 5000;
 
 /// Runs `command` to its end and returns its exit status. `inherited` are streams of the caller, in the order of their numbers.
-pub fn run(command: &Command, inherited: Vec<OwnedFd>, link: &mut Link) -> Exit {
-    match watch(command, inherited, link) {
+pub fn run(command: &Command, group: Group, inherited: Vec<OwnedFd>, link: &mut Link) -> Exit {
+    match watch(command, group, inherited, link) {
         Ok(Outcome::Exit(exit)) => exit,
         // Nobody reads the status.
         Ok(Outcome::HostGone { .. }) => Exit::Signal {
@@ -36,6 +36,15 @@ pub fn run(command: &Command, inherited: Vec<OwnedFd>, link: &mut Link) -> Exit 
             reason: format!("{error:#}"),
         },
     }
+}
+
+/// Cgroup that a command is started in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Group {
+    /// Group of the process that starts it.
+    Own,
+    /// Group of the payload of a virtual machine.
+    Payload,
 }
 
 /// Outcome of a session.
@@ -82,14 +91,19 @@ struct Session<'a> {
 }
 
 /// Runs `command` as [`run`] does, and tells whether the client is still there.
-pub fn watch(command: &Command, inherited: Vec<OwnedFd>, link: &mut Link) -> Result<Outcome> {
+pub fn watch(
+    command: &Command,
+    group: Group,
+    inherited: Vec<OwnedFd>,
+    link: &mut Link,
+) -> Result<Outcome> {
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGCHLD);
     mask.thread_block().context("blocking signals")?;
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .context("listening for signals")?;
 
-    let started = match start::start(command, inherited)? {
+    let started = match start::start(command, group, inherited)? {
         Started::Running(running) => running,
         Started::Failed(exit) => return Ok(Outcome::Exit(exit)),
     };

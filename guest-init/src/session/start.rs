@@ -18,7 +18,8 @@ use nix::unistd::{
 use crate::channel::link::{AtEnd, Sink, Source};
 use crate::channel::wire::{Exit, StreamId};
 use crate::config::{Command, Directory, Identity, Stdio, Stream, WindowSize};
-use crate::process::{self, ExecError};
+use crate::process::{self, ExecError, payload};
+use crate::session::Group;
 use crate::stdio::pty::Pty;
 use crate::stdio::terminal::set_window_size;
 
@@ -43,15 +44,21 @@ enum ChildStdio {
     Files([OwnedFd; 3]),
 }
 
-/// Starts `command`. `inherited` are streams that it shares with the caller, in the order of their numbers.
-pub fn start(command: &Command, inherited: Vec<OwnedFd>) -> Result<Started> {
+/// Starts `command` in `group`. `inherited` are streams that it shares with the caller, in the order of their numbers.
+pub fn start(command: &Command, group: Group, inherited: Vec<OwnedFd>) -> Result<Started> {
     let (child, mut running) = streams(command, inherited)?;
     // execve(2) closes the pipe: the parent reads nothing if the program runs, else the reason why it does not.
     let (report, failure) = pipe2(OFlag::O_CLOEXEC).context("making a pipe")?;
     running.pid = process::spawn(|| {
-        let exit = exec_command(command, &child).unwrap_or_else(|error| Exit::Failed {
-            reason: format!("{error:#}"),
-        });
+        let joined = match group {
+            Group::Own => Ok(()),
+            Group::Payload => payload::join(),
+        };
+        let exit = joined
+            .and_then(|()| exec_command(command, &child))
+            .unwrap_or_else(|error| Exit::Failed {
+                reason: format!("{error:#}"),
+            });
         let text = serde_json::to_vec(&exit).unwrap_or_default();
         // Fails only if PID 1 is gone.
         let _ = File::from(failure.try_clone().unwrap_or(failure)).write_all(&text);

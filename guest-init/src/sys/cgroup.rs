@@ -12,6 +12,10 @@ pub const EMULATOR: &str = "emulator";
 /// Documentation/admin-guide/cgroup-v1/memory.rst, 2.7). That of version 2 does.
 pub const SOCKET_MEMORY: &str = "memory.kmem.tcp.limit_in_bytes";
 
+/// Threads that the kernel of a virtual machine may have beside those of its payload: `kernel.threads-max` counts both
+/// (proc_sys_kernel(5)).
+pub const KERNEL_THREADS: u64 = 1024;
+
 /// Returns the limit of the memory of sockets in a group with this memory limit: a quarter of it, in addition.
 #[must_use]
 pub const fn socket_memory(memory: u64) -> u64 {

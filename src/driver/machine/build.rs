@@ -139,7 +139,7 @@ pub(in crate::driver) fn build(
         // Sockets of the host are files without a meaning in another kernel.
         shell: spec.shell("/dev/hvc1"),
         agent_ports: if is_service { AGENT_PORTS } else { 0 },
-        max_pids: is_service.then(|| domain.resources.machine_pids()),
+        max_pids: Some(domain.resources.machine_pids()),
         ..spec.guest_config(Platform::Machine)
     };
     if is_service && emulation == Emulation::Tcg {

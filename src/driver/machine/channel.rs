@@ -273,7 +273,7 @@ impl AgentPort {
             Exit::Status { .. } | Exit::Signal { .. } => Ok(Some(Captured {
                 success: exit.code() == 0,
                 stdout: text(&stdout),
-                stderr: if stderr.is_empty() {
+                stderr: if stderr.is_empty() && exit.code() != 0 {
                     format!("exit status: {}", exit.code())
                 } else {
                     stderr

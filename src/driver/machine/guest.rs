@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use guest_init::channel::agent_request::{AgentRequest, Execute};
 use guest_init::config::{Stdio as GuestStdio, Stream};
+use guest_init::sys::cgroup::KERNEL_THREADS;
 
 use super::PATIENCE;
 use super::channel::{self, AgentPorts};
@@ -184,26 +185,27 @@ impl Guest for Machine {
         let files = [
             "/proc/net/dev",
             "/proc/uptime",
-            "/sys/fs/cgroup/init.scope/pids.current",
-            "/sys/fs/cgroup/system.slice/pids.current",
-            "/sys/fs/cgroup/user.slice/pids.current",
+            "/sys/fs/cgroup/pids.current",
         ];
         let texts = self.read(&files)?;
         let text = |index: usize| texts.get(index).map_or("", String::as_str);
         let (net_received, net_sent) = proc::parse_net_dev(text(0));
-        let counts = texts.iter().skip(2);
-        let counts: Vec<u64> = counts.filter_map(|text| text.trim().parse().ok()).collect();
         Ok(GuestUsage {
             net_received,
             net_sent,
-            processes: (!counts.is_empty())
-                .then(|| counts.into_iter().fold(0, u64::saturating_add)),
+            // A kernel without the pids controller has no such file.
+            processes: text(2).trim().parse().ok(),
             uptime: proc::parse_uptime(text(1)).unwrap_or_default(),
         })
     }
 
     fn limit_processes(&self, most: u64) -> Result<()> {
-        let script = format!("echo {most} > /proc/sys/kernel/threads-max");
+        let enough = most.saturating_add(KERNEL_THREADS);
+        let script = format!(
+            "echo {most} >/sys/fs/cgroup/pids.max && \
+             if [ \"$(cat /proc/sys/kernel/threads-max)\" -lt {enough} ]; then \
+             echo {enough} >/proc/sys/kernel/threads-max; fi"
+        );
         let written = self.capture(&["/bin/sh", "-c", &script])?;
         match written.success {
             true => Ok(()),

@@ -170,7 +170,8 @@ pub fn rotate(cell: &Cell) {
         "mkdir -p /etc/logrotate.d; printf '/var/log/t-rot.log {\\n rotate 2\\n}\\n' >/etc/logrotate.d/t-rot; \
          echo line >/var/log/t-rot.log",
     );
-    ok(&["rotate", "--force", &cell.name]);
+    let done = run(&["rotate", "--force", &cell.name]);
+    assert!(done.code == 0 && done.stderr.is_empty(), "{done:?}");
     assert!(in_tree(&cell.name, "var/log/t-rot.log.1").exists());
 }
 
