@@ -34,6 +34,13 @@ fn a_sandbox_lives_from_create_to_delete() {
     assert!(logs.contains("Started apache2.service"), "{logs}");
     assert_eq!(ok(&["logs", "-n", "1", "t-web"]).lines().count(), 1);
 
+    // Commands and units know their domain.
+    let uuid = both["config"]["uuid"].as_str().unwrap();
+    let domain = format!("LIBVIRT_LXC_NAME=t-web\nLIBVIRT_LXC_UUID={uuid}");
+    assert_eq!(says("t-web", "env | grep ^LIBVIRT | sort"), domain);
+    let of_units = says("t-web", "systemctl show-environment | grep ^LIBVIRT");
+    assert_eq!(of_units, domain);
+
     // Data of the service is kept across a restart.
     says("t-web", "echo kept > /var/www/html/kept");
     ok(&["stop", "t-web"]);

@@ -224,9 +224,18 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
             environment,
         } => Step::Exec {
             command: command.clone(),
-            environment: environment.clone(),
+            environment: [config.environment.as_slice(), environment].concat(),
         },
-        Payload::Command(command) => Step::Run(command.clone()),
+        Payload::Command(command) => {
+            let mut command = command.clone();
+            let is_own = |name: &str| command.environment.iter().any(|(own, _)| own == name);
+            let usual = config.environment.iter().filter(|(name, _)| !is_own(name));
+            let usual: Vec<_> = usual
+                .map(|(name, value)| (name.into(), value.into()))
+                .collect();
+            command.environment.extend(usual);
+            Step::Run(command)
+        }
     });
     steps
 }

@@ -75,6 +75,9 @@ pub struct GuestConfig {
     pub agent_ports: u32,
     /// Device with a root shell, as `/dev/tty2` or `/dev/hvc1`.
     pub shell: Option<PathBuf>,
+    /// Variables of the payload, and of commands that the host runs beside it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub environment: Vec<(String, String)>,
     /// Program that the sandbox runs.
     pub payload: Payload,
 }
@@ -106,6 +109,7 @@ impl GuestConfig {
             network: vec![],
             agent_ports: 0,
             shell: None,
+            environment: vec![],
             payload,
         }
     }

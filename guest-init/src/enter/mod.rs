@@ -103,7 +103,7 @@ fn split(pair: &str) -> Option<(String, String)> {
     Some((key.to_owned(), value.to_owned()))
 }
 
-fn run(request: Request) -> Result<u8> {
+fn run(mut request: Request) -> Result<u8> {
     // 1. Processes of the sandbox must not trace this one, nor get its files (ptrace(2)).
     set_dumpable(false).context("hiding from the sandbox")?;
     close_other_files()?;
@@ -111,7 +111,13 @@ fn run(request: Request) -> Result<u8> {
         bail!("--identity and --config are needed");
     };
     // 2. Open the namespaces while nothing of the sandbox is used.
-    let Confined { idmap, confinement } = confine::read_config(config)?;
+    let Confined {
+        idmap,
+        confinement,
+        environment,
+    } = confine::read_config(config)?;
+    // Those of the caller replace them.
+    request.environment.splice(0..0, environment);
     let target = Target::open(request.pid, identity, idmap)?;
     let streams = Streams::of_caller(request.terminal);
     // 3. Drop what no namespace holds: keys, then everything that `join` drops.

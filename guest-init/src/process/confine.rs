@@ -18,6 +18,9 @@ pub struct Confined {
     /// Restrictions of its payload.
     #[serde(default)]
     pub confinement: Confinement,
+    /// Variables of every command.
+    #[serde(default)]
+    pub environment: Vec<(String, String)>,
 }
 
 /// Reads a guest config from a file of the host.

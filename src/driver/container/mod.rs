@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use guest_init::config::{
-    self as config, BlockDevice, GuestConfig, IdMap, Payload, Platform, Staged,
+    self as config, BlockDevice, File, GuestConfig, IdMap, Payload, Platform, Staged,
 };
 use guest_init::seccomp::usual::Confined;
 
@@ -80,7 +80,7 @@ pub(super) fn build(spec: &Spec<'_>, context: &BuildContext<'_>) -> Result<Boot>
         Confined::OwnRoot | Confined::Unprivileged => BTreeSet::new(),
     };
     let resources = &domain.resources;
-    let guest = GuestConfig {
+    let mut guest = GuestConfig {
         idmap,
         confinement: confinement::guest_confinement(
             spec.confinement,
@@ -94,14 +94,39 @@ pub(super) fn build(spec: &Spec<'_>, context: &BuildContext<'_>) -> Result<Boot>
         shell: spec.shell("/dev/tty2"),
         max_pids: Some(resources.container_pids(host::pid_max())),
         tmpfs_size: Some(resources.tmpfs_size()),
+        environment: variables(&domain).to_vec(),
         ..spec.guest_config(Platform::Container)
     };
+    if let Payload::Init { .. } = guest.payload {
+        guest.files.push(variables_of_units(&guest.environment));
+    }
     let view = LxcDomain::new(&domain, context.facts, filesystems).granting(&granted);
     Ok(Boot {
         xml: Template::LxcDomain.render(&view, Some(context.templates))?,
         guest,
         machine: None,
     })
+}
+
+/// Returns the variables by which a program knows the domain that it runs in; libvirt gives them to the first process alone.
+fn variables(domain: &Domain) -> [(String, String); 2] {
+    [
+        ("LIBVIRT_LXC_NAME".to_owned(), domain.name.to_string()),
+        ("LIBVIRT_LXC_UUID".to_owned(), domain.uuid.to_string()),
+    ]
+}
+
+/// Returns a drop-in that gives units `variables`: systemd hands down none of its own (systemd.exec(5)).
+fn variables_of_units(variables: &[(String, String)]) -> File {
+    let words: Vec<String> = variables
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    File {
+        path: "/run/systemd/system.conf.d/10-libvirt.conf".into(),
+        mode: 0o644,
+        content: format!("[Manager]\nDefaultEnvironment={}\n", words.join(" ")),
+    }
 }
 
 /// Chooses the host's ids that stand for those of a container.
