@@ -9,9 +9,9 @@ use crate::config::SandboxName;
 use crate::driver::connection::{Connection, EMBEDDED, root};
 use crate::driver::{Driver, Qemu};
 use crate::error::Result;
-use crate::hypervisor::Hypervisor;
 use crate::hypervisor::libvirt::Libvirt;
-use crate::run::{Places, embedded};
+use crate::hypervisor::{DomainState, Hypervisor};
+use crate::run::{Places, embedded, leftovers};
 
 impl Connection {
     /// Returns the connection of the sandbox whose directory is `state`: a driver in this process keeps its files there, unless the
@@ -56,6 +56,17 @@ impl Connection {
                 Libvirt::open(&self.uri)?.destroy_own(name.as_str(), uuid)
             }
         }
+    }
+
+    /// Removes what libvirt has left of the domain `name`, unless there is one of that name.
+    pub fn remove_leftovers(&self, name: &SandboxName) -> Result<()> {
+        if self.driver != Driver::Lxc {
+            return Ok(());
+        }
+        if Libvirt::open(&self.uri)?.state(name.as_str())? == DomainState::Missing {
+            leftovers::remove(&self.uri, name, true);
+        }
+        Ok(())
     }
 }
 

@@ -10,6 +10,7 @@ mod embedded;
 mod end;
 mod identity;
 mod layout;
+mod leftovers;
 mod outcome;
 mod plan;
 mod security;
@@ -40,8 +41,8 @@ use crate::domain::qemu::{Authority, Emulation};
 pub use crate::driver::connection::{Connection, Environment};
 pub use crate::driver::{Driver, Qemu};
 use crate::error::{Error, Result};
-use crate::hypervisor::Hypervisor;
 use crate::hypervisor::libvirt::Libvirt;
+use crate::hypervisor::{DomainState, Hypervisor};
 use crate::label;
 
 /// Options of a one-shot sandbox, as parsed from the command line or set by a library user.
@@ -209,7 +210,12 @@ pub fn run(request: &Request, connection: &Connection, places: &Places) -> Resul
     // A domain whose driver is in this process does not end with a connection.
     let is_embedded = connection.driver == Driver::Qemu(Qemu::Embedded);
     let _guard = is_embedded.then(|| DestroyOnDrop(&hypervisor, name));
-    let mut guest = channel::start(&plan, &hypervisor, &stdio)?;
+    let mut guest = channel::start(&plan, &hypervisor, &stdio).inspect_err(|_| {
+        // The name may be that of another domain.
+        if hypervisor.state(name.as_str()).ok() == Some(DomainState::Missing) {
+            leftovers::remove(&connection.uri, name, true);
+        }
+    })?;
     stages.reach("start");
     if request.hands_over {
         stdio.hand_over()?;
@@ -255,18 +261,26 @@ pub fn run(request: &Request, connection: &Connection, places: &Places) -> Resul
             has_ended_well && !is_embedded
         }
     };
+    let is_container = connection.driver == Driver::Lxc;
+    let mut is_destroyed = false;
     // A disk or a name can be used again when this returns.
     if !is_gone || request.uses_images() || request.name.is_some() {
-        let is_container = connection.driver == Driver::Lxc;
         match hypervisor.destroy(name.as_str()) {
-            Ok(()) if is_container && !is_gone => crate::host::cgroup::remove(name),
-            Ok(()) => {}
+            Ok(()) => {
+                is_destroyed = true;
+                if is_container && !is_gone {
+                    crate::host::cgroup::remove(name);
+                }
+            }
             Err(error) => {
                 log::warn!("{error}");
                 state.keep();
             }
         }
         stages.reach("destroy");
+    }
+    if is_container && (is_gone || is_destroyed) {
+        leftovers::remove(&connection.uri, name, !has_ended_well);
     }
     // The domain that used them is gone.
     plan.devices.clear();

@@ -223,11 +223,11 @@ fn sweep(path: &Path) -> Result<()> {
     if let Ok(text) = fs::read(&note)
         && let Ok(record) = serde_json::from_slice::<Record>(&text)
     {
-        Connection::parse(&record.uri)?
-            .within(path)
-            .end(&record.name, record.uuid)?;
+        let connection = Connection::parse(&record.uri)?.within(path);
+        connection.end(&record.name, record.uuid)?;
         label::apparmor::unload(&record.uuid);
         cgroup::remove(&record.name);
+        connection.remove_leftovers(&record.name)?;
     }
     remove(path);
     Ok(())

@@ -17,7 +17,9 @@ cases! {
         a_killed_client_ends_its_sandbox;
     containers:
         a_sandbox_survives_a_restart_of_libvirtd,
-        twenty_sandboxes_run_at_once;
+        twenty_sandboxes_run_at_once,
+        no_file_of_libvirt_is_left,
+        a_program_knows_its_domain;
 }
 
 fn memory_is_limited(test: &Test) {
@@ -43,6 +45,45 @@ fn processes_are_limited(test: &Test) {
         "{done:?}"
     );
     assert_eq!(test.says(&["--pids", "200"], script), "all");
+}
+
+/// Returns the files of libvirt's driver for containers.
+fn files_of_libvirt() -> Vec<String> {
+    let uri = std::env::var("LIBVIRT_DEFAULT_URI").unwrap();
+    let (_, socket) = uri.split_once("socket=").unwrap();
+    let directory = socket.replace("libvirt-sock", "lxc");
+    let entries = fs::read_dir(directory).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.filter(|name| name != "autostart").collect();
+    names.sort();
+    names
+}
+
+fn no_file_of_libvirt_is_left(test: &Test) {
+    let before = files_of_libvirt();
+    for status in [0, 3] {
+        let mut command = test.unnamed();
+        command.args(["--", "sh", "-c", &format!("exit {status}")]);
+        let done = host::finish(command, b"").unwrap();
+        assert_eq!(done.code, status, "{done:?}");
+    }
+    let mut command = test.unnamed();
+    command.args(["--timeout", "1", "--", "sleep", "86400"]);
+    assert_eq!(host::finish(command, b"").unwrap().code, 124);
+    assert_eq!(files_of_libvirt(), before);
+}
+
+fn a_program_knows_its_domain(test: &Test) {
+    let name = test.name();
+    let script = "echo $LIBVIRT_LXC_NAME; echo $LIBVIRT_LXC_UUID | wc -c";
+    let mut command = test.unnamed();
+    command.args(["-n", &name, "--", "sh", "-c", script]);
+    let done = host::finish(command, b"").unwrap();
+    assert_eq!(done.stdout, format!("{name}\n37\n"), "{done:?}");
+    assert_eq!(
+        test.says(&["-e", "LIBVIRT_LXC_NAME=own"], "echo $LIBVIRT_LXC_NAME"),
+        "own"
+    );
 }
 
 /// Starts a sandbox with this name, and waits until its command runs.
