@@ -84,7 +84,10 @@ pub(super) fn outcome(
             OWN_FAILURE,
             Some(with_output("the sandbox ended without telling how")),
         ),
-        SessionEnd::Escaped => (OWN_FAILURE, None),
+        SessionEnd::Escaped => (
+            OWN_FAILURE,
+            Some("the escape key was pressed, which ends the sandbox".to_owned()),
+        ),
         SessionEnd::Interrupted(signal) => return interrupted(signal, stages),
         SessionEnd::Silent => (
             OWN_FAILURE,

@@ -195,7 +195,9 @@ fn a_key_ends_the_sandbox(test: &Test) {
     let mut session = at_terminal(test, &[], "echo ready; exec sleep 86400");
     session.expect("ready");
     session.type_in("\u{1d}");
-    assert_eq!(session.end().0, 125);
+    let (status, said) = session.end();
+    assert_eq!(status, 125);
+    assert!(said.contains("escape key"), "{said}");
 }
 
 fn another_key_ends_the_sandbox(test: &Test) {
