@@ -180,3 +180,18 @@ fn the_result_of_a_short_command_is_reported() {
     }
     test.end();
 }
+
+#[test]
+fn the_host_unit_has_the_status_of_a_command_that_fails_at_once() {
+    let Some(test) = Test::begin("the_host_unit_has_the_status_of_a_command_that_fails_at_once")
+    else {
+        return;
+    };
+    let fails = ["--", "sh", "-c", "exit 7"];
+    ok(&[&["create", "-N", "none", "t-seven"], &fails[..]].concat());
+    let done = run(&["run", "t-seven"]);
+    assert_eq!(done.code, 7, "{done:?}");
+    assert!(done.stderr.contains("status 7"), "{done:?}");
+    ok(&["delete", "t-seven"]);
+    test.end();
+}

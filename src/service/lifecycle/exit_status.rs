@@ -78,6 +78,19 @@ impl Sandbox<'_> {
         }
     }
 
+    /// Returns the exit status of a command that runs once and was started after `since`, if it has ended by itself with a failure.
+    #[must_use]
+    pub fn command_failure(&self, since: SystemTime) -> Option<u8> {
+        let command = self.config().workload.command()?;
+        if command.restart != Restart::No {
+            return None;
+        }
+        let entries = self.command_entries(since).ok()?;
+        let failure = judge(self.name(), &entries).filter(|_| !entries.is_empty())?;
+        // systemd ends a command that is not ready in time with a signal.
+        (failure.status < 128).then_some(failure.status)
+    }
+
     /// Returns how a command started at `since` has ended, if it and its sandbox ended before the first
     /// check. Returns `None` if the sandbox ended for another reason.
     pub(in crate::service) fn finished_command(&self, since: SystemTime) -> Option<Result<()>> {

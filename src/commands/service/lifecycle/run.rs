@@ -10,7 +10,7 @@ use crate::commands::service::inspect::logs;
 use crate::commands::service::lifecycle::warn_of_boot;
 use crate::commands::service::{Name, PROGRAM};
 use crate::config::SandboxName;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ports::forward::Outcome;
 use crate::ports::listening;
 use crate::service::inspect::journal;
@@ -49,18 +49,29 @@ pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<ExitCode> {
 fn keep(name: &SandboxName, sandboxes: &Sandboxes) -> Result<Option<Failure>> {
     let sockets = listening::inherited();
     let mut sandbox = sandboxes.get(name)?;
-    let begin = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let begin = SystemTime::now();
     let ports = match sandbox.take_over(&sockets) {
         // A sandbox that was taken over still runs.
         Err(Error::Interrupted) => return sandbox.lock_for_stop()?.stop().map(|()| None),
+        Err(error) if error.kind() == ErrorKind::NotReady => {
+            return match sandbox.command_failure(begin) {
+                Some(status) => Ok(Some(Failure {
+                    text: error.to_string(),
+                    status,
+                })),
+                None => Err(error),
+            };
+        }
         taken => taken?,
     };
     warn_of_boot(&sandbox);
     notify::ready(&format!("the units of '{name}' are active"))?;
     // Copy the sandbox's journal to the unit's. If that fails, the sandbox runs nevertheless.
-    let follower = journal::follow(&sandbox, begin).map(|mut journalctl| {
+    let follower = journal::follow(
+        &sandbox,
+        begin.duration_since(UNIX_EPOCH).unwrap_or_default(),
+    )
+    .map(|mut journalctl| {
         let said = journalctl.stdout.take();
         let showing = said.map(|said| thread::spawn(move || logs::show(said)));
         (journalctl, showing)
