@@ -7,6 +7,8 @@ export CARGO_TERM_COLOR ?= never
 # Nobody debugs what is built here for tests: it links in half the time without.
 export CARGO_PROFILE_DEV_DEBUG ?= 0
 
+# Where cargo builds.
+target     = $(or $(CARGO_TARGET_DIR),target)
 bin        = $(DESTDIR)$(PREFIX)/bin
 libexec    = $(DESTDIR)$(PREFIX)/libexec/virt-sandbox
 share      = $(DESTDIR)$(PREFIX)/share
@@ -16,12 +18,12 @@ ZSHDIR     = $(PREFIX)/share/zsh/$(if $(wildcard /etc/debian_version),vendor-com
 FISHDIR    = $(PREFIX)/share/fish/vendor_completions.d
 
 setup   = bash tests/setup/packages.sh
-harness = target/debug/test-harness
+harness = $(target)/debug/test-harness
 # The whole workspace at once: a crate alone has other features, and would be compiled again. A job in the background of a
 # shell ignores SIGINT, and one of nohup(1) SIGHUP; the tests send both.
 tests   = env --default-signal=INT,HUP,QUIT $(CARGO) test --locked --workspace
 # An uninstalled program finds its parts here.
-parts   = VIRT_SANDBOX_GUEST_INIT='$(CURDIR)/target/guest-init/guest-init'
+parts   = VIRT_SANDBOX_GUEST_INIT='$(abspath $(target))/guest-init/guest-init'
 
 .PHONY: build install uninstall dist deb rpm check test test-slow test-machines test-vm test-host demo zoo bench clean setup programs
 .DEFAULT_GOAL = build
@@ -33,19 +35,19 @@ build:
 
 # Installs what `make build` built.
 install:
-	install -D -m 755 -t $(bin) target/release/virt-sandbox target/release/virt-sandbox-service \
-	  target/release/virt-sandbox-virtiofsd target/release/virt-sandbox-virtiofsd-file
-	install -D -m 755 -t $(libexec) target/guest-init/guest-init
+	install -D -m 755 -t $(bin) $(target)/release/virt-sandbox $(target)/release/virt-sandbox-service \
+	  $(target)/release/virt-sandbox-virtiofsd $(target)/release/virt-sandbox-virtiofsd-file
+	install -D -m 755 -t $(libexec) $(target)/guest-init/guest-init
 	install -D -m 644 -t $(share)/virt-sandbox/services.d services.d/*.toml
 	install -D -m 644 -t $(share)/virt-sandbox/selinux selinux/*.cil
 	set -e; for file in $$(find templates -type f); do install -D -m 644 $$file $(share)/virt-sandbox/$$file; done
-	set -e; for section in 1 5 8; do install -D -m 644 -t $(share)/man/man$$section target/man/*.$$section; done
+	set -e; for section in 1 5 8; do install -D -m 644 -t $(share)/man/man$$section $(target)/man/*.$$section; done
 	install -D -m 644 -t $(share)/doc/virt-sandbox README.md NEWS.md SECURITY.md LICENSE-APACHE LICENSE-MIT
 	install -D -m 644 -t $(share)/doc/virt-sandbox/pages docs/*.md
 	set -e; for program in virt-sandbox virt-sandbox-service; do \
 	  for place in bash:$(BASHDIR)/$$program zsh:$(ZSHDIR)/_$$program fish:$(FISHDIR)/$$program.fish; do \
 	    file=$(DESTDIR)$${place#*:}; install -d $${file%/*}; \
-	    target/release/virt-sandbox-service completions $${place%%:*} $$program >$$file; \
+	    $(target)/release/virt-sandbox-service completions $${place%%:*} $$program >$$file; \
 	    chmod 644 $$file; \
 	  done; \
 	done
@@ -179,7 +181,7 @@ bench: setup build
 	$(setup) bench
 	$(CARGO) build --locked -p test-harness
 	$(CARGO) build --locked --release -p bench
-	@$(parts) $(harness) with-libvirtd -- target/release/bench $(BENCH)
+	@$(parts) $(harness) with-libvirtd -- $(target)/release/bench $(BENCH)
 
 clean:
 	$(CARGO) clean

@@ -11,12 +11,12 @@ use anyhow::{Context, Result, bail};
 
 use crate::elf;
 
-/// Builds guest-init, checks it, and puts it at `target/guest-init/guest-init`.
+/// Builds guest-init, checks it, and puts it at `guest-init/guest-init` in the target directory.
 pub fn build(release: bool) -> Result<()> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .context("finding the workspace")?;
-    let directory = workspace.join("target/guest-init");
+    let directory = crate::target_directory(workspace).join("guest-init");
     let target = target()?;
 
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

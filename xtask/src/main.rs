@@ -4,6 +4,7 @@ mod elf;
 mod guest_init;
 mod man;
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
@@ -19,6 +20,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Returns the directory that cargo builds in.
+fn target_directory(workspace: &Path) -> PathBuf {
+    let named = std::env::var_os("CARGO_TARGET_DIR").filter(|named| !named.is_empty());
+    workspace.join(named.unwrap_or_else(|| "target".into()))
 }
 
 fn run(arguments: &[String]) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Build of the manual pages, in `target/man`.
+//! Build of the manual pages, in `man` in the target directory.
 //!
 //! A package of its own writes them: it links the whole product, and the other tasks must not wait for that.
 
@@ -19,10 +19,11 @@ pub fn build(release: bool) -> Result<()> {
     if release {
         cargo.arg("--release");
     }
-    let status = cargo.args(["--", "target/man"]).status();
+    let directory = crate::target_directory(workspace).join("man");
+    let status = cargo.arg("--").arg(&directory).status();
     if !status.context("running cargo")?.success() {
         bail!("writing the manual pages failed");
     }
-    println!("target/man");
+    println!("{}", directory.display());
     Ok(())
 }
