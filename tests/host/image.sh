@@ -14,7 +14,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 
 packages=(
     # the host; polkitd alone would take systemd-sysv out again
-    systemd systemd-sysv libpam-systemd dbus udev kmod procps iproute2 iptables polkitd policykit-1 logrotate
+    systemd systemd-sysv libpam-systemd dbus udev kmod procps iproute2 iptables polkitd logrotate
     # what it boots from: modules of virtio and 9p are in this kernel's package, and not in the smaller one's
     linux-image-amd64 initramfs-tools zstd
     # libvirt

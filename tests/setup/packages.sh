@@ -49,6 +49,9 @@ candidate() {
     LC_ALL=C apt-cache policy "$1" | sed -n 's/^ *Candidate: //p'
 }
 
+# Since Debian 13 virtiofsd is no part of QEMU, and nothing depends on it.
+case $(candidate virtiofsd) in "" | "(none)") ;; *) base+=(virtiofsd) ;; esac
+
 # Services must not start outside of a sandbox: invoke-rc.d(8) asks this program.
 policy=/usr/sbin/policy-rc.d
 log=$(mktemp)
