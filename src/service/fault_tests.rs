@@ -189,6 +189,7 @@ fn a_clone_cut_short_is_undone() {
                 name: name("web2"),
                 base: None,
                 hostname: None,
+                security: None,
             };
             let source = host.sandboxes.get(&name("web1"))?;
             source.clone_as(&request).map(drop)
@@ -208,6 +209,7 @@ fn a_clone_cut_short_leaves_its_running_source_running() {
             name: name("web2"),
             base: None,
             hostname: None,
+            security: None,
         };
         let source = host.sandboxes.get(&name("web1"))?;
         source.clone_as(&request).map(drop)

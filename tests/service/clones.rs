@@ -85,9 +85,15 @@ fn a_clone_has_everything_but_the_identity() {
         let done = run(&[&["clone"], &wrong[..]].concat());
         assert_ne!(done.code, 0, "{wrong:?}: {done:?}");
     }
-    for name in ["t-one", "t-two", "t-three"] {
+    let done = run(&["delete", "--path", "/var/lib", "t-three"]);
+    assert!(
+        done.code != 0 && done.stderr.contains("/var/lib/t-base/t-three"),
+        "{done:?}"
+    );
+    for name in ["t-one", "t-two"] {
         ok(&["delete", name]);
     }
+    ok(&["delete", "-p", "/var/lib/t-base", "t-three"]);
     assert!(!Path::new("/var/lib/t-base").exists());
     drop(unit);
     test.end();

@@ -28,7 +28,19 @@ fn a_failed_create_says_why_and_leaves_nothing() {
         return;
     };
     let long = "a".repeat(300);
-    let cases: [(&[&str], i32, &[&str]); 14] = [
+    let cases: [(&[&str], i32, &[&str]); 15] = [
+        (
+            &[
+                "-u",
+                "apache2.service",
+                "-m",
+                "ram:/x=1M",
+                "ram:/y=1M",
+                "t-x",
+            ],
+            2,
+            &["'ram:/y=1M'", "--mount before each"],
+        ),
         (
             &["-u", "apache.service", "t-x"],
             4,

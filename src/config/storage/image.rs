@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use crate::config::as_text;
 
-/// Format of a disk image, in QEMU's words. `img` is an alias of `raw`, `vhd` of `vpc`.
+/// Format of a disk image, in QEMU's words. `img` and `iso` are aliases of `raw`, `vhd` of `vpc`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ImageFormat {
     /// Plain bytes of the disk.
@@ -34,7 +34,7 @@ pub enum ImageFormat {
 }
 
 /// Names of the formats; the first of a format is the one that is written.
-const NAMES: [(&str, ImageFormat); 13] = [
+const NAMES: [(&str, ImageFormat); 14] = [
     ("raw", ImageFormat::Raw),
     ("qcow2", ImageFormat::Qcow2),
     ("qcow", ImageFormat::Qcow),
@@ -47,15 +47,25 @@ const NAMES: [(&str, ImageFormat); 13] = [
     ("dmg", ImageFormat::Dmg),
     ("parallels", ImageFormat::Parallels),
     ("img", ImageFormat::Raw),
+    ("iso", ImageFormat::Raw),
     ("vhd", ImageFormat::Vpc),
 ];
 
 /// Error of parsing a format.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "'{0}' is not a format of disk images: use raw, qcow2, qcow, qed, vmdk, vdi, vpc, bochs, cloop, dmg or parallels"
-)]
-pub struct ParseFormatError(String);
+pub enum ParseFormatError {
+    /// No format that QEMU has had.
+    #[error(
+        "'{0}' is not a format of disk images: use raw, qcow2, qcow, qed, vmdk, vdi, vpc, bochs, cloop, dmg or parallels"
+    )]
+    Unknown(String),
+    /// A directory that QEMU shows as a disk with FAT.
+    #[error("the format '{0}' shows a directory as a disk; mount the directory with host-bind")]
+    Directory(String),
+    /// A format that QEMU has no more.
+    #[error("QEMU 2.2 dropped the format 'cow'; convert the image with an older qemu-img")]
+    Dropped,
+}
 
 /// Error of `backing=yes` for a format whose images name no other file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -150,7 +160,11 @@ impl FromStr for ImageFormat {
             .iter()
             .find(|(name, _)| *name == text)
             .map(|(_, format)| *format)
-            .ok_or_else(|| ParseFormatError(text.to_owned()))
+            .ok_or_else(|| match text {
+                "dir" | "fat" => ParseFormatError::Directory(text.to_owned()),
+                "cow" => ParseFormatError::Dropped,
+                _ => ParseFormatError::Unknown(text.to_owned()),
+            })
     }
 }
 
@@ -172,7 +186,10 @@ mod tests {
             assert_eq!(format.to_string(), *name);
         }
         assert_eq!("img".parse(), Ok(ImageFormat::Raw));
+        assert_eq!("iso".parse(), Ok(ImageFormat::Raw));
         assert_eq!("vhd".parse(), Ok(ImageFormat::Vpc));
+        let error = "cow".parse::<ImageFormat>().unwrap_err().to_string();
+        assert!(error.contains("qemu-img"), "{error}");
         for text in ["", "RAW", "dir", "qcow3", "raw "] {
             assert!(text.parse::<ImageFormat>().is_err(), "{text}");
         }

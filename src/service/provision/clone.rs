@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use guest_init::config::Addressing;
 use uuid::Uuid;
 
-use crate::config::{Hostname, Mount, SandboxConfig, SandboxName};
+use crate::config::{Hostname, Mount, SandboxConfig, SandboxName, Security};
 use crate::error::Result;
 use crate::service::base::Provenance;
 use crate::service::cancellation::Cancellation;
@@ -25,6 +25,8 @@ pub struct Request {
     pub base: Option<PathBuf>,
     /// Host name inside; by default the name of the clone.
     pub hostname: Option<Hostname>,
+    /// Security label; by default as the source has.
+    pub security: Option<Security>,
 }
 
 impl<'a> Sandbox<'a> {
@@ -103,6 +105,7 @@ fn cloned(source: &SandboxConfig, request: &Request, path: PathBuf) -> SandboxCo
         hostname: hostname
             .unwrap_or_else(|| Hostname::of(&request.name))
             .to_string(),
+        security: request.security.clone().or_else(|| source.security.clone()),
         networks: identity::renewed(&source.networks, &uuid),
         // A range of ids belongs to one sandbox.
         idmap: source.idmap.for_copy(),

@@ -30,6 +30,9 @@ pub struct ExecuteArgs {
     /// Set variables from a file with NAME=VALUE on each line; --env overrides them; may be given more than once
     #[arg(long, value_name = "FILE")]
     env_file: Vec<std::path::PathBuf>,
+    /// Refused: it is an option of libvirt-sandbox
+    #[arg(short = 'N', long, hide = true)]
+    noseclabel: bool,
     #[command(flatten)]
     name: Name,
     /// Command with its arguments; looked up in the PATH of the sandbox
@@ -55,6 +58,11 @@ pub fn pair(text: &str) -> Result<(String, String)> {
 }
 
 pub fn execute(args: ExecuteArgs, sandboxes: &Sandboxes) -> ExitCode {
+    if args.noseclabel {
+        return failed(&Error::refused(
+            "a command in a sandbox always has the sandbox's security label; leave out --noseclabel",
+        ));
+    }
     let environment = match crate::commands::environment(&args.env_file) {
         Ok(environment) => environment,
         Err(error) => return failed(&error),

@@ -7,7 +7,7 @@ use clap_complete::ArgValueCandidates;
 use crate::commands::service::batch::cancel_on_signals;
 use crate::commands::service::provision::create;
 use crate::commands::{complete, output};
-use crate::config::{Hostname, SandboxName};
+use crate::config::{Hostname, SandboxName, Security};
 use crate::error::Result;
 use crate::service::Sandboxes;
 use crate::service::provision::clone::Request;
@@ -25,6 +25,9 @@ pub struct Args {
     /// Host name inside the copy [default: its name]
     #[arg(long, value_name = "NAME")]
     hostname: Option<Hostname>,
+    /// Security label of the copy, as of create [default: as the source has]
+    #[arg(short, long, value_name = "SECURITY")]
+    security: Option<Security>,
     /// Start the copy and wait until its units are active; if that fails, remove it again
     #[arg(long)]
     start: bool,
@@ -40,6 +43,7 @@ pub fn run(args: Args, sandboxes: &Sandboxes) -> Result<()> {
         name: args.dest,
         base: args.path.map(create::absolute).transpose()?,
         hostname: args.hostname,
+        security: args.security,
     };
     let sandboxes = &sandboxes.cancelled_by(cancel_on_signals()?);
     let sandbox = sandboxes.get(&args.source)?.clone_as(&request)?;

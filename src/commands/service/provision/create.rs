@@ -1,6 +1,7 @@
 //! `create`.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::ArgGroup;
 use clap_complete::ArgValueCompleter;
@@ -30,7 +31,7 @@ use crate::service::{Plan, Sandbox, Sandboxes};
                             virt-sandbox-service create [OPTIONS] <NAME> -- <COMMAND>..."
 )]
 pub struct Args {
-    /// Unit to run in the sandbox; may be given more than once
+    /// Unit to run in the sandbox; may be given more than once. A template gets the name of the sandbox as its instance
     #[arg(
         short,
         long = "unitfile",
@@ -65,7 +66,7 @@ pub struct Args {
     #[arg(long, value_name = "ID:FILE")]
     credential: Vec<Credential>,
     /// Security label: dynamic[,label=LABEL], static,label=LABEL or inherit [default: a label of its own]
-    #[arg(long, value_name = "SECURITY")]
+    #[arg(short, long, value_name = "SECURITY")]
     security: Option<Security>,
     /// SELinux type of the sandbox's files [default: the type in the host's policy]
     #[arg(short = 'f', long = "filetype", value_name = "TYPE")]
@@ -88,9 +89,9 @@ pub struct Args {
     /// Maximum time until the units are active, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_TIMEOUT, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     timeout: u32,
-    /// Keep its tree in an image of this size, such as 10G, instead of a directory
-    #[arg(short, long, value_name = "SIZE")]
-    imagesize: Option<Bytes>,
+    /// Keep its tree in an image of this size, such as 10G, instead of a directory; a number alone counts MiB
+    #[arg(short, long, visible_alias = "image", value_name = "SIZE")]
+    imagesize: Option<ImageSize>,
     /// Format of the image
     #[arg(long, value_enum, default_value_t, requires = "imagesize")]
     format: TreeFormat,
@@ -112,10 +113,66 @@ pub struct Args {
     #[command(flatten)]
     how: CommandArgs,
     /// Name of the sandbox
+    #[arg(value_parser = parse_name)]
     name: SandboxName,
     /// Command to run in the sandbox instead of units, with its arguments
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
+}
+
+/// Size of an image, as given: libvirt-sandbox took a number alone as millions of bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ImageSize {
+    Bytes(Bytes),
+    Bare(u32),
+}
+
+impl FromStr for ImageSize {
+    type Err = <Bytes as FromStr>::Err;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.parse() {
+            Ok(mebi) if mebi <= MOST_BARE => Ok(Self::Bare(mebi)),
+            Ok(_) | Err(_) => text.parse().map(Self::Bytes),
+        }
+    }
+}
+
+/// Highest number alone that counts MiB; more is bytes.
+const MOST_BARE: u32 = 1 << 20;
+
+impl ImageSize {
+    /// Returns the size, and says what a number alone was taken as.
+    fn bytes(self) -> Bytes {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Bare(mebi) => {
+                log::info!("the image has {mebi} MiB; say --imagesize {mebi}M");
+                Bytes::mebi(mebi)
+            }
+        }
+    }
+}
+
+/// Returns the unit, with the name of the sandbox as its instance if it is a template.
+fn instance(unit: &str, name: &SandboxName) -> String {
+    match unit.split_once('@') {
+        Some((prefix, rest)) if rest.is_empty() || rest.starts_with('.') => {
+            format!("{prefix}@{name}{rest}")
+        }
+        Some(_) | None => unit.to_owned(),
+    }
+}
+
+/// Parses the name. One `--mount` of libvirt-sandbox took several mounts, of which all but the first look like a name here.
+fn parse_name(text: &str) -> Result<SandboxName> {
+    match text.parse::<Mount>() {
+        Ok(_) => Err(Error::refused(format!(
+            "'{text}' is a mount; write --mount before each"
+        ))),
+        Err(_) => (text.parse())
+            .map_err(|error: <SandboxName as FromStr>::Err| Error::refused(error.to_string())),
+    }
 }
 
 /// Options of a command.
@@ -192,7 +249,8 @@ impl Args {
     /// Returns the settings as a configuration; relative paths are below the working directory.
     fn draft(self, sandboxes: &Sandboxes) -> Result<SandboxConfig> {
         let workload = if self.command.is_empty() {
-            Workload::Units(self.unitfile)
+            let instances = self.unitfile.iter().map(|unit| instance(unit, &self.name));
+            Workload::Units(instances.collect())
         } else {
             Workload::Command(self.how.with(self.command)?)
         };
@@ -223,7 +281,7 @@ impl Args {
             capabilities: self.confinement.capabilities,
             kernel: self.kernel.absolute(cwd),
             image: self.imagesize.map(|size| TreeImage {
-                size,
+                size: size.bytes(),
                 format: self.format,
                 filesystem: self.filesystem,
             }),
@@ -312,6 +370,36 @@ fn show(plan: &Plan) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_number_alone_counts_mebibytes() {
+        let size = |text: &str| text.parse::<ImageSize>().unwrap().bytes();
+        assert_eq!(size("300"), Bytes::mebi(300));
+        assert_eq!(size("300M"), Bytes::mebi(300));
+        assert_eq!(size("314572800"), Bytes::mebi(300));
+        assert_eq!(size("300B").get(), 300);
+        assert!("300MB".parse::<ImageSize>().is_err());
+    }
+
+    #[test]
+    fn a_template_gets_the_name_as_its_instance() {
+        let name = "web1".parse().unwrap();
+        for (unit, expected) in [
+            ("foo@.service", "foo@web1.service"),
+            ("foo@", "foo@web1"),
+            ("foo@a.service", "foo@a.service"),
+            ("foo.service", "foo.service"),
+        ] {
+            assert_eq!(instance(unit, &name), expected);
+        }
+    }
+
+    #[test]
+    fn a_mount_in_place_of_the_name_is_explained() {
+        let error = parse_name("ram:/x=1M").unwrap_err().to_string();
+        assert!(error.contains("--mount before each"), "{error}");
+        assert_eq!(parse_name("web1").unwrap().as_str(), "web1");
+    }
 
     #[test]
     fn no_network_excludes_nics() {
