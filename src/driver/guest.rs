@@ -64,8 +64,8 @@ pub trait Guest: Debug + Send {
     fn usage(&self) -> Result<GuestUsage>;
 
     /// Returns the files of the host that its processes have mapped, and that are not at their paths any more: programs and
-    /// libraries of before an upgrade of the host.
-    fn replaced_files(&self) -> Result<BTreeSet<PathBuf>>;
+    /// libraries of before an upgrade of the host. Ends within `limit`: root inside decides how much there is to look at.
+    fn replaced_files(&self, limit: Duration) -> Result<BTreeSet<PathBuf>>;
 
     /// Changes the number of processes and threads it may have.
     fn limit_processes(&self, most: u64) -> Result<()>;

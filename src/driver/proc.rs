@@ -59,6 +59,9 @@ fn parse_if_inet6(text: &str) -> Vec<Ipv6Addr> {
 /// that was removed or replaced has the inode 0, which no file has.
 pub type Mapped = BTreeMap<PathBuf, BTreeSet<u64>>;
 
+/// Most files of a sandbox that are looked at. Root inside maps as many as it likes.
+const MOST_MAPPED: usize = 4096;
+
 /// Adds the mapped files in the lines of `/proc/PID/maps` (proc_pid_maps(5)) after the fields `address perms offset dev`:
 /// inode, spaces, path.
 pub fn add_mapped<'a>(mapped: &mut Mapped, lines: impl Iterator<Item = &'a str>) {
@@ -72,7 +75,8 @@ pub fn add_mapped<'a>(mapped: &mut Mapped, lines: impl Iterator<Item = &'a str>)
             None => (path, false),
         };
         let Ok(inode) = inode.parse() else { continue };
-        if is_of_system(Path::new(path)) {
+        let is_known = mapped.contains_key(Path::new(path));
+        if is_of_system(Path::new(path)) && (is_known || mapped.len() < MOST_MAPPED) {
             let inodes = mapped.entry(path.into()).or_default();
             inodes.insert(if is_gone { 0 } else { inode });
         }
@@ -124,6 +128,16 @@ pub fn parse_uptime(text: &str) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sandbox_that_maps_without_end_is_looked_at_in_part() {
+        let lines: Vec<String> = (0..2 * MOST_MAPPED)
+            .map(|number| format!("{number} /usr/lib/{number}.so"))
+            .collect();
+        let mut mapped = Mapped::new();
+        add_mapped(&mut mapped, lines.iter().map(String::as_str));
+        assert_eq!(mapped.len(), MOST_MAPPED);
+    }
 
     #[test]
     fn replaced_files_of_the_system_are_found() {

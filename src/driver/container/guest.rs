@@ -162,14 +162,25 @@ impl Guest for Container {
         })
     }
 
-    /// Reads the host's own tables: nothing inside can hide a file.
-    fn replaced_files(&self) -> Result<BTreeSet<PathBuf>> {
+    /// Reads the host's own tables. After `limit` it says that there is more.
+    fn replaced_files(&self, limit: Duration) -> Result<BTreeSet<PathBuf>> {
+        let begin = Instant::now();
         self.first()?;
         let mut mapped = Mapped::new();
         for group in cgroup::of_sandbox(self.controller, &self.name) {
             for pid in cgroup::members(&group) {
+                if begin.elapsed() > limit {
+                    return Err(Error::not_ready(format!(
+                        "the sandbox '{}' has too many processes to look at their files within {} s",
+                        self.name,
+                        limit.as_secs()
+                    )));
+                }
                 // The process may have ended.
-                let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+                let Ok(maps) = fs::File::open(format!("/proc/{pid}/maps")) else {
+                    continue;
+                };
+                let maps = whole_lines(maps);
                 let lines = maps.lines().filter_map(|line| line.splitn(5, ' ').nth(4));
                 proc::add_mapped(&mut mapped, lines);
             }

@@ -161,9 +161,11 @@ impl Guest for Machine {
     }
 
     /// Asks the machine for its maps, and for the inodes that are at their paths now: its kernel numbers files in its own way.
-    fn replaced_files(&self) -> Result<BTreeSet<PathBuf>> {
+    fn replaced_files(&self, limit: Duration) -> Result<BTreeSet<PathBuf>> {
+        let begin = Instant::now();
+        let left = || limit.saturating_sub(begin.elapsed());
         let script = "cat /proc/[0-9]*/maps 2>/dev/null | cut -d ' ' -f 5- | sort -u";
-        let maps = self.ask(&captured(&["sh", "-c", script]), GLANCE, ANSWER)?;
+        let maps = self.ask(&captured(&["sh", "-c", script]), GLANCE, left())?;
         let mut mapped = Mapped::new();
         proc::add_mapped(&mut mapped, maps.stdout.lines());
         let mut now = BTreeMap::new();
@@ -172,7 +174,7 @@ impl Guest for Machine {
             let mut command = vec!["stat", "-L", "-c", "%i %n", "--"];
             command.extend(paths);
             // Files that are gone are an error of stat, and no lines.
-            let said = self.ask(&captured(&command), GLANCE, ANSWER)?;
+            let said = self.ask(&captured(&command), GLANCE, left())?;
             let lines = said.stdout.lines().filter_map(|line| line.split_once(' '));
             now.extend(lines.filter_map(|(inode, path)| {
                 Some((PathBuf::from(path), inode.parse::<u64>().ok()?))

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -10,6 +11,9 @@ use crate::error::Result;
 use crate::facts::package;
 use crate::guest::kernel::Kernel;
 use crate::service::sandbox::Sandbox;
+
+/// Time that a sandbox may take to tell what it has mapped.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Programs, libraries and kernel of a running sandbox that are not the host's any more. Only a restart replaces them.
 ///
@@ -87,7 +91,7 @@ impl Sandbox<'_> {
     /// Returns what the running sandbox has of before an upgrade of the host.
     pub(in crate::service) fn outdated(&self) -> Result<Outdated> {
         let guest = self.enter()?;
-        let files = guest.replaced_files()?;
+        let files = guest.replaced_files(LIMIT)?;
         let kernel = match self.driver()?.has_own_kernel() {
             true => {
                 let running = guest.capture(&["uname", "-r"])?.stdout.trim().to_owned();

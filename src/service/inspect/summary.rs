@@ -1,6 +1,7 @@
 //! Summary of sandboxes for `list` and `status`.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -54,6 +55,9 @@ pub struct Summary {
     pub label: Option<String>,
 }
 
+/// Time that a sandbox may take to tell what it has mapped, where many are listed.
+const GLANCE: Duration = Duration::from_secs(3);
+
 /// Handle to query a running sandbox for its addresses, and the addresses that it can have.
 #[derive(Debug)]
 struct Look {
@@ -66,7 +70,7 @@ impl Summary {
     fn seen(mut self, look: Option<Look>) -> Self {
         if let Some(Look { guest, expected }) = look {
             self.addresses = expected.shown(guest.addresses());
-            let replaced = guest.replaced_files();
+            let replaced = guest.replaced_files(GLANCE);
             self.outdated = replaced.ok().map(|files| !files.is_empty());
         }
         self
