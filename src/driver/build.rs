@@ -54,6 +54,8 @@ pub struct BuildContext<'a> {
     pub record: &'a Path,
     /// Ids of all sandboxes.
     pub registry: &'a Registry,
+    /// Whether a machine has its boot files. Without them it cannot be started.
+    pub has_boot_files: bool,
     /// Whether ids are claimed, or only looked up.
     pub claims_ids: bool,
     /// Block devices of a container: of the layout's images, then of its disks. A machine opens the files itself.

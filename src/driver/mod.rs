@@ -209,17 +209,6 @@ impl Driver {
         })
     }
 
-    /// Removes the secrets from the files that a service, whose directory is `stage`, has read at its start.
-    ///
-    /// # Errors
-    /// Where its directory cannot be written.
-    pub fn empty_boot_files(self, stage: &Path) -> Result<()> {
-        match self {
-            Self::Lxc => Ok(()),
-            Self::Qemu(_) => kernel::Boot::empty(&stage.join(kernel::BOOT_FILES)),
-        }
-    }
-
     /// Relabels the tree of a service that has ended. A failure does no harm, and is logged.
     pub fn relabel(self, config: &SandboxConfig) {
         match self {

@@ -87,12 +87,18 @@ impl ServiceBuild<'_> {
         if let Some(files) = &label.files {
             selinux::label(self.stage, files)?;
         }
-        if let (Some(files), true) = (&boot.machine, self.starts) {
+        if let (Some(files), true) = (&boot.machine, self.has_boot_files()) {
             let reader = label::qemu_account(&hypervisor.capabilities()?);
             let copies = self.stage.join(kernel::BOOT_FILES);
             machine::copy_boot_files(&files.boot, &copies, reader, &boot.guest)?;
         }
         Ok(boot.xml)
+    }
+
+    /// Returns whether a machine has its boot files, so that libvirt alone can start it too. Those with secrets are there only while it
+    /// starts.
+    fn has_boot_files(&self) -> bool {
+        self.starts || !self.config.has_secrets()
     }
 
     /// Returns the specification of the service on the host at `root`.
@@ -150,6 +156,7 @@ impl ServiceBuild<'_> {
             stage: self.stage,
             record: self.record,
             registry,
+            has_boot_files: self.has_boot_files(),
             claims_ids: true,
             devices: self.device.map(BlockDevice::of_host).into_iter().collect(),
             templates: self.templates,

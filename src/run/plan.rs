@@ -94,6 +94,7 @@ impl Planning<'_> {
             stage: &stage,
             record: self.state,
             registry: &Registry::of(&[services, Path::new(guest::RUNTIME)]),
+            has_boot_files: true,
             claims_ids: self.purpose == Purpose::Start,
             devices: devices.iter().map(|device| device.device.clone()).collect(),
             templates: Path::new(template::OVERRIDES),

@@ -164,6 +164,7 @@ fn built(host: &Host, driver: Driver, request: &Request) -> String {
         stage: &stage,
         record: state,
         registry: &host.registry(),
+        has_boot_files: true,
         claims_ids: false,
         devices: devices.map(|attached| attached.device.clone()).collect(),
         templates: &host.path("templates"),

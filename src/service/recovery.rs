@@ -99,7 +99,8 @@ impl Sandboxes {
             self.repair_groups(name, repairs);
         }
         let boot = store.stage(name).join(kernel::BOOT_FILES);
-        let has_boot_files = || kernel::Boot::has_content(&boot);
+        let has_secrets = || store.load(name).map_or(true, |config| config.has_secrets());
+        let has_boot_files = || kernel::Boot::has_content(&boot) && has_secrets();
         let has_work =
             || !store.journal_files(name).is_empty() || store.is_debris(name) || has_boot_files();
         if !has_work() {
@@ -110,7 +111,7 @@ impl Sandboxes {
         };
         // The former holder of the lock may have finished meanwhile.
         if has_boot_files() {
-            let found = "files of a kernel that a killed command has left".to_owned();
+            let found = "boot files with secrets that a killed command has left".to_owned();
             let act = || kernel::Boot::empty(&boot);
             repairs.add(Some(name), found, "empty them", act);
         }

@@ -208,6 +208,13 @@ impl SandboxConfig {
         self.workload.units()
     }
 
+    /// Returns whether the configuration has secrets: credentials, or variables of its command.
+    #[must_use]
+    pub fn has_secrets(&self) -> bool {
+        let command = self.workload.command();
+        !self.credentials.is_empty() || command.is_some_and(|it| !it.environment.is_empty())
+    }
+
     /// Returns the file of the image that holds the private tree, if any.
     #[must_use]
     pub fn image_file(&self) -> Option<PathBuf> {

@@ -25,6 +25,9 @@ use crate::guest::layout::Layout;
 /// Name of the directory of a command's sockets, in that of the sandbox.
 const SOCKETS: &str = "sockets";
 
+/// Name of a kernel that does not exist. libvirt's error shows it to whoever starts a machine that has secrets without us.
+const WITHHELD: &str = "it-has-secrets-start-it-with-virt-sandbox-service";
+
 /// Sockets of the machine of a command, which a client of ours attends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sockets {
@@ -109,8 +112,12 @@ pub(in crate::driver) fn build(
     let has_balloon = is_service && kernel.has("virtio_balloon")?;
     let mut features = features(layout, &shares, &domain)?;
     features.extend(has_balloon.then_some(Feature::Balloon));
+    features.extend(is_service.then_some(Feature::PowerButton));
     let boot = kernel::prepare(context.cache, kernel, &features, context.init)?;
-    let own = kernel::Boot::below(&context.stage.join(kernel::BOOT_FILES));
+    let mut own = kernel::Boot::below(&context.stage.join(kernel::BOOT_FILES));
+    if !context.has_boot_files {
+        own.kernel.set_file_name(WITHHELD);
+    }
     let ports = Ports::new(spec, context.stage);
     let hardware = qemu::Machine {
         emulation,

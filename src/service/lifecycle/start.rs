@@ -71,10 +71,11 @@ impl LockedSandbox<'_> {
         self.disconnect();
         let outcome = self.wait_ready(&*guest, begun, timeout);
         self.show_boot();
-        let rendered = match device {
-            // Remove the device from the domain: a later start by libvirt alone could use another device of that name.
-            Some(_) => self.render(),
-            None => Ok(()),
+        // A later start by libvirt alone could use another device of that name, or find no boot files.
+        let is_unfit = device.is_some() || self.lacks_boot_files()?;
+        let rendered = match is_unfit {
+            true => self.render(),
+            false => Ok(()),
         };
         match Error::of_all([outcome, rendered]) {
             Ok(()) => {
@@ -132,7 +133,10 @@ impl LockedSandbox<'_> {
             .render_for(occasion)
             .and_then(|()| hypervisor.start(name.as_str()));
         if let Err(error) = started {
-            let removed = kernel::Boot::remove(&self.stage().join(kernel::BOOT_FILES));
+            let removed = match config.has_secrets() {
+                true => kernel::Boot::remove(&self.stage().join(kernel::BOOT_FILES)),
+                false => Ok(()),
+            };
             return Err(error.followed_by(removed));
         }
         // A sandbox whose start fails does not run.
@@ -140,9 +144,16 @@ impl LockedSandbox<'_> {
             .map_err(|error| error.followed_by(hypervisor.destroy(name.as_str())))
     }
 
+    /// Returns whether the files that a machine boots from are gone once it runs.
+    fn lacks_boot_files(&self) -> Result<bool> {
+        Ok(self.config().has_secrets() && self.driver()?.has_own_kernel())
+    }
+
     /// Records the start of the domain; returns a handle on its guest.
     fn register_start(&self) -> Result<Box<dyn Guest>> {
-        self.driver()?.empty_boot_files(&self.stage())?;
+        if self.lacks_boot_files()? {
+            kernel::Boot::empty(&self.stage().join(kernel::BOOT_FILES))?;
+        }
         let guest = self.guest()?;
         if let Some(guest) = &guest {
             guest.share_controllers();

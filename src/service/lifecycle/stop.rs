@@ -46,7 +46,9 @@ impl LockedSandbox<'_> {
         .transpose()?;
         let (name, stage) = (self.name(), self.stage());
         self.hypervisor()?.destroy(name.as_str())?;
-        kernel::Boot::remove(&stage.join(kernel::BOOT_FILES))?;
+        if self.config().has_secrets() {
+            kernel::Boot::remove(&stage.join(kernel::BOOT_FILES))?;
+        }
         cgroup::remove(name);
         self.release_ports();
         image::await_release(self.config(), &stage);
