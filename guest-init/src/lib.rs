@@ -24,6 +24,7 @@
 //! | `root` | the root filesystem, and changing over to it |
 //! | `namespaces` | the namespaces of a sandbox, and going down into them |
 //! | `network` | the NICs and their leases; a DHCPv4 client; rtnetlink; resolv.conf |
+//! | `power` | requests of the host to shut down or to reboot |
 //! | `process` | starting processes: accounts, labels, confinement |
 //! | `session` | a command that PID 1 starts and watches |
 //! | `enter` | a command in a running sandbox |
@@ -51,6 +52,8 @@ pub mod namespaces;
 #[cfg(feature = "init")]
 pub mod network;
 #[cfg(feature = "init")]
+mod power;
+#[cfg(feature = "init")]
 mod process;
 #[cfg(feature = "init")]
 pub mod root;
@@ -75,6 +78,9 @@ pub const CREDENTIALS_VARIABLE: &str = "CREDENTIALS_DIRECTORY";
 /// Prefix of numbered variables that pass the environment of a command to `enter`. Every user can read the arguments of a process, but
 /// only its own user can read its environment.
 pub const ENTER_VARIABLE: &str = "VIRT_SANDBOX_ENTER_";
+
+/// Id of the journal entry that a sandbox was asked to shut down or to reboot by the host (`MESSAGE_ID=` of systemd.journal-fields(7)).
+pub const POWER_REQUEST: &str = "23bcba1a3c3b468e80d68c630201cb84";
 
 /// Exit status of `guest-init try-ids` if the kernel or a filesystem does not support ids of a sandbox's own. Other failures may be
 /// temporary.

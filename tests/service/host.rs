@@ -108,6 +108,14 @@ fn run_reports_readiness_and_stops_at_sigterm() {
     assert_eq!(listed("t-run").unwrap()["state"], "stopped");
     assert!(ok(&["logs", "t-run"]).contains("stopped-well"));
 
+    // A client of libvirt stops it, too.
+    let uri = std::env::var("LIBVIRT_DEFAULT_URI").unwrap();
+    let mut child = manager.run("t-run");
+    assert!(manager.is_told("READY=1", 30));
+    output("virsh", &["-c", &uri, "shutdown", "t-run"]);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(listed("t-run").unwrap()["state"], "stopped");
+
     // A sandbox that powers itself off is no success: the host's unit must start it again.
     let mut child = manager.run("t-run");
     assert!(manager.is_told("READY=1", 30));
@@ -124,7 +132,6 @@ fn run_reports_readiness_and_stops_at_sigterm() {
     assert_eq!(failed["state"], "failed");
     assert!(ok(&["status", "t-run"]).contains("has ended by itself"));
     // A new start clears the status, whoever started it.
-    let uri = std::env::var("LIBVIRT_DEFAULT_URI").unwrap();
     output("virsh", &["-c", &uri, "start", "t-run"]);
     eventually("it is up", || inside("t-run", "true").code == 0);
     output("virsh", &["-c", &uri, "destroy", "t-run"]);

@@ -27,6 +27,7 @@
 //! | [`packages`] | packages that a test builds and installs |
 //! | [`upgrade`] | upgrades after the host's packages have changed |
 //! | [`legacy`] | conversion of sandboxes of libvirt-sandbox |
+//! | [`virsh`] | start, shutdown and reboot by other clients of libvirt |
 //! | [`limits`] | limits in the kernel, and a static address |
 //!
 //! Each test needs the private libvirtd of `make test` and is skipped without it.
@@ -66,3 +67,4 @@ mod undone;
 mod units;
 mod unpackaged;
 mod upgrade;
+mod virsh;

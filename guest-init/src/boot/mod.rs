@@ -26,6 +26,7 @@ use crate::namespaces::Namespaces;
 use crate::namespaces::userns::{self, Fork};
 use crate::network::lease_process::{self, Files};
 use crate::network::{self, resolv};
+use crate::power::initctl;
 use crate::process::{confine, leave_keys, payload};
 use crate::root::{Place, boot_id};
 use crate::session::Group;
@@ -165,6 +166,13 @@ impl Boot<'_> {
                 static_units::mask_generators(Path::new("/"))
             }
             Step::Agent(ports) => agent::start(ports),
+            Step::Initctl { is_served } => {
+                // Everything else of the sandbox works without.
+                if let Err(error) = initctl::make(is_served) {
+                    warn!("{error:#}");
+                }
+                Ok(())
+            }
             Step::Shell(device) => shell::keep(&device),
             Step::PayloadGroup { max_pids, enter } => self.limit_payload(max_pids, enter),
             Step::Exec {
@@ -229,7 +237,7 @@ impl Boot<'_> {
                 // A stream ends once no process holds it any more.
                 *self.caller = Caller::Absent;
                 let report = std::mem::replace(&mut self.report, Report::None);
-                userns::reap(first, || {
+                userns::reap(first, self.has_units(), || {
                     if let Report::Host(handover) = report {
                         handover.publish_when(ready, identity);
                     }

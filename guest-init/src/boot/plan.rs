@@ -100,6 +100,11 @@ pub enum Step {
     Kernel,
     /// Start the agent, which answers the host on this number of ports.
     Agent(u32),
+    /// Make the pipe that libvirt asks for a shutdown on.
+    Initctl {
+        /// Whether a process beside systemd reads it. Without one libvirt sends a signal to PID 1.
+        is_served: bool,
+    },
     /// Keep a root shell on a device.
     Shell(PathBuf),
     /// Make a cgroup for the payload of a virtual machine.
@@ -210,6 +215,11 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
     if config.agent_ports > 0 {
         steps.push(Step::Kernel);
         steps.push(Step::Agent(config.agent_ports));
+    }
+    if let (Platform::Container, Payload::Init { .. }) = (config.platform, &config.payload) {
+        // With ids of its own, PID 1 waits for systemd and takes the signals of libvirt.
+        let is_served = config.idmap.is_none();
+        steps.push(Step::Initctl { is_served });
     }
     if let (Platform::Machine, Some(max_pids)) = (config.platform, config.max_pids) {
         // After all processes that are not the payload's.

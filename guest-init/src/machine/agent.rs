@@ -1,4 +1,4 @@
-//! Agent: the process of a virtual machine that answers the host while systemd is PID 1.
+//! Agent: the process of a virtual machine that answers the host, and its power button, while systemd is PID 1.
 //!
 //! The agent starts before systemd and is no unit, so it runs from before the first unit until after the last one: it is outside the
 //! cgroups of systemd, which kills it when the machine is turned off. Commands of the host are part of the payload. One process waits for clients on all ports; each port with a client has a
@@ -30,6 +30,8 @@ use crate::channel::link::Link;
 use crate::channel::wire::{CHUNK, Exit, Frame, Hello, StreamId};
 use crate::config::{Command, Directory, Identity};
 use crate::machine::block::wait_for;
+use crate::power::PowerRequest;
+use crate::power::button::PowerButton;
 use crate::process::account::Account;
 use crate::session::{self, Group, Outcome};
 use crate::tunnel::targets::Targets;
@@ -83,7 +85,11 @@ fn serve_ports(paths: impl Iterator<Item = PathBuf>) -> Result<std::convert::Inf
     let signals =
         SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC).context("listening for signals")?;
     let mut ports = paths.map(Port::open).collect::<Result<Vec<_>>>()?;
+    let mut button = PowerButton::open()?;
     loop {
+        if button.was_pressed() {
+            PowerRequest::PowerOff.pass_on(Pid::from_raw(1));
+        }
         for port in &mut ports {
             if port.child.is_none() && port.has_client()? {
                 port.serve()?;

@@ -19,12 +19,13 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitStatus, wait, waitpid};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Gid, Pid, Uid, pipe2, setfsgid, setfsuid, setgroups, setresgid, setresuid};
 
 use crate::config::{Confinement, IdMap};
 use crate::namespaces::Namespaces;
+use crate::power::PowerRequest;
 use crate::sys::first_process::{Identity, ProcDir};
 use crate::sys::mount_api::Detached;
 use crate::{process, root};
@@ -234,8 +235,9 @@ fn mount_whole_proc(flags: MsFlags) -> Result<()> {
 const KEPT: [Capability; 2] = [Capability::CAP_SYS_BOOT, Capability::CAP_KILL];
 
 /// Waits until the first process of the sandbox has ended, and ends in the same way. The kernel then kills the processes that are
-/// left. `before` is called first, with no capabilities but those for waiting.
-pub fn reap(first: Pid, before: impl FnOnce()) -> ! {
+/// left. Meanwhile requests of the host are passed on to it, if it is systemd. `before` is called first, with no capabilities but
+/// those for waiting.
+pub fn reap(first: Pid, is_systemd: bool, before: impl FnOnce()) -> ! {
     let kept: CapsHashSet = KEPT.into_iter().collect();
     for set in [CapSet::Effective, CapSet::Permitted] {
         if let Err(error) = caps::set(None, set, &kept) {
@@ -244,12 +246,31 @@ pub fn reap(first: Pid, before: impl FnOnce()) -> ! {
         }
     }
     process::end_with_parent();
+    // The kernel keeps blocked signals for PID 1, and drops others that it does not handle (kill(2)).
+    let signals: SigSet = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGHUP]
+        .into_iter()
+        .collect();
+    if let Err(error) = signals.thread_block() {
+        log::warn!("listening to the host: {error}");
+    }
     before();
     loop {
-        match wait() {
+        reap_ended(first);
+        let signal = signals.wait().ok();
+        if let (Some(request), true) = (signal.and_then(PowerRequest::of_signal), is_systemd) {
+            request.pass_on(first);
+        }
+    }
+}
+
+/// Reaps the processes that have ended, and ends with the first one of the sandbox.
+fn reap_ended(first: Pid) {
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             Ok(WaitStatus::Exited(pid, status)) if pid == first => std::process::exit(status),
             // reboot(2) kills the init of a pid namespace by a signal (pid_namespaces(7)).
             Ok(WaitStatus::Signaled(pid, signal, _)) if pid == first => exit_like(signal),
+            Ok(WaitStatus::StillAlive) => return,
             Ok(_) | Err(Errno::EINTR) => {}
             Err(_) => std::process::exit(1),
         }

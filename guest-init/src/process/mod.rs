@@ -46,6 +46,13 @@ pub fn default_action(which: Signal) -> nix::Result<()> {
     unsafe { signal(which, SigHandler::SigDfl) }.map(drop)
 }
 
+/// Sends a signal by its number: `nix` has no real-time signals (signal(7)).
+pub fn send_signal(process: Pid, number: i32) -> nix::Result<()> {
+    // SAFETY: kill(2) takes numbers only.
+    let sent = unsafe { nix::libc::kill(process.as_raw(), number) };
+    nix::errno::Errno::result(sent).map(drop)
+}
+
 /// Closes all files but the standard streams: an open directory of the caller leads out of the sandbox.
 pub fn close_other_files() -> Result<()> {
     // SAFETY: the caller is about to become another program and uses none of these files again.

@@ -54,6 +54,8 @@ pub enum Feature {
     Network,
     /// Giving memory back.
     Balloon,
+    /// The power button, as far as the kernel has it.
+    PowerButton,
     /// Disks.
     Block,
     /// Writable directories over read-only ones.
@@ -81,6 +83,7 @@ impl Feature {
             Self::Virtiofs => "virtiofs",
             Self::Network => "network",
             Self::Balloon => "balloon",
+            Self::PowerButton => "power",
             Self::Block => "block",
             Self::Overlay => "overlay",
             Self::Ext4 => "ext4",
@@ -100,6 +103,7 @@ impl Feature {
             Self::Virtiofs => "sharing directories over virtiofs",
             Self::Network => "the network",
             Self::Balloon => "giving memory back",
+            Self::PowerButton => "the power button",
             Self::Block => "disks",
             Self::Overlay => "overlays",
             Self::Ext4 => "disks with ext4",
@@ -119,6 +123,7 @@ impl Feature {
             Self::Virtiofs => &["virtiofs"],
             Self::Network => &["virtio_net", "af_packet"],
             Self::Balloon => &["virtio_balloon"],
+            Self::PowerButton => &[],
             Self::Block => &["virtio_blk"],
             Self::Overlay => &["overlay"],
             Self::Ext4 => &["ext4"],
@@ -133,6 +138,8 @@ impl Feature {
     /// Returns the modules that it needs on some kernels: those that a kernel loads with modprobe, which the guest does not have.
     fn modules_if_there(self) -> &'static [&'static str] {
         match self {
+            // The last two are those of machines without ACPI.
+            Self::PowerButton => &["evdev", "button", "gpio_pl061", "gpio_keys"],
             // The character sets that distributions make the default.
             Self::Vfat | Self::Iso9660 => &["nls_cp437", "nls_ascii", "nls_iso8859_1", "nls_utf8"],
             Self::Console

@@ -7,6 +7,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::time::SystemTime;
 
+use guest_init::POWER_REQUEST;
 use serde::Deserialize;
 
 use crate::config::SandboxName;
@@ -52,6 +53,9 @@ impl Sandbox<'_> {
     #[must_use]
     pub fn failure(&self) -> Option<Failure> {
         let (name, config) = (self.name(), self.config());
+        if self.was_shut_down() {
+            return None;
+        }
         let Some(command) = config.workload.command() else {
             return Some(Failure {
                 text: format!("the sandbox '{name}' has ended by itself"),
@@ -89,6 +93,16 @@ impl Sandbox<'_> {
         let failure = judge(self.name(), &entries).filter(|_| !entries.is_empty())?;
         // systemd ends a command that is not ready in time with a signal.
         (failure.status < 128).then_some(failure.status)
+    }
+
+    /// Returns whether a client of libvirt has asked the last run of the sandbox to shut down, as guest-init notes in the journal.
+    fn was_shut_down(&self) -> bool {
+        let note = [
+            "--output=cat".to_owned(),
+            format!("MESSAGE_ID={POWER_REQUEST}"),
+        ];
+        let lines = self.read_journal(SystemTime::UNIX_EPOCH, &note);
+        lines.is_ok_and(|lines| !lines.is_empty())
     }
 
     /// Returns how a command started at `since` has ended, if it and its sandbox ended before the first
