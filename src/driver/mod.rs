@@ -29,7 +29,7 @@ use crate::config::resources::{DEFAULT_CONTAINER_MEMORY, DEFAULT_MACHINE_MEMORY}
 use crate::config::{Bytes, KernelRequest, Resources, SandboxConfig};
 use crate::domain::qemu::Authority;
 use crate::error::{Error, Result};
-use crate::guest::kernel::{self, Kernel};
+use crate::guest::kernel::Kernel;
 use crate::guest::layout::{Layout, SingleFiles};
 use crate::host::{self, HostFacts};
 use crate::hypervisor::{DomainState, Limit};
