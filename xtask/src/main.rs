@@ -3,13 +3,14 @@
 mod elf;
 mod guest_init;
 mod man;
+mod syscalls;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
-const USAGE: &str = "usage: cargo xtask guest-init|man [--release]";
+const USAGE: &str = "usage: cargo xtask guest-init|man [--release], or syscalls";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -35,6 +36,7 @@ fn run(arguments: &[String]) -> Result<()> {
         ["guest-init", "--release"] => guest_init::build(true),
         ["man"] => man::build(false),
         ["man", "--release"] => man::build(true),
+        ["syscalls"] => syscalls::build(),
         _ => bail!(USAGE),
     }
 }

@@ -14,7 +14,7 @@ const IF_EQUAL: u16 = 0x15;
 const IF_GREATER: u16 = 0x25;
 const IF_GREATER_EQUAL: u16 = 0x35;
 
-// `struct seccomp_data`; all known architectures are little-endian.
+// `struct seccomp_data`
 const NUMBER: u32 = 0;
 const ARCH: u32 = 4;
 const ARGUMENTS: u32 = 16;
@@ -45,21 +45,27 @@ fn section(policy: &Policy, arch: Arch) -> Result<Program, SeccompError> {
     section.extend(unknown(&numbers));
     for rule in multiplexed::rules(policy).iter().chain(&policy.rules) {
         if let Some(number) = numbers.get(rule.syscall.as_str()) {
-            section.extend(block(rule, *number)?);
+            section.extend(block(rule, arch, *number)?);
         }
     }
     section.push(result(policy.otherwise));
     Ok(section)
 }
 
-/// Refuses every number without a name: numbers above the highest, x32 among them, and those between two others.
+/// Refuses every number without a name: numbers above the highest, x32 among them, below the lowest, and between two others.
 fn unknown(numbers: &BTreeMap<&'static str, u32>) -> Program {
     let mut known: Vec<u32> = numbers.values().copied().collect();
     known.sort_unstable();
     let highest = known.last().copied().unwrap_or(0);
     debug_assert!(highest < X32);
     let refused = result(Action::Errno(ENOSYS));
-    let mut program = vec![instruction(IF_GREATER, 0, 1, highest), refused];
+    let lowest = known.first().copied().unwrap_or(0);
+    let mut program = vec![
+        instruction(IF_GREATER, 0, 1, highest),
+        refused,
+        instruction(IF_GREATER_EQUAL, 1, 0, lowest),
+        refused,
+    ];
     for pair in known.windows(2) {
         let [below, above] = [pair[0], pair[1]];
         if above > below + 1 {
@@ -72,7 +78,7 @@ fn unknown(numbers: &BTreeMap<&'static str, u32>) -> Program {
 }
 
 /// Compiles one rule. If it does not match, the program goes on after it with the number loaded.
-fn block(rule: &Rule, number: u32) -> Result<Program, SeccompError> {
+fn block(rule: &Rule, arch: Arch, number: u32) -> Result<Program, SeccompError> {
     if rule.conditions.is_empty() {
         let skip = instruction(IF_EQUAL, 0, 1, number);
         return Ok(vec![skip, result(rule.action)]);
@@ -80,7 +86,10 @@ fn block(rule: &Rule, number: u32) -> Result<Program, SeccompError> {
     let conditions: Vec<Vec<Test>> = rule
         .conditions
         .iter()
-        .map(tests)
+        .map(|condition| {
+            let argument = arch.place(&rule.syscall, condition.argument);
+            tests(condition, argument, arch.is_big_endian())
+        })
         .collect::<Result<_, _>>()?;
     let length: usize = conditions.iter().map(Vec::len).sum();
     // The number, the conditions, the result, and the number loaded again.
@@ -123,10 +132,14 @@ struct Test {
     k: u32,
 }
 
-/// Compiles a comparison of 64 bits, which BPF does in halves.
-fn tests(condition: &Condition) -> Result<Vec<Test>, SeccompError> {
-    if condition.argument > 5 {
-        return Err(SeccompError::Argument(condition.argument));
+/// Compiles a comparison of 64 bits of an argument, which BPF does in halves.
+fn tests(
+    condition: &Condition,
+    argument: u8,
+    is_big_endian: bool,
+) -> Result<Vec<Test>, SeccompError> {
+    if argument > 5 {
+        return Err(SeccompError::Argument(argument));
     }
     let (pass, fail) = match condition.negated {
         false => (Target::Pass, Target::Fail),
@@ -134,7 +147,11 @@ fn tests(condition: &Condition) -> Result<Vec<Test>, SeccompError> {
     };
     let [low, high] = halves(condition.value);
     let [low_mask, high_mask] = halves(condition.mask);
-    let at = ARGUMENTS + 8 * u32::from(condition.argument);
+    let at = ARGUMENTS + 8 * u32::from(argument);
+    let (at_low, at_high) = match is_big_endian {
+        false => (at, at + 4),
+        true => (at + 4, at),
+    };
     let next = |code, k| Test {
         code,
         yes: Target::Next,
@@ -142,7 +159,7 @@ fn tests(condition: &Condition) -> Result<Vec<Test>, SeccompError> {
         k,
     };
     let test = |code, yes, no, k| Test { code, yes, no, k };
-    let mut tests = vec![next(LOAD, at + 4), next(AND, high_mask)];
+    let mut tests = vec![next(LOAD, at_high), next(AND, high_mask)];
     let last = match condition.comparison {
         Comparison::Equal => IF_EQUAL,
         Comparison::Greater => IF_GREATER,
@@ -152,7 +169,7 @@ fn tests(condition: &Condition) -> Result<Vec<Test>, SeccompError> {
         tests.push(test(IF_GREATER, pass, Target::Next, high));
     }
     tests.push(test(IF_EQUAL, Target::Next, fail, high));
-    tests.extend([next(LOAD, at), next(AND, low_mask)]);
+    tests.extend([next(LOAD, at_low), next(AND, low_mask)]);
     tests.push(test(last, pass, fail, low));
     Ok(tests)
 }

@@ -69,7 +69,7 @@ pub enum Comparison {
 /// Condition on an argument of a system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Condition {
-    /// Index of the argument, from 0 to 5.
+    /// Index of the argument, from 0 to 5, as most architectures count.
     pub argument: u8,
     /// Bits of the argument that are compared.
     pub mask: u64,
@@ -110,16 +110,32 @@ pub enum Arch {
     I386,
     /// `aarch64`.
     Aarch64,
+    /// 32-bit programs of ARM.
+    Arm,
+    /// `ppc64le`.
+    Ppc64le,
+    /// `s390x`.
+    S390x,
+    /// `riscv64`.
+    Riscv64,
+    /// `loongarch64`.
+    Loongarch64,
 }
 
 impl Arch {
-    /// Returns the architectures of programs that run on a host; `name` is Rust's name of its architecture. Empty if the numbers of its
+    /// Returns the architectures of programs that run on a host; `name` is what `uname -m` prints there. Empty if the numbers of its
     /// calls are unknown.
     #[must_use]
     pub fn of_host(name: &str) -> &'static [Self] {
         match name {
             "x86_64" => &[Self::X86_64, Self::I386],
-            "aarch64" => &[Self::Aarch64],
+            "i686" => &[Self::I386],
+            "aarch64" => &[Self::Aarch64, Self::Arm],
+            "armv7l" => &[Self::Arm],
+            "ppc64le" => &[Self::Ppc64le],
+            "s390x" => &[Self::S390x],
+            "riscv64" => &[Self::Riscv64],
+            "loongarch64" => &[Self::Loongarch64],
             _ => &[],
         }
     }
@@ -130,6 +146,11 @@ impl Arch {
             Self::X86_64 => 0xc000_003e,
             Self::I386 => 0x4000_0003,
             Self::Aarch64 => 0xc000_00b7,
+            Self::Arm => 0x4000_0028,
+            Self::Ppc64le => 0xc000_0015,
+            Self::S390x => 0x8000_0016,
+            Self::Riscv64 => 0xc000_00f3,
+            Self::Loongarch64 => 0xc000_0102,
         }
     }
 
@@ -138,7 +159,27 @@ impl Arch {
             Self::X86_64 => 1,
             Self::I386 => 2,
             Self::Aarch64 => 3,
+            Self::Arm => 4,
+            Self::Ppc64le => 5,
+            Self::S390x => 6,
+            Self::Riscv64 => 7,
+            Self::Loongarch64 => 8,
         }
+    }
+
+    /// Returns the place of an argument of a call, as [`Condition::argument`] counts: on s390x the first two of `clone(2)` are swapped
+    /// (`CONFIG_CLONE_BACKWARDS2`).
+    fn place(self, syscall: &str, argument: u8) -> u8 {
+        match (self, syscall, argument) {
+            (Self::S390x, "clone", 0) => 1,
+            (Self::S390x, "clone", 1) => 0,
+            (_, _, argument) => argument,
+        }
+    }
+
+    /// Returns whether the upper half of an argument comes first in memory.
+    const fn is_big_endian(self) -> bool {
+        matches!(self, Self::S390x)
     }
 
     /// Returns the numbers of system calls by name.

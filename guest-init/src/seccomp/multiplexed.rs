@@ -1,4 +1,4 @@
-//! Multiplexers: `socketcall(2)` and `ipc(2)` of 32-bit x86. Their first argument selects a system call, whose arguments are in memory,
+//! Multiplexers: `socketcall(2)` and `ipc(2)` of 32-bit x86, POWER and IBM Z. Their first argument selects a system call, whose arguments are in memory,
 //! which a filter cannot read.
 
 use super::{Action, Comparison, Condition, Policy, Rule};

@@ -12,7 +12,7 @@ const EPROTONOSUPPORT: Action = Action::Errno(93);
 const EAFNOSUPPORT: Action = Action::Errno(97);
 
 /// Calls that are useless in a sandbox, and refused even to those with the capability.
-const REFUSED: [&str; 31] = [
+const REFUSED: [&str; 39] = [
     // Modules, kernels, the machine.
     "init_module",
     "finit_module",
@@ -24,6 +24,15 @@ const REFUSED: [&str; 31] = [
     "ioperm",
     "vm86",
     "vm86old",
+    // Devices and firmware of POWER, IBM Z and ARM.
+    "pciconfig_read",
+    "pciconfig_write",
+    "pciconfig_iobase",
+    "rtas",
+    "spu_create",
+    "spu_run",
+    "s390_pci_mmio_read",
+    "s390_pci_mmio_write",
     // The host's clock, swap, accounts, log.
     "clock_settime",
     "clock_settime64",
@@ -61,13 +70,14 @@ const MISSING: [&str; 6] = [
 ];
 
 /// Calls that a process without privileges cannot use, or that would give it those of a user namespace.
-const FOR_PRIVILEGED: [&str; 15] = [
+const FOR_PRIVILEGED: [&str; 16] = [
     "mount",
     "umount",
     "umount2",
     "pivot_root",
     "setns",
     "open_tree",
+    "open_tree_attr",
     "move_mount",
     "fsopen",
     "fsconfig",
@@ -138,7 +148,10 @@ pub fn policy(confined: Confined) -> Policy {
             // By the flags of mount(2). The arguments of the newer calls are in memory, which a filter cannot read.
             let writable = vec![is(3, REMOUNT | READ_ONLY, REMOUNT)];
             rules.push(refuse("mount", EPERM, writable));
-            rules.extend(always(&["mount_setattr", "fspick"], ENOSYS));
+            rules.extend(always(
+                &["mount_setattr", "open_tree_attr", "fspick"],
+                ENOSYS,
+            ));
         }
         Confined::Unprivileged => {
             rules.extend(always(&FOR_PRIVILEGED, EPERM));

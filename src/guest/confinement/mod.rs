@@ -59,7 +59,7 @@ fn filter(seccomp: &Seccomp, confined: Confined, arch: sys::arch::Arch) -> Resul
     let (policy, from): (Policy, &Path) = match seccomp {
         Seccomp::Off => return Ok(None),
         Seccomp::Default => (usual::policy(confined), Path::new("default")),
-        Seccomp::Profile(path) => (profile::read(path)?, path),
+        Seccomp::Profile(path) => (profile::read(path, arch)?, path),
     };
     let arches = Arch::of_host(arch.name());
     if arches.is_empty() {

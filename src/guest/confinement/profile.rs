@@ -8,6 +8,7 @@ use guest_init::seccomp::{Action, Comparison, Condition, Policy, Rule};
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
+use crate::sys::arch::Arch;
 
 /// A profile, without the fields that do not change a filter: comments, flags of `seccomp(2)`, architectures (those of the host
 /// are filtered).
@@ -35,7 +36,7 @@ struct Entry {
     excludes: Cases,
 }
 
-/// Condition on the sandboxes that an entry is for.
+/// Condition on the sandboxes or hosts that an entry is for.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Cases {
@@ -44,9 +45,34 @@ struct Cases {
 }
 
 impl Cases {
-    fn is_empty(&self) -> bool {
-        let is_none = |list: &Option<Vec<String>>| list.as_ref().is_none_or(Vec::is_empty);
-        is_none(&self.caps) && is_none(&self.arches)
+    /// Returns whether the entry depends on a capability.
+    fn names_capability(&self) -> bool {
+        self.caps.as_ref().is_some_and(|caps| !caps.is_empty())
+    }
+
+    /// Returns whether the host is of a named architecture; `None` if none is named.
+    fn names_arch(&self, arch: Arch) -> Option<bool> {
+        let named = self.arches.as_ref().filter(|named| !named.is_empty())?;
+        Some(
+            named
+                .iter()
+                .any(|name| of_go(arch).contains(&name.as_str())),
+        )
+    }
+}
+
+/// Returns the names of an architecture, and of the programs that it runs, in profiles: those of the language Go.
+fn of_go(arch: Arch) -> &'static [&'static str] {
+    match arch {
+        Arch::X86_64 => &["amd64", "x86", "x32"],
+        Arch::I686 => &["x86"],
+        Arch::Aarch64 => &["arm64", "arm"],
+        Arch::Armv7l => &["arm"],
+        Arch::Ppc64le => &["ppc64le"],
+        Arch::S390x => &["s390x", "s390"],
+        Arch::Riscv64 => &["riscv64"],
+        Arch::Loongarch64 => &["loongarch64", "loong64"],
+        Arch::Other(_) => &[],
     }
 }
 
@@ -60,30 +86,42 @@ struct Argument {
     op: String,
 }
 
-/// Reads the profile at `path`.
-pub fn read(path: &Path) -> Result<Policy> {
+/// Reads the profile at `path`, for a host of the architecture `arch`.
+pub fn read(path: &Path, arch: Arch) -> Result<Policy> {
     let text = fs::read_to_string(path).map_err(Error::io("reading the seccomp profile", path))?;
-    parse(&text).map_err(Error::config(path))
+    parse(&text, arch).map_err(Error::config(path))
 }
 
-fn parse(text: &str) -> Result<Policy> {
+fn parse(text: &str, arch: Arch) -> Result<Policy> {
     let profile: Profile =
         serde_json::from_str(text).map_err(|error| Error::refused(error.to_string()))?;
     let mut rules = Vec::new();
     for entry in &profile.syscalls {
+        if entry.includes.names_arch(arch) == Some(false)
+            || entry.excludes.names_arch(arch) == Some(true)
+        {
+            continue;
+        }
         let action = action(&entry.action, entry.errno_ret.or(profile.default_errno_ret))?;
         // Capabilities are chosen elsewhere: a call that is allowed with some capability is allowed, and one that is refused
         // without it is not refused.
-        let is_conditional = !entry.includes.is_empty() || !entry.excludes.is_empty();
+        let is_conditional = entry.includes.names_capability() || entry.excludes.names_capability();
         if is_conditional && action != Action::Allow {
             continue;
         }
         let arguments = entry.args.as_deref().unwrap_or_default();
         let conditions: Vec<Condition> = arguments.iter().map(condition).collect::<Result<_>>()?;
         for name in entry.names.iter().chain(&entry.name) {
+            let mut conditions = conditions.clone();
+            if arch == Arch::S390x && name == "clone" {
+                // Profiles count the arguments as the host does, and rules as most do.
+                for condition in conditions.iter_mut().filter(|it| it.argument < 2) {
+                    condition.argument ^= 1;
+                }
+            }
             rules.push(Rule {
                 syscall: name.clone(),
-                conditions: conditions.clone(),
+                conditions,
                 action,
             });
         }
@@ -157,6 +195,7 @@ mod tests {
                   {"names": ["bpf"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1, "excludes": {"caps": ["CAP_BPF"]}},
                   {"names": ["clone"], "action": "SCMP_ACT_ALLOW",
                    "args": [{"index": 0, "value": 2114060288, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}]}]}"#,
+            Arch::X86_64,
         )
         .unwrap();
         assert_eq!(policy.otherwise, Action::Errno(38));
@@ -171,6 +210,25 @@ mod tests {
     }
 
     #[test]
+    fn entries_for_other_architectures_are_left_out() {
+        // As in the profile of podman, whose second entry would let the flags of x86 pass.
+        let text = r#"{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [
+            {"names": ["clone"], "action": "SCMP_ACT_ALLOW", "excludes": {"arches": ["s390", "s390x"]},
+             "args": [{"index": 0, "value": 2114060288, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}]},
+            {"names": ["clone"], "action": "SCMP_ACT_ALLOW", "includes": {"arches": ["s390", "s390x"]},
+             "args": [{"index": 1, "value": 2114060288, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}]}]}"#;
+        for arch in [Arch::X86_64, Arch::Aarch64, Arch::S390x] {
+            let policy = parse(text, arch).unwrap();
+            let arguments: Vec<u8> = policy
+                .rules
+                .iter()
+                .map(|rule| rule.conditions[0].argument)
+                .collect();
+            assert_eq!(arguments, [0], "{arch}");
+        }
+    }
+
+    #[test]
     fn an_invalid_profile_is_refused_with_its_error() {
         for (text, word) in [
             ("{", "EOF"),
@@ -182,7 +240,7 @@ mod tests {
                 "argument 9",
             ),
         ] {
-            let error = parse(text).unwrap_err().to_string();
+            let error = parse(text, Arch::X86_64).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         }
     }

@@ -7,15 +7,17 @@ use super::*;
 
 const X86_64: u32 = 0xc000_003e;
 const I386: u32 = 0x4000_0003;
+const S390X: u32 = 0x8000_0016;
 
 /// Runs a program on a call and returns its result, as in `linux/seccomp.h`.
 fn run(program: &Program, arch: u32, number: u32, arguments: [u64; 6]) -> u32 {
+    let is_big_endian = arch == S390X;
     let load = |at: u32| match at {
         0 => number,
         4 => arch,
         at => {
             let argument = arguments[((at - 16) / 8) as usize];
-            if at % 8 == 0 {
+            if (at % 8 == 0) != is_big_endian {
                 argument as u32
             } else {
                 (argument >> 32) as u32

@@ -27,6 +27,8 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{pivot_root, setsid};
 
+use crate::sys::arch::Arch as HostArch;
+
 /// Path of the program in the daemon's root.
 pub const PROGRAM: &str = "/qemu-storage-daemon";
 /// Mount point of the private root; nothing of the directory itself becomes part of it.
@@ -93,10 +95,10 @@ pub fn filter() -> io::Result<Vec<libc::sock_filter>> {
     rules.append(&mut policy.rules);
     policy.rules = rules;
     // 32-bit programs are not needed.
-    let Some(arch) = Arch::of_host(std::env::consts::ARCH).first() else {
+    let Some(arch) = Arch::of_host(HostArch::HOST.name()).first() else {
         return Err(io::Error::other(format!(
             "images that are not raw need a filter of system calls, and there is none for {}",
-            std::env::consts::ARCH
+            HostArch::HOST
         )));
     };
     let program = policy.compile(&[*arch]).map_err(io::Error::other)?;
