@@ -163,7 +163,7 @@ impl Boot<'_> {
             }
             Step::Kernel => {
                 machine::tune();
-                static_units::mask_generators(Path::new("/"))
+                Ok(())
             }
             Step::Agent(ports) => agent::start(ports),
             Step::Initctl { is_served } => {
@@ -306,6 +306,7 @@ impl Boot<'_> {
 }
 
 fn mask_static_units(keep: &[String]) -> Result<()> {
+    static_units::mask_generators(Path::new("/"))?;
     for link in static_units::mask(Path::new("/"), keep)? {
         debug!("masked '{}'", link.display());
     }

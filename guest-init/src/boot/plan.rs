@@ -76,7 +76,7 @@ pub enum Step {
         /// User and group that may read them.
         owner: (u32, u32),
     },
-    /// Mask units that `/usr` starts in every boot.
+    /// Mask units and generators that `/usr` starts in every boot.
     MaskStaticUnits {
         /// Names of units that are not masked.
         keep: Vec<String>,
@@ -95,8 +95,7 @@ pub enum Step {
     ShareMounts,
     /// Drop capabilities and install the system call filter of the payload.
     Confine,
-    /// Tune the kernel and systemd of a virtual machine: write back mapped files soon, since the host reads them, and mask generators that
-    /// only a machine with disks needs.
+    /// Tune the kernel and systemd of a virtual machine: write back mapped files soon, since the host reads them.
     Kernel,
     /// Start the agent, which answers the host on this number of ports.
     Agent(u32),

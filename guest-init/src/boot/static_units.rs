@@ -60,8 +60,8 @@ const USEFUL: [&str; 3] = [
     "systemd-rc-local-generator",
 ];
 
-/// Masks generators of systemd that look for disks, consoles and boot loader settings. Each is a program to start, which is slow in an
-/// emulated machine.
+/// Masks generators of systemd that look for disks, consoles and boot loader settings, or that open sockets beside those of the
+/// services (systemd-ssh-generator(8)). Each is a program to start, which is slow in an emulated machine.
 pub fn mask_generators(root: &Path) -> Result<()> {
     for name in list(&below(root, Path::new(GENERATORS)))? {
         if name.starts_with("systemd-") && !USEFUL.contains(&name.as_str()) {

@@ -92,7 +92,7 @@ fn in_memory() -> impl Iterator<Item = guest::Mount> {
         mode,
         size: None,
     });
-    let empty = ["/boot", "/media", "/mnt"];
+    let empty = ["/boot", "/media", "/mnt", "/opt"];
     tmpfs.chain(empty.map(|target| guest::Mount::Directory {
         target: target.into(),
     }))
