@@ -165,7 +165,8 @@ impl Conventions {
 
     /// Adds the directories that a program of root names.
     fn search_program(&mut self, root: &Path, host: &Root, program: &Path) {
-        let Some(text) = read_program(host, program) else {
+        let Some(text) = read_program(host, program).map(|content| lines_with_paths(&content))
+        else {
             return;
         };
         for path in mentioned_paths(&text, Comments::Skip) {
@@ -258,6 +259,16 @@ fn programs_of(unit: &UnitFacts) -> impl Iterator<Item = PathBuf> {
         .filter(|command| matches!(command.phase, ExecPhase::StartPre | ExecPhase::Start))
         .map(|command| PathBuf::from(&command.program))
         .filter(|program| program.is_absolute())
+}
+
+/// Returns the lines of a program that name `/var` or `/srv`.
+fn lines_with_paths(content: &[u8]) -> String {
+    let is_text = |byte: &u8| byte.is_ascii_graphic() || matches!(byte, b' ' | b'\t');
+    let lines = content
+        .split(|byte| !is_text(byte))
+        .filter_map(|line| std::str::from_utf8(line).ok())
+        .filter(|line| line.contains("/var/") || line.contains("/srv/"));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]

@@ -6,8 +6,10 @@
 //! The sources are unit files, the package database, `tmpfiles.d`, `sysusers.d` and the service's own
 //! configuration. [`tree`](crate::tree) decides how each path enters a sandbox.
 
+mod alternatives;
 mod conventions;
 mod ownership;
+mod passwords;
 mod paths;
 mod readers;
 mod text;
@@ -82,7 +84,7 @@ impl Service {
             .collect::<Result<Vec<_>>>()?;
         let mut closure = unit::closure(&dirs, &asked, &specifiers);
         if !closure.missing.is_empty() {
-            return Err(missing(&mut closure));
+            return Err(missing(root, &mut closure));
         }
         let units = asked
             .iter()
@@ -284,7 +286,7 @@ fn specifiers(hostname: &str) -> Specifiers {
     }
 }
 
-fn missing(closure: &mut Closure) -> Error {
+fn missing(root: &Path, closure: &mut Closure) -> Error {
     let first = closure.missing.remove(0);
     let needed = match &first.reason {
         unit::closure::Reason::Asked => String::new(),
@@ -295,12 +297,12 @@ fn missing(closure: &mut Closure) -> Error {
         | unit::closure::Reason::TriggeredBy(by) => format!(" (needed by '{by}')"),
     };
     let advice = match &first.error {
-        LoadError::Masked { .. } => "; unmask it on the host first",
-        LoadError::NotFound { .. }
-        | LoadError::Dangling { .. }
+        LoadError::Masked { .. } => "; unmask it on the host first".to_owned(),
+        LoadError::NotFound { name, .. } => alternatives::hint(root, name),
+        LoadError::Dangling { .. }
         | LoadError::NoInstance { .. }
         | LoadError::Read { .. }
-        | LoadError::Scan(_) => "",
+        | LoadError::Scan(_) => String::new(),
     };
     let message = format!("{}{needed}{advice}", first.error);
     match &first.error {

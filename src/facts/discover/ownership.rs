@@ -7,6 +7,19 @@ use super::conventions::Conventions;
 use super::{Service, is_shared};
 use crate::error::Result;
 use crate::facts::package::{PackageDb, PackageName};
+use crate::facts::unit::UnitName;
+
+/// Directories of programs that install packages. A service that merely asks which version is installed depends on none of them.
+const PACKAGE_LISTS: [&str; 5] = [
+    "/var/lib/apt",
+    "/var/lib/aptitude",
+    "/var/lib/dnf",
+    "/var/lib/zypp",
+    "/var/lib/pacman",
+];
+
+/// Databases of packages; many packages depend on the program that keeps one.
+const PACKAGE_DATABASES: [&str; 2] = ["/var/lib/dpkg", "/var/lib/rpm"];
 
 /// Source of the facts about who owns a path.
 #[derive(Debug)]
@@ -101,6 +114,42 @@ impl Service {
         self.database()
             .and_then(|database| database.users_of_directory(path).ok())
             .unwrap_or_default()
+    }
+
+    /// Returns a requested unit that maintains the packages of the host, with its package and the directory that it works on: it belongs
+    /// to a package manager, or directly depends on one.
+    ///
+    /// # Errors
+    /// The package database cannot be read.
+    pub fn maintains_packages(&self) -> Result<Option<(&UnitName, PackageName, &'static str)>> {
+        let Some(database) = self.database() else {
+            return Ok(None);
+        };
+        for unit in &self.units {
+            let member = self.closure.member(unit);
+            let Some(loaded) = member.and_then(|member| member.loaded.as_deref()) else {
+                continue;
+            };
+            for package in database.owners(loaded.0.source.path())? {
+                let mut needed = database.info(&package)?.dependencies;
+                needed.push(package.clone());
+                for directory in PACKAGE_LISTS {
+                    let users = database.users_of_directory(Path::new(directory))?;
+                    if users.iter().any(|user| needed.contains(user)) {
+                        return Ok(Some((unit, package, directory)));
+                    }
+                }
+                for directory in PACKAGE_DATABASES {
+                    if database
+                        .users_of_directory(Path::new(directory))?
+                        .contains(&package)
+                    {
+                        return Ok(Some((unit, package, directory)));
+                    }
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// Returns the directories below `/var` and `/srv` that dependencies ship, or that programs name if packages are unknown; each

@@ -21,8 +21,8 @@ pub(super) fn read_text(host: &Root, file: &Path) -> Option<(String, bool)> {
     is_short.then_some((text, host.is_of_root(&path).unwrap_or(false)))
 }
 
-/// Reads the lines of a program that name `/var` or `/srv`, if root has written it.
-pub(super) fn read_program(host: &Root, program: &Path) -> Option<String> {
+/// Reads the beginning of a program that only root can have written.
+pub(super) fn read_program(host: &Root, program: &Path) -> Option<Vec<u8>> {
     let path = host.canonical(program).ok()?;
     if !host.is_of_root(&path).ok()? {
         return None;
@@ -30,10 +30,5 @@ pub(super) fn read_program(host: &Root, program: &Path) -> Option<String> {
     let mut content = Vec::new();
     let file = host.open_plain(&path).ok()?;
     file.take(LARGEST_PROGRAM).read_to_end(&mut content).ok()?;
-    let is_text = |byte: &u8| byte.is_ascii_graphic() || matches!(byte, b' ' | b'\t');
-    let lines = content
-        .split(|byte| !is_text(byte))
-        .filter_map(|line| std::str::from_utf8(line).ok())
-        .filter(|line| line.contains("/var/") || line.contains("/srv/"));
-    Some(lines.collect::<Vec<_>>().join("\n"))
+    Some(content)
 }

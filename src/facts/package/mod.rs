@@ -130,6 +130,9 @@ pub trait PackageDb: fmt::Debug + Send + Sync {
     /// Returns the installed packages with a direct dependency that this package satisfies, sorted.
     fn dependants(&self, package: &PackageName) -> Result<Vec<PackageName>>;
 
+    /// Returns the installed packages that provide a name, sorted: their own, or one such as `httpd`.
+    fn providers(&self, name: &str) -> Result<Vec<PackageName>>;
+
     /// Returns the concatenated maintainer scripts of the package; empty if it has none.
     fn scripts(&self, package: &PackageName) -> Result<String>;
 

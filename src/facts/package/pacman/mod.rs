@@ -166,6 +166,11 @@ impl PackageDb for Pacman {
             .collect())
     }
 
+    fn providers(&self, name: &str) -> Result<Vec<PackageName>> {
+        let providers: BTreeSet<_> = self.answering.get(name).into_iter().flatten().collect();
+        Ok(providers.into_iter().cloned().collect())
+    }
+
     fn scripts(&self, package: &PackageName) -> Result<String> {
         let (_, record) = self.record(package)?;
         let script = read_if_there(&record.directory.join("install"))?.unwrap_or_default();

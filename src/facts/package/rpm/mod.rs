@@ -260,6 +260,11 @@ impl PackageDb for Rpm {
         Ok(dependants)
     }
 
+    fn providers(&self, name: &str) -> Result<Vec<PackageName>> {
+        let providers: BTreeSet<_> = self.provided.get(name).into_iter().flatten().collect();
+        Ok(providers.into_iter().cloned().collect())
+    }
+
     fn scripts(&self, package: &PackageName) -> Result<String> {
         let (name, _) = self.record(package)?;
         self.rpm.run(&["-q", "--scripts", name.as_str()])

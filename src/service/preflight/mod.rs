@@ -1,6 +1,8 @@
 //! Checks of a service before anything is created or started: missing units, and conditions that a sandbox does
 //! not meet.
 
+mod host_only;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -72,6 +74,7 @@ pub fn check(
     capabilities: &Capabilities,
     devices: &[Device],
 ) -> Result<()> {
+    host_only::check(root, service, container.is_some())?;
     let withheld: BTreeSet<String> = match container {
         Some(_) => (capabilities.dropped().iter())
             .map(|name| format!("CAP_{name}"))
