@@ -1,12 +1,14 @@
 //! Facts about the host, probed once at the edge and passed in.
 
 pub mod cgroup;
+mod inventory;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use guest_init::sys::mountinfo;
 
+pub use self::inventory::Inventory;
 use crate::error::{Error, Result};
 use crate::sys::arch::Arch;
 

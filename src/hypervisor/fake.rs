@@ -262,6 +262,10 @@ impl Hypervisor for Fake {
         self.network(name, |network| network.is_active)
     }
 
+    fn check_filter(&self, name: &str) -> Result<()> {
+        self.attempt("check_filter", name)
+    }
+
     fn leased_range(&self, name: &str) -> Result<Option<RangeInclusive<Ipv4Addr>>> {
         self.network(name, |network| parse::range(&network.xml))
     }

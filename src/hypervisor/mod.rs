@@ -100,6 +100,12 @@ pub trait Hypervisor: Debug + Send + Sync {
     /// There is no such network; the message names those there are.
     fn is_network_active(&self, name: &str) -> Result<bool>;
 
+    /// Checks that there is a network filter of this name.
+    ///
+    /// # Errors
+    /// There is none; the message names those there are.
+    fn check_filter(&self, name: &str) -> Result<()>;
+
     /// Returns the addresses that the DHCP server of a virtual network leases, if it has one.
     fn leased_range(&self, name: &str) -> Result<Option<RangeInclusive<Ipv4Addr>>>;
 

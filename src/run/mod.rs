@@ -316,6 +316,9 @@ impl Drop for DestroyOnDrop<'_> {
 fn prepare_networks(request: &Request, plan: &mut Plan, hypervisor: &Libvirt) -> Result<()> {
     let is_container = plan.boot.machine.is_none();
     for (nic, network) in plan.boot.guest.network.iter_mut().zip(&request.networks) {
+        if let Some(filter) = &network.filter {
+            hypervisor.check_filter(&filter.name)?;
+        }
         let source = match &network.source {
             Some(Source::Network(name)) => Some(name.as_str()),
             None if is_container => network.container_network(),

@@ -17,7 +17,7 @@ use crate::error::Result;
 use crate::guest::ids::Registry;
 use crate::guest::layout::Layout;
 use crate::guest::{self, find_init};
-use crate::host::HostFacts;
+use crate::host::{HostFacts, Inventory};
 use crate::label::selinux::Context;
 use crate::run::channel::ChannelKind;
 use crate::run::identity::{Account, idmap_for};
@@ -65,7 +65,9 @@ impl Planning<'_> {
     /// # Errors
     /// Where the driver cannot do what the request asks for, or the host does not have it.
     pub fn plan(&self) -> Result<Plan> {
-        let facts = HostFacts::probe(Path::new("/"))?;
+        let root = Path::new("/");
+        Inventory::probe(root).check(&self.request.resources, &self.request.networks)?;
+        let facts = HostFacts::probe(root)?;
         let driver = self.connection.driver;
         let account = Account::find(&self.request.who)?;
         let label = security::label(self)?;

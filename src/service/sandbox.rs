@@ -220,6 +220,9 @@ impl<'a> Sandbox<'a> {
             if let Some(source) = network.container_network() {
                 self.hypervisor()?.is_network_active(source)?;
             }
+            if let Some(filter) = &network.filter {
+                self.hypervisor()?.check_filter(&filter.name)?;
+            }
         }
         Ok(())
     }

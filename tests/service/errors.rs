@@ -28,7 +28,7 @@ fn a_failed_create_says_why_and_leaves_nothing() {
         return;
     };
     let long = "a".repeat(300);
-    let cases: [(&[&str], i32, &[&str]); 15] = [
+    let cases: &[(&[&str], i32, &[&str])] = &[
         (
             &[
                 "-u",
@@ -45,6 +45,59 @@ fn a_failed_create_says_why_and_leaves_nothing() {
             &["-u", "apache.service", "t-x"],
             4,
             &["'apache.service'", "'apache2.service'"],
+        ),
+        (
+            &["-u", "httpd.service", "t-x"],
+            4,
+            &["apache2 provides 'httpd'", "'apache2.service'"],
+        ),
+        (
+            &["-u", "apt-daily.service", "t-x"],
+            1,
+            &["packages of the host", "'/var/lib/apt'"],
+        ),
+        (
+            &["-u", "apache2.service", "--cpu-pinning", "4000", "t-x"],
+            1,
+            &["'cpu-pinning'", "CPU 4000", "it has 0"],
+        ),
+        (
+            &["-u", "apache2.service", "--numa-nodes", "77", "t-x"],
+            1,
+            &["'numa-nodes'", "NUMA node 77", "it has 0"],
+        ),
+        (
+            &["-u", "apache2.service", "--memory", "900T", "t-x"],
+            1,
+            &["'memory' is 900T"],
+        ),
+        (
+            &["-u", "apache2.service", "--io-read", "/dev/null=1M", "t-x"],
+            1,
+            &["'/dev/null'", "no block device"],
+        ),
+        (
+            &[
+                "-u",
+                "apache2.service",
+                "-N",
+                "none",
+                "--net-send",
+                "1M",
+                "t-x",
+            ],
+            1,
+            &["'net-send'", "-N"],
+        ),
+        (
+            &["-u", "apache2.service", "-N", "dhcp,bridge=nobr", "t-x"],
+            4,
+            &["bridge 'nobr'"],
+        ),
+        (
+            &["-u", "apache2.service", "-N", "dhcp,filter=nofilter", "t-x"],
+            4,
+            &["'nofilter'", "clean-traffic"],
         ),
         (&["-u", "apache2.service", "../x"], 2, &["'../x'", "'/'"]),
         (&["-u", "apache2.service", &long], 2, &["300", "at most"]),
@@ -106,7 +159,7 @@ fn a_failed_create_says_why_and_leaves_nothing() {
     ];
     for (arguments, code, words) in cases {
         eprintln!("create {arguments:?}");
-        check(&run(&[&["create"], arguments].concat()), code, words);
+        check(&run(&[&["create"], *arguments].concat()), *code, words);
         test.assert_clean();
     }
     test.end();

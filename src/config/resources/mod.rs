@@ -213,6 +213,15 @@ impl IdSet {
     }
 }
 
+impl IdSet {
+    /// Returns the numbers that are not in `other`, if there are any.
+    #[must_use]
+    pub fn without(&self, other: &Self) -> Option<Self> {
+        let rest: BTreeSet<u16> = self.0.difference(&other.0).copied().collect();
+        (!rest.is_empty()).then_some(Self(rest))
+    }
+}
+
 impl FromStr for IdSet {
     type Err = ParseIdSetError;
 

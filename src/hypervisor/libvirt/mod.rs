@@ -79,12 +79,7 @@ impl Libvirt {
                 return failed(format_args!("looking up network '{name}'"), &error);
             }
             let known = self.connection.list_all_networks(0).unwrap_or_default();
-            let mut names: Vec<String> = known.iter().filter_map(|network| network.name().ok()).collect();
-            names.sort();
-            let others = match names.as_slice() {
-                [] => "it has none at all".to_owned(),
-                names => format!("it has {}", names.join(", ")),
-            };
+            let others = list(known.iter().filter_map(|network| network.name().ok()));
             Error::not_found(format!(
                 "libvirt has no network '{name}' ({others}); choose one with -N dhcp,source=NAME, or -N none"
             ))
@@ -100,6 +95,16 @@ impl Libvirt {
         self.find(name)?.ok_or_else(|| {
             Error::not_found(format!("libvirt at '{}' has no domain '{name}'", self.uri))
         })
+    }
+}
+
+/// Returns what libvirt has instead of a name that it does not know.
+fn list(names: impl Iterator<Item = String>) -> String {
+    let mut names: Vec<String> = names.collect();
+    names.sort();
+    match names.as_slice() {
+        [] => "it has none at all".to_owned(),
+        names => format!("it has {}", names.join(", ")),
     }
 }
 
@@ -304,6 +309,25 @@ impl Hypervisor for Libvirt {
         self.network(name)?
             .is_active()
             .map_err(|error| failed(format_args!("reading network '{name}'"), &error))
+    }
+
+    fn check_filter(&self, name: &str) -> Result<()> {
+        match self.connection.lookup_nwfilter_by_name(name) {
+            // A connection of a user has no filters at all, which the domain's check says better.
+            Err(error) if is(&error, ErrorNumber::NoSupport) => Ok(()),
+            Err(error) if is(&error, ErrorNumber::NoNwfilter) => {
+                let known = self.connection.list_all_nw_filters(0).unwrap_or_default();
+                let others = list(known.iter().filter_map(|filter| filter.name().ok()));
+                Err(Error::not_found(format!(
+                    "libvirt has no network filter '{name}' ({others})"
+                )))
+            }
+            Err(error) => Err(failed(
+                format_args!("looking up network filter '{name}'"),
+                &error,
+            )),
+            Ok(_) => Ok(()),
+        }
     }
 
     fn leased_range(&self, name: &str) -> Result<Option<RangeInclusive<Ipv4Addr>>> {

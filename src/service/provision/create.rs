@@ -63,6 +63,14 @@ impl Sandboxes {
         if !service.has_database() {
             log::warn!("{UNKNOWN_PACKAGES}");
         }
+        if let Some(rules) = service.password_rules(root) {
+            log::info!(
+                "'{}' asks for passwords of accounts; those of the host stay outside: once it runs, 'virt-sandbox-service execute {name} -- \
+                 useradd -m USER' makes an account inside, and '… -- passwd USER' gives it a password",
+                rules.display(),
+                name = config.name
+            );
+        }
         let driver = Driver::of_service(&config.connection)?;
         let container = driver.container();
         if container.is_some() {
@@ -135,6 +143,7 @@ impl Sandboxes {
         self.check_name(&draft.name)?;
         place::check(&draft.path)?;
         check_mounts(&draft.mounts)?;
+        host::Inventory::probe(Path::new("/")).check(&draft.resources, &draft.networks)?;
         guest::credentials(&draft.credentials).map(drop)
     }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::config::sandbox::LONGEST;
 use crate::config::{SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
+use crate::host::Inventory;
 use crate::service::provision::check_words;
 use crate::service::provision::create::check_mounts;
 use crate::service::sandbox::{LockedSandbox, Sandbox};
@@ -54,6 +55,9 @@ impl Sandboxes {
         let config = sandbox.config();
         let driver = sandbox.driver()?;
         driver.check(config)?;
+        Inventory::probe(Path::new("/"))
+            .check(&config.resources, &config.networks)
+            .map_err(Error::config(&path))?;
         sandbox.check_networks()?;
         let runs = sandbox.state()?.is_active();
         let is_renamed = old

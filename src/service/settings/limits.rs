@@ -1,10 +1,12 @@
 //! Changes of limits, in the configuration and, if possible, in the running sandbox.
 
 use std::fs;
+use std::path::Path;
 
 use crate::config::{Change, SandboxConfig};
 use crate::driver::Guest;
 use crate::error::{Error, Result};
+use crate::host::Inventory;
 use crate::service::sandbox::LockedSandbox;
 use crate::sys::file::atomic;
 
@@ -22,6 +24,7 @@ impl LockedSandbox<'_> {
         );
         config.check()?;
         self.driver()?.check(&config)?;
+        Inventory::probe(Path::new("/")).check(&config.resources, &config.networks)?;
         let differing = before.differing_keys(&config.resources);
         // If libvirt does not answer, nothing is changed.
         self.hypervisor()?;
