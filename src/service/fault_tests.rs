@@ -16,7 +16,7 @@ use crate::service::base::{Base, Provenance};
 use crate::service::journal::{Intent, Step, UndoLog};
 use crate::service::provision::{clone, import};
 use crate::service::tests::Host;
-use crate::service::upgrade::journal::Work;
+use crate::service::upgrade::steps::Work;
 use crate::sys::fault::{self, Fault, Outcome};
 use crate::sys::root::Root;
 use crate::tree::manifest::{Entry, Manifest};

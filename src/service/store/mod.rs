@@ -338,15 +338,5 @@ const LOCK: &str = "lock";
 /// Number of attempts for a step that collides with another command.
 const ATTEMPTS: u32 = 20;
 
-/// Removes a directory with its content, and logs what remains.
-pub fn remove_tree(path: &Path) {
-    match remove::tree(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            log::warn!("removing '{}': {error}", path.display());
-        }
-        Ok(()) | Err(_) => {}
-    }
-}
-
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@
 //! | `plan` | plan of an upgrade |
 //! | `public` | limits for imported sandboxes |
 //! | `stage` | from a plan to steps |
-//! | `journal` | execution and undo of steps |
+//! | `steps` | execution and undo of steps |
 //! | `recovery` | undo of interrupted and failed upgrades |
 //! | `report` | text of a plan |
 //! | `legacy` | sandboxes of libvirt-sandbox up to 0.8 |
@@ -17,7 +17,6 @@
 //! the log and the replaced files are on the host.
 
 pub mod accounts;
-pub mod journal;
 pub mod legacy;
 pub mod merge;
 pub mod plan;
@@ -25,6 +24,7 @@ mod public;
 mod recovery;
 pub mod report;
 pub mod stage;
+pub mod steps;
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
@@ -41,9 +41,9 @@ use crate::service::inspect::outdated::Outdated;
 use crate::service::journal::{Intent, UndoLog};
 use crate::service::sandbox::{LockedSandbox, Sandbox};
 use crate::service::sandboxes::Sandboxes;
-use crate::service::upgrade::journal::Work;
 use crate::service::upgrade::plan::Plan;
 use crate::service::upgrade::stage::{Staged, stage};
+use crate::service::upgrade::steps::Work;
 use crate::sys::file::atomic;
 use crate::sys::file::lock::{Lock, Sharing};
 use crate::sys::file::remove;
@@ -218,7 +218,11 @@ impl Sandboxes {
     }
 
     /// Takes the lock of a sandbox again, between two parts of an operation.
-    fn lock_same(&self, name: &SandboxName, uuid: Uuid) -> Result<Arc<Lock>> {
+    pub(in crate::service) fn lock_same(
+        &self,
+        name: &SandboxName,
+        uuid: Uuid,
+    ) -> Result<Arc<Lock>> {
         let check = || self.get_same(name, uuid).map(drop);
         let lock = self.store.lock_if(name, check)?;
         check()?;

@@ -10,7 +10,7 @@ use crate::host;
 use crate::service::journal::{Intent, Kind, UndoLog};
 use crate::service::sandboxes::Sandboxes;
 use crate::service::upgrade::Options;
-use crate::service::upgrade::journal::Work;
+use crate::service::upgrade::steps::Work;
 use crate::service::{host_unit, image};
 use crate::sys::file::lock::Lock;
 use crate::sys::file::remove;

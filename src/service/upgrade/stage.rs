@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use crate::error::Result;
 use crate::service::journal::Step;
-use crate::service::upgrade::journal::Work;
 use crate::service::upgrade::merge::Action;
 use crate::service::upgrade::plan::Plan;
+use crate::service::upgrade::steps::Work;
 use crate::sys::copy::{Copied, Copier, Existing};
 use crate::sys::root::Root;
 use crate::tree::manifest::Entry;
