@@ -10,9 +10,9 @@ use crate::config::{SandboxConfig, SandboxName};
 use crate::error::ErrorKind;
 use crate::hypervisor::fake::{self, Fake};
 use crate::hypervisor::{Connector, DomainState, Hypervisor, Limit};
-use crate::service::Sandboxes;
 use crate::service::journal::{Intent, Removal};
 use crate::service::store::Store;
+use crate::service::{Mode, Outcome, Sandboxes};
 use crate::tree::place;
 
 /// Host with sandboxes in a directory of its own.
@@ -127,6 +127,69 @@ fn a_lock_reads_the_configuration_again() {
     fs::remove_file(host.store().config(&name)).unwrap();
     let gone = sandbox.lock().unwrap_err();
     assert_eq!(gone.kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn an_operation_in_two_parts_ends_with_the_sandbox_that_it_began_with() {
+    let host = Host::new();
+    let name = host.add("t-web1", 1);
+    let lock = |uuid| host.sandboxes.lock_same(&name, Uuid::from_u128(uuid));
+    drop(lock(1).unwrap());
+    host.sandboxes.get(&name).unwrap().delete(false).unwrap();
+    assert_eq!(lock(1).unwrap_err().kind(), ErrorKind::NotFound);
+    host.add("t-web1", 2);
+    let error = lock(1).unwrap_err();
+    assert!(error.to_string().contains("another"), "{error}");
+    drop(lock(2).unwrap());
+}
+
+#[test]
+fn a_delete_without_the_tree_is_refused_unless_forced() {
+    let host = Host::new();
+    let name = host.add("t-web1", 1);
+    let away = host.root.path().join("away");
+    fs::rename(host.tree(&name), &away).unwrap();
+    let delete = |force| host.sandboxes.get_for_stop(&name).unwrap().delete(force);
+    // What its filesystem is mounted on.
+    fs::create_dir(host.tree(&name)).unwrap();
+    assert_eq!(delete(false).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(host.state(&name), DomainState::Stopped);
+    assert!(host.store().config(&name).exists());
+    delete(true).unwrap();
+    assert!(!host.store().dir(&name).exists() && away.exists());
+}
+
+#[test]
+fn a_delete_that_leaves_something_is_an_error_and_is_repaired() {
+    let host = Host::new();
+    let (name, other) = (host.add("t-web1", 1), host.add("t-web2", 2));
+    // A tree that is not its own is not removed.
+    fs::write(host.tree(&name).join(".virt-sandbox.json"), "{").unwrap();
+    let error = host
+        .sandboxes
+        .get(&name)
+        .unwrap()
+        .delete(false)
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    assert!(!host.store().journal(&name).exists(), "nothing was begun");
+    assert_eq!(host.state(&name), DomainState::Stopped);
+
+    host.hypervisor.fail("undefine");
+    assert!(host.sandboxes.get(&other).unwrap().delete(false).is_err());
+    let repair = |mode| {
+        let names = host.store().names().unwrap();
+        let repairs = host.sandboxes.repair(&names, mode).unwrap();
+        let result = |repair: super::Repair| (repair.name.unwrap(), repair.result);
+        repairs.into_iter().map(result).collect::<Vec<_>>()
+    };
+    let expected = |outcome| [(other.clone(), outcome)];
+    assert_eq!(repair(Mode::DryRun), expected(Outcome::Planned));
+    assert_eq!(repair(Mode::Repair), expected(Outcome::Failed));
+    host.hypervisor.succeed();
+    assert_eq!(repair(Mode::Repair), expected(Outcome::Done));
+    assert_eq!(repair(Mode::Repair), []);
+    assert!(!host.store().dir(&other).exists() && host.store().configs.is_dir());
 }
 
 #[test]
