@@ -92,7 +92,7 @@ deb: dist
 	cp target/dist/$(release).tar.xz target/deb/virt-sandbox_$(version).orig.tar.xz
 	tar --extract --directory target/deb --file target/dist/$(release).tar.xz
 	cd target/deb/$(release) && DEB_BUILD_OPTIONS='$(DEB_BUILD_OPTIONS)' dpkg-buildpackage --build=binary --unsigned-changes --no-check-builddeps
-	lintian --no-tag-display-limit target/deb/*.changes
+	lintian --tag-display-limit 0 target/deb/*.changes
 
 # RPM packages in target/rpm. A toolchain of rustup is no package, so its version is not asked for.
 rpm: dist
