@@ -36,6 +36,7 @@ fn a_failed_create_says_why_and_leaves_nothing() {
                 "-m",
                 "ram:/x=1M",
                 "ram:/y=1M",
+                "--",
                 "t-x",
             ],
             2,
