@@ -181,6 +181,25 @@ fn a_delete_cut_short_is_finished() {
 }
 
 #[test]
+fn a_delete_that_failed_anywhere_can_be_given_again() {
+    for step in 0.. {
+        let host = host_with("web1");
+        let sandbox = || host.sandboxes.get_for_stop(&name("web1"));
+        let outcome = fault::with(Fault::Error, step, || sandbox()?.delete(false));
+        if let Outcome::NotReached(result) = outcome {
+            return result.unwrap();
+        }
+        match sandbox() {
+            Ok(sandbox) => sandbox.delete(false).unwrap(),
+            // It has not even a configuration any more.
+            Err(_) => host.sandboxes.recover().unwrap(),
+        }
+        assert!(!host.store().dir(&name("web1")).exists(), "{step}");
+        assert!(!host.tree(&name("web1")).exists(), "{step}");
+    }
+}
+
+#[test]
 fn a_clone_cut_short_is_undone() {
     with_every_fault(
         || host_with("web1"),

@@ -308,10 +308,11 @@ fn limits_reach_a_running_sandbox_and_the_rest_waits_for_the_next_start() {
     assert_eq!(set("memory=64M"), [], "it does not run");
     host.hypervisor.start(name.as_str()).unwrap();
     set("cpu-shares=512");
-    let later = set("io-read=/dev/null=1M");
+    host.hypervisor.fail("limit");
+    let later = set("cpu-shares=256");
     assert_eq!(later.len(), 1, "{later:?}");
     let limits = host.hypervisor.limits(name.as_str());
     assert!(limits.contains(&Limit::CpuShares(512)), "{limits:?}");
     let config = SandboxConfig::load(&host.store().config(&name)).unwrap();
-    assert_eq!(config.resources.cpu_shares, Some(512));
+    assert_eq!(config.resources.cpu_shares, Some(256));
 }

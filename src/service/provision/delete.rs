@@ -9,7 +9,7 @@ use crate::host::cgroup;
 use crate::hypervisor::Hypervisor;
 use crate::label::{apparmor, selinux};
 use crate::service::host_unit;
-use crate::service::journal::{Intent, Removal};
+use crate::service::journal::{Intent, Kind, Removal};
 use crate::service::sandbox::{LockedSandbox, Sandbox};
 use crate::service::sandboxes::Sandboxes;
 use crate::tree::place;
@@ -40,7 +40,8 @@ impl LockedSandbox<'_> {
             )));
         }
         place::check_removal(&config.path, config.uuid)?;
-        if !force {
+        // The tree may be gone already after a deletion that failed.
+        if !force && !self.store().has_intent(name, Kind::Remove)? {
             place::check_presence(&config.path)?;
         }
         let removal = Removal {

@@ -296,8 +296,9 @@ impl Store {
             let file = entry.file_name();
             file == LOCK || file == UPGRADE_LOCK || atomic::is_abandoned(&file)
         };
-        let entries = fs::read_dir(self.dir(name));
-        entries.is_ok_and(|entries| entries.flatten().all(is_ours))
+        // Most directories are not, which one look tells.
+        !self.config(name).exists()
+            && fs::read_dir(self.dir(name)).is_ok_and(|entries| entries.flatten().all(is_ours))
     }
 
     /// Removes the directories of a sandbox. Its journal goes after all else, so that an interruption or a failure can be
