@@ -9,6 +9,7 @@ mod limits;
 mod shares;
 pub mod transport;
 mod tunnel;
+mod vhost_user;
 
 use std::path::Path;
 use std::time::Duration;

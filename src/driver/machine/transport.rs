@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use guest_init::config as guest;
 
+use super::vhost_user;
 use crate::domain::qemu::{Authority, Transport};
 use crate::error::{Error, Result};
 use crate::guest::kernel::Kernel;
@@ -20,14 +21,6 @@ pub const READER: &str = "virt-sandbox-virtiofsd";
 
 /// Name of the program of ours that becomes a virtiofsd that can write to a single file.
 pub const FILE_WRITER: &str = "virt-sandbox-virtiofsd-file";
-
-/// Paths of virtiofsd on distributions.
-const VIRTIOFSD: [&str; 4] = [
-    "/usr/libexec/virtiofsd",
-    "/usr/lib/virtiofsd",
-    "/usr/lib/qemu/virtiofsd",
-    "/usr/libexec/qemu-virtiofsd",
-];
 
 /// Reason why the host cannot share something over one of the transports.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -165,6 +158,8 @@ impl<'a> Transports<'a> {
         Ok(self.virtiofs(false)?.err().map(|reason| reason.to_string()))
     }
 
+    /// Chooses 9p if the kernel has it. libvirt's domain capabilities name the driver 'path' also for a QEMU without 9p, so only the
+    /// kernel is asked.
     fn plan9(&self, read_only: bool) -> Result<std::result::Result<Transport, Unavailable>> {
         let release = &self.kernel.release;
         Ok(
@@ -228,12 +223,12 @@ pub enum FileTransport {
 /// Finds the virtiofsd of this host, or says why there is none.
 ///
 /// # Errors
-/// Names the places where one was looked for.
+/// Names the places where one is described.
 pub fn find_virtiofsd() -> std::result::Result<PathBuf, Unavailable> {
-    let places = VIRTIOFSD.iter().map(PathBuf::from);
-    first_file(places).ok_or_else(|| {
-        let places = VIRTIOFSD.join(", ");
-        Unavailable(format!("there is no virtiofsd in any of {places}"))
+    vhost_user::find_virtiofsd(Path::new("/")).ok_or_else(|| {
+        let places = vhost_user::DIRECTORIES.map(|directory| format!("'/{directory}'"));
+        let places = places.join(" and ");
+        Unavailable(format!("no file in {places} names a virtiofsd; install it (package 'virtiofsd' on most distributions)"))
     })
 }
 
