@@ -247,12 +247,23 @@ fn execute(cli: Cli) -> Result<u8> {
     let places = Places::of_user(is_root, &home)?;
     let around = Environment::of_process(is_root);
     let connection = Connection::choose(cli.connect.as_deref(), &around)?;
+    let is_free = around.is_free(cli.connect.as_deref());
+    let substitute = || is_free.then(|| connection.substitute()).flatten();
     let (print_xml, dry_run, timing) = (cli.print_xml, cli.dry_run, cli.timing);
     let request = request(cli)?;
     if print_xml || dry_run {
+        let connection = substitute().unwrap_or(connection.clone());
         return show(&request, &connection, &places, dry_run).map(|()| 0);
     }
-    let outcome = run::run(&request, &connection, &places)?;
+    let run = |connection: &Connection| run::run(&request, connection, &places);
+    // libvirt is asked for its drivers only where the usual one fails: a question takes as long as a connection.
+    let outcome = match run(&connection) {
+        Ok(outcome) => outcome,
+        Err(error) => match substitute() {
+            Some(machines) => run(&machines)?,
+            None => return Err(error),
+        },
+    };
     if timing {
         print_timing(&outcome);
     }

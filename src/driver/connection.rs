@@ -1,11 +1,12 @@
 //! Connections to libvirt: the URI that the user names, or the default of this host and user.
 
-use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use crate::driver::{Driver, Qemu};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::host::daemons;
+use crate::hypervisor::libvirt::Libvirt;
 
 /// A libvirt connection whose driver is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +16,12 @@ pub struct Connection {
     /// Driver that the URI names.
     pub driver: Driver,
 }
+
+/// URI of libvirt's containers.
+pub const CONTAINERS: &str = "lxc:///";
+
+/// URI of root's virtual machines.
+const MACHINES: &str = "qemu:///system";
 
 /// URI of a driver in this process whose directory is that of the sandbox.
 pub(crate) const EMBEDDED: &str = "qemu:///embed";
@@ -48,12 +55,24 @@ impl Connection {
                 connection.check(environment)?;
                 Ok(connection)
             }
-            None if environment.is_root && environment.has_system_daemon => Self::parse("lxc:///"),
+            None if environment.is_root && environment.has_system_daemon => Self::parse(CONTAINERS),
             None if !environment.is_root && environment.has_session_daemon => {
                 Self::parse("qemu:///session")
             }
             None => Self::parse(EMBEDDED),
         }
+    }
+
+    /// Returns the connection that replaces the default one, if that is of containers and libvirt has no driver for them.
+    #[must_use]
+    pub fn substitute(&self) -> Option<Self> {
+        let has_no_driver = |error: Error| error.kind() == ErrorKind::Unsupported;
+        let is_missing =
+            self.driver == Driver::Lxc && Libvirt::open(&self.uri).is_err_and(has_no_driver);
+        is_missing.then(|| Self {
+            uri: MACHINES.to_owned(),
+            driver: Driver::Qemu(Qemu::System),
+        })
     }
 
     /// Parses the URI of a connection of this host.
@@ -148,18 +167,24 @@ pub(crate) fn root(uri: &str) -> Option<PathBuf> {
 }
 
 impl Environment {
+    /// Returns whether neither `asked` nor the environment names a connection.
+    #[must_use]
+    pub fn is_free(&self, asked: Option<&str>) -> bool {
+        asked.is_none() && self.default_uri.as_deref().is_none_or(str::is_empty)
+    }
+
     /// Reads the environment of this process.
     #[must_use]
     pub fn of_process(is_root: bool) -> Self {
-        let exists = |path: &Path| fs::metadata(path).is_ok();
-        let sockets = ["/run/libvirt/libvirt-sock", "/run/libvirt/virtlxcd-sock"];
-        let programs = ["/usr/sbin/libvirtd", "/usr/sbin/virtqemud"];
+        let root = Path::new("/");
+        let mut daemons = ["libvirtd", "virtlxcd", "virtqemud"].into_iter();
+        let mut programs = ["libvirtd", "virtqemud"].into_iter();
         Self {
             default_uri: std::env::var("LIBVIRT_DEFAULT_URI").ok(),
             is_root,
-            has_system_daemon: sockets.iter().any(|socket| exists(Path::new(socket))),
+            has_system_daemon: daemons.any(|daemon| daemons::listens(root, daemon)),
             // libvirt starts one if none runs.
-            has_session_daemon: programs.iter().any(|program| exists(Path::new(program))),
+            has_session_daemon: programs.any(|daemon| daemons::is_installed(root, daemon)),
         }
     }
 }

@@ -6,7 +6,6 @@
 mod build;
 pub mod connection;
 mod container;
-mod daemons;
 pub mod disks;
 mod guest;
 mod machine;
@@ -141,6 +140,12 @@ impl Driver {
             Self::Lxc => "lxc",
             Self::Qemu(_) => "qemu",
         }
+    }
+
+    /// Returns the units of the daemons of this host that run it, for units that want them.
+    #[must_use]
+    pub fn daemon_units(self) -> Vec<String> {
+        host::daemons::wanted_units(host::daemons::modular(self.name()))
     }
 
     /// Returns the name that a container goes by inside (`$container` of systemd); `None` for a virtual machine.

@@ -1,6 +1,7 @@
 //! Facts about the host, probed once at the edge and passed in.
 
 pub mod cgroup;
+pub mod daemons;
 mod inventory;
 
 use std::fs;

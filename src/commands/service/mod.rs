@@ -23,6 +23,7 @@ use clap_complete::ArgValueCandidates;
 use crate::commands::{complete, output};
 use crate::config::SandboxName;
 use crate::driver::Driver;
+use crate::driver::connection::{CONTAINERS, Connection};
 use crate::error::{Error, ErrorKind, Result};
 use crate::service::Sandboxes;
 use crate::service::image::HOLD;
@@ -51,7 +52,7 @@ const GLOBAL: &str = "Global options";
                   exits with the status of a command that was to run once.")]
 pub struct Cli {
     /// libvirt connection of a new sandbox ('create', 'import'): lxc:/// for a container, qemu:///system for a virtual machine
-    /// [default: $LIBVIRT_DEFAULT_URI if it is one of these, else lxc:///]
+    /// [default: $LIBVIRT_DEFAULT_URI if it is one of these, else lxc:/// if libvirt has it, else qemu:///system]
     #[arg(short, long, value_name = "URI", global = true, help_heading = GLOBAL)]
     connect: Option<String>,
     /// Print more messages
@@ -148,7 +149,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
     if let Command::ReadConfined(args) = &cli.command {
         return internal::read_confined(args).map(|()| ExitCode::SUCCESS);
     }
-    let sandboxes = Sandboxes::new(&connection(cli.connect)?);
+    let makes_new = matches!(cli.command, Command::Create(_) | Command::Import(_));
+    let sandboxes = Sandboxes::new(&connection(cli.connect, makes_new)?);
     if let Command::Doctor(args) = &cli.command {
         // It examines the host as it is.
         return inspect::doctor::run(args, &sandboxes);
@@ -195,17 +197,26 @@ fn run(cli: Cli) -> Result<ExitCode> {
     done.map(|()| ExitCode::SUCCESS)
 }
 
-/// Returns the requested connection, which must be one of this host that can keep sandboxes.
-fn connection(asked: Option<String>) -> Result<String> {
+/// Returns the requested connection, which must be one of this host that can keep sandboxes. For new ones without a request it is one
+/// that libvirt has a driver for.
+fn connection(asked: Option<String>, makes_new: bool) -> Result<String> {
     let from_environment = || {
         let uri = std::env::var("LIBVIRT_DEFAULT_URI").ok();
         uri.filter(|uri| Driver::of_service(uri).is_ok())
     };
-    let uri = asked
-        .or_else(from_environment)
-        .unwrap_or_else(|| "lxc:///".to_owned());
-    Driver::of_service(&uri)?;
-    Ok(uri)
+    if let Some(uri) = asked.or_else(from_environment) {
+        Driver::of_service(&uri)?;
+        return Ok(uri);
+    }
+    let containers = Connection::parse(CONTAINERS)?;
+    let substitute = makes_new.then(|| containers.substitute()).flatten();
+    if let Some(machines) = &substitute {
+        log::warn!(
+            "libvirt has no driver for containers on this host, so '{}' is used; -c chooses a connection",
+            machines.uri
+        );
+    }
+    Ok(substitute.unwrap_or(containers).uri)
 }
 
 #[cfg(test)]
@@ -228,7 +239,7 @@ mod tests {
             "qemu:///system",
             "qemu:///system?socket=/run/x",
         ] {
-            assert!(connection(Some(good.to_owned())).is_ok(), "{good}");
+            assert!(connection(Some(good.to_owned()), true).is_ok(), "{good}");
         }
         for bad in [
             "qemu:///session",
@@ -239,7 +250,7 @@ mod tests {
             "xen:///",
             "",
         ] {
-            assert!(connection(Some(bad.to_owned())).is_err(), "{bad}");
+            assert!(connection(Some(bad.to_owned()), true).is_err(), "{bad}");
         }
     }
 }

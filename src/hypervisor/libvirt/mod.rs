@@ -3,6 +3,7 @@
 //! `unsafe` is needed for the calls that the crate does not wrap.
 #![allow(unsafe_code)]
 
+mod connect;
 mod limit;
 
 use std::ffi::CString;
@@ -11,7 +12,6 @@ use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::thread;
-use std::time::Duration;
 
 use virt::connect::Connect;
 use virt::domain::{Domain, DomainState as State};
@@ -19,7 +19,7 @@ use virt::error::{Error as VirtError, ErrorNumber};
 use virt::network::Network;
 
 use crate::error::{Error, Result};
-use crate::hypervisor::parse::{self, hint, is_hang_up};
+use crate::hypervisor::parse::{self, hint};
 use crate::hypervisor::{DomainState, Hypervisor, Limit, Subnet, Usage};
 
 /// Connection to a libvirt daemon, closed on drop. Do not hold one over a long wait.
@@ -32,18 +32,15 @@ pub struct Libvirt {
 }
 
 impl Libvirt {
-    /// Connects to the daemon at `uri`. If none answers, the error says how to start one.
+    /// Connects to the daemon at `uri`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`](crate::error::ErrorKind::Unsupported) if libvirt has no driver for it on this host. If no daemon
+    /// answers, the error says how to start one.
     pub fn open(uri: &str) -> Result<Self> {
         // libvirt prints every error to stderr by default; our errors carry its text.
         virt::error::clear_error_callback();
-        let connection = connect(uri).map_err(|error| Error::Libvirt {
-            doing: format!("connecting to libvirt at '{uri}'"),
-            reason: format!(
-                "{}; is its daemon running? Start it with 'systemctl start libvirtd.socket' (or virtlxcd.socket \
-                 and virtnetworkd.socket), without systemd with 'libvirtd -d'",
-                text(&error)
-            ),
-        })?;
+        let connection = connect::connect(uri)?;
         Ok(Self {
             connection,
             uri: uri.to_owned(),
@@ -106,22 +103,6 @@ fn list(names: impl Iterator<Item = String>) -> String {
         [] => "it has none at all".to_owned(),
         names => format!("it has {}", names.join(", ")),
     }
-}
-
-/// Number of times, and pause between them, that a connection is tried again after the daemon has hung up.
-const HANG_UPS: u32 = 5;
-const PAUSE: Duration = Duration::from_millis(200);
-
-/// Connects to a daemon. A daemon that ends when idle (`--timeout` in its units) may accept a connection just before it
-/// exits; its socket then starts it anew.
-fn connect(uri: &str) -> Result<Connect, VirtError> {
-    for _ in 0..HANG_UPS {
-        match Connect::open(Some(uri)) {
-            Err(error) if is_hang_up(error.message()) => thread::sleep(PAUSE),
-            result => return result,
-        }
-    }
-    Connect::open(Some(uri))
 }
 
 impl Hypervisor for Libvirt {
