@@ -20,7 +20,7 @@ pub fn layout(request: &Request, driver: Driver, state: &Path) -> Result<Layout>
     let mounts = nested::resolve(&request.mounts, None)?;
     let mounts = mounts.iter().filter(|mount| !mount.is_root());
     layout.add_mounts(mounts, &state.join("temporary"))?;
-    layout.add_includes(&request.includes)?;
+    layout.add_includes(&request.includes, driver.authority())?;
     // Programs of the host have their sockets there.
     layout.mounts.push(guest::Mount::Tmpfs {
         target: "/run".into(),

@@ -7,6 +7,7 @@ mod mount;
 mod service;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use guest_init::config::{self as guest, Access, Root};
@@ -15,6 +16,7 @@ use guest_init::{STAGED_INCLUDES, STAGED_MOUNTS};
 
 use self::mount::Staged;
 use crate::config::{Disk, ImageFormat, Include, Mount};
+use crate::domain::qemu::Authority;
 use crate::error::{Error, Result};
 use crate::sys::path::below;
 
@@ -164,20 +166,29 @@ impl Layout {
         };
     }
 
-    /// Adds the copies of `includes`.
+    /// Adds the copies of `includes`, on behalf of a hypervisor with this authority.
     ///
     /// # Errors
     /// Where a source is not there.
-    pub fn add_includes(&mut self, includes: &[Include]) -> Result<()> {
+    pub fn add_includes(&mut self, includes: &[Include], authority: Authority) -> Result<()> {
         for (index, include) in includes.iter().enumerate() {
             let path = &include.source;
             fs::symlink_metadata(path).map_err(Error::io("reading what to include,", path))?;
+            // Root's daemon shares the host's root with the rights of another user.
+            let is_seen = || authority == Authority::User || is_public_throughout(path);
             let source = match (self.single_files, self.whole_host()) {
                 // Each share is a device of a machine.
-                (SingleFiles::InDirectory, Some(place)) => below(place, path),
-                (SingleFiles::Staged | SingleFiles::InDirectory, _) => {
+                (SingleFiles::InDirectory, Some(place)) if is_seen() => below(place, path),
+                (single_files, whole_host) => {
                     let staged = Path::new(STAGED_INCLUDES).join(index.to_string());
-                    self.share(path, &staged, true)?
+                    let source = self.share(path, &staged, true)?;
+                    if let (SingleFiles::InDirectory, Some(_), Some(share)) =
+                        (single_files, whole_host, self.shares.last_mut())
+                        && share.kind == ShareKind::Directory
+                    {
+                        share.kind = ShareKind::PrivateDirectory;
+                    }
+                    source
                 }
             };
             self.includes.push(guest::Include {
@@ -215,6 +226,23 @@ impl Layout {
             kind,
         });
     }
+}
+
+/// Returns whether everybody on the host may read a file or list a directory.
+fn is_public(path: &Path) -> bool {
+    let allows = |path: &Path, bits: u32| {
+        fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & bits == bits)
+    };
+    let bits = if path.is_dir() { 0o005 } else { 0o004 };
+    allows(path, bits) && path.ancestors().skip(1).all(|above| allows(above, 0o001))
+}
+
+/// Returns whether everybody on the host may read a path and all that is in it.
+fn is_public_throughout(path: &Path) -> bool {
+    is_public(path)
+        && walkdir::WalkDir::new(path).into_iter().all(|found| {
+            found.is_ok_and(|found| found.path_is_symlink() || is_public(found.path()))
+        })
 }
 
 fn check_root(source: &Path) -> Result<()> {

@@ -1,8 +1,6 @@
 //! Layout of a service: the host's system directories, a private tree, and nothing else of the host but what its
 //! configuration names.
 
-use std::os::unix::fs::PermissionsExt;
-
 use super::*;
 use crate::config::SandboxConfig;
 use crate::config::storage::tree_image::TreeFilesystem;
@@ -96,12 +94,4 @@ fn in_memory() -> impl Iterator<Item = guest::Mount> {
     tmpfs.chain(empty.map(|target| guest::Mount::Directory {
         target: target.into(),
     }))
-}
-
-/// Returns whether everybody on the host may read a directory.
-fn is_public(path: &Path) -> bool {
-    let allows = |path: &Path, bits: u32| {
-        fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & bits == bits)
-    };
-    allows(path, 0o005) && path.ancestors().skip(1).all(|above| allows(above, 0o001))
 }

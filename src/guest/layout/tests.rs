@@ -1,8 +1,12 @@
 use super::*;
 
-fn included(mut layout: Layout, path: &Path) -> Layout {
+fn included(layout: Layout, path: &Path) -> Layout {
+    included_by(Authority::User, layout, path)
+}
+
+fn included_by(authority: Authority, mut layout: Layout, path: &Path) -> Layout {
     let include: Include = format!("/opt/included={}", path.display()).parse().unwrap();
-    layout.add_includes(&[include]).unwrap();
+    layout.add_includes(&[include], authority).unwrap();
     layout
 }
 
@@ -34,6 +38,25 @@ fn an_include_shares_nothing_beside_it_with_a_machine() {
         layout.includes[0].source,
         Path::new(&format!("{ROOT}{}", file.display()))
     );
+    // Root's QEMU is a user that may not read everything.
+    let open = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    open(dir.path(), 0o755);
+    for (mode, source, kind) in [
+        (0o644, file.as_path(), None),
+        (0o644, dir.path(), None),
+        (0o600, file.as_path(), Some(ShareKind::File)),
+        (0o600, dir.path(), Some(ShareKind::PrivateDirectory)),
+    ] {
+        open(&file, mode);
+        let layout = included_by(Authority::Root, whole.clone(), source);
+        assert_eq!(
+            layout.shares.get(1).map(|share| share.kind),
+            kind,
+            "{mode:o} {source:?}"
+        );
+    }
 }
 
 #[test]

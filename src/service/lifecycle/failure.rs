@@ -133,6 +133,11 @@ fn hint(result: &str, journal: &str, is_condition: bool) -> Option<&'static str>
             "it needs a device that a container does not have",
         ),
         (
+            says("Operation not permitted") && says("capabilit"),
+            "it asks for a capability that a sandbox does not have; 'create --cap-add' gives one: dac_read_search and audit_write are \
+             what most programs ask for, and reach nothing of the host where the sandbox has ids of its own",
+        ),
+        (
             says("Operation not permitted"),
             "it asks for a privilege that a sandbox does not have",
         ),
