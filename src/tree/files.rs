@@ -19,74 +19,66 @@ pub fn plan(plan: &mut TreePlan, root: &Path, config: &SandboxConfig, service: &
     let read = |path: &str| fs::read_to_string(below(root, Path::new(path))).unwrap_or_default();
     accounts(plan, root, service, &read("/etc/login.defs"));
 
-    let mut write = |path: &str, mode, content: String, reason: &str| {
+    written(plan, config, &read);
+    links(plan, root);
+    directories(plan, config, service);
+    skeleton(plan, root);
+}
+
+/// Reason of the files that tell the sandbox from its host.
+const IDENTITY: &str = "identity of the sandbox";
+
+/// Plans files with a content of their own; `read` reads a file of the host.
+fn written(plan: &mut TreePlan, config: &SandboxConfig, read: &dyn Fn(&str) -> String) {
+    let id = format!("{}\n", config.uuid.simple());
+    let hosts = hosts(&read("/etc/hosts"), &config.hostname);
+    let resolv_conf = resolv_conf(&read("/etc/resolv.conf"), config);
+    let fstab = "its mounts are made before it starts";
+    for (path, mode, content, reason) in [
+        ("/etc/machine-id", 0o444, id, IDENTITY),
+        (
+            "/etc/hostname",
+            0o644,
+            format!("{}\n", config.hostname),
+            IDENTITY,
+        ),
+        ("/etc/hosts", 0o644, hosts, IDENTITY),
+        ("/etc/fstab", 0o644, String::new(), fstab),
+        (
+            "/etc/resolv.conf",
+            0o644,
+            resolv_conf,
+            "network of the sandbox",
+        ),
+    ] {
         plan.set(path, Class::Written { content, mode }, reason);
-    };
-    write(
-        "/etc/machine-id",
-        0o444,
-        format!("{}\n", config.uuid.simple()),
-        "identity of the sandbox",
-    );
-    write(
-        "/etc/hostname",
-        0o644,
-        format!("{}\n", config.hostname),
-        "identity of the sandbox",
-    );
-    write(
-        "/etc/hosts",
-        0o644,
-        hosts(&read("/etc/hosts"), &config.hostname),
-        "identity of the sandbox",
-    );
-    write(
-        "/etc/fstab",
-        0o644,
-        String::new(),
-        "its mounts are made before it starts",
-    );
-    write(
-        "/etc/resolv.conf",
-        0o644,
-        resolv_conf(&read("/etc/resolv.conf"), config),
-        "network of the sandbox",
-    );
+    }
+}
+
+fn links(plan: &mut TreePlan, root: &Path) {
     for (link, target) in [
         ("/etc/mtab", "../proc/self/mounts"),
         ("/var/lib/dbus/machine-id", "/etc/machine-id"),
     ] {
-        plan.set_parents(root, Path::new(link), "identity of the sandbox");
-        plan.set(
-            link,
-            Class::Linked(target.into()),
-            "identity of the sandbox",
-        );
+        plan.set_parents(root, Path::new(link), IDENTITY);
+        plan.set(link, Class::Linked(target.into()), IDENTITY);
     }
+}
+
+fn directories(plan: &mut TreePlan, config: &SandboxConfig, service: &Service) {
+    let made = |mode, gid| Class::Made { mode, uid: 0, gid };
     // journald stores its files in this directory if it exists; the host reads them there.
     let journal = format!("/var/log/journal/{}", config.uuid.simple());
-    let gid = service
-        .accounts
-        .group("systemd-journal")
-        .map_or(0, |group| group.gid);
+    let group = service.accounts.group("systemd-journal");
+    let gid = group.map_or(0, |group| group.gid);
     for path in ["/var/log/journal", &journal] {
-        plan.set(
-            path,
-            Class::Made {
-                mode: 0o2755,
-                uid: 0,
-                gid,
-            },
-            "journal of the sandbox",
-        );
+        plan.set(path, made(0o2755, gid), "journal of the sandbox");
     }
-    let leases = Class::Made {
-        mode: 0o755,
-        uid: 0,
-        gid: 0,
-    };
-    plan.set("/var/lib/virt-sandbox", leases, "leases of the sandbox");
-    skeleton(plan, root);
+    plan.set(
+        "/var/lib/virt-sandbox",
+        made(0o755, 0),
+        "leases of the sandbox",
+    );
 }
 
 /// Plans root's start-up files, as for a new account (useradd(8), `-k`).

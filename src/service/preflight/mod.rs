@@ -94,55 +94,57 @@ pub fn check(
         modules: modules.as_ref().filter(|_| container.is_some()),
     };
     for unit in &service.units {
+        let Some(member) = service.closure.member(unit) else {
+            continue;
+        };
         // Facts are not collected for these, so a missing one would only show at the start.
-        if service
-            .closure
-            .member(unit)
-            .is_some_and(|member| member.role == Role::NameOnly)
-        {
+        if member.role == Role::NameOnly {
             return Err(Error::refused(format!(
                 "'{unit}' is not a unit that can run in a sandbox; name a service, socket, timer, path or target"
             )));
         }
-        let Some(loaded) = service
-            .closure
-            .member(unit)
-            .and_then(|member| member.loaded.as_ref())
-        else {
+        let Some((_, facts)) = member.loaded.as_deref() else {
             continue;
         };
-        for rule in &loaded.1.device_rules {
-            let is_node = rule.device.starts_with("/dev/") && Path::new(&rule.device).exists();
-            let is_there = DEVICES.contains(&rule.device.as_str())
-                || (devices.iter()).any(|device| device.path() == Path::new(&rule.device));
-            if is_node && container.is_some() && !is_there {
-                log::warn!(
-                    "'{unit}' uses '{0}', which a container does not have; '--device {0}' gives it to the sandbox",
-                    rule.device
-                );
-            }
+        if container.is_some() {
+            warn_of_devices(unit, facts, devices);
         }
-        let conditions = &loaded.1.conditions;
-        let failed =
-            unmet(conditions, &machine)
-                .into_iter()
-                .find(|condition| match &condition.check {
-                    Check::Virtualization(_) | Check::KernelModuleLoaded(_) => true,
-                    // The tree is a copy of these paths; files made at boot cannot be checked here.
-                    Check::PathExists(path)
-                    | Check::PathIsDirectory(path)
-                    | Check::FileNotEmpty(path)
-                    | Check::DirectoryNotEmpty(path) => ["/etc", "/usr", "/dev"]
-                        .iter()
-                        .any(|top| path.starts_with(top)),
-                    Check::Capability(_) | Check::Other { .. } => false,
-                });
-        if let Some(condition) = failed {
-            return Err(refusal(unit, condition));
-        }
-        check_capabilities(unit, &loaded.1, &withheld)?;
+        check_conditions(unit, facts, &machine)?;
+        check_capabilities(unit, facts, &withheld)?;
     }
     Ok(())
+}
+
+/// Warns of devices that the unit may use on the host, and that a container with `devices` does not have.
+fn warn_of_devices(unit: &UnitName, facts: &UnitFacts, devices: &[Device]) {
+    for rule in &facts.device_rules {
+        let is_node = rule.device.starts_with("/dev/") && Path::new(&rule.device).exists();
+        let is_there = DEVICES.contains(&rule.device.as_str())
+            || (devices.iter()).any(|device| device.path() == Path::new(&rule.device));
+        if is_node && !is_there {
+            log::warn!(
+                "'{unit}' uses '{0}', which a container does not have; '--device {0}' gives it to the sandbox",
+                rule.device
+            );
+        }
+    }
+}
+
+/// Refuses a unit with a condition that is not met in a sandbox.
+fn check_conditions(unit: &UnitName, facts: &UnitFacts, machine: &Machine<'_>) -> Result<()> {
+    let unmet = unmet(&facts.conditions, machine);
+    let failed = unmet.into_iter().find(|condition| match &condition.check {
+        Check::Virtualization(_) | Check::KernelModuleLoaded(_) => true,
+        // The tree is a copy of these paths; files made at boot cannot be checked here.
+        Check::PathExists(path)
+        | Check::PathIsDirectory(path)
+        | Check::FileNotEmpty(path)
+        | Check::DirectoryNotEmpty(path) => ["/etc", "/usr", "/dev"]
+            .iter()
+            .any(|top| path.starts_with(top)),
+        Check::Capability(_) | Check::Other { .. } => false,
+    });
+    failed.map_or(Ok(()), |condition| Err(refusal(unit, condition)))
 }
 
 /// Refuses a unit that needs a capability that is `withheld` from the whole sandbox.

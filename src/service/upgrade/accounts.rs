@@ -141,32 +141,28 @@ fn merge_file(
             merged
         })
         .collect();
+    let had = |name: &str| own_entries.contains_key(name) || base.contains_key(name);
     let mut added = Vec::new();
     for line in host.lines() {
         let Some(name) = name(line).filter(|name| host_entries.get(name) == Some(&line)) else {
             continue;
         };
-        let is_had = own_entries.contains_key(name) || base.contains_key(name);
         let is_known = known.as_ref().is_none_or(|known| known.contains_key(name));
-        if is_had || !is_known {
+        if had(name) || !is_known {
             continue;
         }
-        let number = file.number().and_then(|index| field(line, index));
-        let holder = file.number().zip(number).and_then(|(index, number)| {
-            let mut own = own_entries.iter();
-            own.find(|(_, line)| field(line, index) == Some(number))
-        });
-        if let (Some((holder, _)), Some(number)) = (holder, number) {
-            note(
+        match holder(file, line, &own_entries) {
+            Some((holder, number)) => note(
                 format!(
                     "'{name}' is new on the host, but its number {number} is that of '{holder}' in the sandbox"
                 ),
                 true,
-            );
-            continue;
+            ),
+            None => {
+                note(format!("'{name}' is new on the host"), false);
+                added.push(line.to_owned());
+            }
         }
-        note(format!("'{name}' is new on the host"), false);
-        added.push(line.to_owned());
     }
     // Lines after those of NIS are consulted last.
     let end = lines
@@ -175,6 +171,19 @@ fn merge_file(
         .unwrap_or(lines.len());
     lines.splice(end..end, added);
     lines.into_iter().map(|line| line + "\n").collect()
+}
+
+/// Returns the entry that has the number of `line` already, and the number.
+fn holder<'a>(
+    file: File,
+    line: &'a str,
+    own: &BTreeMap<&'a str, &'a str>,
+) -> Option<(&'a str, &'a str)> {
+    let index = file.number()?;
+    let number = field(line, index)?;
+    let mut own = own.iter();
+    let (holder, _) = own.find(|(_, line)| field(line, index) == Some(number))?;
+    Some((holder, number))
 }
 
 /// Merges the line of an entry that both have; returns it with true if they conflict.

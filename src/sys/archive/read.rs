@@ -237,40 +237,47 @@ impl<'r> Reader<'r> {
             }
             _ => return Err(refused("is of an unknown kind")),
         };
-        let id = |key: &str, own: io::Result<u64>| -> Result<u32> {
-            let id = match number(key)? {
-                Some(id) => id,
-                None => own.map_err(|_| damaged("an owner"))?,
-            };
-            // The greatest id means "no change" to chown(2).
-            u32::try_from(id)
-                .ok()
-                .filter(|id| *id != u32::MAX)
-                .ok_or(damaged("an owner"))
-        };
-        let modified = match list.get("mtime") {
-            Some(text) => pax::time(text),
-            None => header
-                .mtime()
-                .ok()
-                .and_then(|time| Some((time.try_into().ok()?, 0))),
-        };
-        let (seconds, nanoseconds) = modified.ok_or(damaged("a time"))?;
-        let modified = TimeSpec::new(seconds, nanoseconds);
-        let mode = header.mode().map_err(|_| damaged("a mode"))?;
+        let attributes = attributes(header, &list)?;
         Ok(Member {
             name,
             kind,
-            attributes: Attributes {
-                uid: Uid::from_raw(id("uid", header.uid())?),
-                gid: Gid::from_raw(id("gid", header.gid())?),
-                mode: Mode::from_bits_truncate(mode & 0o7777),
-                accessed: modified,
-                modified,
-                extended: extended(&list),
-            },
+            attributes,
         })
     }
+}
+
+/// Returns the attributes of a member; records take precedence over its header.
+fn attributes(header: &Header, list: &List<'_>) -> Result<Attributes> {
+    let damaged = ArchiveError::Damaged;
+    let id = |key: &str, own: io::Result<u64>| -> Result<u32> {
+        let id = match list.number(key).ok_or(damaged("a number"))? {
+            Some(id) => id,
+            None => own.map_err(|_| damaged("an owner"))?,
+        };
+        // The greatest id means "no change" to chown(2).
+        u32::try_from(id)
+            .ok()
+            .filter(|id| *id != u32::MAX)
+            .ok_or(damaged("an owner"))
+    };
+    let modified = match list.get("mtime") {
+        Some(text) => pax::time(text),
+        None => header
+            .mtime()
+            .ok()
+            .and_then(|time| Some((time.try_into().ok()?, 0))),
+    };
+    let (seconds, nanoseconds) = modified.ok_or(damaged("a time"))?;
+    let modified = TimeSpec::new(seconds, nanoseconds);
+    let mode = header.mode().map_err(|_| damaged("a mode"))?;
+    Ok(Attributes {
+        uid: Uid::from_raw(id("uid", header.uid())?),
+        gid: Gid::from_raw(id("gid", header.gid())?),
+        mode: Mode::from_bits_truncate(mode & 0o7777),
+        accessed: modified,
+        modified,
+        extended: extended(list),
+    })
 }
 
 /// Returns the size of a file with holes.

@@ -127,7 +127,20 @@ pub enum Step {
 /// Returns the steps for `config`, in order. The last one is the payload.
 #[must_use]
 pub fn plan(config: &GuestConfig) -> Vec<Step> {
-    let mut steps: Vec<Step> = config.staged.iter().cloned().map(Step::Stage).collect();
+    let mut steps = Vec::new();
+    // 1. Mount the root beside the staging root, and enter the cgroup while the hierarchy of the host is visible.
+    add_root(&mut steps, config);
+    // 2. Fill the root from the staging root, and release that.
+    add_contents(&mut steps, config);
+    // 3. Configure what is inside, with nothing of the host in reach.
+    add_settings(&mut steps, config);
+    // 4. Give up rights, and become the payload.
+    add_payload(&mut steps, config);
+    steps
+}
+
+fn add_root(steps: &mut Vec<Step>, config: &GuestConfig) {
+    steps.extend(config.staged.iter().cloned().map(Step::Stage));
     let mounts = config.mounts.iter().map(Mount::target);
     let user_mounts = config.user_mounts.iter().map(Mount::target);
     let kernel_filesystems = KERNEL_FILESYSTEMS.map(Path::new);
@@ -145,8 +158,7 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
         .map(Path::to_owned)
         .collect(),
     });
-    let sized = |mount: &Mount| Step::Mount(mount.clone().with_size(config.tmpfs_size));
-    steps.extend(config.mounts.iter().map(sized));
+    steps.extend(config.mounts.iter().map(|mount| sized(mount, config)));
     steps.extend(KERNEL_FILESYSTEMS.map(|dir| match (dir, config.idmap) {
         ("/sys", Some(_)) => Step::MountSys,
         _ => Step::Move(dir.into()),
@@ -158,6 +170,9 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
         }),
         Platform::Machine => {}
     }
+}
+
+fn add_contents(steps: &mut Vec<Step>, config: &GuestConfig) {
     steps.push(Step::Enter);
     steps.extend(config.idmap.map(Step::AssignDevices));
     steps.extend(config.devices.iter().cloned().map(Step::Device));
@@ -168,18 +183,14 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
             size: config.tmpfs_size,
         })
     }));
-    let owner = match &config.payload {
-        Payload::Command(command) => Some((command.identity.uid, command.identity.gid)),
-        Payload::Init { .. } => None,
-    };
     let has_disks = !config.disks.is_empty();
     steps.extend(has_disks.then(|| Step::LinkDisks {
         disks: config.disks.clone(),
-        owner: owner.map(|(uid, _)| uid),
+        owner: owner(config).map(|(uid, _)| uid),
     }));
     // Before the user's mounts, which may cover it.
-    steps.extend(resolv_conf.map(|_| Step::OwnResolvConf));
-    steps.extend(config.user_mounts.iter().map(sized));
+    steps.extend(has_own_resolv_conf(config).then_some(Step::OwnResolvConf));
+    steps.extend(config.user_mounts.iter().map(|mount| sized(mount, config)));
     steps.extend(config.includes.iter().cloned().map(Step::Include));
     steps.push(Step::Pivot(config.platform));
     // With a user namespace, the fork masks them in the new `/proc`.
@@ -187,11 +198,14 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
         Some(_) => Step::ForkInto,
         None => Step::MaskKernel,
     });
+}
+
+fn add_settings(steps: &mut Vec<Step>, config: &GuestConfig) {
     steps.extend(config.files.iter().cloned().map(Step::File));
     let has_credentials = !config.credentials.is_empty();
     steps.extend(has_credentials.then(|| Step::Credentials {
         credentials: config.credentials.clone(),
-        owner: owner.unwrap_or((0, 0)),
+        owner: owner(config).unwrap_or((0, 0)),
     }));
     if let Some(units) = &config.static_units {
         steps.push(Step::MaskStaticUnits {
@@ -209,6 +223,9 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
         // After the last move of a mount: the kernel does not move mounts below a shared one (mount(2)).
         steps.push(Step::ShareMounts);
     }
+}
+
+fn add_payload(steps: &mut Vec<Step>, config: &GuestConfig) {
     steps.push(Step::Confine);
     steps.extend(config.shell.iter().cloned().map(Step::Shell));
     if config.agent_ports > 0 {
@@ -246,7 +263,18 @@ pub fn plan(config: &GuestConfig) -> Vec<Step> {
             Step::Run(command)
         }
     });
-    steps
+}
+
+fn sized(mount: &Mount, config: &GuestConfig) -> Step {
+    Step::Mount(mount.clone().with_size(config.tmpfs_size))
+}
+
+/// Returns the user and group of a command.
+fn owner(config: &GuestConfig) -> Option<(u32, u32)> {
+    match &config.payload {
+        Payload::Command(command) => Some((command.identity.uid, command.identity.gid)),
+        Payload::Init { .. } => None,
+    }
 }
 
 /// Returns whether resolv.conf must not be written to the tree: that is shared, and a DHCP server's answer is for this boot only.

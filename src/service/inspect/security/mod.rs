@@ -211,7 +211,12 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
             checks.push(check(name, weight, 0, "its kernel's alone", None));
         }
     }
-    checks.push(match &facts.label {
+    checks.extend([label(facts), files(facts), network(facts), limits(facts)]);
+    checks
+}
+
+fn label(facts: &Facts) -> Check {
+    match &facts.label {
         Some(label) => check(
             "label",
             150,
@@ -226,7 +231,10 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
             "none",
             Some("run SELinux or AppArmor on the host"),
         ),
-    });
+    }
+}
+
+fn files(facts: &Facts) -> Check {
     let writable = u32::try_from(facts.writable.len()).unwrap_or(u32::MAX);
     let mut state = match facts.writable.as_slice() {
         [] => "only its own tree".to_owned(),
@@ -237,13 +245,16 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
         state.push_str(&format!("; the host refuses to write to {shown}"));
     }
     let advice = "mount directories of the host read-only (',ro'), and give it no devices";
-    checks.push(check(
+    check(
         "files",
         200,
         writable.saturating_mul(4).min(10),
         &state,
         Some(advice),
-    ));
+    )
+}
+
+fn network(facts: &Facts) -> Check {
     let (badness, state) = match (facts.nics, facts.unfiltered) {
         (nics, _) if facts.by_hypervisor > 0 => (
             10,
@@ -254,7 +265,10 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
         (nics, open) => (5, format!("{nics}, {open} without a filter")),
     };
     let advice = "do without one (-N none), or filter it (-N …,filter=clean-traffic)";
-    checks.push(check("network", 100, badness, &state, Some(advice)));
+    check("network", 100, badness, &state, Some(advice))
+}
+
+fn limits(facts: &Facts) -> Check {
     let mut state = Vec::new();
     let mut badness = 0;
     for (is_limited, what, bad) in [
@@ -280,8 +294,7 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
     };
     let state = state.join(", ");
     let advice = "limit what it may use (set cpus=1 pids=1024)";
-    checks.push(check("limits", 100, badness, &state, Some(advice)));
-    checks
+    check("limits", 100, badness, &state, Some(advice))
 }
 
 /// Returns the contribution of a check to the exposure, from 0 to 10.
