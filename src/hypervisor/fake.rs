@@ -216,12 +216,12 @@ impl Hypervisor for Fake {
         }
     }
 
-    fn suspend(&self, name: &str) -> Result<()> {
-        self.with_run("suspend", name, |run| run.is_frozen = true)
+    fn freeze(&self, name: &str) -> Result<()> {
+        self.with_run("freeze", name, |run| run.is_frozen = true)
     }
 
-    fn resume(&self, name: &str) -> Result<()> {
-        self.attempt("resume", name)?;
+    fn thaw(&self, name: &str) -> Result<()> {
+        self.attempt("thaw", name)?;
         let mut state = self.lock();
         let run = state
             .domains
@@ -253,7 +253,7 @@ impl Hypervisor for Fake {
         Ok(match state.domains.get(name).map(|domain| &domain.run) {
             None => DomainState::Missing,
             Some(None) => DomainState::Stopped,
-            Some(Some(run)) if run.is_frozen => DomainState::Paused { id: run.id },
+            Some(Some(run)) if run.is_frozen => DomainState::Frozen { id: run.id },
             Some(Some(run)) => DomainState::Running { id: run.id },
         })
     }
@@ -373,12 +373,12 @@ mod tests {
     fn a_running_domain_is_frozen_and_thawed() {
         let fake = Fake::default();
         fake.define(&document("web1", ONE)).unwrap();
-        assert!(fake.suspend("web1").is_err(), "it does not run");
+        assert!(fake.freeze("web1").is_err(), "it does not run");
         fake.start("web1").unwrap();
-        fake.suspend("web1").unwrap();
-        assert_eq!(fake.state("web1").unwrap(), DomainState::Paused { id: 1 });
-        fake.resume("web1").unwrap();
-        fake.resume("web1").unwrap();
+        fake.freeze("web1").unwrap();
+        assert_eq!(fake.state("web1").unwrap(), DomainState::Frozen { id: 1 });
+        fake.thaw("web1").unwrap();
+        fake.thaw("web1").unwrap();
         assert_eq!(fake.state("web1").unwrap(), DomainState::Running { id: 1 });
         fake.limit("web1", &Limit::Memory(1024)).unwrap();
         assert_eq!(fake.limits("web1"), [Limit::Memory(1024)]);

@@ -70,14 +70,14 @@ pub trait Hypervisor: Debug + Send + Sync {
     /// Ends a domain only if it has this identity: another of the same name runs on.
     fn destroy_own(&self, name: &str, uuid: Uuid) -> Result<()>;
 
-    /// Freezes a running domain: none of its processes runs until [`resume`](Self::resume).
+    /// Freezes a running domain: none of its processes runs until [`thaw`](Self::thaw).
     ///
     /// # Errors
     /// The domain does not run, or the hypervisor cannot freeze it.
-    fn suspend(&self, name: &str) -> Result<()>;
+    fn freeze(&self, name: &str) -> Result<()>;
 
     /// Thaws a frozen domain. Does nothing if it is not frozen.
-    fn resume(&self, name: &str) -> Result<()>;
+    fn thaw(&self, name: &str) -> Result<()>;
 
     /// Changes a limit of a running domain, until it ends.
     ///
@@ -220,7 +220,7 @@ pub enum DomainState {
         id: u32,
     },
     /// Frozen.
-    Paused {
+    Frozen {
         /// Number of the domain, as of [`Running`](Self::Running).
         id: u32,
     },
@@ -234,7 +234,7 @@ impl DomainState {
             Self::Missing => "undefined",
             Self::Stopped => "stopped",
             Self::Running { .. } => "running",
-            Self::Paused { .. } => "paused",
+            Self::Frozen { .. } => "frozen",
         }
     }
 
@@ -248,7 +248,7 @@ impl DomainState {
     #[must_use]
     pub fn id(self) -> Option<u32> {
         match self {
-            Self::Running { id } | Self::Paused { id } => Some(id),
+            Self::Running { id } | Self::Frozen { id } => Some(id),
             Self::Missing | Self::Stopped => None,
         }
     }

@@ -166,7 +166,7 @@ impl<'a> Sandbox<'a> {
         self.hypervisor()?.state(self.name().as_str())
     }
 
-    /// Returns true if the sandbox runs or is paused.
+    /// Returns true if the sandbox runs or is frozen.
     ///
     /// # Errors
     /// libvirt does not answer.
@@ -197,9 +197,9 @@ impl<'a> Sandbox<'a> {
     pub fn enter(&self) -> Result<Box<dyn Guest>> {
         let name = self.name();
         let state = self.state()?;
-        if let DomainState::Paused { .. } = state {
+        if let DomainState::Frozen { .. } = state {
             return Err(Error::not_ready(format!(
-                "the sandbox '{name}' is paused; resume it with 'virsh -c {} resume {name}'",
+                "the sandbox '{name}' is frozen; let it run on with 'virsh -c {} resume {name}'",
                 self.config.connection
             )));
         }
@@ -272,7 +272,7 @@ impl<'a> Sandbox<'a> {
                 Some(guest) => guest.sync(),
                 None => Ok(()),
             },
-            DomainState::Paused { .. } | DomainState::Stopped | DomainState::Missing => Ok(()),
+            DomainState::Frozen { .. } | DomainState::Stopped | DomainState::Missing => Ok(()),
         }
     }
 

@@ -77,17 +77,17 @@ impl Host {
 #[test]
 fn the_list_has_every_sandbox_with_the_state_of_its_domain() {
     let host = Host::new();
-    let (paused, stopped) = (host.add("b-paused", 1), host.add("a-stopped", 2));
+    let (frozen, stopped) = (host.add("b-frozen", 1), host.add("a-stopped", 2));
     let gone = host.add("c-undefined", 3);
-    host.hypervisor.start(paused.as_str()).unwrap();
-    host.hypervisor.suspend(paused.as_str()).unwrap();
+    host.hypervisor.start(frozen.as_str()).unwrap();
+    host.hypervisor.freeze(frozen.as_str()).unwrap();
     host.hypervisor.undefine(gone.as_str()).unwrap();
     // A directory without a configuration is no sandbox.
     fs::create_dir(host.store().configs.join("half-made")).unwrap();
     let pair = |name: &SandboxName, state: &str| (name.to_string(), state.to_owned());
     let expected = [
         pair(&stopped, "stopped"),
-        pair(&paused, "paused"),
+        pair(&frozen, "frozen"),
         pair(&gone, "undefined"),
     ];
     assert_eq!(host.states(), expected);
@@ -213,7 +213,7 @@ fn a_stopped_sandbox_is_not_entered() {
     let error = host.sandboxes.get(&name).unwrap().enter().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotRunning);
     host.hypervisor.start(name.as_str()).unwrap();
-    host.hypervisor.suspend(name.as_str()).unwrap();
+    host.hypervisor.freeze(name.as_str()).unwrap();
     let error = host.sandboxes.get(&name).unwrap().enter().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotReady, "{error}");
 }
@@ -274,9 +274,9 @@ fn a_sandbox_that_a_killed_command_left_frozen_runs_on() {
     let host = Host::new();
     let name = host.add("t-web1", 1);
     host.hypervisor.start(name.as_str()).unwrap();
-    host.hypervisor.suspend(name.as_str()).unwrap();
+    host.hypervisor.freeze(name.as_str()).unwrap();
     host.sandboxes.recover().unwrap();
-    assert!(matches!(host.state(&name), DomainState::Paused { .. }));
+    assert!(matches!(host.state(&name), DomainState::Frozen { .. }));
     host.store().begin(&name, Intent::Freeze).unwrap();
     host.sandboxes.recover().unwrap();
     assert!(matches!(host.state(&name), DomainState::Running { .. }));

@@ -199,12 +199,12 @@ impl Hypervisor for Libvirt {
         }
     }
 
-    fn suspend(&self, name: &str) -> Result<()> {
-        let suspended = self.must_find(name)?.suspend();
-        suspended.map_err(|error| failed(format_args!("freezing domain '{name}'"), &error))
+    fn freeze(&self, name: &str) -> Result<()> {
+        let frozen = self.must_find(name)?.suspend();
+        frozen.map_err(|error| failed(format_args!("freezing domain '{name}'"), &error))
     }
 
-    fn resume(&self, name: &str) -> Result<()> {
+    fn thaw(&self, name: &str) -> Result<()> {
         let Some(domain) = self.find(name)? else {
             return Ok(());
         };
@@ -269,13 +269,13 @@ impl Hypervisor for Libvirt {
             result => result
                 .map_err(|error| failed(format_args!("reading the state of '{name}'"), &error))?,
         };
-        let is_paused = state == State::Paused.into();
-        let is_active = is_paused
+        let is_frozen = state == State::Paused.into();
+        let is_active = is_frozen
             || [State::Running, State::Blocked, State::Shutdown]
                 .iter()
                 .any(|s| state == (*s).into());
         Ok(match domain.id() {
-            Some(id) if is_paused => DomainState::Paused { id },
+            Some(id) if is_frozen => DomainState::Frozen { id },
             Some(id) if is_active => DomainState::Running { id },
             Some(_) | None => DomainState::Stopped,
         })

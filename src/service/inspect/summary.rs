@@ -21,7 +21,7 @@ use crate::{host, label};
 pub struct Summary {
     /// Name.
     pub name: SandboxName,
-    /// `running`, `stopped`, `paused`, `failed` if it has ended with a failure, `broken` if it does not run and its configuration
+    /// `running`, `stopped`, `frozen`, `failed` if it has ended with a failure, `broken` if it does not run and its configuration
     /// cannot be read, or `undefined` if libvirt does not know it.
     pub state: String,
     /// Reason of a failure.
@@ -105,11 +105,11 @@ impl Sandbox<'_> {
         let state = self.state()?;
         let guest = match state {
             DomainState::Running { .. } => self.guest_in(state)?,
-            DomainState::Paused { .. } | DomainState::Stopped | DomainState::Missing => None,
+            DomainState::Frozen { .. } | DomainState::Stopped | DomainState::Missing => None,
         };
         let failure = match state {
             DomainState::Stopped => self.store().noted_failure(name),
-            DomainState::Running { .. } | DomainState::Paused { .. } | DomainState::Missing => None,
+            DomainState::Running { .. } | DomainState::Frozen { .. } | DomainState::Missing => None,
         };
         let label = label_of(hypervisor, name)?;
         let look = guest.map(|guest| Look {

@@ -172,7 +172,7 @@ impl Sandbox<'_> {
     pub fn take_over(&self, sockets: &[RawFd]) -> Result<Ports> {
         let state = self.state()?;
         match self.guest_in(state)? {
-            Some(guest) if !matches!(state, DomainState::Paused { .. }) => {
+            Some(guest) if !matches!(state, DomainState::Frozen { .. }) => {
                 guest.share_controllers();
                 self.release_ports();
                 let ports = self.open_ports(sockets)?;

@@ -63,7 +63,7 @@ impl LockedSandbox<'_> {
     /// Asks systemd inside to power off, and waits for the end of the domain.
     fn power_off(&self) -> Result<()> {
         let state = self.state()?;
-        if let DomainState::Paused { .. } = state {
+        if let DomainState::Frozen { .. } = state {
             return Ok(());
         }
         let Some(guest) = self.guest_in(state)? else {

@@ -31,7 +31,7 @@ impl<'s> FreezeGuard<'s> {
             thaws: false,
         };
         match state {
-            DomainState::Missing | DomainState::Stopped | DomainState::Paused { .. } => {}
+            DomainState::Missing | DomainState::Stopped | DomainState::Frozen { .. } => {}
             state @ DomainState::Running { .. } => {
                 if let Some(guest) = sandbox.guest_in(state)?
                     && let Err(error) = guest.sync()
@@ -39,10 +39,10 @@ impl<'s> FreezeGuard<'s> {
                     log::warn!("'{name}' holds back what it has written: {error}");
                 }
                 sandbox.store().begin(name, Intent::Freeze)?;
-                let suspended = sandbox.hypervisor()?.suspend(name.as_str());
+                let frozen = sandbox.hypervisor()?.freeze(name.as_str());
                 // Thaw in any case from now on: the freeze may have been interrupted.
                 guard.thaws = true;
-                suspended.map_err(|error| {
+                frozen.map_err(|error| {
                     Error::unsupported(format!(
                         "{what} '{name}' while it runs needs it frozen, which libvirt cannot do here ({error}); stop it first \
                          with 'virt-sandbox-service stop {name}'"
@@ -115,7 +115,7 @@ impl Sandbox<'_> {
     /// Lets a frozen sandbox run on.
     pub(in crate::service) fn thaw(&self) -> Result<()> {
         let name = self.name();
-        self.hypervisor()?.resume(name.as_str())?;
+        self.hypervisor()?.thaw(name.as_str())?;
         if let Some(guest) = self.guest()?
             && let Err(error) = guest.set_clock()
         {

@@ -117,7 +117,7 @@ impl LockedSandbox<'_> {
 fn check_domain(name: &SandboxName, hypervisor: &dyn Hypervisor) -> Result<()> {
     match hypervisor.state(name.as_str())? {
         DomainState::Missing => Ok(()),
-        DomainState::Stopped | DomainState::Running { .. } | DomainState::Paused { .. } => {
+        DomainState::Stopped | DomainState::Running { .. } | DomainState::Frozen { .. } => {
             Err(Error::exists(format!(
                 "libvirt has a domain '{name}' that is not a sandbox's; choose another name"
             )))
