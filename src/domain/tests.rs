@@ -15,6 +15,7 @@ pub(super) fn assert_valid(xml: &str) {
 
 pub(super) fn facts() -> HostFacts {
     HostFacts {
+        root: "/".into(),
         arch: Arch::X86_64,
         system_dirs: vec![],
         mount_points: vec![],

@@ -181,7 +181,7 @@ impl Driver {
         match self {
             Self::Lxc => container::build(spec, context),
             Self::Qemu(daemon) => {
-                let kernel = Kernel::find(Path::new("/"), spec.kernel)?;
+                let kernel = Kernel::find(&context.facts.root, spec.kernel)?;
                 let transports = Transports::of_host(&kernel, daemon.authority())?;
                 machine::build(spec, context, daemon, &transports)
             }
@@ -259,10 +259,10 @@ impl Driver {
     ///
     /// # Errors
     /// Where the kernel's modules cannot be read.
-    pub fn needs_image(self, kernel: &KernelRequest) -> Result<Option<String>> {
+    pub fn needs_image(self, root: &Path, kernel: &KernelRequest) -> Result<Option<String>> {
         match self {
             Self::Lxc => Ok(None),
-            Self::Qemu(_) => machine::needs_image(kernel),
+            Self::Qemu(_) => machine::needs_image(root, kernel),
         }
     }
 
@@ -278,7 +278,7 @@ impl Driver {
         let layout = Layout::of_service(config, facts, self.single_files())?;
         match self {
             Self::Lxc => Ok(container::shared_directories(&layout, facts)),
-            Self::Qemu(_) => machine::shared_directories(config, &layout),
+            Self::Qemu(_) => machine::shared_directories(config, &layout, &facts.root),
         }
     }
 

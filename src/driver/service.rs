@@ -75,7 +75,7 @@ impl ServiceBuild<'_> {
         let label = self.label(kind, hypervisor)?;
         let confinement = Confinement::of_service(config);
         let nics = nics(config, hypervisor)?;
-        let mut spec = self.spec(driver, &confinement, nics, Path::new("/"))?;
+        let mut spec = self.spec(driver, &confinement, nics)?;
         spec.domain.security = label.domain;
         spec.emulation = emulation;
         let (init, registry) = (find_init()?, registry(self.record));
@@ -101,18 +101,17 @@ impl ServiceBuild<'_> {
         self.starts || !self.config.has_secrets()
     }
 
-    /// Returns the specification of the service on the host at `root`.
+    /// Returns the specification of the service.
     pub(super) fn spec<'a>(
         &'a self,
         driver: Driver,
         confinement: &'a Confinement,
         nics: Vec<Nic>,
-        root: &Path,
     ) -> Result<Spec<'a>> {
         let Self { config, units, .. } = self;
         let mut layout = Layout::of_service(config, self.facts, driver.single_files())?;
         if !driver.has_own_kernel() {
-            layout.mounts.extend(guest::own_databases(root));
+            layout.mounts.extend(guest::own_databases(&self.facts.root));
         }
         let of_container = driver.container().map(|name| {
             [

@@ -79,6 +79,7 @@ impl Host {
 
     pub(crate) fn facts(&self) -> HostFacts {
         HostFacts {
+            root: self.path(""),
             arch: Arch::X86_64,
             system_dirs: vec![
                 SystemDir::Directory("/usr".into()),
@@ -243,7 +244,7 @@ fn built(host: &Host, driver: Driver, config: &SandboxConfig, device: Option<&Pa
         let is_leased = network.container_network().is_some();
         nic.hint = is_leased.then(|| [192, 0, 2, 9].into());
     }
-    let mut spec = (service.spec(driver, &confinement, nics, &host.path(""))).unwrap();
+    let mut spec = (service.spec(driver, &confinement, nics)).unwrap();
     spec.emulation = Some(Emulation::Tcg);
     let (init, registry) = (host.path("guest-init"), host.registry());
     let cache = host.path("cache");

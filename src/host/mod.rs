@@ -16,6 +16,8 @@ use crate::sys::arch::Arch;
 /// Facts about the host, probed once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostFacts {
+    /// Root of the host.
+    pub root: PathBuf,
     /// Architecture of the host and its sandboxes.
     pub arch: Arch,
     /// System directories in the root, shared read-only with every sandbox.
@@ -53,6 +55,7 @@ impl HostFacts {
             }
         }
         Ok(Self {
+            root: root.to_owned(),
             arch: Arch::HOST,
             system_dirs,
             mount_points: mount_points()?,

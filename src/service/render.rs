@@ -6,7 +6,6 @@ use guest_init::config::Credential;
 
 use crate::driver::{InitUnits, ServiceBuild};
 use crate::error::Result;
-use crate::host::HostFacts;
 use crate::label::selinux;
 use crate::service::image::Tree;
 use crate::service::sandbox::LockedSandbox;
@@ -51,7 +50,7 @@ impl LockedSandbox<'_> {
             Occasion::Change { tree } => (false, None, tree, vec![]),
         };
         let (config, store) = (self.config(), self.store());
-        let facts = HostFacts::probe(Path::new("/"))?;
+        let facts = self.host().probe_host()?;
         let service = ServiceBuild {
             config,
             units: InitUnits {

@@ -2,13 +2,12 @@
 
 use std::cell::OnceCell;
 use std::ops::Deref;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::{SandboxConfig, SandboxName};
 use crate::driver::{Driver, Guest, Owners, SharedDirectory};
 use crate::error::{Error, Result};
-use crate::host::HostFacts;
 use crate::hypervisor::{DomainState, Hypervisor};
 use crate::service::connections::Connections;
 use crate::service::image::{self, Tree};
@@ -281,7 +280,7 @@ impl<'a> Sandbox<'a> {
     /// # Errors
     /// The requested ids are not available.
     pub fn owners(&self) -> Result<Owners> {
-        let facts = HostFacts::probe(Path::new("/"))?;
+        let facts = self.host().probe_host()?;
         let record = self.store().dir(self.name());
         self.driver()?.owners(&self.config, &facts, &record)
     }
@@ -291,7 +290,7 @@ impl<'a> Sandbox<'a> {
     /// # Errors
     /// A directory cannot be shared.
     pub fn sharing(&self) -> Result<Vec<SharedDirectory>> {
-        let facts = HostFacts::probe(Path::new("/"))?;
+        let facts = self.host().probe_host()?;
         self.driver()?.shared_directories(&self.config, &facts)
     }
 }

@@ -8,6 +8,7 @@ use crate::sys::arch::Arch;
 #[test]
 fn mounts_of_the_kernel_are_not_shared() {
     let facts = HostFacts {
+        root: "/".into(),
         arch: Arch::X86_64,
         system_dirs: vec![],
         mount_points: ["/", "/proc", "/proc/sys", "/dev/pts", "/run", "/usr"]
@@ -30,6 +31,7 @@ fn mounts_of_the_kernel_are_not_shared() {
 #[test]
 fn a_mount_beside_a_share_is_not_shared() {
     let facts = HostFacts {
+        root: "/".into(),
         arch: Arch::X86_64,
         system_dirs: vec![],
         mount_points: ["/", "/usr", "/usr/bin", "/usrlocal", "/srv/data"]

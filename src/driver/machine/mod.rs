@@ -92,8 +92,8 @@ pub(super) fn boot_time() -> Result<Duration> {
 }
 
 /// Returns why the tree of a machine with this kernel has to be in an image; `None` if a directory keeps its owners.
-pub(super) fn needs_image(kernel: &KernelRequest) -> Result<Option<String>> {
-    let kernel = Kernel::find(Path::new("/"), kernel)?;
+pub(super) fn needs_image(root: &Path, kernel: &KernelRequest) -> Result<Option<String>> {
+    let kernel = Kernel::find(root, kernel)?;
     Transports::of_host(&kernel, Authority::Root)?.no_owners()
 }
 
@@ -101,10 +101,11 @@ pub(super) fn needs_image(kernel: &KernelRequest) -> Result<Option<String>> {
 pub(super) fn shared_directories(
     config: &SandboxConfig,
     layout: &Layout,
+    root: &Path,
 ) -> Result<Vec<SharedDirectory>> {
-    let kernel = Kernel::find(Path::new("/"), &config.kernel)?;
+    let kernel = Kernel::find(root, &config.kernel)?;
     let transports = Transports::of_host(&kernel, Authority::Root)?;
-    let devices = shares::Devices::new(layout, &transports, Path::new("/"))?;
+    let devices = shares::Devices::new(layout, &transports, root)?;
     let directories = devices.shares.into_iter().map(|share| SharedDirectory {
         source: share.source,
         read_only: share.transport.is_read_only(),

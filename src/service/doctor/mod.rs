@@ -8,8 +8,6 @@ mod host;
 mod libvirt;
 mod machines;
 
-use std::path::Path;
-
 use serde::Serialize;
 
 use crate::error::{Error, Result};
@@ -174,7 +172,7 @@ impl Sandboxes {
     /// # Errors
     /// The kernel does not tell its release.
     pub fn examine_host(&self) -> Result<Report> {
-        let root = Path::new("/");
+        let root = self.root.as_path();
         let names = nix::sys::utsname::uname().map_err(Error::step("asking for the kernel"))?;
         let mut checks = host::checks(root, self);
         checks.extend(containers::checks(root, self));

@@ -20,20 +20,21 @@ const USUAL: Bytes = Bytes::mebi(8192);
 /// Minimum size of mkfs.xfs(8), in bytes.
 const SMALLEST_XFS: u64 = 300 << 20;
 
-/// Returns a default image if `driver` needs one for this kernel.
+/// Returns a default image if `driver` needs one for this kernel of the host at `root`.
 ///
 /// # Errors
 /// The need cannot be determined.
 pub(in crate::service) fn needed_by(
+    root: &Path,
     driver: Driver,
     kernel: &KernelRequest,
-    plan: Option<(&TreePlan, &Path)>,
+    plan: Option<&TreePlan>,
 ) -> Result<Option<TreeImage>> {
-    let Some(reason) = driver.needs_image(kernel)? else {
+    let Some(reason) = driver.needs_image(root, kernel)? else {
         return Ok(None);
     };
     let filesystem = TreeFilesystem::default();
-    let content = plan.map_or(0, |(plan, root)| content(plan, root));
+    let content = plan.map_or(0, |plan| content(plan, root));
     let size = needed(2 * content, filesystem).max(USUAL);
     let hint = plan.map_or("", |_| "; -i SIZE makes that another size");
     log::info!(

@@ -77,12 +77,13 @@ impl Summary {
     }
 }
 
-/// Returns the label of a sandbox, or `None` if the host has no security module.
+/// Returns the label of a sandbox, or `None` if the host at `root` has no security module.
 pub(in crate::service) fn label_of(
     hypervisor: &dyn Hypervisor,
+    root: &Path,
     name: &SandboxName,
 ) -> Result<Option<String>> {
-    if !host::has_security_module(Path::new("/")) {
+    if !host::has_security_module(root) {
         return Ok(None);
     }
     let definition = hypervisor.definition(name.as_str())?;
@@ -111,7 +112,7 @@ impl Sandbox<'_> {
             DomainState::Stopped => self.store().noted_failure(name),
             DomainState::Running { .. } | DomainState::Frozen { .. } | DomainState::Missing => None,
         };
-        let label = label_of(hypervisor, name)?;
+        let label = label_of(hypervisor, &self.host().root, name)?;
         let look = guest.map(|guest| Look {
             guest,
             expected: Expected::of(config, hypervisor),

@@ -1,7 +1,6 @@
 //! Start of a sandbox, up to the readiness of its units.
 
 use std::os::fd::RawFd;
-use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -112,7 +111,7 @@ impl LockedSandbox<'_> {
     /// Starts the domain; returns a handle on its guest.
     fn boot(&self, device: Option<&Device>) -> Result<Box<dyn Guest>> {
         let (name, config, hypervisor) = (self.name(), self.config(), self.hypervisor()?);
-        if let Some(unit) = preflight::missing_unit(Path::new("/"), config, config.units())? {
+        if let Some(unit) = preflight::missing_unit(&self.host().root, config, config.units())? {
             return Err(Error::unsupported(format!(
                 "this host has no unit '{unit}' any more, which the sandbox '{name}' runs; install its package again, or remove \
                  the sandbox with 'virt-sandbox-service delete {name}'"

@@ -10,13 +10,14 @@ use crate::error::{Error, Result};
 use crate::facts::discover::{self, Fact, Service};
 use crate::facts::unit::special::Role;
 use crate::facts::{command, in_use};
+use crate::guest;
+use crate::host::{HostFacts, SystemDir};
 use crate::service::base::{Base, Provenance};
 use crate::service::sandbox::Sandbox;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::{image, init_units, preflight};
 use crate::tree::manifest::Manifest;
 use crate::tree::{self, Class, TreePlan, place};
-use crate::{guest, host};
 
 /// Warning for a host whose packages are unknown.
 const UNKNOWN_PACKAGES: &str = "this host has no package database that can be read (dpkg, rpm or pacman): the files of the service \
@@ -56,7 +57,7 @@ impl Sandboxes {
     /// written, an unknown network, a missing source of a mount.
     pub fn plan(&self, draft: SandboxConfig, state: State) -> Result<Plan> {
         self.check(&draft)?;
-        let root = Path::new("/");
+        let root = self.root.as_path();
         let mut config = draft;
         let (workload, service) =
             resolve_workload(root, &config.workload, &config.packages, &config.hostname)?;
@@ -97,13 +98,13 @@ impl Sandboxes {
             in_use::refuse_live_state(&service, &tree.state)?;
         }
         if config.image.is_none() {
-            config.image = image::needed_by(driver, &config.kernel, Some((&tree, root)))?;
+            config.image = image::needed_by(root, driver, &config.kernel, Some(&tree))?;
         }
         if let Some(image) = config.image {
             image::check_size(image, &tree, root)?;
             place::check_image(&config)?;
         }
-        add_shared(&mut tree);
+        add_shared(&mut tree, &self.probe_host()?);
         let packages = service
             .packages
             .iter()
@@ -126,7 +127,7 @@ impl Sandboxes {
         let plan = self.plan(draft, state)?;
         self.provision(&plan.config, &mut |tree| {
             let cancelled = || self.is_cancelled();
-            let report = tree::apply(&plan.tree, Path::new("/"), tree, &cancelled)?;
+            let report = tree::apply(&plan.tree, &self.root, tree, &cancelled)?;
             for skipped in &report.skipped {
                 log::debug!("not copied: {skipped}");
             }
@@ -239,20 +240,17 @@ pub(in crate::service) fn keep_units(service: &Service, workload: &Workload) -> 
 }
 
 /// Adds the system directories that the sandbox shares with the host.
-fn add_shared(tree: &mut TreePlan) {
-    let Ok(facts) = host::HostFacts::probe(Path::new("/")) else {
-        return;
-    };
-    for dir in facts.system_dirs {
+fn add_shared(tree: &mut TreePlan, facts: &HostFacts) {
+    for dir in &facts.system_dirs {
         let (path, reason) = match dir {
-            host::SystemDir::Directory(path) => (path, "programs of the host".to_owned()),
-            host::SystemDir::Link(path, target) => (path, format!("link to {}", target.display())),
+            SystemDir::Directory(path) => (path, "programs of the host".to_owned()),
+            SystemDir::Link(path, target) => (path, format!("link to {}", target.display())),
         };
         let entry = tree::Entry {
             class: Class::Shared,
             reason,
         };
-        tree.entries.insert(path, entry);
+        tree.entries.insert(path.clone(), entry);
     }
 }
 

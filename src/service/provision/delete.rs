@@ -93,7 +93,7 @@ impl Sandboxes {
         let is_last = tree.parent() == Some(base)
             && std::fs::read_dir(base).is_ok_and(|mut entries| entries.next().is_none());
         let is_shipped = || {
-            let database = package::open(Path::new("/")).ok().flatten();
+            let database = package::open(&self.root).ok().flatten();
             database.is_some_and(|database| {
                 database.owners(base).is_ok_and(|owners| !owners.is_empty())
             })

@@ -39,7 +39,7 @@ impl LockedSandbox<'_> {
         let cancellation = &self.host().cancellation;
         let cancelled = || cancellation.is_requested();
         let tree = FrozenTree::new(self, "exporting")?;
-        let metadata = Metadata::of(self.config(), tree.path())?;
+        let metadata = Metadata::of(&self.host().root, self.config(), tree.path())?;
         let metadata = serde_json::to_vec_pretty(&metadata)
             .map_err(Error::step("writing what the archive says of itself"))?;
         let read = |path: PathBuf| fs::read(&path).map_err(Error::io("reading", &path));

@@ -57,7 +57,7 @@ impl Sandboxes {
     pub fn import(&self, from: impl Read, request: &Request) -> Result<Sandbox<'_>> {
         let mut reader = Reader::new(from);
         let metadata = Metadata::parse(&document(&mut reader, METADATA, LONGEST)?)?;
-        metadata.check()?;
+        metadata.check(&self.root)?;
         let archived = archived(&document(&mut reader, CONFIG, LONGEST)?)?;
         trust::refuse_untrusted(&asked(&archived, request), &request.trust)?;
         let text = document(&mut reader, MANIFEST, LONGEST_MANIFEST)?;
@@ -115,8 +115,12 @@ impl Sandboxes {
             ..archived.clone()
         };
         if config.image.is_none() {
-            config.image =
-                image::needed_by(Driver::of_service(&self.connection)?, &config.kernel, None)?;
+            config.image = image::needed_by(
+                &self.root,
+                Driver::of_service(&self.connection)?,
+                &config.kernel,
+                None,
+            )?;
         }
         if let Some(networks) = &request.networks {
             config.networks.clone_from(networks);

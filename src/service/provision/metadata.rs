@@ -35,11 +35,11 @@ pub(in crate::service) struct Metadata {
 }
 
 impl Metadata {
-    /// Collects the metadata of a sandbox of this host with the tree `tree`.
+    /// Collects the metadata of a sandbox with the tree `tree`, of the host at `root`.
     ///
     /// # Errors
     /// Files of the tree or of the host cannot be read.
-    pub(in crate::service) fn of(config: &SandboxConfig, tree: &Path) -> Result<Self> {
+    pub(in crate::service) fn of(root: &Path, config: &SandboxConfig, tree: &Path) -> Result<Self> {
         let own =
             UnitDirs::scan(tree).map_err(Error::step("looking for units in the sandbox's tree"))?;
         let is_hosts = |unit: &&String| {
@@ -55,8 +55,8 @@ impl Metadata {
             format: FORMAT,
             name: config.name.clone(),
             architecture: Arch::HOST.name().to_owned(),
-            os: OsRelease::read(Path::new("/")),
-            packages: versions(&config.service_packages)?,
+            os: OsRelease::read(root),
+            packages: versions(root, &config.service_packages)?,
             host_units: config
                 .workload
                 .host_units()
@@ -84,11 +84,11 @@ impl Metadata {
         serde_json::from_slice(text).map_err(wrong())
     }
 
-    /// Checks that the sandbox can run on this host, and logs mere differences.
+    /// Checks that the sandbox can run on the host at `root`, and logs mere differences.
     ///
     /// # Errors
     /// The host has another architecture, or lacks a package or a unit; the message names them.
-    pub(in crate::service) fn check(&self) -> Result<()> {
+    pub(in crate::service) fn check(&self, root: &Path) -> Result<()> {
         let own = Arch::HOST.name();
         if self.architecture != own {
             return Err(Error::refused(format!(
@@ -97,7 +97,7 @@ impl Metadata {
             )));
         }
         let names: Vec<String> = self.packages.keys().cloned().collect();
-        let here = versions(&names)?;
+        let here = versions(root, &names)?;
         let missing: BTreeSet<&str> = names
             .iter()
             .filter(|name| !here.contains_key(*name))
@@ -109,7 +109,7 @@ impl Metadata {
                 Vec::from_iter(missing).join(", ")
             )));
         }
-        let dirs = UnitDirs::scan(Path::new("/")).map_err(Error::step("looking for units"))?;
+        let dirs = UnitDirs::scan(root).map_err(Error::step("looking for units"))?;
         for unit in &self.host_units {
             let name = UnitName::exact(unit).map_err(Error::step("reading the archive"))?;
             let is_there = match dirs.locate(&name) {
@@ -125,7 +125,7 @@ impl Metadata {
                 )));
             }
         }
-        self.compare(&OsRelease::read(Path::new("/")), &here)
+        self.compare(&OsRelease::read(root), &here)
             .iter()
             .for_each(|line| log::warn!("{line}"));
         Ok(())
@@ -152,8 +152,8 @@ impl Metadata {
 }
 
 /// Returns the versions of the installed ones of these packages.
-fn versions(names: &[String]) -> Result<BTreeMap<String, String>> {
-    let Some(database) = package::open(Path::new("/"))? else {
+fn versions(root: &Path, names: &[String]) -> Result<BTreeMap<String, String>> {
+    let Some(database) = package::open(root)? else {
         return Ok(BTreeMap::new());
     };
     let version = |name: &String| {
@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn unsuitable_hosts_are_refused() {
-        let refused = |metadata: &Metadata| metadata.check().unwrap_err().to_string();
+        let refused = |metadata: &Metadata| metadata.check(Path::new("/")).unwrap_err().to_string();
         let elsewhere = Metadata {
             architecture: "vax".into(),
             ..metadata()

@@ -1,7 +1,5 @@
 //! Edit of a sandbox's configuration by hand.
 
-use std::path::Path;
-
 use crate::config::sandbox::LONGEST;
 use crate::config::{SandboxConfig, SandboxName};
 use crate::error::{Error, Result};
@@ -46,7 +44,7 @@ impl Sandboxes {
         check_identity(name, old.as_ref(), &config).map_err(Error::config(&path))?;
         check_mounts(&config.mounts)?;
         let added = added_units(old.as_ref(), &config);
-        if let Some(unit) = preflight::missing_unit(Path::new("/"), &config, &added)? {
+        if let Some(unit) = preflight::missing_unit(&self.root, &config, &added)? {
             return Err(Error::config(&path)(format!(
                 "'units': neither this host nor the sandbox's tree has '{unit}'; 'systemctl list-unit-files' lists the host's"
             )));

@@ -56,7 +56,7 @@ impl Sandbox<'_> {
     /// `candidate`. With `trust` it is taken as one that the admin has named from now on.
     pub(super) fn plan_upgrade(&self, tree: &Path, candidate: &Path, trust: bool) -> Result<Plan> {
         let (old, store) = (self.config(), self.store());
-        let root = Path::new("/");
+        let root = self.host().root.as_path();
         let before = Base::load(&store.base(&old.name))?;
         let origin = if trust { Origin::Admin } else { before.origin };
         let (workload, mut service) =

@@ -427,9 +427,10 @@ impl Sandbox<'_> {
             .then(|| fs::read(given).ok())
             .flatten()
             .and_then(|text| serde_json::from_slice(&text).ok());
-        let label = match summary::label_of(hypervisor, name)? {
+        let root = &self.host().root;
+        let label = match summary::label_of(hypervisor, root, name)? {
             // libvirt labels machines itself, anew at every start.
-            None if machine && host::has_security_module(Path::new("/")) => {
+            None if machine && host::has_security_module(root) => {
                 Some("libvirt's choice".to_owned())
             }
             label => label,
