@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use guest_init::sys::cgroup::{self, EMULATOR, Membership};
-use guest_init::sys::mountinfo::{self, Mount};
+use guest_init::sys::mountinfo::{self, MountInfo};
 use nix::errno::Errno;
 
 use crate::config::SandboxName;
@@ -229,7 +229,7 @@ fn hierarchies() -> Vec<PathBuf> {
 }
 
 /// Returns the mount points of the hierarchies that are `wanted`.
-fn mount_points(wanted: impl Fn(&Mount) -> bool) -> Vec<PathBuf> {
+fn mount_points(wanted: impl Fn(&MountInfo) -> bool) -> Vec<PathBuf> {
     let mounts = mountinfo::read().unwrap_or_default().into_iter();
     mounts
         .filter(|mount| ["cgroup", "cgroup2"].contains(&mount.filesystem.as_str()))

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statvfs::{FsFlags, statvfs};
 
-use crate::sys::mountinfo::{self, Mount};
+use crate::sys::mountinfo::{self, MountInfo};
 
 /// Binds `source` to `target` with all mounts below it.
 pub fn bind(source: &Path, target: &Path, read_only: bool) -> Result<()> {
@@ -79,7 +79,7 @@ pub fn remount(mount_point: &Path, access: MsFlags) -> Result<()> {
 }
 
 /// Reads the mounts of the calling thread.
-pub fn read_mounts() -> Result<Vec<Mount>> {
+pub fn read_mounts() -> Result<Vec<MountInfo>> {
     mountinfo::read().context("reading the mounts of this process")
 }
 

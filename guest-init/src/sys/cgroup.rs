@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::mountinfo::Mount;
+use super::mountinfo::MountInfo;
 
 /// Group of the controller process of a domain, below the group of the domain: a group with controllers for its children has no
 /// processes (`cgroups(7)`). libvirt uses this name for its virtual machines, and finds a domain by it (`vircgroupv2.c`).
@@ -76,7 +76,7 @@ pub fn parse(text: &str) -> Vec<Membership> {
 
 /// Returns the file that moves processes to the cgroup of `membership`, if its hierarchy is among the `mounts`.
 #[must_use]
-pub fn procs_file(membership: &Membership, mounts: &[Mount]) -> Option<PathBuf> {
+pub fn procs_file(membership: &Membership, mounts: &[MountInfo]) -> Option<PathBuf> {
     mounts.iter().find_map(|mount| {
         let is_it = if membership.is_unified() {
             mount.filesystem == "cgroup2"
@@ -101,7 +101,7 @@ pub fn procs_file(membership: &Membership, mounts: &[Mount]) -> Option<PathBuf> 
 pub fn procs_files<'a>(
     wanted: &'a [Membership],
     own: &[Membership],
-    mounts: &[Mount],
+    mounts: &[MountInfo],
 ) -> Result<Vec<PathBuf>, &'a Membership> {
     let has_controllers =
         |one: &Membership| !one.is_unified() && !one.controllers.starts_with("name=");

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// Line of the table: a mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mount {
+pub struct MountInfo {
     /// Id of the mount, unique while it exists.
     pub id: u32,
     /// Id of the mount that this one is on.
@@ -27,7 +27,7 @@ pub struct Mount {
     pub options: String,
 }
 
-impl Mount {
+impl MountInfo {
     /// Parses a line. Names of files need not be UTF-8.
     fn parse(line: &[u8]) -> Option<Self> {
         let mut fields = line.split(|byte| *byte == b' ');
@@ -60,27 +60,27 @@ impl Mount {
 ///
 /// # Errors
 /// `/proc` is not mounted, or shows another namespace.
-pub fn read() -> io::Result<Vec<Mount>> {
+pub fn read() -> io::Result<Vec<MountInfo>> {
     Ok(parse(&fs::read("/proc/thread-self/mountinfo")?))
 }
 
 /// Parses a table, in its order: a mount comes after the one it is on.
 #[must_use]
-pub fn parse(table: &[u8]) -> Vec<Mount> {
+pub fn parse(table: &[u8]) -> Vec<MountInfo> {
     let lines = table.split(|byte| *byte == b'\n');
-    lines.filter_map(Mount::parse).collect()
+    lines.filter_map(MountInfo::parse).collect()
 }
 
 /// Returns the mount points of the visible mount at `path` and of all mounts on it, outermost first. Mounts that it hides are left out.
 #[must_use]
-pub fn tree_at(table: &[Mount], path: &Path) -> Vec<PathBuf> {
+pub fn tree_at(table: &[MountInfo], path: &Path) -> Vec<PathBuf> {
     let Some(top) = table.iter().rfind(|mount| mount.point == path) else {
         return Vec::new();
     };
     let mut tree = vec![top];
     let mut at = 0;
     while let Some(parent) = tree.get(at).copied() {
-        let is_on = |mount: &&Mount| mount.parent == parent.id && mount.id != parent.id;
+        let is_on = |mount: &&MountInfo| mount.parent == parent.id && mount.id != parent.id;
         tree.extend(table.iter().filter(is_on));
         at += 1;
     }
@@ -92,7 +92,7 @@ pub fn tree_at(table: &[Mount], path: &Path) -> Vec<PathBuf> {
 
 /// Returns the visible mount points below `directory`, which is on the mount `id`.
 #[must_use]
-pub fn places_on(table: &[Mount], id: u32, directory: &Path) -> Vec<PathBuf> {
+pub fn places_on(table: &[MountInfo], id: u32, directory: &Path) -> Vec<PathBuf> {
     let mut points: Vec<PathBuf> = table
         .iter()
         .filter(|mount| mount.parent == id && mount.point != directory)

@@ -36,7 +36,7 @@ pub struct Machine {
     /// Unix socket that QEMU makes for the first serial port, if it has one; at most 107 bytes.
     pub serial: Option<PathBuf>,
     /// Directories of the host.
-    pub shares: Vec<Share>,
+    pub shares: Vec<ShareDevice>,
     /// Whether QEMU ends when the guest is off. Else it waits for libvirt to end it, which may be gone if the driver is in the process
     /// of a client.
     pub ends_itself: bool,
@@ -75,7 +75,7 @@ pub enum Emulation {
 
 /// A directory of the host that the guest can mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Share {
+pub struct ShareDevice {
     /// Name that the guest mounts it by: 1 to 31 bytes for 9p, to 36 for virtiofs.
     pub tag: String,
     /// The directory.
@@ -364,8 +364,8 @@ fn disk((index, disk): (usize, &BlockDevice)) -> Disk {
     }
 }
 
-impl From<&Share> for ShareView {
-    fn from(share: &Share) -> Self {
+impl From<&ShareDevice> for ShareView {
+    fn from(share: &ShareDevice) -> Self {
         let (source, tag) = (share.source.clone(), share.tag.clone());
         match &share.transport {
             Transport::Plan9 { squash, read_only } => Self {

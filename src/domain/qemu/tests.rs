@@ -26,8 +26,8 @@ pub(super) fn machine() -> Machine {
     }
 }
 
-pub(super) fn share(tag: &str, source: &str, transport: Transport) -> Share {
-    Share {
+pub(super) fn share(tag: &str, source: &str, transport: Transport) -> ShareDevice {
+    ShareDevice {
         tag: tag.to_owned(),
         source: source.into(),
         transport,

@@ -212,7 +212,11 @@ fn add_disks(layout: &Layout, domain: &mut Domain) -> Result<Vec<guest::Disk>> {
 }
 
 /// Returns the features that the guest's kernel needs.
-fn features(layout: &Layout, shares: &[qemu::Share], domain: &Domain) -> Result<BTreeSet<Feature>> {
+fn features(
+    layout: &Layout,
+    shares: &[qemu::ShareDevice],
+    domain: &Domain,
+) -> Result<BTreeSet<Feature>> {
     let mut features: BTreeSet<Feature> = shares
         .iter()
         .map(|share| match share.transport {

@@ -5,7 +5,7 @@ use std::path::Path;
 use guest_init::config::Staged;
 
 use super::transport::{FileTransport, Transports, for_guest};
-use crate::domain::qemu::{Share as Device, Transport};
+use crate::domain::qemu::{ShareDevice, Transport};
 use crate::driver::build::FileCopy;
 use crate::error::Result;
 use crate::guest::PRIVATE_DIRS;
@@ -19,7 +19,7 @@ const COPIES: &str = "copied";
 #[derive(Debug, Default)]
 pub(in crate::driver) struct Devices {
     /// The devices.
-    pub shares: Vec<Device>,
+    pub shares: Vec<ShareDevice>,
     /// Their mounts in the guest's staging root.
     pub staged: Vec<Staged>,
     /// Copies of single files.
@@ -80,7 +80,7 @@ impl Devices {
             path: staged.to_owned(),
             read_only: transport.is_read_only(),
         });
-        self.shares.push(Device {
+        self.shares.push(ShareDevice {
             tag,
             source: source.to_owned(),
             transport,

@@ -14,7 +14,7 @@ use guest_init::config::{self as guest, Access, Root};
 use guest_init::sys::filesystem::FsType;
 use guest_init::{STAGED_INCLUDES, STAGED_MOUNTS};
 
-use self::mount::Staged;
+use self::mount::MountSource;
 use crate::config::{Disk, ImageFormat, Include, Mount};
 use crate::domain::qemu::Authority;
 use crate::error::{Error, Result};
@@ -146,7 +146,7 @@ impl Layout {
             check_root(source)?;
         }
         let staged = self.stage(mount, Path::new(ROOT), volatile, None)?;
-        let Staged::InRoot { read_only, .. } = staged else {
+        let MountSource::InRoot { read_only, .. } = staged else {
             return Err(Error::refused(format!(
                 "'{mount}' cannot be the root; use host-bind:/=DIR or host-image:/=IMAGE"
             )));

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Source of a mount, as the guest finds it.
-pub(super) enum Staged {
+pub(super) enum MountSource {
     /// A path of the staging root.
     InRoot { path: PathBuf, read_only: bool },
     /// A path of the sandbox.
@@ -35,10 +35,14 @@ impl Layout {
             };
             let source = self.stage(mount, &staged, false, Some(&temporary))?;
             self.user_mounts.push(match source {
-                Staged::InRoot { path, read_only } => bind(guest::Source::Stage(path), read_only),
-                Staged::Inside { path, read_only } => bind(guest::Source::Sandbox(path), read_only),
-                Staged::Nowhere => continue,
-                Staged::InMemory { size } => guest::Mount::Tmpfs {
+                MountSource::InRoot { path, read_only } => {
+                    bind(guest::Source::Stage(path), read_only)
+                }
+                MountSource::Inside { path, read_only } => {
+                    bind(guest::Source::Sandbox(path), read_only)
+                }
+                MountSource::Nowhere => continue,
+                MountSource::InMemory { size } => guest::Mount::Tmpfs {
                     target,
                     mode: 0o1777,
                     size: Some(size),
@@ -55,7 +59,7 @@ impl Layout {
         staged: &Path,
         read_only: bool,
         temporary: Option<&Path>,
-    ) -> Result<Staged> {
+    ) -> Result<MountSource> {
         Ok(match mount {
             Mount::HostBind {
                 source,
@@ -70,9 +74,9 @@ impl Layout {
                         self.share_as(ShareKind::Directory, temporary, staged, read_only);
                         staged.to_owned()
                     }
-                    (None, None) => return Ok(Staged::Nowhere),
+                    (None, None) => return Ok(MountSource::Nowhere),
                 };
-                Staged::InRoot { path, read_only }
+                MountSource::InRoot { path, read_only }
             }
             Mount::HostImage {
                 source,
@@ -100,18 +104,18 @@ impl Layout {
                     staged: staged.to_owned(),
                     read_only,
                 });
-                Staged::InRoot {
+                MountSource::InRoot {
                     path: staged.to_owned(),
                     read_only,
                 }
             }
             Mount::GuestBind {
                 source, read_only, ..
-            } => Staged::Inside {
+            } => MountSource::Inside {
                 path: source.as_path().to_owned(),
                 read_only: *read_only,
             },
-            Mount::Ram { size, .. } => Staged::InMemory { size: size.get() },
+            Mount::Ram { size, .. } => MountSource::InMemory { size: size.get() },
         })
     }
 }

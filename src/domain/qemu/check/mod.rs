@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use super::{Machine, Share, Transport, mac};
+use super::{Machine, ShareDevice, Transport, mac};
 use crate::config::Resources;
 use crate::config::network::Source;
 use crate::domain::{BlockDevice, Domain};
@@ -158,7 +158,7 @@ fn check_disk(disk: &BlockDevice) -> Result<()> {
     Ok(())
 }
 
-fn check_share(share: &Share) -> Result<()> {
+fn check_share(share: &ShareDevice) -> Result<()> {
     let longest = match share.transport {
         Transport::Plan9 { .. } => LONGEST_PLAN9_TAG,
         Transport::Virtiofs { .. } => LONGEST_VIRTIOFS_TAG,
