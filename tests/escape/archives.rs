@@ -247,7 +247,7 @@ with tarfile.open(top + '/good.tar') as old, tarfile.open(top + '/bad.tar', 'w')
     std::os::unix::fs::symlink("..", &srv).unwrap();
     let started = run(&["start", "t-esc"]);
     assert!(
-        started.code != 0 && started.stderr.contains("no directory"),
+        started.code != 0 && started.stderr.contains("not a directory"),
         "{started:?}"
     );
     fs::remove_file(&srv).unwrap();

@@ -108,7 +108,7 @@ fn hostile_archives_write_nothing_outside_the_tree() {
         ("member('tree/.virt-sandbox.json')", "belongs to no sandbox"),
         ("member('other/file')", "belongs to no sandbox"),
         ("del text['end']", "cut off"),
-        ("del text['metadata.json']", "none of a sandbox"),
+        ("del text['metadata.json']", "not of a sandbox"),
         (
             "text['metadata.json'] = text['metadata.json'].replace(b'\"format\": 1', b'\"format\": 2')",
             "format 2",

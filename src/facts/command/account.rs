@@ -12,7 +12,7 @@ pub(super) fn resolve(command: &mut Command, accounts: &mut Accounts) -> Result<
     if let Some(uid) = command.user.as_ref().and_then(|user| user.parse().ok()) {
         if command.uid.is_some_and(|other| other != uid) {
             return Err(Error::refused(format!(
-                "--user {uid} and --uid say different numbers"
+                "--user {uid} and --uid are different numbers"
             )));
         }
         (command.user, command.uid) = (None, Some(uid));

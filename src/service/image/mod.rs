@@ -275,7 +275,7 @@ pub(super) fn await_release(config: &SandboxConfig, stage: &Path) {
     let file = image.file(&config.path);
     if !is_released(image, &file, stage) {
         log::warn!(
-            "'{}' is still in use; leave it alone until whoever reads it has ended, such as 'logs --follow'",
+            "'{}' is still in use, such as by 'logs --follow'; do not move or change it until that ends",
             file.display()
         );
     }
@@ -301,7 +301,7 @@ fn check_references(image: TreeImage, file: &Path) -> Result<()> {
     match found {
         None => Ok(()),
         Some(found) => Err(Error::refused(format!(
-            "the image '{}' names another file, {found}, as no image of a sandbox does; restore a snapshot of it, or a backup",
+            "the image '{}' names another file, {found}, which an image of a sandbox never does; restore a snapshot of it, or a backup",
             file.display()
         ))),
     }

@@ -38,7 +38,7 @@ pub(in crate::service) fn needed_by(
     let size = needed(2 * content, filesystem).max(USUAL);
     let hint = plan.map_or("", |_| "; -i SIZE makes that another size");
     log::info!(
-        "its tree goes into an image of {size}, since no directory would keep its owners: {reason}{hint}"
+        "its tree goes into an image of {size}, because a directory would not keep the owners of files: {reason}{hint}"
     );
     Ok(Some(TreeImage {
         size,
@@ -57,7 +57,7 @@ pub(in crate::service) fn check_size(image: TreeImage, plan: &TreePlan, root: &P
         return Ok(());
     }
     Err(Error::refused(format!(
-        "an image of {} is too small: what belongs to the sandbox needs {needed}, and what it is to write comes on top",
+        "an image of {} is too small: the files of the sandbox need {needed}, without room for what it will write",
         image.size
     )))
 }
@@ -106,7 +106,7 @@ pub(in crate::service) fn explained(error: Error, image: Option<TreeImage>, reme
             .map(std::io::Error::kind);
         if kind == Some(ErrorKind::StorageFull) {
             return Error::refused(format!(
-                "the image of {} is full before all is in it; {remedy}",
+                "the image of {} is too small for the tree; {remedy}",
                 image.size
             ));
         }

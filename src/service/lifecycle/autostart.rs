@@ -28,7 +28,7 @@ impl Sandboxes {
             let sandbox = self.get(name)?.lock()?;
             if !host_unit::write(sandbox.config(), &self.store)? {
                 return Err(Error::unsupported(format!(
-                    "this host has no '{}' for systemd to read at boot; have what starts its services run \
+                    "this host has no '{}' for systemd to read at boot; let the init system of the host run \
                      'virt-sandbox-service start {name}'",
                     self.store.units.display()
                 )));
@@ -97,8 +97,7 @@ fn links(verb: &str, names: &[SandboxName]) -> Result<()> {
         Ok(done) if done.success => Ok(()),
         Ok(done) => Err(Error::refused(format!("{shown}: {}", done.stderr))),
         Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::unsupported(format!(
-            "{shown}: this host has no systemctl, so nothing of systemd's starts a sandbox at boot; have what starts its \
-             services run 'virt-sandbox-service start NAME'"
+            "{shown}: this host has no systemctl, so systemd cannot start a sandbox at boot; let the init system of the host run 'virt-sandbox-service start NAME'"
         ))),
         Err(error) => Err(Error::step(shown)(error)),
     }

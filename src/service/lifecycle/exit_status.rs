@@ -76,7 +76,7 @@ impl Sandbox<'_> {
         match self.command_entries(SystemTime::UNIX_EPOCH) {
             Ok(entries) => judge(name, &entries),
             Err(error) => {
-                log::warn!("how the command of '{name}' has ended is not known: {error}");
+                log::warn!("finding out how the command of '{name}' ended: {error}");
                 None
             }
         }

@@ -41,7 +41,7 @@ impl LockedSandbox<'_> {
         let tree = FrozenTree::new(self, "exporting")?;
         let metadata = Metadata::of(&self.host().root, self.config(), tree.path())?;
         let metadata = serde_json::to_vec_pretty(&metadata)
-            .map_err(Error::step("writing what the archive says of itself"))?;
+            .map_err(Error::step("writing the metadata of the archive"))?;
         let read = |path: PathBuf| fs::read(&path).map_err(Error::io("reading", &path));
         let root = Root::new(tree.path())?;
         let mut writer = Writer::new(to, &cancelled);

@@ -36,7 +36,7 @@ impl<'s> FreezeGuard<'s> {
                 if let Some(guest) = sandbox.guest_in(state)?
                     && let Err(error) = guest.sync()
                 {
-                    log::warn!("'{name}' holds back what it has written: {error}");
+                    log::warn!("syncing the files of '{name}': {error}");
                 }
                 sandbox.store().begin(name, Intent::Freeze)?;
                 let frozen = sandbox.hypervisor()?.freeze(name.as_str());
@@ -119,7 +119,7 @@ impl Sandbox<'_> {
         if let Some(guest) = self.guest()?
             && let Err(error) = guest.set_clock()
         {
-            log::warn!("'{name}' was not told how long it was frozen: {error}");
+            log::warn!("setting the clock of '{name}': {error}");
         }
         self.store().end(name, Kind::Freeze)
     }

@@ -168,7 +168,7 @@ fn document(reader: &mut Reader<'_>, name: &str, most: u64) -> Result<Vec<u8>> {
     let member = reader.next_member()?.ok_or(ArchiveError::Truncated)?;
     if member.name != Path::new(name) || !matches!(member.kind, Kind::File { sparse: None }) {
         return Err(Error::refused(format!(
-            "the archive is none of a sandbox: '{name}' is not where it has to be"
+            "the archive is not of a sandbox: '{name}' is missing, or not in its place"
         )));
     }
     Ok(reader.content(most)?)

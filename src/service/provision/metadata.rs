@@ -72,7 +72,7 @@ impl Metadata {
         struct Version {
             format: u32,
         }
-        let wrong = || Error::step("reading what the archive says of itself");
+        let wrong = || Error::step("reading the metadata of the archive");
         let version: Version = serde_json::from_slice(text).map_err(wrong())?;
         if version.format != FORMAT {
             return Err(Error::refused(format!(
@@ -105,7 +105,7 @@ impl Metadata {
             .collect();
         if !missing.is_empty() {
             return Err(Error::unsupported(format!(
-                "the sandbox needs what this host has not installed: {}",
+                "the sandbox needs packages that this host lacks: {}; install them",
                 Vec::from_iter(missing).join(", ")
             )));
         }
@@ -121,7 +121,7 @@ impl Metadata {
             };
             if !is_there {
                 return Err(Error::unsupported(format!(
-                    "the sandbox runs '{unit}', which this host does not have; install what it comes with"
+                    "the sandbox runs '{unit}', which this host does not have; install its package"
                 )));
             }
         }

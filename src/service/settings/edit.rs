@@ -74,7 +74,7 @@ impl Sandboxes {
             if let Some(old) = old {
                 sandbox.replace_config(old);
                 if let Err(second) = sandbox.render() {
-                    log::warn!("making what was made of the configuration before: {second}");
+                    log::warn!("restoring the files of the earlier configuration: {second}");
                 }
             }
             return Err(error);

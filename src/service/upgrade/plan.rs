@@ -301,7 +301,7 @@ fn text(tree: &Root, path: &Path) -> Result<String> {
         .map_err(Error::io("reading", &on_host))?;
     if text.len() as u64 > LONGEST {
         return Err(Error::refused(format!(
-            "'{}' is longer than {LONGEST} bytes, which no file of accounts is; look at it",
+            "'{}' is longer than {LONGEST} bytes, too long for a file of accounts; examine it",
             on_host.display()
         )));
     }

@@ -79,7 +79,7 @@ pub fn check(path: &Path) -> Result<()> {
             }
         }
         Ok(_) => Err(Error::exists(format!(
-            "'{}' is there and no directory; move it away, or choose another place with --path",
+            "'{}' exists and is not a directory; move it away, or choose another place with --path",
             path.display()
         ))),
     }

@@ -20,7 +20,7 @@ use crate::sys::root::Root;
 pub fn check(path: &Path) -> Result<()> {
     let refused = |reason: String| {
         Error::refused(format!(
-            "'{}' is no place for a sandbox: {reason}; choose another with --path",
+            "'{}' cannot hold the tree of a sandbox: {reason}; choose another with --path",
             path.display()
         ))
     };
@@ -64,7 +64,7 @@ pub(super) fn check_tops(path: &Path) -> Result<()> {
         let dir = below(path, Path::new(dir));
         if dir.symlink_metadata().is_ok_and(|found| !found.is_dir()) {
             return Err(Error::refused(format!(
-                "'{}' is no directory, which a sandbox's tree has there; delete the sandbox, or put a directory in its place",
+                "'{}' is not a directory, as every tree has it; put one in its place, or delete the sandbox",
                 dir.display()
             )));
         }

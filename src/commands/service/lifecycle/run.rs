@@ -96,7 +96,7 @@ fn keep(name: &SandboxName, sandboxes: &Sandboxes) -> Result<Option<Failure>> {
     match ended? {
         Outcome::Stopped => Ok(None),
         Outcome::Idle => {
-            log::info!("nobody has asked for '{name}' for long: it was stopped");
+            log::info!("'{name}' had no connection for its idle time and was stopped");
             Ok(None)
         }
         Outcome::Gone => Ok(sandbox.failure()),

@@ -80,7 +80,7 @@ pub fn export(args: &ExportArgs, sandboxes: &Sandboxes) -> Result<()> {
         let stdout = io::stdout();
         if stdout.is_terminal() {
             return Err(Error::refused(
-                "an archive is not for a terminal; say a file with -o, or redirect the output",
+                "standard output is a terminal, and an archive is binary; name a file with -o, or redirect the output",
             ));
         }
         // Bypass the line buffer of standard output.

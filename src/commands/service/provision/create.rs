@@ -325,7 +325,9 @@ pub fn start_made(sandbox: &Sandbox<'_>, again: &str) -> Result<()> {
     let name = sandbox.name();
     lifecycle::start_one(sandbox, None).inspect_err(|_| match sandbox.delete(true) {
         Ok(()) => {
-            log::info!("nothing is left of '{name}'; {again} without --start to look into it");
+            log::info!(
+                "the sandbox '{name}' was removed again; {again} without --start to examine it"
+            );
         }
         Err(error) => log::warn!("removing '{name}': {error}"),
     })

@@ -74,7 +74,7 @@ fn all(sandboxes: &Sandboxes) -> Result<Vec<SandboxName>> {
         let is_ours = store.config(name).exists();
         if !is_ours && legacy::find(store, name).is_some() {
             log::info!(
-                "'{name}' is of libvirt-sandbox: 'virt-sandbox-service upgrade {name}' converts it"
+                "'{name}' was made by libvirt-sandbox: 'virt-sandbox-service upgrade {name}' converts it"
             );
         }
         is_ours

@@ -39,7 +39,7 @@ pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<()> {
         edit(&file)?;
         let text = fs::read_to_string(&file).map_err(|error| {
             Error::refused(format!(
-                "the editor has left no text ({error}); nothing was changed"
+                "the editor left no text ({error}); nothing was changed"
             ))
         })?;
         if text == before {
