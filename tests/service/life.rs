@@ -212,12 +212,14 @@ fn start_names_the_nic_that_got_no_address() {
         &["t-silent", "--", "/usr/bin/sleep", "infinity"],
     ]
     .concat());
-    let started = run(&["start", "t-silent"]);
+    let started = run(&["-v", "start", "t-silent"]);
     assert_eq!(started.code, 0, "{}", started.stderr);
     let warnings: Vec<&str> = (started.stderr.lines())
         .filter(|line| line.contains("no DHCP server answered"))
         .collect();
     assert_eq!(warnings.len(), 1, "{}", started.stderr);
+    let said = "'t-silent' waits for its boot";
+    assert!(started.stderr.contains(said), "{}", started.stderr);
     assert!(warnings[0].contains("'t-silent': asking for an address on eth1"));
     ok(&["delete", "--force", "t-silent"]);
     drop(network);

@@ -196,6 +196,7 @@ impl Sandbox<'_> {
         };
         let begin = Instant::now();
         let mut stable = Stability::default();
+        let mut shown = String::new();
         loop {
             self.host().cancellation.check()?;
             if !guest.is_alive() {
@@ -218,6 +219,12 @@ impl Sandbox<'_> {
                 Some(Readiness::Waiting(units)) => (units, None),
                 None => (vec![], None),
             };
+            let phase = phase(&waiting, run.as_deref());
+            if phase != shown {
+                let seconds = begin.elapsed().as_secs_f64();
+                log::debug!("'{}' waits for {phase} ({seconds:.1} s)", config.name);
+                shown = phase;
+            }
             if stable.holds(run) {
                 return Ok(());
             }
@@ -274,6 +281,16 @@ impl Stability {
         };
         self.0 = run.map(|run| (run, begin));
         self.0.is_some() && begin.elapsed() >= STABLE
+    }
+}
+
+/// Returns the reason why a start waits, for people.
+fn phase(waiting: &[UnitState], run: Option<&str>) -> String {
+    let unit = |unit: &UnitState| format!("{}: {}", unit.id(), unit.state());
+    match (waiting, run) {
+        ([], None) => "its boot".to_owned(),
+        ([], Some(_)) => "its units to stay active".to_owned(),
+        (waiting, _) => waiting.iter().map(unit).collect::<Vec<_>>().join(", "),
     }
 }
 

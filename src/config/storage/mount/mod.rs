@@ -3,13 +3,14 @@
 //! A mount is written `TYPE:TARGET=SOURCE[,OPTION…]` on the command line and in TOML alike; `FromStr` and
 //! `Display` are inverse. A backslash escapes a literal `:`, `,`, `=` or `\`.
 //!
-//! A new type needs, beside its grammar here:
+//! A new type needs, beside its grammar here (the compiler names all places of code but `clone`):
 //! * `guest::layout::mount`, which turns each mount into shares and guest mounts; a new kind of guest mount is a variant of
 //!   `guest_init::config::Mount` with its arm in guest-init's `root::mounts`;
 //! * `guest::nested`: whether a source below a directory that the sandbox can write is resolved inside;
 //! * `config::sandbox` (`check_mount`), `service::provision::trust` (does an archive need trust for it?) and
-//!   `service::inspect::security` (does it make something of the host writable?);
-//! * the help of `--mount` in `commands::run` and `commands::service::create`, `docs/one-shots.md` and `docs/sandbox.toml.md`;
+//!   `service::inspect::security` (does it make something of the host writable?), `service::provision::clone` (do two sandboxes
+//!   share it?);
+//! * the help of `--mount` in `commands::run` and `commands::service::provision::create`, `docs/one-shots.md` and `docs/sandbox.toml.md`;
 //! * cases in `tests/run/files.rs` and `tests/escape`.
 
 use std::fmt;
