@@ -58,7 +58,7 @@ pub(crate) fn resolve(command: &Command, accounts: &mut Accounts) -> Result<Reso
     for program in &programs {
         if EMPTY.iter().any(|dir| program.starts_with(dir)) {
             return Err(Error::refused(format!(
-                "the program '{}' is in a directory that a sandbox does not share with the host; move it to /usr/local/bin or /opt",
+                "the program '{}' is in a directory where a sandbox has files of its own; move it to /usr/local/bin or /opt",
                 program.display()
             )));
         }

@@ -57,7 +57,7 @@ pub(in crate::service) fn check_size(image: TreeImage, plan: &TreePlan, root: &P
         return Ok(());
     }
     Err(Error::refused(format!(
-        "an image of {} is too small: the files of the sandbox need {needed}, without room for what it will write",
+        "an image of {} is too small: the sandbox needs {needed} for its files, and room for what it will write",
         image.size
     )))
 }
@@ -106,7 +106,7 @@ pub(in crate::service) fn explained(error: Error, image: Option<TreeImage>, reme
             .map(std::io::Error::kind);
         if kind == Some(ErrorKind::StorageFull) {
             return Error::refused(format!(
-                "the image of {} is too small for the tree; {remedy}",
+                "the image of {} is full, and not all of the tree is in it; {remedy}",
                 image.size
             ));
         }

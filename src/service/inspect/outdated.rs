@@ -95,25 +95,25 @@ impl Sandbox<'_> {
         let kernel = match self.driver()?.has_own_kernel() {
             true => {
                 let running = guest.capture(&["uname", "-r"])?.stdout.trim().to_owned();
-                let now = Kernel::find(Path::new("/"), &self.config().kernel)?.release;
+                let now = Kernel::find(&self.host().root, &self.config().kernel)?.release;
                 (running != now).then_some(running)
             }
             false => None,
         };
         Ok(Outdated {
-            packages: packages(&files)?,
+            packages: packages(&self.host().root, &files)?,
             files,
             kernel,
         })
     }
 }
 
-/// Returns the packages of the host that ship these files, sorted.
-fn packages(files: &BTreeSet<PathBuf>) -> Result<Vec<String>> {
+/// Returns the packages of the host at `root` that ship these files, sorted.
+fn packages(root: &Path, files: &BTreeSet<PathBuf>) -> Result<Vec<String>> {
     if files.is_empty() {
         return Ok(vec![]);
     }
-    let Some(database) = package::open(Path::new("/"))? else {
+    let Some(database) = package::open(root)? else {
         return Ok(vec![]);
     };
     let mut names = BTreeSet::new();

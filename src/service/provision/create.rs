@@ -11,7 +11,7 @@ use crate::facts::discover::{self, Fact, Service};
 use crate::facts::unit::special::Role;
 use crate::facts::{command, in_use};
 use crate::guest;
-use crate::host::{HostFacts, SystemDir};
+use crate::host::{HostFacts, Inventory, SystemDir};
 use crate::service::base::{Base, Provenance};
 use crate::service::sandbox::Sandbox;
 use crate::service::sandboxes::Sandboxes;
@@ -144,7 +144,7 @@ impl Sandboxes {
         self.check_name(&draft.name)?;
         place::check(&draft.path)?;
         check_mounts(&draft.mounts)?;
-        host::Inventory::probe(Path::new("/")).check(&draft.resources, &draft.networks)?;
+        Inventory::probe(&self.root).check(&draft.resources, &draft.networks)?;
         guest::credentials(&draft.credentials).map(drop)
     }
 }

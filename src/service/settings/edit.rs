@@ -53,7 +53,7 @@ impl Sandboxes {
         let config = sandbox.config();
         let driver = sandbox.driver()?;
         driver.check(config)?;
-        Inventory::probe(Path::new("/"))
+        Inventory::probe(&self.root)
             .check(&config.resources, &config.networks)
             .map_err(Error::config(&path))?;
         sandbox.check_networks()?;

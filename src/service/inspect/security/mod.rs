@@ -196,26 +196,29 @@ fn of_container(facts: &Facts) -> Vec<Check> {
 #[must_use]
 pub fn judge(facts: &Facts) -> Vec<Check> {
     let mut checks = match facts.machine {
-        true => vec![check(
-            "kernel",
-            300,
-            0,
-            "its own, in a virtual machine",
-            None,
-        )],
+        true => of_machine(),
         false => of_container(facts),
     };
-    if facts.machine {
-        // Use the same weight, so that the means of both drivers are comparable.
-        for (name, weight) in OF_CONTAINERS {
-            checks.push(check(name, weight, 0, "its kernel's alone", None));
-        }
-    }
     checks.extend([label(facts), files(facts), network(facts), limits(facts)]);
     checks
 }
 
+fn of_machine() -> Vec<Check> {
+    let mut checks = vec![check(
+        "kernel",
+        300,
+        0,
+        "its own, in a virtual machine",
+        None,
+    )];
+    // Use the same weights, so that the means of both drivers are comparable.
+    let shared = |(name, weight)| check(name, weight, 0, "its kernel's alone", None);
+    checks.extend(OF_CONTAINERS.map(shared));
+    checks
+}
+
 fn label(facts: &Facts) -> Check {
+    let advice = "run SELinux or AppArmor on the host";
     match &facts.label {
         Some(label) => check(
             "label",
@@ -224,13 +227,7 @@ fn label(facts: &Facts) -> Check {
             &format!("the host's security module knows it as {label}"),
             None,
         ),
-        None => check(
-            "label",
-            150,
-            6,
-            "none",
-            Some("run SELinux or AppArmor on the host"),
-        ),
+        None => check("label", 150, 6, "none", Some(advice)),
     }
 }
 
@@ -278,10 +275,8 @@ fn limits(facts: &Facts) -> Check {
         if !is_limited {
             badness += bad;
         }
-        state.push(format!(
-            "{}{what}",
-            if is_limited { "" } else { "no limit of " }
-        ));
+        let no = if is_limited { "" } else { "no limit of " };
+        state.push(format!("{no}{what}"));
     }
     state.push(match facts.pids {
         Some(pids) => format!("{pids} processes"),
@@ -396,9 +391,7 @@ impl Facts {
             }),
         }
     }
-}
 
-impl Facts {
     /// Adds the directories of the host that a domain has besides the `tree` of its sandbox.
     fn add_shares(&mut self, shares: Vec<DefinedShare>, tree: &Path) {
         for share in shares {
