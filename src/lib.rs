@@ -25,6 +25,7 @@
 pub mod commands;
 pub mod config;
 pub mod console;
+pub mod doctor;
 pub mod domain;
 pub mod driver;
 pub mod error;

@@ -8,8 +8,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Layers of modules, top down. A module may use those of the layers below its own.
-const LAYERS: [&[&str]; 10] = [
+const LAYERS: [&[&str]; 11] = [
     &["commands"],
+    &["doctor"],
     &["service", "run"],
     &["tree", "driver"],
     &["facts"],

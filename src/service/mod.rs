@@ -23,7 +23,6 @@
 mod base;
 mod cancellation;
 mod connections;
-pub mod doctor;
 mod host_unit;
 pub mod image;
 mod init_units;

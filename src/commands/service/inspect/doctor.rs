@@ -4,9 +4,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use crate::commands::output::{self, Format};
+use crate::doctor::{self, Report, Subject};
 use crate::error::{Error, Result};
 use crate::service::Sandboxes;
-use crate::service::doctor::{Report, Subject};
+
 use crate::sys::process::command;
 
 /// Show what this host can run, what it lacks, and how to mend it
@@ -24,7 +25,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, sandboxes: &Sandboxes) -> Result<ExitCode> {
-    let mut report = sandboxes.examine_host()?;
+    let mut report = doctor::examine(sandboxes)?;
     if args.run {
         for (subject, uri) in [
             (Subject::Containers, "lxc:///"),

@@ -14,7 +14,7 @@ use crate::guest::ids::{self, Registry};
 use crate::hypervisor::Hypervisor;
 use crate::label;
 use crate::label::selinux::{self, Kind, Labels, Types};
-use crate::service::sandboxes::Sandboxes;
+use crate::service::Sandboxes;
 use crate::service::store::Store;
 
 /// Connection of containers.

@@ -10,7 +10,7 @@ use super::{Check, Fact, Level, Subject};
 use crate::facts::package;
 use crate::host;
 use crate::label::selinux;
-use crate::service::sandboxes::Sandboxes;
+use crate::service::Sandboxes;
 use crate::service::store::Store;
 
 /// Free space that a sandbox with a tree of its own needs, in bytes.

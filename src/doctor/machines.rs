@@ -16,7 +16,7 @@ use crate::guest::kernel::Kernel;
 use crate::hypervisor::Hypervisor;
 use crate::label;
 use crate::label::selinux::Kind;
-use crate::service::sandboxes::Sandboxes;
+use crate::service::Sandboxes;
 
 /// Connection of virtual machines.
 const URI: &str = "qemu:///system";

@@ -8,7 +8,7 @@ use crate::driver::Driver;
 use crate::error::ErrorKind;
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::libvirt::{self, Version};
-use crate::service::sandboxes::Sandboxes;
+use crate::service::Sandboxes;
 
 /// Oldest version that the project is made for.
 const OLDEST: Version = Version {

@@ -12,13 +12,13 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::host::OsRelease;
-use crate::service::sandboxes::Sandboxes;
+use crate::service::Sandboxes;
 
 /// Judgement of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Level {
-    /// It works.
+    /// Works.
     Ok,
     /// Sandboxes run, with less than they could have.
     Limited,
@@ -166,24 +166,22 @@ impl Report {
     }
 }
 
-impl Sandboxes {
-    /// Examines this host.
-    ///
-    /// # Errors
-    /// The kernel does not tell its release.
-    pub fn examine_host(&self) -> Result<Report> {
-        let root = self.root.as_path();
-        let names = nix::sys::utsname::uname().map_err(Error::step("asking for the kernel"))?;
-        let mut checks = host::checks(root, self);
-        checks.extend(containers::checks(root, self));
-        checks.extend(machines::checks(root, self));
-        Ok(Report {
-            distribution: OsRelease::read(root),
-            kernel: names.release().to_string_lossy().into_owned(),
-            arch: std::env::consts::ARCH.to_owned(),
-            checks,
-        })
-    }
+/// Examines this host, for the sandboxes that it has or shall have.
+///
+/// # Errors
+/// The kernel does not tell its release.
+pub fn examine(sandboxes: &Sandboxes) -> Result<Report> {
+    let root = sandboxes.root.as_path();
+    let names = nix::sys::utsname::uname().map_err(Error::step("asking for the kernel"))?;
+    let mut checks = host::checks(root, sandboxes);
+    checks.extend(containers::checks(root, sandboxes));
+    checks.extend(machines::checks(root, sandboxes));
+    Ok(Report {
+        distribution: OsRelease::read(root),
+        kernel: names.release().to_string_lossy().into_owned(),
+        arch: std::env::consts::ARCH.to_owned(),
+        checks,
+    })
 }
 
 #[cfg(test)]
