@@ -1,6 +1,6 @@
 //! Directories of sandboxes on the host, and their locks.
 //!
-//! A sandbox is a directory below `/etc/libvirt-sandbox/services`. Its [`journal`](crate::service::journal) says what a command
+//! A sandbox is a directory below `/etc/libvirt-sandbox/services`. Its `journal` says what a command
 //! has begun and not finished.
 
 use std::fs;

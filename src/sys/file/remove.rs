@@ -29,7 +29,7 @@ pub fn file(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes the file at `path` as [`file`] does, and returns when that is on disk.
+/// Removes the file at `path` as [`file()`] does, and returns when that is on disk.
 ///
 /// # Errors
 /// If it is a directory, or cannot be removed.
