@@ -58,6 +58,9 @@ const STATE: [&str; 4] = [
     "/var/lib/virt-sandbox",
 ];
 
+/// Directory that packages make, and that stays without a sandbox.
+const SERVICES: &str = "/etc/libvirt-sandbox/services";
+
 /// Runtime directory of running sandboxes.
 const RUNTIME: &str = "/run/libvirt-sandbox";
 
@@ -77,7 +80,9 @@ pub fn enter_private_state(dir: &Path) -> Result<()> {
     for target in STATE {
         bind(&state.join(target.replace('/', "-")), target)?;
     }
-    fs::create_dir_all(RUNTIME).with_context(|| format!("creating '{RUNTIME}'"))?;
+    for directory in [SERVICES, RUNTIME] {
+        fs::create_dir_all(directory).with_context(|| format!("creating '{directory}'"))?;
+    }
     mount(
         Some("virt-sandbox-test"),
         RUNTIME,
