@@ -319,7 +319,7 @@ fn upgrades_follow_no_link_out_of_a_sandbox() {
     package.install("4.0", &content("newest"));
     let done = run(&["upgrade", "t-evil"]);
     assert_eq!(done.code, 1, "{done:?}");
-    assert_says(&done, &["t-evil/etc' is no directory"]);
+    assert_says(&done, &["t-evil/etc' is not a directory"]);
     assert_eq!(fs::read_dir("/srv/t-victim").unwrap().count(), 1);
     assert_eq!(listed("t-evil").unwrap()["state"], "stopped");
     ok(&["delete", "t-evil"]);

@@ -31,9 +31,15 @@ impl Store {
     /// # Errors
     /// [`load`](Self::load) fails, and no copy can be read either.
     pub fn load_for_stop(&self, name: &SandboxName) -> Result<SandboxConfig> {
-        self.load(name)
-            .or_else(|error| read(name, &self.started(name)).map_err(|_| error))
-            .or_else(|error| read(name, &self.created(name)).map_err(|_| error))
+        self.load(name).or_else(|error| {
+            if SandboxConfig::load(&self.config(name)).is_ok() {
+                // The file can be read, and is that of another sandbox: which of the two is meant is not guessed.
+                return Err(error);
+            }
+            let copies = [self.started(name), self.created(name)];
+            let mut copies = copies.iter().map(|copy| read(name, copy));
+            copies.find_map(Result::ok).ok_or(error)
+        })
     }
 
     /// Takes the lock of a sandbox that is to be stopped; retries as long as [`load_for_stop`](Self::load_for_stop) finds it.
