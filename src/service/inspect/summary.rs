@@ -147,7 +147,7 @@ impl Sandbox<'_> {
 impl Sandboxes {
     /// Returns the status of a sandbox whose configuration cannot be read, by the one that it was started or created with.
     fn broken_summary(&self, name: &SandboxName, error: &Error) -> Option<(Summary, Option<Look>)> {
-        let sandbox = self.get_for_stop(name).ok()?;
+        let sandbox = Sandbox::new(self, self.store.load_copy(name)?);
         let (mut summary, look) = sandbox.summary_by_host().ok()?;
         if !sandbox.is_running().ok()? {
             summary.state = "broken".to_owned();

@@ -36,10 +36,15 @@ impl Store {
                 // The file can be read, and is that of another sandbox: which of the two is meant is not guessed.
                 return Err(error);
             }
-            let copies = [self.started(name), self.created(name)];
-            let mut copies = copies.iter().map(|copy| read(name, copy));
-            copies.find_map(Result::ok).ok_or(error)
+            self.load_copy(name).ok_or(error)
         })
+    }
+
+    /// Reads the configuration that a sandbox was started or created with, whatever its file says now; `None` if there is no
+    /// copy.
+    pub(in crate::service) fn load_copy(&self, name: &SandboxName) -> Option<SandboxConfig> {
+        let copies = [self.started(name), self.created(name)];
+        copies.iter().find_map(|copy| read(name, copy).ok())
     }
 
     /// Takes the lock of a sandbox that is to be stopped; retries as long as [`load_for_stop`](Self::load_for_stop) finds it.
